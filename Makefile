@@ -1,0 +1,31 @@
+VENV := .venv
+PYTHON := $(VENV)/bin/python
+READY := $(VENV)/.ready
+PIP := $(VENV)/bin/pip install --disable-pip-version-check
+
+.PHONY: help env demo test check
+.DEFAULT_GOAL := help
+
+help:  ## what each target does
+	@grep -E '^[a-z_0-9]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z_0-9]+):.*## /  make \1\t/' | expand -t 16
+
+env: $(READY)  ## the environment in .venv (Python 3.11), with everything installed
+
+$(READY): requirements.txt pyproject.toml
+	@echo "Installing into $(VENV): torch and friends, some minutes on a first run."
+	python3 -m venv $(VENV)
+	$(PIP) --quiet -r requirements.txt
+	$(PIP) --quiet --no-deps --ignore-requires-python promptsource==0.2.3
+	$(PIP) --quiet --no-deps --no-build-isolation -e .
+	@touch $(READY)
+
+demo: $(READY)  ## the main job, offline, on a small synthetic task
+	$(PYTHON) -m tfew.train +experiment=demo overwrite=true
+
+test: $(READY)  ## all tests
+	$(PYTHON) -m pytest
+
+check: $(READY)  ## formatter, linter, type checker
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/mypy

@@ -1,0 +1,207 @@
+"""Replays a recorded official trajectory through this project's own training step, number by number.
+
+    python scripts/check_fidelity.py ../shared/golden/official_trajectory
+
+The folder holds `tensors.safetensors` and `expected.json`: a tiny frozen model, batches, and for each variant of the
+loss what the authors' code computed at every step. The very `FewShotModule` that trains (scoring, losses, Adafactor,
+schedule, clipping, Lightning's loop) is run on them. Prints the largest differences; exits 1 beyond the tolerance.
+"""
+
+import json
+import logging
+import math
+import sys
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from transformers import T5Config, T5ForConditionalGeneration
+
+from tfew.backbone import give_own_head
+from tfew.build import make_method
+from tfew.config import compose, resolved
+from tfew.fit import make_optimizer
+from tfew.losses import LossWeights, counts
+from tfew.methods.base import adapter_parameters, attach
+from tfew.module import FewShotModule
+from tfew.schema import Batch
+from tfew.scoring import rank_scores, scoring_mode, token_logprob
+
+TOLERANCE = 1e-4
+VECTOR = ".ia3"
+TERMS = {"lm_loss": "lm_loss", "mc_loss": "ln_loss", "unlikely_loss": "ul_loss", "loss": "loss"}
+
+
+def check(folder: Path) -> dict[str, dict[str, float]]:
+    """Largest absolute difference per variant and quantity."""
+    expected = json.loads((folder / "expected.json").read_text())
+    tensors = load_file(folder / "tensors.safetensors")
+    batches = [_batch(tensors, step, expected["pad_token_id"]) for step in range(expected["steps"])]
+    return {name: _replay(name, variant, expected, tensors, batches) for name, variant in expected["variants"].items()}
+
+
+def _replay(
+    name: str,
+    variant: Mapping[str, Any],
+    expected: Mapping[str, Any],
+    tensors: Mapping[str, Tensor],
+    batches: list[Batch],
+) -> dict[str, float]:
+    config = compose("fidelity=official")
+    model = _model(expected["model_config"], tensors)
+    attach(make_method(resolved(config.method)), model)
+    settings = variant["settings"]
+    ranking = _compare_ranking(model, batches, settings["length_norm"], variant["before_training"])
+
+    recorder = _Recorder(variant["log"], has_ul=bool(settings["unlikely_loss"]))
+    module = FewShotModule(
+        model,
+        lambda parameters: make_optimizer(config, parameters),
+        LossWeights(lm=1, ul=settings["unlikely_loss"], ln=settings["mc_loss"]),
+        steps=expected["steps"],
+        warmup_ratio=config.warmup_ratio,
+        clip_norm=config.clip_norm,
+        seed=0,
+        unlikely_epsilon=config.fidelity.unlikely_epsilon,
+    ).train()
+    trainer = pl.Trainer(
+        accelerator="cpu",
+        max_steps=expected["steps"],
+        callbacks=[recorder],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(module, DataLoader(batches, batch_size=None))  # type: ignore[arg-type]
+
+    vectors = adapter_parameters(model)
+    return {
+        **ranking,
+        **recorder.differences,
+        "first gradient": _compare(tensors, f"{name}.grad0.", recorder.first_gradient),
+        "final vectors": _compare(tensors, f"{name}.final.", vectors),
+    }
+
+
+def _model(arch: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> nn.Module:
+    model = T5ForConditionalGeneration(T5Config(**arch, decoder_start_token_id=0))
+    give_own_head(model)
+    base = {key.removeprefix("base."): value for key, value in tensors.items() if key.startswith("base.")}
+    model.load_state_dict(base, strict=False)
+    wrong = [key for key, value in model.state_dict().items() if key in base and not torch.equal(value, base[key])]
+    if wrong or not base.keys() <= model.state_dict().keys():
+        sys.exit(
+            f"The recorded weights do not fit the recorded model: {wrong or base.keys() - model.state_dict().keys()}"
+        )
+    return model.eval()
+
+
+def _batch(tensors: Mapping[str, Tensor], step: int, pad: int) -> Batch:
+    input_ids = tensors[f"batch.{step}.input_ids"].long()
+    choice_ids = tensors[f"batch.{step}.answer_choices_ids"].long()
+    label = tensors[f"batch.{step}.labels"].long()
+    return Batch(input_ids, input_ids != pad, choice_ids, choice_ids != pad, label)
+
+
+def _compare_ranking(
+    model: nn.Module, batches: list[Batch], length_norm: int, expected: Mapping[str, list[float]]
+) -> dict[str, float]:
+    """The recorded scores are negative log-probabilities, lowest best, of the first examples in order.
+
+    A recorded prediction agrees if it is our best choice too, ties included: the gap is our score of our best choice
+    minus our score of theirs.
+    """
+    of_label, best_other, of_prediction, best = [], [], [], []
+    predictions = iter(expected["prediction"])
+    for batch in batches:
+        with scoring_mode(model):
+            norm = "token" if length_norm else "sum"
+            scores_BC = rank_scores(token_logprob(model, batch), batch.choice_mask, norm)
+        for scores_C, label, predicted in zip(scores_BC, batch.label, predictions, strict=False):
+            others = torch.arange(len(scores_C)) != label
+            of_label.append(-scores_C[label])
+            best_other.append(-scores_C[others].max())
+            of_prediction.append(scores_C[int(predicted)])
+            best.append(scores_C.max())
+    return {
+        "ranking, score of the label": _gap(torch.stack(of_label), torch.tensor(expected["score_of_label"])),
+        "ranking, best other score": _gap(torch.stack(best_other), torch.tensor(expected["best_other_score"])),
+        "ranking, predicted choice": _gap(torch.stack(best), torch.stack(of_prediction)),
+    }
+
+
+class _Recorder(pl.Callback):
+    """Compares each step with the log; keeps the gradient that the first optimiser step sees."""
+
+    def __init__(self, log: list[Mapping[str, float]], has_ul: bool) -> None:
+        self.recorded, self.has_ul = log, has_ul
+        self.differences: dict[str, float] = {}
+        self.first_gradient: dict[str, Tensor] = {}
+
+    def on_before_optimizer_step(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer
+    ) -> None:
+        if trainer.global_step == 0:
+            vectors = adapter_parameters(pl_module.model)  # type: ignore[arg-type]
+            self.first_gradient = {name: p.grad.clone() for name, p in vectors.items() if p.grad is not None}
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Batch, batch_idx: int
+    ) -> None:
+        metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        recorded = self.recorded[batch_idx]
+        constant = _recorded_constant(batch) if self.has_ul else 0.0
+        for theirs, ours in TERMS.items():
+            if theirs in recorded:
+                shift = constant if theirs in ("unlikely_loss", "loss") else 0.0
+                self._note(theirs, metrics[ours] + shift - recorded[theirs])
+        self._note("grad_norm", metrics["grad_norm"] - recorded["grad_norm"])
+        self._note("lr", metrics["lr"] - recorded["lr"])
+
+    def _note(self, name: str, difference: float) -> None:
+        worst = self.differences.get(name, 0.0)
+        self.differences[name] = difference if math.isnan(difference) else max(worst, abs(difference))
+
+
+def _recorded_constant(batch: Batch) -> float:
+    """The official unlikelihood term leaves -log(1.01) in its numerator for every position that does not count."""
+    wrong_tokens = counts(batch).wrong_tokens
+    return -math.log(1.01) * (batch.choice_ids.numel() - wrong_tokens) / wrong_tokens
+
+
+def _compare(tensors: Mapping[str, Tensor], prefix: str, ours: Mapping[str, Tensor]) -> float:
+    recorded = {key.removeprefix(prefix) + VECTOR: t for key, t in tensors.items() if key.startswith(prefix)}
+    if recorded.keys() != ours.keys():
+        sys.exit(f"{prefix}*: recorded and own vectors differ: {sorted(recorded.keys() ^ ours.keys())}")
+    return max(_gap(ours[name].detach().flatten(), tensor.flatten()) for name, tensor in recorded.items())
+
+
+def _gap(ours: Tensor, theirs: Tensor) -> float:
+    return float((ours - theirs).abs().max())
+
+
+def main() -> int:
+    if len(sys.argv) != 2 or not (Path(sys.argv[1]) / "expected.json").is_file():
+        sys.exit("usage: python scripts/check_fidelity.py DIR, a folder with expected.json and tensors.safetensors")
+    logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*|.*LeafSpec.*is deprecated.*")
+    table = check(Path(sys.argv[1]))
+    for variant, differences in table.items():
+        print(variant)
+        for name, value in differences.items():
+            print(f"  {name:<32} {value:.2e}")
+    worst = max((value for row in table.values() for value in row.values()), key=lambda v: (math.isnan(v), v))
+    verdict = "within" if worst <= TOLERANCE else "BEYOND"
+    print(f"largest difference {worst:.2e}, {verdict} {TOLERANCE:.0e}")
+    return 0 if worst <= TOLERANCE else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())

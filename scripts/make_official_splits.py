@@ -1,0 +1,36 @@
+"""Writes tfew/data/official_splits/ from the official few-shot files: row numbers and hashes, no text.
+
+python scripts/make_official_splits.py ../shared/data
+"""
+
+import json
+import sys
+from pathlib import Path
+
+from tfew.config import CONFIGS, compose
+from tfew.data.fewshot import OFFICIAL_SPLITS, few_shot_file, row_hash
+from tfew.data.sources import read_rows
+from tfew.task import load_spec
+
+OFFICIAL_SEEDS = (0, 1, 32, 42, 1024)
+
+
+def main(data_dir: Path) -> None:
+    OFFICIAL_SPLITS.mkdir(exist_ok=True)
+    for path in sorted((CONFIGS / "dataset").glob("*.yaml")):
+        spec = load_spec(compose(f"dataset={path.stem}"))
+        splits = {}
+        for seed in OFFICIAL_SEEDS:
+            file = few_shot_file(spec, seed, spec.shots, data_dir)
+            if file.is_file():
+                examples = spec.examples(read_rows(file), str(file))
+                splits[seed] = [[example.idx, row_hash(spec, example)] for example in examples]
+        if splits:
+            (OFFICIAL_SPLITS / f"{spec.official_name}.json").write_text(json.dumps(splits) + "\n")
+            print(f"{spec.name}: {len(splits)} seeds, {len(next(iter(splits.values())))} shots")
+
+
+if __name__ == "__main__":
+    if len(sys.argv) != 2:
+        sys.exit("usage: python scripts/make_official_splits.py DATA_DIR")
+    main(Path(sys.argv[1]))

@@ -1,0 +1,149 @@
+"""Loading the frozen model and its tokenizer, and refusing one that is not what its files say.
+
+transformers 5 loses an untied output head (T0, Flan-T5, T5 v1.1) without a word in three ways: `load_state_dict`
+into a model built from a config, `tie_weights()`, `resize_token_embeddings()`. Versions 5.0 scale T5's decoder
+output always, and before 5.15 T5 has no SDPA. So the version, the head and the keys are checked on every load.
+"""
+
+import json
+import logging
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from torch import nn
+from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer, ByT5Tokenizer
+
+from tfew import hub
+from tfew.errors import UserError, some
+
+log = logging.getLogger(__name__)
+OLDEST_TRANSFORMERS = (5, 15)
+ROWS_MULTIPLE = 128  # T5's embeddings are padded to it: 32,100 pieces, 32,128 rows
+
+
+def load_tokenizer(path: str | None, revision: str) -> Any:
+    """The tokenizer at `path`, folder or Hub id; None gives bytes (ByT5), which needs no files."""
+    if path is None:
+        tokenizer = ByT5Tokenizer()
+    else:
+        _check_folder(path, "model.tokenizer")
+        tokenizer = _from_pretrained(_tokenizer_class(path), path, revision, "model.tokenizer")
+    if tokenizer("x")["input_ids"][-1] != tokenizer.eos_token_id:
+        raise UserError(
+            f"The tokenizer {path} does not end a text with its end-of-text token, which every choice needs."
+        )
+    tokenizer.model_max_length = 10**9  # cutting is done, and counted, in tfew.data.loader
+    return tokenizer
+
+
+def load_model(path: str, revision: str, dtype: torch.dtype) -> nn.Module:
+    """An encoder-decoder checkpoint, in evaluation mode; raises UserError where it is not whole."""
+    check_transformers_version()
+    _check_folder(path, "model.path")
+    config = _from_pretrained(AutoConfig, path, revision, "model.path")
+    if not config.is_encoder_decoder:
+        raise UserError(f"model.path={path} is {config.model_type}, not an encoder-decoder model such as T5.")
+    model, report = _from_pretrained(
+        AutoModelForSeq2SeqLM, path, revision, "model.path", dtype=dtype, output_loading_info=True
+    )
+    _check_keys(path, report)
+    check_head(model, path)
+    return model
+
+
+def random_model(arch: Mapping[str, Any], rows: int) -> nn.Module:
+    """A T5 of this shape with seeded random weights and at least `rows` embedding rows."""
+    check_transformers_version()
+    arch = dict(arch)
+    seed = arch.pop("init_seed")
+    rows = -(-rows // ROWS_MULTIPLE) * ROWS_MULTIPLE
+    config = transformers.T5Config(vocab_size=rows, tie_word_embeddings=False, decoder_start_token_id=0, **arch)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = transformers.T5ForConditionalGeneration(config)
+        give_own_head(model)
+    return model.eval()
+
+
+def give_own_head(model: nn.Module) -> None:
+    """Unties `lm_head` from the embeddings: a T5 built from a config is tied whatever the config says."""
+    config: Any = model.config
+    model.lm_head = nn.Linear(config.d_model, config.vocab_size, bias=False)
+    nn.init.normal_(model.lm_head.weight, std=config.d_model**-0.5)
+    config.tie_word_embeddings = False
+
+
+def check_head(model: nn.Module, path: str) -> None:
+    """Raises UserError where a model that should have an output head of its own has the embeddings instead."""
+    untied = getattr(model.config, "scale_decoder_outputs", None) is False
+    head = model.get_output_embeddings()  # type: ignore[operator]
+    embeddings = model.get_input_embeddings()  # type: ignore[operator]
+    if untied and torch.equal(head.weight, embeddings.weight):
+        raise UserError(
+            f"The output head of {path} (lm_head) was lost on load: it equals the input embeddings, but this kind of"
+            " checkpoint (T5 v1.1, T0, Flan-T5) has one of its own. Scores would be wrong; the checkpoint may have"
+            " been saved by code that tied the two."
+        )
+
+
+def check_transformers_version() -> None:
+    found = tuple(int(part) for part in re.findall(r"\d+", transformers.__version__)[:2])
+    if found < OLDEST_TRANSFORMERS:
+        raise UserError(
+            f"transformers {transformers.__version__} scores T5 wrongly or slowly; install"
+            f" {'.'.join(map(str, OLDEST_TRANSFORMERS))} or later (requirements.txt)."
+        )
+
+
+def _from_pretrained(kind: Any, path: str, revision: str, knob: str, **options: Any) -> Any:
+    local = Path(path).is_dir()
+    online = local or hub.reachable()
+    try:
+        return kind.from_pretrained(path, revision=revision, local_files_only=local or not online, **options)
+    except RuntimeError as error:  # shapes that do not fit
+        raise UserError(f"{knob}={path} does not fit its own configuration: {_one_line(error)}") from error
+    except (OSError, ValueError, KeyError) as error:
+        where = "" if online else " without the Hub, and there is no cached copy"
+        raise UserError(
+            f"{knob}={path} cannot be loaded{where}: {_one_line(error)} Name a local folder with {knob}=, or use"
+            " model=tiny, which needs no download."
+        ) from error
+
+
+def _tokenizer_class(path: str) -> Any:
+    """A folder with nothing but T5's SentencePiece model says what it is by that alone."""
+    folder = Path(path)
+    bare = folder.is_dir() and not any((folder / n).is_file() for n in ("tokenizer_config.json", "config.json"))
+    if not bare:
+        return AutoTokenizer
+    if not (folder / "spiece.model").is_file():
+        raise UserError(f"model.tokenizer={path} holds neither tokenizer_config.json nor spiece.model.")
+    return transformers.T5Tokenizer
+
+
+def _check_folder(path: str, knob: str) -> None:
+    """A path is told from a Hub id by its look, so that a misspelt folder is not asked of the Hub."""
+    looks_local = path.startswith((".", "/", "~")) or path.count("/") > 1
+    if looks_local and not Path(path).is_dir():
+        raise UserError(f"{knob}={path}: there is no such folder.")
+
+
+def _check_keys(path: str, report: Mapping[str, Any]) -> None:
+    missing, unexpected = sorted(report["missing_keys"]), sorted(report["unexpected_keys"])
+    wrong = [str(key) for key in report["mismatched_keys"]]
+    if missing or unexpected or wrong:
+        raise UserError(
+            f"The checkpoint {path} does not fit its model: in the model but not in the file: {some(missing)}; in the"
+            f" file but not in the model: {some(unexpected)}; of another shape: {some(wrong)}."
+        )
+
+
+def _one_line(error: BaseException) -> str:
+    if isinstance(error, json.JSONDecodeError):
+        return f"not valid JSON: {error}."
+    text = " ".join(str(error).split())
+    return text if len(text) <= 600 else text[:597] + "..."

@@ -1,0 +1,48 @@
+"""What all commands share: Hydra around the function, messages on stderr, one sentence for a user's mistake."""
+
+import logging
+import sys
+from collections.abc import Callable
+from functools import wraps
+from typing import Any
+
+import hydra
+from hydra.errors import CompactHydraException
+from omegaconf import DictConfig
+
+from tfew.config import CONFIGS
+from tfew.errors import UserError
+
+
+def command(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], Any]]:
+    """Makes a function of the configuration a command.
+
+    A `UserError` becomes an exception that Hydra prints without a traceback (HYDRA_FULL_ERROR=1 shows it); it exits
+    with code 1, and in a sweep (`-m`) the other jobs still run, which `sys.exit` would prevent.
+    """
+
+    def decorate(function: Callable[[DictConfig], Any]) -> Callable[[], Any]:
+        @hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=config_name)
+        @wraps(function)
+        def main(config: DictConfig) -> Any:
+            _messages_to_stderr()
+            try:
+                return function(config)
+            except UserError as error:
+                raise CompactHydraException(str(error)) from error
+            except KeyboardInterrupt:
+                sys.exit("Interrupted. An unfinished run continues with resume=true.")
+
+        return main
+
+    return decorate
+
+
+def _messages_to_stderr() -> None:
+    log = logging.getLogger("tfew")
+    if not log.handlers:
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(logging.Formatter("%(message)s"))
+        log.addHandler(handler)
+        log.setLevel(logging.INFO)
+        log.propagate = False

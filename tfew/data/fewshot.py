@@ -1,0 +1,122 @@
+"""The few-shot training sets: the official ones, the rows of a file, or a draw of the paper's own kind.
+
+Official (paper section 3.1): five subsets per data set, shipped with the authors' code as files of rows. Here lie
+only their row numbers and a hash of each row (`official_splits/`, made by `scripts/make_official_splits.py`), so
+the rows come from the pool that was loaded and any row that differs is refused by name.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from tfew.data.dataset import DatasetSpec
+from tfew.data.sources import find_file, load_split, read_rows
+from tfew.errors import UserError, unknown
+from tfew.schema import Example
+
+OFFICIAL_SPLITS = Path(__file__).parent / "official_splits"
+MODES = ("official", "files", "draw")
+
+
+def few_shot_examples(spec: DatasetSpec, mode: str, seed: int, shots: int, data_dir: Path | None) -> list[Example]:
+    """The `shots` training examples of this seed.
+
+    "official": rows of the pool by the official row numbers, each checked by its hash; where `data_dir` holds no
+    pool but the official file of rows, that file, checked the same way. "files": the file of rows as it lies.
+    "draw": seeded shuffle of the pool, first k, which is how the official subsets were made.
+    """
+    if mode not in MODES:
+        raise unknown("way to get the shots", mode, MODES, "few_shot=")
+    if mode == "files":
+        return _enough(_file_examples(spec, seed, shots, data_dir), shots, f"the few-shot file of seed {seed}")
+    if mode == "draw":
+        pool = load_split(spec, "train", data_dir)
+        return draw(_enough(pool, shots, f"the training pool of {spec.name}"), shots, seed)
+    split = official_split(spec, seed, shots)
+    if data_dir is not None and find_file(spec, "train", data_dir) is None:
+        path = few_shot_file(spec, seed, shots, data_dir)
+        if not path.is_file():
+            raise UserError(
+                f"No training pool of {spec.name} under {data_dir} (looked for {' or '.join(spec.files['train'])}), nor"
+                f" its official few-shot file {path.relative_to(data_dir)}."
+            )
+        pool = spec.examples(read_rows(path), str(path))
+    else:
+        pool = load_split(spec, "train", data_dir)
+    return pick_official(spec, pool, split)
+
+
+def official_split(spec: DatasetSpec, seed: int, shots: int) -> list[tuple[int, str]]:
+    """(row number in the training pool, hash) of each official shot."""
+    path = OFFICIAL_SPLITS / f"{spec.official_name}.json"
+    if not path.is_file():
+        raise UserError(f"{spec.name} has no official few-shot splits: use few_shot=draw.")
+    splits = json.loads(path.read_text())
+    if str(seed) not in splits:
+        raise UserError(
+            f"few_shot_seed={seed} is no official seed of {spec.name} ({', '.join(splits)}):"
+            f" for other seeds use few_shot=draw."
+        )
+    split = [(int(idx), digest) for idx, digest in splits[str(seed)]]
+    if len(split) != shots:
+        raise UserError(
+            f"shots={shots}, but the official splits of {spec.name} have {len(split)}: for other numbers use few_shot=draw."
+        )
+    return split
+
+
+def pick_official(spec: DatasetSpec, pool: Sequence[Example], split: Sequence[tuple[int, str]]) -> list[Example]:
+    by_idx = {example.idx: example for example in pool}
+    picked = []
+    for idx, digest in split:
+        if idx not in by_idx:
+            raise UserError(f"Official row {idx} of {spec.name} is not in the training pool ({len(pool)} rows).")
+        if row_hash(spec, by_idx[idx]) != digest:
+            raise UserError(
+                f"Row {idx} of the {spec.name} training pool is not the official one (its hash differs):"
+                f" {_start(by_idx[idx].fields[spec.columns[0]])}. This pool is another version of the data;"
+                " few_shot=draw draws from it all the same."
+            )
+        picked.append(by_idx[idx])
+    return picked
+
+
+def row_hash(spec: DatasetSpec, example: Example) -> str:
+    """Hash of what makes a row: the declared columns and the label's index, not how a file spells them."""
+    content = [example.fields[column] for column in spec.columns] + [example.label]
+    return hashlib.sha256(json.dumps(content, ensure_ascii=False).encode()).hexdigest()[:16]
+
+
+def draw(pool: Sequence[Example], shots: int, seed: int) -> list[Example]:
+    """Seeded shuffle of the pool, first k; the legacy numpy generator is the one behind the official subsets."""
+    order = list(range(len(pool)))
+    np.random.RandomState(seed).shuffle(order)
+    return [pool[position] for position in order[:shots]]
+
+
+def few_shot_file(spec: DatasetSpec, seed: int, shots: int, data_dir: Path) -> Path:
+    return data_dir / "few_shot" / spec.official_name / f"{shots}_shot" / f"{seed}_seed.jsonl"
+
+
+def _file_examples(spec: DatasetSpec, seed: int, shots: int, data_dir: Path | None) -> list[Example]:
+    if data_dir is None:
+        raise UserError("few_shot=files needs data_dir=, the folder that holds few_shot/.")
+    path = few_shot_file(spec, seed, shots, data_dir)
+    if not path.is_file():
+        present = sorted(str(p.relative_to(data_dir)) for p in path.parents[1].glob("*_shot/*_seed.jsonl"))
+        raise UserError(f"{path} does not exist. Few-shot files of {spec.name} there: {', '.join(present) or 'none'}.")
+    return spec.examples(read_rows(path), str(path))
+
+
+def _enough(examples: list[Example], shots: int, where: str) -> list[Example]:
+    if len(examples) < shots:
+        raise UserError(f"shots={shots}, but {where} has only {len(examples)} rows.")
+    return examples
+
+
+def _start(value: object) -> str:
+    text = str(value)
+    return repr(text if len(text) <= 60 else text[:57] + "...")

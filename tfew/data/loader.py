@@ -1,0 +1,152 @@
+"""Prompt -> Batch: tokenising, cutting, padding, and the order of training batches.
+
+Which rows form the batch of a step, and with which template each is worded, are pure functions of (seed, step), so
+that workers, ranks and an interruption change nothing.
+"""
+
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch.nn.utils.rnn import pad_sequence
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+from tfew.schema import Batch, Prompt
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A tokenised prompt; every list ends in the end-of-text token. `cut_tokens`: how many did not fit."""
+
+    input_ids: list[int]
+    choice_ids: list[list[int]]
+    label: int
+    cut_tokens: int
+
+
+def encode(prompt: Prompt, tokenizer: Any, max_tokens: int) -> Encoded:
+    """Input and choices, each cut at `max_tokens` (its last token stays end-of-text); eos ends both, as officially."""
+    input_ids, cut = _cut(tokenizer(prompt.input)["input_ids"], max_tokens)
+    choices = [_cut(tokenizer(choice)["input_ids"], max_tokens) for choice in prompt.choices]
+    label = -1 if prompt.label is None else prompt.label
+    return Encoded(input_ids, [ids for ids, _ in choices], label, cut + sum(cut for _, cut in choices))
+
+
+def collate(items: Sequence[Encoded], pad_id: int) -> Batch:
+    """Pads to the longest input, the most choices and the longest choice."""
+    choices = max(len(item.choice_ids) for item in items)
+    tokens = max(len(ids) for item in items for ids in item.choice_ids)
+    choice_ids = torch.full((len(items), choices, tokens), pad_id)
+    choice_mask = torch.zeros((len(items), choices, tokens), dtype=torch.bool)
+    for b, item in enumerate(items):
+        for c, ids in enumerate(item.choice_ids):
+            choice_ids[b, c, : len(ids)] = torch.tensor(ids)
+            choice_mask[b, c, : len(ids)] = True
+    inputs = [torch.tensor(item.input_ids) for item in items]
+    return Batch(
+        input_ids=pad_sequence(inputs, batch_first=True, padding_value=pad_id),
+        input_mask=pad_sequence([torch.ones_like(ids, dtype=torch.bool) for ids in inputs], batch_first=True),
+        choice_ids=choice_ids,
+        choice_mask=choice_mask,
+        label=torch.tensor([item.label for item in items]),
+    )
+
+
+class PromptDataset(Dataset[Encoded]):
+    """Prompts in a fixed order, tokenised when asked for."""
+
+    def __init__(self, prompts: Sequence[Prompt], tokenizer: Any, max_tokens: int) -> None:
+        self.prompts, self.tokenizer, self.max_tokens = prompts, tokenizer, max_tokens
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+    def __getitem__(self, position: int) -> Encoded:
+        return encode(self.prompts[position], self.tokenizer, self.max_tokens)
+
+
+class DrawnPrompts(Dataset[Encoded]):
+    """Item (step, row) is the row in the wording drawn for that step."""
+
+    def __init__(self, prompts: Sequence[Sequence[Prompt]], tokenizer: Any, max_tokens: int, seed: int) -> None:
+        self.prompts, self.tokenizer, self.max_tokens, self.seed = prompts, tokenizer, max_tokens, seed
+
+    def __getitem__(self, key: tuple[int, int]) -> Encoded:
+        step, row = key
+        wording = random.Random(f"{self.seed}/{step}/{row}").choice(self.prompts[row])
+        return encode(wording, self.tokenizer, self.max_tokens)
+
+
+class StepSampler(Sampler[list[tuple[int, int]]]):
+    """For each step from `start` on, its (step, row) keys: rows reshuffled every epoch, a last short batch dropped."""
+
+    def __init__(self, rows: int, batch_size: int, steps: int, seed: int, start: int = 0) -> None:
+        self.rows, self.batch_size, self.steps, self.seed, self.start = rows, batch_size, steps, seed, start
+        self.steps_per_epoch = rows // batch_size
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        for step in range(self.start, self.steps):
+            epoch, batch = divmod(step, self.steps_per_epoch)
+            order = list(range(self.rows))
+            random.Random(f"{self.seed}/epoch {epoch}").shuffle(order)
+            yield [(step, row) for row in order[batch * self.batch_size : (batch + 1) * self.batch_size]]
+
+    def __len__(self) -> int:
+        return self.steps
+
+
+class FewShotData(pl.LightningDataModule):
+    """Training batches, one per optimiser step; a resumed run starts at the trainer's step."""
+
+    def __init__(
+        self,
+        prompts: Sequence[Sequence[Prompt]],
+        tokenizer: Any,
+        max_tokens: int,
+        batch_size: int,
+        steps: int,
+        seed: int,
+        workers: int,
+    ) -> None:
+        super().__init__()
+        self.dataset = DrawnPrompts(prompts, tokenizer, max_tokens, seed)
+        self.order = StepSampler(len(prompts), batch_size, steps, seed)
+        self.workers = workers
+
+    def train_dataloader(self) -> DataLoader[Encoded]:
+        assert self.trainer is not None
+        self.order.start = self.trainer.global_step
+        return DataLoader(
+            self.dataset,
+            batch_sampler=self.order,
+            num_workers=self.workers,
+            collate_fn=_Collate(self.dataset.tokenizer.pad_token_id),
+        )
+
+
+def prompt_loader(
+    prompts: Sequence[Prompt], tokenizer: Any, max_tokens: int, batch_size: int, workers: int
+) -> DataLoader[Encoded]:
+    """Batches of `prompts` in their order."""
+    return DataLoader(
+        PromptDataset(prompts, tokenizer, max_tokens),
+        batch_size=batch_size,
+        num_workers=workers,
+        collate_fn=_Collate(tokenizer.pad_token_id),
+    )
+
+
+@dataclass(frozen=True)
+class _Collate:  # a class and not a closure: worker processes must be able to pickle it
+    pad_id: int
+
+    def __call__(self, items: Sequence[Encoded]) -> Batch:
+        return collate(items, self.pad_id)
+
+
+def _cut(ids: list[int], max_tokens: int) -> tuple[list[int], int]:
+    cut = len(ids) - max_tokens
+    return (ids, 0) if cut <= 0 else ([*ids[: max_tokens - 1], ids[-1]], cut)

@@ -1,0 +1,182 @@
+"""Row -> Prompt, through promptsource's templates or through the few lines that a data set's YAML brings itself."""
+
+import random
+import warnings
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cache
+from typing import Any
+
+from jinja2 import StrictUndefined
+from jinja2 import Template as JinjaTemplate
+from jinja2.sandbox import ImmutableSandboxedEnvironment
+
+from tfew.errors import UserError, unknown
+from tfew.schema import Example, Prompt
+
+CHOICE_SEPARATOR = "|||"
+
+
+class Template(ABC):
+    """One way to word a task. `original_task`: promptsource's mark for asking what the data set was made for."""
+
+    name: str
+    original_task: bool
+    has_choices: bool
+
+    @abstractmethod
+    def _render(self, fields: Mapping[str, Any]) -> tuple[str, str | None, list[str]]:
+        """Input, target (None: the label's choice) and answer choices."""
+
+    def render(self, dataset: str, example: Example) -> Prompt | None:
+        """None where the template renders an empty input: it is not meant for this row (COPA's are one-sided)."""
+        where = f"Template {self.name!r} of {dataset}, row {example.idx}"
+        try:
+            with _seeded(f"{self.name}/{example.idx}"):
+                text, target, choices = self._render(example.fields)
+        except Exception as error:  # any kind: a template is a program, and so is what it does to a row
+            raise UserError(f"{where} cannot be rendered: {type(error).__name__}: {error}.") from error
+        if not text:
+            return None
+        for choice in choices:
+            if not isinstance(choice, str) or not choice:
+                raise UserError(
+                    f"{where}: answer choice {choice!r} is {'empty' if choice == '' else 'not text'}"
+                    f" (choices: {choices}). Quote a bare yes or no in YAML: it reads them as booleans."
+                )
+        label = _right_choice(example.label, target, choices, where)
+        return Prompt(dataset, self.name, example.idx, text, tuple(choices), label)
+
+
+class PromptsourceTemplate(Template):
+    """A template of promptsource's collection, applied by promptsource itself, as in the official code.
+
+    That includes its cut of every variable at 2,048 characters.
+    """
+
+    def __init__(self, template: Any) -> None:
+        self.name = template.name
+        self.original_task = bool(template.metadata.original_task)
+        self.has_choices = template.answer_choices is not None
+        self._template = template
+
+    def _render(self, fields: Mapping[str, Any]) -> tuple[str, str | None, list[str]]:
+        parts = self._template.apply(dict(fields))
+        return (
+            parts[0],
+            parts[1] if len(parts) > 1 else None,
+            self._template.get_answer_choices_list(dict(fields)),
+        )
+
+
+class InlineTemplate(Template):
+    """A template of a data set's own YAML, rendered in Jinja's sandbox; `answer_choices` is a list or `a ||| b`."""
+
+    original_task = True
+    has_choices = True
+
+    def __init__(self, name: str, jinja: str, answer_choices: str | Sequence[str]) -> None:
+        self.name = name
+        self._input = _compile(jinja, f"template {name!r}")
+        self._choices = (
+            _compile(answer_choices, f"answer choices of {name!r}")
+            if isinstance(answer_choices, str)
+            else list(answer_choices)
+        )
+
+    def _render(self, fields: Mapping[str, Any]) -> tuple[str, str | None, list[str]]:
+        if isinstance(self._choices, JinjaTemplate):
+            rendered = self._choices.render(fields)
+            choices = [choice.strip() for choice in rendered.split(CHOICE_SEPARATOR)]
+        else:
+            choices = self._choices
+        return self._input.render({**fields, "answer_choices": choices}).strip(), None, choices
+
+
+def load_templates(prompts: str | Sequence[Mapping[str, Any]]) -> list[Template]:
+    """All templates of a promptsource collection ("super_glue/rte"), sorted by name, or the inline ones as listed."""
+    if not isinstance(prompts, str):
+        return [InlineTemplate(**prompt) for prompt in prompts]
+    dataset, _, subset = prompts.partition("/")
+    library = _promptsource()
+    if (dataset, subset or None) not in _collections(library):
+        known = ["/".join(filter(None, key)) for key in _collections(library)]
+        raise unknown("promptsource collection", prompts, sorted(known), "dataset.prompts=")
+    found = library.DatasetTemplates(dataset, subset or None).templates.values()
+    return sorted((PromptsourceTemplate(template) for template in found), key=lambda template: template.name)
+
+
+def select(templates: Sequence[Template], use: str, name: str | None) -> list[Template]:
+    """`use`: "original" (those of the original task), "all" (with answer choices), "single" (the one named)."""
+    if use == "single":
+        chosen = [template for template in templates if template.name == name]
+        if not chosen:
+            raise unknown("template", name, [t.name for t in templates], "templates.name=")
+        if not chosen[0].has_choices:
+            raise UserError(f"Template {name!r} has no answer choices, so nothing can be ranked with it.")
+        return chosen
+    if use == "original":
+        return [template for template in templates if template.original_task and template.has_choices]
+    return [template for template in templates if template.has_choices]
+
+
+def _right_choice(label: int | None, target: str | None, choices: Sequence[str], where: str) -> int | None:
+    """The label's choice, or for a template that turns the question round, the choice that it gives as the target."""
+    if label is None:
+        return None
+    if target is not None and target in choices and not (label < len(choices) and choices[label] == target):
+        return choices.index(target)
+    if label >= len(choices) or (target is not None and target not in choices):
+        raise UserError(
+            f"{where}: label {label}{f' ({target!r})' if target else ''} is outside the choices {list(choices)}."
+        )
+    return label
+
+
+def _compile(source: str, what: str) -> JinjaTemplate:
+    try:
+        return _sandbox().from_string(source)
+    except Exception as error:
+        raise UserError(f"The {what} is not valid Jinja: {error}.") from error
+
+
+@cache
+def _sandbox() -> ImmutableSandboxedEnvironment:
+    return ImmutableSandboxedEnvironment(undefined=StrictUndefined)
+
+
+@cache
+def _promptsource() -> Any:
+    try:
+        with warnings.catch_warnings():
+            # promptsource 0.2.3, the only release, imports pkg_resources, which is deprecated
+            warnings.filterwarnings("ignore", message="pkg_resources is deprecated")
+            import promptsource.templates as library
+    except ModuleNotFoundError as error:
+        raise UserError(
+            f"promptsource is not ready ({error}): make env, or pip install --no-deps --ignore-requires-python"
+            " promptsource==0.2.3 and what requirements.txt lists for it."
+        ) from error
+    library.env.from_string = cache(library.env.from_string)  # it compiles a template anew for every row
+    return library
+
+
+@cache
+def _collections(library: Any) -> frozenset[tuple[str, str | None]]:
+    from pathlib import Path
+
+    folder = Path(library.TEMPLATES_FOLDER_PATH)
+    keys = [path.parent.relative_to(folder).parts for path in folder.glob("**/templates.yaml")]
+    return frozenset((parts[0], "/".join(parts[1:]) or None) for parts in keys)
+
+
+@contextmanager
+def _seeded(seed: str) -> Iterator[None]:
+    """promptsource's `choice` filter draws from Python's global generator: the same draw for the same row, always."""
+    state = random.getstate()
+    random.seed(seed)
+    try:
+        yield
+    finally:
+        random.setstate(state)

@@ -1,0 +1,163 @@
+"""Lightning around one training run: the trainer, checkpoints to resume from, metrics.csv, the progress bar."""
+
+import csv
+import logging
+import math
+import time
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from hydra.utils import get_class, instantiate
+from omegaconf import DictConfig
+from pytorch_lightning.callbacks import ModelCheckpoint, TQDMProgressBar
+from torch import nn
+
+from tfew.config import resolved
+from tfew.data.loader import FewShotData
+from tfew.errors import UserError
+from tfew.losses import LossWeights
+from tfew.module import FewShotModule
+from tfew.run_folder import CHECKPOINTS, METRICS_FILE, last_checkpoint
+from tfew.task import Task
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What training took; both count the steps before an interruption, the seconds only those after it."""
+
+    steps: int
+    tokens: int
+    seconds: float
+
+
+def fit(config: DictConfig, model: nn.Module, tokenizer: Any, task: Task, folder: Path) -> Fitted:
+    """Trains the adapter in `model`, from the run folder's last checkpoint where there is one."""
+    module = FewShotModule(
+        model,
+        lambda parameters: make_optimizer(config, parameters),
+        LossWeights(config.loss.lm, config.loss.ul, config.loss.ln),
+        steps=config.steps,
+        warmup_ratio=config.warmup_ratio,
+        clip_norm=config.clip_norm,
+        seed=config.seed,
+        micro_batch_size=config.micro_batch_size,
+        unlikely_epsilon=config.fidelity.unlikely_epsilon,
+        loss_mean=config.fidelity.loss_mean,
+    )
+    data = FewShotData(
+        task.prompts,
+        tokenizer,
+        max_tokens=config.max_tokens,
+        batch_size=config.batch_size,
+        steps=config.steps,
+        seed=config.seed,
+        workers=config.workers,
+    )
+    started = time.monotonic()
+    trainer = _trainer(config, folder)
+    module.train()  # dropout: from_pretrained gives a model in evaluation mode, and Lightning keeps the mode it finds
+    with warnings.catch_warnings():
+        # few-shot sets are tiny: more loader processes only cost start-up
+        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+        # Lightning 2.6.6 with torch 2.13
+        warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated.*")
+        trainer.fit(module, data, ckpt_path=last_checkpoint(folder), weights_only=True)
+    if trainer.interrupted:
+        raise KeyboardInterrupt
+    return Fitted(module.global_step, module.tokens_seen, time.monotonic() - started)
+
+
+def make_optimizer(config: DictConfig, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+    arguments = resolved(config.optimizer)
+    return get_class(arguments.pop("_target_"))(parameters, **arguments)
+
+
+def _trainer(config: DictConfig, folder: Path) -> pl.Trainer:
+    logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
+    on_gpu = config.trainer.accelerator != "cpu"
+    return pl.Trainer(
+        accelerator=config.trainer.accelerator,
+        devices=config.trainer.devices,
+        precision="bf16-mixed" if config.fidelity.autocast and on_gpu else "32-true",
+        max_steps=config.steps,
+        logger=_logger(config, folder),
+        callbacks=[
+            TQDMProgressBar(refresh_rate=max(1, config.steps // 100)),
+            MetricsCsv(folder / METRICS_FILE),
+            ModelCheckpoint(
+                folder / CHECKPOINTS,
+                filename="{step}",
+                every_n_train_steps=config.checkpoint_every,
+                save_on_train_epoch_end=False,
+                enable_version_counter=False,
+            ),
+        ],
+        log_every_n_steps=1,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        num_sanity_val_steps=0,
+    )
+
+
+def _logger(config: DictConfig, folder: Path) -> Any:
+    if config.logger._target_ is None:
+        return False
+    try:
+        return instantiate(config.logger, save_dir=str(folder), name=folder.name)
+    except ModuleNotFoundError as error:
+        raise UserError(f"logger={config.logger._target_} needs a package that is not installed: {error}.") from error
+
+
+class MetricsCsv(pl.Callback):
+    """`metrics.csv`: every step's loss terms, gradient norm and learning rate, whatever logger is chosen.
+
+    A resumed run keeps the rows up to its checkpoint, so the file is that of an undisturbed run.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._kept = [row for row in _whole_rows(self.path) if int(row["step"]) <= trainer.global_step]
+        self._file = self.path.open("w", newline="", encoding="utf-8")
+        self._writer: csv.DictWriter[str] | None = None
+        for row in self._kept:
+            self._write(row)
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        values = {name: value.item() for name, value in sorted(trainer.callback_metrics.items())}
+        self._write({"step": trainer.global_step, **values})
+
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._file.close()
+
+    def _write(self, row: Mapping[str, Any]) -> None:
+        if self._writer is None:
+            self._writer = csv.DictWriter(self._file, list(row))
+            self._writer.writeheader()
+        self._writer.writerow(row)
+        self._file.flush()
+
+
+def _whole_rows(path: Path) -> list[dict[str, str]]:
+    """Rows of an earlier metrics.csv without a last one that was torn by a kill."""
+    if not path.is_file():
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        return [row for row in csv.DictReader(file) if all(_is_number(value) for value in row.values())]
+
+
+def _is_number(text: str | None) -> bool:
+    try:
+        return text is not None and not math.isnan(float(text))
+    except ValueError:
+        return False

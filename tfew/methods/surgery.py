@@ -1,0 +1,47 @@
+"""Finding Linear layers by name and replacing them in place.
+
+A replacement is a subclass of Linear that keeps the very weight: transformers reads attributes such as
+`wo.weight`, so a wrapper module would break it, and the frozen base must stay bit for bit what it was.
+"""
+
+from collections.abc import Callable, Iterable
+from difflib import get_close_matches
+
+from torch import nn
+
+from tfew.errors import UserError
+
+
+def find_linears(model: nn.Module, names: Iterable[str]) -> list[str]:
+    """Full names of the Linear layers whose last name part is in `names`, in the model's order."""
+    wanted = set(names)
+    return [
+        name
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Linear) and name.rpartition(".")[2] in wanted
+    ]
+
+
+def no_match(model: nn.Module, names: Iterable[str], knob: str) -> UserError:
+    """The error for layer names that this model does not have; lists what it does have."""
+    names = list(names)
+    present = sorted({name.rpartition(".")[2] for name, m in model.named_modules() if isinstance(m, nn.Linear)})
+    near = sorted({match for name in names for match in get_close_matches(name, present, n=2)})
+    hint = f"; near matches: {', '.join(near)}" if near else ""
+    return UserError(
+        f"No Linear layer of {type(model).__name__} is named {' or '.join(names)} ({knob}){hint}."
+        f" Its Linear layers: {', '.join(present)}."
+    )
+
+
+def replace_linear(model: nn.Module, name: str, make: Callable[[nn.Linear], nn.Linear]) -> None:
+    parent_name, _, child_name = name.rpartition(".")
+    parent = model.get_submodule(parent_name)
+    old = getattr(parent, child_name)
+    setattr(parent, child_name, make(old).train(old.training))
+
+
+def sibling_names(model: nn.Module, name: str) -> set[str]:
+    """Names of the modules that stand beside this one in its parent."""
+    parent = model.get_submodule(name.rpartition(".")[0])
+    return {child for child, _ in parent.named_children()}

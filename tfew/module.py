@@ -1,0 +1,112 @@
+"""Training: one call of `training_step` is one optimiser step, exactly as in the official recipe."""
+
+import hashlib
+from collections.abc import Callable
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from torch import nn
+
+from tfew.errors import UserError
+from tfew.losses import Counts, LossWeights, counts, loss_terms
+from tfew.methods.base import adapter_parameters
+from tfew.optim import clip_gradients, linear_decay_with_warmup
+from tfew.schema import Batch
+from tfew.scoring import token_logprob
+
+
+class FewShotModule(pl.LightningModule):
+    """Trains what the method left trainable. Micro-batches share the whole step's token counts.
+
+    `loss_mean="micro_batch"` is the official code's way instead: each micro-batch is a mean of its own, and these
+    means are averaged.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        make_optimizer: Callable[[list[nn.Parameter]], torch.optim.Optimizer],
+        weights: LossWeights,
+        steps: int,
+        warmup_ratio: float,
+        clip_norm: float,
+        seed: int,
+        micro_batch_size: int | None = None,
+        unlikely_epsilon: float = 0.01,
+        loss_mean: str = "step",
+    ) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.strict_loading = False  # checkpoints hold the adapter alone
+        self.model = model
+        self.make_optimizer = make_optimizer
+        self.weights = weights
+        self.steps, self.warmup_ratio, self.clip_norm, self.seed = steps, warmup_ratio, clip_norm, seed
+        self.micro_batch_size = micro_batch_size
+        self.unlikely_epsilon = unlikely_epsilon
+        self.loss_mean = loss_mean
+        self.tokens_seen = 0  # input tokens and tokens of all choices: what the FLOPs formula counts
+
+    def configure_optimizers(self) -> Any:
+        optimizer = self.make_optimizer(self._trained())
+        return [optimizer], [linear_decay_with_warmup(optimizer, self.steps, self.warmup_ratio)]
+
+    def training_step(self, batch: Batch, batch_idx: int) -> None:
+        step = self.global_step
+        torch.manual_seed(_step_seed(self.seed, step))  # dropout is a function of (seed, step): resume is exact
+        optimizer: Any = self.optimizers()
+        optimizer.zero_grad()
+        terms = self._backward(batch)
+        grad_norm = clip_gradients(self._trained(), self.clip_norm)
+        values = {name: value.item() for name, value in {**terms, "grad_norm": grad_norm}.items()}
+        _check_finite(values, step)
+        optimizer.step()
+        scheduler: Any = self.lr_schedulers()
+        scheduler.step()
+        self.tokens_seen += int(batch.input_mask.sum() + batch.choice_mask.sum())
+        values["lr"] = scheduler.get_last_lr()[0]
+        for name, value in values.items():
+            self.log(name, value, prog_bar=name.endswith("loss"), on_step=True, batch_size=len(batch))
+
+    def _backward(self, batch: Batch) -> dict[str, torch.Tensor]:
+        """Gradients of the whole step, micro-batch by micro-batch; returns the step's loss terms."""
+        micro_batches = batch.split(self.micro_batch_size or len(batch))
+        step_counts = counts(batch)
+        totals: dict[str, torch.Tensor] = {}
+        for micro in micro_batches:
+            total, share = self._denominators(micro, step_counts, len(micro_batches))
+            terms = loss_terms(token_logprob(self.model, micro), micro, self.weights, total, self.unlikely_epsilon)
+            self.manual_backward(terms["loss"] * share)
+            for name, value in terms.items():
+                totals[name] = totals.get(name, 0) + value.detach() * share
+        return totals
+
+    def _denominators(self, micro: Batch, step_counts: Counts, micro_batches: int) -> tuple[Counts, float]:
+        if self.loss_mean == "micro_batch":
+            return counts(micro), 1 / micro_batches
+        return step_counts, 1.0
+
+    def _trained(self) -> list[nn.Parameter]:
+        return list(adapter_parameters(self.model).values())
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        trained = {f"model.{name}" for name in adapter_parameters(self.model)}
+        checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in trained}
+        checkpoint["tokens_seen"] = self.tokens_seen
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.tokens_seen = checkpoint["tokens_seen"]
+
+
+def _step_seed(seed: int, step: int) -> int:
+    return int.from_bytes(hashlib.sha256(f"{seed}/{step}".encode()).digest()[:8], "big") >> 1
+
+
+def _check_finite(values: dict[str, float], step: int) -> None:
+    if not all(map(torch.isfinite, map(torch.tensor, values.values()))):
+        listing = ", ".join(f"{name} {value}" for name, value in values.items())
+        raise UserError(
+            f"The loss is not finite at step {step} ({listing}). The run is not finished; try a lower optimizer.lr, or"
+            " model.dtype=float32."
+        )

@@ -1,0 +1,35 @@
+"""From predictions to numbers: accuracy per template, then median and interquartile range over templates."""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from tfew.schema import Prediction
+
+
+def accuracy(predictions: Sequence[Prediction]) -> float:
+    """Fraction of labelled predictions that are right; nan where there is none."""
+    right = [prediction.predicted == prediction.label for prediction in predictions if prediction.label is not None]
+    return sum(right) / len(right) if right else float("nan")
+
+
+def median_and_iqr(values: Sequence[float]) -> tuple[float, float]:
+    """numpy's median and the distance of the quartiles (linear interpolation), as the official result tables take."""
+    low, median, high = np.percentile(values, [25, 50, 75])
+    return float(median), float(high - low)
+
+
+def summarise(predictions: Sequence[Prediction]) -> dict[str, Any]:
+    """accuracy (median over templates), accuracy_iqr, chance, and accuracy and rows of each template.
+
+    chance is the accuracy of guessing among each prompt's own choices.
+    """
+    by_template = defaultdict(list)
+    for prediction in predictions:
+        by_template[prediction.template].append(prediction)
+    templates = {name: {"accuracy": accuracy(group), "rows": len(group)} for name, group in sorted(by_template.items())}
+    median, iqr = median_and_iqr([template["accuracy"] for template in templates.values()])
+    chance = sum(1 / len(prediction.scores) for prediction in predictions) / len(predictions)
+    return {"accuracy": median, "accuracy_iqr": iqr, "chance": chance, "templates": templates}

@@ -1,0 +1,121 @@
+"""The record of a run: `result.json`, written last and atomically, so that its existence means finished."""
+
+import json
+import os
+import platform
+import secrets
+import subprocess
+from dataclasses import asdict, dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from tfew.errors import UserError
+
+SCHEMA_VERSION = 1
+RECORD_FILE = "result.json"
+LIBRARIES = (
+    "torch",
+    "transformers",
+    "datasets",
+    "pytorch-lightning",
+    "hydra-core",
+    "promptsource",
+    "sentencepiece",
+)
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """Everything a table needs to know of a run. Accuracies are fractions; units are in the names."""
+
+    name: str
+    command: str  # train | evaluate
+    experiment: str
+    model: str
+    method: str  # "zero_shot": the bare model
+    loss: str
+    dataset: str
+    split: str
+    few_shot_seed: int
+    seed: int
+    metrics: dict[str, Any]  # accuracy (median over templates), accuracy_iqr, chance, templates: {name: {...}}
+    counts: dict[str, int]  # rows, prompts, prompts cut at max_tokens, templates that rendered empty
+    parameters: dict[str, int]  # trainable, total
+    flops: dict[str, float]  # training, evaluation: by the paper's formula (tfew/costs.py)
+    seconds: dict[str, float]  # train, evaluate
+    peak_memory_bytes: int
+    adapter_bytes: int
+    git_commit: str | None
+    versions: dict[str, str]
+    config: dict[str, Any]  # resolved
+    schema_version: int = SCHEMA_VERSION
+
+
+def write_atomically(path: Path, text: str) -> None:
+    write_bytes_atomically(path, text.encode())
+
+
+def write_bytes_atomically(path: Path, data: bytes) -> None:
+    """The file is there whole or not at all, whatever happens meanwhile; raises UserError where it cannot be."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+        try:
+            with temporary.open("xb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise cannot_write(path, error) from error
+
+
+def cannot_write(path: Path, error: OSError) -> UserError:
+    return UserError(
+        f"{path} cannot be written ({error.strerror or error}): choose another place with runs= or run_dir=."
+    )
+
+
+def save_record(folder: Path, record: RunRecord) -> Path:
+    path = folder / RECORD_FILE
+    write_atomically(path, json.dumps(asdict(record), indent=1, ensure_ascii=False) + "\n")
+    return path
+
+
+def load_record(folder: Path) -> RunRecord:
+    path = folder / RECORD_FILE
+    try:
+        return RunRecord(**json.loads(path.read_text(encoding="utf-8")))
+    except FileNotFoundError as error:
+        raise UserError(f"{path} does not exist: the run did not finish.") from error
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{path} is not a record of this project: {error}.") from error
+
+
+def library_versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for name in LIBRARIES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def git_commit() -> str | None:
+    """Commit of this code, "+changes" where the working tree differs; None outside a checkout."""
+    folder = Path(__file__).parent
+    try:
+        commit = _git(folder, "rev-parse", "HEAD")
+        return commit + ("+changes" if _git(folder, "status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    result = subprocess.run(["git", *arguments], cwd=folder, check=True, capture_output=True, text=True)
+    return result.stdout.strip()

@@ -1,0 +1,97 @@
+"""The end of a run: its record, written last, and the summary that a person reads."""
+
+import resource
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from omegaconf import DictConfig
+
+from tfew.config import resolved
+from tfew.costs import encoder_decoder_inference_flops, encoder_decoder_training_flops
+from tfew.records import RunRecord, git_commit, library_versions, save_record
+from tfew.run_folder import remove_checkpoints
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from tfew.evaluation import Evaluated
+    from tfew.fit import Fitted
+
+
+def finish(
+    folder: Path,
+    config: DictConfig,
+    command: str,
+    method: str,
+    model: "nn.Module",
+    evaluated: "Evaluated",
+    fitted: "Fitted | None" = None,
+    adapter_bytes: int = 0,
+) -> RunRecord:
+    """Writes `result.json`, prints the summary, removes the checkpoints that are no longer needed."""
+    total = sum(parameter.numel() for parameter in model.parameters())
+    trainable = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    record = RunRecord(
+        name=folder.name,
+        command=command,
+        experiment=config.name,
+        model=config.model.name,
+        method=method,
+        loss=config.loss.name,
+        dataset=config.dataset.name,
+        split="eval",
+        few_shot_seed=config.few_shot_seed,
+        seed=config.seed,
+        metrics=evaluated.metrics,
+        counts=evaluated.counts,
+        parameters={"trainable": trainable, "total": total},
+        flops={
+            "training": encoder_decoder_training_flops(total, fitted.tokens if fitted else 0),
+            "evaluation": encoder_decoder_inference_flops(total, evaluated.tokens),
+        },
+        seconds={"train": fitted.seconds if fitted else 0.0, "evaluate": evaluated.seconds},
+        peak_memory_bytes=_peak_memory_bytes(),
+        adapter_bytes=adapter_bytes,
+        git_commit=git_commit(),
+        versions=library_versions(),
+        config=resolved(config),
+    )
+    path = save_record(folder, record)
+    remove_checkpoints(folder)
+    print_summary(record, path)
+    return record
+
+
+def print_summary(record: RunRecord, path: Path) -> None:
+    """A small table on standard output, and where the record lies."""
+    metrics, counts, seconds = record.metrics, record.counts, record.seconds
+    templates = metrics["templates"]
+    width = max(len(name) for name in templates)
+    print(f"\n{record.dataset}: {record.method} on {record.model}, loss {record.loss}, seed {record.few_shot_seed}")
+    print(f"  {'template':<{width}}  accuracy   rows")
+    for name, template in templates.items():
+        print(f"  {name:<{width}}  {100 * template['accuracy']:8.1f}  {template['rows']:5d}")
+    print(
+        f"  {'median (IQR)':<{width}}  {100 * metrics['accuracy']:8.1f}  ({100 * metrics['accuracy_iqr']:.1f});"
+        f" chance {100 * metrics['chance']:.1f}"
+    )
+    if counts["cut_prompts"]:
+        print(f"  {counts['cut_prompts']} of {counts['prompts']} prompts did not fit max_tokens and were cut.")
+    if counts["empty_renders"]:
+        print(f"  {counts['empty_renders']} times a template rendered nothing for a row and was skipped.")
+    print(
+        f"  trained {record.parameters['trainable']:,} of {record.parameters['total']:,} parameters in"
+        f" {seconds['train']:.0f} s, evaluated in {seconds['evaluate']:.0f} s"
+    )
+    print(f"  record: {path}", flush=True)
+
+
+def _peak_memory_bytes() -> int:
+    """Of the GPU where one is used, else of the process."""
+    import torch
+
+    if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
+        return torch.cuda.max_memory_allocated()
+    unit = 1 if sys.platform == "darwin" else 1024  # Linux counts kibibytes
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

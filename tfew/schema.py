@@ -1,0 +1,89 @@
+"""The four things that travel: Example -> Prompt -> Batch -> Prediction.
+
+Letters in names, here and everywhere: B examples, L input tokens, C answer choices, T tokens of a choice,
+N choices that are present (not padding) in a batch.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, fields
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True)
+class Example:
+    """One row of a data set after the label rule; knows no prompt.
+
+    `fields` is what templates see; `label` is the index of the right choice, None where unknown.
+    """
+
+    idx: int
+    fields: dict[str, Any]
+    label: int | None
+
+
+@dataclass(frozen=True)
+class Prompt:
+    """One example rendered by one template: text only.
+
+    A generation task has `choices=(target,)` and `label=0`.
+    """
+
+    dataset: str
+    template: str
+    idx: int
+    input: str
+    choices: tuple[str, ...]
+    label: int | None
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Prompts as padded token ids.
+
+    input_ids, input_mask `[B, L]`; choice_ids, choice_mask `[B, C, T]`; masks are bool. Examples may have
+    different numbers of choices: an absent choice is all-false in `choice_mask`. label `[B]` is -1 where unknown.
+    """
+
+    input_ids: torch.Tensor
+    input_mask: torch.Tensor
+    choice_ids: torch.Tensor
+    choice_mask: torch.Tensor
+    label: torch.Tensor
+
+    def __len__(self) -> int:
+        return len(self.label)
+
+    def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
+        return Batch(**{f.name: getattr(self, f.name).to(device, non_blocking=non_blocking) for f in fields(self)})
+
+    def split(self, size: int) -> list[Batch]:
+        """Consecutive parts of at most `size` examples; padding stays as it is."""
+        return [
+            Batch(**{f.name: getattr(self, f.name)[start : start + size] for f in fields(self)})
+            for start in range(0, len(self), size)
+        ]
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What rank classification says of one prompt; `scores` has one number per choice, higher is better."""
+
+    dataset: str
+    template: str
+    idx: int
+    label: int | None
+    predicted: int
+    scores: tuple[float, ...]
+
+    def to_json(self) -> str:
+        return json.dumps(asdict(self), ensure_ascii=False)
+
+    @classmethod
+    def from_json(cls, line: str) -> Prediction:
+        row = json.loads(line)
+        return cls(**{**row, "scores": tuple(row["scores"])})
