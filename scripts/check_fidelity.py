@@ -8,10 +8,8 @@ schedule, clipping, Lightning's loop) is run on them. Prints the largest differe
 """
 
 import json
-import logging
 import math
 import sys
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -26,7 +24,7 @@ from transformers import T5Config, T5ForConditionalGeneration
 from tfew.backbone import give_own_head
 from tfew.build import make_method
 from tfew.config import compose, resolved
-from tfew.fit import make_optimizer
+from tfew.fit import make_optimizer, quiet_lightning
 from tfew.losses import LossWeights, counts
 from tfew.methods.base import adapter_parameters, attach
 from tfew.module import FewShotModule
@@ -42,11 +40,11 @@ def check(folder: Path) -> dict[str, dict[str, float]]:
     """Largest absolute difference per variant and quantity."""
     expected = json.loads((folder / "expected.json").read_text())
     tensors = load_file(folder / "tensors.safetensors")
-    batches = [_batch(tensors, step, expected["pad_token_id"]) for step in range(expected["steps"])]
-    return {name: _replay(name, variant, expected, tensors, batches) for name, variant in expected["variants"].items()}
+    batches = [make_batch(tensors, step, expected["pad_token_id"]) for step in range(expected["steps"])]
+    return {name: replay(name, variant, expected, tensors, batches) for name, variant in expected["variants"].items()}
 
 
-def _replay(
+def replay(
     name: str,
     variant: Mapping[str, Any],
     expected: Mapping[str, Any],
@@ -54,7 +52,7 @@ def _replay(
     batches: list[Batch],
 ) -> dict[str, float]:
     config = compose("fidelity=official")
-    model = _model(expected["model_config"], tensors)
+    model = make_model(expected["model_config"], tensors)
     attach(make_method(resolved(config.method)), model)
     settings = variant["settings"]
     ranking = _compare_ranking(model, batches, settings["length_norm"], variant["before_training"])
@@ -70,16 +68,17 @@ def _replay(
         seed=0,
         unlikely_epsilon=config.fidelity.unlikely_epsilon,
     ).train()
-    trainer = pl.Trainer(
-        accelerator="cpu",
-        max_steps=expected["steps"],
-        callbacks=[recorder],
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-    )
-    trainer.fit(module, DataLoader(batches, batch_size=None))  # type: ignore[arg-type]
+    with quiet_lightning():
+        trainer = pl.Trainer(
+            accelerator="cpu",
+            max_steps=expected["steps"],
+            callbacks=[recorder],
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+        trainer.fit(module, DataLoader(batches, batch_size=None))  # type: ignore[arg-type]
 
     vectors = adapter_parameters(model)
     return {
@@ -90,7 +89,7 @@ def _replay(
     }
 
 
-def _model(arch: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> nn.Module:
+def make_model(arch: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> nn.Module:
     model = T5ForConditionalGeneration(T5Config(**arch, decoder_start_token_id=0))
     give_own_head(model)
     base = {key.removeprefix("base."): value for key, value in tensors.items() if key.startswith("base.")}
@@ -103,7 +102,7 @@ def _model(arch: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> nn.Module:
     return model.eval()
 
 
-def _batch(tensors: Mapping[str, Tensor], step: int, pad: int) -> Batch:
+def make_batch(tensors: Mapping[str, Tensor], step: int, pad: int) -> Batch:
     input_ids = tensors[f"batch.{step}.input_ids"].long()
     choice_ids = tensors[f"batch.{step}.answer_choices_ids"].long()
     label = tensors[f"batch.{step}.labels"].long()
@@ -190,8 +189,6 @@ def _gap(ours: Tensor, theirs: Tensor) -> float:
 def main() -> int:
     if len(sys.argv) != 2 or not (Path(sys.argv[1]) / "expected.json").is_file():
         sys.exit("usage: python scripts/check_fidelity.py DIR, a folder with expected.json and tensors.safetensors")
-    logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", message=".*does not have many workers.*|.*LeafSpec.*is deprecated.*")
     table = check(Path(sys.argv[1]))
     for variant, differences in table.items():
         print(variant)

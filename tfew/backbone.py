@@ -47,9 +47,8 @@ def load_model(path: str, revision: str, dtype: torch.dtype) -> nn.Module:
     config = _from_pretrained(AutoConfig, path, revision, "model.path")
     if not config.is_encoder_decoder:
         raise UserError(f"model.path={path} is {config.model_type}, not an encoder-decoder model such as T5.")
-    model, report = _from_pretrained(
-        AutoModelForSeq2SeqLM, path, revision, "model.path", dtype=dtype, output_loading_info=True
-    )
+    options = {"dtype": dtype, "output_loading_info": True, "ignore_mismatched_sizes": True}  # _check_keys refuses them
+    model, report = _from_pretrained(AutoModelForSeq2SeqLM, path, revision, "model.path", **options)
     _check_keys(path, report)
     check_head(model, path)
     return model
@@ -104,9 +103,7 @@ def _from_pretrained(kind: Any, path: str, revision: str, knob: str, **options: 
     online = local or hub.reachable()
     try:
         return kind.from_pretrained(path, revision=revision, local_files_only=local or not online, **options)
-    except RuntimeError as error:  # shapes that do not fit
-        raise UserError(f"{knob}={path} does not fit its own configuration: {_one_line(error)}") from error
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError) as error:
         where = "" if online else " without the Hub, and there is no cached copy"
         raise UserError(
             f"{knob}={path} cannot be loaded{where}: {_one_line(error)} Name a local folder with {knob}=, or use"
@@ -134,7 +131,7 @@ def _check_folder(path: str, knob: str) -> None:
 
 def _check_keys(path: str, report: Mapping[str, Any]) -> None:
     missing, unexpected = sorted(report["missing_keys"]), sorted(report["unexpected_keys"])
-    wrong = [str(key) for key in report["mismatched_keys"]]
+    wrong = [f"{key} {list(file)} instead of {list(model)}" for key, file, model in report["mismatched_keys"]]
     if missing or unexpected or wrong:
         raise UserError(
             f"The checkpoint {path} does not fit its model: in the model but not in the file: {some(missing)}; in the"

@@ -1,7 +1,6 @@
 """Ranking a whole evaluation split: predictions.jsonl and the numbers made of it, the same for every command."""
 
 import time
-from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,12 +10,11 @@ from omegaconf import DictConfig
 from torch import nn
 from tqdm import tqdm
 
-from tfew.data.loader import encode, prompt_loader
+from tfew.data.loader import collate, encode
 from tfew.ranking.metrics import summarise
 from tfew.ranking.rank import rank_classify
 from tfew.records import write_atomically
 from tfew.run_folder import PREDICTIONS_FILE
-from tfew.schema import Batch
 from tfew.scoring import scoring_mode, token_logprob
 from tfew.task import Task
 
@@ -34,33 +32,35 @@ class Evaluated:
 def evaluate_model(
     config: DictConfig, model: nn.Module, tokenizer: Any, task: Task, device: torch.device, folder: Path
 ) -> Evaluated:
-    """Scores every prompt of the task and writes `predictions.jsonl`."""
+    """Scores every prompt of the task and writes `predictions.jsonl`, in the task's order.
+
+    Batches are made of prompts of like length, longest first: little padding, and what does not fit fails at once.
+    """
     started = time.monotonic()
     prompts = [prompt for row in task.prompts for prompt in row]
-    loader = prompt_loader(prompts, tokenizer, config.max_tokens, config.eval_batch_size, config.workers)
-    tokens = _Counter()
+    encoded = [encode(prompt, tokenizer, config.max_tokens) for prompt in prompts]
+    order = sorted(range(len(prompts)), key=lambda position: -len(encoded[position].input_ids))
+    batches = [
+        [encoded[position] for position in order[start : start + config.eval_batch_size]]
+        for start in range(0, len(order), config.eval_batch_size)
+    ]
+    progress = tqdm(batches, desc=f"Ranking {task.spec.name}", unit="batch", mininterval=0.5)
     with scoring_mode(model):
-        batches = tokens.count(tqdm(loader, desc=f"Ranking {task.spec.name}", unit="batch", mininterval=0.5))
-        predictions = list(
-            rank_classify(lambda b: token_logprob(model, b), batches, prompts, config.score.norm, device)
+        ranked = rank_classify(
+            lambda batch: token_logprob(model, batch),
+            (collate(batch, tokenizer.pad_token_id) for batch in progress),
+            [prompts[position] for position in order],
+            config.score.norm,
+            device,
         )
+        by_position = dict(zip(order, ranked, strict=True))
+    predictions = [by_position[position] for position in range(len(prompts))]
     write_atomically(folder / PREDICTIONS_FILE, "".join(p.to_json() + "\n" for p in predictions))
     counts = {
         "rows": task.rows,
         "prompts": len(prompts),
         "empty_renders": task.empty_renders,
-        "cut_prompts": sum(encode(p, tokenizer, config.max_tokens).cut_tokens > 0 for p in prompts),
+        "cut_prompts": sum(item.cut_tokens > 0 for item in encoded),
     }
-    return Evaluated(summarise(predictions), counts, tokens.total, time.monotonic() - started)
-
-
-class _Counter:
-    """Counts the tokens of the batches that pass through."""
-
-    def __init__(self) -> None:
-        self.total = 0
-
-    def count(self, batches: Iterable[Batch]) -> Iterator[Batch]:
-        for batch in batches:
-            self.total += int(batch.input_mask.sum() + batch.choice_mask.sum())
-            yield batch
+    tokens = sum(len(item.input_ids) + sum(map(len, item.choice_ids)) for item in encoded)
+    return Evaluated(summarise(predictions), counts, tokens, time.monotonic() - started)

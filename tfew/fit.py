@@ -5,7 +5,8 @@ import logging
 import math
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -61,17 +62,27 @@ def fit(config: DictConfig, model: nn.Module, tokenizer: Any, task: Task, folder
         workers=config.workers,
     )
     started = time.monotonic()
-    trainer = _trainer(config, folder)
+    with quiet_lightning():
+        trainer = _trainer(config, folder)
     module.train()  # dropout: from_pretrained gives a model in evaluation mode, and Lightning keeps the mode it finds
+    try:
+        with quiet_lightning():
+            trainer.fit(module, data, ckpt_path=last_checkpoint(folder), weights_only=True)
+    except SystemExit as error:  # what Lightning makes of Ctrl-C
+        raise KeyboardInterrupt from error
+    return Fitted(module.global_step, module.tokens_seen, time.monotonic() - started)
+
+
+@contextmanager
+def quiet_lightning() -> Iterator[None]:
+    """Without Lightning's advertisements, and without two warnings that do not apply here."""
+    logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
     with warnings.catch_warnings():
         # few-shot sets are tiny: more loader processes only cost start-up
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")
         # Lightning 2.6.6 with torch 2.13
         warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated.*")
-        trainer.fit(module, data, ckpt_path=last_checkpoint(folder), weights_only=True)
-    if trainer.interrupted:
-        raise KeyboardInterrupt
-    return Fitted(module.global_step, module.tokens_seen, time.monotonic() - started)
+        yield
 
 
 def make_optimizer(config: DictConfig, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
@@ -80,7 +91,6 @@ def make_optimizer(config: DictConfig, parameters: list[nn.Parameter]) -> torch.
 
 
 def _trainer(config: DictConfig, folder: Path) -> pl.Trainer:
-    logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
     on_gpu = config.trainer.accelerator != "cpu"
     return pl.Trainer(
         accelerator=config.trainer.accelerator,
@@ -89,7 +99,7 @@ def _trainer(config: DictConfig, folder: Path) -> pl.Trainer:
         max_steps=config.steps,
         logger=_logger(config, folder),
         callbacks=[
-            TQDMProgressBar(refresh_rate=max(1, config.steps // 100)),
+            StepBar(refresh_rate=max(1, config.steps // 100)),
             MetricsCsv(folder / METRICS_FILE),
             ModelCheckpoint(
                 folder / CHECKPOINTS,
@@ -115,6 +125,14 @@ def _logger(config: DictConfig, folder: Path) -> Any:
         raise UserError(f"logger={config.logger._target_} needs a package that is not installed: {error}.") from error
 
 
+class StepBar(TQDMProgressBar):
+    """Lightning's bar, named for what it shows: all steps are one epoch to Lightning."""
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, *_: Any) -> None:
+        super().on_train_epoch_start(trainer)
+        self.train_progress_bar.set_description("Training")
+
+
 class MetricsCsv(pl.Callback):
     """`metrics.csv`: every step's loss terms, gradient norm and learning rate, whatever logger is chosen.
 
@@ -138,6 +156,9 @@ class MetricsCsv(pl.Callback):
         self._write({"step": trainer.global_step, **values})
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._file.close()
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
         self._file.close()
 
     def _write(self, row: Mapping[str, Any]) -> None:

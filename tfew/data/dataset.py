@@ -58,7 +58,7 @@ class DatasetSpec:
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> DatasetSpec:
         label = config["label"]
-        names = tuple(tuple([n] if isinstance(n, str) else n) for n in label["names"])
+        names = tuple(tuple(n) if isinstance(n, list) else (n,) for n in label["names"])
         if not all(isinstance(name, str) for group in names for name in group):
             raise UserError(
                 f"dataset.label.names of {config['name']} holds something that is not text: {label['names']}."
@@ -87,9 +87,10 @@ class DatasetSpec:
         for column, kind in self.types.items():
             fields[column] = _as_type(fields[column], kind, f"{where}, row {number + 1}, column {column!r}")
         fields.setdefault("label", label)
+        fields.setdefault("idx", number)
         if self.label.column == "label" and "label" not in self.types:
             fields["label"] = label  # promptsource's templates index choices with it
-        return Example(idx=int(fields.get("idx", number)), fields=fields, label=label)
+        return Example(idx=int(fields["idx"]), fields=fields, label=label)
 
 
 def _as_type(value: Any, kind: str, where: str) -> Any:

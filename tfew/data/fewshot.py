@@ -63,7 +63,8 @@ def official_split(spec: DatasetSpec, seed: int, shots: int) -> list[tuple[int, 
     split = [(int(idx), digest) for idx, digest in splits[str(seed)]]
     if len(split) != shots:
         raise UserError(
-            f"shots={shots}, but the official splits of {spec.name} have {len(split)}: for other numbers use few_shot=draw."
+            f"shots={shots}, but the official splits of {spec.name} have {len(split)}:"
+            " for other numbers use few_shot=draw."
         )
     return split
 

@@ -55,19 +55,6 @@ def collate(items: Sequence[Encoded], pad_id: int) -> Batch:
     )
 
 
-class PromptDataset(Dataset[Encoded]):
-    """Prompts in a fixed order, tokenised when asked for."""
-
-    def __init__(self, prompts: Sequence[Prompt], tokenizer: Any, max_tokens: int) -> None:
-        self.prompts, self.tokenizer, self.max_tokens = prompts, tokenizer, max_tokens
-
-    def __len__(self) -> int:
-        return len(self.prompts)
-
-    def __getitem__(self, position: int) -> Encoded:
-        return encode(self.prompts[position], self.tokenizer, self.max_tokens)
-
-
 class DrawnPrompts(Dataset[Encoded]):
     """Item (step, row) is the row in the wording drawn for that step."""
 
@@ -125,18 +112,6 @@ class FewShotData(pl.LightningDataModule):
             num_workers=self.workers,
             collate_fn=_Collate(self.dataset.tokenizer.pad_token_id),
         )
-
-
-def prompt_loader(
-    prompts: Sequence[Prompt], tokenizer: Any, max_tokens: int, batch_size: int, workers: int
-) -> DataLoader[Encoded]:
-    """Batches of `prompts` in their order."""
-    return DataLoader(
-        PromptDataset(prompts, tokenizer, max_tokens),
-        batch_size=batch_size,
-        num_workers=workers,
-        collate_fn=_Collate(tokenizer.pad_token_id),
-    )
 
 
 @dataclass(frozen=True)

@@ -98,7 +98,8 @@ def _hub_rows(spec: DatasetSpec, split: str) -> list[Row]:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise UserError(
             f"The data set {source['id']} ({source['config']}, {source[split]}, revision {source['revision']}) cannot"
-            f" be loaded: {reason}. Without the Hub, name a folder that holds {_listing(spec.files[split])} with data_dir=."
+            f" be loaded: {reason}. Without the Hub, name a folder that holds {_listing(spec.files[split])} with"
+            " data_dir=."
         ) from error
     return list(loaded)
 

@@ -103,7 +103,9 @@ def load_templates(prompts: str | Sequence[Mapping[str, Any]]) -> list[Template]
     if (dataset, subset or None) not in _collections(library):
         known = ["/".join(filter(None, key)) for key in _collections(library)]
         raise unknown("promptsource collection", prompts, sorted(known), "dataset.prompts=")
-    found = library.DatasetTemplates(dataset, subset or None).templates.values()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)  # promptsource leaves the file open
+        found = library.DatasetTemplates(dataset, subset or None).templates.values()
     return sorted((PromptsourceTemplate(template) for template in found), key=lambda template: template.name)
 
 

@@ -1,0 +1,123 @@
+"""Shared by all tests: small data in every distributed form, made here, and ways to run commands in process."""
+
+import csv
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # no test reaches for the Hub
+os.environ["OMP_NUM_THREADS"] = "1"  # two test processes on two cores: more threads only wait for each other
+os.environ.setdefault("TQDM_DISABLE", "1")
+
+REAL_DATA = Path(__file__).parents[2] / "shared" / "data"
+EXPERIMENTS = (
+    "rte", "cb", "copa", "wic", "wsc", "winogrande", "hellaswag", "storycloze", "anli_r1", "anli_r2", "anli_r3",
+)  # fmt: skip
+SHOTS = 8
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    if not REAL_DATA.is_dir():
+        pytest.skip("the public data sets in ../shared/data are not here")
+    return REAL_DATA
+
+
+@pytest.fixture(scope="session")
+def made_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data_dir with twelve rows per split of all eleven data sets, spelt as they are distributed."""
+    root = tmp_path_factory.mktemp("data")
+    for split in ("train", "val"):
+        _write_super_glue(root / "superglue", split)
+    for split in ("train", "test"):
+        for number in (1, 2, 3):
+            _jsonl(root / "anli" / f"R{number}" / f"{split}.jsonl", [_anli(i) for i in range(12)])
+    for name in ("train_xl", "dev"):
+        _jsonl(root / "winogrande" / f"{name}.jsonl", [_winogrande(i) for i in range(12)])
+    for name in ("train", "val"):
+        _jsonl(root / "hellaswag" / f"hellaswag_{name}.jsonl", [_hellaswag(i) for i in range(12)])
+    for part in ("val", "test"):
+        name = f"cloze_test_{part}__spring2016 - cloze_test_ALL_{part}.csv"
+        _csv(root / "storycloze" / name, [_storycloze(i) for i in range(12)])
+    return root
+
+
+@pytest.fixture
+def compose() -> Callable[..., Any]:
+    from tfew.config import compose
+
+    return compose
+
+
+@pytest.fixture
+def train_tiny(tmp_path: Path) -> Callable[..., Any]:
+    """Trains the demo task on the tiny model in process; later overrides win."""
+
+    def run(*overrides: str, runs: Path | None = None) -> Any:
+        from tfew.config import compose
+        from tfew.train import train
+
+        common = ("+experiment=demo", "steps=4", "trainer=cpu", "dataset.generator.eval=12", f"runs={runs or tmp_path}")
+        return train(compose(*common, *overrides))
+
+    return run
+
+
+def _write_super_glue(root: Path, split: str) -> None:
+    text = [f"A man bought {n} apples." for n in range(12)]
+    entail = ("entailment", "not_entailment")
+    rte = [{"premise": t, "hypothesis": "He has fruit.", "label": entail[i % 2]} for i, t in enumerate(text)]
+    three = ("entailment", "contradiction", "neutral")
+    cb = [{"premise": t, "hypothesis": "he has fruit", "label": three[i % 3]} for i, t in enumerate(text)]
+    copa = [
+        {"premise": t, "choice1": "He was hungry.", "choice2": "It rained all day.", "question": q, "label": i % 2}
+        for i, (t, q) in enumerate(zip(text, ("cause", "effect") * 6, strict=True))
+    ]
+    wic = [
+        {"word": "bank", "sentence1": t, "sentence2": "By the bank.", "label": bool(i % 2)} for i, t in enumerate(text)
+    ]
+    wsc = [
+        {"text": f"Mark told Pete {n} lies. He was sorry.", "span1_index": 0, "span2_index": 5, "span1_text": "Mark"}
+        | {"span2_text": "He", "label": n % 2}
+        for n in range(12)
+    ]
+    for name, rows in {"RTE": rte, "CB": cb, "COPA": copa, "WiC": wic}.items():
+        _jsonl(root / name / f"{split}.jsonl", [{**row, "idx": i} for i, row in enumerate(rows)])
+    _jsonl(root / "WSC" / f"{split}_fixed.jsonl", [{**row, "idx": i} for i, row in enumerate(wsc)])
+
+
+def _anli(i: int) -> dict[str, Any]:
+    return {"uid": str(i), "context": f"{i} cats sat.", "hypothesis": "Some sat.", "label": "enc"[i % 3], "reason": ""}
+
+
+def _winogrande(i: int) -> dict[str, Any]:
+    return {"sentence": f"Ann saw {i} of Eve as _ ran.", "option1": "Ann", "option2": "Eve", "answer": "12"[i % 2]}
+
+
+def _hellaswag(i: int) -> dict[str, Any]:
+    start = {"ind": i, "activity_label": "Cooking", "ctx_a": f"A man takes {i} eggs.", "ctx_b": "he"}
+    endings = ["breaks them in a pan.", "flies.", "sings to the moon all night.", "is an egg."]
+    return {**start, "ctx": start["ctx_a"] + " He", "endings": endings, "label": i % 4}
+
+
+def _storycloze(i: int) -> dict[str, Any]:
+    story = {f"InputSentence{n}": f"Sentence {n} of story {i}." for n in (1, 2, 3, 4)}
+    endings = {"RandomFifthSentenceQuiz1": "All was well.", "RandomFifthSentenceQuiz2": "The moon ate it, sadly."}
+    return {"InputStoryid": str(i), **story, **endings, "AnswerRightEnding": i % 2 + 1}
+
+
+def _jsonl(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def _csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)

@@ -1,0 +1,284 @@
+"""Every way to get it wrong that the README promises one clear sentence for: the sentence, exit code, nothing left."""
+
+import errno
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from transformers import T5Config, T5ForConditionalGeneration
+
+from tests.models import tiny_t5
+from tfew import backbone, hub
+from tfew.adapters_io import load_adapter, save_adapter
+from tfew.backbone import load_model, load_tokenizer
+from tfew.config import check, compose
+from tfew.errors import UserError
+from tfew.train import train
+
+
+def run(*arguments: str, command: str = "train", **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", f"tfew.{command}", *arguments],
+        capture_output=True,
+        text=True,
+        env={**os.environ, **environment},
+        check=False,
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["+experiment=rtee"], "Could not find 'experiment/rtee'"),
+        (["model=t0_4b"], "Could not find 'model/t0_4b'"),
+        (["method=lorax"], "Could not find 'method/lorax'"),
+        (["stepz=3"], "Key 'stepz' is not in struct"),
+        (["few_shot=offical"], "Unknown value 'offical' (few_shot=). Did you mean 'official'? Known: 'official', 'files'"),
+        (["data_dir=/nowhere"], "data_dir=/nowhere does not exist."),
+    ],
+)  # fmt: skip
+def test_from_the_command_line(arguments: list[str], message: str, tmp_path: Path) -> None:
+    result = run(*arguments, f"runs={tmp_path}/runs")
+    assert result.returncode in (1, 2)
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+    assert not (tmp_path / "runs").exists()
+    if "Could not find" in message:
+        assert "Available options" in result.stderr
+
+
+def test_full_error_shows_the_traceback() -> None:
+    result = run("data_dir=/nowhere", HYDRA_FULL_ERROR="1")
+    assert result.returncode == 1
+    assert "Traceback" in result.stderr
+
+
+def test_one_bad_job_of_a_sweep_leaves_the_others_running(tmp_path: Path) -> None:
+    result = run("-m", "+experiment=demo", "steps=0,2", "trainer=cpu", "dataset.generator.eval=4", f"runs={tmp_path}")
+    assert result.returncode == 1
+    assert "steps=0 is not a whole number of at least 1." in result.stderr
+    assert len(list(tmp_path.glob("demo-*/result.json"))) == 1
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("steps=many", "steps=many is not a whole number of at least 1"),
+        ("batch_size=0", "batch_size=0 is not a whole number of at least 1"),
+        ("micro_batch_size=1.5", "micro_batch_size=1.5 is not a whole number"),
+        ("warmup_ratio=1", r"warmup_ratio=1 is not in \[0, 1\)"),
+        ("templates.eval=some", r"Unknown value 'some' \(templates.eval=\). Known: 'each', 'random'"),
+        ("score.norm=mean", r"Unknown value 'mean' \(score.norm=\)"),
+        ("model.dtype=float16", r"Unknown value 'float16' \(model.dtype=\)"),
+        ("resume=maybe", "resume='maybe' is neither true nor false"),
+        ("init_adapter=/nowhere", "init_adapter=/nowhere does not exist"),
+    ],
+)
+def test_values_that_cannot_work(override: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        check(compose("+experiment=demo", override))
+
+
+def test_resume_and_overwrite_contradict() -> None:
+    with pytest.raises(UserError, match="resume=true and overwrite=true contradict each other"):
+        check(compose("resume=true", "overwrite=true"))
+
+
+def test_bad_data_leaves_nothing_behind(made_data: Path, tmp_path: Path) -> None:
+    bad = tmp_path / "bad.jsonl"
+    good_row = {"premise": "p", "hypothesis": "h", "label": 0}
+    for text, message in (
+        ("", "bad.jsonl is empty"),
+        ('{"premise": 1', "bad.jsonl, line 1 is not valid JSON"),
+        (json.dumps({"premise": "p", "label": 0}), "row 1 lacks 'hypothesis'"),
+        (json.dumps({**good_row, "label": 5}), "row 1: label 5 in column 'label' is none of"),
+    ):
+        bad.write_text(text)
+        overrides = ("+experiment=rte", f"data_dir={made_data}", "few_shot=draw", "shots=8", f"runs={tmp_path}/runs")
+        with pytest.raises(UserError, match=message):
+            train(compose(*overrides, f"dataset.files.eval=[{bad}]"))
+        assert not (tmp_path / "runs").exists()
+
+
+def test_unreachable_hub_is_said_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A connection that is refused is tried once and ends in offline mode; the sentences name the way out."""
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # the discard port: nothing listens
+    monkeypatch.delenv("HF_HUB_OFFLINE", raising=False)
+    for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    hub.reachable.cache_clear()
+    assert not hub.reachable()
+    assert os.environ["HF_HUB_OFFLINE"] == "1"
+    with pytest.raises(UserError, match=r"aps/super_glue \(rte, train, revision main\) cannot be loaded.*data_dir="):
+        train(compose("+experiment=rte", "few_shot=draw"))
+    with pytest.raises(
+        UserError, match=r"model.path=bigscience/T0_3B cannot be loaded without the Hub, and .*model=tiny"
+    ):
+        load_model("bigscience/T0_3B", "main", torch.float32)
+    with pytest.raises(UserError, match=r"model.tokenizer=google/t5-x cannot be loaded without the Hub.*model=tiny"):
+        load_tokenizer("google/t5-x", "main")
+    hub.reachable.cache_clear()
+
+
+def test_a_proxy_or_offline_mode_is_taken_at_its_word(monkeypatch: pytest.MonkeyPatch) -> None:
+    hub.reachable.cache_clear()
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert not hub.reachable()
+    hub.reachable.cache_clear()
+    monkeypatch.delenv("HF_HUB_OFFLINE")
+    monkeypatch.setenv("HTTPS_PROXY", "http://proxy.invalid:1")
+    assert hub.reachable()
+    hub.reachable.cache_clear()
+
+
+def test_a_misspelt_folder_is_not_asked_of_the_hub() -> None:
+    with pytest.raises(UserError, match=r"model.path=./modell: there is no such folder"):
+        load_model("./modell", "main", torch.float32)
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    tiny_t5().save_pretrained(tmp_path / "t5")
+    return tmp_path / "t5"
+
+
+def test_an_untied_checkpoint_keeps_its_head(checkpoint: Path) -> None:
+    model = load_model(str(checkpoint), "main", torch.float32)
+    assert torch.equal(model.lm_head.weight, tiny_t5().lm_head.weight)
+    assert not torch.equal(model.lm_head.weight, model.shared.weight)
+    assert not model.training
+
+
+def test_a_head_that_was_lost_is_refused(checkpoint: Path, tmp_path: Path) -> None:
+    config = T5Config(d_model=32, d_kv=8, d_ff=48, num_layers=1, num_heads=4, vocab_size=128, tie_word_embeddings=False)
+    T5ForConditionalGeneration(config).save_pretrained(tmp_path / "lost")  # tied, though it says untied
+    with pytest.raises(UserError, match=r"The output head of .*lost \(lm_head\) was lost on load"):
+        load_model(str(tmp_path / "lost"), "main", torch.float32)
+    # the very loss that this guards against, on a checkpoint that is whole
+    model = load_model(str(checkpoint), "main", torch.float32)
+    model.tie_weights(recompute_mapping=False)
+    model.lm_head.weight = model.shared.weight
+    with pytest.raises(UserError, match="was lost on load"):
+        backbone.check_head(model, "x")
+
+
+def test_the_first_t5_is_tied_and_welcome(tmp_path: Path) -> None:
+    config = T5Config(d_model=32, d_kv=8, d_ff=48, num_layers=1, num_heads=4, vocab_size=128)
+    T5ForConditionalGeneration(config).save_pretrained(tmp_path / "t5")
+    model = load_model(str(tmp_path / "t5"), "main", torch.float32)
+    assert model.lm_head.weight is model.shared.weight
+
+
+def test_a_checkpoint_with_other_keys_or_shapes_lists_both_sides(checkpoint: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    path = checkpoint / "model.safetensors"
+    weights = load_file(path)
+    moved = dict(weights)
+    moved["encoder.odd.weight"] = moved.pop("encoder.final_layer_norm.weight")
+    save_file(moved, path, metadata={"format": "pt"})
+    with pytest.raises(
+        UserError,
+        match=r"in the model but not in the file: encoder.final_layer_norm.weight; in the file but not in the"
+        r" model: encoder.odd.weight; of another shape: none",
+    ):
+        load_model(str(checkpoint), "main", torch.float32)
+    weights["encoder.final_layer_norm.weight"] = torch.ones(7)
+    save_file(weights, path, metadata={"format": "pt"})
+    with pytest.raises(UserError, match=r"of another shape: encoder.final_layer_norm.weight \[7\] instead of \[32\]"):
+        load_model(str(checkpoint), "main", torch.float32)
+
+
+def test_a_model_that_is_not_seq2seq(tmp_path: Path) -> None:
+    transformers.GPT2Config(n_layer=1, n_embd=8, n_head=2).save_pretrained(tmp_path)
+    with pytest.raises(UserError, match="is gpt2, not an encoder-decoder model"):
+        load_model(str(tmp_path), "main", torch.float32)
+
+
+def test_tokenizers_that_do_not_work(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"holds neither tokenizer_config.json nor spiece.model"):
+        load_tokenizer(str(tmp_path), "main")
+
+
+def test_a_transformers_that_scores_wrongly_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(backbone.transformers, "__version__", "5.0.2")
+    with pytest.raises(UserError, match=r"transformers 5.0.2 scores T5 wrongly or slowly; install 5.15 or later"):
+        load_model("x", "main", torch.float32)
+
+
+def test_adapters_that_do_not_fit(train_tiny: Callable[..., Any], tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"holds no adapter \(adapter.safetensors is missing\)"):
+        load_adapter(tmp_path, tiny_t5())
+    (tmp_path / "adapter.safetensors").write_bytes(b"\x00" * 20)
+    with pytest.raises(UserError, match=r"adapter.safetensors cannot be read"):
+        load_adapter(tmp_path, tiny_t5())
+    record = train_tiny()
+    with pytest.raises(
+        UserError,
+        match=r"does not fit this model and method. Only in the file: .*\[128\].*; only in the model: .*\[96\]",
+    ):
+        train_tiny("model.arch.d_ff=96", f"init_adapter={Path(record.config['runs']) / record.name}")
+
+
+def test_an_adapter_may_not_name_code_of_its_own(train_tiny: Callable[..., Any], tmp_path: Path) -> None:
+    from tfew.build import attach_saved
+
+    save_adapter(tmp_path, tiny_t5(), {"name": "x", "_target_": "os.system"}, {})
+    with pytest.raises(UserError, match=r"names a method that is none of this project's: 'os.system'"):
+        attach_saved(tmp_path, tiny_t5())
+
+
+def test_a_loss_that_is_not_finite_stops_the_run(train_tiny: Callable[..., Any], tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"The loss is not finite at step \d \(.*loss (nan|inf).*not finished"):
+        train_tiny("optimizer.lr=1e30", "clip_norm=1e30", f"run_dir={tmp_path}/run")
+    assert not (tmp_path / "run" / "result.json").exists()
+    assert not (tmp_path / "run" / "adapter.safetensors").exists()
+
+
+def test_a_run_folder_that_cannot_be_written(train_tiny: Callable[..., Any], tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match=r"cannot be written \(Not a directory\): choose another place with runs="):
+        train_tiny(f"run_dir={tmp_path}/file/run")
+
+
+def test_a_disk_that_is_full_at_the_end(
+    train_tiny: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replace = os.replace
+
+    def full(source: Any, target: Any) -> None:
+        if str(target).endswith("result.json"):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(UserError, match=r"result.json cannot be written \(No space left on device\)"):
+        train_tiny(f"run_dir={tmp_path}/run")
+    names = {p.name for p in (tmp_path / "run").iterdir()}
+    assert "result.json" not in names
+    assert not any(name.endswith(".tmp") for name in names)
+    assert "checkpoint" not in names or names  # what was there to resume from stays
+
+
+def test_gpu_where_there_is_none(train_tiny: Callable[..., Any]) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU here")
+    with pytest.raises(UserError, match="trainer=gpu, but torch finds no GPU here"):
+        train_tiny("trainer=gpu")
+
+
+def test_promptsource_is_missed_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    from tfew.data import templates
+
+    templates._promptsource.cache_clear()
+    monkeypatch.setitem(sys.modules, "promptsource.templates", None)
+    with pytest.raises(UserError, match=r"promptsource is not ready .*make env, or pip install --no-deps"):
+        templates.load_templates("super_glue/rte")
+    templates._promptsource.cache_clear()

@@ -1,0 +1,101 @@
+"""The recorded official trajectory, replayed at every test run; and proof that the replay can fail."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+ROOT = Path(__file__).parents[1]
+GOLDEN = ROOT / "tests" / "golden" / "official_trajectory"
+TOLERANCE = 1e-4
+
+
+def run(folder: Path) -> subprocess.CompletedProcess[str]:
+    script = ROOT / "scripts" / "check_fidelity.py"
+    return subprocess.run([sys.executable, str(script), str(folder)], capture_output=True, text=True, check=False)
+
+
+def test_official_trajectory_is_reproduced() -> None:
+    result = run(GOLDEN)
+    assert result.returncode == 0, result.stdout + result.stderr
+    for variant in ("tfew", "without_ul", "without_ln", "lm_only"):
+        assert f"\n{variant}\n" in "\n" + result.stdout
+    assert "within 1e-04" in result.stdout
+
+
+def copy(tmp_path: Path, variants: list[str], steps: int) -> tuple[Path, dict[str, Any]]:
+    """A shorter recording: fewer variants; its own step count would change the schedule, so steps stay."""
+    folder = tmp_path / "golden"
+    shutil.copytree(GOLDEN, folder)
+    expected = json.loads((folder / "expected.json").read_text())
+    expected["variants"] = {name: expected["variants"][name] for name in variants}
+    assert expected["steps"] == steps
+    return folder, expected
+
+
+def test_another_official_number_is_noticed(tmp_path: Path) -> None:
+    folder, expected = copy(tmp_path, ["tfew"], steps=20)
+    expected["variants"]["tfew"]["log"][7]["unlikely_loss"] += 2e-4
+    (folder / "expected.json").write_text(json.dumps(expected))
+    result = run(folder)
+    assert result.returncode == 1
+    assert "BEYOND" in result.stdout
+
+
+def test_a_head_that_was_lost_is_noticed(tmp_path: Path) -> None:
+    folder, expected = copy(tmp_path, ["lm_only"], steps=20)
+    (folder / "expected.json").write_text(json.dumps(expected))
+    tensors = load_file(folder / "tensors.safetensors")
+    tensors["base.lm_head.weight"] = tensors["base.shared.weight"].clone()
+    save_file(tensors, folder / "tensors.safetensors")
+    assert run(folder).returncode == 1
+
+
+@pytest.mark.parametrize("change", ["epsilon", "length"])
+def test_a_recipe_that_differs_is_noticed(change: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """0.01 in the unlikelihood term and the end-of-text token in the length both show in the losses."""
+    from scripts import check_fidelity
+    from tfew import losses, scoring
+
+    if change == "epsilon":
+        original = losses.unlikelihood_loss
+        monkeypatch.setattr(losses, "unlikelihood_loss", lambda *a: original(*a[:4], 0.0))
+    else:
+        monkeypatch.setattr(
+            losses,
+            "rank_scores",
+            lambda logprob, mask, norm: scoring.rank_scores(logprob, mask, "sum") / (mask.sum(-1) - 1).clamp(min=1),
+        )
+    expected = json.loads((GOLDEN / "expected.json").read_text())
+    tensors = load_file(GOLDEN / "tensors.safetensors")
+    batches = [check_fidelity.make_batch(tensors, step, 0) for step in range(expected["steps"])]
+    variant = expected["variants"]["tfew"]
+    differences = check_fidelity.replay("tfew", variant, expected, tensors, batches)
+    assert differences["final vectors"] > TOLERANCE
+
+
+def test_usage() -> None:
+    result = run(ROOT / "tests")
+    assert result.returncode == 1
+    assert "usage: python scripts/check_fidelity.py DIR" in result.stderr
+
+
+def test_the_recorded_clean_losses() -> None:
+    """Step 0 of the full loss, as the recording's notes give it without the constant."""
+    from scripts import check_fidelity
+    from tfew.losses import LossWeights, counts, loss_terms
+    from tfew.scoring import scoring_mode, token_logprob
+
+    expected = json.loads((GOLDEN / "expected.json").read_text())
+    tensors = load_file(GOLDEN / "tensors.safetensors")
+    batch = check_fidelity.make_batch(tensors, 0, 0)
+    with scoring_mode(model := check_fidelity.make_model(expected["model_config"], tensors)):
+        terms = loss_terms(token_logprob(model, batch), batch, LossWeights(1, 1, 1), counts(batch), epsilon=0.01)
+    values = torch.stack([terms["lm_loss"], terms["ln_loss"], terms["ul_loss"]])
+    torch.testing.assert_close(values, torch.tensor([11.439504, 2.154436, -0.004627]), atol=1e-5, rtol=0)

@@ -1,0 +1,95 @@
+"""Every public command and every experiment, for two steps, on the tiny model and data made here."""
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import EXPERIMENTS
+from tfew.config import CONFIGS, compose
+from tfew.evaluate import evaluate
+from tfew.preview import preview
+from tfew.train import train
+
+COMMANDS = ("train", "evaluate", "preview")
+TINY = ("model=tiny", "trainer=cpu", "steps=2", "shots=8", "few_shot=draw")
+
+
+def test_this_file_knows_all_experiments_and_commands() -> None:
+    names = {
+        path.relative_to(CONFIGS / "experiment").with_suffix("").as_posix()
+        for path in CONFIGS.glob("experiment/**/*.yaml")
+    }
+    assert names == {*EXPERIMENTS, "demo"}
+    package = CONFIGS.parent / "tfew"
+    assert {path.stem for path in package.glob("*.py") if "__main__" in path.read_text()} == set(COMMANDS)
+
+
+@pytest.mark.parametrize("experiment", [*EXPERIMENTS, "demo"])
+def test_experiment(experiment: str, made_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    common = (f"+experiment={experiment}", f"data_dir={made_data}", f"runs={tmp_path}", *TINY)
+    record = train(compose(*common))
+    assert record.dataset == experiment
+    assert 0 <= record.metrics["accuracy"] <= 1
+    assert record.counts["rows"] >= 12
+    out = capsys.readouterr().out
+    assert "median (IQR)" in out
+    assert f"record: {tmp_path}/{record.name}/result.json" in out
+    bare = evaluate(compose(*common, config_name="evaluate"))
+    assert bare.counts == record.counts
+    shown = preview(compose(*common, "n=2", "json=true", config_name="preview"))
+    lines = capsys.readouterr().out.splitlines()[-len(shown) :]
+    assert [json.loads(line) for line in lines] == shown
+    assert len({row["idx"] for row in shown}) == 2
+
+
+def test_preview_as_text(made_data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    preview(compose("+experiment=copa", f"data_dir={made_data}", *TINY, "n=1", "max_tokens=60", config_name="preview"))
+    out = capsys.readouterr().out
+    assert "==== copa train, row" in out
+    assert re.search(r"-- template 'best_option': 60 tokens, \d+ CUT OFF", out)
+    assert "'It rained all day.': 19 tokens" in out
+    assert len(re.findall(r"^ \* ", out, re.MULTILINE)) == 8  # the right choice of each template
+    assert "renders of all 8 rows are empty and skipped" in out
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help(command: str) -> None:
+    result = subprocess.run(
+        [sys.executable, "-m", f"tfew.{command}", "--help"], capture_output=True, text=True, check=True
+    )
+    assert f"python -m tfew.{command}" in result.stdout
+    assert "few_shot: official" in result.stdout
+
+
+def test_commands_work_from_any_folder(tmp_path: Path) -> None:
+    result = subprocess.run(
+        [sys.executable, "-m", "tfew.train", "+experiment=demo", "trainer=cpu", "steps=2", "dataset.generator.eval=4"],
+        capture_output=True, text=True, cwd=tmp_path, check=True,
+    )  # fmt: skip
+    path = Path(result.stdout.split("record: ")[1].strip())
+    assert path.parts[0] == "runs"
+    assert (tmp_path / path).is_file()
+
+
+def test_a_sweep_over_seeds(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "tfew.train", "-m", "+experiment=demo", "trainer=cpu", "steps=2"]
+    command += ["dataset.generator.eval=4", "few_shot_seed=0,1,32", f"runs={tmp_path}"]
+    subprocess.run(command, capture_output=True, check=True)
+    seeds = [json.loads(path.read_text())["few_shot_seed"] for path in tmp_path.glob("demo-*/result.json")]
+    assert sorted(seeds) == [0, 1, 32]
+
+
+def test_any_local_seq2seq_checkpoint(made_data: Path, tmp_path: Path) -> None:
+    from transformers import ByT5Tokenizer
+
+    from tests.models import tiny_t5
+
+    tiny_t5("relu", rows=384).save_pretrained(tmp_path / "mine")
+    ByT5Tokenizer().save_pretrained(tmp_path / "mine")
+    overrides = (f"data_dir={made_data}", f"runs={tmp_path}", *TINY[1:], f"model.path={tmp_path}/mine")
+    record = train(compose("+experiment=cb", *overrides))
+    assert record.parameters["trainable"] == 2 * (32 * 2 + 48) + 3 * (32 * 4 + 48)

@@ -1,0 +1,230 @@
+"""The main job in process: what it writes, what it skips, and what its results do not depend on."""
+
+import csv
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from omegaconf import OmegaConf
+from safetensors.torch import load_file
+
+from tfew.config import compose
+from tfew.errors import UserError
+from tfew.evaluate import evaluate, with_run_settings
+from tfew.records import RunRecord, load_record
+from tfew.run_folder import is_finished
+from tfew.schema import Prediction
+
+Train = Callable[..., RunRecord]
+
+
+def folder(record: RunRecord) -> Path:
+    return Path(record.config["runs"]) / record.name
+
+
+def vectors(path: Path) -> dict[str, torch.Tensor]:
+    return load_file(path / "adapter.safetensors")
+
+
+def predictions(path: Path) -> list[Prediction]:
+    return [Prediction.from_json(line) for line in (path / "predictions.jsonl").read_text().splitlines()]
+
+
+def metrics(path: Path) -> list[dict[str, str]]:
+    with (path / "metrics.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def assert_close(first: Path, second: Path, atol: float) -> None:
+    ours, theirs = vectors(first), vectors(second)
+    assert ours.keys() == theirs.keys()
+    for name, vector in ours.items():
+        torch.testing.assert_close(vector, theirs[name], atol=atol, rtol=0)
+
+
+def test_what_a_run_leaves_behind(train_tiny: Train) -> None:
+    record = train_tiny("steps=6", "shots=16")
+    path = folder(record)
+    assert load_record(path) == record
+    assert record.name.startswith("demo-tiny-ia3-tfew-s0-")
+    assert {p.name for p in path.iterdir()} == {
+        "adapter.json", "adapter.safetensors", "config.yaml", "few_shot", "metrics.csv", "predictions.jsonl",
+        "result.json",
+    }  # fmt: skip
+    rows = metrics(path)
+    assert [int(row["step"]) for row in rows] == [1, 2, 3, 4, 5, 6]
+    assert all(
+        float(row["loss"])
+        == pytest.approx(float(row["lm_loss"]) + float(row["ul_loss"]) + float(row["ln_loss"]), rel=1e-5)
+        for row in rows
+    )
+    found = predictions(path)
+    assert len(found) == 24
+    assert record.counts == {"rows": 12, "prompts": 24, "empty_renders": 0, "cut_prompts": 0}
+    assert all(p.predicted == max(range(2), key=p.scores.__getitem__) for p in found)
+    for name, template in record.metrics["templates"].items():
+        mine = [p for p in found if p.template == name]
+        assert template == {"accuracy": sum(p.predicted == p.label for p in mine) / 12, "rows": 12}
+    assert record.metrics["chance"] == 0.5
+    trained = vectors(path)
+    assert record.parameters["trainable"] == sum(v.numel() for v in trained.values()) == 2 * (64 * 6 + 128 * 2)
+    assert record.adapter_bytes == (path / "adapter.safetensors").stat().st_size
+    assert any((v != 1).any() for v in trained.values())
+    assert OmegaConf.load(path / "config.yaml") == OmegaConf.create(record.config)
+
+
+def test_a_finished_run_is_skipped_and_redone_when_asked(
+    train_tiny: Train, capsys: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    first = train_tiny()
+    stamp = (folder(first) / "result.json").stat().st_mtime_ns
+    with caplog.at_level("INFO", logger="tfew"):
+        assert train_tiny() == first
+    assert "is finished; skipped (overwrite=true redoes it)" in caplog.text
+    assert (folder(first) / "result.json").stat().st_mtime_ns == stamp
+    again = train_tiny("overwrite=true")
+    assert (folder(again) / "result.json").stat().st_mtime_ns > stamp
+    assert again.metrics == first.metrics
+
+
+def test_results_depend_on_neither_workers_nor_evaluation_batches_nor_micro_batches(
+    train_tiny: Train, tmp_path: Path
+) -> None:
+    plain = train_tiny("steps=5", "model.arch.dropout_rate=0.0", runs=tmp_path / "a")
+    workers = train_tiny("steps=5", "model.arch.dropout_rate=0.0", "workers=2", runs=tmp_path / "b")
+    micro = train_tiny("steps=5", "model.arch.dropout_rate=0.0", "micro_batch_size=3", runs=tmp_path / "c")
+    batches = train_tiny("steps=5", "model.arch.dropout_rate=0.0", "eval_batch_size=5", runs=tmp_path / "d")
+    assert plain.name == workers.name != micro.name
+    assert_close(folder(plain), folder(workers), atol=0)
+    assert_close(folder(plain), folder(micro), atol=1e-5)
+    for other in (workers, micro, batches):
+        for ours, theirs in zip(predictions(folder(plain)), predictions(folder(other)), strict=True):
+            assert (ours.template, ours.idx, ours.label) == (theirs.template, theirs.idx, theirs.label)
+            assert ours.scores == pytest.approx(theirs.scores, abs=1e-5)
+
+
+def test_averaged_micro_batches_are_another_recipe(train_tiny: Train, tmp_path: Path) -> None:
+    """The official way, kept behind fidelity=official: micro-batches of unequal size weigh differently."""
+    ours = train_tiny("steps=5", "micro_batch_size=3", runs=tmp_path / "a")
+    official = train_tiny("steps=5", "micro_batch_size=3", "fidelity.loss_mean=micro_batch", runs=tmp_path / "b")
+    with pytest.raises(AssertionError):
+        assert_close(folder(ours), folder(official), atol=1e-5)
+
+
+def test_seeds_draw_data_and_the_rest_apart(train_tiny: Train) -> None:
+    base = train_tiny()
+    other_data = train_tiny("few_shot_seed=1", "seed=0")
+    other_rest = train_tiny("seed=1")
+    shots = {name: (folder(r) / "few_shot").rglob("*.jsonl") for name, r in (("a", base), ("c", other_rest))}
+    assert [p.read_text() for p in shots["a"]] == [p.read_text() for p in shots["c"]]
+    for other in (other_data, other_rest):
+        with pytest.raises(AssertionError):
+            assert_close(folder(base), folder(other), atol=1e-6)
+
+
+def test_evaluate_agrees_with_training_and_zero_shot_differs(train_tiny: Train, tmp_path: Path) -> None:
+    trained = train_tiny("steps=10")
+    path = folder(trained)
+    config = with_run_settings(
+        compose(f"adapter={path}", f"runs={tmp_path}", config_name="evaluate"), [f"adapter={path}"]
+    )
+    scored = evaluate(config)
+    assert scored.metrics == trained.metrics
+    assert (scored.command, scored.method, scored.adapter_bytes) == ("evaluate", "ia3", 0)
+    evaluated = tmp_path / scored.name
+    assert (evaluated / "predictions.jsonl").read_text() == (path / "predictions.jsonl").read_text()
+
+    zero = compose(
+        "+experiment=demo", "dataset.generator.eval=12", "trainer=cpu", f"runs={tmp_path}", config_name="evaluate"
+    )
+    bare = evaluate(zero)
+    assert bare.method == "zero_shot"
+    assert bare.name.startswith("evaluate-demo-tiny-zero_shot-")
+    assert bare.parameters["trainable"] == 0
+    gaps = [
+        max(abs(a - b) for a, b in zip(p.scores, q.scores, strict=True))
+        for p, q in zip(predictions(tmp_path / bare.name), predictions(path), strict=True)
+    ]
+    assert max(gaps) > 0.01
+
+
+def test_evaluate_takes_the_runs_settings_and_what_the_command_line_adds(train_tiny: Train, made_data: Path) -> None:
+    path = folder(train_tiny("max_tokens=100"))
+    said = [f"adapter={path}", "dataset=cb", f"data_dir={made_data}", "eval_batch_size=3"]
+    merged = with_run_settings(compose(*said, config_name="evaluate"), said)
+    assert (merged.dataset.name, merged.max_tokens, merged.eval_batch_size) == ("cb", 100, 3)
+    assert merged.model.name == "tiny"
+    record = evaluate(merged)
+    assert (record.dataset, record.counts["rows"]) == ("cb", 12)
+    said = [f"adapter={path}", "+experiment=cb"]
+    config = compose(*said, config_name="evaluate")
+    with pytest.raises(UserError, match="adapter= brings its run's experiment along; give dataset="):
+        with_run_settings(config, said)
+
+
+def test_training_can_start_from_an_adapter(train_tiny: Train) -> None:
+    first = train_tiny("steps=10")
+    still = train_tiny("steps=1", f"init_adapter={folder(first)}")  # the first step has learning rate 0
+    assert_close(folder(first), folder(still), atol=0)
+    moved = train_tiny("steps=3", f"init_adapter={folder(first)}")
+    with pytest.raises(AssertionError):
+        assert_close(folder(first), folder(moved), atol=1e-6)
+
+
+@pytest.mark.parametrize(("loss", "terms"), [("lm", ()), ("lm_ul", ("ul_loss",)), ("lm_ln", ("ln_loss",))])
+def test_loss_variants(loss: str, terms: tuple[str, ...], train_tiny: Train) -> None:
+    record = train_tiny(f"loss={loss}")
+    assert metrics(folder(record))[0].keys() == {"step", "loss", "lm_loss", "grad_norm", "lr", *terms}
+    assert record.config["score"]["norm"] == ("token" if loss == "lm_ln" else "sum")
+
+
+def test_a_run_folder_with_other_settings_is_not_touched(train_tiny: Train, tmp_path: Path) -> None:
+    train_tiny(f"run_dir={tmp_path}/here")
+    before = (tmp_path / "here" / "result.json").read_text()
+    with pytest.raises(UserError, match=r"here holds a run with other settings \(steps: 4 there, 5 here\)"):
+        train_tiny("steps=5", f"run_dir={tmp_path}/here")
+    assert (tmp_path / "here" / "result.json").read_text() == before
+    assert train_tiny("steps=5", f"run_dir={tmp_path}/here", "overwrite=true").config["steps"] == 5
+
+
+def test_names_are_made_of_what_matters() -> None:
+    from tfew.config import run_name
+
+    name = run_name(compose("+experiment=rte"))
+    assert name.startswith("rte-t0_3b-ia3-tfew-s0-")
+    for same in (
+        "runs=x",
+        "run_dir=y",
+        "resume=true",
+        "overwrite=true",
+        "logger=wandb",
+        "workers=3",
+        "trainer.devices=2",
+    ):
+        assert run_name(compose("+experiment=rte", same)) == name
+    for other in ("steps=7", "few_shot_seed=1", "optimizer.lr=1", "fidelity=paper", "dataset.hub.revision=x"):
+        assert run_name(compose("+experiment=rte", other)) != name
+
+
+def test_tensorboard_and_offline_wandb(train_tiny: Train, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    board = train_tiny("logger=tensorboard", runs=tmp_path / "a")
+    assert list(folder(board).rglob("events.out.tfevents.*"))
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    wandb = train_tiny("logger=wandb", runs=tmp_path / "b")
+    assert list(folder(wandb).rglob("*.wandb"))
+    assert board.metrics == wandb.metrics
+
+
+def test_records_of_a_broken_run_are_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"result.json does not exist: the run did not finish"):
+        load_record(tmp_path)
+    (tmp_path / "result.json").write_text("{")
+    with pytest.raises(UserError, match=r"result.json is not a record of this project"):
+        load_record(tmp_path)
+    assert is_finished(tmp_path)
+    (tmp_path / "result.json").write_text(json.dumps({"name": "x"}))
+    with pytest.raises(UserError, match="is not a record"):
+        load_record(tmp_path)
