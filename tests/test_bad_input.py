@@ -40,7 +40,7 @@ def run(*arguments: str, command: str = "train", **environment: str) -> subproce
         (["model=t0_4b"], "Could not find 'model/t0_4b'"),
         (["method=lorax"], "Could not find 'method/lorax'"),
         (["stepz=3"], "Key 'stepz' is not in struct"),
-        (["few_shot=offical"], "Unknown value 'offical' (few_shot=). Did you mean 'official'? Known: 'official', 'files'"),
+        (["few_shot=offical"], "Unknown value 'offical' (few_shot=). Did you mean 'official'?"),
         (["data_dir=/nowhere"], "data_dir=/nowhere does not exist."),
     ],
 )  # fmt: skip
