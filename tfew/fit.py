@@ -75,11 +75,16 @@ def fit(config: DictConfig, model: nn.Module, tokenizer: Any, task: Task, folder
 
 @contextmanager
 def quiet_lightning() -> Iterator[None]:
-    """Without Lightning's advertisements, and without two warnings that do not apply here."""
+    """Without Lightning's advertisements, and without warnings that do not apply here."""
     logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
     with warnings.catch_warnings():
         # few-shot sets are tiny: more loader processes only cost start-up
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+        # checkpoints are meant to be of the state after the step, and to lie beside an earlier one for a moment
+        warnings.filterwarnings("ignore", message="(?s).*ModelCheckpoint with manual optimization.*")
+        warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
+        # StepSampler starts at the resumed step by itself
+        warnings.filterwarnings("ignore", message=".*resuming from a checkpoint that ended before the epoch ended.*")
         # Lightning 2.6.6 with torch 2.13
         warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated.*")
         yield
