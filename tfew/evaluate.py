@@ -15,7 +15,7 @@ from tfew.report import finish
 from tfew.run_folder import CONFIG_FILE, is_finished, prepare
 from tfew.task import eval_task
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("tfew.evaluate")  # __name__ is __main__ under python -m
 ZERO_SHOT = "zero_shot"
 
 

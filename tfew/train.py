@@ -14,7 +14,7 @@ from tfew.report import finish
 from tfew.run_folder import prepare
 from tfew.task import eval_task, save_few_shot, train_task
 
-log = logging.getLogger(__name__)
+log = logging.getLogger("tfew.train")  # __name__ is __main__ under python -m
 
 
 def train(config: DictConfig) -> RunRecord:
