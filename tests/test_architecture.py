@@ -24,15 +24,15 @@ MAY_IMPORT = {
     "mini_t0": {"mini_t0"},
     "data": {"data", "hub", "mini_t0"},
     "ranking": {"ranking", "scoring"},
-    "adapters_io": {"methods", "records"},
+    "adapters_io": {"records"},
     "backbone": {"hub"},
     "module": {"losses", "methods", "optim", "scoring"},
     "run_folder": {"config", "records"},
     "task": {"config", "data", "records"},
     "build": {"adapters_io", "backbone", "config", "methods"},
-    "fit": {"config", "data", "losses", "module", "run_folder", "task"},
+    "fit": {"config", "data", "losses", "methods", "module", "run_folder", "task"},
     "evaluation": {"data", "ranking", "records", "run_folder", "scoring", "task"},
-    "report": {"config", "costs", "records", "run_folder", "evaluation", "fit"},
+    "report": {"config", "costs", "records", "run_folder", "evaluation", "fit", "methods"},
     "cli": {"config"},
 }
 KNOWS_LIGHTNING = {"module.py", "data/loader.py", "fit.py"}

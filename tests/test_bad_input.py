@@ -16,7 +16,7 @@ from transformers import T5Config, T5ForConditionalGeneration
 
 from tests.models import tiny_t5
 from tfew import backbone, hub
-from tfew.adapters_io import load_adapter, save_adapter
+from tfew.adapters_io import load_weights, save_adapter
 from tfew.backbone import load_model, load_tokenizer
 from tfew.config import check, compose
 from tfew.errors import UserError
@@ -215,10 +215,10 @@ def test_a_transformers_that_scores_wrongly_is_refused(monkeypatch: pytest.Monke
 
 def test_adapters_that_do_not_fit(train_tiny: Callable[..., Any], tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"holds no adapter \(adapter.safetensors is missing\)"):
-        load_adapter(tmp_path, tiny_t5())
+        load_weights(tmp_path)
     (tmp_path / "adapter.safetensors").write_bytes(b"\x00" * 20)
     with pytest.raises(UserError, match=r"adapter.safetensors cannot be read"):
-        load_adapter(tmp_path, tiny_t5())
+        load_weights(tmp_path)
     record = train_tiny()
     with pytest.raises(
         UserError,
@@ -230,7 +230,7 @@ def test_adapters_that_do_not_fit(train_tiny: Callable[..., Any], tmp_path: Path
 def test_an_adapter_may_not_name_code_of_its_own(train_tiny: Callable[..., Any], tmp_path: Path) -> None:
     from tfew.build import attach_saved
 
-    save_adapter(tmp_path, tiny_t5(), {"name": "x", "_target_": "os.system"}, {})
+    save_adapter(tmp_path, {}, {"name": "x", "_target_": "os.system"}, {})
     with pytest.raises(UserError, match=r"names a method that is none of this project's: 'os.system'"):
         attach_saved(tmp_path, tiny_t5())
 

@@ -9,11 +9,14 @@ from hydra.utils import get_class
 from omegaconf import DictConfig
 from torch import nn
 
-from tfew.adapters_io import adapter_description, load_adapter
+from tfew.adapters_io import adapter_description, load_weights
 from tfew.backbone import load_model, load_tokenizer, random_model
 from tfew.config import resolved
 from tfew.errors import UserError
 from tfew.methods.base import Method, attach
+
+# keys of a method's YAML that are not its arguments: its name and the recipe that train.yaml takes from it
+NOT_ARGUMENTS = ("name", "_target_", "steps", "lr", "scale_parameter")
 
 
 def build_tokenizer(config: DictConfig) -> Any:
@@ -36,23 +39,42 @@ def build_backbone(config: DictConfig, tokenizer: Any, device: torch.device) -> 
     return model.requires_grad_(False).to(device)
 
 
-def attach_method(config: DictConfig, model: nn.Module) -> dict[str, Any]:
-    """Attaches `method=` for training, starting from `init_adapter=` if given; returns the method's description."""
-    description = resolved(config.method)
-    attach(make_method(description), model)
+def attach_method(config: DictConfig, model: nn.Module, tokenizer: Any) -> Method:
+    """Attaches `method=` for training, with seeded starting values or those of `init_adapter=`."""
+    method = build_method(config)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        attach(method, model)
+        if config.init_adapter is None:
+            method.initialise(model, tokenizer)
     if config.init_adapter is not None:
-        load_adapter(Path(config.init_adapter), model)
-    return description
+        restore(method, model, Path(config.init_adapter))
+    return method
 
 
-def attach_saved(folder: Path, model: nn.Module) -> str:
-    """Attaches the method that a saved adapter was made with and loads its weights; returns the method's name."""
+def attach_saved(folder: Path, model: nn.Module) -> tuple[str, Method]:
+    """Attaches the method that a saved adapter was made with and loads its weights; returns the method's name, too."""
     description = adapter_description(folder)["method"]
     if not str(description.get("_target_", "")).startswith("tfew.methods."):
         raise UserError(f"{folder} names a method that is none of this project's: {description.get('_target_')!r}.")
-    attach(make_method(description), model)
-    load_adapter(folder, model)
-    return str(description["name"])
+    method = make_method(description)
+    attach(method, model)
+    restore(method, model, folder)
+    return str(description["name"]), method
+
+
+def restore(method: Method, model: nn.Module, folder: Path) -> None:
+    try:
+        method.restore(model, load_weights(folder))
+    except UserError as error:
+        raise UserError(f"{folder}: {error}") from error
+
+
+def build_method(config: DictConfig) -> Method:
+    """`method=`, checked against the optimiser's settings."""
+    method = make_method(resolved(config.method))
+    method.check_optimizer(resolved(config.optimizer))
+    return method
 
 
 def build_device(config: DictConfig) -> torch.device:
@@ -63,7 +85,7 @@ def build_device(config: DictConfig) -> torch.device:
 
 
 def make_method(description: Mapping[str, Any]) -> Method:
-    arguments = {key: value for key, value in description.items() if key not in ("name", "_target_")}
+    arguments = {key: value for key, value in description.items() if key not in NOT_ARGUMENTS}
     kind = get_class(description["_target_"])
     if not issubclass(kind, Method):
         raise UserError(f"method._target_={description['_target_']} is not a tfew.methods.base.Method.")

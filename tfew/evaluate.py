@@ -34,9 +34,9 @@ def evaluate(config: DictConfig) -> RunRecord:
     device = build_device(config)
     tokenizer = build_tokenizer(config)
     model = build_backbone(config, tokenizer, device)
-    method = ZERO_SHOT if config.adapter is None else attach_saved(Path(config.adapter), model)
+    name, method = (ZERO_SHOT, None) if config.adapter is None else attach_saved(Path(config.adapter), model)
     evaluated = evaluate_model(config, model, tokenizer, evaluation, device, folder)
-    return finish(folder, config, "evaluate", method, model, evaluated)
+    return finish(folder, config, "evaluate", name, method, model, evaluated)
 
 
 def with_run_settings(config: DictConfig, overrides: list[str]) -> DictConfig:

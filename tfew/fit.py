@@ -16,12 +16,14 @@ import torch
 from hydra.utils import get_class, instantiate
 from omegaconf import DictConfig
 from pytorch_lightning.callbacks import ModelCheckpoint, TQDMProgressBar
-from torch import nn
+from torch import Tensor, nn
+from tqdm import tqdm
 
 from tfew.config import resolved
-from tfew.data.loader import FewShotData
+from tfew.data.loader import DrawnPrompts, FewShotData, collate
 from tfew.errors import UserError
-from tfew.losses import LossWeights
+from tfew.losses import LossWeights, counts
+from tfew.methods.base import Method
 from tfew.module import FewShotModule
 from tfew.run_folder import CHECKPOINTS, METRICS_FILE, last_checkpoint
 from tfew.task import Task
@@ -38,7 +40,7 @@ class Fitted:
     seconds: float
 
 
-def fit(config: DictConfig, model: nn.Module, tokenizer: Any, task: Task, folder: Path) -> Fitted:
+def fit(config: DictConfig, method: Method, model: nn.Module, tokenizer: Any, task: Task, folder: Path) -> Fitted:
     """Trains the adapter in `model`, from the run folder's last checkpoint where there is one."""
     module = FewShotModule(
         model,
@@ -62,6 +64,8 @@ def fit(config: DictConfig, model: nn.Module, tokenizer: Any, task: Task, folder
         workers=config.workers,
     )
     started = time.monotonic()
+    if method.calibrates:
+        method.calibrate(model, _single_losses(config, module, tokenizer, task))
     with quiet_lightning():
         trainer = _trainer(config, folder)
     module.train()  # dropout: from_pretrained gives a model in evaluation mode, and Lightning keeps the mode it finds
@@ -71,6 +75,15 @@ def fit(config: DictConfig, model: nn.Module, tokenizer: Any, task: Task, folder
     except SystemExit as error:  # what Lightning makes of Ctrl-C
         raise KeyboardInterrupt from error
     return Fitted(module.global_step, module.tokens_seen, time.monotonic() - started)
+
+
+def _single_losses(config: DictConfig, module: FewShotModule, tokenizer: Any, task: Task) -> Iterator[Tensor]:
+    """The training loss of each single training example, in the wording drawn for step 0, without dropout."""
+    prompts = DrawnPrompts(task.prompts, tokenizer, config.max_tokens, config.seed)
+    module.eval()
+    for row in tqdm(range(task.rows), desc="Calibrating", unit="example", mininterval=0.5):
+        batch = collate([prompts[0, row]], tokenizer.pad_token_id).to(next(module.model.parameters()).device)
+        yield module.terms(batch, counts(batch))["loss"]
 
 
 @contextmanager

@@ -76,11 +76,16 @@ class FewShotModule(pl.LightningModule):
         totals: dict[str, torch.Tensor] = {}
         for micro in micro_batches:
             total, share = self._denominators(micro, step_counts, len(micro_batches))
-            terms = loss_terms(token_logprob(self.model, micro), micro, self.weights, total, self.unlikely_epsilon)
+            terms = self.terms(micro, total)
             self.manual_backward(terms["loss"] * share)
             for name, value in terms.items():
                 totals[name] = totals.get(name, 0) + value.detach() * share
         return totals
+
+    def terms(self, batch: Batch, total: Counts) -> dict[str, torch.Tensor]:
+        """The loss terms of these examples, as shares of a step with these total counts."""
+        logprob = token_logprob(self.model, batch)
+        return loss_terms(logprob, batch, self.weights, total, self.unlikely_epsilon)
 
     def _denominators(self, micro: Batch, step_counts: Counts, micro_batches: int) -> tuple[Counts, float]:
         if self.loss_mean == "micro_batch":

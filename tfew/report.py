@@ -17,13 +17,15 @@ if TYPE_CHECKING:
 
     from tfew.evaluation import Evaluated
     from tfew.fit import Fitted
+    from tfew.methods.base import Method
 
 
 def finish(
     folder: Path,
     config: DictConfig,
     command: str,
-    method: str,
+    method_name: str,
+    method: "Method | None",
     model: "nn.Module",
     evaluated: "Evaluated",
     fitted: "Fitted | None" = None,
@@ -31,13 +33,13 @@ def finish(
 ) -> RunRecord:
     """Writes `result.json`, prints the summary, removes the checkpoints that are no longer needed."""
     total = sum(parameter.numel() for parameter in model.parameters())
-    trainable = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    trainable = method.stored_count(model) if method else 0
     record = RunRecord(
         name=folder.name,
         command=command,
         experiment=config.name,
         model=config.model.name,
-        method=method,
+        method=method_name,
         loss=config.loss.name,
         dataset=config.dataset.name,
         split="eval",

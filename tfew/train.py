@@ -8,7 +8,7 @@ import logging
 from omegaconf import DictConfig
 
 from tfew.cli import command
-from tfew.config import check, method_name, run_name, run_path
+from tfew.config import check, method_name, resolved, run_name, run_path
 from tfew.records import RunRecord, load_record
 from tfew.report import finish
 from tfew.run_folder import prepare
@@ -36,11 +36,12 @@ def train(config: DictConfig) -> RunRecord:
     device = build_device(config)
     tokenizer = build_tokenizer(config)
     model = build_backbone(config, tokenizer, device)
-    method = attach_method(config, model)
-    fitted = fit(config, model, tokenizer, training, folder)
-    adapter_bytes = save_adapter(folder, model, method, {"name": config.model.name, "path": config.model.path})
+    method = attach_method(config, model, tokenizer)
+    fitted = fit(config, method, model, tokenizer, training, folder)
+    base = {"name": config.model.name, "path": config.model.path}
+    adapter_bytes = save_adapter(folder, method.stored(model), resolved(config.method), base)
     evaluated = evaluate_model(config, model, tokenizer, evaluation, device, folder)
-    return finish(folder, config, "train", method_name(config), model, evaluated, fitted, adapter_bytes)
+    return finish(folder, config, "train", method_name(config), method, model, evaluated, fitted, adapter_bytes)
 
 
 main = command("train")(train)

@@ -1,16 +1,61 @@
-"""What a method is: one edit of the model, after which nobody needs to know which method it was."""
+"""What a method is: one edit of the model, after which nobody needs to know which method it was.
+
+The life of a method in a training run: `check_optimizer`, `attach`, `initialise`, `calibrate`, training of whatever
+was left trainable, `stored` to save. To use a saved adapter: `attach`, `restore`. To count: `attach` on a model
+without memory (device "meta"), then the counts. Only `attach` must be written; the rest have the usual answer.
+"""
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
+from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
+
+from tfew.errors import UserError, some
 
 
 class Method(ABC):
-    """A way to fine-tune. `attach` edits a frozen model in place; the parameters left trainable are the adapter."""
+    """A way to fine-tune. New parameters are float32 and live on the device of the weights they join."""
 
     @abstractmethod
     def attach(self, model: nn.Module) -> None:
-        """Adds or unfreezes the parameters to train. All parameters are frozen when this is called."""
+        """Edits the model in place; all its parameters are frozen before. What is trainable after is the adapter."""
+
+    calibrates = False  # whether `calibrate` wants to be called: it costs a pass over the training examples
+
+    def check_optimizer(self, optimizer: Mapping[str, Any]) -> None:
+        """Raises UserError for optimiser settings (by name, as in the YAML) that this method cannot live with."""
+
+    def initialise(self, model: nn.Module, tokenizer: Any) -> None:
+        """Starting values that need the tokenizer; not called where a saved adapter is restored."""
+
+    def calibrate(self, model: nn.Module, losses: Iterable[Tensor]) -> None:
+        """Called once before training; `losses` yields the training loss of each single training example."""
+
+    def stored(self, model: nn.Module) -> dict[str, Tensor]:
+        """What is saved: enough to `restore` the trained function on the same base model."""
+        return {name: parameter.detach() for name, parameter in adapter_parameters(model).items()}
+
+    def restore(self, model: nn.Module, weights: Mapping[str, Tensor]) -> None:
+        """Puts `stored` weights back; raises UserError where names or shapes do not fit."""
+        parameters = adapter_parameters(model)
+        check_fit(parameters, weights)
+        with torch.no_grad():
+            for name, parameter in parameters.items():
+                parameter.copy_(weights[name])
+
+    def trained_count(self, model: nn.Module) -> int:
+        """Numbers that training moves."""
+        return sum(parameter.numel() for parameter in adapter_parameters(model).values())
+
+    def stored_count(self, model: nn.Module) -> int:
+        """Numbers that the adapter consists of: the count that papers print."""
+        return self.trained_count(model)
+
+    def stored_bytes(self, model: nn.Module) -> int:
+        """Size of the saved tensors, without the file's header."""
+        return sum(tensor.numel() * tensor.element_size() for tensor in self.stored(model).values())
 
 
 def attach(method: Method, model: nn.Module) -> None:
@@ -22,5 +67,16 @@ def attach(method: Method, model: nn.Module) -> None:
 
 
 def adapter_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
-    """The trainable parameters by name: what is trained, saved and loaded."""
+    """The trainable parameters by name."""
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+def check_fit(expected: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> None:
+    """Raises UserError, listing both sides, where names or shapes differ."""
+    in_file = {f"{name} {list(tensor.shape)}" for name, tensor in weights.items()}
+    in_model = {f"{name} {list(tensor.shape)}" for name, tensor in expected.items()}
+    if in_file != in_model:
+        raise UserError(
+            f"The adapter does not fit this model and method. Only in the file: {some(in_file - in_model, 6)};"
+            f" only in the model: {some(in_model - in_file, 6)}."
+        )

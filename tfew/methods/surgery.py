@@ -45,3 +45,12 @@ def sibling_names(model: nn.Module, name: str) -> set[str]:
     """Names of the modules that stand beside this one in its parent."""
     parent = model.get_submodule(name.rpartition(".")[0])
     return {child for child, _ in parent.named_children()}
+
+
+def train_layer_norms(model: nn.Module) -> None:
+    """Unfreezes every layer norm (the official configurations of most methods train them too)."""
+    norms = [module for module in model.modules() if type(module).__name__.endswith(("LayerNorm", "RMSNorm"))]
+    if not norms:
+        raise UserError(f"{type(model).__name__} has no layer norms to train; say method.layer_norms=false.")
+    for norm in norms:
+        norm.requires_grad_(True)
