@@ -5,6 +5,8 @@ from torch import nn
 from transformers import T5Config, T5ForConditionalGeneration
 
 from tfew.backbone import random_model
+from tfew.build import make_method
+from tfew.config import compose, resolved
 from tfew.data.loader import Encoded, collate
 from tfew.methods.base import attach
 from tfew.methods.ia3 import IA3
@@ -37,7 +39,9 @@ def t5_of_t0_3b_shape() -> nn.Module:
 
 
 def ia3() -> IA3:
-    return IA3(["k", "v", "k_proj", "v_proj"], ["wi_1", "up_proj"], ["wo", "fc2"])
+    method = make_method(resolved(compose("method=ia3").method))
+    assert isinstance(method, IA3)
+    return method
 
 
 def with_ia3(model: nn.Module, seed: int = 0, spread: float = 0.3) -> nn.Module:

@@ -10,7 +10,7 @@ from transformers import BartConfig, BartForConditionalGeneration
 from tests.models import ia3, ragged_batch, t5_of_t0_3b_shape, tiny_t5, with_ia3
 from tfew.errors import UserError
 from tfew.methods.base import adapter_parameters, attach
-from tfew.methods.ia3 import IA3, InputScaledLinear, OutputScaledLinear
+from tfew.methods.ia3 import IA3, InputScaled, OutputScaled
 from tfew.scoring import scoring_mode, token_logprob
 
 
@@ -30,8 +30,8 @@ def test_starts_as_the_same_function_and_then_differs(feed_forward: str) -> None
         base = token_logprob(model, batch)
         attach(ia3(), model)
         torch.testing.assert_close(token_logprob(model, batch), base, atol=0, rtol=0)
-    with scoring_mode(with_ia3(model)):
-        assert (token_logprob(model, batch) - base).abs().max() > 0.01
+    with scoring_mode(moved := with_ia3(tiny_t5(feed_forward))):
+        assert (token_logprob(moved, batch) - base).abs().max() > 0.01
 
 
 @pytest.mark.parametrize("feed_forward", ["gated-gelu", "relu"])
@@ -41,9 +41,9 @@ def test_equals_weights_with_the_vectors_multiplied_in(feed_forward: str) -> Non
     merged = tiny_t5(feed_forward)
     for name, module in model.named_modules():
         plain = dict(merged.named_modules())[name]
-        if isinstance(module, OutputScaledLinear):
+        if isinstance(module, OutputScaled):
             plain.weight.data = module.weight.data * module.ia3.data[:, None]
-        elif isinstance(module, InputScaledLinear):
+        elif isinstance(module, InputScaled):
             plain.weight.data = module.weight.data * module.ia3.data[None, :]
     with scoring_mode(model), scoring_mode(merged):
         ours, theirs = token_logprob(model, batch), token_logprob(merged, batch)
@@ -64,7 +64,7 @@ def test_places_of_the_vectors() -> None:
 def test_bias_is_scaled_too() -> None:
     layer = nn.Linear(3, 2)
     model = nn.Module()
-    model.k, model.wi_1 = layer, nn.Linear(3, 2)
+    model.k, model.wi_1 = copy.deepcopy(layer), nn.Linear(3, 2)
     attach(ia3(), model)
     model.k.ia3.data = torch.tensor([2.0, -1.0])
     x = torch.randn(4, 3, generator=torch.Generator().manual_seed(0))
@@ -106,6 +106,8 @@ def test_bf16_base_keeps_float32_vectors() -> None:
 
 def test_names_that_match_nothing_are_an_error_that_lists_near_ones() -> None:
     with pytest.raises(UserError, match=r"named wi_2 or wo1 \(method.feed_forward_second\); near matches: .*wi_0"):
-        attach(IA3(["k", "v"], ["wi_2"], ["wo1"]), tiny_t5())
+        attach(IA3(["k", "v"], {}, ["wi_2"], ["wi"], ["wo1"]), tiny_t5())
     with pytest.raises(UserError, match=r"No Linear layer of T5ForConditionalGeneration is named key"):
-        attach(IA3(["key"], ["wi_1"], ["wo"]), tiny_t5())
+        attach(IA3(["key"], {}, ["wi_1"], ["wi"], ["wo"]), tiny_t5())
+    with pytest.raises(UserError, match=r"Unknown layout 'halves' \(method.fused_keys_values.qkv=\)"):
+        IA3([], {"qkv": "halves"}, [], [], [])

@@ -1,0 +1,43 @@
+"""Scaling of every matrix by a rank-one pattern: inputs and outputs of each linear layer times a learned vector.
+
+The ancestor of (IA)³ in the official code (configs/lora_scaling.json); the paper does not report it.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tfew.methods.base import Method
+from tfew.methods.surgery import features, find_linears, graft, no_match
+
+
+class BothScaled(nn.Module):
+    """Linear layer whose input is multiplied by `scale_in` `[inputs]` and its output by `scale_out` `[outputs]`."""
+
+    scale_in: nn.Parameter
+    scale_out: nn.Parameter
+
+    def forward(self, input: Tensor) -> Tensor:
+        output = super().forward((input * self.scale_in).to(input.dtype))
+        return (output * self.scale_out).to(output.dtype)
+
+
+class LoRAScaling(Method):
+    """`layers` are last name parts of linear layers; vectors start at one."""
+
+    def __init__(self, layers: Sequence[str]) -> None:
+        self.layers = list(layers)
+
+    def attach(self, model: nn.Module) -> None:
+        names = find_linears(model, self.layers)
+        if not names:
+            raise no_match(model, self.layers, "method.layers")
+        layer: Any
+        for layer in map(model.get_submodule, names):
+            inputs, outputs = features(layer)
+            device = layer.weight.device
+            layer.scale_in = nn.Parameter(torch.ones(inputs, dtype=torch.float32, device=device))
+            layer.scale_out = nn.Parameter(torch.ones(outputs, dtype=torch.float32, device=device))
+            graft(layer, BothScaled)
