@@ -9,6 +9,7 @@ schedule, clipping, Lightning's loop) is run on them. Prints the largest differe
 
 import json
 import math
+import re
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,9 +23,9 @@ from torch.utils.data import DataLoader
 from transformers import T5Config, T5ForConditionalGeneration
 
 from tfew.backbone import give_own_head
-from tfew.build import make_method
+from tfew.build import make_method, make_optimizer
 from tfew.config import compose, resolved
-from tfew.fit import make_optimizer, quiet_lightning
+from tfew.fit import quiet_lightning
 from tfew.losses import LossWeights, counts
 from tfew.methods.base import adapter_parameters, attach
 from tfew.module import FewShotModule
@@ -33,6 +34,12 @@ from tfew.scoring import rank_scores, scoring_mode, token_logprob
 
 TOLERANCE = 1e-4
 VECTOR = ".ia3"
+RECORDED = {
+    "optimizer.lr": r"\blr ([\d.e-]+)",
+    "warmup_ratio": r"warmup over ([\d.]+)\s*\*\s*steps",
+    "clip_norm": r"clipped at ([\d.]+)",
+    "optimizer.weight_decay": r"weight_decay=([\d.]+)",
+}
 TERMS = {"lm_loss": "lm_loss", "mc_loss": "ln_loss", "unlikely_loss": "ul_loss", "loss": "loss"}
 
 
@@ -51,13 +58,13 @@ def replay(
     tensors: Mapping[str, Tensor],
     batches: list[Batch],
 ) -> dict[str, float]:
-    config = compose("fidelity=official")
+    config = compose("fidelity=official", *_recorded_settings(expected["optimizer"]))
     model = make_model(expected["model_config"], tensors)
     attach(make_method(resolved(config.method)), model)
     settings = variant["settings"]
     ranking = _compare_ranking(model, batches, settings["length_norm"], variant["before_training"])
 
-    recorder = _Recorder(variant["log"], has_ul=bool(settings["unlikely_loss"]))
+    recorder = _Recorder(variant["log"], settings, epsilon=config.fidelity.unlikely_epsilon)
     module = FewShotModule(
         model,
         lambda parameters: make_optimizer(config, parameters),
@@ -65,7 +72,7 @@ def replay(
         steps=expected["steps"],
         warmup_ratio=config.warmup_ratio,
         clip_norm=config.clip_norm,
-        seed=0,
+        seed=expected.get("seed", 0),
         unlikely_epsilon=config.fidelity.unlikely_epsilon,
     ).train()
     with quiet_lightning():
@@ -87,6 +94,17 @@ def replay(
         "first gradient": _compare(tensors, f"{name}.grad0.", recorder.first_gradient),
         "final vectors": _compare(tensors, f"{name}.final.", vectors),
     }
+
+
+def _recorded_settings(optimizer: str) -> list[str]:
+    """Learning rate, warm-up and clipping, as the recording's own line names them."""
+    found = []
+    for key, pattern in RECORDED.items():
+        match = re.search(pattern, optimizer)
+        if match is None:
+            sys.exit(f"expected.json does not say {key} in a form that is known here: {optimizer!r}")
+        found.append(f"{key}={match[1]}")
+    return found
 
 
 def make_model(arch: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> nn.Module:
@@ -139,8 +157,10 @@ def _compare_ranking(
 class _Recorder(pl.Callback):
     """Compares each step with the log; keeps the gradient that the first optimiser step sees."""
 
-    def __init__(self, log: list[Mapping[str, float]], has_ul: bool) -> None:
-        self.recorded, self.has_ul = log, has_ul
+    def __init__(self, log: list[Mapping[str, float]], settings: Mapping[str, float], epsilon: float) -> None:
+        self.recorded, self.epsilon, self.has_ul = log, epsilon, bool(settings["unlikely_loss"])
+        terms = {"mc_loss", "unlikely_loss"} & {name for name, weight in settings.items() if weight}
+        self.names = {"loss", *terms, *({"lm_loss"} if terms else set())}  # lm_only logs `loss` alone
         self.differences: dict[str, float] = {}
         self.first_gradient: dict[str, Tensor] = {}
 
@@ -156,30 +176,30 @@ class _Recorder(pl.Callback):
     ) -> None:
         metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
         recorded = self.recorded[batch_idx]
-        constant = _recorded_constant(batch) if self.has_ul else 0.0
-        for theirs, ours in TERMS.items():
-            if theirs in recorded:
-                shift = constant if theirs in ("unlikely_loss", "loss") else 0.0
-                self._note(theirs, metrics[ours] + shift - recorded[theirs])
+        constant = _recorded_constant(batch, self.epsilon) if self.has_ul else 0.0
+        for theirs in sorted(self.names):
+            shift = constant if theirs in ("unlikely_loss", "loss") else 0.0
+            self._note(theirs, metrics[TERMS[theirs]] + shift - recorded[theirs])
         self._note("grad_norm", metrics["grad_norm"] - recorded["grad_norm"])
         self._note("lr", metrics["lr"] - recorded["lr"])
 
     def _note(self, name: str, difference: float) -> None:
-        worst = self.differences.get(name, 0.0)
-        self.differences[name] = difference if math.isnan(difference) else max(worst, abs(difference))
+        pair = torch.tensor([self.differences.get(name, 0.0), abs(difference)])
+        self.differences[name] = float(pair.max())  # keeps a NaN
 
 
-def _recorded_constant(batch: Batch) -> float:
-    """The official unlikelihood term leaves -log(1.01) in its numerator for every position that does not count."""
+def _recorded_constant(batch: Batch, epsilon: float) -> float:
+    """The official unlikelihood term keeps -log(1 + epsilon) in its numerator for each position that does not count."""
     wrong_tokens = counts(batch).wrong_tokens
-    return -math.log(1.01) * (batch.choice_ids.numel() - wrong_tokens) / wrong_tokens
+    return -math.log(1 + epsilon) * (batch.choice_ids.numel() - wrong_tokens) / wrong_tokens
 
 
 def _compare(tensors: Mapping[str, Tensor], prefix: str, ours: Mapping[str, Tensor]) -> float:
     recorded = {key.removeprefix(prefix) + VECTOR: t for key, t in tensors.items() if key.startswith(prefix)}
     if recorded.keys() != ours.keys():
         sys.exit(f"{prefix}*: recorded and own vectors differ: {sorted(recorded.keys() ^ ours.keys())}")
-    return max(_gap(ours[name].detach().flatten(), tensor.flatten()) for name, tensor in recorded.items())
+    gaps = [_gap(ours[name].detach().flatten(), tensor.flatten()) for name, tensor in recorded.items()]
+    return float(torch.tensor(gaps).max())  # torch's maximum keeps a NaN
 
 
 def _gap(ours: Tensor, theirs: Tensor) -> float:
@@ -194,7 +214,7 @@ def main() -> int:
         print(variant)
         for name, value in differences.items():
             print(f"  {name:<32} {value:.2e}")
-    worst = max((value for row in table.values() for value in row.values()), key=lambda v: (math.isnan(v), v))
+    worst = float(torch.tensor([value for row in table.values() for value in row.values()]).max())  # keeps a NaN
     verdict = "within" if worst <= TOLERANCE else "BEYOND"
     print(f"largest difference {worst:.2e}, {verdict} {TOLERANCE:.0e}")
     return 0 if worst <= TOLERANCE else 1

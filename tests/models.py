@@ -21,12 +21,13 @@ ARCH = {
     "num_decoder_layers": 3,
     "num_heads": 4,
     "dropout_rate": 0.1,
+    "tie_word_embeddings": False,
 }
 
 
 def tiny_t5(feed_forward: str = "gated-gelu", rows: int = 128) -> nn.Module:
     """T5 v1.1 like T0 (gated, head of its own), or with feed_forward="relu" the first T5's feed-forward."""
-    return random_model({**ARCH, "feed_forward_proj": feed_forward}, rows)
+    return random_model({**ARCH, "vocab_size": rows, "feed_forward_proj": feed_forward}, rows)
 
 
 def t5_of_t0_3b_shape() -> nn.Module:
@@ -67,5 +68,5 @@ def ragged_batch(seed: int = 0, examples: int = 5) -> Batch:
     items = []
     for position in range(examples):
         choices = [tokens(number(1, 6)) for _ in range(1 + position % 4)]
-        items.append(Encoded(tokens(number(3, 12)), choices, number(0, len(choices) - 1), 0))
+        items.append(Encoded(tokens(number(3, 12)), choices, number(0, len(choices) - 1), 0, 0))
     return collate(items, pad_id=0)

@@ -11,14 +11,13 @@ from typing import Any
 
 import pytest
 import torch
-import transformers
 from transformers import T5Config, T5ForConditionalGeneration
 
 from tests.models import tiny_t5
 from tfew import backbone, hub
 from tfew.adapters_io import load_weights, save_adapter
 from tfew.backbone import load_model, load_tokenizer
-from tfew.config import check, compose
+from tfew.config import checked, compose
 from tfew.errors import UserError
 from tfew.train import train
 
@@ -79,16 +78,36 @@ def test_one_bad_job_of_a_sweep_leaves_the_others_running(tmp_path: Path) -> Non
         ("model.dtype=float16", r"Unknown value 'float16' \(model.dtype=\)"),
         ("resume=maybe", "resume='maybe' is neither true nor false"),
         ("init_adapter=/nowhere", "init_adapter=/nowhere does not exist"),
+        (f"init_adapter={__file__}", "is a file, not a run or adapter folder"),
+        ("warmup_ratio=abc", r"warmup_ratio=abc is not in \[0, 1\)"),
+        ("clip_norm=null", "clip_norm=None is not a number above 0"),
+        ("optimizer.lr=-1", "optimizer.lr=-1 is not a number above 0"),
+        ("optimizer.lr=inf", "optimizer.lr=inf is not a number above 0"),
+        ("loss.lm=x", "loss.lm=x is not a number of at least 0"),
+        ("fidelity.autocast=nope", "fidelity.autocast='nope' is neither true nor false"),
+        ("trainer.accelerator=banana", r"Unknown value 'banana' \(trainer.accelerator=\)"),
+        ("templates=single", "templates=single needs templates.name="),
+        ("templates.name=x", "templates.name='x' goes with templates=single, not original"),
+        ("model.path=./modell", "model.path=./modell: there is no such folder"),
+        ("model.tokenizer=/no/where", "model.tokenizer=/no/where: there is no such folder"),
     ],
 )
 def test_values_that_cannot_work(override: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
-        check(compose("+experiment=demo", override))
+        checked(compose("+experiment=demo", override))
 
 
-def test_resume_and_overwrite_contradict() -> None:
+def test_settings_that_contradict_each_other() -> None:
     with pytest.raises(UserError, match="resume=true and overwrite=true contradict each other"):
-        check(compose("resume=true", "overwrite=true"))
+        checked(compose("resume=true", "overwrite=true"))
+    with pytest.raises(UserError, match="are all 0: nothing would be trained"):
+        checked(compose("loss.lm=0", "loss.ul=0", "loss.ln=0"))
+
+
+def test_paths_are_made_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/ann")
+    config = checked(compose("runs='~/runs'", "run_dir=5", "name=2024"))
+    assert (config.runs, config.run_dir, config.name) == ("/home/ann/runs", "5", "2024")
 
 
 def test_bad_data_leaves_nothing_behind(made_data: Path, tmp_path: Path) -> None:
@@ -136,11 +155,6 @@ def test_a_proxy_or_offline_mode_is_taken_at_its_word(monkeypatch: pytest.Monkey
     monkeypatch.setenv("HTTPS_PROXY", "http://proxy.invalid:1")
     assert hub.reachable()
     hub.reachable.cache_clear()
-
-
-def test_a_misspelt_folder_is_not_asked_of_the_hub() -> None:
-    with pytest.raises(UserError, match=r"model.path=./modell: there is no such folder"):
-        load_model("./modell", "main", torch.float32)
 
 
 @pytest.fixture
@@ -196,12 +210,6 @@ def test_a_checkpoint_with_other_keys_or_shapes_lists_both_sides(checkpoint: Pat
         load_model(str(checkpoint), "main", torch.float32)
 
 
-def test_a_model_that_is_not_seq2seq(tmp_path: Path) -> None:
-    transformers.GPT2Config(n_layer=1, n_embd=8, n_head=2).save_pretrained(tmp_path)
-    with pytest.raises(UserError, match="is gpt2, not an encoder-decoder model"):
-        load_model(str(tmp_path), "main", torch.float32)
-
-
 def test_tokenizers_that_do_not_work(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"holds neither tokenizer_config.json nor spiece.model"):
         load_tokenizer(str(tmp_path), "main")
@@ -228,11 +236,17 @@ def test_adapters_that_do_not_fit(train_tiny: Callable[..., Any], tmp_path: Path
 
 
 def test_an_adapter_may_not_name_code_of_its_own(train_tiny: Callable[..., Any], tmp_path: Path) -> None:
-    from tfew.build import attach_saved
+    from tfew.build import saved_method
 
     save_adapter(tmp_path, {}, {"name": "x", "_target_": "os.system"}, {})
     with pytest.raises(UserError, match=r"names a method that is none of this project's: 'os.system'"):
-        attach_saved(tmp_path, tiny_t5())
+        saved_method(tmp_path, compose("model=tiny"))
+    save_adapter(tmp_path, {}, {"name": "x", "_target_": "tfew.methods.nope.X"}, {})
+    with pytest.raises(UserError, match=r"There is no method 'tfew.methods.nope.X'"):
+        saved_method(tmp_path, compose("model=tiny"))
+    (tmp_path / "adapter.json").write_text("{}")
+    with pytest.raises(UserError, match=r"adapter.json does not describe an adapter of this project"):
+        saved_method(tmp_path, compose("model=tiny"))
 
 
 def test_a_loss_that_is_not_finite_stops_the_run(train_tiny: Callable[..., Any], tmp_path: Path) -> None:
@@ -260,11 +274,43 @@ def test_a_disk_that_is_full_at_the_end(
 
     monkeypatch.setattr(os, "replace", full)
     with pytest.raises(UserError, match=r"result.json cannot be written \(No space left on device\)"):
-        train_tiny(f"run_dir={tmp_path}/run")
+        train_tiny(f"run_dir={tmp_path}/run", "checkpoint_every=2")
+    assert list((tmp_path / "run" / "checkpoint").glob("step=4.ckpt")), "what can be resumed from must stay"
     names = {p.name for p in (tmp_path / "run").iterdir()}
     assert "result.json" not in names
     assert not any(name.endswith(".tmp") for name in names)
-    assert "checkpoint" not in names or names  # what was there to resume from stays
+
+
+def test_a_disk_that_fills_up_while_training(tmp_path: Path) -> None:
+    """A limit on the size of files stands in for the disk: metrics.csv or a checkpoint meets it first."""
+    overrides = "+experiment=demo trainer=cpu steps=300 checkpoint_every=5 dataset.generator.eval=4"
+    result = subprocess.run(
+        ["bash", "-c", f"ulimit -f 12; exec {sys.executable} -m tfew.train {overrides} run_dir={tmp_path}/run"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert result.returncode == 1
+    assert "run cannot be written (File too large): choose another place with runs= or run_dir=." in result.stderr
+    assert "Traceback" not in result.stderr
+    assert not (tmp_path / "run" / "result.json").exists()
+
+
+def test_a_sweep_has_no_one_folder(tmp_path: Path) -> None:
+    result = run("-m", "+experiment=demo", "few_shot_seed=0,1", f"run_dir={tmp_path}/run", f"runs={tmp_path}/runs")
+    assert result.returncode == 1
+    assert "run is the folder of one run, and this is a sweep (-m): use runs= instead." in result.stderr
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_logger_that_cannot_start(train_tiny: Callable[..., Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    import pytorch_lightning.loggers as loggers
+
+    class NotLoggedIn:
+        def __init__(self, **_: Any) -> None:
+            raise RuntimeError("No API key configured.")
+
+    monkeypatch.setattr(loggers, "WandbLogger", NotLoggedIn)
+    with pytest.raises(UserError, match=r"WandbLogger cannot start: No API key configured. \(wandb needs a login or"):
+        train_tiny("logger=wandb")
 
 
 def test_gpu_where_there_is_none(train_tiny: Callable[..., Any]) -> None:

@@ -12,6 +12,7 @@ from tfew.data.dataset import LabelRule
 from tfew.data.fewshot import OFFICIAL_SPLITS, draw, few_shot_examples, pick_official, row_hash
 from tfew.data.sources import load_split, read_rows
 from tfew.errors import UserError
+from tfew.run_folder import few_shot_path
 from tfew.schema import Example
 from tfew.task import eval_task, load_spec, save_few_shot, train_task
 
@@ -86,6 +87,16 @@ def test_rows_that_do_not_fit() -> None:
         spec.examples([good, {"premise": "p", "label": 0}], "FILE")
     with pytest.raises(UserError, match="FILE, row 1: label 'perhaps' in column 'label' is none of 0"):
         spec.examples([{**good, "label": "perhaps"}], "FILE")
+    with pytest.raises(UserError, match="FILE, row 1: 'premise' is null"):
+        spec.examples([{**good, "premise": None}], "FILE")
+    with pytest.raises(UserError, match="FILE, row 1, column 'idx': 'x7' is not int"):
+        spec.examples([{**good, "idx": "x7"}], "FILE")
+    with pytest.raises(UserError, match="FILE, row 2: idx 3 stands in an earlier row, too"):
+        spec.examples([{**good, "idx": 3}, {**good, "idx": 3}], "FILE")
+    swag = load_spec(compose("dataset=hellaswag"))
+    row = {"ctx_a": "", "ctx_b": "", "ctx": "", "activity_label": "", "endings": "abcd", "label": 0}
+    with pytest.raises(UserError, match="FILE, row 1, column 'endings': 'abcd' is not list"):
+        swag.examples([row], "FILE")
     with pytest.raises(UserError, match="FILE holds no rows"):
         spec.examples([], "FILE")
 
@@ -132,7 +143,7 @@ def test_draw_is_seeded_and_can_be_read_again(made_data: Path, tmp_path: Path) -
     for experiment in EXPERIMENTS:
         config = compose(f"+experiment={experiment}", f"data_dir={made_data}", *options)
         drawn = train_task(config)
-        save_few_shot(drawn, tmp_path, seed=3)
+        save_few_shot(drawn, few_shot_path(tmp_path, config))
         again = compose(f"+experiment={experiment}", f"data_dir={tmp_path}", *options, "few_shot=files")
         assert train_task(again) == drawn
 

@@ -4,6 +4,8 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +13,48 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from scripts import check_fidelity
+
 ROOT = Path(__file__).parents[1]
 GOLDEN = ROOT / "tests" / "golden" / "official_trajectory"
 TOLERANCE = 1e-4
 
 
-def run(folder: Path) -> subprocess.CompletedProcess[str]:
+@dataclass
+class Result:
+    returncode: int | str | None
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[[Path], Result]:
+    """The script in this process, as the command line calls it."""
+
+    def call(folder: Path) -> Result:
+        monkeypatch.setattr(sys, "argv", ["check_fidelity.py", str(folder)])
+        code: int | str | None
+        try:
+            code = check_fidelity.main()
+        except SystemExit as error:
+            code = error.code
+        out = capsys.readouterr()
+        return Result(code, out.out, out.err + (code if isinstance(code, str) else ""))
+
+    return call
+
+
+Run = Callable[[Path], Result]
+
+
+def test_the_command_itself() -> None:
     script = ROOT / "scripts" / "check_fidelity.py"
-    return subprocess.run([sys.executable, str(script), str(folder)], capture_output=True, text=True, check=False)
+    result = subprocess.run([sys.executable, str(script), str(GOLDEN)], capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stdout + result.stderr
+    assert "within 1e-04" in result.stdout
 
 
-def test_official_trajectory_is_reproduced() -> None:
+def test_official_trajectory_is_reproduced(run: Run) -> None:
     result = run(GOLDEN)
     assert result.returncode == 0, result.stdout + result.stderr
     for variant in ("tfew", "without_ul", "without_ln", "lm_only"):
@@ -39,7 +72,7 @@ def copy(tmp_path: Path, variants: list[str], steps: int) -> tuple[Path, dict[st
     return folder, expected
 
 
-def test_another_official_number_is_noticed(tmp_path: Path) -> None:
+def test_another_official_number_is_noticed(run: Run, tmp_path: Path) -> None:
     folder, expected = copy(tmp_path, ["tfew"], steps=20)
     expected["variants"]["tfew"]["log"][7]["unlikely_loss"] += 2e-4
     (folder / "expected.json").write_text(json.dumps(expected))
@@ -48,7 +81,29 @@ def test_another_official_number_is_noticed(tmp_path: Path) -> None:
     assert "BEYOND" in result.stdout
 
 
-def test_a_head_that_was_lost_is_noticed(tmp_path: Path) -> None:
+def test_a_number_that_is_none_is_noticed(run: Run, tmp_path: Path) -> None:
+    folder, expected = copy(tmp_path, ["lm_only"], steps=20)
+    (folder / "expected.json").write_text(json.dumps(expected))
+    tensors = load_file(folder / "tensors.safetensors")
+    last = sorted(name for name in tensors if name.startswith("lm_only.final."))[3]
+    tensors[last][0] = float("nan")
+    save_file(tensors, folder / "tensors.safetensors")
+    result = run(folder)
+    assert result.returncode == 1
+    assert "BEYOND" in result.stdout
+
+
+def test_settings_are_the_recordings_own(run: Run, tmp_path: Path) -> None:
+    folder, expected = copy(tmp_path, ["lm_only"], steps=20)
+    expected["optimizer"] = expected["optimizer"].replace("lr 3e-3", "lr 2e-3")
+    (folder / "expected.json").write_text(json.dumps(expected))
+    assert run(folder).returncode == 1
+    expected["optimizer"] = "something else"
+    (folder / "expected.json").write_text(json.dumps(expected))
+    assert "expected.json does not say optimizer.lr" in run(folder).stderr
+
+
+def test_a_head_that_was_lost_is_noticed(run: Run, tmp_path: Path) -> None:
     folder, expected = copy(tmp_path, ["lm_only"], steps=20)
     (folder / "expected.json").write_text(json.dumps(expected))
     tensors = load_file(folder / "tensors.safetensors")
@@ -60,7 +115,6 @@ def test_a_head_that_was_lost_is_noticed(tmp_path: Path) -> None:
 @pytest.mark.parametrize("change", ["epsilon", "length"])
 def test_a_recipe_that_differs_is_noticed(change: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """0.01 in the unlikelihood term and the end-of-text token in the length both show in the losses."""
-    from scripts import check_fidelity
     from tfew import losses, scoring
 
     if change == "epsilon":
@@ -80,15 +134,14 @@ def test_a_recipe_that_differs_is_noticed(change: str, monkeypatch: pytest.Monke
     assert differences["final vectors"] > TOLERANCE
 
 
-def test_usage() -> None:
+def test_usage(run: Run) -> None:
     result = run(ROOT / "tests")
-    assert result.returncode == 1
+    assert result.returncode not in (0, None)
     assert "usage: python scripts/check_fidelity.py DIR" in result.stderr
 
 
 def test_the_recorded_clean_losses() -> None:
     """Step 0 of the full loss, as the recording's notes give it without the constant."""
-    from scripts import check_fidelity
     from tfew.losses import LossWeights, counts, loss_terms
     from tfew.scoring import scoring_mode, token_logprob
 

@@ -56,5 +56,5 @@ def test_dropout_is_on_in_training_and_off_in_scoring() -> None:
 
 def test_a_norm_that_does_not_exist_is_refused() -> None:
     batch = ragged_batch()
-    with pytest.raises(ValueError, match="'mean'"):
+    with pytest.raises(ValueError, match="'mean' is neither"):
         rank_scores(torch.zeros(batch.choice_mask.shape), batch.choice_mask, "mean")

@@ -1,6 +1,7 @@
 """Every public command and every experiment, for two steps, on the tiny model and data made here."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from tfew.evaluate import evaluate
 from tfew.preview import preview
 from tfew.train import train
 
-COMMANDS = ("train", "evaluate", "preview")
+COMMANDS = ("train", "evaluate", "preview", "cost", "convert")
 TINY = ("model=tiny", "trainer=cpu", "steps=2", "shots=8", "few_shot=draw")
 
 
@@ -77,10 +78,14 @@ def test_commands_work_from_any_folder(tmp_path: Path) -> None:
 
 def test_a_sweep_over_seeds(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tfew.train", "-m", "+experiment=demo", "trainer=cpu", "steps=2"]
-    command += ["dataset.generator.eval=4", "few_shot_seed=0,1,32", f"runs={tmp_path}"]
-    subprocess.run(command, capture_output=True, check=True)
+    command += ["dataset.generator.eval=4", "few_shot_seed=0,1,32", f"runs={tmp_path}", "logger=wandb"]
+    offline = {**os.environ, "WANDB_MODE": "offline"}
+    subprocess.run(command, capture_output=True, check=True, env=offline)
     seeds = [json.loads(path.read_text())["few_shot_seed"] for path in tmp_path.glob("demo-*/result.json")]
     assert sorted(seeds) == [0, 1, 32]
+    assert len(list(tmp_path.glob("demo-*/wandb/offline-run-*/*.wandb"))) == 3, "each job logs a run of its own"
+    again = subprocess.run(command, capture_output=True, text=True, check=True, env=offline)
+    assert again.stderr.count("is finished; skipped") == 3
 
 
 def test_any_local_seq2seq_checkpoint(made_data: Path, tmp_path: Path) -> None:

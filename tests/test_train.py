@@ -4,6 +4,7 @@ import csv
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from tfew.evaluate import evaluate, with_run_settings
 from tfew.records import RunRecord, load_record
 from tfew.run_folder import is_finished
 from tfew.schema import Prediction
+from tfew.train import train
 
 Train = Callable[..., RunRecord]
 
@@ -106,7 +108,7 @@ def test_results_depend_on_neither_workers_nor_evaluation_batches_nor_micro_batc
 
 
 def test_averaged_micro_batches_are_another_recipe(train_tiny: Train, tmp_path: Path) -> None:
-    """The official way, kept behind fidelity=official: micro-batches of unequal size weigh differently."""
+    """The official way, behind fidelity=official: micro-batches of unequal size weigh differently."""
     ours = train_tiny("steps=5", "micro_batch_size=3", runs=tmp_path / "a")
     official = train_tiny("steps=5", "micro_batch_size=3", "fidelity.loss_mean=micro_batch", runs=tmp_path / "b")
     with pytest.raises(AssertionError):
@@ -150,18 +152,41 @@ def test_evaluate_agrees_with_training_and_zero_shot_differs(train_tiny: Train, 
     assert max(gaps) > 0.01
 
 
-def test_evaluate_takes_the_runs_settings_and_what_the_command_line_adds(train_tiny: Train, made_data: Path) -> None:
+def over_run(path: Path, *said: str) -> Any:
+    overrides = [f"adapter={path}", *said]
+    return with_run_settings(compose(*overrides, config_name="evaluate"), overrides)
+
+
+def test_evaluate_takes_the_runs_settings_and_the_command_lines(train_tiny: Train, made_data: Path) -> None:
     path = folder(train_tiny("max_tokens=100"))
-    said = [f"adapter={path}", "dataset=cb", f"data_dir={made_data}", "eval_batch_size=3"]
-    merged = with_run_settings(compose(*said, config_name="evaluate"), said)
+    merged = over_run(path, "dataset=cb", f"data_dir={made_data}", "eval_batch_size=3")
     assert (merged.dataset.name, merged.max_tokens, merged.eval_batch_size) == ("cb", 100, 3)
     assert merged.model.name == "tiny"
     record = evaluate(merged)
     assert (record.dataset, record.counts["rows"]) == ("cb", 12)
-    said = [f"adapter={path}", "+experiment=cb"]
-    config = compose(*said, config_name="evaluate")
-    with pytest.raises(UserError, match="adapter= brings its run's experiment along; give dataset="):
-        with_run_settings(config, said)
+    for training_setting in ("+experiment=cb", "loss=lm", "method=ia3", "name=x"):
+        with pytest.raises(UserError, match="= belongs to training, and adapter= brings its run's settings"):
+            over_run(path, training_setting)
+
+
+@pytest.mark.parametrize("experiment", ["winogrande", "hellaswag", "storycloze", "anli_r1"])
+def test_another_dataset_replaces_the_runs_own_wholly(experiment: str, made_data: Path, tmp_path: Path) -> None:
+    common = ("model=tiny", "trainer=cpu", "steps=1", "shots=8", "few_shot=draw", f"data_dir={made_data}")
+    path = folder(train(compose(f"+experiment={experiment}", *common, f"runs={tmp_path}")))
+    merged = over_run(path, "dataset=rte", f"runs={tmp_path}")
+    assert merged.dataset == compose("dataset=rte").dataset
+    assert evaluate(merged).counts["rows"] == 12
+
+
+def test_broken_run_folders_are_named(train_tiny: Train, tmp_path: Path) -> None:
+    path = folder(train_tiny())
+    (path / "result.json").write_text("{")
+    with pytest.raises(UserError, match=r"result.json is not a record of this project"):
+        over_run(path)
+    for text, message in (("a: 1", "is not the configuration of a run"), ("a: [", "cannot be read as YAML")):
+        (path / "config.yaml").write_text(text)
+        with pytest.raises(UserError, match=message):
+            over_run(path)
 
 
 def test_training_can_start_from_an_adapter(train_tiny: Train) -> None:
@@ -189,20 +214,69 @@ def test_a_run_folder_with_other_settings_is_not_touched(train_tiny: Train, tmp_
     assert train_tiny("steps=5", f"run_dir={tmp_path}/here", "overwrite=true").config["steps"] == 5
 
 
+def test_nothing_but_the_runs_own_files_is_ever_removed(train_tiny: Train, tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    (home / "few_shot" / "rte").mkdir(parents=True)
+    (home / "few_shot" / "rte" / "mine.jsonl").write_text("mine")
+    with pytest.raises(UserError, match="home is not empty and holds no run of this project"):
+        train_tiny(f"run_dir={home}", "overwrite=true")
+    run = tmp_path / "run"
+    train_tiny(f"run_dir={run}")
+    for name in ("few_shot/mine/x.jsonl", "checkpoint/model.pt", "notes.txt"):
+        (run / name).parent.mkdir(parents=True, exist_ok=True)
+        (run / name).write_text("mine")
+    train_tiny("steps=3", "few_shot_seed=5", f"run_dir={run}", "overwrite=true")
+    for name in ("few_shot/mine/x.jsonl", "checkpoint/model.pt", "notes.txt"):
+        assert (run / name).read_text() == "mine"
+    assert [path.name for path in (run / "few_shot" / "demo").rglob("*.jsonl")] == ["5_seed.jsonl"]
+
+
+def test_a_finished_run_survives_an_overwrite_that_cannot_start(train_tiny: Train, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    train_tiny(f"run_dir={run}")
+    before = {path: path.read_bytes() for path in run.rglob("*") if path.is_file()}
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    for bad in (
+        [f"model.path={empty}"],
+        [f"init_adapter={empty}"],
+        ["optimizer.lr=abc"],
+        ["method.feed_forward_second=[x]", "method.feed_forward_linear_branch=[y]"],
+    ):
+        with pytest.raises(UserError):
+            train_tiny(*bad, f"run_dir={run}", "overwrite=true")
+        assert {path: path.read_bytes() for path in run.rglob("*") if path.is_file()} == before
+        with pytest.raises(UserError):
+            train_tiny(*bad, f"run_dir={tmp_path}/new")
+        assert not (tmp_path / "new").exists()
+
+
+def test_another_adapter_at_the_same_path_is_another_run(train_tiny: Train, tmp_path: Path) -> None:
+    start = tmp_path / "start"
+    train_tiny(f"run_dir={start}")
+    first = train_tiny(f"init_adapter={start}")
+    assert train_tiny(f"init_adapter={start}").name == first.name
+    train_tiny("steps=9", f"run_dir={start}", "overwrite=true")
+    assert train_tiny(f"init_adapter={start}").name != first.name
+
+
+def test_the_record_names_the_checkpoint_that_was_used(train_tiny: Train, tmp_path: Path) -> None:
+    from transformers import ByT5Tokenizer
+
+    from tests.models import tiny_t5
+
+    tiny_t5(rows=384).save_pretrained(tmp_path / "mine")
+    ByT5Tokenizer().save_pretrained(tmp_path / "mine")
+    record = train_tiny("model=t0_3b", f"model.path={tmp_path}/mine")
+    assert (record.model, record.name.split("-")[1]) == ("mine", "mine")
+
+
 def test_names_are_made_of_what_matters() -> None:
     from tfew.config import run_name
 
     name = run_name(compose("+experiment=rte"))
     assert name.startswith("rte-t0_3b-ia3-tfew-s0-")
-    for same in (
-        "runs=x",
-        "run_dir=y",
-        "resume=true",
-        "overwrite=true",
-        "logger=wandb",
-        "workers=3",
-        "trainer.devices=2",
-    ):
+    for same in ("runs=x", "run_dir=y", "resume=true", "overwrite=true", "logger=wandb", "workers=3"):
         assert run_name(compose("+experiment=rte", same)) == name
     for other in ("steps=7", "few_shot_seed=1", "optimizer.lr=1", "fidelity=paper", "dataset.hub.revision=x"):
         assert run_name(compose("+experiment=rte", other)) != name

@@ -32,11 +32,14 @@ def adapter_description(folder: Path) -> dict[str, Any]:
     """What `save_adapter` wrote beside the weights: the method to attach before they can be loaded."""
     path = folder / CONFIG_FILE
     try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
+        description = json.loads(path.read_text(encoding="utf-8"))
+        if description["format_version"] != FORMAT_VERSION or not {"method", "base"} <= description.keys():
+            raise UserError(f"{path} has another format than this version's ({FORMAT_VERSION}).")
+        return dict(description)
     except FileNotFoundError as error:
         raise UserError(f"{folder} holds no adapter ({CONFIG_FILE} is missing).") from error
-    except ValueError as error:
-        raise UserError(f"{path} is not valid JSON: {error}.") from error
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        raise UserError(f"{path} does not describe an adapter of this project: {error}.") from error
 
 
 def load_weights(folder: Path) -> dict[str, Tensor]:

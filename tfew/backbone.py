@@ -15,7 +15,7 @@ from typing import Any
 import torch
 import transformers
 from torch import nn
-from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer, ByT5Tokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer, ByT5Tokenizer
 
 from tfew import hub
 from tfew.errors import UserError, some
@@ -25,14 +25,17 @@ OLDEST_TRANSFORMERS = (5, 15)
 ROWS_MULTIPLE = 128  # T5's embeddings are padded to it: 32,100 pieces, 32,128 rows
 
 
-def load_tokenizer(path: str | None, revision: str) -> Any:
+def is_encoder_decoder(path: str, revision: str) -> bool:
+    return bool(_from_pretrained(AutoConfig, path, revision, "model.path").is_encoder_decoder)
+
+
+def load_tokenizer(path: str | None, revision: str, decoder_only: bool = False) -> Any:
     """The tokenizer at `path`, folder or Hub id; None gives bytes (ByT5), which needs no files."""
     if path is None:
         tokenizer = ByT5Tokenizer()
     else:
-        _check_folder(path, "model.tokenizer")
         tokenizer = _from_pretrained(_tokenizer_class(path), path, revision, "model.tokenizer")
-    if tokenizer("x")["input_ids"][-1] != tokenizer.eos_token_id:
+    if not decoder_only and tokenizer("x")["input_ids"][-1] != tokenizer.eos_token_id:
         raise UserError(
             f"The tokenizer {path} does not end a text with its end-of-text token, which every choice needs."
         )
@@ -41,14 +44,11 @@ def load_tokenizer(path: str | None, revision: str) -> Any:
 
 
 def load_model(path: str, revision: str, dtype: torch.dtype) -> nn.Module:
-    """An encoder-decoder checkpoint, in evaluation mode; raises UserError where it is not whole."""
+    """An encoder-decoder or decoder-only checkpoint, in evaluation mode; raises UserError where it is not whole."""
     check_transformers_version()
-    _check_folder(path, "model.path")
-    config = _from_pretrained(AutoConfig, path, revision, "model.path")
-    if not config.is_encoder_decoder:
-        raise UserError(f"model.path={path} is {config.model_type}, not an encoder-decoder model such as T5.")
+    kind = AutoModelForSeq2SeqLM if is_encoder_decoder(path, revision) else AutoModelForCausalLM
     options = {"dtype": dtype, "output_loading_info": True, "ignore_mismatched_sizes": True}  # _check_keys refuses them
-    model, report = _from_pretrained(AutoModelForSeq2SeqLM, path, revision, "model.path", **options)
+    model, report = _from_pretrained(kind, path, revision, "model.path", **options)
     _check_keys(path, report)
     check_head(model, path)
     return model
@@ -57,15 +57,23 @@ def load_model(path: str, revision: str, dtype: torch.dtype) -> nn.Module:
 def random_model(arch: Mapping[str, Any], rows: int) -> nn.Module:
     """A T5 of this shape with seeded random weights and at least `rows` embedding rows."""
     check_transformers_version()
-    arch = dict(arch)
-    seed = arch.pop("init_seed")
-    rows = -(-rows // ROWS_MULTIPLE) * ROWS_MULTIPLE
-    config = transformers.T5Config(vocab_size=rows, tie_word_embeddings=False, decoder_start_token_id=0, **arch)
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = transformers.T5ForConditionalGeneration(config)
-        give_own_head(model)
-    return model.eval()
+        torch.manual_seed(arch["init_seed"])
+        return _t5(arch, rows).eval()
+
+
+def shape_of(arch: Mapping[str, Any]) -> nn.Module:
+    """The same without memory for its weights (device "meta"), for counting."""
+    with torch.device("meta"):
+        return _t5(arch, rows=0)
+
+
+def _t5(arch: Mapping[str, Any], rows: int) -> nn.Module:
+    arguments = {**arch, "vocab_size": max(arch["vocab_size"], -(-rows // ROWS_MULTIPLE) * ROWS_MULTIPLE)}
+    del arguments["init_seed"]
+    model = transformers.T5ForConditionalGeneration(transformers.T5Config(decoder_start_token_id=0, **arguments))
+    give_own_head(model)
+    return model
 
 
 def give_own_head(model: nn.Module) -> None:
@@ -120,13 +128,6 @@ def _tokenizer_class(path: str) -> Any:
     if not (folder / "spiece.model").is_file():
         raise UserError(f"model.tokenizer={path} holds neither tokenizer_config.json nor spiece.model.")
     return transformers.T5Tokenizer
-
-
-def _check_folder(path: str, knob: str) -> None:
-    """A path is told from a Hub id by its look, so that a misspelt folder is not asked of the Hub."""
-    looks_local = path.startswith((".", "/", "~")) or path.count("/") > 1
-    if looks_local and not Path(path).is_dir():
-        raise UserError(f"{knob}={path}: there is no such folder.")
 
 
 def _check_keys(path: str, report: Mapping[str, Any]) -> None:

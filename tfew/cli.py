@@ -7,7 +7,9 @@ from functools import wraps
 from typing import Any
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
 from hydra.errors import CompactHydraException
+from hydra.types import RunMode
 from omegaconf import DictConfig
 
 from tfew.config import CONFIGS
@@ -27,6 +29,7 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callabl
         def main(config: DictConfig) -> Any:
             _messages_to_stderr()
             try:
+                _adapt_to_sweep(config)
                 return function(config)
             except UserError as error:
                 raise CompactHydraException(str(error)) from error
@@ -36,6 +39,17 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callabl
         return main
 
     return decorate
+
+
+def _adapt_to_sweep(config: DictConfig) -> None:
+    """The jobs of a sweep (`-m`) each have a folder of their own, and one that was stopped continues."""
+    if HydraConfig.get().mode != RunMode.MULTIRUN:
+        return
+    if config.run_dir is not None:
+        raise UserError(
+            f"run_dir={config.run_dir} is the folder of one run, and this is a sweep (-m): use runs= instead."
+        )
+    config.resume = not config.overwrite
 
 
 def _messages_to_stderr() -> None:

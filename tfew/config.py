@@ -1,8 +1,10 @@
 """The configuration as a whole: composing it in code, checking it before anything heavy starts, naming a run."""
 
+import copy
 import hashlib
 import json
-from collections.abc import Iterable
+import os
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ CHOICES = {
     "score.norm": ("token", "sum"),
     "model.dtype": ("auto", "bfloat16", "float32"),
     "fidelity.loss_mean": ("step", "micro_batch"),
+    "trainer.accelerator": ("auto", "cpu", "gpu"),
 }
 AT_LEAST = {
     "shots": 1,
@@ -33,46 +36,116 @@ AT_LEAST = {
     "seed": 0,
     "eval_seed": 0,
 }
-FLAGS = ("resume", "overwrite")
-FOLDERS = ("data_dir", "init_adapter", "adapter")
+POSITIVE = ("clip_norm", "optimizer.lr")
+NOT_NEGATIVE = ("loss.lm", "loss.ul", "loss.ln", "fidelity.unlikely_epsilon", "optimizer.weight_decay")
+FLAGS = ("resume", "overwrite", "json", "fidelity.autocast", "fidelity.limit_train_templates")
+ADAPTERS = ("init_adapter", "adapter")
+MODEL_FILES = ("model.path", "model.tokenizer")
+PATHS = ("runs", "run_dir", "data_dir", *ADAPTERS, *MODEL_FILES)
 
 # settings that change where and how fast a run goes, not what comes out
-NOT_IDENTITY = ("runs", "run_dir", "resume", "overwrite", "logger", "workers", "trainer.devices")
+NOT_IDENTITY = ("runs", "run_dir", "resume", "overwrite", "logger", "workers")
+ADAPTER_HASHES = "adapter_sha256"  # beside the settings in config.yaml: which weights init_adapter and adapter were
 
 
 def compose(*overrides: str, config_name: str = "train") -> DictConfig:
     """The configuration that these command-line overrides give, for use from Python."""
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
 
-    with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-        return hydra_compose(config_name, overrides=list(overrides))
+    state = GlobalHydra.instance()
+    outer, state.hydra = state.hydra, None  # inside a command Hydra is at work already, and knows only one of itself
+    try:
+        with initialize_config_dir(str(CONFIGS), version_base="1.3"):
+            return hydra_compose(config_name, overrides=list(overrides))
+    finally:
+        state.hydra = outer
 
 
-def check(config: DictConfig) -> None:
-    """Raises UserError for a value that cannot work; reads no data and imports nothing heavy."""
+def checked(config: DictConfig) -> DictConfig:
+    """A copy with paths made whole (`~`, numbers read as text); raises UserError for a value that cannot work.
+
+    Reads no data and imports nothing heavy: a mistake is answered at once.
+    """
+    config = copy.deepcopy(config)
+    for key in PATHS:
+        if (value := OmegaConf.select(config, key)) is not None:
+            OmegaConf.update(config, key, os.path.expanduser(str(value)))
+    for key in ("name", "model.name"):
+        OmegaConf.update(config, key, str(OmegaConf.select(config, key)))
+    _check_values(config)
+    _check_combinations(config)
+    _check_paths(config)
+    return config
+
+
+def _check_values(config: DictConfig) -> None:
     for key, good in CHOICES.items():
         if (value := OmegaConf.select(config, key)) not in good:
             raise unknown("value", value, good, f"{key}=")
     for key, least in AT_LEAST.items():
-        _check_number(key, OmegaConf.select(config, key), least)
-    for key in FLAGS:
-        if not isinstance(value := OmegaConf.select(config, key), bool):
-            raise UserError(f"{key}={value!r} is neither true nor false.")
-    if not 0 <= config.warmup_ratio < 1:
+        value = OmegaConf.select(config, key)
+        if not (value is None and key == "micro_batch_size") and not _is_number(value, int, least):
+            raise UserError(f"{key}={value} is not a whole number of at least {least}.")
+    for key in POSITIVE:
+        if not _is_number(value := OmegaConf.select(config, key), float, 0) or value == 0:
+            raise UserError(f"{key}={value} is not a number above 0.")
+    for key in NOT_NEGATIVE:
+        if not _is_number(value := OmegaConf.select(config, key), float, 0):
+            raise UserError(f"{key}={value} is not a number of at least 0.")
+    if not _is_number(config.warmup_ratio, float, 0) or config.warmup_ratio >= 1:
         raise UserError(f"warmup_ratio={config.warmup_ratio} is not in [0, 1).")
+    for key in FLAGS:
+        if not isinstance(value := OmegaConf.select(config, key, default=False), bool):
+            raise UserError(f"{key}={value!r} is neither true nor false.")
+
+
+def _check_combinations(config: DictConfig) -> None:
     if config.resume and config.overwrite:
         raise UserError("resume=true and overwrite=true contradict each other: give one of them.")
-    for key in FOLDERS:
+    if not (config.loss.lm or config.loss.ul or config.loss.ln):
+        raise UserError("loss.lm, loss.ul and loss.ln are all 0: nothing would be trained.")
+    if config.templates.use == "single" and config.templates.name is None:
+        raise UserError(
+            "templates=single needs templates.name=, the template's name (python -m tfew.preview lists them)."
+        )
+    if config.templates.use != "single" and config.templates.name is not None:
+        raise UserError(
+            f"templates.name={config.templates.name!r} goes with templates=single, not {config.templates.use}."
+        )
+
+
+def _check_paths(config: DictConfig) -> None:
+    if config.data_dir is not None and not Path(config.data_dir).is_dir():
+        raise UserError(f"data_dir={config.data_dir} does not exist.")
+    for key in ADAPTERS:
         value = OmegaConf.select(config, key)
-        if value is not None and not Path(value).exists():
-            raise UserError(f"{key}={value} does not exist.")
+        if value is not None and not Path(value).is_dir():
+            reason = "is a file, not a run or adapter folder" if Path(value).exists() else "does not exist"
+            raise UserError(f"{key}={value} {reason}.")
+    for (
+        key
+    ) in MODEL_FILES:  # a folder is told from a Hub id by its look, so that a misspelt one is not asked of the Hub
+        value = OmegaConf.select(config, key)
+        looks_local = value is not None and (value.startswith((".", "/")) or value.count("/") > 1)
+        if looks_local and not Path(value).is_dir():
+            raise UserError(f"{key}={value}: there is no such folder.")
 
 
 def run_name(config: DictConfig, method: str | None = None) -> str:
     """experiment-model-method-loss-sSEED-HASH; equal settings give equal names."""
-    parts = [config.name, config.model.name, method or method_name(config), config.loss.name]
+    parts = [config.name, model_name(config), method or method_name(config), config.loss.name]
     return "-".join([*parts, f"s{config.few_shot_seed}", settings_hash(config)])
+
+
+def model_name(config: DictConfig) -> str:
+    """`model=`'s name, or where `model.path` says another checkpoint than it, that one's last name part."""
+    name, path = str(config.model.name), config.model.path
+    known = (CONFIGS / "model" / f"{name}.yaml").is_file()
+    if path is None or (known and compose(f"model={name}").model.path == path):
+        return name
+    return Path(path).name
 
 
 def run_path(config: DictConfig, name: str) -> Path:
@@ -84,20 +157,24 @@ def method_name(config: DictConfig) -> str:
 
 
 def settings_hash(config: DictConfig) -> str:
-    settings = json.dumps(identity(config), sort_keys=True)
+    settings = json.dumps(identity(resolved_with_hashes(config)), sort_keys=True)
     return hashlib.sha256(settings.encode()).hexdigest()[:8]
 
 
-def identity(config: DictConfig) -> dict[str, Any]:
-    """The resolved settings without those that do not change the result."""
-    plain = resolved(config)
-    for key in NOT_IDENTITY:
-        *parents, last = key.split(".")
-        node = plain
-        for parent in parents:
-            node = node[parent]
-        node.pop(last, None)
-    return plain
+def identity(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings (`resolved_with_hashes`) without those that do not change the result."""
+    return {key: value for key, value in settings.items() if key not in NOT_IDENTITY}
+
+
+def resolved_with_hashes(config: DictConfig) -> dict[str, Any]:
+    """The resolved settings, and the hash of any adapter they name: its path alone does not say what is in it."""
+    hashes = {}
+    for key in ADAPTERS:
+        folder = OmegaConf.select(config, key)
+        weights = sorted(Path(folder).glob("adapter*.safetensors")) if folder is not None else []
+        if weights:
+            hashes[key] = hashlib.sha256(weights[0].read_bytes()).hexdigest()
+    return {**resolved(config), **({ADAPTER_HASHES: hashes} if hashes else {})}
 
 
 def resolved(config: DictConfig) -> dict[str, Any]:
@@ -125,8 +202,6 @@ def _flatten(node: Any, prefix: str = "") -> Iterable[tuple[str, Any]]:
         yield from _flatten(value, f"{prefix}.{key}" if prefix else str(key))
 
 
-def _check_number(key: str, value: object, least: int) -> None:
-    if value is None and key == "micro_batch_size":
-        return
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise UserError(f"{key}={value} is not a whole number of at least {least}.")
+def _is_number(value: object, kind: type, least: float) -> bool:
+    good = (int, float) if kind is float else (int,)
+    return isinstance(value, good) and not isinstance(value, bool) and least <= value < float("inf")

@@ -1,11 +1,14 @@
-"""What a run costs, by the paper's own reckoning (section 4.2): formulas in FLOPs, nothing measured here."""
+"""What a run costs, by the paper's own reckoning (section 4.2): formulas in FLOPs, nothing measured here.
+
+Kaplan et al.'s rule: a token costs 2N FLOPs to infer and 6N to train in a decoder-only model of N parameters. In an
+encoder-decoder each token passes one half of the model, so half of that. Quadratic attention cost is left out.
+"""
 
 
-def encoder_decoder_inference_flops(parameters: int, tokens: int) -> float:
-    """N FLOPs per token: each token passes one half of an encoder-decoder (Kaplan et al.'s 2N, halved)."""
-    return float(parameters) * tokens
+def inference_flops(parameters: int, tokens: int, encoder_decoder: bool) -> float:
+    return (1.0 if encoder_decoder else 2.0) * parameters * tokens
 
 
-def encoder_decoder_training_flops(parameters: int, tokens: int) -> float:
-    """3N FLOPs per token: the forward pass once, the backward pass twice."""
-    return 3.0 * parameters * tokens
+def training_flops(parameters: int, tokens: int, encoder_decoder: bool) -> float:
+    """Three times the inference: the forward pass once, the backward pass twice."""
+    return 3.0 * inference_flops(parameters, tokens, encoder_decoder)

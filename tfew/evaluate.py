@@ -8,35 +8,46 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
 from tfew.cli import command
-from tfew.config import check, run_name, run_path
+from tfew.config import ADAPTER_HASHES, checked, run_name, run_path
 from tfew.errors import UserError
 from tfew.records import RunRecord, load_record
 from tfew.report import finish
-from tfew.run_folder import CONFIG_FILE, is_finished, prepare
+from tfew.run_folder import is_finished, open_run, saved_settings, to_skip
 from tfew.task import eval_task
 
 log = logging.getLogger("tfew.evaluate")  # __name__ is __main__ under python -m
 ZERO_SHOT = "zero_shot"
+# what the command line may say beside adapter=RUN: the rest was settled when it was trained
+EVALUATION_SETTINGS = (
+    "adapter", "dataset", "data_dir", "templates", "score", "model", "trainer", "max_tokens", "eval_batch_size",
+    "eval_seed", "runs", "run_dir", "resume", "overwrite", "workers",
+)  # fmt: skip
 
 
 def evaluate(config: DictConfig) -> RunRecord:
     """Scores `config.adapter` (None: the bare model) on the evaluation split, in a run folder of its own."""
-    check(config)
-    evaluation = eval_task(config)
+    config = checked(config)
+    if config.init_adapter is not None and config.adapter is None:
+        raise UserError("init_adapter= is where training starts; to evaluate an adapter say adapter=.")
     folder = run_path(config, f"evaluate-{run_name(config, ZERO_SHOT if config.adapter is None else None)}")
-    if not prepare(folder, config):
+    if to_skip(folder, config):
         return load_record(folder)
-    log.info(f"{folder}: {evaluation.rows} rows to evaluate.")
+    evaluation = eval_task(config)
 
-    from tfew.build import attach_saved, build_backbone, build_device, build_tokenizer
+    from tfew.build import attach_saved, build_backbone, build_device, build_encoder, saved_method
     from tfew.evaluation import evaluate_model
 
-    device = build_device(config)
-    tokenizer = build_tokenizer(config)
-    model = build_backbone(config, tokenizer, device)
-    name, method = (ZERO_SHOT, None) if config.adapter is None else attach_saved(Path(config.adapter), model)
-    evaluated = evaluate_model(config, model, tokenizer, evaluation, device, folder)
-    return finish(folder, config, "evaluate", name, method, model, evaluated)
+    name, method = (ZERO_SHOT, None) if config.adapter is None else saved_method(Path(config.adapter), config)
+    device, encoder = build_device(config), build_encoder(config)
+    model = build_backbone(config, encoder.tokenizer, device, method)
+    base_parameters = sum(parameter.numel() for parameter in model.parameters())
+    if method is not None:
+        attach_saved(Path(config.adapter), method, model)
+
+    open_run(folder, config)
+    log.info(f"{folder}: {evaluation.rows} rows to evaluate.")
+    evaluated = evaluate_model(config, method, model, encoder, evaluation, folder)
+    return finish(folder, config, "evaluate", name, method, model, base_parameters, evaluated)
 
 
 def with_run_settings(config: DictConfig, overrides: list[str]) -> DictConfig:
@@ -44,19 +55,25 @@ def with_run_settings(config: DictConfig, overrides: list[str]) -> DictConfig:
 
     An adapter folder that is no run folder brings no settings: then the command line is all there is.
     """
-    saved = Path(config.adapter) / CONFIG_FILE if config.adapter is not None else None
-    if saved is None or not saved.is_file():
+    if config.adapter is None:
         return config
-    if not is_finished(saved.parent):
+    folder = Path(str(config.adapter)).expanduser()
+    saved = saved_settings(folder)
+    if saved is None:
+        return config
+    if not is_finished(folder):
         raise UserError(f"adapter={config.adapter} is a run that did not finish; finish it with resume=true.")
-    merged = OmegaConf.load(saved)
-    assert isinstance(merged, DictConfig)
-    for key in ("run_dir", "resume", "overwrite", "runs"):  # of that run, not of this one
+    load_record(folder)  # a record that cannot be read says that something is wrong with this folder
+    saved.pop(ADAPTER_HASHES, None)
+    merged = OmegaConf.create({**saved, "init_adapter": None})
+    for key in ("runs", "run_dir", "resume", "overwrite"):  # of that run, not of this one
         merged[key] = config[key]
     for override in OverridesParser.create().parse_overrides(overrides):
-        if override.key_or_group == "experiment":
-            raise UserError("adapter= brings its run's experiment along; give dataset= to evaluate on other data.")
-        OmegaConf.update(merged, override.key_or_group, OmegaConf.select(config, override.key_or_group), force_add=True)
+        key = override.key_or_group
+        if key.partition(".")[0] not in EVALUATION_SETTINGS:
+            good = ", ".join(EVALUATION_SETTINGS)
+            raise UserError(f"{key}= belongs to training, and adapter= brings its run's settings; here go: {good}.")
+        OmegaConf.update(merged, key, OmegaConf.select(config, key), merge=False, force_add=True)
     merged.name = merged.dataset.name
     return merged
 

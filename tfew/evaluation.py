@@ -10,7 +10,9 @@ from omegaconf import DictConfig
 from torch import nn
 from tqdm import tqdm
 
-from tfew.data.loader import collate, encode
+from tfew.build import uses_autocast
+from tfew.data.loader import Encoder, collate
+from tfew.methods.base import Method
 from tfew.ranking.metrics import summarise
 from tfew.ranking.rank import rank_classify
 from tfew.records import write_atomically
@@ -30,7 +32,7 @@ class Evaluated:
 
 
 def evaluate_model(
-    config: DictConfig, model: nn.Module, tokenizer: Any, task: Task, device: torch.device, folder: Path
+    config: DictConfig, method: Method | None, model: nn.Module, encoder: Encoder, task: Task, folder: Path
 ) -> Evaluated:
     """Scores every prompt of the task and writes `predictions.jsonl`, in the task's order.
 
@@ -38,17 +40,19 @@ def evaluate_model(
     """
     started = time.monotonic()
     prompts = [prompt for row in task.prompts for prompt in row]
-    encoded = [encode(prompt, tokenizer, config.max_tokens) for prompt in prompts]
+    encoded = [encoder(prompt) for prompt in prompts]
     order = sorted(range(len(prompts)), key=lambda position: -len(encoded[position].input_ids))
     batches = [
         [encoded[position] for position in order[start : start + config.eval_batch_size]]
         for start in range(0, len(order), config.eval_batch_size)
     ]
     progress = tqdm(batches, desc=f"Ranking {task.spec.name}", unit="batch", mininterval=0.5)
-    with scoring_mode(model):
+    device = next(model.parameters()).device
+    mixed = torch.autocast(device.type, torch.bfloat16, enabled=uses_autocast(config, device, method))
+    with scoring_mode(model), mixed:
         ranked = rank_classify(
             lambda batch: token_logprob(model, batch),
-            (collate(batch, tokenizer.pad_token_id) for batch in progress),
+            (collate(batch, encoder.pad_id) for batch in progress),
             [prompts[position] for position in order],
             config.score.norm,
             device,
@@ -60,7 +64,7 @@ def evaluate_model(
         "rows": task.rows,
         "prompts": len(prompts),
         "empty_renders": task.empty_renders,
-        "cut_prompts": sum(item.cut_tokens > 0 for item in encoded),
+        "cut_prompts": sum(item.cut_tokens + item.cut_choice_tokens > 0 for item in encoded),
     }
     tokens = sum(len(item.input_ids) + sum(map(len, item.choice_ids)) for item in encoded)
     return Evaluated(summarise(predictions), counts, tokens, time.monotonic() - started)

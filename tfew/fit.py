@@ -1,6 +1,7 @@
 """Lightning around one training run: the trainer, checkpoints to resume from, metrics.csv, the progress bar."""
 
 import csv
+import errno
 import logging
 import math
 import time
@@ -9,26 +10,28 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import pytorch_lightning as pl
 import torch
-from hydra.utils import get_class, instantiate
+from hydra.utils import get_class
 from omegaconf import DictConfig
 from pytorch_lightning.callbacks import ModelCheckpoint, TQDMProgressBar
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from tfew.build import make_optimizer, uses_autocast
 from tfew.config import resolved
-from tfew.data.loader import DrawnPrompts, FewShotData, collate
+from tfew.data.loader import DrawnPrompts, Encoder, FewShotData, collate
 from tfew.errors import UserError
 from tfew.losses import LossWeights, counts
 from tfew.methods.base import Method
 from tfew.module import FewShotModule
+from tfew.records import cannot_write
 from tfew.run_folder import CHECKPOINTS, METRICS_FILE, last_checkpoint
 from tfew.task import Task
 
-log = logging.getLogger(__name__)
+CANNOT_WRITE = {errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.EDQUOT}
 
 
 @dataclass(frozen=True)
@@ -40,7 +43,7 @@ class Fitted:
     seconds: float
 
 
-def fit(config: DictConfig, method: Method, model: nn.Module, tokenizer: Any, task: Task, folder: Path) -> Fitted:
+def fit(config: DictConfig, method: Method, model: nn.Module, encoder: Encoder, task: Task, folder: Path) -> Fitted:
     """Trains the adapter in `model`, from the run folder's last checkpoint where there is one."""
     module = FewShotModule(
         model,
@@ -56,8 +59,7 @@ def fit(config: DictConfig, method: Method, model: nn.Module, tokenizer: Any, ta
     )
     data = FewShotData(
         task.prompts,
-        tokenizer,
-        max_tokens=config.max_tokens,
+        encoder,
         batch_size=config.batch_size,
         steps=config.steps,
         seed=config.seed,
@@ -65,24 +67,30 @@ def fit(config: DictConfig, method: Method, model: nn.Module, tokenizer: Any, ta
     )
     started = time.monotonic()
     if method.calibrates:
-        method.calibrate(model, _single_losses(config, module, tokenizer, task))
+        method.calibrate(model, _single_losses(config, module, encoder, task))
     with quiet_lightning():
-        trainer = _trainer(config, folder)
+        trainer = _trainer(config, method, next(model.parameters()).device, folder)
     module.train()  # dropout: from_pretrained gives a model in evaluation mode, and Lightning keeps the mode it finds
     try:
         with quiet_lightning():
             trainer.fit(module, data, ckpt_path=last_checkpoint(folder), weights_only=True)
     except SystemExit as error:  # what Lightning makes of Ctrl-C
         raise KeyboardInterrupt from error
+    except OSError as error:
+        if error.errno in CANNOT_WRITE:
+            raise cannot_write(folder, error) from error
+        raise
+    finally:
+        _finish_loggers(trainer)
     return Fitted(module.global_step, module.tokens_seen, time.monotonic() - started)
 
 
-def _single_losses(config: DictConfig, module: FewShotModule, tokenizer: Any, task: Task) -> Iterator[Tensor]:
+def _single_losses(config: DictConfig, module: FewShotModule, encoder: Encoder, task: Task) -> Iterator[Tensor]:
     """The training loss of each single training example, in the wording drawn for step 0, without dropout."""
-    prompts = DrawnPrompts(task.prompts, tokenizer, config.max_tokens, config.seed)
+    prompts = DrawnPrompts(task.prompts, encoder, config.seed)
     module.eval()
     for row in tqdm(range(task.rows), desc="Calibrating", unit="example", mininterval=0.5):
-        batch = collate([prompts[0, row]], tokenizer.pad_token_id).to(next(module.model.parameters()).device)
+        batch = collate([prompts[0, row]], encoder.pad_id).to(next(module.model.parameters()).device)
         yield module.terms(batch, counts(batch))["loss"]
 
 
@@ -103,17 +111,11 @@ def quiet_lightning() -> Iterator[None]:
         yield
 
 
-def make_optimizer(config: DictConfig, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
-    arguments = resolved(config.optimizer)
-    return get_class(arguments.pop("_target_"))(parameters, **arguments)
-
-
-def _trainer(config: DictConfig, folder: Path) -> pl.Trainer:
-    on_gpu = config.trainer.accelerator != "cpu"
+def _trainer(config: DictConfig, method: Method, device: torch.device, folder: Path) -> pl.Trainer:
     return pl.Trainer(
-        accelerator=config.trainer.accelerator,
-        devices=config.trainer.devices,
-        precision="bf16-mixed" if config.fidelity.autocast and on_gpu else "32-true",
+        accelerator=device.type,
+        devices=1,
+        precision="bf16-mixed" if uses_autocast(config, device, method) else "32-true",
         max_steps=config.steps,
         logger=_logger(config, folder),
         callbacks=[
@@ -134,13 +136,29 @@ def _trainer(config: DictConfig, folder: Path) -> pl.Trainer:
     )
 
 
+def _finish_loggers(trainer: pl.Trainer) -> None:
+    """wandb goes on with an open run, so the next job of a sweep would land in this one's."""
+    for logger in trainer.loggers:
+        experiment: Any = getattr(logger, "experiment", None)
+        finish = getattr(experiment, "finish", None)
+        if finish is not None:
+            finish()
+
+
 def _logger(config: DictConfig, folder: Path) -> Any:
     if config.logger._target_ is None:
         return False
+    arguments = {"name": folder.resolve().name, **resolved(config.logger), "save_dir": str(folder)}
+    target = arguments.pop("_target_")
     try:
-        return instantiate(config.logger, save_dir=str(folder), name=folder.name)
-    except ModuleNotFoundError as error:
-        raise UserError(f"logger={config.logger._target_} needs a package that is not installed: {error}.") from error
+        logger = get_class(target)(**arguments)
+        _ = logger.experiment  # a missing login shows here and not in the middle of training
+        return logger
+    except Exception as error:  # each service has its own kinds
+        raise UserError(
+            f"{target} cannot start: {' '.join(str(error).split())} (wandb needs a login or WANDB_MODE=offline;"
+            " logger=csv needs nothing)."
+        ) from error
 
 
 class StepBar(TQDMProgressBar):
@@ -159,6 +177,7 @@ class MetricsCsv(pl.Callback):
 
     def __init__(self, path: Path) -> None:
         self.path = path
+        self._file: TextIO | None = None
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._kept = [row for row in _whole_rows(self.path) if int(row["step"]) <= trainer.global_step]
@@ -174,12 +193,17 @@ class MetricsCsv(pl.Callback):
         self._write({"step": trainer.global_step, **values})
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._file.close()
+        self._close()
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        self._file.close()
+        self._close()
+
+    def _close(self) -> None:
+        if self._file is not None:
+            self._file.close()
 
     def _write(self, row: Mapping[str, Any]) -> None:
+        assert self._file is not None
         if self._writer is None:
             self._writer = csv.DictWriter(self._file, list(row))
             self._writer.writeheader()

@@ -1,35 +1,38 @@
 """What the model is shown: `python -m tfew.preview +experiment=rte n=3`."""
 
 import json
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
 from tfew.cli import command
-from tfew.config import check
+from tfew.config import checked
 from tfew.errors import UserError, unknown
 from tfew.schema import Prompt
 from tfew.task import eval_task, train_task
 
+if TYPE_CHECKING:
+    from tfew.data.loader import Encoded
+
 
 def preview(config: DictConfig) -> list[dict[str, Any]]:
     """Prints, for the first n rows and every template, text, choices, token ids, lengths, and what was cut."""
-    check(config)
+    config = checked(config)
     if config.split not in ("train", "eval"):
         raise unknown("split", config.split, ("train", "eval"), "split=")
     if not isinstance(config.n, int) or config.n < 1:
         raise UserError(f"n={config.n} is not a whole number of at least 1.")
     task = train_task(config) if config.split == "train" else eval_task(config)
 
-    from tfew.build import build_tokenizer
+    from tfew.build import build_encoder
 
-    tokenizer = build_tokenizer(config)
+    encoder = build_encoder(config)
     shown = []
     for number, row in enumerate(task.prompts[: config.n], start=1):
         if not config.json:
             print(f"==== {task.spec.name} {config.split}, row {row[0].idx} ({number} of {task.rows}) ====")
         for prompt in row:
-            description = _describe(prompt, tokenizer, config.max_tokens)
+            description = _describe(prompt, encoder(prompt))
             print(json.dumps(description, ensure_ascii=False) if config.json else _as_text(description))
             shown.append(description)
     if not config.json:
@@ -37,10 +40,7 @@ def preview(config: DictConfig) -> list[dict[str, Any]]:
     return shown
 
 
-def _describe(prompt: Prompt, tokenizer: Any, max_tokens: int) -> dict[str, Any]:
-    from tfew.data.loader import encode
-
-    encoded = encode(prompt, tokenizer, max_tokens)
+def _describe(prompt: Prompt, encoded: "Encoded") -> dict[str, Any]:
     return {
         "template": prompt.template,
         "idx": prompt.idx,
@@ -50,14 +50,16 @@ def _describe(prompt: Prompt, tokenizer: Any, max_tokens: int) -> dict[str, Any]
         "input_ids": encoded.input_ids,
         "choice_ids": encoded.choice_ids,
         "cut_tokens": encoded.cut_tokens,
+        "cut_choice_tokens": encoded.cut_choice_tokens,
     }
 
 
 def _as_text(description: dict[str, Any]) -> str:
-    cut = description["cut_tokens"]
+    cut, cut_choices = description["cut_tokens"], description["cut_choice_tokens"]
     lines = [
         f"-- template {description['template']!r}: {len(description['input_ids'])} tokens"
-        + (f", {cut} CUT OFF" if cut else ""),
+        + (f", {cut} CUT OFF" if cut else "")
+        + (f"; {cut_choices} tokens CUT OFF from choices" if cut_choices else ""),
         description["input"],
         f"   ids {_short(description['input_ids'])}",
     ]

@@ -41,7 +41,7 @@ class RunRecord:
     seed: int
     metrics: dict[str, Any]  # accuracy (median over templates), accuracy_iqr, chance, templates: {name: {...}}
     counts: dict[str, int]  # rows, prompts, prompts cut at max_tokens, templates that rendered empty
-    parameters: dict[str, int]  # trainable, total
+    parameters: dict[str, int]  # trainable (what the adapter consists of), trained (what training moves), total (base)
     flops: dict[str, float]  # training, evaluation: by the paper's formula (tfew/costs.py)
     seconds: dict[str, float]  # train, evaluate
     peak_memory_bytes: int
@@ -89,10 +89,13 @@ def save_record(folder: Path, record: RunRecord) -> Path:
 def load_record(folder: Path) -> RunRecord:
     path = folder / RECORD_FILE
     try:
-        return RunRecord(**json.loads(path.read_text(encoding="utf-8")))
+        fields = json.loads(path.read_text(encoding="utf-8"))
+        if fields["schema_version"] != SCHEMA_VERSION:
+            raise UserError(f"{path} has schema {fields['schema_version']}; this version reads {SCHEMA_VERSION}.")
+        return RunRecord(**fields)
     except FileNotFoundError as error:
         raise UserError(f"{path} does not exist: the run did not finish.") from error
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, KeyError) as error:
         raise UserError(f"{path} is not a record of this project: {error}.") from error
 
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
 
-from tfew.config import resolved
-from tfew.costs import encoder_decoder_inference_flops, encoder_decoder_training_flops
+from tfew.config import model_name, resolved
+from tfew.costs import inference_flops, training_flops
 from tfew.records import RunRecord, git_commit, library_versions, save_record
 from tfew.run_folder import remove_checkpoints
 
@@ -27,18 +27,20 @@ def finish(
     method_name: str,
     method: "Method | None",
     model: "nn.Module",
+    base_parameters: int,
     evaluated: "Evaluated",
     fitted: "Fitted | None" = None,
     adapter_bytes: int = 0,
 ) -> RunRecord:
     """Writes `result.json`, prints the summary, removes the checkpoints that are no longer needed."""
-    total = sum(parameter.numel() for parameter in model.parameters())
+    total = base_parameters
+    encoder_decoder = bool(model.config.is_encoder_decoder)  # type: ignore[union-attr]
     trainable = method.stored_count(model) if method else 0
     record = RunRecord(
-        name=folder.name,
+        name=folder.resolve().name,
         command=command,
         experiment=config.name,
-        model=config.model.name,
+        model=model_name(config),
         method=method_name,
         loss=config.loss.name,
         dataset=config.dataset.name,
@@ -47,10 +49,10 @@ def finish(
         seed=config.seed,
         metrics=evaluated.metrics,
         counts=evaluated.counts,
-        parameters={"trainable": trainable, "total": total},
+        parameters={"trainable": trainable, "trained": method.trained_count(model) if method else 0, "total": total},
         flops={
-            "training": encoder_decoder_training_flops(total, fitted.tokens if fitted else 0),
-            "evaluation": encoder_decoder_inference_flops(total, evaluated.tokens),
+            "training": training_flops(total, fitted.tokens if fitted else 0, encoder_decoder),
+            "evaluation": inference_flops(total, evaluated.tokens, encoder_decoder),
         },
         seconds={"train": fitted.seconds if fitted else 0.0, "evaluate": evaluated.seconds},
         peak_memory_bytes=_peak_memory_bytes(),
@@ -83,7 +85,7 @@ def print_summary(record: RunRecord, path: Path) -> None:
     if counts["empty_renders"]:
         print(f"  {counts['empty_renders']} times a template rendered nothing for a row and was skipped.")
     print(
-        f"  trained {record.parameters['trainable']:,} of {record.parameters['total']:,} parameters in"
+        f"  trained {record.parameters['trained']:,} parameters beside a model of {record.parameters['total']:,} in"
         f" {seconds['train']:.0f} s, evaluated in {seconds['evaluate']:.0f} s"
     )
     print(f"  record: {path}", flush=True)

@@ -5,9 +5,10 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import yaml
 from omegaconf import DictConfig, OmegaConf
 
-from tfew.config import differences, identity, resolved
+from tfew.config import differences, identity, resolved_with_hashes
 from tfew.errors import UserError
 from tfew.records import RECORD_FILE, cannot_write, write_atomically
 
@@ -18,36 +19,43 @@ PREDICTIONS_FILE = "predictions.jsonl"
 METRICS_FILE = "metrics.csv"
 CHECKPOINTS = "checkpoint"
 OWN_FILES = (RECORD_FILE, CONFIG_FILE, PREDICTIONS_FILE, METRICS_FILE, "adapter.safetensors", "adapter.json")
-OWN_FOLDERS = (CHECKPOINTS, "few_shot")
+LOGGER_FOLDERS = ("tensorboard", "wandb")
 
 
 def is_finished(folder: Path) -> bool:
     return (folder / RECORD_FILE).is_file()
 
 
-def prepare(folder: Path, config: DictConfig) -> bool:
-    """Makes the folder ready to run in and returns True, or returns False where the same run is finished.
+def to_skip(folder: Path, config: DictConfig) -> bool:
+    """Whether the very same run is finished already; changes nothing.
 
-    Raises UserError where the folder holds a run of other settings, or cannot be written.
+    Raises UserError where the folder holds something else: a run of other settings, or files that are no run's.
     """
-    ours = identity(config)
-    old = _saved_identity(folder)
-    if old is not None and old != ours and not config.overwrite:
+    _refuse_foreign(folder)
+    old = saved_settings(folder)
+    if old is None or config.overwrite:
+        return False
+    ours = identity(resolved_with_hashes(config))
+    if ours != identity(old):
         raise UserError(
-            f"{folder} holds a run with other settings ({'; '.join(differences(ours, old)[:5])}):"
+            f"{folder} holds a run with other settings ({'; '.join(differences(ours, identity(old))[:5])}):"
             " choose another run_dir=, or say overwrite=true."
         )
-    if is_finished(folder) and not config.overwrite:
+    if is_finished(folder):
         log.info(f"{folder} is finished; skipped (overwrite=true redoes it).")
-        return False
-    if config.resume and old is not None and not is_finished(folder):
+    return is_finished(folder)
+
+
+def open_run(folder: Path, config: DictConfig) -> None:
+    """Makes the folder ready to run in: cleared, or with `resume` as it was left. To be called last of all checks."""
+    unfinished = (folder / CONFIG_FILE).is_file() and not is_finished(folder)
+    if config.resume and unfinished:
         step = last_checkpoint(folder)
         log.info(f"{folder} is unfinished; {'continuing' if step else 'no checkpoint yet, starting afresh'}.")
-    elif old is not None or is_finished(folder):
-        log.info(f"{folder} is {'finished; redoing it' if is_finished(folder) else 'unfinished; starting afresh'}.")
+    elif unfinished or is_finished(folder):
+        log.info(f"{folder} is {'unfinished; starting afresh' if unfinished else 'finished; redoing it'}.")
         _clear(folder)
-    write_atomically(folder / CONFIG_FILE, OmegaConf.to_yaml(OmegaConf.create(resolved(config))))
-    return True
+    write_atomically(folder / CONFIG_FILE, OmegaConf.to_yaml(OmegaConf.create(resolved_with_hashes(config))))
 
 
 def last_checkpoint(folder: Path) -> Path | None:
@@ -57,25 +65,57 @@ def last_checkpoint(folder: Path) -> Path | None:
 
 
 def remove_checkpoints(folder: Path) -> None:
-    shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
+    for path in (folder / CHECKPOINTS).glob("step=*.ckpt"):
+        path.unlink(missing_ok=True)
+    _remove_if_empty(folder / CHECKPOINTS)
 
 
-def _saved_identity(folder: Path) -> dict[str, Any] | None:
+def few_shot_path(folder: Path, settings: Any) -> Path:
+    """Where a run keeps its shots: laid out so that `few_shot=files data_dir=RUN` reads them again."""
+    kind = f"{settings['shots']}_shot"
+    return folder / "few_shot" / settings["dataset"]["official_name"] / kind / f"{settings['few_shot_seed']}_seed.jsonl"
+
+
+def saved_settings(folder: Path) -> dict[str, Any] | None:
+    """`config.yaml` of a run; None where there is none; raises UserError where it is not one of this project."""
     path = folder / CONFIG_FILE
     if not path.is_file():
         return None
-    saved = OmegaConf.load(path)
-    assert isinstance(saved, DictConfig)
-    return identity(saved)
+    try:
+        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UserError(f"{path} cannot be read as YAML: {' '.join(str(error).split())}.") from error
+    needed = {"model", "method", "dataset", "few_shot_seed", "shots"}
+    if not isinstance(settings, dict) or not needed <= settings.keys():
+        raise UserError(f"{path} is not the configuration of a run of this project; choose another folder.")
+    return settings
+
+
+def _refuse_foreign(folder: Path) -> None:
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / CONFIG_FILE).is_file():
+        raise UserError(f"{folder} is not empty and holds no run of this project: choose another run_dir=.")
 
 
 def _clear(folder: Path) -> None:
     """Removes what a run writes and nothing else; the record goes first, so a half-cleared run is no finished one."""
+    settings = saved_settings(folder)
     try:
-        for name in OWN_FILES:
+        for name in OWN_FILES[:1] + OWN_FILES[2:]:
             (folder / name).unlink(missing_ok=True)
-        for name in OWN_FOLDERS:
+        remove_checkpoints(folder)
+        for name in LOGGER_FOLDERS:
             if (folder / name).exists():
                 shutil.rmtree(folder / name)
+        if settings is not None:
+            shots = few_shot_path(folder, settings)
+            shots.unlink(missing_ok=True)
+            for parent in (shots.parent, shots.parents[1], shots.parents[2]):
+                _remove_if_empty(parent)
+        (folder / CONFIG_FILE).unlink(missing_ok=True)
     except OSError as error:
         raise cannot_write(folder, error) from error
+
+
+def _remove_if_empty(folder: Path) -> None:
+    if folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()

@@ -6,6 +6,7 @@ each token of each answer choice, given the input. Float32, 0 where there is no 
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,28 +15,49 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from tfew.schema import Batch
 
-NORMS = ("token", "sum")
-
 
 def token_logprob(model: nn.Module, batch: Batch) -> Tensor:
-    """`token_logprob_BCT` from an encoder-decoder model: encoder once per example, decoder once per choice.
-
-    Only choices that are present are computed; `eos` is a token like any other (official `EncoderDecoder.py`).
-    """
+    """`token_logprob_BCT`; only choices that are present are computed, and `eos` is a token like any other."""
+    config: Any = model.config
     example_N, choice_N = batch.choice_mask.any(-1).nonzero(as_tuple=True)
     target_NT = batch.choice_ids[example_N, choice_N]
     mask_NT = batch.choice_mask[example_N, choice_N]
-    encoded_BLD = model.get_encoder()(input_ids=batch.input_ids, attention_mask=batch.input_mask)[0]  # type: ignore[operator]
-    logits_NTV = model(
-        encoder_outputs=BaseModelOutput(last_hidden_state=encoded_BLD[example_N]),
-        attention_mask=batch.input_mask[example_N],
-        decoder_input_ids=_shift_right(target_NT, model.config.decoder_start_token_id),  # type: ignore[union-attr, arg-type]
-        use_cache=False,
-    ).logits
+    logits = _encoder_decoder_logits if config.is_encoder_decoder else _decoder_only_logits
+    logits_NTV = logits(model, batch, example_N, target_NT, mask_NT)
     logprob_NT = -cross_entropy(logits_NTV.flatten(0, 1).float(), target_NT.flatten(), reduction="none")
     token_logprob_BCT = logprob_NT.new_zeros(batch.choice_mask.shape)
     token_logprob_BCT[example_N, choice_N] = logprob_NT.view_as(mask_NT) * mask_NT
     return token_logprob_BCT
+
+
+def _encoder_decoder_logits(model: Any, batch: Batch, example_N: Tensor, target_NT: Tensor, mask_NT: Tensor) -> Tensor:
+    """Encoder once per example, decoder once per choice (official `EncoderDecoder.py`)."""
+    encoded_BLD = model.get_encoder()(input_ids=batch.input_ids, attention_mask=batch.input_mask)[0]
+    return model(
+        encoder_outputs=BaseModelOutput(last_hidden_state=encoded_BLD[example_N]),
+        attention_mask=batch.input_mask[example_N],
+        decoder_input_ids=_shift_right(target_NT, model.config.decoder_start_token_id),
+        use_cache=False,
+    ).logits
+
+
+def _decoder_only_logits(model: Any, batch: Batch, example_N: Tensor, target_NT: Tensor, mask_NT: Tensor) -> Tensor:
+    """Each choice as the continuation of its input: inputs padded on the left, so that all choices start together."""
+    input_BL, input_mask_BL = _pad_left(batch.input_ids, batch.input_mask)
+    mask_NK = torch.cat([input_mask_BL[example_N], mask_NT], dim=1)
+    logits_NTV = model(
+        input_ids=torch.cat([input_BL[example_N], target_NT], dim=1),
+        attention_mask=mask_NK.long(),
+        position_ids=(mask_NK.cumsum(-1) - 1).clamp(min=0),
+        use_cache=False,
+        logits_to_keep=target_NT.shape[1] + 1,
+    ).logits
+    return logits_NTV[:, :-1]
+
+
+def _pad_left(ids_BL: Tensor, mask_BL: Tensor) -> tuple[Tensor, Tensor]:
+    source_BL = torch.arange(ids_BL.shape[1], device=ids_BL.device) - (~mask_BL).sum(-1, keepdim=True)
+    return ids_BL.gather(1, source_BL.clamp(min=0)), source_BL >= 0
 
 
 def rank_scores(token_logprob_BCT: Tensor, mask_BCT: Tensor, norm: str) -> Tensor:
@@ -44,8 +66,8 @@ def rank_scores(token_logprob_BCT: Tensor, mask_BCT: Tensor, norm: str) -> Tenso
     The mean is T-Few's length normalisation: the divisor is the number of tokens, eos included. An absent choice
     scores -inf.
     """
-    if norm not in NORMS:
-        raise ValueError(f"norm {norm!r} is not one of {NORMS}")
+    if norm not in ("token", "sum"):
+        raise ValueError(f"norm {norm!r} is neither 'token' nor 'sum'")
     total_BC = token_logprob_BCT.sum(-1)
     length_BC = mask_BCT.sum(-1)
     scores_BC = total_BC / length_BC.clamp(min=1) if norm == "token" else total_BC

@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 
 from tfew.config import resolved
 from tfew.data.dataset import DatasetSpec
-from tfew.data.fewshot import few_shot_examples, few_shot_file
+from tfew.data.fewshot import few_shot_examples
 from tfew.data.sources import load_split
 from tfew.data.templates import Template, load_templates, select
 from tfew.errors import UserError
@@ -65,10 +65,10 @@ def eval_task(config: DictConfig) -> Task:
     return Task(spec, task.examples, drawn, task.empty_renders)
 
 
-def save_few_shot(task: Task, folder: Path, seed: int) -> None:
-    """The drawn rows in the official layout, so that `few_shot=files data_dir=FOLDER` reads them again."""
+def save_few_shot(task: Task, path: Path) -> None:
+    """The drawn rows as JSON lines, each with its row number in the pool."""
     rows = [json.dumps({**e.fields, "idx": e.idx}, ensure_ascii=False) for e in task.examples]
-    write_atomically(few_shot_file(task.spec, seed, len(rows), folder), "\n".join(rows) + "\n")
+    write_atomically(path, "\n".join(rows) + "\n")
 
 
 def _render(spec: DatasetSpec, examples: Sequence[Example], templates: Sequence[Template]) -> Task:

@@ -71,7 +71,13 @@ class DatasetSpec:
         """Rows of one file or split as examples; `where` names it in errors."""
         if not rows:
             raise UserError(f"{where} holds no rows.")
-        return [self._example(number, row, where) for number, row in enumerate(rows)]
+        examples = [self._example(number, row, where) for number, row in enumerate(rows)]
+        seen: set[int] = set()
+        for number, example in enumerate(examples, start=1):
+            if example.idx in seen:
+                raise UserError(f"{where}, row {number}: idx {example.idx} stands in an earlier row, too.")
+            seen.add(example.idx)
+        return examples
 
     def _example(self, number: int, row: Mapping[str, Any], where: str) -> Example:
         fields = {self.rename.get(key, key): value for key, value in row.items()}
@@ -80,6 +86,8 @@ class DatasetSpec:
             raise UserError(
                 f"{where}, row {number + 1} lacks {', '.join(map(repr, missing))}; it has {', '.join(sorted(fields))}."
             )
+        if empty := sorted(column for column in needed if fields[column] is None):
+            raise UserError(f"{where}, row {number + 1}: {', '.join(map(repr, empty))} is null.")
         try:
             label = self.label.index(fields[self.label.column])
         except ValueError as error:
@@ -90,11 +98,14 @@ class DatasetSpec:
         fields.setdefault("idx", number)
         if self.label.column == "label" and "label" not in self.types:
             fields["label"] = label  # promptsource's templates index choices with it
-        return Example(idx=int(fields["idx"]), fields=fields, label=label)
+        idx = _as_type(fields["idx"], "int", f"{where}, row {number + 1}, column 'idx'")
+        return Example(idx=idx, fields=fields, label=label)
 
 
 def _as_type(value: Any, kind: str, where: str) -> Any:
     try:
-        return {"int": int, "str": str}[kind](value)
-    except ValueError as error:
+        if kind == "list" and not isinstance(value, list):
+            raise ValueError
+        return {"int": int, "str": str, "list": list}[kind](value)
+    except (ValueError, TypeError) as error:
         raise UserError(f"{where}: {value!r} is not {kind}.") from error

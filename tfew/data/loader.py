@@ -19,20 +19,51 @@ from tfew.schema import Batch, Prompt
 
 @dataclass(frozen=True)
 class Encoded:
-    """A tokenised prompt; every list ends in the end-of-text token. `cut_tokens`: how many did not fit."""
+    """A tokenised prompt; every choice ends in the end-of-text token. The counts are of tokens that did not fit."""
 
     input_ids: list[int]
     choice_ids: list[list[int]]
     label: int
     cut_tokens: int
+    cut_choice_tokens: int
 
 
-def encode(prompt: Prompt, tokenizer: Any, max_tokens: int) -> Encoded:
-    """Input and choices, each cut at `max_tokens` (its last token stays end-of-text); eos ends both, as officially."""
-    input_ids, cut = _cut(tokenizer(prompt.input)["input_ids"], max_tokens)
-    choices = [_cut(tokenizer(choice)["input_ids"], max_tokens) for choice in prompt.choices]
-    label = -1 if prompt.label is None else prompt.label
-    return Encoded(input_ids, [ids for ids, _ in choices], label, cut + sum(cut for _, cut in choices))
+@dataclass(frozen=True)
+class Encoder:
+    """Text to tokens, each text cut at `max_tokens`.
+
+    For an encoder-decoder input and choices both end in end-of-text, as officially, also where cut. For a decoder
+    alone (`decoder_only`) a choice continues the input: the input has no end-of-text, the choice starts with a space.
+    """
+
+    tokenizer: Any
+    max_tokens: int
+    decoder_only: bool = False
+
+    @property
+    def pad_id(self) -> int:
+        pad = self.tokenizer.pad_token_id
+        return int(self.tokenizer.eos_token_id if pad is None else pad)  # padding is masked: any token will do
+
+    def __call__(self, prompt: Prompt) -> Encoded:
+        input_ids, cut = self._input(prompt.input)
+        choices = [self._choice(choice) for choice in prompt.choices]
+        label = -1 if prompt.label is None else prompt.label
+        return Encoded(input_ids, [ids for ids, _ in choices], label, cut, sum(cut for _, cut in choices))
+
+    def _input(self, text: str) -> tuple[list[int], int]:
+        ids = self.tokenizer(text)["input_ids"]
+        if not self.decoder_only:
+            return _cut_before_end(ids, self.max_tokens)
+        if ids[-1] == self.tokenizer.eos_token_id:
+            ids = ids[:-1]
+        return ids[: self.max_tokens], max(0, len(ids) - self.max_tokens)
+
+    def _choice(self, text: str) -> tuple[list[int], int]:
+        if not self.decoder_only:
+            return _cut_before_end(self.tokenizer(text)["input_ids"], self.max_tokens)
+        ids = self.tokenizer(" " + text, add_special_tokens=False)["input_ids"]
+        return _cut_before_end([*ids, self.tokenizer.eos_token_id], self.max_tokens)
 
 
 def collate(items: Sequence[Encoded], pad_id: int) -> Batch:
@@ -58,13 +89,12 @@ def collate(items: Sequence[Encoded], pad_id: int) -> Batch:
 class DrawnPrompts(Dataset[Encoded]):
     """Item (step, row) is the row in the wording drawn for that step."""
 
-    def __init__(self, prompts: Sequence[Sequence[Prompt]], tokenizer: Any, max_tokens: int, seed: int) -> None:
-        self.prompts, self.tokenizer, self.max_tokens, self.seed = prompts, tokenizer, max_tokens, seed
+    def __init__(self, prompts: Sequence[Sequence[Prompt]], encoder: Encoder, seed: int) -> None:
+        self.prompts, self.encoder, self.seed = prompts, encoder, seed
 
     def __getitem__(self, key: tuple[int, int]) -> Encoded:
         step, row = key
-        wording = random.Random(f"{self.seed}/{step}/{row}").choice(self.prompts[row])
-        return encode(wording, self.tokenizer, self.max_tokens)
+        return self.encoder(random.Random(f"{self.seed}/{step}/{row}").choice(self.prompts[row]))
 
 
 class StepSampler(Sampler[list[tuple[int, int]]]):
@@ -91,15 +121,14 @@ class FewShotData(pl.LightningDataModule):
     def __init__(
         self,
         prompts: Sequence[Sequence[Prompt]],
-        tokenizer: Any,
-        max_tokens: int,
+        encoder: Encoder,
         batch_size: int,
         steps: int,
         seed: int,
         workers: int,
     ) -> None:
         super().__init__()
-        self.dataset = DrawnPrompts(prompts, tokenizer, max_tokens, seed)
+        self.dataset = DrawnPrompts(prompts, encoder, seed)
         self.order = StepSampler(len(prompts), batch_size, steps, seed)
         self.workers = workers
 
@@ -110,7 +139,7 @@ class FewShotData(pl.LightningDataModule):
             self.dataset,
             batch_sampler=self.order,
             num_workers=self.workers,
-            collate_fn=_Collate(self.dataset.tokenizer.pad_token_id),
+            collate_fn=_Collate(self.dataset.encoder.pad_id),
         )
 
 
@@ -122,6 +151,6 @@ class _Collate:  # a class and not a closure: worker processes must be able to p
         return collate(items, self.pad_id)
 
 
-def _cut(ids: list[int], max_tokens: int) -> tuple[list[int], int]:
+def _cut_before_end(ids: list[int], max_tokens: int) -> tuple[list[int], int]:
     cut = len(ids) - max_tokens
     return (ids, 0) if cut <= 0 else ([*ids[: max_tokens - 1], ids[-1]], cut)

@@ -2,17 +2,20 @@
 
 The life of a method in a training run: `check_optimizer`, `attach`, `initialise`, `calibrate`, training of whatever
 was left trainable, `stored` to save. To use a saved adapter: `attach`, `restore`. To count: `attach` on a model
-without memory (device "meta"), then the counts. Only `attach` must be written; the rest have the usual answer.
+without memory (device "meta"), then the counts. To leave the project: `attach`, `restore`, then `merge` or one of the
+`to_...`; to come back: `from_...`. Only `attach` must be written; the rest have the usual answer.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from tfew.errors import UserError, some
+from tfew.methods.merging import check_plain
+from tfew.methods.peft_format import PeftAdapter
 
 
 class Method(ABC):
@@ -22,6 +25,9 @@ class Method(ABC):
     def attach(self, model: nn.Module) -> None:
         """Edits the model in place; all its parameters are frozen before. What is trainable after is the adapter."""
 
+    # whether weights of the base model itself are trained: bfloat16 is too coarse to move them by small steps, so on a
+    # GPU the base is then float32 under autocast, as everything is in the official code
+    trains_base = False
     calibrates = False  # whether `calibrate` wants to be called: it costs a pass over the training examples
 
     def check_optimizer(self, optimizer: Mapping[str, Any]) -> None:
@@ -57,6 +63,35 @@ class Method(ABC):
         """Size of the saved tensors, without the file's header."""
         return sum(tensor.numel() * tensor.element_size() for tensor in self.stored(model).values())
 
+    # what HF peft calls this method in adapter_config.json: what `to_peft` writes, then what else `from_peft` knows
+    peft_types: ClassVar[tuple[str, ...]] = ()
+
+    def merge(self, model: nn.Module) -> None:
+        """Folds the adapter into the model's own weights; what only changed those is folded already."""
+
+    def to_peft(self, model: nn.Module) -> PeftAdapter:
+        """The adapter in `model` as HF peft would save it."""
+        raise _no_exchange(type(self), "HF peft (to=peft)")
+
+    @classmethod
+    def from_peft(
+        cls, arguments: Mapping[str, Any], adapter: PeftAdapter, model: nn.Module, fused_queries: str
+    ) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """The method's arguments, those of its YAML changed to what the file needs, and the weights to `restore`.
+
+        `model` has no method attached. `fused_queries`: what to do with a vector that scales queries where the
+        method leaves them alone, "refuse" or "keep".
+        """
+        raise _no_exchange(cls, "HF peft (to=peft)")
+
+    def to_official(self, model: nn.Module) -> dict[str, Tensor]:
+        """The adapter in `model` as the authors' code saves it."""
+        raise _no_exchange(type(self), "the authors' files (to=official, adapter=FILE.pt)")
+
+    def from_official(self, model: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The weights to `restore` in `model`, which the method is attached to, from a file of the authors' code."""
+        raise _no_exchange(type(self), "the authors' files (to=official, adapter=FILE.pt)")
+
 
 def attach(method: Method, model: nn.Module) -> None:
     """Freezes the whole model, then lets the method edit it."""
@@ -64,6 +99,12 @@ def attach(method: Method, model: nn.Module) -> None:
     method.attach(model)
     if not adapter_parameters(model):
         raise RuntimeError(f"{type(method).__name__} left nothing to train")
+
+
+def merge(method: Method, model: nn.Module) -> None:
+    """Turns the model into a plain one of its class with the adapter folded in, or raises UserError."""
+    method.merge(model)
+    check_plain(type(method).__name__, model)
 
 
 def adapter_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
@@ -80,3 +121,7 @@ def check_fit(expected: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> 
             f"The adapter does not fit this model and method. Only in the file: {some(in_file - in_model, 6)};"
             f" only in the model: {some(in_model - in_file, 6)}."
         )
+
+
+def _no_exchange(kind: type[Method], what: str) -> UserError:
+    return UserError(f"The method {kind.__name__} has no form in {what}.")

@@ -4,6 +4,8 @@ In a gated feed-forward, scaling the output of the linear branch (`wi_1`) equals
 the second matrix; that is where the official code puts the vector (`configs/ia3.json`). In a feed-forward without
 a gate it does not, so there the vector scales the input of the second matrix. Where one matrix makes queries, keys
 and values (GPT-2, GPT-NeoX), the vector scales its keys and values and leaves the queries alone.
+HF peft has the vector of a gated feed-forward on the second matrix, where it scales the input (its defaults for T5
+are k, v, wo), and on fused layers scales queries, too: `to_peft` writes ones there, `from_peft` knows both places.
 Vectors start at one (the model is unchanged) and stay float32 whatever the base is.
 """
 
@@ -13,11 +15,15 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tfew.errors import unknown
-from tfew.methods.base import Method
-from tfew.methods.surgery import features, find_linears, graft, no_match, sibling_names
+from tfew.errors import UserError, some, unknown
+from tfew.methods.base import Method, check_fit
+from tfew.methods.merging import scale_inputs, scale_outputs, ungraft
+from tfew.methods.peft_format import PREFIX, PeftAdapter, common_config, is_transposed, target_names
+from tfew.methods.surgery import LINEAR, features, find_linears, graft, no_match, sibling_names
 
 FUSED_LAYOUTS = ("thirds", "per_head")
+PEFT_KEY = "ia3_l"
+OFFICIAL_KEY = "multi_lora_b"
 
 
 class OutputScaled(nn.Module):
@@ -33,6 +39,10 @@ class OutputScaled(nn.Module):
         """The factor of every output `[outputs]`."""
         return self.ia3
 
+    def ia3_fold(self) -> None:
+        scale_outputs(self, self.ia3_vector())
+        ungraft(self, "ia3")
+
 
 class PartlyOutputScaled(OutputScaled):
     """`ia3` `[k and v outputs]` scales some outputs, at `ia3_positions`; the others keep the factor one."""
@@ -43,6 +53,10 @@ class PartlyOutputScaled(OutputScaled):
         ones = torch.ones(features(self)[1], dtype=self.ia3.dtype, device=self.ia3.device)
         return ones.index_put((self.ia3_positions,), self.ia3)
 
+    def ia3_fold(self) -> None:
+        scale_outputs(self, self.ia3_vector())
+        ungraft(self, "ia3", "ia3_positions")
+
 
 class InputScaled(nn.Module):
     """Multiplies what enters a linear layer by the vector `ia3` `[inputs]`."""
@@ -51,6 +65,14 @@ class InputScaled(nn.Module):
 
     def forward(self, input: Tensor) -> Tensor:
         return super().forward((input * self.ia3).to(input.dtype))
+
+    def ia3_vector(self) -> Tensor:
+        """The factor of every input `[inputs]`."""
+        return self.ia3
+
+    def ia3_fold(self) -> None:
+        scale_inputs(self, self.ia3)
+        ungraft(self, "ia3")
 
 
 class IA3(Method):
@@ -76,7 +98,89 @@ class IA3(Method):
         self.linear_branch = list(feed_forward_linear_branch)
         self.first, self.second = list(feed_forward_first), list(feed_forward_second)
 
+    peft_types = ("IA3",)
+
     def attach(self, model: nn.Module) -> None:
+        layer: Any
+        for name, kind in self._places(model).items():
+            layer = model.get_submodule(name)
+            inputs, outputs = features(layer)
+            if kind is PartlyOutputScaled:
+                positions = self._keys_and_values(model, name)
+                _add_vector(layer, kind, len(positions))
+                layer.register_buffer("ia3_positions", positions.to(layer.ia3.device), persistent=False)
+            else:
+                _add_vector(layer, kind, outputs if kind is OutputScaled else inputs)
+
+    def merge(self, model: nn.Module) -> None:
+        layer: Any
+        for name in self._places(model):
+            layer = model.get_submodule(name)
+            layer.ia3_fold()
+
+    def to_peft(self, model: nn.Module) -> PeftAdapter:
+        slots = self._peft_slots(model)
+        layer: Any
+        tensors = {}
+        for name, (place, shape) in slots.items():
+            layer = model.get_submodule(name)
+            tensors[_peft_key(place)] = layer.ia3_vector().detach().reshape(shape)
+        inputs = [place for place, shape in slots.values() if shape[0] == 1]
+        outputs = [place for place, shape in slots.values() if shape[0] != 1]
+        config = common_config(self.peft_types[0], model) | {
+            "target_modules": target_names(model, outputs) + target_names(model, inputs, dotted=False),
+            "feedforward_modules": target_names(model, inputs, dotted=False),
+            "fan_in_fan_out": is_transposed(model, outputs),
+            "modules_to_save": None,
+            "init_ia3_weights": True,
+        }
+        return PeftAdapter(config, tensors)
+
+    @classmethod
+    def from_peft(
+        cls, arguments: Mapping[str, Any], adapter: PeftAdapter, model: nn.Module, fused_queries: str
+    ) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        method = cls(**arguments)
+        slots = method._peft_slots(model)
+        tensors = dict(adapter.tensors)
+        for name, (place, (_, width)) in slots.items():  # a gate's vector may be on either of the two matrices
+            vector = tensors.get(_peft_key(name))
+            if place != name and vector is not None and vector.shape == (width, 1):
+                tensors[_peft_key(place)] = tensors.pop(_peft_key(name)).T
+        expected = {_peft_key(place): torch.empty(shape, device="meta") for place, shape in slots.values()}
+        check_fit(expected, tensors)
+        vectors = {name: tensors[_peft_key(place)].flatten().float() for name, (place, _) in slots.items()}
+        arguments = dict(arguments)
+        fused = [name for name, kind in method._places(model).items() if kind is PartlyOutputScaled]
+        if scaled := [name for name in fused if method._scales_queries(model, name, vectors[name])]:
+            if fused_queries == "refuse":
+                raise UserError(
+                    f"This adapter scales queries, too ({some(scaled, 2)}), which (IA)³ leaves alone;"
+                    " fused_queries=keep takes it as it is."
+                )
+            # then a fused layer is one whose whole output is scaled, as keys and values are elsewhere
+            arguments |= {"keys_values": [*method.keys_values, *method.fused], "fused_keys_values": {}}
+        else:
+            vectors |= {name: vectors[name][method._keys_and_values(model, name)] for name in fused}
+        return arguments, {f"{name}.ia3": vector for name, vector in vectors.items()}
+
+    def to_official(self, model: nn.Module) -> dict[str, Tensor]:
+        """`[d, 1]` under "NAME.multi_lora_b"; the authors' code scales outputs of whole layers and nothing else."""
+        places = self._places(model)
+        if other := [name for name, kind in places.items() if kind is not OutputScaled]:
+            raise UserError(
+                f"The authors' files know vectors on whole outputs only (k, v, wi_1 of a gated T5);"
+                f" {type(model).__name__} has others ({some(other, 2)}): use to=peft or to=merged."
+            )
+        layers: dict[str, Any] = {name: model.get_submodule(name) for name in places}
+        return {f"{name}.{OFFICIAL_KEY}": layer.ia3.detach()[:, None] for name, layer in layers.items()}
+
+    def from_official(self, model: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        check_fit(self.to_official(model), tensors)
+        return {f"{key.removesuffix(OFFICIAL_KEY)}ia3": tensor[:, 0] for key, tensor in tensors.items()}
+
+    def _places(self, model: nn.Module) -> dict[str, Any]:
+        """What each layer with a vector becomes, by the layer's name."""
         keys_values = find_linears(model, self.keys_values)
         fused = find_linears(model, self.fused)
         branches = find_linears(model, self.linear_branch)
@@ -85,16 +189,29 @@ class IA3(Method):
             raise no_match(model, [*self.keys_values, *self.fused], "method.keys_values")
         if not branches + second:
             raise no_match(model, self.linear_branch + self.second, "method.feed_forward_second")
-        layer: Any
-        for layer in map(model.get_submodule, keys_values + branches):
-            _add_vector(layer, OutputScaled, features(layer)[1])
-        for layer in map(model.get_submodule, second):
-            _add_vector(layer, InputScaled, features(layer)[0])
-        for name in fused:
-            layer = model.get_submodule(name)
-            positions = _keys_and_values(model, features(layer)[1], self.fused[name.rpartition(".")[2]])
-            _add_vector(layer, PartlyOutputScaled, len(positions))
-            layer.register_buffer("ia3_positions", positions.to(layer.ia3.device), persistent=False)
+        whole = dict.fromkeys(keys_values + branches, OutputScaled)
+        return {**whole, **dict.fromkeys(second, InputScaled), **dict.fromkeys(fused, PartlyOutputScaled)}
+
+    def _peft_slots(self, model: nn.Module) -> dict[str, tuple[str, tuple[int, int]]]:
+        """For each layer with a vector the layer that has it in peft and its shape there: `[1, in]` or `[out, 1]`."""
+        slots = {}
+        for name, kind in self._places(model).items():
+            inputs, outputs = features(model.get_submodule(name))
+            slots[name] = (name, (1, inputs) if kind is InputScaled else (outputs, 1))
+            if name.rpartition(".")[2] in self.linear_branch and (second := _second_matrix(model, name)):
+                slots[name] = (second, (1, outputs))
+        return slots
+
+    def _keys_and_values(self, model: nn.Module, name: str) -> Tensor:
+        """Positions of keys and values among the outputs of a fused layer."""
+        outputs = features(model.get_submodule(name))[1]
+        config: Any = model.config
+        heads = config.num_attention_heads if self.fused[name.rpartition(".")[2]] == "per_head" else 1
+        position = torch.arange(outputs)
+        return position[position // (outputs // (3 * heads)) % 3 != 0]
+
+    def _scales_queries(self, model: nn.Module, name: str, vector: Tensor) -> bool:
+        return bool((vector.index_fill(0, self._keys_and_values(model, name), 1.0) != 1).any())
 
 
 def _add_vector(layer: Any, mixin: type[nn.Module], size: int) -> None:
@@ -102,9 +219,17 @@ def _add_vector(layer: Any, mixin: type[nn.Module], size: int) -> None:
     graft(layer, mixin)
 
 
-def _keys_and_values(model: nn.Module, outputs: int, layout: str) -> Tensor:
-    """Positions of keys and values among the outputs of a fused layer."""
-    position = torch.arange(outputs)
-    config: Any = model.config
-    heads = config.num_attention_heads if layout == "per_head" else 1
-    return position[position // (outputs // (3 * heads)) % 3 != 0]
+def _second_matrix(model: nn.Module, branch: str) -> str | None:
+    """The matrix that the product of gate and linear branch enters: the last one beside them that it fits into."""
+    parent = branch.rpartition(".")[0]
+    width = features(model.get_submodule(branch))[1]
+    fits = [
+        name
+        for name, module in model.get_submodule(parent).named_children()
+        if isinstance(module, LINEAR) and features(module)[0] == width
+    ]
+    return f"{parent}.{fits[-1]}" if fits else None
+
+
+def _peft_key(layer: str) -> str:
+    return f"{PREFIX}{layer}.{PEFT_KEY}"

@@ -5,15 +5,37 @@ the frozen matrix, which is the same map as adding it to the weight. The paper d
 divides by the rank. HF peft has LoRA, but starts A differently and wraps layers, so it is used for exchange only.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from tfew.methods.base import Method
-from tfew.methods.surgery import features, find_linears, graft, no_match, train_layer_norms
+from tfew.errors import UserError
+from tfew.methods.base import Method, adapter_parameters
+from tfew.methods.merging import add_to_weight, ungraft
+from tfew.methods.peft_format import PREFIX, PeftAdapter, common_config, is_transposed, number, target_names
+from tfew.methods.surgery import features, find_linears, graft, require_linears, train_layer_norms
+
+PEFT_NAMES = {"lora_a": "lora_A.weight", "lora_b": "lora_B.weight"}
+# settings of peft's LoRA that make another function than W + scale BA with one rank and one scale for all layers
+NOT_OURS = (
+    "use_dora",
+    "lora_bias",
+    "rank_pattern",
+    "alpha_pattern",
+    "layer_replication",
+    "target_parameters",
+    "trainable_token_indices",
+    "alora_invocation_tokens",
+    "use_qalora",
+    "use_bdlora",
+    "kasa_config",
+    "arrow_config",
+    "velora_config",
+    "monteclora_config",
+)
 
 
 class LowRank(nn.Module):
@@ -36,14 +58,11 @@ class LoRA(Method):
     """`layers` are last name parts of linear layers."""
 
     def __init__(self, rank: int, init_scale: float, layers: Sequence[str], layer_norms: bool) -> None:
-        self.rank, self.init_scale, self.layers, self.layer_norms = rank, init_scale, list(layers), layer_norms
+        self.rank, self.init_scale, self.layers = rank, init_scale, list(layers)
+        self.layer_norms = self.trains_base = layer_norms
 
     def attach(self, model: nn.Module) -> None:
-        names = find_linears(model, self.layers)
-        if not names:
-            raise no_match(model, self.layers, "method.layers")
-        layer: Any
-        for layer in map(model.get_submodule, names):
+        for layer in require_linears(model, self.layers, "method.layers").values():
             inputs, outputs = features(layer)
             options: dict[str, Any] = {"dtype": torch.float32, "device": layer.weight.device}
             layer.lora_a = nn.Parameter(self.init_scale * torch.randn(self.rank, inputs, **options))
@@ -51,3 +70,59 @@ class LoRA(Method):
             graft(layer, LowRank)
         if self.layer_norms:
             train_layer_norms(model)
+
+    peft_types = ("LORA",)
+
+    def merge(self, model: nn.Module) -> None:
+        layer: Any
+        for layer in map(model.get_submodule, find_linears(model, self.layers)):
+            add_to_weight(layer, layer.lora_update())
+            ungraft(layer, *PEFT_NAMES)
+
+    def to_peft(self, model: nn.Module) -> PeftAdapter:
+        """peft scales by lora_alpha / r: ours is alpha = 1. Layer norms are whole modules that it swaps."""
+        names = find_linears(model, self.layers)
+        stored = self.stored(model)
+        norms = {name.rpartition(".")[0] for name in stored if name.rpartition(".")[2] not in PEFT_NAMES}
+        config = common_config(self.peft_types[0], model) | {
+            "r": self.rank,
+            "lora_alpha": 1,
+            "lora_dropout": 0.0,
+            "bias": "none",
+            "use_rslora": False,
+            "target_modules": target_names(model, names),
+            "modules_to_save": target_names(model, norms, dotted=False) or None,
+            "fan_in_fan_out": is_transposed(model, names),
+        }
+        return PeftAdapter(config, {f"{PREFIX}{_to_peft(name)}": tensor for name, tensor in stored.items()})
+
+    @classmethod
+    def from_peft(
+        cls, arguments: Mapping[str, Any], adapter: PeftAdapter, model: nn.Module, fused_queries: str
+    ) -> tuple[dict[str, Any], dict[str, Tensor]]:
+        """Rank, layers and whether layer norms are trained come from the file; norms that it lacks are the model's."""
+        if strange := [f"{key}={adapter.config[key]}" for key in NOT_OURS if adapter.config.get(key)]:
+            raise UserError(f"This adapter is a LoRA of a kind that only peft has ({', '.join(strange)}).")
+        rank = int(number(adapter, "r"))
+        # (alpha / r) B, or rslora's (alpha / sqrt r) B, in a method that divides by r
+        scale = number(adapter, "lora_alpha") * (rank**0.5 if adapter.config.get("use_rslora") else 1)
+        weights = {_from_peft(key): tensor.float() for key, tensor in adapter.tensors.items()}
+        weights = {name: scale * tensor if name.endswith(".lora_b") else tensor for name, tensor in weights.items()}
+        layers = sorted({name.split(".")[-2] for name in weights if name.rpartition(".")[2] in PEFT_NAMES})
+        layer_norms = any(name.rpartition(".")[2] not in PEFT_NAMES for name in weights)
+        if layer_norms:
+            model.requires_grad_(False)
+            train_layer_norms(model)
+            weights = {name: norm.detach().float() for name, norm in adapter_parameters(model).items()} | weights
+        return {**arguments, "rank": rank, "layers": layers, "layer_norms": layer_norms}, weights
+
+
+def _to_peft(name: str) -> str:
+    layer, _, last = name.rpartition(".")
+    return f"{layer}.{PEFT_NAMES.get(last, last)}"
+
+
+def _from_peft(key: str) -> str:
+    for ours, theirs in PEFT_NAMES.items():
+        key = key.replace(f".{theirs}", f".{ours}")
+    return key.removeprefix(PREFIX)

@@ -4,13 +4,12 @@ The ancestor of (IA)³ in the official code (configs/lora_scaling.json); the pap
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from tfew.methods.base import Method
-from tfew.methods.surgery import features, find_linears, graft, no_match
+from tfew.methods.surgery import features, graft, require_linears
 
 
 class BothScaled(nn.Module):
@@ -31,11 +30,7 @@ class LoRAScaling(Method):
         self.layers = list(layers)
 
     def attach(self, model: nn.Module) -> None:
-        names = find_linears(model, self.layers)
-        if not names:
-            raise no_match(model, self.layers, "method.layers")
-        layer: Any
-        for layer in map(model.get_submodule, names):
+        for layer in require_linears(model, self.layers, "method.layers").values():
             inputs, outputs = features(layer)
             device = layer.weight.device
             layer.scale_in = nn.Parameter(torch.ones(inputs, dtype=torch.float32, device=device))

@@ -5,7 +5,7 @@ a wrapper module would break it, and the frozen base must stay bit for bit what 
 transformers' Conv1D, the same thing with its weight transposed (GPT-2).
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from difflib import get_close_matches
 from typing import Any
 
@@ -39,6 +39,15 @@ def find_linears(model: nn.Module, names: Iterable[str]) -> list[str]:
     ]
 
 
+def require_linears(model: nn.Module, names: Iterable[str], knob: str) -> dict[str, Any]:
+    """The layers of `find_linears` by full name; raises UserError naming the knob where there is none."""
+    names = list(names)
+    found = find_linears(model, names)
+    if not found:
+        raise no_match(model, names, knob)
+    return {name: model.get_submodule(name) for name in found}
+
+
 def no_match(model: nn.Module, names: Iterable[str], knob: str) -> UserError:
     """The error for layer names that this model does not have; lists what it does have."""
     names = list(names)
@@ -49,13 +58,6 @@ def no_match(model: nn.Module, names: Iterable[str], knob: str) -> UserError:
         f"No Linear layer of {type(model).__name__} is named {' or '.join(names)} ({knob}){hint}."
         f" Its Linear layers: {', '.join(present)}."
     )
-
-
-def replace_linear(model: nn.Module, name: str, make: Callable[[nn.Linear], nn.Linear]) -> None:
-    parent_name, _, child_name = name.rpartition(".")
-    parent = model.get_submodule(parent_name)
-    old = getattr(parent, child_name)
-    setattr(parent, child_name, make(old).train(old.training))
 
 
 def sibling_names(model: nn.Module, name: str) -> set[str]:

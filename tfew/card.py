@@ -1,0 +1,100 @@
+"""The model card of a trained adapter: its run's record as a README.md that can be published as it is.
+
+Only named fields of the record go in: the configuration as a whole holds paths of the machine.
+"""
+
+import re
+from pathlib import Path
+
+from tfew.records import RunRecord
+
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
+
+
+def hub_id(path: str | None) -> str | None:
+    """`path` where it is the id of a model on the Hub and no folder of this machine."""
+    return path if path and HUB_ID.fullmatch(path) and not Path(path).exists() else None
+
+
+def model_card(record: RunRecord, in_peft: bool) -> str:
+    """Markdown; `in_peft`: whether HF peft has this method."""
+    base = hub_id(record.config["model"]["path"])
+    return "\n".join([*_front_matter(base), *_body(record, base), *_numbers(record), *_use(record, base, in_peft)])
+
+
+def _front_matter(base: str | None) -> list[str]:
+    return ["---", *([f"base_model: {base}"] if base else []), "tags: [tfew, few-shot]", "---", ""]
+
+
+def _body(record: RunRecord, base: str | None) -> list[str]:
+    return [
+        f"# {record.method} for {record.dataset} on {base or record.model}",
+        "",
+        "A few-shot adapter made with tfew, an implementation of T-Few (Liu et al. 2022, arXiv 2205.05638).",
+        "",
+        "| | |",
+        "|---|---|",
+        f"| base model | {base or record.model + ' (no checkpoint of the Hub)'} |",
+        f"| method | {record.method} |",
+        f"| trained parameters | {record.parameters['trainable']:,} of {record.parameters['total']:,} |",
+        f"| data set | {record.dataset}, {record.config['shots']} shots, few-shot seed {record.few_shot_seed} |",
+        f"| training | {record.config['steps']} steps of {record.config['batch_size']} examples,"
+        f" loss {record.loss}, seed {record.seed}, {record.seconds['train']:.0f} s |",
+        f"| adapter | {record.adapter_bytes:,} bytes |",
+        f"| run | {record.name} |",
+        f"| code | commit {record.git_commit or 'unknown'}, torch {record.versions['torch']},"
+        f" transformers {record.versions['transformers']} |",
+        "",
+    ]
+
+
+def _numbers(record: RunRecord) -> list[str]:
+    metrics = record.metrics
+    rows = [
+        f"| {name.replace('|', '/')} | {100 * template['accuracy']:.1f} | {template['rows']:,} |"
+        for name, template in metrics["templates"].items()
+    ]
+    return [
+        "## Results",
+        "",
+        f"Rank classification on the {record.split} split, {record.counts['rows']:,} rows, accuracy in percent.",
+        "",
+        "| template | accuracy | rows |",
+        "|---|---:|---:|",
+        *rows,
+        f"| median (IQR) | {100 * metrics['accuracy']:.1f} ({100 * metrics['accuracy_iqr']:.1f}) |"
+        f" {record.counts['rows']:,} |",
+        f"| chance | {100 * metrics['chance']:.1f} | |",
+        "",
+    ]
+
+
+def _use(record: RunRecord, base: str | None, in_peft: bool) -> list[str]:
+    model = f"model={record.config['model']['name']}"
+    lines = [
+        "## Use",
+        "",
+        "FOLDER is the adapter's, as `tfew.train` left it or `to=tfew` made it.",
+        "",
+        "```",
+        f"python -m tfew.evaluate adapter=FOLDER {model} dataset={record.dataset}",
+        f"python -m tfew.convert adapter=FOLDER {model} to=merged output=MERGED   # a plain Transformers checkpoint",
+    ]
+    if not in_peft:
+        return [*lines, "```", ""]
+    return [
+        *lines,
+        f"python -m tfew.convert adapter=FOLDER {model} to=peft output=PEFT       # for HF peft",
+        "```",
+        "",
+        "After conversion for HF peft:",
+        "",
+        "```python",
+        "from peft import PeftModel",
+        "from transformers import AutoModelForSeq2SeqLM  # AutoModelForCausalLM for a decoder-only model",
+        "",
+        f"model = AutoModelForSeq2SeqLM.from_pretrained({(base or 'BASE_MODEL')!r})",
+        'model = PeftModel.from_pretrained(model, "PEFT")',
+        "```",
+        "",
+    ]

@@ -1,0 +1,312 @@
+"""Adapters to and from other projects: `python -m tfew.convert adapter=runs/NAME to=peft output=FOLDER`.
+
+Whatever the adapter is, it is attached to its base model first and written from there, so every direction goes
+through the method's own checks. Runs on the CPU and in the weights' float32, where merging loses least.
+"""
+
+import logging
+import os
+import secrets
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import DictConfig, OmegaConf
+
+from tfew.card import hub_id, model_card
+from tfew.cli import command
+from tfew.config import CONFIGS, checked, resolved
+from tfew.errors import UserError, unknown
+from tfew.records import RECORD_FILE, RunRecord, load_record
+from tfew.run_folder import is_finished, saved_settings
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from tfew.methods.base import Method
+
+log = logging.getLogger("tfew.convert")  # __name__ is __main__ under python -m
+FORMS = ("tfew", "peft", "official", "merged", "card")
+CARD_FILE = "README.md"
+
+
+@dataclass
+class Loaded:
+    """An adapter on its base model; `description` is the method as in its YAML, with the adapter's arguments."""
+
+    model: "nn.Module"
+    tokenizer: Any
+    method: "Method"
+    description: dict[str, Any]
+    base: dict[str, Any]
+
+
+def convert(config: DictConfig) -> Path:
+    """Writes `config.adapter` in the form `config.to` and returns the folder or file."""
+    source, kind = _source(config)
+    config = config.copy()
+    config.adapter = None  # for `checked` an adapter is a folder; here it may be a file
+    config = checked(config)
+    target = _target(config, source, kind)
+    record = load_record(source) if is_finished(source) else None
+
+    # heavy imports only from here on: the request is known to make sense
+    if config.to == "card":
+        with _replacing(target) as path:
+            path.write_text(_card(source, record), encoding="utf-8")
+    else:
+        loaded = LOADERS[kind](config, source)
+        card = None if record is None else _card_text(record, loaded.method)
+        with _replacing(target) as path:
+            WRITERS[config.to](path, loaded)
+            if card is not None and path.is_dir():
+                (path / CARD_FILE).write_text(card, encoding="utf-8")
+        if card is not None and target.is_file():
+            with _replacing(_card_beside(target)) as path:
+                path.write_text(card, encoding="utf-8")
+    log.info(f"{source} ({kind}) is now {target} ({config.to}).")
+    return target
+
+
+def with_base_of_run(config: DictConfig, overrides: Sequence[str]) -> DictConfig:
+    """The configuration with the base model of the run that `config.adapter` is, unless the command line names one."""
+    if config.adapter is None:
+        return config
+    folder = _path(config.adapter)
+    saved = saved_settings(folder)
+    if saved is None:
+        return config
+    if not is_finished(folder):
+        raise UserError(f"adapter={config.adapter} is a run that did not finish; finish it with resume=true.")
+    merged = config.copy()
+    merged.model = saved["model"]
+    for override in OverridesParser.create().parse_overrides(list(overrides)):
+        if (key := override.key_or_group).partition(".")[0] == "model":
+            OmegaConf.update(merged, key, OmegaConf.select(config, key), merge=False, force_add=True)
+    return merged
+
+
+def _path(value: Any) -> Path:
+    return Path(str(value)).expanduser()
+
+
+def _source(config: DictConfig) -> tuple[Path, str]:
+    """The adapter and which of FORMS it is, told by what lies there."""
+    if config.adapter is None:
+        raise UserError("adapter= is missing: a run folder, adapter folder, peft folder or .pt file to convert.")
+    path = _path(config.adapter)
+    if not path.exists():
+        raise UserError(f"adapter={path} does not exist.")
+    if path.is_file():
+        if path.suffix != ".pt":
+            raise UserError(f"adapter={path} is a file, but not one ending in .pt; or name a folder.")
+        return path, "official"
+    if (path / "adapter_config.json").is_file():
+        return path, "peft"
+    if (path / "adapter.json").is_file():
+        return path, "tfew"
+    raise UserError(f"adapter={path} holds neither adapter.json (tfew) nor adapter_config.json (HF peft).")
+
+
+def _target(config: DictConfig, source: Path, kind: str) -> Path:
+    """Where to write; raises UserError where that would destroy something or makes no sense."""
+    if config.to not in FORMS:
+        raise unknown("form", config.to, FORMS, "to=")
+    if config.fused_queries not in ("refuse", "keep"):
+        raise unknown("value", config.fused_queries, ("refuse", "keep"), "fused_queries=")
+    if config.to == kind:
+        raise UserError(f"adapter={source} is in the form to={kind} already; others: {', '.join(FORMS)}.")
+    if config.to == "card":
+        if not is_finished(source):
+            raise UserError(f"adapter={source} holds no {RECORD_FILE}, whose numbers to=card needs: name a run folder.")
+        return _free(
+            (source if config.output is None else _path(config.output)) / CARD_FILE, config.overwrite, folder=False
+        )
+    if config.output is None:
+        raise UserError(f"output= is missing: the {'.pt file' if config.to == 'official' else 'folder'} to write.")
+    target = _path(config.output)
+    if config.to != "official":
+        return _free(target, config.overwrite, folder=True)
+    if target.suffix != ".pt":
+        raise UserError(f"output={target} does not end in .pt, by which an official file is known.")
+    if is_finished(source):
+        _free(_card_beside(target), config.overwrite, folder=False)
+    return _free(target, config.overwrite, folder=False)
+
+
+def _free(path: Path, overwrite: bool, folder: bool) -> Path:
+    """The path, made absolute, if it may be written to."""
+    path = path.absolute()
+    if path.exists() and path.is_dir() != folder:
+        raise UserError(f"output={path} is a {'file' if folder else 'folder'}, not a {'folder' if folder else 'file'}.")
+    content = list(path.iterdir()) if path.is_dir() else []
+    if not overwrite and (content or path.is_file()):
+        raise UserError(f"output={path} exists and is not empty: choose another, or say overwrite=true.")
+    if any(entry.is_dir() or entry.name == RECORD_FILE for entry in content):
+        raise UserError(f"output={path} holds a run or folders, which overwrite=true does not delete: choose another.")
+    return path
+
+
+@contextmanager
+def _replacing(target: Path) -> Iterator[Path]:
+    """A sibling to write a file or folder to, which takes the target's place when all went well."""
+    new, old = (target.with_name(f".{target.name}.{secrets.token_hex(4)}.{end}") for end in ("tmp", "old"))
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        yield new
+        if target.is_dir():
+            target.rename(old)
+        try:
+            os.replace(new, target)
+        except OSError:
+            if old.is_dir():
+                old.rename(target)
+            raise
+    except OSError as error:
+        raise UserError(f"output={target} cannot be written ({error.strerror or error}): choose another.") from error
+    finally:
+        for left in (new, old):
+            shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
+
+
+def _load_tfew(config: DictConfig, source: Path) -> Loaded:
+    from tfew.adapters_io import adapter_description
+    from tfew.build import attach_saved, base_of, saved_method
+
+    _, method = saved_method(source, config)
+    model, tokenizer = _base(config)
+    attach_saved(source, method, model)
+    return Loaded(model, tokenizer, method, adapter_description(source)["method"], base_of(config))
+
+
+def _load_peft(config: DictConfig, source: Path) -> Loaded:
+    from tfew.build import base_of, make_method
+    from tfew.exchange import read_peft
+    from tfew.methods.base import attach
+
+    adapter = read_peft(source)
+    recipe = _recipe_for_peft(config, adapter.config.get("peft_type"))
+    model, tokenizer = _base(config)
+    method = make_method(recipe)
+    arguments, weights = method.from_peft(_arguments(recipe), adapter, model, config.fused_queries)
+    method = make_method(arguments | {"_target_": recipe["_target_"]})
+    attach(method, model)
+    method.restore(model, weights)
+    return Loaded(model, tokenizer, method, recipe | arguments, base_of(config))
+
+
+def _load_official(config: DictConfig, source: Path) -> Loaded:
+    from tfew.build import base_of, make_method
+    from tfew.exchange import read_tensors
+    from tfew.methods.base import attach
+
+    tensors = read_tensors(source)
+    model, tokenizer = _base(config)
+    recipe = resolved(config.method)
+    method = make_method(recipe)
+    attach(method, model)
+    method.restore(model, method.from_official(model, tensors))
+    return Loaded(model, tokenizer, method, recipe, base_of(config))
+
+
+def _write_tfew(path: Path, loaded: Loaded) -> None:
+    from tfew.adapters_io import save_adapter
+
+    save_adapter(path, loaded.method.stored(loaded.model), loaded.description, loaded.base)
+
+
+def _write_peft(path: Path, loaded: Loaded) -> None:
+    from tfew.exchange import write_peft
+
+    adapter = loaded.method.to_peft(loaded.model)
+    path.mkdir()
+    write_peft(path, adapter, hub_id(loaded.base["path"]))
+
+
+def _write_official(path: Path, loaded: Loaded) -> None:
+    from tfew.exchange import write_tensors
+
+    write_tensors(path, loaded.method.to_official(loaded.model))
+
+
+def _write_merged(path: Path, loaded: Loaded) -> None:
+    from tfew.methods.base import merge
+
+    model: Any = loaded.model
+    merge(loaded.method, model)
+    model.save_pretrained(path)
+    loaded.tokenizer.save_pretrained(path)
+
+
+LOADERS: dict[str, Callable[[DictConfig, Path], Loaded]] = {
+    "tfew": _load_tfew,
+    "peft": _load_peft,
+    "official": _load_official,
+}
+WRITERS: dict[str, Callable[[Path, Loaded], None]] = {
+    "tfew": _write_tfew,
+    "peft": _write_peft,
+    "official": _write_official,
+    "merged": _write_merged,
+}
+
+
+def _base(config: DictConfig) -> tuple["nn.Module", Any]:
+    import torch
+
+    from tfew.build import build_backbone, build_encoder
+
+    tokenizer = build_encoder(config).tokenizer
+    return build_backbone(config, tokenizer, torch.device("cpu")), tokenizer
+
+
+def _arguments(recipe: dict[str, Any]) -> dict[str, Any]:
+    from tfew.build import NOT_ARGUMENTS
+
+    return {key: value for key, value in recipe.items() if key not in NOT_ARGUMENTS}
+
+
+def _recipe_for_peft(config: DictConfig, peft_type: Any) -> dict[str, Any]:
+    """`method=` where peft knows it by this name, else the first method in `configs/method/` that it does."""
+    from hydra.utils import get_class
+
+    files = [OmegaConf.load(path) for path in sorted((CONFIGS / "method").glob("*.yaml"))]
+    plain = [file for file in files if "_target_" in file and "defaults" not in file]  # the others only vary these
+    known: dict[str, Any] = {}
+    for recipe in [*reversed(plain), config.method]:
+        known |= dict.fromkeys(get_class(recipe._target_).peft_types, recipe)  # type: ignore[attr-defined]
+    if peft_type not in known:
+        raise unknown("peft_type", peft_type, sorted(known), "adapter_config.json")
+    recipe = OmegaConf.to_container(known[peft_type], resolve=True)
+    assert isinstance(recipe, dict)
+    return {str(key): value for key, value in recipe.items()}
+
+
+def _card(source: Path, record: RunRecord | None) -> str:
+    from tfew.adapters_io import adapter_description
+    from tfew.build import make_method
+
+    assert record is not None  # _target has seen to it
+    return _card_text(record, make_method(adapter_description(source)["method"]))
+
+
+def _card_text(record: RunRecord, method: "Method") -> str:
+    return model_card(record, in_peft=bool(method.peft_types))
+
+
+def _card_beside(target: Path) -> Path:
+    return target.with_suffix(".md")
+
+
+@command("convert")
+def main(config: DictConfig) -> Path:
+    return convert(with_base_of_run(config, list(HydraConfig.get().overrides.task)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,60 @@
+"""What methods train and store on a model's shape, without its weights: `python -m tfew.cost methods=all`."""
+
+import json
+from typing import Any
+
+from omegaconf import DictConfig
+
+from tfew.cli import command
+from tfew.config import CONFIGS, checked, compose, resolved
+from tfew.errors import UserError, unknown
+
+
+def cost(config: DictConfig) -> list[dict[str, Any]]:
+    """One row per method: `trainable` (what the adapter consists of), `trained` (what training moves), total, bytes."""
+    config = checked(config)
+    if config.methods not in (None, "all"):
+        raise unknown("value", config.methods, ("all",), "methods=")
+    if config.model.arch is None:
+        raise UserError(f"model={config.model.name} has no model.arch to count on; choose a T5-like model=.")
+    names = sorted(path.stem for path in CONFIGS.glob("method/*.yaml")) if config.methods else [None]
+    rows = [_count(config, config.method if name is None else compose(f"method={name}").method) for name in names]
+    if config.json:
+        print(json.dumps(rows, indent=1))
+    else:
+        _print_table(config.model.name, rows)
+    return rows
+
+
+def _count(config: DictConfig, method_config: DictConfig) -> dict[str, Any]:
+    from tfew.backbone import shape_of
+    from tfew.build import make_method
+    from tfew.methods.base import attach
+
+    model = shape_of(resolved(config.model.arch))
+    total = sum(parameter.numel() for parameter in model.parameters())
+    method = make_method(resolved(method_config))
+    attach(method, model)
+    return {
+        "model": config.model.name,
+        "method": method_config.name,
+        "trainable": method.stored_count(model),
+        "trained": method.trained_count(model),
+        "total": total,
+        "adapter_bytes": method.stored_bytes(model),
+    }
+
+
+def _print_table(model: str, rows: list[dict[str, Any]]) -> None:
+    print(f"{model}: {rows[0]['total']:,} parameters\n")
+    print(f"{'method':<14}{'trainable':>16}{'% of model':>12}{'adapter MB':>12}")
+    for row in rows:
+        share, megabytes = 100 * row["trainable"] / row["total"], row["adapter_bytes"] / 1e6
+        training = f"   {row['trained']:,} while training" if row["trained"] != row["trainable"] else ""
+        print(f"{row['method']:<14}{row['trainable']:>16,}{share:>12.4f}{megabytes:>12.2f}{training}")
+
+
+main = command("cost")(cost)
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,211 @@
+"""FISH mask: train only the entries that matter most to the training examples (Sung et al. 2021, arXiv 2111.09839).
+
+An entry's score is the empirical Fisher information: the square of the gradient of one example's loss, averaged over
+the training examples. The k entries with the largest scores of all parameters together are trained, the rest is held
+by zeroing their gradients (official `src/models/fishmask.py`). That holds only for an optimiser that leaves an entry
+with zero gradients alone: weight decay does not.
+
+Saved are the positions and values of the k entries. Values keep the base's dtype: the base itself is trained.
+The mask lies in hooks on the parameters, and torch drops those from a deep copy: copy a model before `calibrate`. One
+object of this class serves one model, the last that it was attached to.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from tfew.errors import UserError, some
+from tfew.methods.base import Method, check_fit
+
+INFINITY_BITS = 0x7F800000  # of a float32; scores that are finite and not negative have fewer, in their own order
+INT32_MAX = 2**31 - 1
+
+
+class FISH(Method):
+    """`keep` is the fraction of all parameters that is trained."""
+
+    trains_base = True
+
+    calibrates = True
+
+    def __init__(self, keep: float) -> None:
+        if not 0 < keep <= 1:
+            raise UserError(f"method.keep={keep} is not a fraction between 0 and 1.")
+        self.keep = keep
+        self.kept: dict[str, Tensor] = {}  # by parameter: flat positions, ascending; empty before `calibrate`
+        self._handles: list[RemovableHandle] = []
+
+    def check_optimizer(self, optimizer: Mapping[str, Any]) -> None:
+        decay = optimizer.get("weight_decay") or 0
+        if decay > 0:
+            raise UserError(
+                f"optimizer.weight_decay={decay} would move the entries that a FISH mask holds, because it needs no"
+                " gradient; say optimizer.weight_decay=0."
+            )
+
+    def attach(self, model: nn.Module) -> None:
+        if self._k(model) == 0:
+            raise UserError(f"method.keep={self.keep} of {_total(model):,} parameters is less than one; raise it.")
+        self.kept = {}
+        model.requires_grad_(True)
+
+    def calibrate(self, model: nn.Module, losses: Iterable[Tensor]) -> None:
+        """Chooses the entries. Where a saved adapter was restored, its entries stay: the file must hold all of them."""
+        if not self.kept:
+            self._hold(model, top_positions(fisher_scores(model, losses), self._k(model)))
+
+    def stored(self, model: nn.Module) -> dict[str, Tensor]:
+        """`NAME.indices` (int32 where that is enough) and `NAME.values` of each parameter with entries in the mask."""
+        if not self.kept:
+            raise RuntimeError("a FISH mask has no entries before it is calibrated or restored")
+        parameters = dict(model.named_parameters())
+        weights = {}
+        for name, positions in self.kept.items():
+            parameter = parameters[name].detach()
+            weights[f"{name}.indices"] = positions.to(_index_dtype(parameter))
+            weights[f"{name}.values"] = parameter.take(positions)
+        return weights
+
+    def restore(self, model: nn.Module, weights: Mapping[str, Tensor]) -> None:
+        parameters = dict(model.named_parameters())
+        kept = _positions(parameters, weights, self._k(model))
+        with torch.no_grad():
+            for name, positions in kept.items():
+                parameter = parameters[name]
+                parameter.put_(positions, weights[f"{name}.values"].to(parameter))
+        self._hold(model, kept)
+
+    def trained_count(self, model: nn.Module) -> int:
+        return self._k(model)
+
+    def stored_bytes(self, model: nn.Module) -> int:
+        """Exact once there is a mask; before, as if all k entries lay in the largest parameter."""
+        if self.kept:
+            return super().stored_bytes(model)
+        largest = max(model.parameters(), key=torch.Tensor.numel)
+        return self._k(model) * (largest.element_size() + _index_dtype(largest).itemsize)
+
+    def _k(self, model: nn.Module) -> int:
+        return int(_total(model) * self.keep)
+
+    def _hold(self, model: nn.Module, kept: dict[str, Tensor]) -> None:
+        """Lets only these entries have gradients from now on, in place of the entries before."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles, self.kept = [], kept
+        for name, parameter in model.named_parameters():
+            positions = kept.get(name, torch.empty(0, dtype=torch.int64, device=parameter.device))
+            hook = partial(mask_gradient, positions=positions)
+            self._handles.append(parameter.register_post_accumulate_grad_hook(hook))
+
+
+def mask_gradient(parameter: Tensor, positions: Tensor) -> None:
+    """Zeroes the gradient but for these flat positions, in place: no second tensor of a parameter's size."""
+    gradient = parameter.grad
+    if gradient is not None:
+        values = gradient.take(positions)
+        gradient.zero_().put_(positions, values)
+
+
+def fisher_scores(model: nn.Module, losses: Iterable[Tensor]) -> dict[str, Tensor]:
+    """By parameter, the mean over `losses` of the squared gradient, float32, in the parameter's shape."""
+    examples = 0
+    with _summing_squares(model) as scores:
+        for loss in losses:
+            if not torch.isfinite(loss):
+                raise UserError(f"The loss of training example {examples} is {loss.item()}; try model.dtype=float32.")
+            loss.backward()
+            examples += 1
+    if examples == 0:
+        raise RuntimeError("a FISH mask needs at least one training example")
+    return {name: score.div_(examples) for name, score in scores.items()}
+
+
+@contextmanager
+def _summing_squares(model: nn.Module) -> Iterator[dict[str, Tensor]]:
+    """Each backward pass adds to the sums, one parameter's gradient at a time, and leaves no gradients."""
+    model.zero_grad(set_to_none=True)
+    sums = {name: torch.zeros_like(p, dtype=torch.float32) for name, p in model.named_parameters()}
+
+    def add(parameter: Tensor, name: str) -> None:
+        if parameter.grad is not None:
+            gradient = parameter.grad.float()
+            sums[name].addcmul_(gradient, gradient)
+            parameter.grad = None
+
+    handles = [
+        parameter.register_post_accumulate_grad_hook(partial(add, name=name))
+        for name, parameter in model.named_parameters()
+    ]
+    try:
+        yield sums
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def top_positions(scores: Mapping[str, Tensor], k: int) -> dict[str, Tensor]:
+    """Flat positions, ascending, of exactly the k largest scores; of equal ones the first, in the mapping's order."""
+    bits = {name: score.flatten().view(torch.int32) for name, score in scores.items()}
+    threshold = _kth_largest(list(bits.values()), k)
+    ties_left = k - sum(int((b > threshold).sum()) for b in bits.values())
+    kept = {}
+    for name, b in bits.items():
+        ties = (b == threshold).nonzero().flatten()[:ties_left]
+        ties_left -= len(ties)
+        positions = torch.cat([(b > threshold).nonzero().flatten(), ties]).sort().values
+        if len(positions):
+            kept[name] = positions
+    return kept
+
+
+def _kth_largest(scores: list[Tensor], k: int) -> int:
+    """Bit by bit, the largest number that at least k scores reach: exact, and nothing is concatenated or sorted.
+
+    `scores` are the bits of float32 numbers that are not negative; as integers they have the same order.
+    """
+    threshold = 0
+    for bit in reversed(range(31)):
+        candidate = threshold | 1 << bit
+        if candidate <= INFINITY_BITS and sum(int((s >= candidate).sum()) for s in scores) >= k:
+            threshold = candidate
+    return threshold
+
+
+def _positions(parameters: Mapping[str, Tensor], weights: Mapping[str, Tensor], k: int) -> dict[str, Tensor]:
+    """The positions in a saved adapter, int64 and beside their parameters; raises UserError where they do not fit."""
+    names = [key.removesuffix(".indices") for key in weights if key.endswith(".indices")]
+    indices = {name: weights[f"{name}.indices"] for name in names}
+    # what the file should hold by its own positions: of parameters that the model has, values of the same length
+    known = {name: positions for name, positions in indices.items() if name in parameters}
+    suffixes = ("indices", "values")
+    check_fit({f"{name}.{suffix}": p for name, p in known.items() for suffix in suffixes}, weights)
+    bad = [name for name, positions in known.items() if not _is_flat_index(positions, parameters[name].numel())]
+    if bad:
+        raise UserError(f"The adapter's positions do not fit this model's parameters: {some(bad)}.")
+    found = sum(len(positions) for positions in known.values())
+    if found != k:
+        raise UserError(f"The adapter holds {found:,} entries, but method.keep gives {k:,} on this model.")
+    return {
+        name: known[name].to(parameter.device, torch.int64) for name, parameter in parameters.items() if name in known
+    }
+
+
+def _is_flat_index(positions: Tensor, size: int) -> bool:
+    if positions.dtype not in (torch.int32, torch.int64) or positions.ndim != 1 or len(positions) == 0:
+        return False
+    return bool(positions[0] >= 0 and positions[-1] < size and (positions.diff() > 0).all())
+
+
+def _index_dtype(parameter: Tensor) -> torch.dtype:
+    return torch.int32 if parameter.numel() <= INT32_MAX else torch.int64
+
+
+def _total(model: nn.Module) -> int:
+    """Numbers in all parameters; a weight that two layers share counts once."""
+    return sum(parameter.numel() for parameter in model.parameters())

@@ -1,0 +1,22 @@
+"""LayerNorm tuning: only the layer norms are trained (paper appendix D; official `configs/layernorm.json`).
+
+The norms are the model's own; see `full.py` for their type on a GPU.
+"""
+
+from torch import nn
+
+from tfew.errors import UserError
+from tfew.methods.base import Method
+from tfew.methods.surgery import train_layer_norms
+
+
+class LayerNorm(Method):
+    """Scales of all layer norms, and their shifts in models that have them (T5 has none)."""
+
+    trains_base = True
+
+    def attach(self, model: nn.Module) -> None:
+        try:
+            train_layer_norms(model)
+        except UserError as error:  # its advice is for methods that could do without
+            raise UserError(f"method=layernorm trains layer norms, and {type(model).__name__} has none.") from error

@@ -1,0 +1,60 @@
+"""Folding an adapter into plain weights: the arithmetic on one layer, and the check that nothing is left over.
+
+Done in float32 whatever the weight is, so a float32 weight changes by rounding only.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from tfew.errors import UserError, some
+
+
+@torch.no_grad()
+def scale_outputs(layer: Any, factor: Tensor) -> None:
+    """y -> factor y, bias included; `factor` `[outputs]`."""
+    weight = layer.weight
+    factors = factor if isinstance(layer, Conv1D) else factor[:, None]  # Conv1D holds [inputs, outputs]
+    weight.copy_(weight.float() * factors)
+    if layer.bias is not None:
+        layer.bias.copy_(layer.bias.float() * factor)
+
+
+@torch.no_grad()
+def scale_inputs(layer: Any, factor: Tensor) -> None:
+    """x -> factor x; `factor` `[inputs]`."""
+    weight = layer.weight
+    weight.copy_(weight.float() * (factor[:, None] if isinstance(layer, Conv1D) else factor))
+
+
+@torch.no_grad()
+def add_to_weight(layer: Any, update: Tensor) -> None:
+    """W -> W + update; `update` `[outputs, inputs]`."""
+    weight = layer.weight
+    weight.copy_(weight.float() + (update.T if isinstance(layer, Conv1D) else update))
+
+
+def ungraft(layer: nn.Module, *names: str) -> None:
+    """Undoes `surgery.graft`: the layer's own class again, without these parameters and buffers."""
+    _, kind = type(layer).__bases__
+    for name in names:
+        delattr(layer, name)
+    layer.__class__ = kind
+
+
+def check_plain(method: str, model: nn.Module) -> None:
+    """Raises UserError where the model is not what its own class makes of its configuration: names and classes."""
+    with torch.device("meta"):
+        plain = type(model)(model.config)
+    extra = sorted(set(model.state_dict()) ^ set(plain.state_dict()))
+    classes = {name: type(module) for name, module in plain.named_modules()}
+    other = [name for name, module in model.named_modules() if classes.get(name) is not type(module)]
+    hooked = [name for name, m in model.named_modules() if m._forward_hooks or m._forward_pre_hooks]
+    if extra or other or hooked:
+        left = some({*extra, *other, *hooked}, 4)
+        raise UserError(
+            f"The method {method} cannot be merged into a plain checkpoint (to=merged): what it adds to"
+            f" {type(model).__name__} has no place there ({left})."
+        )
