@@ -3,7 +3,7 @@ PYTHON := $(VENV)/bin/python
 READY := $(VENV)/.ready
 PIP := $(VENV)/bin/pip install --disable-pip-version-check
 
-.PHONY: help env demo test check
+.PHONY: help env demo test test_full check
 .DEFAULT_GOAL := help
 
 help:  ## what each target does
@@ -22,7 +22,10 @@ $(READY): requirements.txt pyproject.toml
 demo: $(READY)  ## the main job, offline, on a small synthetic task
 	$(PYTHON) -m tfew.train +experiment=demo overwrite=true
 
-test: $(READY)  ## all tests
+test: $(READY)  ## the tests, but for the slow ones
+	$(PYTHON) -m pytest -m "not slow"
+
+test_full: $(READY)  ## all tests
 	$(PYTHON) -m pytest
 
 check: $(READY)  ## formatter, linter, type checker

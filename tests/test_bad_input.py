@@ -59,6 +59,7 @@ def test_full_error_shows_the_traceback() -> None:
     assert "Traceback" in result.stderr
 
 
+@pytest.mark.slow
 def test_one_bad_job_of_a_sweep_leaves_the_others_running(tmp_path: Path) -> None:
     result = run("-m", "+experiment=demo", "steps=0,2", "trainer=cpu", "dataset.generator.eval=4", f"runs={tmp_path}")
     assert result.returncode == 1
@@ -281,6 +282,7 @@ def test_a_disk_that_is_full_at_the_end(
     assert not any(name.endswith(".tmp") for name in names)
 
 
+@pytest.mark.slow
 def test_a_disk_that_fills_up_while_training(tmp_path: Path) -> None:
     """A limit on the size of files stands in for the disk: metrics.csv or a checkpoint meets it first."""
     overrides = "+experiment=demo trainer=cpu steps=300 checkpoint_every=5 dataset.generator.eval=4"

@@ -381,6 +381,7 @@ def test_the_command_through_peft_and_back(name: str, train_tiny: Callable[..., 
     torch.testing.assert_close(logits(model), logits(expected), atol=0, rtol=0)
 
 
+@pytest.mark.slow
 def test_merged_checkpoint_scores_the_same_without_this_project(train_tiny: Callable[..., Any], tmp_path: Path) -> None:
     run = run_folder(train_tiny, "optimizer.lr=0.1")
     folder = convert(request(f"adapter={run}", "to=merged", f"output={tmp_path}/merged"))
@@ -481,6 +482,7 @@ def test_requests_that_make_no_sense(
         convert(request(*(a.replace("@", str(run)) for a in arguments)))
 
 
+@pytest.mark.slow
 def test_from_the_command_line(train_tiny: Callable[..., Any], tmp_path: Path) -> None:
     run = run_folder(train_tiny)
     command = [sys.executable, "-m", "tfew.convert", f"adapter={run}", f"output={tmp_path}/peft", "to=peft"]

@@ -14,6 +14,7 @@ from tests.test_train import vectors
 from tfew.run_folder import is_finished
 
 STEPS = 60
+pytestmark = pytest.mark.slow
 
 
 def command(folder: Path, *overrides: str) -> list[str]:

@@ -76,6 +76,7 @@ def test_commands_work_from_any_folder(tmp_path: Path) -> None:
     assert (tmp_path / path).is_file()
 
 
+@pytest.mark.slow
 def test_a_sweep_over_seeds(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tfew.train", "-m", "+experiment=demo", "trainer=cpu", "steps=2"]
     command += ["dataset.generator.eval=4", "few_shot_seed=0,1,32", f"runs={tmp_path}", "logger=wandb"]

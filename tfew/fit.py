@@ -67,7 +67,7 @@ def fit(config: DictConfig, method: Method, model: nn.Module, encoder: Encoder, 
     )
     started = time.monotonic()
     if method.calibrates:
-        method.calibrate(model, _single_losses(config, module, encoder, task))
+        method.calibrate(model, _single_losses(config, method, module, encoder, task))
     with quiet_lightning():
         trainer = _trainer(config, method, next(model.parameters()).device, folder)
     module.train()  # dropout: from_pretrained gives a model in evaluation mode, and Lightning keeps the mode it finds
@@ -85,13 +85,18 @@ def fit(config: DictConfig, method: Method, model: nn.Module, encoder: Encoder, 
     return Fitted(module.global_step, module.tokens_seen, time.monotonic() - started)
 
 
-def _single_losses(config: DictConfig, module: FewShotModule, encoder: Encoder, task: Task) -> Iterator[Tensor]:
+def _single_losses(
+    config: DictConfig, method: Method, module: FewShotModule, encoder: Encoder, task: Task
+) -> Iterator[Tensor]:
     """The training loss of each single training example, in the wording drawn for step 0, without dropout."""
     prompts = DrawnPrompts(task.prompts, encoder, config.seed)
+    device = next(module.model.parameters()).device
     module.eval()
     for row in tqdm(range(task.rows), desc="Calibrating", unit="example", mininterval=0.5):
-        batch = collate([prompts[0, row]], encoder.pad_id).to(next(module.model.parameters()).device)
-        yield module.terms(batch, counts(batch))["loss"]
+        batch = collate([prompts[0, row]], encoder.pad_id).to(device)
+        with torch.autocast(device.type, torch.bfloat16, enabled=uses_autocast(config, device, method)):
+            loss = module.terms(batch, counts(batch))["loss"]
+        yield loss
 
 
 @contextmanager
