@@ -30,7 +30,7 @@ MAY_IMPORT = {
     "adapters_io": {"records"},
     "backbone": {"hub"},
     "module": {"losses", "methods", "optim", "scoring"},
-    "run_folder": {"config", "records"},
+    "run_folder": {"card", "config", "records"},
     "task": {"config", "data", "records"},
     "build": {"adapters_io", "backbone", "config", "data", "methods"},
     "fit": {"build", "config", "data", "records", "losses", "methods", "module", "run_folder", "task"},

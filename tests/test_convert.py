@@ -249,7 +249,7 @@ def test_target_names_are_short_only_where_they_are_exact() -> None:
 
 
 @pytest.mark.parametrize("name", MODELS)
-@pytest.mark.parametrize("kind", ["ia3", "lora", "layernorm", "full"])
+@pytest.mark.parametrize("kind", ["ia3", "lora", "lora_scaling", "layernorm", "full", "said_20k"])
 def test_merged_is_unmerged_and_plain(name: str, kind: str, tmp_path: Path) -> None:
     method, make = method_of(kind), MODELS[name]
     model = stir(adapted(method, make), 0.05) if kind == "full" else adapted(method, make)
@@ -264,7 +264,7 @@ def test_merged_is_unmerged_and_plain(name: str, kind: str, tmp_path: Path) -> N
     torch.testing.assert_close(logits(plain), expected, **CLOSE)
 
 
-@pytest.mark.parametrize("kind", ["prompt_10", "lora_scaling", "bitfit", "adapter"])
+@pytest.mark.parametrize("kind", ["prompt_10", "prefix", "bitfit", "adapter"])
 def test_methods_that_cannot_merge_say_so(kind: str) -> None:
     method = method_of(kind) if kind != "adapter" else method_of(kind, reduction=8)
     model = adapted(method, tiny_t5)
@@ -442,9 +442,13 @@ def test_output_is_whole_or_not_there(
     convert(request(*peft_request))
     with pytest.raises(UserError, match=r"out exists and is not empty: choose another, or say overwrite=true"):
         convert(request(*peft_request))
-    (target / "stale").touch()
+    (target / "thesis.txt").touch()
+    with pytest.raises(UserError, match=r"holds what no conversion made \(thesis.txt\) and overwrite=true does not"):
+        convert(request(*peft_request, "overwrite=true"))
+    (target / "thesis.txt").unlink()
+    (target / "tokenizer_config.json").touch()  # of an earlier conversion to another form
     convert(request(*peft_request, "overwrite=true"))
-    assert not (target / "stale").exists()
+    assert not (target / "tokenizer_config.json").exists()
     before = {path.name: path.read_bytes() for path in target.iterdir()}
 
     def full(*_: Any, **__: Any) -> None:
@@ -455,8 +459,9 @@ def test_output_is_whole_or_not_there(
         convert(request(*peft_request, "overwrite=true"))
     assert {path.name: path.read_bytes() for path in target.iterdir()} == before
     assert not list(tmp_path.glob(".*"))
-    with pytest.raises(UserError, match=r"holds a run or folders, which overwrite=true does not delete"):
-        convert(request(f"adapter={run}", "to=peft", f"output={run}", "overwrite=true"))
+    for inside in (run, run.parent):
+        with pytest.raises(UserError, match=r"would overwrite .*, which is read here: choose another"):
+            convert(request(f"adapter={run}", "to=peft", f"output={inside}", "overwrite=true"))
     assert (run / "result.json").is_file()
 
 

@@ -12,12 +12,16 @@ from torch import Tensor, nn
 from transformers import ByT5Tokenizer
 
 from tests.models import ragged_batch, tiny_t5
+from tests.test_train import folder
+from tfew.adapters_io import load_weights
 from tfew.build import make_method, make_optimizer
 from tfew.config import CONFIGS, compose, resolved
 from tfew.cost import cost
 from tfew.errors import UserError
 from tfew.losses import LossWeights, counts, loss_terms
 from tfew.methods.base import Method, adapter_parameters, attach
+from tfew.methods.fish import FISH
+from tfew.module import FewShotModule
 from tfew.scoring import scoring_mode, token_logprob
 
 METHODS = sorted(path.stem for path in CONFIGS.glob("method/*.yaml"))
@@ -217,6 +221,13 @@ def test_lora_scaling_is_a_rank_one_pattern_on_the_weight() -> None:
         (["method=lora", "method.layers=[queries]"], r"is named queries \(method.layers\)"),
         (["method=bitfit", "method.linears=[kk]"], r"method.linears"),
         (["method=adapter", "method.places=[Dense]"], r"method.places"),
+        (["method=lora", "method.layers=wo"], r"method.layers=wo is not a list of names, such as \[a,b\]"),
+        (["method=lora", "method.rank=abc"], r"method.rank=abc is not a whole number of at least 1"),
+        (["method=prompt_10", "method.length=0"], r"method.length=0 is not a whole number of at least 1"),
+        (["method=said_20k", "method.seed=-1"], r"method.seed=-1 is not a whole number of at least 0"),
+        (["method=lora", "method.layer_norms=2"], r"method.layer_norms=2 is not true or false"),
+        (["method=lora", "+method.alpha=3"], r"has or lacks alpha; LoRA takes rank, init_scale, layers, layer_norms"),
+        (["method=compacter"], r"method.reduction=16 is the largest that does"),
     ],
 )
 def test_what_cannot_work_is_refused_by_its_knob(
@@ -224,6 +235,47 @@ def test_what_cannot_work_is_refused_by_its_knob(
 ) -> None:
     with pytest.raises(UserError, match=message):
         train_tiny(*overrides)
+
+
+def test_starting_from_an_adapter_of_other_settings_is_refused(train_tiny: Callable[..., Any]) -> None:
+    first = folder(train_tiny("method=said_20k"))
+    again = train_tiny("method=said_20k", f"init_adapter={first}", "steps=2")
+    assert again.counts["rows"] == 12
+    with pytest.raises(UserError, match=r"was made with other settings of method= \(seed: 0 there, 7 here\)"):
+        train_tiny("method=said_20k", "method.seed=7", f"init_adapter={first}")
+
+
+def test_a_continued_run_recalls_its_calibration(
+    train_tiny: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A FISH run is stopped and goes on with the mask that was found, even if another would be found now."""
+    whole = train_tiny("method=fish_02", "steps=6", f"run_dir={tmp_path}/whole")
+    step, stop = FewShotModule.training_step, 4
+
+    def interrupted(self: FewShotModule, *arguments: Any) -> None:
+        if self.global_step == stop:
+            raise UserError("stopped")
+        step(self, *arguments)
+
+    cut = ("method=fish_02", "steps=6", "checkpoint_every=2", f"run_dir={tmp_path}/cut")
+    monkeypatch.setattr(FewShotModule, "training_step", interrupted)
+    with pytest.raises(UserError, match="stopped"):
+        train_tiny(*cut)
+    monkeypatch.setattr(FewShotModule, "training_step", step)
+    monkeypatch.setattr(FISH, "calibrate", None)  # calling it again would fail
+    resumed = train_tiny(*cut, "resume=true")
+    ours, theirs = load_weights(tmp_path / "cut"), load_weights(tmp_path / "whole")
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
+    assert resumed.metrics == whole.metrics
+
+
+def test_costs_of_a_shape_that_some_methods_cannot_take(capsys: pytest.CaptureFixture[str]) -> None:
+    rows = cost(compose("model=tiny", "methods=all", config_name="cost"))
+    assert {row["method"] for row in rows if "cannot" in row} == {"compacter", "compacter_pp"}
+    assert "Compacter divides the model's width 64" in capsys.readouterr().out
+    with pytest.raises(UserError, match="methods=all counts every file of configs/method as it is"):
+        cost(compose("model=tiny", "methods=all", "method=lora", config_name="cost"))
 
 
 class ThrowAway(Method):

@@ -260,15 +260,33 @@ def test_another_adapter_at_the_same_path_is_another_run(train_tiny: Train, tmp_
     assert train_tiny(f"init_adapter={start}").name != first.name
 
 
+def test_an_old_model_card_goes_with_its_run_and_a_readme_stays(train_tiny: Train, tmp_path: Path) -> None:
+    from tfew.card import model_card
+
+    record = train_tiny(f"run_dir={tmp_path}/run")
+    card = tmp_path / "run" / "README.md"
+    card.write_text(model_card(record, in_peft=True, merges=True))
+    train_tiny(f"run_dir={tmp_path}/run", "overwrite=true")
+    assert not card.exists()
+    card.write_text("my own notes")
+    train_tiny(f"run_dir={tmp_path}/run", "overwrite=true")
+    assert card.read_text() == "my own notes"
+
+
 def test_the_record_names_the_checkpoint_that_was_used(train_tiny: Train, tmp_path: Path) -> None:
     from transformers import ByT5Tokenizer
 
     from tests.models import tiny_t5
+    from tfew.card import model_card
 
     tiny_t5(rows=384).save_pretrained(tmp_path / "mine")
     ByT5Tokenizer().save_pretrained(tmp_path / "mine")
     record = train_tiny("model=t0_3b", f"model.path={tmp_path}/mine")
     assert (record.model, record.name.split("-")[1]) == ("mine", "mine")
+    card = model_card(record, in_peft=False, merges=False)
+    assert "model.path=BASE_MODEL" in card
+    assert "to=merged" not in card
+    assert str(tmp_path) not in card
 
 
 def test_names_are_made_of_what_matters() -> None:

@@ -3,14 +3,13 @@
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
-
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
-from torch import Tensor
+from typing import TYPE_CHECKING, Any
 
 from tfew.errors import UserError
 from tfew.records import write_atomically, write_bytes_atomically
+
+if TYPE_CHECKING:  # a description is read before anything heavy is imported
+    from torch import Tensor
 
 WEIGHTS_FILE = "adapter.safetensors"
 CONFIG_FILE = "adapter.json"
@@ -18,9 +17,11 @@ FORMAT_VERSION = 1
 
 
 def save_adapter(
-    folder: Path, weights: Mapping[str, Tensor], method: Mapping[str, Any], base: Mapping[str, Any]
+    folder: Path, weights: Mapping[str, "Tensor"], method: Mapping[str, Any], base: Mapping[str, Any]
 ) -> int:
     """Writes what the method stores and how it was made (method and base model); returns the file's size in bytes."""
+    from safetensors.torch import save
+
     data = save({name: tensor.cpu().contiguous() for name, tensor in weights.items()})
     write_bytes_atomically(folder / WEIGHTS_FILE, data)
     description = {"format_version": FORMAT_VERSION, "method": dict(method), "base": dict(base)}
@@ -42,8 +43,11 @@ def adapter_description(folder: Path) -> dict[str, Any]:
         raise UserError(f"{path} does not describe an adapter of this project: {error}.") from error
 
 
-def load_weights(folder: Path) -> dict[str, Tensor]:
+def load_weights(folder: Path) -> dict[str, "Tensor"]:
     """The tensors that `save_adapter` wrote."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
     path = folder / WEIGHTS_FILE
     try:
         return load_file(path)

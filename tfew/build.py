@@ -1,9 +1,9 @@
 """The only place where model, tokenizer, method and adapter weights meet."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import torch
 from hydra.utils import get_class
@@ -12,7 +12,7 @@ from torch import nn
 
 from tfew.adapters_io import adapter_description, load_weights
 from tfew.backbone import is_encoder_decoder, load_model, load_tokenizer, random_model
-from tfew.config import model_name, resolved
+from tfew.config import differences, model_name, resolved
 from tfew.data.loader import Encoder
 from tfew.errors import UserError
 from tfew.methods.base import Method, adapter_parameters, attach
@@ -56,7 +56,13 @@ def attach_method(config: DictConfig, method: Method, model: nn.Module, tokenize
         if config.init_adapter is None:
             method.initialise(model, tokenizer)
     if config.init_adapter is not None:
-        restore(method, model, Path(config.init_adapter))
+        folder = Path(config.init_adapter)
+        _, saved = _described(folder, config)
+        ours = {**method_arguments(resolved(config.method)), "_target_": config.method._target_}
+        theirs = {**method_arguments(saved), "_target_": saved["_target_"]}
+        if unlike := differences(ours, theirs):
+            raise UserError(f"init_adapter={folder} was made with other settings of method= ({'; '.join(unlike[:4])}).")
+        restore(method, model, folder)
     make_optimizer(config, list(adapter_parameters(model).values()))  # a bad setting is said before the run starts
 
 
@@ -71,13 +77,19 @@ def make_optimizer(config: DictConfig, parameters: list[nn.Parameter]) -> torch.
 
 def saved_method(folder: Path, config: DictConfig) -> tuple[str, Method]:
     """Name and method that a saved adapter was made with; it is attached and restored by `attach_saved`."""
+    name, description = _described(folder, config)
+    return name, make_method(description)
+
+
+def _described(folder: Path, config: DictConfig) -> tuple[str, dict[str, Any]]:
+    """Name and description of a saved adapter's method; says so where the adapter belongs to another base."""
     saved = adapter_description(folder)
     description = saved["method"]
     if saved["base"] != base_of(config):
         log.info(f"Note: {folder} was trained on {saved['base']}, and is used on {base_of(config)}.")
     if not str(description.get("_target_", "")).startswith("tfew.methods."):
         raise UserError(f"{folder} names a method that is none of this project's: {description.get('_target_')!r}.")
-    return str(description["name"]), make_method(description)
+    return str(description["name"]), description
 
 
 def attach_saved(folder: Path, method: Method, model: nn.Module) -> None:
@@ -112,14 +124,46 @@ def base_of(config: DictConfig) -> dict[str, Any]:
 
 
 def make_method(description: Mapping[str, Any]) -> Method:
-    arguments = {key: value for key, value in description.items() if key not in NOT_ARGUMENTS}
+    arguments = method_arguments(description)
     try:
         kind = get_class(description["_target_"])
     except Exception as error:
         raise UserError(f"There is no method {description['_target_']!r} (method._target_).") from error
     if not issubclass(kind, Method):
         raise UserError(f"method._target_={description['_target_']} is not a tfew.methods.base.Method.")
+    _check_arguments(kind, arguments)
     return kind(**arguments)
+
+
+def method_arguments(description: Mapping[str, Any]) -> dict[str, Any]:
+    """The constructor's arguments among the keys of a method's YAML."""
+    return {key: value for key, value in description.items() if key not in NOT_ARGUMENTS}
+
+
+def _check_arguments(kind: type[Method], arguments: Mapping[str, Any]) -> None:
+    """Names and types of a method's arguments, read off its constructor: they come from a user or from a file."""
+    known = get_type_hints(kind.__init__)
+    known.pop("return", None)
+    if wrong := sorted(known.keys() ^ arguments.keys()):
+        raise UserError(
+            f"method. has or lacks {', '.join(wrong)}; {kind.__name__} takes {', '.join(known) or 'nothing'}."
+        )
+    for name, hint in known.items():
+        value = arguments[name]
+        least = 0 if name in kind.may_be_zero else 1
+        good = {
+            bool: (isinstance(value, bool), "true or false"),
+            int: (type(value) is int and value >= least, f"a whole number of at least {least}"),
+            float: (type(value) in (int, float), "a number"),
+            str: (isinstance(value, str), "text"),
+            Sequence[str]: (_is_list_of_text(value), "a list of names, such as [a,b]"),
+        }.get(hint, (True, ""))
+        if not good[0]:
+            raise UserError(f"method.{name}={value} is not {good[1]}.")
+
+
+def _is_list_of_text(value: object) -> bool:
+    return isinstance(value, list | tuple) and all(isinstance(item, str) for item in value)
 
 
 def uses_autocast(config: DictConfig, device: torch.device, method: Method | None) -> bool:

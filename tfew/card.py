@@ -8,6 +8,8 @@ from pathlib import Path
 
 from tfew.records import RunRecord
 
+CARD_FILE = "README.md"
+TAGS = "tags: [tfew, few-shot]"
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 
 
@@ -16,14 +18,20 @@ def hub_id(path: str | None) -> str | None:
     return path if path and HUB_ID.fullmatch(path) and not Path(path).exists() else None
 
 
-def model_card(record: RunRecord, in_peft: bool) -> str:
-    """Markdown; `in_peft`: whether HF peft has this method."""
+def is_model_card(path: Path) -> bool:
+    """Whether this is a file that `model_card` made, and nobody's own."""
+    return path.is_file() and TAGS in path.read_text(encoding="utf-8", errors="replace").splitlines()[:4]
+
+
+def model_card(record: RunRecord, in_peft: bool, merges: bool) -> str:
+    """Markdown; whether HF peft has this method, and whether it can be folded into a plain checkpoint."""
     base = hub_id(record.config["model"]["path"])
-    return "\n".join([*_front_matter(base), *_body(record, base), *_numbers(record), *_use(record, base, in_peft)])
+    use = _use(record, base, in_peft, merges)
+    return "\n".join([*_front_matter(base), *_body(record, base), *_numbers(record), *use])
 
 
 def _front_matter(base: str | None) -> list[str]:
-    return ["---", *([f"base_model: {base}"] if base else []), "tags: [tfew, few-shot]", "---", ""]
+    return ["---", *([f"base_model: {base}"] if base else []), TAGS, "---", ""]
 
 
 def _body(record: RunRecord, base: str | None) -> list[str]:
@@ -69,8 +77,9 @@ def _numbers(record: RunRecord) -> list[str]:
     ]
 
 
-def _use(record: RunRecord, base: str | None, in_peft: bool) -> list[str]:
-    model = f"model={record.config['model']['name']}"
+def _use(record: RunRecord, base: str | None, in_peft: bool, merges: bool) -> list[str]:
+    named = record.config["model"]["name"]
+    model = f"model={named}" if named == record.model else f"model.path={base or 'BASE_MODEL'}"
     lines = [
         "## Use",
         "",
@@ -78,8 +87,11 @@ def _use(record: RunRecord, base: str | None, in_peft: bool) -> list[str]:
         "",
         "```",
         f"python -m tfew.evaluate adapter=FOLDER {model} dataset={record.dataset}",
-        f"python -m tfew.convert adapter=FOLDER {model} to=merged output=MERGED   # a plain Transformers checkpoint",
     ]
+    if merges:
+        lines.append(
+            f"python -m tfew.convert adapter=FOLDER {model} to=merged output=MERGED   # for Transformers alone"
+        )
     if not in_peft:
         return [*lines, "```", ""]
     return [

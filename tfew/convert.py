@@ -6,6 +6,7 @@ through the method's own checks. Runs on the CPU and in the weights' float32, wh
 
 import logging
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -18,10 +19,10 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
-from tfew.card import hub_id, model_card
+from tfew.card import CARD_FILE, hub_id, model_card
 from tfew.cli import command
 from tfew.config import CONFIGS, checked, resolved
-from tfew.errors import UserError, unknown
+from tfew.errors import UserError, some, unknown
 from tfew.records import RECORD_FILE, RunRecord, load_record
 from tfew.run_folder import is_finished, saved_settings
 
@@ -32,7 +33,11 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("tfew.convert")  # __name__ is __main__ under python -m
 FORMS = ("tfew", "peft", "official", "merged", "card")
-CARD_FILE = "README.md"
+# what a conversion leaves in a folder: overwrite=true replaces a folder of these and no other
+OWN_FILES = re.compile(
+    r"README\.md|adapter(_config|_model)?\.(json|safetensors)|(generation_)?config\.json|model.*\.safetensors(\.index\.json)?"
+    r"|(tokenizer|special_tokens_map|added_tokens|vocab|merges|spiece|sentencepiece|chat_template)[\w.]*"
+)
 
 
 @dataclass
@@ -130,6 +135,9 @@ def _target(config: DictConfig, source: Path, kind: str) -> Path:
     if config.output is None:
         raise UserError(f"output= is missing: the {'.pt file' if config.to == 'official' else 'folder'} to write.")
     target = _path(config.output)
+    for kept in (source, None if config.model.path is None else Path(config.model.path)):
+        if kept is not None and kept.exists() and _overlap(target, kept):
+            raise UserError(f"output={target} would overwrite {kept}, which is read here: choose another.")
     if config.to != "official":
         return _free(target, config.overwrite, folder=True)
     if target.suffix != ".pt":
@@ -137,6 +145,11 @@ def _target(config: DictConfig, source: Path, kind: str) -> Path:
     if is_finished(source):
         _free(_card_beside(target), config.overwrite, folder=False)
     return _free(target, config.overwrite, folder=False)
+
+
+def _overlap(first: Path, second: Path) -> bool:
+    first, second = first.resolve(), second.resolve()
+    return first == second or first in second.parents
 
 
 def _free(path: Path, overwrite: bool, folder: bool) -> Path:
@@ -147,8 +160,11 @@ def _free(path: Path, overwrite: bool, folder: bool) -> Path:
     content = list(path.iterdir()) if path.is_dir() else []
     if not overwrite and (content or path.is_file()):
         raise UserError(f"output={path} exists and is not empty: choose another, or say overwrite=true.")
-    if any(entry.is_dir() or entry.name == RECORD_FILE for entry in content):
-        raise UserError(f"output={path} holds a run or folders, which overwrite=true does not delete: choose another.")
+    if foreign := [entry.name for entry in content if entry.is_dir() or not OWN_FILES.fullmatch(entry.name)]:
+        raise UserError(
+            f"output={path} holds what no conversion made ({some(foreign, 3)}) and overwrite=true does not delete:"
+            " choose another."
+        )
     return path
 
 
@@ -185,7 +201,7 @@ def _load_tfew(config: DictConfig, source: Path) -> Loaded:
 
 
 def _load_peft(config: DictConfig, source: Path) -> Loaded:
-    from tfew.build import base_of, make_method
+    from tfew.build import base_of, make_method, method_arguments
     from tfew.exchange import read_peft
     from tfew.methods.base import attach
 
@@ -193,11 +209,11 @@ def _load_peft(config: DictConfig, source: Path) -> Loaded:
     recipe = _recipe_for_peft(config, adapter.config.get("peft_type"))
     model, tokenizer = _base(config)
     method = make_method(recipe)
-    arguments, weights = method.from_peft(_arguments(recipe), adapter, model, config.fused_queries)
+    arguments, weights = method.from_peft(method_arguments(recipe), adapter, model, config.fused_queries)
     method = make_method(arguments | {"_target_": recipe["_target_"]})
     attach(method, model)
     method.restore(model, weights)
-    return Loaded(model, tokenizer, method, recipe | arguments, base_of(config))
+    return Loaded(model, tokenizer, method, _named(recipe | arguments), base_of(config))
 
 
 def _load_official(config: DictConfig, source: Path) -> Loaded:
@@ -265,10 +281,18 @@ def _base(config: DictConfig) -> tuple["nn.Module", Any]:
     return build_backbone(config, tokenizer, torch.device("cpu")), tokenizer
 
 
-def _arguments(recipe: dict[str, Any]) -> dict[str, Any]:
-    from tfew.build import NOT_ARGUMENTS
+def _named(description: dict[str, Any]) -> dict[str, Any]:
+    """The method's YAML that has these very arguments, if there is one: a file has lengths, but no name."""
+    from tfew.build import method_arguments
 
-    return {key: value for key, value in recipe.items() if key not in NOT_ARGUMENTS}
+    for path in sorted((CONFIGS / "method").glob("*.yaml")):
+        recipe = OmegaConf.to_container(OmegaConf.load(path))
+        assert isinstance(recipe, dict)
+        known = {str(key): value for key, value in recipe.items()}
+        same = method_arguments(known) == method_arguments(description)
+        if same and known["_target_"] == description["_target_"]:
+            return known
+    return description
 
 
 def _recipe_for_peft(config: DictConfig, peft_type: Any) -> dict[str, Any]:
@@ -296,7 +320,7 @@ def _card(source: Path, record: RunRecord | None) -> str:
 
 
 def _card_text(record: RunRecord, method: "Method") -> str:
-    return model_card(record, in_peft=bool(method.peft_types))
+    return model_card(record, in_peft=bool(method.peft_types), merges=method.merges)
 
 
 def _card_beside(target: Path) -> Path:

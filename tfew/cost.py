@@ -15,6 +15,8 @@ def cost(config: DictConfig) -> list[dict[str, Any]]:
     config = checked(config)
     if config.methods not in (None, "all"):
         raise unknown("value", config.methods, ("all",), "methods=")
+    if config.methods and config.method != compose().method:
+        raise UserError("methods=all counts every file of configs/method as it is: leave method= out, or methods=.")
     if config.model.arch is None:
         raise UserError(f"model={config.model.name} has no model.arch to count on; choose a T5-like model=.")
     names = sorted(path.stem for path in CONFIGS.glob("method/*.yaml")) if config.methods else [None]
@@ -34,7 +36,12 @@ def _count(config: DictConfig, method_config: DictConfig) -> dict[str, Any]:
     model = shape_of(resolved(config.model.arch))
     total = sum(parameter.numel() for parameter in model.parameters())
     method = make_method(resolved(method_config))
-    attach(method, model)
+    try:
+        attach(method, model)
+    except UserError as error:
+        if not config.methods:
+            raise
+        return {"model": config.model.name, "method": method_config.name, "total": total, "cannot": str(error)}
     return {
         "model": config.model.name,
         "method": method_config.name,
@@ -49,6 +56,9 @@ def _print_table(model: str, rows: list[dict[str, Any]]) -> None:
     print(f"{model}: {rows[0]['total']:,} parameters\n")
     print(f"{'method':<14}{'trainable':>16}{'% of model':>12}{'adapter MB':>12}")
     for row in rows:
+        if "cannot" in row:
+            print(f"{row['method']:<14}{row['cannot']}")
+            continue
         share, megabytes = 100 * row["trainable"] / row["total"], row["adapter_bytes"] / 1e6
         training = f"   {row['trained']:,} while training" if row["trained"] != row["trainable"] else ""
         print(f"{row['method']:<14}{row['trainable']:>16,}{share:>12.4f}{megabytes:>12.2f}{training}")

@@ -7,6 +7,7 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
+from tfew.adapters_io import adapter_description
 from tfew.cli import command
 from tfew.config import ADAPTER_HASHES, checked, run_name, run_path
 from tfew.errors import UserError
@@ -29,7 +30,10 @@ def evaluate(config: DictConfig) -> RunRecord:
     config = checked(config)
     if config.init_adapter is not None and config.adapter is None:
         raise UserError("init_adapter= is where training starts; to evaluate an adapter say adapter=.")
-    folder = run_path(config, f"evaluate-{run_name(config, ZERO_SHOT if config.adapter is None else None)}")
+    method_name = ZERO_SHOT
+    if config.adapter is not None:
+        method_name = adapter_description(Path(config.adapter))["method"]["name"]
+    folder = run_path(config, f"evaluate-{run_name(config, method_name)}")
     if to_skip(folder, config):
         return load_record(folder)
     evaluation = eval_task(config)
@@ -37,7 +41,7 @@ def evaluate(config: DictConfig) -> RunRecord:
     from tfew.build import attach_saved, build_backbone, build_device, build_encoder, saved_method
     from tfew.evaluation import evaluate_model
 
-    name, method = (ZERO_SHOT, None) if config.adapter is None else saved_method(Path(config.adapter), config)
+    method = None if config.adapter is None else saved_method(Path(config.adapter), config)[1]
     device, encoder = build_device(config), build_encoder(config)
     model = build_backbone(config, encoder.tokenizer, device, method)
     base_parameters = sum(parameter.numel() for parameter in model.parameters())
@@ -47,7 +51,7 @@ def evaluate(config: DictConfig) -> RunRecord:
     open_run(folder, config)
     log.info(f"{folder}: {evaluation.rows} rows to evaluate.")
     evaluated = evaluate_model(config, method, model, encoder, evaluation, folder)
-    return finish(folder, config, "evaluate", name, method, model, base_parameters, evaluated)
+    return finish(folder, config, "evaluate", method_name, method, model, base_parameters, evaluated)
 
 
 def with_run_settings(config: DictConfig, overrides: list[str]) -> DictConfig:

@@ -17,6 +17,7 @@ import torch
 from hydra.utils import get_class
 from omegaconf import DictConfig
 from pytorch_lightning.callbacks import ModelCheckpoint, TQDMProgressBar
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -27,8 +28,8 @@ from tfew.errors import UserError
 from tfew.losses import LossWeights, counts
 from tfew.methods.base import Method
 from tfew.module import FewShotModule
-from tfew.records import cannot_write
-from tfew.run_folder import CHECKPOINTS, METRICS_FILE, last_checkpoint
+from tfew.records import cannot_write, write_bytes_atomically
+from tfew.run_folder import CALIBRATION_FILE, CHECKPOINTS, METRICS_FILE, last_checkpoint
 from tfew.task import Task
 
 CANNOT_WRITE = {errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.EDQUOT}
@@ -67,7 +68,7 @@ def fit(config: DictConfig, method: Method, model: nn.Module, encoder: Encoder, 
     )
     started = time.monotonic()
     if method.calibrates:
-        method.calibrate(model, _single_losses(config, method, module, encoder, task))
+        _calibrate(config, method, module, encoder, task, folder / CHECKPOINTS / CALIBRATION_FILE)
     with quiet_lightning():
         trainer = _trainer(config, method, next(model.parameters()).device, folder)
     module.train()  # dropout: from_pretrained gives a model in evaluation mode, and Lightning keeps the mode it finds
@@ -83,6 +84,17 @@ def fit(config: DictConfig, method: Method, model: nn.Module, encoder: Encoder, 
     finally:
         _finish_loggers(trainer)
     return Fitted(module.global_step, module.tokens_seen, time.monotonic() - started)
+
+
+def _calibrate(
+    config: DictConfig, method: Method, module: FewShotModule, encoder: Encoder, task: Task, path: Path
+) -> None:
+    """Once per run: a continued one recalls what was found, since rounding could find something else."""
+    if path.is_file():
+        method.recall(module.model, load_file(path))
+        return
+    method.calibrate(module.model, _single_losses(config, method, module, encoder, task))
+    write_bytes_atomically(path, save({name: tensor.cpu() for name, tensor in method.calibrated().items()}))
 
 
 def _single_losses(

@@ -49,7 +49,11 @@ def finish(
         seed=config.seed,
         metrics=evaluated.metrics,
         counts=evaluated.counts,
-        parameters={"trainable": trainable, "trained": method.trained_count(model) if method else 0, "total": total},
+        parameters={
+            "trainable": trainable,
+            "trained": method.trained_count(model) if method and fitted else 0,
+            "total": total,
+        },
         flops={
             "training": training_flops(total, fitted.tokens if fitted else 0, encoder_decoder),
             "evaluation": inference_flops(total, evaluated.tokens, encoder_decoder),
@@ -84,10 +88,10 @@ def print_summary(record: RunRecord, path: Path) -> None:
         print(f"  {counts['cut_prompts']} of {counts['prompts']} prompts did not fit max_tokens and were cut.")
     if counts["empty_renders"]:
         print(f"  {counts['empty_renders']} times a template rendered nothing for a row and was skipped.")
-    print(
-        f"  trained {record.parameters['trained']:,} parameters beside a model of {record.parameters['total']:,} in"
-        f" {seconds['train']:.0f} s, evaluated in {seconds['evaluate']:.0f} s"
-    )
+    parameters, took = record.parameters, f"evaluated in {seconds['evaluate']:.0f} s"
+    if parameters["trained"]:
+        took = f"trained {parameters['trained']:,} parameters in {seconds['train']:.0f} s, {took}"
+    print(f"  model of {parameters['total']:,} parameters, adapter of {parameters['trainable']:,}; {took}")
     print(f"  record: {path}", flush=True)
 
 

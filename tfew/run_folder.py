@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 from omegaconf import DictConfig, OmegaConf
 
+from tfew.card import CARD_FILE, is_model_card
 from tfew.config import differences, identity, resolved_with_hashes
 from tfew.errors import UserError
 from tfew.records import RECORD_FILE, cannot_write, write_atomically
@@ -18,6 +19,7 @@ CONFIG_FILE = "config.yaml"
 PREDICTIONS_FILE = "predictions.jsonl"
 METRICS_FILE = "metrics.csv"
 CHECKPOINTS = "checkpoint"
+CALIBRATION_FILE = "calibration.safetensors"
 OWN_FILES = (RECORD_FILE, CONFIG_FILE, PREDICTIONS_FILE, METRICS_FILE, "adapter.safetensors", "adapter.json")
 LOGGER_FOLDERS = ("tensorboard", "wandb")
 
@@ -65,7 +67,7 @@ def last_checkpoint(folder: Path) -> Path | None:
 
 
 def remove_checkpoints(folder: Path) -> None:
-    for path in (folder / CHECKPOINTS).glob("step=*.ckpt"):
+    for path in [*(folder / CHECKPOINTS).glob("step=*.ckpt"), folder / CHECKPOINTS / CALIBRATION_FILE]:
         path.unlink(missing_ok=True)
     _remove_if_empty(folder / CHECKPOINTS)
 
@@ -103,6 +105,8 @@ def _clear(folder: Path) -> None:
         for name in OWN_FILES[:1] + OWN_FILES[2:]:
             (folder / name).unlink(missing_ok=True)
         remove_checkpoints(folder)
+        if is_model_card(folder / CARD_FILE):  # its numbers are the old run's
+            (folder / CARD_FILE).unlink()
         for name in LOGGER_FOLDERS:
             if (folder / name).exists():
                 shutil.rmtree(folder / name)

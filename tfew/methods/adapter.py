@@ -41,6 +41,8 @@ class Bottleneck(nn.Module):
 class Adapter(Method):
     """`places` are last name parts of T5's sub-layers; all of them must be there."""
 
+    merges = False
+
     def __init__(self, places: Sequence[str], reduction: int, init_std: float, layer_norms: bool) -> None:
         self.places = list(places)
         self.reduction = reduction

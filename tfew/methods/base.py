@@ -29,6 +29,8 @@ class Method(ABC):
     # GPU the base is then float32 under autocast, as everything is in the official code
     trains_base = False
     calibrates = False  # whether `calibrate` wants to be called: it costs a pass over the training examples
+    merges = True  # whether `merge` leaves a plain model
+    may_be_zero: ClassVar[tuple[str, ...]] = ()  # whole-number arguments that may be 0; all others are at least 1
 
     def check_optimizer(self, optimizer: Mapping[str, Any]) -> None:
         """Raises UserError for optimiser settings (by name, as in the YAML) that this method cannot live with."""
@@ -38,6 +40,13 @@ class Method(ABC):
 
     def calibrate(self, model: nn.Module, losses: Iterable[Tensor]) -> None:
         """Called once before training; `losses` yields the training loss of each single training example."""
+
+    def calibrated(self) -> dict[str, Tensor]:
+        """What `calibrate` found, for a run that is continued: it must not be found anew."""
+        return {}
+
+    def recall(self, model: nn.Module, found: Mapping[str, Tensor]) -> None:
+        """In place of `calibrate`, with what `calibrated` gave."""
 
     def stored(self, model: nn.Module) -> dict[str, Tensor]:
         """What is saved: enough to `restore` the trained function on the same base model."""

@@ -29,6 +29,8 @@ class Biased(nn.Module):
 class BitFit(Method):
     """`linears` are last name parts of linear layers; the defaults are in `configs/method/bitfit.yaml`."""
 
+    merges = False  # T5's layers have no biases to fold them into
+
     def __init__(self, linears: Sequence[str], layer_norms: bool) -> None:
         self.linears = list(linears)
         self.layer_norms = self.trains_base = layer_norms

@@ -52,7 +52,9 @@ class Compacter(Adapter):
         if width % self.n or inner % self.n:
             raise UserError(
                 f"Compacter divides the model's width {width} and the inner width {inner} (method.reduction="
-                f"{self.reduction}) into method.n={self.n} equal parts, which does not come out even."
+                f"{self.reduction}) into method.n={self.n} equal parts, which does not come out even;"
+                f" method.reduction={width // self.n}"
+                " is the largest that does."
             )
         down = PHMLinear(width, inner, self.n, self.rank, self.init_std, device)
         return Bottleneck(down, PHMLinear(inner, width, self.n, self.rank, self.init_std, device))

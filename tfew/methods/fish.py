@@ -30,7 +30,6 @@ class FISH(Method):
     """`keep` is the fraction of all parameters that is trained."""
 
     trains_base = True
-
     calibrates = True
 
     def __init__(self, keep: float) -> None:
@@ -58,6 +57,13 @@ class FISH(Method):
         """Chooses the entries. Where a saved adapter was restored, its entries stay: the file must hold all of them."""
         if not self.kept:
             self._hold(model, top_positions(fisher_scores(model, losses), self._k(model)))
+
+    def calibrated(self) -> dict[str, Tensor]:
+        return self.kept
+
+    def recall(self, model: nn.Module, found: Mapping[str, Tensor]) -> None:
+        device = next(model.parameters()).device
+        self._hold(model, {name: positions.to(device) for name, positions in found.items()})
 
     def stored(self, model: nn.Module) -> dict[str, Tensor]:
         """`NAME.indices` (int32 where that is enough) and `NAME.values` of each parameter with entries in the mask."""

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from tfew.methods.base import Method
+from tfew.methods.merging import scale_inputs, scale_outputs, ungraft
 from tfew.methods.surgery import features, graft, require_linears
 
 
@@ -36,3 +37,9 @@ class LoRAScaling(Method):
             layer.scale_in = nn.Parameter(torch.ones(inputs, dtype=torch.float32, device=device))
             layer.scale_out = nn.Parameter(torch.ones(outputs, dtype=torch.float32, device=device))
             graft(layer, BothScaled)
+
+    def merge(self, model: nn.Module) -> None:
+        for layer in require_linears(model, self.layers, "method.layers").values():
+            scale_inputs(layer, layer.scale_in)
+            scale_outputs(layer, layer.scale_out)
+            ungraft(layer, "scale_in", "scale_out")

@@ -137,6 +137,8 @@ WITH_PREFIX: dict[type, type] = {T5Attention: PrefixT5Attention, MT5Attention: P
 class PrefixTuning(Method):
     """`length` keys and values per layer; the rest shapes their start: see `configs/method/prefix.yaml`."""
 
+    merges = False
+
     def __init__(
         self, length: int, hidden: int, encoder_text: str, decoder_text: str, fit_steps: int, fit_lr: float
     ) -> None:

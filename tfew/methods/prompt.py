@@ -32,6 +32,9 @@ ARGUMENTS = ("input_ids", "attention_mask", "encoder_hidden_states", "encoder_at
 class PromptTuning(Method):
     """`length` embeddings in front of each stack, started from embedding rows `first_row` to `last_row`."""
 
+    merges = False
+    may_be_zero = ("first_row",)
+
     def __init__(self, length: int, first_row: int, last_row: int) -> None:
         self.length = length
         self.first_row = first_row

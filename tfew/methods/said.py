@@ -23,6 +23,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import pad
+from torch.utils.hooks import RemovableHandle
 
 from tfew.errors import UserError
 from tfew.methods.base import Method
@@ -33,9 +34,12 @@ BLOCK = 64  # the Walsh-Hadamard transform works on this many numbers at a time:
 class SAID(Method):
     """`dimensions` is the budget: the shared vector has what one scale per parameter, and one more, leave of it."""
 
+    may_be_zero = ("seed",)
+
     def __init__(self, dimensions: int, seed: int) -> None:
         self.dimensions = dimensions
         self.seed = seed
+        self._handles: list[RemovableHandle] = []
 
     def attach(self, model: nn.Module) -> None:
         parameters = dict(model.named_parameters())
@@ -56,9 +60,19 @@ class SAID(Method):
             owned = {local: indices[id(p)] for local, p in owner.named_parameters(recurse=False)}
             if owned:
                 move = MovedParameters(shared, owned)
-                owner.register_forward_pre_hook(move.put)
-                owner.register_forward_hook(move.remove, always_call=True)
+                self._handles.append(owner.register_forward_pre_hook(move.put))
+                self._handles.append(owner.register_forward_hook(move.remove, always_call=True))
         model.said = shared
+
+    @torch.no_grad()
+    def merge(self, model: nn.Module) -> None:
+        """Adds the updates to the weights; the model must be the last that this object was attached to."""
+        shared: Any = model.said
+        del model.said
+        for index, parameter in enumerate(model.parameters()):
+            parameter.copy_(parameter.float() + shared.update(index))
+        for handle in self._handles:
+            handle.remove()
 
 
 class SharedVector(nn.Module):
