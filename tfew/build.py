@@ -12,6 +12,7 @@ from torch import nn
 
 from tfew.adapters_io import adapter_description, load_weights
 from tfew.backbone import is_encoder_decoder, load_model, load_tokenizer, random_model
+from tfew.card import hub_id
 from tfew.config import differences, model_name, resolved
 from tfew.data.loader import Encoder
 from tfew.errors import UserError
@@ -119,8 +120,8 @@ def build_device(config: DictConfig) -> torch.device:
 
 
 def base_of(config: DictConfig) -> dict[str, Any]:
-    """What an adapter says of the model that it belongs to."""
-    return {"name": model_name(config), "path": config.model.path}
+    """What an adapter says of the model that it belongs to; no paths of this machine, since adapters travel."""
+    return {"name": model_name(config), "path": hub_id(config.model.path)}
 
 
 def make_method(description: Mapping[str, Any]) -> Method:

@@ -5,12 +5,7 @@ through the method's own checks. Runs on the CPU and in the weights' float32, wh
 """
 
 import logging
-import os
-import re
-import secrets
-import shutil
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +17,8 @@ from omegaconf import DictConfig, OmegaConf
 from tfew.card import CARD_FILE, hub_id, model_card
 from tfew.cli import command
 from tfew.config import CONFIGS, checked, resolved
-from tfew.errors import UserError, some, unknown
+from tfew.errors import UserError, unknown
+from tfew.output import free_path, overlap, replacing
 from tfew.records import RECORD_FILE, RunRecord, load_record
 from tfew.run_folder import is_finished, saved_settings
 
@@ -33,11 +29,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("tfew.convert")  # __name__ is __main__ under python -m
 FORMS = ("tfew", "peft", "official", "merged", "card")
-# what a conversion leaves in a folder: overwrite=true replaces a folder of these and no other
-OWN_FILES = re.compile(
-    r"README\.md|adapter(_config|_model)?\.(json|safetensors)|(generation_)?config\.json|model.*\.safetensors(\.index\.json)?"
-    r"|(tokenizer|special_tokens_map|added_tokens|vocab|merges|spiece|sentencepiece|chat_template)[\w.]*"
-)
 
 
 @dataclass
@@ -62,17 +53,17 @@ def convert(config: DictConfig) -> Path:
 
     # heavy imports only from here on: the request is known to make sense
     if config.to == "card":
-        with _replacing(target) as path:
+        with replacing(target) as path:
             path.write_text(_card(source, record), encoding="utf-8")
     else:
         loaded = LOADERS[kind](config, source)
         card = None if record is None else _card_text(record, loaded.method)
-        with _replacing(target) as path:
+        with replacing(target) as path:
             WRITERS[config.to](path, loaded)
             if card is not None and path.is_dir():
                 (path / CARD_FILE).write_text(card, encoding="utf-8")
         if card is not None and target.is_file():
-            with _replacing(_card_beside(target)) as path:
+            with replacing(_card_beside(target)) as path:
                 path.write_text(card, encoding="utf-8")
     log.info(f"{source} ({kind}) is now {target} ({config.to}).")
     return target
@@ -129,65 +120,22 @@ def _target(config: DictConfig, source: Path, kind: str) -> Path:
     if config.to == "card":
         if not is_finished(source):
             raise UserError(f"adapter={source} holds no {RECORD_FILE}, whose numbers to=card needs: name a run folder.")
-        return _free(
+        return free_path(
             (source if config.output is None else _path(config.output)) / CARD_FILE, config.overwrite, folder=False
         )
     if config.output is None:
         raise UserError(f"output= is missing: the {'.pt file' if config.to == 'official' else 'folder'} to write.")
     target = _path(config.output)
     for kept in (source, None if config.model.path is None else Path(config.model.path)):
-        if kept is not None and kept.exists() and _overlap(target, kept):
+        if kept is not None and kept.exists() and overlap(target, kept):
             raise UserError(f"output={target} would overwrite {kept}, which is read here: choose another.")
     if config.to != "official":
-        return _free(target, config.overwrite, folder=True)
+        return free_path(target, config.overwrite, folder=True)
     if target.suffix != ".pt":
         raise UserError(f"output={target} does not end in .pt, by which an official file is known.")
     if is_finished(source):
-        _free(_card_beside(target), config.overwrite, folder=False)
-    return _free(target, config.overwrite, folder=False)
-
-
-def _overlap(first: Path, second: Path) -> bool:
-    first, second = first.resolve(), second.resolve()
-    return first == second or first in second.parents
-
-
-def _free(path: Path, overwrite: bool, folder: bool) -> Path:
-    """The path, made absolute, if it may be written to."""
-    path = path.absolute()
-    if path.exists() and path.is_dir() != folder:
-        raise UserError(f"output={path} is a {'file' if folder else 'folder'}, not a {'folder' if folder else 'file'}.")
-    content = list(path.iterdir()) if path.is_dir() else []
-    if not overwrite and (content or path.is_file()):
-        raise UserError(f"output={path} exists and is not empty: choose another, or say overwrite=true.")
-    if foreign := [entry.name for entry in content if entry.is_dir() or not OWN_FILES.fullmatch(entry.name)]:
-        raise UserError(
-            f"output={path} holds what no conversion made ({some(foreign, 3)}) and overwrite=true does not delete:"
-            " choose another."
-        )
-    return path
-
-
-@contextmanager
-def _replacing(target: Path) -> Iterator[Path]:
-    """A sibling to write a file or folder to, which takes the target's place when all went well."""
-    new, old = (target.with_name(f".{target.name}.{secrets.token_hex(4)}.{end}") for end in ("tmp", "old"))
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        yield new
-        if target.is_dir():
-            target.rename(old)
-        try:
-            os.replace(new, target)
-        except OSError:
-            if old.is_dir():
-                old.rename(target)
-            raise
-    except OSError as error:
-        raise UserError(f"output={target} cannot be written ({error.strerror or error}): choose another.") from error
-    finally:
-        for left in (new, old):
-            shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
+        free_path(_card_beside(target), config.overwrite, folder=False)
+    return free_path(target, config.overwrite, folder=False)
 
 
 def _load_tfew(config: DictConfig, source: Path) -> Loaded:

@@ -1,0 +1,61 @@
+"""What a conversion writes: a file or folder that is there whole or not at all, and in nobody's way."""
+
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from tfew.errors import UserError, some
+
+# what a conversion leaves in a folder: overwrite=true replaces a folder of these and no other
+OWN_FILES = re.compile(
+    r"README\.md|adapter(_config|_model)?\.(json|safetensors)|(generation_)?config\.json|model.*\.safetensors(\.index\.json)?"
+    r"|(tokenizer|special_tokens_map|added_tokens|vocab|merges|spiece|sentencepiece|chat_template)[\w.]*"
+)
+
+
+def free_path(path: Path, overwrite: bool, folder: bool) -> Path:
+    """The path, made absolute, if it may be written to."""
+    path = path.absolute()
+    if path.exists() and path.is_dir() != folder:
+        raise UserError(f"output={path} is a {'file' if folder else 'folder'}, not a {'folder' if folder else 'file'}.")
+    content = list(path.iterdir()) if path.is_dir() else []
+    if not overwrite and (content or path.is_file()):
+        raise UserError(f"output={path} exists and is not empty: choose another, or say overwrite=true.")
+    if foreign := [entry.name for entry in content if entry.is_dir() or not OWN_FILES.fullmatch(entry.name)]:
+        raise UserError(
+            f"output={path} holds what no conversion made ({some(foreign, 3)}) and overwrite=true does not delete:"
+            " choose another."
+        )
+    return path
+
+
+def overlap(first: Path, second: Path) -> bool:
+    """Whether writing the first would touch the second: it is the same, or holds it."""
+    first, second = first.resolve(), second.resolve()
+    return first == second or first in second.parents
+
+
+@contextmanager
+def replacing(target: Path) -> Iterator[Path]:
+    """A sibling to write a file or folder to, which takes the target's place when all went well."""
+    new, old = (target.with_name(f".{target.name}.{secrets.token_hex(4)}.{end}") for end in ("tmp", "old"))
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        yield new
+        if target.is_dir():
+            target.rename(old)
+        try:
+            os.replace(new, target)
+        except OSError:
+            if old.is_dir():
+                old.rename(target)
+            raise
+    except OSError as error:
+        raise UserError(f"output={target} cannot be written ({error.strerror or error}): choose another.") from error
+    finally:
+        for left in (new, old):
+            shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
