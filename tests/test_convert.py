@@ -204,7 +204,7 @@ def test_peft_lora_through_us(name: str, rslora: bool, tmp_path: Path) -> None:
         layers = {"target_modules": ["c_attn"], "fan_in_fan_out": True, "modules_to_save": ["ln_1"]}
     task = "CAUSAL_LM" if name == "gpt2" else "SEQ_2_SEQ_LM"
     config = peft.LoraConfig(task_type=task, r=5, lora_alpha=7, use_rslora=rslora, init_lora_weights=True, **layers)
-    theirs = stir(peft.get_peft_model(make(), config), spread=0.2)
+    theirs = stir(peft.get_peft_model(make(), config), spread=0.05)  # well conditioned, so that rounding stays small
     theirs.save_pretrained(tmp_path)
     assert_same_and_moved(imported("lora", tmp_path, make), theirs, make())
 
