@@ -499,7 +499,7 @@ def test_from_the_command_line(train_tiny: Callable[..., Any], tmp_path: Path) -
     assert "Traceback" not in again.stderr
     (run / "result.json").unlink()
     unfinished = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert "is a run that did not finish" in unfinished.stderr
+    assert "the run did not finish; finish it with resume=true." in unfinished.stderr
 
 
 def request(*overrides: str) -> Any:

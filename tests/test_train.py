@@ -251,6 +251,33 @@ def test_a_finished_run_survives_an_overwrite_that_cannot_start(train_tiny: Trai
         assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.parametrize("checkpoint_every", [2, 3])
+def test_a_run_that_stopped_while_evaluating_goes_on(
+    checkpoint_every: int, train_tiny: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After the last step there may be a checkpoint of that very step, or an earlier one."""
+    common = ("steps=4", f"checkpoint_every={checkpoint_every}")
+    whole = train_tiny(*common, f"run_dir={tmp_path}/whole")
+
+    def stop(*_: Any) -> None:
+        raise UserError("stopped")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("tfew.evaluation.evaluate_model", stop)
+        with pytest.raises(UserError, match="stopped"):
+            train_tiny(*common, f"run_dir={tmp_path}/cut")
+    resumed = train_tiny(*common, f"run_dir={tmp_path}/cut", "resume=true")
+    assert resumed.metrics == whole.metrics
+    assert_close(tmp_path / "whole", tmp_path / "cut", atol=0)
+    assert metrics(tmp_path / "whole") == metrics(tmp_path / "cut")
+
+
+def test_a_run_killed_as_it_began_is_no_foreign_folder(train_tiny: Train, tmp_path: Path) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / ".config.yaml.0a1b2c3d.tmp").write_text("na")
+    assert train_tiny(f"run_dir={tmp_path}/run", "resume=true").counts["rows"] == 12
+
+
 def test_another_adapter_at_the_same_path_is_another_run(train_tiny: Train, tmp_path: Path) -> None:
     start = tmp_path / "start"
     train_tiny(f"run_dir={start}")

@@ -124,9 +124,8 @@ def _check_paths(config: DictConfig) -> None:
         if value is not None and not Path(value).is_dir():
             reason = "is a file, not a run or adapter folder" if Path(value).exists() else "does not exist"
             raise UserError(f"{key}={value} {reason}.")
-    for (
-        key
-    ) in MODEL_FILES:  # a folder is told from a Hub id by its look, so that a misspelt one is not asked of the Hub
+    # a folder is told from a Hub id by its look, so that a misspelt one is not asked of the Hub
+    for key in MODEL_FILES:
         value = OmegaConf.select(config, key)
         looks_local = value is not None and (value.startswith((".", "/")) or value.count("/") > 1)
         if looks_local and not Path(value).is_dir():

@@ -11,16 +11,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
 from tfew.card import CARD_FILE, hub_id, model_card
-from tfew.cli import command
+from tfew.cli import command, overridden
 from tfew.config import CONFIGS, checked, resolved
 from tfew.errors import UserError, unknown
 from tfew.output import free_path, overlap, replacing
 from tfew.records import RECORD_FILE, RunRecord, load_record
-from tfew.run_folder import is_finished, saved_settings
+from tfew.run_folder import finished_settings, is_finished
 
 if TYPE_CHECKING:
     from torch import nn
@@ -74,15 +73,13 @@ def with_base_of_run(config: DictConfig, overrides: Sequence[str]) -> DictConfig
     if config.adapter is None:
         return config
     folder = _path(config.adapter)
-    saved = saved_settings(folder)
+    saved = finished_settings(folder)
     if saved is None:
         return config
-    if not is_finished(folder):
-        raise UserError(f"adapter={config.adapter} is a run that did not finish; finish it with resume=true.")
     merged = config.copy()
     merged.model = saved["model"]
-    for override in OverridesParser.create().parse_overrides(list(overrides)):
-        if (key := override.key_or_group).partition(".")[0] == "model":
+    for key in overridden(overrides):
+        if key.partition(".")[0] == "model":
             OmegaConf.update(merged, key, OmegaConf.select(config, key), merge=False, force_add=True)
     return merged
 

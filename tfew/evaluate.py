@@ -4,16 +4,15 @@ import logging
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
 from tfew.adapters_io import adapter_description
-from tfew.cli import command
+from tfew.cli import command, overridden
 from tfew.config import ADAPTER_HASHES, checked, run_name, run_path
 from tfew.errors import UserError
 from tfew.records import RunRecord, load_record
 from tfew.report import finish
-from tfew.run_folder import is_finished, open_run, saved_settings, to_skip
+from tfew.run_folder import finished_settings, open_run, to_skip
 from tfew.task import eval_task
 
 log = logging.getLogger("tfew.evaluate")  # __name__ is __main__ under python -m
@@ -62,18 +61,14 @@ def with_run_settings(config: DictConfig, overrides: list[str]) -> DictConfig:
     if config.adapter is None:
         return config
     folder = Path(str(config.adapter)).expanduser()
-    saved = saved_settings(folder)
+    saved = finished_settings(folder)
     if saved is None:
         return config
-    if not is_finished(folder):
-        raise UserError(f"adapter={config.adapter} is a run that did not finish; finish it with resume=true.")
-    load_record(folder)  # a record that cannot be read says that something is wrong with this folder
     saved.pop(ADAPTER_HASHES, None)
     merged = OmegaConf.create({**saved, "init_adapter": None})
     for key in ("runs", "run_dir", "resume", "overwrite"):  # of that run, not of this one
         merged[key] = config[key]
-    for override in OverridesParser.create().parse_overrides(overrides):
-        key = override.key_or_group
+    for key in overridden(overrides):
         if key.partition(".")[0] not in EVALUATION_SETTINGS:
             good = ", ".join(EVALUATION_SETTINGS)
             raise UserError(f"{key}= belongs to training, and adapter= brings its run's settings; here go: {good}.")

@@ -94,7 +94,7 @@ def load_record(folder: Path) -> RunRecord:
             raise UserError(f"{path} has schema {fields['schema_version']}; this version reads {SCHEMA_VERSION}.")
         return RunRecord(**fields)
     except FileNotFoundError as error:
-        raise UserError(f"{path} does not exist: the run did not finish.") from error
+        raise UserError(f"{path} does not exist: the run did not finish; finish it with resume=true.") from error
     except (ValueError, TypeError, KeyError) as error:
         raise UserError(f"{path} is not a record of this project: {error}.") from error
 

@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from tfew.card import CARD_FILE, is_model_card
 from tfew.config import differences, identity, resolved_with_hashes
 from tfew.errors import UserError
-from tfew.records import RECORD_FILE, cannot_write, write_atomically
+from tfew.records import RECORD_FILE, cannot_write, load_record, write_atomically
 
 log = logging.getLogger(__name__)
 
@@ -20,7 +20,7 @@ PREDICTIONS_FILE = "predictions.jsonl"
 METRICS_FILE = "metrics.csv"
 CHECKPOINTS = "checkpoint"
 CALIBRATION_FILE = "calibration.safetensors"
-OWN_FILES = (RECORD_FILE, CONFIG_FILE, PREDICTIONS_FILE, METRICS_FILE, "adapter.safetensors", "adapter.json")
+OWN_FILES = (RECORD_FILE, PREDICTIONS_FILE, METRICS_FILE, "adapter.safetensors", "adapter.json")  # and CONFIG_FILE
 LOGGER_FOLDERS = ("tensorboard", "wandb")
 
 
@@ -93,8 +93,18 @@ def saved_settings(folder: Path) -> dict[str, Any] | None:
     return settings
 
 
+def finished_settings(folder: Path) -> dict[str, Any] | None:
+    """`saved_settings` of a run that an adapter is taken from, which must be finished."""
+    settings = saved_settings(folder)
+    if settings is not None:
+        load_record(folder)  # raises where there is none that can be read
+    return settings
+
+
 def _refuse_foreign(folder: Path) -> None:
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / CONFIG_FILE).is_file():
+    """A run that was killed as it began leaves at most an unfinished hidden file of `write_atomically`."""
+    foreign = [path for path in folder.glob("*") if not (path.name.startswith(".") and path.suffix == ".tmp")]
+    if foreign and not (folder / CONFIG_FILE).is_file():
         raise UserError(f"{folder} is not empty and holds no run of this project: choose another run_dir=.")
 
 
@@ -102,7 +112,7 @@ def _clear(folder: Path) -> None:
     """Removes what a run writes and nothing else; the record goes first, so a half-cleared run is no finished one."""
     settings = saved_settings(folder)
     try:
-        for name in OWN_FILES[:1] + OWN_FILES[2:]:
+        for name in OWN_FILES:
             (folder / name).unlink(missing_ok=True)
         remove_checkpoints(folder)
         if is_model_card(folder / CARD_FILE):  # its numbers are the old run's
