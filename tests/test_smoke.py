@@ -24,7 +24,7 @@ def test_this_file_knows_all_experiments_and_commands() -> None:
         path.relative_to(CONFIGS / "experiment").with_suffix("").as_posix()
         for path in CONFIGS.glob("experiment/**/*.yaml")
     }
-    assert names == {*EXPERIMENTS, "demo"}
+    assert names == {*EXPERIMENTS, "demo", "pretrain_ia3"}
     package = CONFIGS.parent / "tfew"
     assert {path.stem for path in package.glob("*.py") if "__main__" in path.read_text()} == set(COMMANDS)
 

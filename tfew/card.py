@@ -45,7 +45,7 @@ def _body(record: RunRecord, base: str | None) -> list[str]:
         f"| base model | {base or record.model + ' (no checkpoint of the Hub)'} |",
         f"| method | {record.method} |",
         f"| trained parameters | {record.parameters['trainable']:,} of {record.parameters['total']:,} |",
-        f"| data set | {record.dataset}, {record.config['shots']} shots, few-shot seed {record.few_shot_seed} |",
+        f"| data set | {_data(record)} |",
         f"| training | {record.config['steps']} steps of {record.config['batch_size']} examples,"
         f" loss {record.loss}, seed {record.seed}, {record.seconds['train']:.0f} s |",
         f"| adapter | {record.adapter_bytes:,} bytes |",
@@ -56,17 +56,28 @@ def _body(record: RunRecord, base: str | None) -> list[str]:
     ]
 
 
+def _data(record: RunRecord) -> str:
+    if record.mixture is None:
+        return f"{record.dataset}, {record.config['shots']} shots, few-shot seed {record.few_shot_seed}"
+    return f"{record.dataset}, a mixture of {', '.join(record.mixture['members'])}"
+
+
 def _numbers(record: RunRecord) -> list[str]:
     metrics = record.metrics
+    if not record.counts:
+        return ["Not evaluated: a starting point for few-shot training (`init_adapter=FOLDER`).", ""]
+    if "members" in metrics:
+        rows = [
+            f"| {name} | {100 * part['accuracy']:.1f} | {100 * part['chance']:.1f} |"
+            for name, part in {**metrics["members"], "mean of members": metrics}.items()
+        ]
+        return [*_results(record), "| member | accuracy | chance |", "|---|---:|---:|", *rows, ""]
     rows = [
         f"| {name.replace('|', '/')} | {100 * template['accuracy']:.1f} | {template['rows']:,} |"
         for name, template in metrics["templates"].items()
     ]
     return [
-        "## Results",
-        "",
-        f"Rank classification on the {record.split} split, {record.counts['rows']:,} rows, accuracy in percent.",
-        "",
+        *_results(record),
         "| template | accuracy | rows |",
         "|---|---:|---:|",
         *rows,
@@ -75,6 +86,11 @@ def _numbers(record: RunRecord) -> list[str]:
         f"| chance | {100 * metrics['chance']:.1f} | |",
         "",
     ]
+
+
+def _results(record: RunRecord) -> list[str]:
+    what = f"Rank classification on the {record.split} split, {record.counts['rows']:,} rows, accuracy in percent."
+    return ["## Results", "", what, ""]
 
 
 def _use(record: RunRecord, base: str | None, in_peft: bool, merges: bool) -> list[str]:

@@ -35,7 +35,9 @@ AT_LEAST = {
     "few_shot_seed": 0,
     "seed": 0,
     "eval_seed": 0,
+    "eval_rows": 1,
 }
+MAY_BE_NULL = ("micro_batch_size", "eval_rows", "shots")
 POSITIVE = ("clip_norm", "optimizer.lr")
 NOT_NEGATIVE = ("loss.lm", "loss.ul", "loss.ln", "fidelity.unlikely_epsilon", "optimizer.weight_decay")
 FLAGS = ("resume", "overwrite", "json", "fidelity.autocast", "fidelity.limit_train_templates")
@@ -86,7 +88,7 @@ def _check_values(config: DictConfig) -> None:
             raise unknown("value", value, good, f"{key}=")
     for key, least in AT_LEAST.items():
         value = OmegaConf.select(config, key)
-        if not (value is None and key == "micro_batch_size") and not _is_number(value, int, least):
+        if not (value is None and key in MAY_BE_NULL) and not _is_number(value, int, least):
             raise UserError(f"{key}={value} is not a whole number of at least {least}.")
     for key in POSITIVE:
         if not _is_number(value := OmegaConf.select(config, key), float, 0) or value == 0:
@@ -102,6 +104,8 @@ def _check_values(config: DictConfig) -> None:
 
 
 def _check_combinations(config: DictConfig) -> None:
+    if config.shots is None and config.dataset.get("members") is None:
+        raise UserError("shots=null, but only a mixture of data sets has no shots.")
     if config.resume and config.overwrite:
         raise UserError("resume=true and overwrite=true contradict each other: give one of them.")
     if not (config.loss.lm or config.loss.ul or config.loss.ln):

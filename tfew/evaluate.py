@@ -20,7 +20,7 @@ ZERO_SHOT = "zero_shot"
 # what the command line may say beside adapter=RUN: the rest was settled when it was trained
 EVALUATION_SETTINGS = (
     "adapter", "dataset", "data_dir", "templates", "score", "model", "trainer", "max_tokens", "eval_batch_size",
-    "eval_seed", "runs", "run_dir", "resume", "overwrite", "workers",
+    "eval_rows", "eval_seed", "runs", "run_dir", "resume", "overwrite", "workers",
 )  # fmt: skip
 
 
@@ -36,6 +36,11 @@ def evaluate(config: DictConfig) -> RunRecord:
     if to_skip(folder, config):
         return load_record(folder)
     evaluation = eval_task(config)
+    if evaluation is None:
+        raise UserError(
+            f"dataset.evaluate=false: {config.dataset.name} has nothing to evaluate; name another dataset=, or say"
+            " dataset.evaluate=true."
+        )
 
     from tfew.build import attach_saved, build_backbone, build_device, build_encoder, saved_method
     from tfew.evaluation import evaluate_model

@@ -13,7 +13,7 @@ from tqdm import tqdm
 from tfew.build import uses_autocast
 from tfew.data.loader import Encoder, collate
 from tfew.methods.base import Method
-from tfew.ranking.metrics import summarise
+from tfew.ranking.metrics import summarise, summarise_members
 from tfew.ranking.rank import rank_classify
 from tfew.records import write_atomically
 from tfew.run_folder import PREDICTIONS_FILE
@@ -46,7 +46,7 @@ def evaluate_model(
         [encoded[position] for position in order[start : start + config.eval_batch_size]]
         for start in range(0, len(order), config.eval_batch_size)
     ]
-    progress = tqdm(batches, desc=f"Ranking {task.spec.name}", unit="batch", mininterval=0.5)
+    progress = tqdm(batches, desc=f"Ranking {task.name}", unit="batch", mininterval=0.5)
     device = next(model.parameters()).device
     mixed = torch.autocast(device.type, torch.bfloat16, enabled=uses_autocast(config, device, method))
     with scoring_mode(model), mixed:
@@ -67,4 +67,5 @@ def evaluate_model(
         "cut_prompts": sum(item.cut_tokens + item.cut_choice_tokens > 0 for item in encoded),
     }
     tokens = sum(len(item.input_ids) + sum(map(len, item.choice_ids)) for item in encoded)
-    return Evaluated(summarise(predictions), counts, tokens, time.monotonic() - started)
+    metrics = summarise(predictions) if task.mixture is None else summarise_members(predictions)
+    return Evaluated(metrics, counts, tokens, time.monotonic() - started)

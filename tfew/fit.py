@@ -37,11 +37,15 @@ CANNOT_WRITE = {errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBI
 
 @dataclass(frozen=True)
 class Fitted:
-    """What training took; both count the steps before an interruption, the seconds only those after it."""
+    """What training took; steps, tokens and loss count what was before an interruption, too, the seconds do not.
+
+    `final_loss`: mean over the last 10 % of the steps.
+    """
 
     steps: int
     tokens: int
     seconds: float
+    final_loss: float
 
 
 def fit(config: DictConfig, method: Method, model: nn.Module, encoder: Encoder, task: Task, folder: Path) -> Fitted:
@@ -83,7 +87,14 @@ def fit(config: DictConfig, method: Method, model: nn.Module, encoder: Encoder, 
         raise
     finally:
         _finish_loggers(trainer)
-    return Fitted(module.global_step, module.tokens_seen, time.monotonic() - started)
+    seconds = time.monotonic() - started
+    return Fitted(module.global_step, module.tokens_seen, seconds, _final_loss(folder / METRICS_FILE))
+
+
+def _final_loss(path: Path) -> float:
+    losses = [float(row["loss"]) for row in _whole_rows(path)]
+    last = losses[-max(1, len(losses) // 10) :]
+    return sum(last) / len(last)
 
 
 def _calibrate(

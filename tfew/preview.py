@@ -23,6 +23,8 @@ def preview(config: DictConfig) -> list[dict[str, Any]]:
     if not isinstance(config.n, int) or config.n < 1:
         raise UserError(f"n={config.n} is not a whole number of at least 1.")
     task = train_task(config) if config.split == "train" else eval_task(config)
+    if task is None:
+        raise UserError("dataset.evaluate=false: there is no evaluation split to show; split=train shows the mixture.")
 
     from tfew.build import build_encoder
 
@@ -30,7 +32,7 @@ def preview(config: DictConfig) -> list[dict[str, Any]]:
     shown = []
     for number, row in enumerate(task.prompts[: config.n], start=1):
         if not config.json:
-            print(f"==== {task.spec.name} {config.split}, row {row[0].idx} ({number} of {task.rows}) ====")
+            print(f"==== {task.name} {config.split}, row {row[0].idx} ({number} of {task.rows}) ====")
         for prompt in row:
             description = _describe(prompt, encoder(prompt))
             print(json.dumps(description, ensure_ascii=False) if config.json else _as_text(description))

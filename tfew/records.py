@@ -39,8 +39,12 @@ class RunRecord:
     split: str
     few_shot_seed: int
     seed: int
-    metrics: dict[str, Any]  # accuracy (median over templates), accuracy_iqr, chance, templates: {name: {...}}
-    counts: dict[str, int]  # rows, prompts, prompts cut at max_tokens, templates that rendered empty
+    # accuracy (median over templates), accuracy_iqr, chance, templates: {name: {...}}; of a mixture, members: {name:
+    # {...}}, and accuracy and chance are means over them; of training on one, final_loss (mean of the last 10 % of steps)
+    metrics: dict[str, Any]
+    counts: dict[
+        str, int
+    ]  # of what was evaluated: rows, prompts, prompts cut at max_tokens, templates that rendered empty
     parameters: dict[str, int]  # trainable (what the adapter consists of), trained (what training moves), total (base)
     flops: dict[str, float]  # training, evaluation: by the paper's formula (tfew/costs.py)
     seconds: dict[str, float]  # train, evaluate
@@ -49,6 +53,7 @@ class RunRecord:
     git_commit: str | None
     versions: dict[str, str]
     config: dict[str, Any]  # resolved
+    mixture: dict[str, Any] | None = None  # members: {name: templates, rows, items in a pass}, left_out: [names]
     schema_version: int = SCHEMA_VERSION
 
 

@@ -2,8 +2,9 @@
 
 import resource
 import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
@@ -28,9 +29,10 @@ def finish(
     method: "Method | None",
     model: "nn.Module",
     base_parameters: int,
-    evaluated: "Evaluated",
+    evaluated: "Evaluated | None",
     fitted: "Fitted | None" = None,
     adapter_bytes: int = 0,
+    mixture: dict[str, Any] | None = None,
 ) -> RunRecord:
     """Writes `result.json`, prints the summary, removes the checkpoints that are no longer needed."""
     total = base_parameters
@@ -47,8 +49,11 @@ def finish(
         split="eval",
         few_shot_seed=config.few_shot_seed,
         seed=config.seed,
-        metrics=evaluated.metrics,
-        counts=evaluated.counts,
+        metrics={
+            **(evaluated.metrics if evaluated else {}),
+            **({"final_loss": fitted.final_loss} if fitted and mixture else {}),
+        },
+        counts=evaluated.counts if evaluated else {},
         parameters={
             "trainable": trainable,
             "trained": method.trained_count(model) if method and fitted else 0,
@@ -56,14 +61,15 @@ def finish(
         },
         flops={
             "training": training_flops(total, fitted.tokens if fitted else 0, encoder_decoder),
-            "evaluation": inference_flops(total, evaluated.tokens, encoder_decoder),
+            "evaluation": inference_flops(total, evaluated.tokens if evaluated else 0, encoder_decoder),
         },
-        seconds={"train": fitted.seconds if fitted else 0.0, "evaluate": evaluated.seconds},
+        seconds={"train": fitted.seconds if fitted else 0.0, "evaluate": evaluated.seconds if evaluated else 0.0},
         peak_memory_bytes=_peak_memory_bytes(),
         adapter_bytes=adapter_bytes,
         git_commit=git_commit(),
         versions=library_versions(),
         config=resolved(config),
+        mixture=mixture,
     )
     path = save_record(folder, record)
     remove_checkpoints(folder)
@@ -73,26 +79,45 @@ def finish(
 
 def print_summary(record: RunRecord, path: Path) -> None:
     """A small table on standard output, and where the record lies."""
-    metrics, counts, seconds = record.metrics, record.counts, record.seconds
-    templates = metrics["templates"]
-    width = max(len(name) for name in templates)
+    counts, seconds = record.counts, record.seconds
     print(f"\n{record.dataset}: {record.method} on {record.model}, loss {record.loss}, seed {record.few_shot_seed}")
-    print(f"  {'template':<{width}}  accuracy   rows")
-    for name, template in templates.items():
-        print(f"  {name:<{width}}  {100 * template['accuracy']:8.1f}  {template['rows']:5d}")
-    print(
-        f"  {'median (IQR)':<{width}}  {100 * metrics['accuracy']:8.1f}  ({100 * metrics['accuracy_iqr']:.1f});"
-        f" chance {100 * metrics['chance']:.1f}"
-    )
-    if counts["cut_prompts"]:
+    _print_metrics(record.metrics)
+    if record.mixture and record.mixture["left_out"]:
+        print(f"  left out of the mixture: {', '.join(record.mixture['left_out'])}")
+    if counts.get("cut_prompts"):
         print(f"  {counts['cut_prompts']} of {counts['prompts']} prompts did not fit max_tokens and were cut.")
-    if counts["empty_renders"]:
+    if counts.get("empty_renders"):
         print(f"  {counts['empty_renders']} times a template rendered nothing for a row and was skipped.")
     parameters, took = record.parameters, f"evaluated in {seconds['evaluate']:.0f} s"
     if parameters["trained"]:
         took = f"trained {parameters['trained']:,} parameters in {seconds['train']:.0f} s, {took}"
     print(f"  model of {parameters['total']:,} parameters, adapter of {parameters['trainable']:,}; {took}")
     print(f"  record: {path}", flush=True)
+
+
+def _print_metrics(metrics: Mapping[str, Any]) -> None:
+    if "members" in metrics:
+        width = max(len(name) for name in [*metrics["members"], "mean of members"])
+        print(f"  {'member':<{width}}  accuracy   (IQR)  chance")
+        for name, member in metrics["members"].items():
+            print(f"  {name:<{width}}  {_percents(member, 'accuracy', 'accuracy_iqr', 'chance')}")
+        print(f"  {'mean of members':<{width}}  {_percents(metrics, 'accuracy')}")
+    elif "templates" in metrics:
+        templates = metrics["templates"]
+        width = max(len(name) for name in templates)
+        print(f"  {'template':<{width}}  accuracy   rows")
+        for name, template in templates.items():
+            print(f"  {name:<{width}}  {100 * template['accuracy']:8.1f}  {template['rows']:5d}")
+        print(
+            f"  {'median (IQR)':<{width}}  {100 * metrics['accuracy']:8.1f}  ({100 * metrics['accuracy_iqr']:.1f});"
+            f" chance {100 * metrics['chance']:.1f}"
+        )
+    else:
+        print(f"  nothing evaluated; mean loss of the last tenth of training {metrics['final_loss']:.4f}")
+
+
+def _percents(values: Mapping[str, Any], *keys: str) -> str:
+    return "".join(f"{100 * values[key]:8.1f}" for key in keys)
 
 
 def _peak_memory_bytes() -> int:

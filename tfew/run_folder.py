@@ -18,9 +18,11 @@ log = logging.getLogger(__name__)
 CONFIG_FILE = "config.yaml"
 PREDICTIONS_FILE = "predictions.jsonl"
 METRICS_FILE = "metrics.csv"
+MIXTURE_FILE = "mixture.json"
 CHECKPOINTS = "checkpoint"
 CALIBRATION_FILE = "calibration.safetensors"
-OWN_FILES = (RECORD_FILE, PREDICTIONS_FILE, METRICS_FILE, "adapter.safetensors", "adapter.json")  # and CONFIG_FILE
+# and CONFIG_FILE
+OWN_FILES = (RECORD_FILE, PREDICTIONS_FILE, METRICS_FILE, MIXTURE_FILE, "adapter.safetensors", "adapter.json")
 LOGGER_FOLDERS = ("tensorboard", "wandb")
 
 

@@ -5,16 +5,19 @@ import logging
 import random
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from omegaconf import DictConfig
 
 from tfew.config import resolved
 from tfew.data.dataset import DatasetSpec
 from tfew.data.fewshot import few_shot_examples
-from tfew.data.sources import load_split
+from tfew.data.mixture import Mixture, MixtureSpec, make_part
+from tfew.data.sources import find_source, is_local, load_split
 from tfew.data.templates import Template, load_templates, select
-from tfew.errors import UserError
+from tfew.errors import UserError, some
 from tfew.records import write_atomically
 from tfew.schema import Example, Prompt
 
@@ -23,52 +26,167 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Task:
-    """Prompts of one data set. `prompts[i]` are all renders of `examples[i]` that are not empty."""
+    """Prompts to train on or to rank. `prompts[i]` are all renders of row i that are not empty.
 
-    spec: DatasetSpec
-    examples: list[Example]
-    prompts: list[list[Prompt]]
+    `examples` are those rows, none for training on a mixture, whose rows are read when they are drawn. `mixture`
+    says, where there is one, what each member contributes and which members were left out.
+    """
+
+    name: str
+    examples: Sequence[Example]
+    prompts: Sequence[Sequence[Prompt]]
     empty_renders: int
+    mixture: dict[str, Any] | None = None
 
     @property
     def rows(self) -> int:
-        return len(self.examples)
+        return len(self.prompts)
 
 
 def load_spec(config: DictConfig) -> DatasetSpec:
     return DatasetSpec.from_config(resolved(config.dataset))
 
 
+def load_mixture_spec(config: DictConfig) -> MixtureSpec | None:
+    """The data set as a mixture; None where it is a single one."""
+    if config.dataset.get("members") is None:
+        return None
+    if config.templates.use == "single":
+        raise UserError("templates=single names one template, and a mixture has many data sets: original or all.")
+    return MixtureSpec.from_config(resolved(config.dataset))
+
+
 def train_task(config: DictConfig) -> Task:
-    """The few-shot examples with every template that training draws from."""
+    """The few-shot examples with every template that training draws from, or the mixture."""
+    mixture = load_mixture_spec(config)
+    task = _few_shot_task(config) if mixture is None else _mixture_task(config, mixture)
+    if task.rows < config.batch_size:
+        raise UserError(f"batch_size={config.batch_size}, but there are only {task.rows} training examples.")
+    return task
+
+
+def _few_shot_task(config: DictConfig) -> Task:
     spec = load_spec(config)
     templates = select(load_templates(spec.prompts), config.templates.use, config.templates.name)
     if config.templates.use == "original" and config.fidelity.limit_train_templates:
         templates = templates[: spec.train_templates_first]
-    examples = few_shot_examples(spec, config.few_shot, config.few_shot_seed, config.shots, _data_dir(config))
-    if len(examples) < config.batch_size:
-        raise UserError(f"batch_size={config.batch_size}, but there are only {len(examples)} training examples.")
+    examples = few_shot_examples(spec, config.few_shot, config.few_shot_seed, config.shots, data_folder(config))
     return _render(spec, examples, templates)
 
 
-def eval_task(config: DictConfig) -> Task:
-    """The evaluation split with every template (`templates.eval=each`) or one drawn per example (`random`)."""
-    spec = load_spec(config)
+def _mixture_task(config: DictConfig, spec: MixtureSpec) -> Task:
+    loaded, left_out = _load_members(spec, data_folder(config))
+    parts = [
+        make_part(spec.members[name], len(examples), spec.cap, config.templates.use)
+        for name, examples in loaded.items()
+    ]
+    mixture = Mixture(parts, list(loaded.values()))
+    members = {part.name: {"templates": len(part.templates), "rows": part.rows, "items": part.items} for part in parts}
+    probed, empty = mixture.probe()
+    if empty:
+        log.info(
+            f"Note: {empty} of {probed} renders of first rows are empty; the next template or row takes their turn."
+        )
+    return Task(spec.name, (), mixture, empty, {"members": members, "left_out": left_out})
+
+
+def _load_members(spec: MixtureSpec, data_dir: Path | None) -> tuple[dict[str, Sequence[Example]], list[str]]:
+    """Training rows of each member that can be had, from `data_dir` or else the Hub; and the names of the others."""
+    absent = {
+        name: f"it is neither under data_dir={data_dir} nor known to load from the Hub"
+        for name, member in spec.members.items()
+        if find_source(member, "train", data_dir) is None
+    }
+    if absent and spec.missing == "error":
+        raise _members_missing(spec, absent)
+    loaded = {}
+    for name, member in spec.members.items():
+        if name in absent:
+            continue
+        local = is_local(member, "train", data_dir)
+        try:
+            loaded[name] = load_split(member, "train", data_dir if local else None)
+        except UserError as error:
+            if local:
+                raise
+            absent[name] = str(error)
+    if absent and (spec.missing == "error" or not loaded):
+        raise _members_missing(spec, absent)
+    if absent:
+        log.info(f"dataset.missing=skip: {len(absent)} of {len(spec.members)} members left out: {', '.join(absent)}.")
+    return loaded, sorted(absent)
+
+
+def _members_missing(spec: MixtureSpec, absent: dict[str, str]) -> UserError:
+    first = next(iter(absent))
+    return UserError(
+        f"{len(absent)} of the {len(spec.members)} members of {spec.name} cannot be had: {some(absent, most=40)}"
+        f" ({first}: {absent[first].rstrip('.')}). Bring them (python -m tfew.preview dataset={spec.name} says what"
+        f" each needs), drop them with 'dataset.members.{first}=null', or leave out all that are missing with"
+        " dataset.missing=skip."
+    )
+
+
+def eval_task(config: DictConfig) -> Task | None:
+    """The evaluation split with every template (`templates.eval=each`) or one drawn per example (`random`).
+
+    Of a mixture, the splits of all members that have one and can be ranked. None where there is nothing to evaluate.
+    """
+    mixture = load_mixture_spec(config)
+    if mixture is None:
+        return _eval_single(config, load_spec(config), data_folder(config))
+    if not mixture.evaluate:
+        return None
+    data_dir = data_folder(config)
+    tasks, without = [], []
+    for name, member in mixture.members.items():
+        rankable = any(template.has_choices for template in load_templates(member.prompts))
+        if not rankable or find_source(member, "eval", data_dir) is None:
+            without.append(name)
+            continue
+        tasks.append(_eval_single(config, member, data_dir if is_local(member, "eval", data_dir) else None))
+    if not tasks:
+        raise UserError(f"No member of {mixture.name} has an evaluation split here: say dataset.evaluate=false.")
+    if without:
+        log.info(f"Note: not evaluated, without an evaluation split or answer choices: {', '.join(without)}.")
+    return Task(
+        mixture.name,
+        [example for task in tasks for example in task.examples],
+        [prompts for task in tasks for prompts in task.prompts],
+        sum(task.empty_renders for task in tasks),
+        {"members": {task.name: {"rows": task.rows} for task in tasks}, "left_out": without},
+    )
+
+
+def _eval_single(config: DictConfig, spec: DatasetSpec, data_dir: Path | None) -> Task:
     templates = select(load_templates(spec.prompts), config.templates.use, config.templates.name)
-    task = _render(spec, load_split(spec, "eval", _data_dir(config)), templates)
+    # a run of an earlier version has no eval_rows among its settings
+    examples = list(islice(load_split(spec, "eval", data_dir), config.get("eval_rows")))
+    task = _render(spec, examples, templates)
     if config.templates.eval == "each":
         return task
     drawn = [
         [random.Random(f"{config.eval_seed}/{example.idx}").choice(prompts)]
         for example, prompts in zip(task.examples, task.prompts, strict=True)
     ]
-    return Task(spec, task.examples, drawn, task.empty_renders)
+    return Task(task.name, task.examples, drawn, task.empty_renders)
 
 
 def save_few_shot(task: Task, path: Path) -> None:
     """The drawn rows as JSON lines, each with its row number in the pool."""
     rows = [json.dumps({**e.fields, "idx": e.idx}, ensure_ascii=False) for e in task.examples]
     write_atomically(path, "\n".join(rows) + "\n")
+
+
+def save_mixture(task: Task, path: Path) -> None:
+    """What the mixture consists of; raises UserError where an unfinished run that is to continue had another one."""
+    text = json.dumps(task.mixture, indent=1) + "\n"
+    if path.is_file() and path.read_text(encoding="utf-8") != text:
+        raise UserError(
+            f"{path} says that the run so far was on another mixture (members or rows came or went since): bring the"
+            " data back as it was, or start afresh with resume=false."
+        )
+    write_atomically(path, text)
 
 
 def _render(spec: DatasetSpec, examples: Sequence[Example], templates: Sequence[Template]) -> Task:
@@ -81,8 +199,8 @@ def _render(spec: DatasetSpec, examples: Sequence[Example], templates: Sequence[
             raise UserError(
                 f"Every template of {spec.name} renders row {example.idx} empty; choose others: templates=."
             )
-    return Task(spec, list(examples), prompts, sum(prompt is None for row in renders for prompt in row))
+    return Task(spec.name, list(examples), prompts, sum(prompt is None for row in renders for prompt in row))
 
 
-def _data_dir(config: DictConfig) -> Path | None:
+def data_folder(config: DictConfig) -> Path | None:
     return Path(config.data_dir) if config.data_dir is not None else None

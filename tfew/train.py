@@ -11,8 +11,8 @@ from tfew.cli import command
 from tfew.config import checked, method_name, resolved, run_name, run_path
 from tfew.records import RunRecord, load_record
 from tfew.report import finish
-from tfew.run_folder import few_shot_path, open_run, to_skip
-from tfew.task import eval_task, save_few_shot, train_task
+from tfew.run_folder import MIXTURE_FILE, few_shot_path, open_run, to_skip
+from tfew.task import eval_task, save_few_shot, save_mixture, train_task
 
 log = logging.getLogger("tfew.train")  # __name__ is __main__ under python -m
 
@@ -37,14 +37,20 @@ def train(config: DictConfig) -> RunRecord:
     attach_method(config, method, model, encoder.tokenizer)
 
     open_run(folder, config)
-    save_few_shot(training, few_shot_path(folder, config))
-    log.info(f"{folder}: {training.rows} shots, {evaluation.rows} rows to evaluate.")
+    if training.mixture is None:
+        save_few_shot(training, few_shot_path(folder, config))
+    else:
+        save_mixture(training, folder / MIXTURE_FILE)
+    what = "shots" if training.mixture is None else "prompts in a pass over the mixture"
+    to_rank = f"{evaluation.rows} rows to evaluate" if evaluation else "nothing to evaluate"
+    log.info(f"{folder}: {training.rows} {what}, {to_rank}.")
     fitted = fit(config, method, model, encoder, training, folder)
     adapter_bytes = save_adapter(folder, method.stored(model), resolved(config.method), base_of(config))
-    evaluated = evaluate_model(config, method, model, encoder, evaluation, folder)
+    evaluated = evaluate_model(config, method, model, encoder, evaluation, folder) if evaluation else None
     return finish(
-        folder, config, "train", method_name(config), method, model, base_parameters, evaluated, fitted, adapter_bytes
-    )
+        folder, config, "train", method_name(config), method, model, base_parameters, evaluated, fitted, adapter_bytes,
+        training.mixture,
+    )  # fmt: skip
 
 
 main = command("train")(train)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, overload
 
 from tfew.errors import UserError
 from tfew.schema import Example
@@ -38,13 +38,16 @@ class LabelRule:
 
 @dataclass(frozen=True)
 class DatasetSpec:
-    """One file of `configs/dataset/`; every key is explained in `configs/dataset/rte.yaml`."""
+    """One file of `configs/dataset/`; every key is explained in `configs/dataset/rte.yaml`.
+
+    `label` None: the rows' labels are the templates' business, the right choice is the one a template gives as target.
+    """
 
     name: str
     official_name: str
     paper_name: str
     columns: tuple[str, ...]
-    label: LabelRule
+    label: LabelRule | None
     prompts: str | Sequence[Mapping[str, Any]]
     train_templates_first: int | None
     shots: int
@@ -54,24 +57,37 @@ class DatasetSpec:
     generator: Mapping[str, Any] | None = None
     rename: Mapping[str, str] = field(default_factory=dict)
     types: Mapping[str, str] = field(default_factory=dict)
+    formats: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    bring: str | None = None
+    rate: float = 1
+    leave_out: Sequence[str] = ()
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> DatasetSpec:
-        label = config["label"]
+        rule = None if config["label"] is None else cls._label_rule(config["name"], config["label"])
+        return cls(**{**config, "columns": tuple(config["columns"]), "label": rule})
+
+    @staticmethod
+    def _label_rule(name: str, label: Mapping[str, Any]) -> LabelRule:
         names = tuple(tuple(n) if isinstance(n, list) else (n,) for n in label["names"])
         if not all(isinstance(name, str) for group in names for name in group):
             raise UserError(
-                f"dataset.label.names of {config['name']} holds something that is not text: {label['names']}."
+                f"dataset.label.names of {name} holds something that is not text: {label['names']}."
                 " Quote it: YAML reads a bare yes, no, on or off as a boolean."
             )
-        rule = LabelRule(label["column"], names, label["first"])
-        return cls(**{**config, "columns": tuple(config["columns"]), "label": rule})
+        return LabelRule(label["column"], names, label["first"])
 
-    def examples(self, rows: Sequence[Mapping[str, Any]], where: str) -> list[Example]:
-        """Rows of one file or split as examples; `where` names it in errors."""
-        if not rows:
+    def examples(self, rows: Sequence[Mapping[str, Any]], where: str) -> Sequence[Example]:
+        """Rows of one file or split as examples; `where` names it in errors.
+
+        A list is checked as a whole, now. Any other sequence may be large or computed row by row, and stays so: each
+        row is read and checked when it is asked for.
+        """
+        if not len(rows):
             raise UserError(f"{where} holds no rows.")
-        examples = [self._example(number, row, where) for number, row in enumerate(rows)]
+        if not isinstance(rows, list):
+            return _Examples(self, rows, where)
+        examples = [self.example(number, row, where) for number, row in enumerate(rows)]
         seen: set[int] = set()
         for number, example in enumerate(examples, start=1):
             if example.idx in seen:
@@ -79,27 +95,55 @@ class DatasetSpec:
             seen.add(example.idx)
         return examples
 
-    def _example(self, number: int, row: Mapping[str, Any], where: str) -> Example:
+    def example(self, number: int, row: Mapping[str, Any], where: str) -> Example:
+        """Row `number` (from 0) of `where` as an example; its `idx` is its own, else this number."""
         fields = {self.rename.get(key, key): value for key, value in row.items()}
-        needed = {*self.columns, self.label.column}
+        needed = {*self.columns, *([self.label.column] if self.label else [])}
         if missing := sorted(needed - fields.keys()):
             raise UserError(
                 f"{where}, row {number + 1} lacks {', '.join(map(repr, missing))}; it has {', '.join(sorted(fields))}."
             )
         if empty := sorted(column for column in needed if fields[column] is None):
             raise UserError(f"{where}, row {number + 1}: {', '.join(map(repr, empty))} is null.")
-        try:
-            label = self.label.index(fields[self.label.column])
-        except ValueError as error:
-            raise UserError(f"{where}, row {number + 1}: {error}.") from error
+        label = self._label(fields, f"{where}, row {number + 1}")
         for column, kind in self.types.items():
             fields[column] = _as_type(fields[column], kind, f"{where}, row {number + 1}, column {column!r}")
-        fields.setdefault("label", label)
         fields.setdefault("idx", number)
-        if self.label.column == "label" and "label" not in self.types:
-            fields["label"] = label  # promptsource's templates index choices with it
+        if label is not None:
+            fields.setdefault("label", label)
+            if self.label and self.label.column == "label" and "label" not in self.types:
+                fields["label"] = label  # promptsource's templates index choices with it
         idx = _as_type(fields["idx"], "int", f"{where}, row {number + 1}, column 'idx'")
         return Example(idx=idx, fields=fields, label=label)
+
+    def _label(self, fields: Mapping[str, Any], where: str) -> int | None:
+        try:
+            return None if self.label is None else self.label.index(fields[self.label.column])
+        except ValueError as error:
+            raise UserError(f"{where}: {error}.") from error
+
+
+class _Examples(Sequence[Example]):
+    """Examples of a sequence that is read row by row."""
+
+    def __init__(self, spec: DatasetSpec, rows: Sequence[Mapping[str, Any]], where: str) -> None:
+        self.spec, self.rows, self.where = spec, rows, where
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @overload
+    def __getitem__(self, key: int) -> Example: ...
+    @overload
+    def __getitem__(self, key: slice) -> Sequence[Example]: ...
+    def __getitem__(self, key: int | slice) -> Example | Sequence[Example]:
+        if isinstance(key, slice):
+            return [self[number] for number in range(*key.indices(len(self)))]
+        number = range(len(self))[key]
+        return self.spec.example(number, self.rows[number], self.where)
+
+    def __iter__(self) -> Iterator[Example]:
+        return (self[number] for number in range(len(self)))
 
 
 def _as_type(value: Any, kind: str, where: str) -> Any:

@@ -13,14 +13,15 @@ from pathlib import Path
 import numpy as np
 
 from tfew.data.dataset import DatasetSpec
-from tfew.data.sources import find_file, load_split, read_rows
+from tfew.data.formats import read_rows
+from tfew.data.sources import find_files, load_split
 from tfew.errors import UserError
 from tfew.schema import Example
 
 OFFICIAL_SPLITS = Path(__file__).parent / "official_splits"
 
 
-def few_shot_examples(spec: DatasetSpec, mode: str, seed: int, shots: int, data_dir: Path | None) -> list[Example]:
+def few_shot_examples(spec: DatasetSpec, mode: str, seed: int, shots: int, data_dir: Path | None) -> Sequence[Example]:
     """The `shots` training examples of this seed.
 
     "official": rows of the pool by the official row numbers, each checked by its hash; where `data_dir` holds no
@@ -33,7 +34,7 @@ def few_shot_examples(spec: DatasetSpec, mode: str, seed: int, shots: int, data_
         pool = load_split(spec, "train", data_dir)
         return draw(_enough(pool, shots, f"the training pool of {spec.name}"), shots, seed)
     split = official_split(spec, seed, shots)
-    if data_dir is not None and find_file(spec, "train", data_dir) is None:
+    if data_dir is not None and not find_files(spec, "train", data_dir):
         path = few_shot_file(spec, seed, shots, data_dir)
         if not path.is_file():
             raise UserError(
@@ -99,7 +100,7 @@ def few_shot_file(spec: DatasetSpec, seed: int, shots: int, data_dir: Path) -> P
     return data_dir / "few_shot" / spec.official_name / f"{shots}_shot" / f"{seed}_seed.jsonl"
 
 
-def _file_examples(spec: DatasetSpec, seed: int, shots: int, data_dir: Path | None) -> list[Example]:
+def _file_examples(spec: DatasetSpec, seed: int, shots: int, data_dir: Path | None) -> Sequence[Example]:
     if data_dir is None:
         raise UserError("few_shot=files needs data_dir=, the folder that holds few_shot/.")
     path = few_shot_file(spec, seed, shots, data_dir)
@@ -109,7 +110,7 @@ def _file_examples(spec: DatasetSpec, seed: int, shots: int, data_dir: Path | No
     return spec.examples(read_rows(path), str(path))
 
 
-def _enough(examples: list[Example], shots: int, where: str) -> list[Example]:
+def _enough(examples: Sequence[Example], shots: int, where: str) -> Sequence[Example]:
     if len(examples) < shots:
         raise UserError(f"shots={shots}, but {where} has only {len(examples)} rows.")
     return examples

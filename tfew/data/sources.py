@@ -1,90 +1,70 @@
 """Where rows come from: the Hub, local files in their distributed form, or a generator of the project's own."""
 
-import csv
-import json
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 from tfew import hub
 from tfew.data.dataset import DatasetSpec
-from tfew.errors import UserError, unknown
+from tfew.data.formats import read_rows
+from tfew.errors import UserError
 from tfew.schema import Example
 
 log = logging.getLogger(__name__)
-Row = Mapping[str, Any]
 
 
-def load_split(spec: DatasetSpec, split: str, data_dir: Path | None) -> list[Example]:
-    """All examples of the split "train" (the pool that shots are drawn from) or "eval"."""
+def load_split(spec: DatasetSpec, split: str, data_dir: Path | None) -> Sequence[Example]:
+    """All examples of the split "train" (the pool that shots are drawn from) or "eval".
+
+    Rows of the Hub, and generated ones, are read when they are asked for.
+    """
     if spec.generator is not None:
         from tfew.mini_t0.world import generate
 
         return spec.examples(generate(split=split, **spec.generator), f"generated {spec.name} {split} set")
     if data_dir is None:
-        return _checked(spec, split, spec.examples(_hub_rows(spec, split), f"{spec.hub['id']} {split}"))  # type: ignore[index]
-    path = find_file(spec, split, data_dir)
-    if path is None:
+        return _hub_examples(spec, split)
+    paths = find_files(spec, split, data_dir)
+    if not paths:
         raise UserError(
             f"No {split} rows of {spec.name} under {data_dir}: looked for {_listing(spec.files[split])}."
             f" Put one there, or name a file with 'dataset.files.{split}=[PATH]'."
         )
-    examples = spec.examples(read_rows(path), str(path))
+    rows = [row for path in paths for row in read_rows(path, spec.formats)]
+    where = " + ".join(map(str, paths))
     expected = spec.rows[split]
-    if expected is not None and len(examples) != expected:
-        log.info(f"Note: {path} has {len(examples)} rows; the data set as published has {expected}.")
-    return examples
+    if expected is not None and len(rows) != expected:
+        log.info(f"Note: {where} has {len(rows)} rows; the data set as published has {expected}.")
+    return spec.examples(rows, where)
 
 
-def find_file(spec: DatasetSpec, split: str, data_dir: Path) -> Path | None:
-    """The first of the data set's known file names that exists under `data_dir`."""
-    return next((data_dir / name for name in spec.files[split] if (data_dir / name).is_file()), None)
+def find_source(spec: DatasetSpec, split: str, data_dir: Path | None) -> str | None:
+    """Where rows of the split would come from, in words: made in process, local files, the Hub; None: nowhere."""
+    if spec.generator is not None:
+        return "generated" if spec.generator.get(split) else None
+    if data_dir is not None and (paths := find_files(spec, split, data_dir)):
+        return " + ".join(str(path.relative_to(data_dir)) for path in paths)
+    if spec.hub is not None and spec.hub[split] is not None:
+        return f"Hub {spec.hub['id']}"
+    return None
 
 
-def read_rows(path: Path) -> list[Row]:
-    """Rows of a .jsonl, .csv or .tsv file; an error names the file and the line."""
-    readers = {".jsonl": _read_jsonl, ".csv": _read_csv, ".tsv": _read_csv}
-    if path.suffix not in readers:
-        raise unknown("file ending", path.suffix, readers, f"of {path}")
-    try:
-        with path.open(encoding="utf-8", newline="") as lines:
-            rows = list(readers[path.suffix](path, lines))
-    except FileNotFoundError as error:
-        raise UserError(f"{path} does not exist.") from error
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise UserError(f"{path} cannot be read: {error}.") from error
-    if not rows:
-        raise UserError(f"{path} is empty.")
-    return rows
+def is_local(spec: DatasetSpec, split: str, data_dir: Path | None) -> bool:
+    """Whether rows of the split can be had without the Hub."""
+    return spec.generator is not None or (data_dir is not None and bool(find_files(spec, split, data_dir)))
 
 
-def _read_jsonl(path: Path, lines: Iterable[str]) -> Iterable[Row]:
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise UserError(f"{path}, line {number} is not valid JSON: {error.msg} at column {error.colno}.") from error
-        if not isinstance(row, dict):
-            raise UserError(f"{path}, line {number} is {type(row).__name__}, not a JSON object.")
-        yield row
+def find_files(spec: DatasetSpec, split: str, data_dir: Path) -> list[Path]:
+    """The first of the data set's known file names, or groups of names, that exists under `data_dir`; else empty."""
+    groups = [[names] if isinstance(names, str) else names for names in spec.files[split]]
+    found = ([data_dir / name for name in group] for group in groups)
+    return next((paths for paths in found if all(path.is_file() for path in paths)), [])
 
 
-def _read_csv(path: Path, lines: Iterable[str]) -> Iterable[Row]:
-    reader = csv.DictReader(lines, delimiter="\t" if path.suffix == ".tsv" else ",", strict=True)
-    for row in reader:
-        if None in row or None in row.values():
-            raise UserError(
-                f"{path}, line {reader.line_num} does not have the header's {len(reader.fieldnames or [])} columns."
-            )
-        yield row
-
-
-def _hub_rows(spec: DatasetSpec, split: str) -> list[Row]:
+def _hub_examples(spec: DatasetSpec, split: str) -> Sequence[Example]:
+    """No revision hash can be vouched for here, so the size of what came is what is checked."""
     source = spec.hub
-    if source is None:
+    if source is None or source[split] is None:
         raise UserError(
             f"{spec.name} cannot be loaded from the Hub (its loader there is a script, or its licence forbids it):"
             f" name a folder that holds {_listing(spec.files[split])} with data_dir=."
@@ -101,19 +81,14 @@ def _hub_rows(spec: DatasetSpec, split: str) -> list[Row]:
             f" be loaded: {reason}. Without the Hub, name a folder that holds {_listing(spec.files[split])} with"
             " data_dir=."
         ) from error
-    return list(loaded)
-
-
-def _checked(spec: DatasetSpec, split: str, examples: list[Example]) -> list[Example]:
-    """No revision hash can be vouched for here, so the size of what came is what is checked."""
     expected = spec.rows[split]
-    if expected is not None and len(examples) != expected:
+    if expected is not None and len(loaded) != expected:
         raise UserError(
-            f"The Hub's {spec.name} {split} split has {len(examples)} rows instead of {expected}: not the data of the"
+            f"The Hub's {spec.name} {split} split has {len(loaded)} rows instead of {expected}: not the data of the"
             f" paper. If that is meant, say dataset.rows.{split}=null."
         )
-    return examples
+    return spec.examples(loaded, f"{source['id']} {split}")
 
 
-def _listing(names: Iterable[str]) -> str:
-    return " or ".join(names)
+def _listing(groups: Iterable[str | Sequence[str]]) -> str:
+    return " or ".join(group if isinstance(group, str) else " + ".join(group) for group in groups)

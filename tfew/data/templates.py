@@ -27,16 +27,12 @@ class Template(ABC):
 
     @abstractmethod
     def _render(self, fields: Mapping[str, Any]) -> tuple[str, str | None, list[str]]:
-        """Input, target (None: the label's choice) and answer choices."""
+        """Input, target (None: the label's choice) and answer choices (none: a template to generate with)."""
 
     def render(self, dataset: str, example: Example) -> Prompt | None:
         """None where the template renders an empty input: it is not meant for this row (COPA's are one-sided)."""
-        where = f"Template {self.name!r} of {dataset}, row {example.idx}"
-        try:
-            with _seeded(f"{self.name}/{example.idx}"):
-                text, target, choices = self._render(example.fields)
-        except Exception as error:  # any kind: a template is a program, and so is what it does to a row
-            raise UserError(f"{where} cannot be rendered: {type(error).__name__}: {error}.") from error
+        where = self._where(dataset, example)
+        text, target, choices = self._rendered(example, where)
         if not text:
             return None
         for choice in choices:
@@ -47,6 +43,23 @@ class Template(ABC):
                 )
         label = _right_choice(example.label, target, choices, where)
         return Prompt(dataset, self.name, example.idx, text, tuple(choices), label)
+
+    def render_target(self, dataset: str, example: Example) -> Prompt | None:
+        """To generate: the right answer is the one choice. None where input or answer is empty."""
+        text, target, choices = self._rendered(example, self._where(dataset, example))
+        if target is None and example.label is not None and example.label < len(choices):
+            target = choices[example.label]
+        return Prompt(dataset, self.name, example.idx, text, (target,), 0) if text and target else None
+
+    def _rendered(self, example: Example, where: str) -> tuple[str, str | None, list[str]]:
+        try:
+            with _seeded(f"{self.name}/{example.idx}"):
+                return self._render(example.fields)
+        except Exception as error:  # any kind: a template is a program, and so is what it does to a row
+            raise UserError(f"{where} cannot be rendered: {type(error).__name__}: {error}.") from error
+
+    def _where(self, dataset: str, example: Example) -> str:
+        return f"Template {self.name!r} of {dataset}, row {example.idx}"
 
 
 class PromptsourceTemplate(Template):
@@ -66,7 +79,7 @@ class PromptsourceTemplate(Template):
         return (
             parts[0],
             parts[1] if len(parts) > 1 else None,
-            self._template.get_answer_choices_list(dict(fields)),
+            self._template.get_answer_choices_list(dict(fields)) or [],
         )
 
 
@@ -109,24 +122,26 @@ def load_templates(prompts: str | Sequence[Mapping[str, Any]]) -> list[Template]
     return sorted((PromptsourceTemplate(template) for template in found), key=lambda template: template.name)
 
 
-def select(templates: Sequence[Template], use: str, name: str | None) -> list[Template]:
-    """`use`: "original" (those of the original task), "all" (with answer choices), "single" (the one named)."""
+def select(templates: Sequence[Template], use: str, name: str | None, ranking: bool = True) -> list[Template]:
+    """`use`: "original" (those of the original task), "all", "single" (the one named).
+
+    For ranking, only those with answer choices; training to generate takes the others as well.
+    """
     if use == "single":
         chosen = [template for template in templates if template.name == name]
         if not chosen:
             raise unknown("template", name, [t.name for t in templates], "templates.name=")
-        if not chosen[0].has_choices:
+        if ranking and not chosen[0].has_choices:
             raise UserError(f"Template {name!r} has no answer choices, so nothing can be ranked with it.")
         return chosen
-    if use == "original":
-        return [template for template in templates if template.original_task and template.has_choices]
-    return [template for template in templates if template.has_choices]
+    usable = [template for template in templates if template.has_choices or not ranking]
+    return [template for template in usable if template.original_task] if use == "original" else usable
 
 
 def _right_choice(label: int | None, target: str | None, choices: Sequence[str], where: str) -> int | None:
     """The label's choice, or for a template that turns the question round, the choice that it gives as the target."""
     if label is None:
-        return None
+        return choices.index(target) if target in choices else None
     if target is not None and target in choices and not (label < len(choices) and choices[label] == target):
         return choices.index(target)
     if label >= len(choices) or (target is not None and target not in choices):

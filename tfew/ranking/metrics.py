@@ -21,6 +21,16 @@ def median_and_iqr(values: Sequence[float]) -> tuple[float, float]:
     return float(median), float(high - low)
 
 
+def summarise_members(predictions: Sequence[Prediction]) -> dict[str, Any]:
+    """Of a mixture: `summarise` of each member, and the means over members of their medians and of their chances."""
+    by_member = defaultdict(list)
+    for prediction in predictions:
+        by_member[prediction.dataset].append(prediction)
+    members = {name: summarise(group) for name, group in sorted(by_member.items())}
+    means = {key: float(np.mean([member[key] for member in members.values()])) for key in ("accuracy", "chance")}
+    return {**means, "members": members}
+
+
 def summarise(predictions: Sequence[Prediction]) -> dict[str, Any]:
     """accuracy (median over templates), accuracy_iqr, chance, and accuracy and rows of each template.
 
