@@ -40,11 +40,9 @@ class RunRecord:
     few_shot_seed: int
     seed: int
     # accuracy (median over templates), accuracy_iqr, chance, templates: {name: {...}}; of a mixture, members: {name:
-    # {...}}, and accuracy and chance are means over them; of training on one, final_loss (mean of the last 10 % of steps)
+    # {...}}, and accuracy and chance are means over them; training on one adds final_loss, the mean of the last tenth
     metrics: dict[str, Any]
-    counts: dict[
-        str, int
-    ]  # of what was evaluated: rows, prompts, prompts cut at max_tokens, templates that rendered empty
+    counts: dict[str, int]  # evaluated rows, prompts, prompts cut at max_tokens, templates that rendered empty
     parameters: dict[str, int]  # trainable (what the adapter consists of), trained (what training moves), total (base)
     flops: dict[str, float]  # training, evaluation: by the paper's formula (tfew/costs.py)
     seconds: dict[str, float]  # train, evaluate
