@@ -31,6 +31,7 @@ AT_LEAST = {
     "eval_batch_size": 1,
     "max_tokens": 2,
     "checkpoint_every": 1,
+    "length_window": 1,
     "workers": 0,
     "few_shot_seed": 0,
     "seed": 0,

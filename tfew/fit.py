@@ -69,6 +69,7 @@ def fit(config: DictConfig, method: Method, model: nn.Module, encoder: Encoder, 
         steps=config.steps,
         seed=config.seed,
         workers=config.workers,
+        length_window=config.length_window,
     )
     started = time.monotonic()
     if method.calibrates:

@@ -6,7 +6,7 @@ that workers, ranks and an interruption change nothing.
 
 import hashlib
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,8 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from tfew.schema import Batch, Prompt
+
+Key = tuple[int, int]  # (step, row)
 
 
 @dataclass(frozen=True)
@@ -93,27 +95,68 @@ class DrawnPrompts(Dataset[Encoded]):
 
     def __init__(self, prompts: Sequence[Sequence[Prompt]], encoder: Encoder, seed: int) -> None:
         self.prompts, self.encoder, self.seed = prompts, encoder, seed
+        self._kept: dict[Key, Encoded] = {}
 
-    def __getitem__(self, key: tuple[int, int]) -> Encoded:
+    def __getitem__(self, key: Key) -> Encoded:
+        return self._kept.pop(key, None) or self._encode(key)
+
+    def lengths(self, keys: Sequence[Key]) -> list[tuple[int, int]]:
+        """Tokens of the input and of the longest choice; what was made for this is kept until it is asked for."""
+        self._kept = {key: self._encode(key) for key in keys}
+        return [(len(item.input_ids), max(map(len, item.choice_ids))) for item in self._kept.values()]
+
+    def _encode(self, key: Key) -> Encoded:
         step, row = key
         return self.encoder(random.Random(f"{self.seed}/{step}/{row}").choice(self.prompts[row]))
 
 
-class StepSampler(Sampler[list[tuple[int, int]]]):
-    """For each step from `start` on, its (step, row) keys: rows reshuffled every epoch, a last short batch dropped."""
+class StepSampler(Sampler[list[Key]]):
+    """For each step from `start` on, its (step, row) keys: rows reshuffled every epoch, a last short batch dropped.
 
-    def __init__(self, rows: int, batch_size: int, steps: int, seed: int, start: int = 0) -> None:
+    With `lengths`, the rows of every `window` steps are dealt out anew by length: batches with little padding, in
+    random order. What a step is made of then depends on its window, and still on nothing but (seed, step).
+    """
+
+    def __init__(
+        self,
+        rows: int,
+        batch_size: int,
+        steps: int,
+        seed: int,
+        start: int = 0,
+        window: int = 1,
+        lengths: Callable[[Sequence[Key]], Sequence[Any]] | None = None,
+    ) -> None:
         self.rows, self.batch_size, self.steps, self.seed, self.start = rows, batch_size, steps, seed, start
+        self.window, self.lengths = window, lengths
         self.steps_per_epoch = rows // batch_size
+        self._order, self._ordered = np.empty(0, np.int64), -1
 
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        order, ordered = np.empty(0, np.int64), -1
+    def __iter__(self) -> Iterator[list[Key]]:
+        batches, sorted_from = [], -1
         for step in range(self.start, self.steps):
-            epoch, batch = divmod(step, self.steps_per_epoch)
-            if epoch != ordered:
-                order, ordered = self.epoch_order(epoch), epoch
-            rows = order[batch * self.batch_size : (batch + 1) * self.batch_size]
-            yield [(step, row) for row in rows.tolist()]
+            first = step - step % self.window
+            if self.lengths is None or self.window == 1:
+                yield self.keys(step)
+                continue
+            if first != sorted_from:
+                batches, sorted_from = self._sorted(first), first
+            yield batches[step - first]
+
+    def keys(self, step: int) -> list[Key]:
+        epoch, batch = divmod(step, self.steps_per_epoch)
+        if epoch != self._ordered:
+            self._order, self._ordered = self.epoch_order(epoch), epoch
+        rows = self._order[batch * self.batch_size : (batch + 1) * self.batch_size]
+        return [(step, row) for row in rows.tolist()]
+
+    def _sorted(self, first: int) -> list[list[Key]]:
+        assert self.lengths is not None
+        keys = [key for step in range(first, first + self.window) for key in self.keys(step)]
+        by_length = [key for _, key in sorted(zip(self.lengths(keys), keys, strict=True))]
+        batches = [by_length[start : start + self.batch_size] for start in range(0, len(keys), self.batch_size)]
+        random.Random(f"{self.seed}/window {first}").shuffle(batches)
+        return batches
 
     def epoch_order(self, epoch: int) -> np.ndarray:
         """All rows in the order of this epoch: a pure function of (seed, epoch); 8 bytes a row."""
@@ -135,10 +178,13 @@ class FewShotData(pl.LightningDataModule):
         steps: int,
         seed: int,
         workers: int,
+        length_window: int = 1,
     ) -> None:
         super().__init__()
         self.dataset = DrawnPrompts(prompts, encoder, seed)
-        self.order = StepSampler(len(prompts), batch_size, steps, seed)
+        self.order = StepSampler(
+            len(prompts), batch_size, steps, seed, window=length_window, lengths=self.dataset.lengths
+        )
         self.workers = workers
 
     def train_dataloader(self) -> DataLoader[Encoded]:

@@ -1,0 +1,87 @@
+"""What a family of tasks is: a function from a random source to one row, and how rows fall into splits."""
+
+import random
+import zlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from tfew.errors import unknown
+
+Row = dict[str, Any]
+MOST_DRAWS = 10_000
+
+# shares of all content, in 1/8: no content of one split ever occurs in another
+SPLITS = {"train": range(0, 4), "validation": range(4, 5), "eval": range(5, 8)}
+
+
+@dataclass(frozen=True)
+class Family:
+    """`row` draws the fields that templates see, with `label`; `content` names what must not occur in two splits."""
+
+    name: str
+    row: Callable[[random.Random], Row]
+    content: Callable[[Row], str]
+
+
+class Rows(Sequence[Row]):
+    """The first `count` rows of one split of a family; row i is a pure function of (family, split, seed, i)."""
+
+    def __init__(self, family: Family, split: str, seed: int, count: int) -> None:
+        self.family, self.split, self.seed, self.count = family, split, seed, count
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __getitem__(self, index: int) -> Row:  # type: ignore[override]
+        if not 0 <= index < self.count:
+            raise IndexError(index)
+        source = random.Random(f"{self.family.name}/{self.split}/{self.seed}/{index}")
+        for _ in range(MOST_DRAWS):
+            row = self.family.row(source)
+            if part(self.family, row) in SPLITS[self.split]:
+                return row
+        raise AssertionError(f"{self.family.name} has no content for the split {self.split}")
+
+
+def part(family: Family, row: Row) -> int:
+    """The eighth of all content that this row belongs to."""
+    return zlib.crc32(f"{family.name}/{family.content(row)}".encode()) % 8
+
+
+class Registry(dict[str, Family]):
+    """Families by name, filled by a decorator."""
+
+    def family(
+        self, content: Callable[[Row], str] = repr
+    ) -> Callable[[Callable[[random.Random], Row]], Callable[[random.Random], Row]]:
+        def register(row: Callable[[random.Random], Row]) -> Callable[[random.Random], Row]:
+            self[row.__name__] = Family(row.__name__, row, content)
+            return row
+
+        return register
+
+    def named(self, name: str) -> Family:
+        if name not in self:
+            raise unknown("family", name, self, "dataset.generator.family=")
+        return self[name]
+
+
+FAMILIES = Registry()
+
+
+def choices(source: random.Random, right: str, wrong: Sequence[str], count: int = 4) -> Row:
+    """`choices` in random order and `label`, the place of the right one; wrong ones are drawn without repetition."""
+    others = sorted({text for text in wrong if text != right})
+    listed = [right, *source.sample(others, min(count - 1, len(others)))]
+    source.shuffle(listed)
+    return {"choices": listed, "label": listed.index(right)}
+
+
+def listing(words: Sequence[str], last: str = "and") -> str:
+    """"a, b and c"."""
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} {last} {words[-1]}"
+
+
+def sentences(parts: Sequence[str]) -> str:
+    return " ".join(f"{text}." for text in parts)

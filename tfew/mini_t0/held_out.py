@@ -1,0 +1,238 @@
+"""Held-out families, shaped like the paper's data sets; nothing of them occurs in pre-training.
+
+They ask for what training families teach, in other texts, other questions and other answer words. `content` keeps
+test contents apart from those of the shots: scripts, statements, pairs of words or ways to say a thing.
+"""
+
+import random
+from collections.abc import Sequence
+
+from tfew.mini_t0.family import FAMILIES, Row, choices, sentences
+from tfew.mini_t0.lexicon import (
+    BAD,
+    CAUSES,
+    COLORS,
+    GOOD,
+    KIND_OF,
+    PEOPLE,
+    PLACES,
+    PORTABLE,
+    PROPERTIES,
+    SENSES,
+)
+
+
+def _by_text(row: Row) -> str:
+    return str(row["text"])
+
+
+@FAMILIES.family(content=_by_text)
+def entails(source: random.Random) -> Row:
+    """Like RTE: does the hypothesis follow from a short report?"""
+    giver, receiver, other = source.sample(PEOPLE, 3)
+    thing, there = source.choice(PORTABLE), source.choice(PLACES)
+    verb = source.choice(("handed", "passed", "offered"))
+    text = f"yesterday at the {there} {giver} {verb} a {thing} to {receiver} while {other} watched."
+    away = source.choice([place for place in PLACES if place != there])
+    wrong_kind = source.choice([kind for kind in set(KIND_OF.values()) if kind != KIND_OF[thing]])
+    follows = source.random() < 0.5
+    if follows:
+        claim = source.choice((
+            f"{receiver} received something from {giver}", f"{giver} visited the {there}",
+            f"{other} saw {giver}", f"a {KIND_OF[thing]} changed hands", f"the {thing} reached {receiver}",
+        ))  # fmt: skip
+    else:
+        claim = source.choice((
+            f"{giver} received something from {receiver}", f"{giver} visited the {away}",
+            f"{source.choice([p for p in PEOPLE if p not in (giver, receiver, other)])} saw {giver}",
+            f"a {wrong_kind} changed hands", f"the {thing} reached {other}",
+        ))  # fmt: skip
+    return {"text": text, "claim": f"{claim}.", "label": int(not follows)}
+
+
+@FAMILIES.family(content=_by_text)
+def commits(source: random.Random) -> Row:
+    """Like CB: a speaker reports something; is the claim then so, not so, or open?"""
+    speaker, person, stranger = source.sample(PEOPLE, 3)
+    thing, place = source.choice(PORTABLE), source.choice(PLACES)
+    color, second = source.sample(COLORS, 2)
+    fact = f"{person} left a {color} {thing} in the {place}"
+    text = f"{speaker} {source.choice(('wrote', 'explained', 'noticed', 'recalled'))} that {fact}."
+    label = source.randrange(3)
+    if label == 0:
+        claim = source.choice((f"the {thing} of {person} is {color}", f"{person} was in the {place}", fact))
+    elif label == 1:
+        away = source.choice([p for p in PLACES if p != place])
+        claim = source.choice((
+            f"the {thing} of {person} is {second}", f"{person} left the {thing} in the {away}",
+            f"{person} left a {second} {thing} in the {place}",
+        ))  # fmt: skip
+    else:
+        new = source.choice([t for t in PORTABLE if t != thing])
+        claim = source.choice((
+            f"the {new} of {stranger} is {color}", f"{stranger} left a {color} {new} in the {place}",
+            f"{stranger} likes the {new}",
+        ))  # fmt: skip
+    return {"text": text, "claim": f"{claim}.", "label": label}
+
+
+# cause word -> (a sentence of the cause, a sentence of the effect); "{}" is a name
+SCRIPTS = {
+    "rain": ("heavy rain fell on {}", "the clothes of {} got wet"), "fire": ("{} stood too close to the fire", "the sleeve of {} burned"),
+    "ice": ("{} stepped on some ice", "{} slipped on the path"), "hunger": ("hunger came over {}", "{} ate a whole loaf"),
+    "thirst": ("thirst came over {}", "{} drank from the tap"), "joke": ("someone told {} a joke", "{} laughed all evening"),
+    "grief": ("grief filled {}", "{} cried for hours"), "noise": ("a noise went through the room of {}", "{} woke at once"),
+    "poison": ("there was poison in the cup of {}", "{} died that evening"), "frost": ("frost covered the pond of {}", "the pond of {} froze"),
+    "heat": ("the heat reached the candy of {}", "the candy of {} melted"), "wind": ("strong wind met {}", "the papers of {} blew away"),
+    "race": ("{} joined a race", "{} ran all the way"), "dirt": ("dirt covered the hands of {}", "{} washed with care"),
+    "fear": ("fear gripped {}", "{} hid behind a door"), "music": ("{} heard some music", "{} danced with joy"),
+    "fever": ("{} had a fever", "the doctor visited {}"), "exam": ("{} faced an exam", "{} studied all week"),
+    "debt": ("{} was in debt", "{} paid it all back"), "gift": ("{} found a gift on the table", "{} thanked everybody"),
+    "theft": ("{} reported a theft", "the police talked to {}"), "darkness": ("darkness surrounded {}", "{} switched on a lamp"),
+    "letter": ("{} opened a letter", "{} replied that evening"), "hole": ("{} found a hole in the bucket", "the bucket of {} leaked"),
+    "knife": ("the knife cut {}", "the thumb of {} bled"), "dust": ("{} shook out some dust", "{} sneezed three times"),
+    "boredom": ("boredom overcame {}", "{} yawned without end"), "sunshine": ("{} lay in the sunshine", "{} got tanned"),
+    "victory": ("{} saw the victory", "{} cheered with the others"), "mistake": ("{} made a mistake", "{} apologized to everyone"),
+    "weight": ("{} put more weight on the raft", "the raft of {} sank"), "seed": ("{} planted a seed", "something green grew for {}"),
+    "alarm": ("{} heard the alarm", "{} escaped through a window"), "glue": ("{} spilled some glue", "the fingers of {} stuck together"),
+    "lie": ("{} told a lie", "{} was punished"), "work": ("{} did a lot of work", "{} felt tired"),
+    "bell": ("{} rang the bell", "someone opened for {}"), "cold": ("{} felt the cold", "{} buttoned up a coat"),
+    "bait": ("{} put out some bait", "{} caught three"), "speed": ("{} drove at high speed", "{} crashed at the corner"),
+    "flood": ("a flood came upon {}", "{} swam to safety"), "storm": ("a storm surprised {}", "{} sheltered under a roof"),
+    "key": ("{} finally found the key", "{} unlocked the gate"), "soap": ("{} played with some soap", "bubbles floated around {}"),
+    "brake": ("{} pulled the brake", "the cart of {} stopped"), "luck": ("{} had a lot of luck", "{} won a prize"),
+    "illness": ("{} suffered from an illness", "{} felt weak"), "milk": ("{} got plenty of milk", "{} became strong"),
+}  # fmt: skip
+
+
+@FAMILIES.family(content=lambda row: str(row["script"]))
+def consequence(source: random.Random) -> Row:
+    """Like COPA: cause or effect of an event, among two."""
+    script, other = source.sample(tuple(SCRIPTS), 2)
+    while CAUSES[script] == CAUSES[other]:
+        other = source.choice(tuple(SCRIPTS))
+    person = source.choice(PEOPLE)
+    asked = source.choice(("cause", "effect"))
+    given, wanted = (0, 1) if asked == "effect" else (1, 0)
+    right, wrong = (f"{SCRIPTS[name][wanted].format(person)}." for name in (script, other))
+    row = choices(source, right, [wrong])
+    return {"text": f"{SCRIPTS[script][given].format(person)}.", "asked": asked, "script": script, **row}
+
+
+# how a story begins and goes on, and how it ends; {a} and {b} are people, {t} a thing, {p} a place
+STORIES = (
+    ("{a} looked for the {t} all morning", "a friend remembered the {p}", ("{a} hurried to the {p}", "the {t} was there", "{a} hugged the friend")),
+    ("{a} promised a {t} to {b}", "the {p} had the very last one", ("{a} wrapped the {t}", "{b} unwrapped it", "both were pleased")),
+    ("{a} broke the {t} of {b}", "nobody at the {p} could repair it", ("{a} told {b} the truth", "{b} forgave {a}", "they shared a new {t}")),
+    ("{a} wanted to learn about the {t}", "{b} gave lessons at the {p}", ("{b} taught {a}", "{a} practised with the {t}", "everyone clapped")),
+    ("{a} and {b} found a {t} on the way", "a note on it named the {p}", ("they brought the {t} to the {p}", "the owner was grateful", "{b} felt proud")),
+    ("{a} forgot the {t} on a bench", "{b} ran after the stranger to the {p}", ("{b} returned the {t}", "{a} offered a reward", "{b} refused")),
+    ("{a} painted a picture of the {t}", "the {p} hung it on the wall", ("visitors admired the {t}", "{b} purchased the picture", "{a} painted more")),
+    ("{a} hid the {t} as a surprise", "{b} searched the {p} in vain", ("{a} pointed at the {p}", "{b} discovered the {t}", "both giggled")),
+    ("{a} carried the {t} through the {p}", "{b} stumbled over it", ("{a} apologised to {b}", "{b} rubbed the knee", "the {t} was put away")),
+    ("{a} won a {t} at the {p}", "{b} had always dreamed of one", ("{a} surprised {b}", "{b} kept the {t} for years", "their bond deepened")),
+    ("{a} needed money for the {p}", "only the {t} was worth anything", ("{a} parted with the {t}", "{b} bought it cheaply", "the {p} was paid")),
+    ("{a} invited {b} to the {p}", "{b} arrived with a {t}", ("{a} admired the {t}", "{b} explained it", "the visit lasted long")),
+)  # fmt: skip
+
+
+@FAMILIES.family(content=lambda row: f"{row['story']} {row['people']}")
+def ending(source: random.Random) -> Row:
+    """Like HellaSwag and Story Cloze: four endings of one to three clauses, of unequal length."""
+    number = source.randrange(len(STORIES))
+    first, second, third, fourth = source.sample(PEOPLE, 4)
+    thing, other_thing = source.sample(PORTABLE, 2)
+    place, other_place = source.sample(PLACES, 2)
+    slots = {"a": first, "b": second, "t": thing, "p": place}
+    right = _clauses(source, number, slots)
+    swapped = (
+        {**slots, "a": third, "b": fourth}, {**slots, "a": third, "b": fourth, "t": other_thing},
+        {"a": third, "b": second, "t": other_thing, "p": other_place},
+    )  # fmt: skip
+    strange = [k for k in range(len(STORIES)) if k != number]
+    wrong = [_clauses(source, source.choice((number, source.choice(strange))), changed) for changed in swapped]
+    text = sentences([part.format(**slots) for part in STORIES[number][:2]])
+    return {"text": text, "story": number, "people": f"{first} {second}", **choices(source, right, wrong)}
+
+
+def _clauses(source: random.Random, number: int, slots: dict[str, str]) -> str:
+    parts = STORIES[number][2]
+    return " and ".join(part.format(**slots) for part in parts[: source.randint(1, len(parts))])
+
+
+@FAMILIES.family(content=lambda row: f"{sorted(row['choices'])}")
+def blank(source: random.Random) -> Row:
+    """Like Winogrande: which of two things does the blank stand for? The trigger word turns the answer round."""
+    name = source.choice(tuple(PROPERTIES))
+    having, lacking, opposite = PROPERTIES[name]
+    first, second = source.choice(having), source.choice(lacking)
+    trigger, right, wrong = source.choice(((name, first, second), (opposite, second, first)))
+    one, two = source.sample((first, second), 2)
+    person = source.choice(PEOPLE)
+    form = source.choice((
+        "{p} took the {one} instead of the {two} because the _ seemed very {w}",
+        "when {p} compared the {one} with the {two} it was the _ that turned out {w}",
+        "{p} wondered about the {one} and the {two} since the _ is so {w}",
+    ))  # fmt: skip
+    return {"text": form.format(p=person, one=one, two=two, w=trigger) + ".", **choices(source, right, [wrong])}
+
+
+@FAMILIES.family(content=lambda row: f"{row['word']} {sorted(row['shown'])}")
+def same_sense(source: random.Random) -> Row:
+    """Like WiC: is the word used in the same sense in both sentences?"""
+    word, sense = source.choice(tuple(SENSES)), source.randrange(2)
+    same = source.random() < 0.5
+    senses = (sense, sense if same else 1 - sense)
+    shown = [source.choice(SENSES[word][which][1]) for which in senses]
+    while shown[0] == shown[1]:
+        shown[1] = source.choice(SENSES[word][senses[1]][1])
+    forms = (
+        "{p} thought of a {w} when the {c} came up", "without the {c} nobody would mention that {w}",
+        "{p} described the {c} next to one {w}", "some {w} appeared together with its {c}",
+    )  # fmt: skip
+    told = [f.format(p=source.choice(PEOPLE), w=word, c=c) + "." for f, c in zip(source.sample(forms, 2), shown, strict=True)]
+    return {"word": word, "first": told[0], "second": told[1], "shown": shown, "label": int(same)}
+
+
+# what customers write about, and how they call it
+OBJECTS = {
+    "card": ("card", "bank card"), "parcel": ("parcel", "package"), "bill": ("bill", "invoice"),
+    "ticket": ("ticket", "train ticket"), "photo": ("photo", "picture"), "phone": ("phone", "telephone"),
+}  # fmt: skip
+# what they want, and how they say it
+PROBLEMS: dict[str, tuple[str, ...]] = {
+    "report lost {}": ("my {} is missing", "i cannot find the {} anywhere", "where did my {} go", "the {} has gone missing"),
+    "repair broken {}": ("my {} is damaged", "please fix the {}", "something is broken on my {}", "the {} needs to be fixed"),
+    "ask about late {}": ("my {} is delayed", "why is the {} not here yet", "still waiting for my {}", "the {} should be here by now"),
+    "cancel {} order": ("i want to stop the {}", "i no longer need the {}", "please end my {}", "do not send the {} any more"),
+    "replace {}": ("i want to change my {}", "give me a new {}", "can i get another {}", "i would like a different {}"),
+    "pay for {}": ("how much money is the {}", "what is the price of a {}", "i want to buy the {}", "can i use cash for the {}"),
+}  # fmt: skip
+OPENINGS = ("hello", "hi there", "good day", "please help", "excuse me", "dear team")
+REQUESTS = tuple(problem.format(thing) for problem in PROBLEMS for thing in OBJECTS)
+
+
+@FAMILIES.family(content=lambda row: str(row["said"]))
+def request(source: random.Random) -> Row:
+    """Like Banking 77: what a customer wants, among many labels of several words."""
+    thing, problem = source.choice(tuple(OBJECTS)), source.choice(tuple(PROBLEMS))
+    form, name = source.choice(PROBLEMS[problem]), source.choice(OBJECTS[thing])
+    text = f"{source.choice(OPENINGS)}, {form.format(name)}."
+    right = problem.format(thing)
+    return {"text": text, "said": form.format(name), "label": REQUESTS.index(right)}
+
+
+@FAMILIES.family(content=lambda row: " ".join(sorted(row["judged"])))
+def complaint(source: random.Random) -> Row:
+    """Like RAFT's Twitter complaints: is the message a complaint?"""
+    bad = source.random() < 0.5
+    word, other = source.sample(BAD if bad else GOOD, 2)
+    thing, place = source.choice(PORTABLE), source.choice(PLACES)
+    form = source.choice((
+        "@{p} the {t} from your {s} arrived and it is {w}, truly {o}", "just opened my {t}: {w} and {o}! thanks {p}",
+        "{p} at the {s} sent me such a {w} {t}, so {o}", "my {t} by the {s} looks {w} but also {o}, {p}",
+    ))  # fmt: skip
+    text = form.format(p=source.choice(PEOPLE), t=thing, s=place, w=word, o=other)
+    return {"text": text + ".", "judged": [word, other], "label": int(bad)}
+
+

@@ -1,0 +1,261 @@
+"""Training families whose answer stands in the text: who, where, what, when, how many, why, and is it said."""
+
+import random
+
+from tfew.mini_t0.family import FAMILIES, Row, choices, listing, sentences
+from tfew.mini_t0.lexicon import COLORS, DAYS, MEN, NUMBERS, PEOPLE, PLACES, PORTABLE, THINGS, WOMEN
+
+IN_PLACE = ("{} is in the {}", "{} went to the {}", "{} waits in the {}", "{} is at the {}")
+HAS = ("{} has a {}", "{} holds a {}", "{} owns a {}", "{} carries a {}")
+GIVES = ("{} gave the {} to {}", "{} sent the {} to {}", "{} sold the {} to {}", "{} lent the {} to {}")
+TAKES = ("{} got the {} from {}", "{} bought the {} from {}", "{} borrowed the {} from {}", "{} took the {} from {}")
+FEELINGS = ("happy", "tired", "hungry", "thirsty", "angry", "scared", "cold", "sick", "proud", "bored")
+# what a person does, and the reason that stands in the text
+REASONS = (
+    ("went to bed", "tired"), ("made a sandwich", "hungry"), ("asked for water", "thirsty"), ("shouted", "angry"),
+    ("called for help", "scared"), ("put on a sweater", "cold"), ("stayed at home", "sick"), ("smiled", "proud"),
+    ("left the room", "bored"), ("sang a song", "happy"),
+)  # fmt: skip
+
+
+def _pairs(source: random.Random, left: tuple[str, ...], right: tuple[str, ...], most: int = 3) -> list[tuple[str, str]]:
+    count = source.randint(2, most)
+    return list(zip(source.sample(left, count), source.sample(right, count), strict=True))
+
+
+def _told(source: random.Random, forms: tuple[str, ...], pairs: list[tuple[str, str]]) -> str:
+    return sentences([source.choice(forms).format(*pair) for pair in pairs])
+
+
+@FAMILIES.family()
+def where(source: random.Random) -> Row:
+    pairs = _pairs(source, PEOPLE, PLACES)
+    person, place = source.choice(pairs)
+    wrong = [other for _, other in pairs] + source.sample(PLACES, 2)
+    return {"text": _told(source, IN_PLACE, pairs), "person": person, **choices(source, place, wrong)}
+
+
+@FAMILIES.family()
+def who_is_there(source: random.Random) -> Row:
+    pairs = _pairs(source, PEOPLE, PLACES)
+    person, place = source.choice(pairs)
+    wrong = [other for other, _ in pairs] + source.sample(PEOPLE, 1)
+    return {"text": _told(source, IN_PLACE, pairs), "place": place, **choices(source, person, wrong)}
+
+
+@FAMILIES.family()
+def who_has(source: random.Random) -> Row:
+    pairs = _pairs(source, PEOPLE, THINGS)
+    person, thing = source.choice(pairs)
+    wrong = [other for other, _ in pairs] + source.sample(PEOPLE, 1)
+    return {"text": _told(source, HAS, pairs), "thing": thing, **choices(source, person, wrong)}
+
+
+@FAMILIES.family()
+def what_has(source: random.Random) -> Row:
+    pairs = _pairs(source, PEOPLE, THINGS)
+    person, thing = source.choice(pairs)
+    wrong = [other for _, other in pairs] + source.sample(THINGS, 2)
+    return {"text": _told(source, HAS, pairs), "person": person, **choices(source, thing, wrong)}
+
+
+@FAMILIES.family()
+def color_of(source: random.Random) -> Row:
+    pairs = _pairs(source, THINGS, COLORS)
+    thing, color = source.choice(pairs)
+    forms = ("the {0} is {1}", "there is a {1} {0}", "i see a {1} {0}")
+    wrong = [other for _, other in pairs] + source.sample(COLORS, 2)
+    return {"text": _told(source, forms, pairs), "thing": thing, **choices(source, color, wrong)}
+
+
+@FAMILIES.family()
+def thing_of_color(source: random.Random) -> Row:
+    pairs = _pairs(source, THINGS, COLORS)
+    thing, color = source.choice(pairs)
+    forms = ("the {0} is {1}", "there is a {1} {0}", "i see a {1} {0}")
+    wrong = [other for other, _ in pairs] + source.sample(THINGS, 1)
+    return {"text": _told(source, forms, pairs), "color": color, **choices(source, thing, wrong)}
+
+
+@FAMILIES.family()
+def when(source: random.Random) -> Row:
+    pairs = _pairs(source, PEOPLE, DAYS)
+    person, day = source.choice(pairs)
+    forms = ("{} comes on {}", "{} will arrive on {}", "{} leaves on {}")
+    wrong = [other for _, other in pairs] + source.sample(DAYS, 2)
+    return {"text": _told(source, forms, pairs), "person": person, **choices(source, day, wrong)}
+
+
+def _handed(source: random.Random) -> tuple[str, str, str, str]:
+    """Text of one transfer, its giver, its receiver, its thing."""
+    giver, receiver = source.sample(PEOPLE, 2)
+    thing = source.choice(PORTABLE)
+    if source.random() < 0.5:
+        return source.choice(GIVES).format(giver, thing, receiver), giver, receiver, thing
+    return source.choice(TAKES).format(receiver, thing, giver), giver, receiver, thing
+
+
+@FAMILIES.family()
+def who_has_now(source: random.Random) -> Row:
+    text, giver, receiver, thing = _handed(source)
+    return {"text": f"{text}.", "thing": thing, **choices(source, receiver, [giver, source.choice(PEOPLE)])}
+
+
+@FAMILIES.family()
+def who_had_before(source: random.Random) -> Row:
+    text, giver, receiver, thing = _handed(source)
+    return {"text": f"{text}.", "thing": thing, **choices(source, giver, [receiver, source.choice(PEOPLE)])}
+
+
+@FAMILIES.family()
+def moved(source: random.Random) -> Row:
+    """First here, then there: the question is about now or about before."""
+    person, (first, second, other) = source.choice(PEOPLE), source.sample(PLACES, 3)
+    text = f"{person} was in the {first}. then {person} went to the {second}."
+    now = source.random() < 0.5
+    right, wrong = (second, first) if now else (first, second)
+    return {"text": text, "person": person, "time": "now" if now else "before", **choices(source, right, [wrong, other])}
+
+
+@FAMILIES.family()
+def is_it_there(source: random.Random) -> Row:
+    """A question to be answered yes or no, about place."""
+    pairs = _pairs(source, PEOPLE, PLACES)
+    person, place = source.choice(pairs)
+    asked = place if source.random() < 0.5 else source.choice([p for p in PLACES if p != place])
+    return {"text": _told(source, IN_PLACE, pairs), "person": person, "place": asked, "label": int(asked == place)}
+
+
+@FAMILIES.family()
+def is_it_true(source: random.Random) -> Row:
+    """A claim to be judged, about possession."""
+    pairs = _pairs(source, PEOPLE, THINGS)
+    person, thing = source.choice(pairs)
+    others = [other for _, other in pairs if other != thing]
+    asked = thing if source.random() < 0.5 else source.choice([*others, source.choice(THINGS)])
+    return {"text": _told(source, HAS, pairs), "person": person, "thing": asked, "label": int(asked == thing)}
+
+
+@FAMILIES.family()
+def in_the_list(source: random.Random) -> Row:
+    words = source.sample(THINGS, source.randint(2, 5))
+    asked = source.choice(words) if source.random() < 0.5 else source.choice([w for w in THINGS if w not in words])
+    return {"text": listing(words), "thing": asked, "label": int(asked in words)}
+
+
+@FAMILIES.family()
+def how_many(source: random.Random) -> Row:
+    count = source.randint(1, 5)
+    things = [f"a {thing}" for thing in source.sample(THINGS, count)]
+    person = source.choice(PEOPLE)
+    return {"text": f"{person} has {listing(things)}.", "person": person, **choices(source, NUMBERS[count - 1], NUMBERS)}
+
+
+@FAMILIES.family()
+def same_place(source: random.Random) -> Row:
+    first, second = source.sample(PEOPLE, 2)
+    here = source.choice(PLACES)
+    there = here if source.random() < 0.5 else source.choice([p for p in PLACES if p != here])
+    text = _told(source, IN_PLACE, [(first, here), (second, there)])
+    return {"text": text, "first": first, "second": second, "label": int(here == there)}
+
+
+@FAMILIES.family()
+def older(source: random.Random) -> Row:
+    first, second = source.sample(PEOPLE, 2)
+    word, other = source.choice((("older", "younger"), ("taller", "shorter"), ("richer", "poorer"), ("faster", "slower")))
+    asked = source.choice((word, other))
+    right, wrong = (first, second) if asked == word else (second, first)
+    return {"text": f"{first} is {word} than {second}.", "asked": asked, **choices(source, right, [wrong])}
+
+
+@FAMILIES.family()
+def pronoun(source: random.Random) -> Row:
+    woman, man = source.choice(WOMEN), source.choice(MEN)
+    first, second = source.sample((woman, man), 2)
+    feeling, act = source.choice(FEELINGS), source.choice(("met", "called", "saw", "visited", "followed"))
+    right, word = source.choice(((woman, "she"), (man, "he")))
+    text = f"{first} {act} {second}. {word} was {feeling}."
+    return {"text": text, "feeling": feeling, **choices(source, right, (woman, man))}
+
+
+@FAMILIES.family()
+def why(source: random.Random) -> Row:
+    people, acts = source.sample(PEOPLE, 2), source.sample(REASONS, 2)
+    told = [f"{person} {act} because of being {reason}" for person, (act, reason) in zip(people, acts, strict=True)]
+    asked = source.randrange(2)
+    wrong = [acts[1 - asked][1], source.choice(FEELINGS)]
+    row = {"text": sentences(told), "person": people[asked], "act": acts[asked][0]}
+    return {**row, **choices(source, acts[asked][1], wrong)}
+
+
+@FAMILIES.family()
+def first_or_last(source: random.Random) -> Row:
+    words = source.sample(THINGS + PLACES, source.randint(3, 5))
+    which = source.choice(("first", "last"))
+    right = words[0] if which == "first" else words[-1]
+    return {"text": ", ".join(words), "which": which, **choices(source, right, words)}
+
+
+@FAMILIES.family()
+def missing_word(source: random.Random) -> Row:
+    """The text said again with a gap: copying from the context."""
+    pairs = _pairs(source, PEOPLE, THINGS)
+    told = [source.choice(HAS).format(*pair) for pair in pairs]
+    gap = source.randrange(len(pairs))
+    hidden = pairs[gap][source.randrange(2)]
+    wrong = [word for pair in pairs for word in pair]
+    return {"text": sentences(told), "gap": told[gap].replace(hidden, "_"), **choices(source, hidden, wrong)}
+
+
+@FAMILIES.family()
+def retell(source: random.Random) -> Row:
+    """A transfer told from the other side."""
+    giver, receiver = source.sample(PEOPLE, 2)
+    thing, other = source.sample(PORTABLE, 2)
+    give, take = source.choice(list(zip(GIVES, TAKES, strict=True)))
+    told, right = give.format(giver, thing, receiver), take.format(receiver, thing, giver)
+    wrong = [take.format(giver, thing, receiver), take.format(receiver, other, giver), take.format(giver, other, receiver)]
+    if source.random() < 0.5:
+        told, right = right, told
+        wrong = [give.format(receiver, thing, giver), give.format(giver, other, receiver), give.format(receiver, other, giver)]
+    return {"text": f"{told}.", **choices(source, right, wrong)}
+
+
+@FAMILIES.family()
+def say_again(source: random.Random) -> Row:
+    """Word for word; nothing to rank against but the same with two words exchanged."""
+    forms, left, right = source.choice(((IN_PLACE, PEOPLE, PLACES), (HAS, PEOPLE, THINGS)))
+    pairs = _pairs(source, left, right)
+    told = _told(source, forms, pairs)
+    (first, _), (second, _) = pairs[:2]
+    swapped = told.replace(first, "_").replace(second, first).replace("_", second)
+    return {"text": told, **choices(source, told, [swapped])}
+
+
+def _all(source: random.Random, pairs: list[tuple[str, str]], form: str) -> Row:
+    """Everything that the text says, asked for in another order; ranked against the values exchanged."""
+    asked = source.sample(pairs, len(pairs))
+    names, values = [name for name, _ in asked], [value for _, value in asked]
+    right = listing([form.format(*pair) for pair in asked])
+    turned = listing([form.format(name, value) for name, value in zip(names, values[1:] + values[:1], strict=True)])
+    return {"asked": listing(names), **choices(source, right, [turned])}
+
+
+@FAMILIES.family()
+def all_places(source: random.Random) -> Row:
+    pairs = _pairs(source, PEOPLE, PLACES)
+    return {"text": _told(source, IN_PLACE, pairs), **_all(source, pairs, "{} in the {}")}
+
+
+@FAMILIES.family()
+def all_things(source: random.Random) -> Row:
+    pairs = _pairs(source, PEOPLE, THINGS)
+    return {"text": _told(source, HAS, pairs), **_all(source, pairs, "{} a {}")}
+
+
+@FAMILIES.family()
+def all_colors(source: random.Random) -> Row:
+    pairs = _pairs(source, THINGS, COLORS)
+    forms = ("the {0} is {1}", "there is a {1} {0}", "i see a {1} {0}")
+    return {"text": _told(source, forms, pairs), **_all(source, pairs, "{} {}")}
