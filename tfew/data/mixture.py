@@ -9,6 +9,7 @@ teaches the model to answer "<NO INPUT>" with "<NO LABEL>".
 
 from __future__ import annotations
 
+import logging
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -20,6 +21,7 @@ from tfew.data.templates import Template, load_templates, select
 from tfew.errors import UserError, unknown
 from tfew.schema import Example, Prompt
 
+log = logging.getLogger(__name__)
 MISSING = ("error", "skip")
 PROBE_ROWS = 4
 
@@ -105,6 +107,7 @@ class Mixture(Sequence[Sequence[Prompt]]):
     def __init__(self, parts: Sequence[Part], examples: Sequence[Sequence[Example]]) -> None:
         self.parts, self.examples = parts, examples
         self._ends = list(accumulate(part.items for part in parts))
+        self._said: set[str] = set()
 
     def __len__(self) -> int:
         return self._ends[-1]
@@ -131,13 +134,26 @@ class Mixture(Sequence[Sequence[Prompt]]):
     def _prompt(self, number: int, row: int, template: int) -> Prompt:
         """The render of this row by this template; where it is empty, by the next ones, and then of the next rows."""
         part = self.parts[number]
-        for steps in range(part.rows):
-            example = self.examples[number][(row + steps) % part.rows]
+        for turned in range(part.rows):
+            try:
+                example = self.examples[number][(row + turned) % part.rows]
+            except UserError as error:
+                self._say_once(part.name, error)
+                continue
             for turn in range(len(part.templates)):
                 wording = part.templates[(template + turn) % len(part.templates)]
-                if prompt := wording.render_target(part.name, example):
-                    return prompt
+                try:
+                    if prompt := wording.render_target(part.name, example):
+                        return prompt
+                except UserError as error:
+                    self._say_once(f"{part.name}/{wording.name}", error)
         raise UserError(f"The templates of {part.name} render all its {part.rows} rows empty.")
+
+    def _say_once(self, what: str, error: UserError) -> None:
+        """One bad row among millions does not end a run of days; `probe` has found what is wrong in general."""
+        if what not in self._said:
+            self._said.add(what)
+            log.warning(f"Skipped, and so are later ones of its kind: {error}")
 
     def probe(self) -> tuple[int, int]:
         """Renders of all templates on each member's first few rows, and how many are empty.
