@@ -104,11 +104,12 @@ def eval_task(config: DictConfig) -> Task | None:
     data_dir = data_folder(config)
     tasks, without = [], []
     for name, member in mixture.members.items():
+        place = data_dir if is_local(member, "train", data_dir) else None  # both splits come from the same place
         rankable = any(template.has_choices for template in load_templates(member.prompts))
-        if not rankable or find_source(member, "eval", data_dir) is None:
+        if rankable and find_source(member, "eval", place, hub=place is None):
+            tasks.append(_eval_single(config, member, place))
+        else:
             without.append(name)
-            continue
-        tasks.append(_eval_single(config, member, data_dir if is_local(member, "eval", data_dir) else None))
     if not tasks:
         raise UserError(f"No member of {mixture.name} has an evaluation split here: say dataset.evaluate=false.")
     if without:

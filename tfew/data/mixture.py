@@ -91,9 +91,7 @@ def make_part(spec: DatasetSpec, rows: int, cap: int | None, use: str) -> Part:
         raise UserError(f"{spec.name} has no template left to train with: see templates= and its leave_out.")
     part = Part(spec.name, kept, rows if cap is None else min(rows, cap // len(templates)), spec.rate)
     if rows and not part.items:
-        raise UserError(
-            f"{spec.name} has no item in the mixture: dataset.cap={cap} or its rate={spec.rate} is too low."
-        )
+        raise UserError(f"{spec.name} has no prompt in the mixture: dataset.cap={cap} or rate={spec.rate} is too low.")
     return part
 
 
@@ -162,9 +160,9 @@ class Mixture(Sequence[Sequence[Prompt]]):
         rendering all.
         """
         prompts = [
-            template.render_target(part.name, examples[row])
+            template.render_target(part.name, example)
             for part, examples in zip(self.parts, self.examples, strict=True)
-            for row in range(min(PROBE_ROWS, part.rows))
+            for example in (examples[row] for row in range(min(PROBE_ROWS, part.rows)))
             for template in part.templates
         ]
         return len(prompts), sum(prompt is None for prompt in prompts)
