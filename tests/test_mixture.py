@@ -24,7 +24,7 @@ from tfew.data.mixture import Mixture, MixtureSpec, make_part
 from tfew.data.sources import load_split
 from tfew.data.templates import load_templates
 from tfew.errors import UserError
-from tfew.evaluate import evaluate
+from tfew.evaluate import evaluate, with_run_settings
 from tfew.preview import preview
 from tfew.records import RunRecord
 from tfew.task import eval_task, load_mixture_spec, load_spec, train_task
@@ -405,6 +405,31 @@ def test_data_sets_without_a_label_column_take_the_templates_target(tmp_path: Pa
             for prompt in prompts:
                 assert prompt.label is not None
                 assert prompt.choices[prompt.label].startswith("right")
+
+
+def test_wordings_without_a_known_answer_are_not_trained_on(made_mixture: Path) -> None:
+    """promptsource's template for kinds of entities has no answer for sport; without a label rule that shows late."""
+    config = ("dataset=t0/trec", "dataset.label=null", "templates=all", f"data_dir={made_mixture}", "few_shot=draw")
+    task = train_task(compose(*config, "shots=12"))
+    assert all(prompt.label is not None for row in task.prompts for prompt in row)
+    ranked = eval_task(compose(*config))
+    assert ranked is not None
+    assert {p.template for row in ranked.prompts for p in row if p.label is None} == {"fine_grained_ENTY"}
+    with pytest.raises(UserError, match="shots=null: only a mixture"):
+        train_task(compose(*config, "shots=null"))
+
+
+def test_a_pretrained_run_is_evaluated_on_another_data_set_and_redone(made_mixture: Path, tmp_path: Path) -> None:
+    pretrain(made_mixture, tmp_path / "run")
+    overrides = [f"adapter={tmp_path}/run", "dataset=t0/mrpc", "eval_rows=3"]
+    config = with_run_settings(compose(*overrides, config_name="evaluate"), overrides)
+    config.run_dir = f"{tmp_path}/evaluated"
+    record = evaluate(config)
+    assert (record.dataset, record.counts["rows"]) == ("mrpc", 3)
+    assert record.metrics["templates"].keys() == {"equivalent", "paraphrase", "replace", "same thing", "want to know"}
+    (tmp_path / "run" / "mixture.json").write_text("of another run")
+    pretrain(made_mixture, tmp_path / "run", "overwrite=true")
+    assert "trec" in (tmp_path / "run" / "mixture.json").read_text()
 
 
 def test_a_mixture_that_changed_is_not_continued(made_mixture: Path, tmp_path: Path) -> None:

@@ -68,11 +68,13 @@ def train_task(config: DictConfig) -> Task:
 
 def _few_shot_task(config: DictConfig) -> Task:
     spec = load_spec(config)
+    if config.shots is None:
+        raise UserError("shots=null: only a mixture of data sets is trained on without a number of shots.")
     templates = select(load_templates(spec.prompts), config.templates.use, config.templates.name)
     if config.templates.use == "original" and config.fidelity.limit_train_templates:
         templates = templates[: spec.train_templates_first]
     examples = few_shot_examples(spec, config.few_shot, config.few_shot_seed, config.shots, data_folder(config))
-    return _render(spec, examples, templates)
+    return _render(spec, examples, templates, labelled=True)
 
 
 def _mixture_task(config: DictConfig, spec: MixtureSpec) -> Task:
@@ -106,7 +108,7 @@ def eval_task(config: DictConfig) -> Task | None:
     for name, member in mixture.members.items():
         place = data_dir if is_local(member, "train", data_dir) else None  # both splits come from the same place
         rankable = any(template.has_choices for template in load_templates(member.prompts))
-        if rankable and find_source(member, "eval", place, hub=place is None):
+        if rankable and find_source(member, "eval", place, or_hub=place is None):
             tasks.append(_eval_single(config, member, place))
         else:
             without.append(name)
@@ -154,17 +156,24 @@ def save_mixture(task: Task, path: Path) -> None:
     write_atomically(path, text)
 
 
-def _render(spec: DatasetSpec, examples: Sequence[Example], templates: Sequence[Template]) -> Task:
+def _render(
+    spec: DatasetSpec, examples: Sequence[Example], templates: Sequence[Template], labelled: bool = False
+) -> Task:
+    """`labelled`: leave out, as if empty, renders of which the right choice is not known."""
     if not templates:
         raise UserError(f"{spec.name} has no template that fits templates.use; try templates=all.")
     renders = [[template.render(spec.name, example) for template in templates] for example in examples]
-    prompts = [[prompt for prompt in row if prompt is not None] for row in renders]
+    prompts = [
+        [prompt for prompt in row if prompt is not None and (prompt.label is not None or not labelled)]
+        for row in renders
+    ]
     for example, row in zip(examples, prompts, strict=True):
         if not row:
             raise UserError(
                 f"Every template of {spec.name} renders row {example.idx} empty; choose others: templates=."
             )
-    return Task(spec.name, list(examples), prompts, sum(prompt is None for row in renders for prompt in row))
+    empty = sum(map(len, renders)) - sum(map(len, prompts))
+    return Task(spec.name, list(examples), prompts, empty)
 
 
 def data_folder(config: DictConfig) -> Path | None:
