@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tfew.card import model_card
 from tfew.config import compose
 from tfew.data.dataset import DatasetSpec
 from tfew.data.loader import DrawnPrompts, Encoder, StepSampler
@@ -159,6 +160,7 @@ def test_the_papers_mixture() -> None:
         (("dataset.cap=0",), "dataset.cap=0 is neither null nor a whole number"),
         (("dataset.members.mrpc.rate=0",), "dataset.members.mrpc.rate=0 is not a number above 0"),
         (("dataset.members.mrpc.leave_out=[replac]",), "Unknown template 'replac' .*Did you mean 'replace'"),
+        (("+dataset.caps=5",), "dataset. has or lacks caps; a mixture has name, .*cap, missing, evaluate, members"),
         (("dataset.missing=ignore",), r"Unknown value 'ignore' \(dataset.missing=\)"),
         (("dataset.evaluate=perhaps",), "dataset.evaluate='perhaps' is neither true nor false"),
         (tuple(NONE_OF_THE_SIX), "dataset.members of t0_local is empty"),
@@ -337,6 +339,9 @@ def test_the_run_ends_without_predictions_and_says_so(
     assert record.mixture is not None
     assert record.mixture == json.loads((tmp_path / "run" / "mixture.json").read_text())
     assert record.mixture["members"]["trec"] == {"templates": 18, "available": 12, "rows": 12, "items": 216}
+    card = model_card(record, in_peft=False, merges=False)
+    assert "| data set | t0_local, a mixture of mrpc, trec, ag_news," in card
+    assert "Not evaluated: a starting point for few-shot training" in card
     assert not (tmp_path / "run" / "predictions.jsonl").exists()
     assert not (tmp_path / "run" / "few_shot").exists()
     with pytest.raises(UserError, match=r"dataset\.evaluate=false: t0_local has nothing to evaluate"):
@@ -372,6 +377,15 @@ def test_members_are_evaluated_like_the_data_sets_they_are(
     assert "mean of members" in out
     lines = (tmp_path / together.name / "predictions.jsonl").read_text().splitlines()
     assert Counter(json.loads(line)["dataset"] for line in lines).keys() == alone.keys()
+
+
+def test_a_mixture_is_trained_and_evaluated_in_one_run(made_mixture: Path, tmp_path: Path) -> None:
+    record = pretrain(made_mixture, tmp_path / "run", "dataset.evaluate=true", "eval_rows=2")
+    assert record.metrics.keys() == {"accuracy", "chance", "members", "final_loss"}
+    assert record.counts["rows"] == 6
+    card = model_card(record, in_peft=False, merges=False)
+    assert "| member | accuracy | chance |" in card
+    assert "| mean of members |" in card
 
 
 def test_members_without_an_evaluation_split_are_not_evaluated(made_mixture: Path) -> None:

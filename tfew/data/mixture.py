@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from itertools import accumulate
 from typing import Any, overload
 
@@ -41,6 +41,9 @@ class MixtureSpec:
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> MixtureSpec:
+        known = [f.name for f in fields(cls)]
+        if wrong := sorted(set(known) ^ config.keys()):
+            raise UserError(f"dataset. has or lacks {', '.join(wrong)}; a mixture has {', '.join(known)}.")
         members = {
             key: replace(DatasetSpec.from_config(member), name=key)
             for key, member in config["members"].items()
