@@ -54,6 +54,37 @@ def made_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+@pytest.fixture(scope="session")
+def made_mixture(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data_dir with twelve rows of each of the six data sets of t0_local, spelt as they are distributed."""
+    root = tmp_path_factory.mktemp("mixture_data")
+    (root / "mixture").mkdir()
+    for kind in ("train", "test"):
+        rows = [f'{i % 2}\t{i}\t{i + 90}\tHe said "{i}.\tShe said {i}.' for i in range(12)]
+        table = "\r\n".join(["Quality\t#1 ID\t#2 ID\t#1 String\t#2 String", *rows]) + "\r\n"
+        _bytes(root, f"mrpc/msr_paraphrase_{kind}.txt", table.encode("utf-8-sig"))
+        labels = ("DESC:manner", "ENTY:sport", "ABBR:exp", "HUM:ind", "NUM:date", "LOC:city")
+        questions = [f"{labels[i % 6]} What caf\xe9 has {i} ?" for i in range(12)]
+        _bytes(root, f"trec/{kind}.txt", "\n".join(questions).encode("latin-1"))
+        choices = "(A) an ant (B) a bee (C) vitamin (A) tablets (D) ducks"
+        lines = [f"{i}\tWhat flies {i}\t{choices}\tall of it\t{'ABCD'[i % 4]}" for i in range(12)]
+        header = "ID\tQuestion Stem\tChoices\tComplete Question\tAnswer Key"
+        _bytes(root, f"openbookqa/{kind}.tsv", "\n".join([header, *lines, ""]).encode())
+    news = [
+        {"Class Index": i % 4 + 1, "Title": f"Title {i}", "Description": 'It rains, "they" say.'} for i in range(12)
+    ]
+    _csv(root / "mixture/agnews/test.csv", news)
+    _bytes(root, "rotten_tomatoes/rt-polarity.pos", b"".join(b"a clich\xe9 of %d stars . \n" % i for i in range(6)))
+    _bytes(root, "rotten_tomatoes/rt-polarity.neg", b"".join(b"it is %d hours too long\n" % i for i in range(6)))
+    answers = {"answer0": "He ran.", "answer1": "He sat.", "answer2": "It rained.", "answer3": "None of these."}
+    cosmos = [
+        {"id": f"x{i}", "context": f"He saw {i} dogs.", "question": "Why ?", **answers, "label": i % 4}
+        for i in range(12)
+    ]
+    _csv(root / "mixture/cosmosqa/valid.csv", cosmos)
+    return root
+
+
 @pytest.fixture
 def compose() -> Callable[..., Any]:
     from tfew.config import compose
@@ -116,6 +147,12 @@ def _storycloze(i: int) -> dict[str, Any]:
     story = {f"InputSentence{n}": f"Sentence {n} of story {i}." for n in (1, 2, 3, 4)}
     endings = {"RandomFifthSentenceQuiz1": "All was well.", "RandomFifthSentenceQuiz2": "The moon ate it, sadly."}
     return {"InputStoryid": str(i), **story, **endings, "AnswerRightEnding": i % 2 + 1}
+
+
+def _bytes(root: Path, name: str, data: bytes) -> None:
+    path = root / "mixture" / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
 
 
 def _jsonl(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:

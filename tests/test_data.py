@@ -166,6 +166,25 @@ def test_shots_that_cannot_be_had(overrides: tuple[str, ...], message: str, made
         train_task(compose("+experiment=rte", f"data_dir={made_data}", *overrides))
 
 
+def test_rows_of_the_hub_are_read_when_they_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    import datasets
+
+    table = datasets.Dataset.from_list([{"premise": f"p {i}", "hypothesis": "h", "label": i % 2} for i in range(277)])
+    asked: list[Any] = []
+    monkeypatch.setattr(datasets, "load_dataset", lambda *args, **options: asked.append((args, options)) or table)
+    spec = load_spec(compose("dataset=rte"))
+    examples = load_split(spec, "eval", None)
+    assert asked == [(("aps/super_glue", "rte"), {"split": "validation", "revision": "main"})]
+    assert not isinstance(examples, list)
+    assert (len(examples), examples[276].idx, examples[-1].label, len(examples[:3])) == (277, 276, 0, 3)
+    with pytest.raises(UserError, match="The Hub's rte train split has 277 rows instead of 2490"):
+        load_split(spec, "train", None)
+    wrong = table.add_column("answer", ["?"] * 277).remove_columns("label").rename_column("answer", "label")
+    monkeypatch.setattr(datasets, "load_dataset", lambda *args, **options: wrong)
+    with pytest.raises(UserError, match=r"aps/super_glue eval, row 6: label '\?' in column 'label' is none of"):
+        load_split(spec, "eval", None)[5]
+
+
 def test_files_need_a_folder() -> None:
     with pytest.raises(UserError, match="few_shot=files needs data_dir="):
         train_task(compose("+experiment=rte", "few_shot=files"))

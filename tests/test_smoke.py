@@ -47,6 +47,18 @@ def test_experiment(experiment: str, made_data: Path, tmp_path: Path, capsys: py
     assert len({row["idx"] for row in shown}) == 2
 
 
+def test_pretraining_on_a_mixture(made_mixture: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    common = ("+experiment=pretrain_ia3", "dataset.missing=skip", f"data_dir={made_mixture}", f"runs={tmp_path}", *TINY)
+    record = train(compose(*common))
+    assert (record.experiment, record.dataset, record.loss) == ("pretrain_ia3", "t0_mixture", "lm")
+    assert record.config["optimizer"]["lr"] == 3e-4
+    assert record.config["batch_size"] == 16
+    assert record.mixture is not None
+    assert set(record.mixture["members"]) == {"mrpc", "trec", "ag_news", "rotten_tomatoes", "cosmos_qa"}
+    assert len(record.mixture["left_out"]) == 33
+    assert "left out of the mixture: adversarial_qa_dbert" in capsys.readouterr().out
+
+
 def test_preview_as_text(made_data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     preview(compose("+experiment=copa", f"data_dir={made_data}", *TINY, "n=1", "max_tokens=60", config_name="preview"))
     out = capsys.readouterr().out

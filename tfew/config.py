@@ -105,8 +105,6 @@ def _check_values(config: DictConfig) -> None:
 
 
 def _check_combinations(config: DictConfig) -> None:
-    if config.shots is None and config.dataset.get("members") is None:
-        raise UserError("shots=null, but only a mixture of data sets has no shots.")
     if config.resume and config.overwrite:
         raise UserError("resume=true and overwrite=true contradict each other: give one of them.")
     if not (config.loss.lm or config.loss.ul or config.loss.ln):

@@ -1,15 +1,19 @@
 """What the model is shown: `python -m tfew.preview +experiment=rte n=3`."""
 
 import json
+import random
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
 from tfew.cli import command
 from tfew.config import checked
+from tfew.data.members import overview
+from tfew.data.mixture import MixtureSpec
 from tfew.errors import UserError, unknown
 from tfew.schema import Prompt
-from tfew.task import eval_task, train_task
+from tfew.task import Task, data_folder, eval_task, load_mixture_spec, local_task, train_task
 
 if TYPE_CHECKING:
     from tfew.data.loader import Encoded
@@ -22,24 +26,69 @@ def preview(config: DictConfig) -> list[dict[str, Any]]:
         raise unknown("split", config.split, ("train", "eval"), "split=")
     if not isinstance(config.n, int) or config.n < 1:
         raise UserError(f"n={config.n} is not a whole number of at least 1.")
+    mixture = load_mixture_spec(config)
+    if mixture is not None and config.split == "train":
+        return _preview_mixture(config, mixture)
     task = train_task(config) if config.split == "train" else eval_task(config)
     if task is None:
         raise UserError("dataset.evaluate=false: there is no evaluation split to show; split=train shows the mixture.")
+    shown = _show(config, task, range(min(config.n, task.rows)))
+    if not config.json:
+        print(f"{task.empty_renders} renders of all {task.rows} rows are empty and skipped.")
+    return shown
 
+
+def _preview_mixture(config: DictConfig, spec: MixtureSpec) -> list[dict[str, Any]]:
+    """All members, here or not; then prompts drawn from those that are here. Nothing is downloaded."""
+    task = local_task(config, spec)
+    known = {name: part["available"] for name, part in task.mixture["members"].items()} if task and task.mixture else {}
+    members = overview(spec, config.templates.use, data_folder(config), known)
+    if config.json:
+        for member in members:
+            print(json.dumps(member, ensure_ascii=False))
+    else:
+        print(_members_as_text(spec, members))
+    if task is None:
+        return members
+    drawn = random.Random(f"{config.seed}/preview").sample(range(task.rows), min(config.n, task.rows))
+    return members + _show(config, task, drawn)
+
+
+def _show(config: DictConfig, task: Task, rows: Sequence[int]) -> list[dict[str, Any]]:
     from tfew.build import build_encoder
 
     encoder = build_encoder(config)
     shown = []
-    for number, row in enumerate(task.prompts[: config.n], start=1):
+    for number, row in enumerate((task.prompts[row] for row in rows), start=1):
         if not config.json:
-            print(f"==== {task.name} {config.split}, row {row[0].idx} ({number} of {task.rows}) ====")
+            print(f"==== {row[0].dataset} {config.split}, row {row[0].idx} ({number} of {task.rows}) ====")
         for prompt in row:
             description = _describe(prompt, encoder(prompt))
             print(json.dumps(description, ensure_ascii=False) if config.json else _as_text(description))
             shown.append(description)
-    if not config.json:
-        print(f"{task.empty_renders} renders of all {task.rows} rows are empty and skipped.")
     return shown
+
+
+def _members_as_text(spec: MixtureSpec, members: Sequence[Mapping[str, Any]]) -> str:
+    width = max(len(member["member"]) for member in members)
+    absent = [member for member in members if member["source"] is None]
+    unverified = sum(not member["verified"] for member in members if member["source"])
+    lines = [
+        f"{spec.name}: {len(members)} members, {sum(m['items'] for m in members):,} prompts in a pass;"
+        f" {len(absent)} members missing, {unverified} from a place never tried here (*)",
+        f"{'member':<{width}}  templates      rows   prompts   share  from",
+    ]
+    for member in members:
+        source = "MISSING" if member["source"] is None else member["source"] + ("" if member["verified"] else " *")
+        rows = "?" if member["rows"] is None else f"{member['rows']:,}"
+        lines.append(
+            f"{member['member']:<{width}}  {member['templates']:9d} {rows:>9} {member['items']:9,}"
+            f" {100 * member['share']:6.2f}%  {source}"
+        )
+    if absent:
+        lines.append("What to bring, under data_dir:")
+        lines += [f"  {member['member']}: {member['bring'] or 'nothing is known'}" for member in absent]
+    return "\n".join(lines) + "\n"
 
 
 def _describe(prompt: Prompt, encoded: "Encoded") -> dict[str, Any]:

@@ -51,7 +51,7 @@ class RunRecord:
     git_commit: str | None
     versions: dict[str, str]
     config: dict[str, Any]  # resolved
-    mixture: dict[str, Any] | None = None  # members: {name: templates, rows, items in a pass}, left_out: [names]
+    mixture: dict[str, Any] | None = None  # members: {name: {templates, available rows, rows, items}}, left_out
     schema_version: int = SCHEMA_VERSION
 
 

@@ -14,10 +14,11 @@ from omegaconf import DictConfig
 from tfew.config import resolved
 from tfew.data.dataset import DatasetSpec
 from tfew.data.fewshot import few_shot_examples
-from tfew.data.mixture import Mixture, MixtureSpec, make_part
+from tfew.data.members import load_mixture, local_members
+from tfew.data.mixture import MixtureSpec
 from tfew.data.sources import find_source, is_local, load_split
 from tfew.data.templates import Template, load_templates, select
-from tfew.errors import UserError, some
+from tfew.errors import UserError
 from tfew.records import write_atomically
 from tfew.schema import Example, Prompt
 
@@ -67,64 +68,29 @@ def train_task(config: DictConfig) -> Task:
 
 def _few_shot_task(config: DictConfig) -> Task:
     spec = load_spec(config)
+    if config.shots is None:
+        raise UserError("shots=null: only a mixture of data sets is trained on without a number of shots.")
     templates = select(load_templates(spec.prompts), config.templates.use, config.templates.name)
     if config.templates.use == "original" and config.fidelity.limit_train_templates:
         templates = templates[: spec.train_templates_first]
     examples = few_shot_examples(spec, config.few_shot, config.few_shot_seed, config.shots, data_folder(config))
-    return _render(spec, examples, templates)
+    return _render(spec, examples, templates, labelled=True)
 
 
 def _mixture_task(config: DictConfig, spec: MixtureSpec) -> Task:
-    loaded, left_out = _load_members(spec, data_folder(config))
-    parts = [
-        make_part(spec.members[name], len(examples), spec.cap, config.templates.use)
-        for name, examples in loaded.items()
-    ]
-    mixture = Mixture(parts, list(loaded.values()))
-    members = {part.name: {"templates": len(part.templates), "rows": part.rows, "items": part.items} for part in parts}
-    probed, empty = mixture.probe()
+    loaded = load_mixture(spec, config.templates.use, data_folder(config))
+    probed, empty = loaded.mixture.probe()
     if empty:
         log.info(
             f"Note: {empty} of {probed} renders of first rows are empty; the next template or row takes their turn."
         )
-    return Task(spec.name, (), mixture, empty, {"members": members, "left_out": left_out})
+    return Task(spec.name, (), loaded.mixture, empty, loaded.describe())
 
 
-def _load_members(spec: MixtureSpec, data_dir: Path | None) -> tuple[dict[str, Sequence[Example]], list[str]]:
-    """Training rows of each member that can be had, from `data_dir` or else the Hub; and the names of the others."""
-    absent = {
-        name: f"it is neither under data_dir={data_dir} nor known to load from the Hub"
-        for name, member in spec.members.items()
-        if find_source(member, "train", data_dir) is None
-    }
-    if absent and spec.missing == "error":
-        raise _members_missing(spec, absent)
-    loaded = {}
-    for name, member in spec.members.items():
-        if name in absent:
-            continue
-        local = is_local(member, "train", data_dir)
-        try:
-            loaded[name] = load_split(member, "train", data_dir if local else None)
-        except UserError as error:
-            if local:
-                raise
-            absent[name] = str(error)
-    if absent and (spec.missing == "error" or not loaded):
-        raise _members_missing(spec, absent)
-    if absent:
-        log.info(f"dataset.missing=skip: {len(absent)} of {len(spec.members)} members left out: {', '.join(absent)}.")
-    return loaded, sorted(absent)
-
-
-def _members_missing(spec: MixtureSpec, absent: dict[str, str]) -> UserError:
-    first = next(iter(absent))
-    return UserError(
-        f"{len(absent)} of the {len(spec.members)} members of {spec.name} cannot be had: {some(absent, most=40)}"
-        f" ({first}: {absent[first].rstrip('.')}). Bring them (python -m tfew.preview dataset={spec.name} says what"
-        f" each needs), drop them with 'dataset.members.{first}=null', or leave out all that are missing with"
-        " dataset.missing=skip."
-    )
+def local_task(config: DictConfig, spec: MixtureSpec) -> Task | None:
+    """The mixture of what can be had without the Hub; None where that is nothing."""
+    local = local_members(spec, data_folder(config))
+    return None if local is None else _mixture_task(config, local)
 
 
 def eval_task(config: DictConfig) -> Task | None:
@@ -140,11 +106,12 @@ def eval_task(config: DictConfig) -> Task | None:
     data_dir = data_folder(config)
     tasks, without = [], []
     for name, member in mixture.members.items():
+        place = data_dir if is_local(member, "train", data_dir) else None  # both splits come from the same place
         rankable = any(template.has_choices for template in load_templates(member.prompts))
-        if not rankable or find_source(member, "eval", data_dir) is None:
+        if rankable and find_source(member, "eval", place, or_hub=place is None):
+            tasks.append(_eval_single(config, member, place))
+        else:
             without.append(name)
-            continue
-        tasks.append(_eval_single(config, member, data_dir if is_local(member, "eval", data_dir) else None))
     if not tasks:
         raise UserError(f"No member of {mixture.name} has an evaluation split here: say dataset.evaluate=false.")
     if without:
@@ -189,17 +156,24 @@ def save_mixture(task: Task, path: Path) -> None:
     write_atomically(path, text)
 
 
-def _render(spec: DatasetSpec, examples: Sequence[Example], templates: Sequence[Template]) -> Task:
+def _render(
+    spec: DatasetSpec, examples: Sequence[Example], templates: Sequence[Template], labelled: bool = False
+) -> Task:
+    """`labelled`: leave out, as if empty, renders of which the right choice is not known."""
     if not templates:
         raise UserError(f"{spec.name} has no template that fits templates.use; try templates=all.")
     renders = [[template.render(spec.name, example) for template in templates] for example in examples]
-    prompts = [[prompt for prompt in row if prompt is not None] for row in renders]
+    prompts = [
+        [prompt for prompt in row if prompt is not None and (prompt.label is not None or not labelled)]
+        for row in renders
+    ]
     for example, row in zip(examples, prompts, strict=True):
         if not row:
             raise UserError(
                 f"Every template of {spec.name} renders row {example.idx} empty; choose others: templates=."
             )
-    return Task(spec.name, list(examples), prompts, sum(prompt is None for row in renders for prompt in row))
+    empty = sum(map(len, renders)) - sum(map(len, prompts))
+    return Task(spec.name, list(examples), prompts, empty)
 
 
 def data_folder(config: DictConfig) -> Path | None:

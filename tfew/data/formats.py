@@ -12,7 +12,7 @@ from typing import Any
 from tfew.errors import UserError, unknown
 
 Row = Mapping[str, Any]
-LETTERED = re.compile(r"\(([A-Z])\) ")
+LETTER = re.compile(r"\(([A-Z])\) ")
 
 
 @dataclass(frozen=True)
@@ -126,9 +126,18 @@ def _finished(row: Row, form: Format, path: Path) -> Row:
     for column, parts in form.join.items():
         row[column] = " ".join(str(row[part]) for part in parts)
     for column in form.lettered:
-        letters_and_texts = LETTERED.split(row[column])[1:]
-        row[column] = {
-            "text": [text.strip() for text in letters_and_texts[1::2]],
-            "label": letters_and_texts[::2],
-        }
+        row[column] = _lettered(row[column])
     return row
+
+
+def _lettered(cell: str) -> dict[str, list[str]]:
+    """A choice starts at the next letter of the alphabet: a letter out of turn belongs to the text of a choice."""
+    labels: list[str] = []
+    starts: list[tuple[int, int]] = []
+    for match in LETTER.finditer(cell):
+        if match[1] == chr(ord("A") + len(labels)):
+            labels.append(match[1])
+            starts.append(match.span())
+    ends = [start for start, _ in starts[1:]] + [len(cell)]
+    texts = [cell[start:end].strip() for (_, start), end in zip(starts, ends, strict=True)]
+    return {"text": texts, "label": labels}

@@ -9,9 +9,10 @@ teaches the model to answer "<NO INPUT>" with "<NO LABEL>".
 
 from __future__ import annotations
 
+import logging
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from itertools import accumulate
 from typing import Any, overload
 
@@ -20,6 +21,7 @@ from tfew.data.templates import Template, load_templates, select
 from tfew.errors import UserError, unknown
 from tfew.schema import Example, Prompt
 
+log = logging.getLogger(__name__)
 MISSING = ("error", "skip")
 PROBE_ROWS = 4
 
@@ -39,6 +41,9 @@ class MixtureSpec:
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> MixtureSpec:
+        known = [f.name for f in fields(cls)]
+        if wrong := sorted(set(known) ^ config.keys()):
+            raise UserError(f"dataset. has or lacks {', '.join(wrong)}; a mixture has {', '.join(known)}.")
         members = {
             key: replace(DatasetSpec.from_config(member), name=key)
             for key, member in config["members"].items()
@@ -89,9 +94,7 @@ def make_part(spec: DatasetSpec, rows: int, cap: int | None, use: str) -> Part:
         raise UserError(f"{spec.name} has no template left to train with: see templates= and its leave_out.")
     part = Part(spec.name, kept, rows if cap is None else min(rows, cap // len(templates)), spec.rate)
     if rows and not part.items:
-        raise UserError(
-            f"{spec.name} has no item in the mixture: dataset.cap={cap} or its rate={spec.rate} is too low."
-        )
+        raise UserError(f"{spec.name} has no prompt in the mixture: dataset.cap={cap} or rate={spec.rate} is too low.")
     return part
 
 
@@ -105,6 +108,7 @@ class Mixture(Sequence[Sequence[Prompt]]):
     def __init__(self, parts: Sequence[Part], examples: Sequence[Sequence[Example]]) -> None:
         self.parts, self.examples = parts, examples
         self._ends = list(accumulate(part.items for part in parts))
+        self._said: set[str] = set()
 
     def __len__(self) -> int:
         return self._ends[-1]
@@ -131,13 +135,26 @@ class Mixture(Sequence[Sequence[Prompt]]):
     def _prompt(self, number: int, row: int, template: int) -> Prompt:
         """The render of this row by this template; where it is empty, by the next ones, and then of the next rows."""
         part = self.parts[number]
-        for steps in range(part.rows):
-            example = self.examples[number][(row + steps) % part.rows]
+        for turned in range(part.rows):
+            try:
+                example = self.examples[number][(row + turned) % part.rows]
+            except UserError as error:
+                self._say_once(part.name, error)
+                continue
             for turn in range(len(part.templates)):
                 wording = part.templates[(template + turn) % len(part.templates)]
-                if prompt := wording.render_target(part.name, example):
-                    return prompt
+                try:
+                    if prompt := wording.render_target(part.name, example):
+                        return prompt
+                except UserError as error:
+                    self._say_once(f"{part.name}/{wording.name}", error)
         raise UserError(f"The templates of {part.name} render all its {part.rows} rows empty.")
+
+    def _say_once(self, what: str, error: UserError) -> None:
+        """One bad row among millions does not end a run of days; `probe` has found what is wrong in general."""
+        if what not in self._said:
+            self._said.add(what)
+            log.warning(f"Skipped, and so are later ones of its kind: {error}")
 
     def probe(self) -> tuple[int, int]:
         """Renders of all templates on each member's first few rows, and how many are empty.
@@ -146,9 +163,9 @@ class Mixture(Sequence[Sequence[Prompt]]):
         rendering all.
         """
         prompts = [
-            template.render_target(part.name, examples[row])
+            template.render_target(part.name, example)
             for part, examples in zip(self.parts, self.examples, strict=True)
-            for row in range(min(PROBE_ROWS, part.rows))
+            for example in (examples[row] for row in range(min(PROBE_ROWS, part.rows)))
             for template in part.templates
         ]
         return len(prompts), sum(prompt is None for prompt in prompts)

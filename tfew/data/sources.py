@@ -38,13 +38,16 @@ def load_split(spec: DatasetSpec, split: str, data_dir: Path | None) -> Sequence
     return spec.examples(rows, where)
 
 
-def find_source(spec: DatasetSpec, split: str, data_dir: Path | None) -> str | None:
-    """Where rows of the split would come from, in words: made in process, local files, the Hub; None: nowhere."""
+def find_source(spec: DatasetSpec, split: str, data_dir: Path | None, or_hub: bool = True) -> str | None:
+    """Where rows of the split would come from, in words: made in process, local files, the Hub; None: nowhere.
+
+    `or_hub` False: leave the Hub aside.
+    """
     if spec.generator is not None:
         return "generated" if spec.generator.get(split) else None
     if data_dir is not None and (paths := find_files(spec, split, data_dir)):
         return " + ".join(str(path.relative_to(data_dir)) for path in paths)
-    if spec.hub is not None and spec.hub[split] is not None:
+    if or_hub and spec.hub is not None and spec.hub[split] is not None:
         return f"Hub {spec.hub['id']}"
     return None
 

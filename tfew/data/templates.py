@@ -30,10 +30,10 @@ class Template(ABC):
         """Input, target (None: the label's choice) and answer choices (none: a template to generate with)."""
 
     def render(self, dataset: str, example: Example) -> Prompt | None:
-        """None where the template renders an empty input: it is not meant for this row (COPA's are one-sided)."""
+        """None where the template is not meant for this row: input (COPA's are one-sided) or target is empty."""
         where = self._where(dataset, example)
         text, target, choices = self._rendered(example, where)
-        if not text:
+        if not text or (target == "" and example.label is not None):
             return None
         for choice in choices:
             if not isinstance(choice, str) or not choice:
