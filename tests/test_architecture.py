@@ -28,7 +28,7 @@ MAY_IMPORT = {
     "data": {"data", "hub", "mini_t0"},
     "ranking": {"ranking", "scoring"},
     "adapters_io": {"records"},
-    "backbone": {"hub"},
+    "backbone": {"config", "hub"},
     "module": {"losses", "methods", "optim", "scoring"},
     "run_folder": {"card", "config", "records"},
     "task": {"config", "data", "records"},

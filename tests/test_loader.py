@@ -64,7 +64,7 @@ def test_collate_pads_inputs_choices_and_tokens() -> None:
 
 @pytest.mark.parametrize("label", [1, None])
 def test_a_prediction_survives_its_line_of_json(label: int | None) -> None:
-    prediction = Prediction("d", "…why? “C1”", 3, label, 0, (-1.25, -3.5))
+    prediction = Prediction("d", "…why? “C1”", 3, label, 0, (-1.25, -3.5), (2, 1))
     assert Prediction.from_json(prediction.to_json()) == prediction
 
 

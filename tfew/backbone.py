@@ -18,6 +18,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer, ByT5Tokenizer
 
 from tfew import hub
+from tfew.config import local_path
 from tfew.errors import UserError, some
 
 log = logging.getLogger(__name__)
@@ -77,10 +78,15 @@ def _t5(arch: Mapping[str, Any], rows: int) -> nn.Module:
 
 
 def give_own_head(model: nn.Module) -> None:
-    """Unties `lm_head` from the embeddings: a T5 built from a config is tied whatever the config says."""
+    """Unties `lm_head` from the embeddings: a T5 built from a config is tied whatever the config says.
+
+    It starts as the embeddings, scaled: a model trained from scratch then says a word that it was shown by saying its
+    embedding, which is one thing to learn for all words together.
+    """
     config: Any = model.config
     model.lm_head = nn.Linear(config.d_model, config.vocab_size, bias=False)
-    nn.init.normal_(model.lm_head.weight, std=config.d_model**-0.5)
+    with torch.no_grad():
+        model.lm_head.weight.copy_(model.get_input_embeddings().weight * config.d_model**-0.5)  # type: ignore[operator]
     config.tie_word_embeddings = False
 
 
@@ -107,6 +113,7 @@ def check_transformers_version() -> None:
 
 
 def _from_pretrained(kind: Any, path: str, revision: str, knob: str, **options: Any) -> Any:
+    path = local_path(path)
     local = Path(path).is_dir()
     online = local or hub.reachable()
     try:
@@ -121,7 +128,7 @@ def _from_pretrained(kind: Any, path: str, revision: str, knob: str, **options: 
 
 def _tokenizer_class(path: str) -> Any:
     """A folder with nothing but T5's SentencePiece model says what it is by that alone."""
-    folder = Path(path)
+    folder = Path(local_path(path))
     bare = folder.is_dir() and not any((folder / n).is_file() for n in ("tokenizer_config.json", "config.json"))
     if not bare:
         return AutoTokenizer

@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from tfew.errors import UserError, unknown
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+IN_PACKAGE = "pkg://"  # what begins so lies in this package, wherever that is installed: the same on every machine
 
 CHOICES = {
     "few_shot": ("official", "files", "draw"),
@@ -41,7 +42,7 @@ AT_LEAST = {
 MAY_BE_NULL = ("micro_batch_size", "eval_rows", "shots")
 POSITIVE = ("clip_norm", "optimizer.lr")
 NOT_NEGATIVE = ("loss.lm", "loss.ul", "loss.ln", "fidelity.unlikely_epsilon", "optimizer.weight_decay")
-FLAGS = ("resume", "overwrite", "json", "fidelity.autocast", "fidelity.limit_train_templates")
+FLAGS = ("trainer.autocast", "resume", "overwrite", "json", "fidelity.autocast", "fidelity.limit_train_templates")
 ADAPTERS = ("init_adapter", "adapter")
 MODEL_FILES = ("model.path", "model.tokenizer")
 PATHS = ("runs", "run_dir", "data_dir", *ADAPTERS, *MODEL_FILES)
@@ -81,6 +82,13 @@ def checked(config: DictConfig) -> DictConfig:
     _check_combinations(config)
     _check_paths(config)
     return config
+
+
+def local_path(path: str) -> str:
+    """The folder that a `pkg://` path means; any other path as it is."""
+    if not path.startswith(IN_PACKAGE):
+        return path
+    return str(Path(__file__).resolve().parent / path.removeprefix(IN_PACKAGE))
 
 
 def _check_values(config: DictConfig) -> None:
@@ -131,7 +139,7 @@ def _check_paths(config: DictConfig) -> None:
     for key in MODEL_FILES:
         value = OmegaConf.select(config, key)
         looks_local = value is not None and (value.startswith((".", "/")) or value.count("/") > 1)
-        if looks_local and not Path(value).is_dir():
+        if looks_local and not Path(local_path(value)).is_dir():
             raise UserError(f"{key}={value}: there is no such folder.")
 
 

@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from tfew.card import CARD_FILE, hub_id, model_card
 from tfew.cli import command, overridden
-from tfew.config import CONFIGS, checked, resolved
+from tfew.config import CONFIGS, checked, local_path, resolved
 from tfew.errors import UserError, unknown
 from tfew.output import free_path, overlap, replacing
 from tfew.records import RECORD_FILE, RunRecord, load_record
@@ -123,7 +123,7 @@ def _target(config: DictConfig, source: Path, kind: str) -> Path:
     if config.output is None:
         raise UserError(f"output= is missing: the {'.pt file' if config.to == 'official' else 'folder'} to write.")
     target = _path(config.output)
-    for kept in (source, None if config.model.path is None else Path(config.model.path)):
+    for kept in (source, None if config.model.path is None else Path(local_path(config.model.path))):
         if kept is not None and kept.exists() and overlap(target, kept):
             raise UserError(f"output={target} would overwrite {kept}, which is read here: choose another.")
     if config.to != "official":

@@ -67,5 +67,5 @@ def evaluate_model(
         "cut_prompts": sum(item.cut_tokens + item.cut_choice_tokens > 0 for item in encoded),
     }
     tokens = sum(len(item.input_ids) + sum(map(len, item.choice_ids)) for item in encoded)
-    metrics = summarise(predictions) if task.mixture is None else summarise_members(predictions)
+    metrics = (summarise if task.mixture is None else summarise_members)(predictions, config.score.norm)
     return Evaluated(metrics, counts, tokens, time.monotonic() - started)

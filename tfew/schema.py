@@ -71,7 +71,10 @@ class Batch:
 
 @dataclass(frozen=True)
 class Prediction:
-    """What rank classification says of one prompt; `scores` has one number per choice, higher is better."""
+    """What rank classification says of one prompt; `scores` has one number per choice, higher is better.
+
+    `tokens` counts each choice's tokens, eos included: with them a mean over tokens can be made a sum, and back.
+    """
 
     dataset: str
     template: str
@@ -79,6 +82,7 @@ class Prediction:
     label: int | None
     predicted: int
     scores: tuple[float, ...]
+    tokens: tuple[int, ...]
 
     def to_json(self) -> str:
         return json.dumps(asdict(self), ensure_ascii=False)
@@ -86,4 +90,4 @@ class Prediction:
     @classmethod
     def from_json(cls, line: str) -> Prediction:
         row = json.loads(line)
-        return cls(**{**row, "scores": tuple(row["scores"])})
+        return cls(**{**row, "scores": tuple(row["scores"]), "tokens": tuple(row["tokens"])})

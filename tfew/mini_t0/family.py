@@ -79,7 +79,7 @@ def choices(source: random.Random, right: str, wrong: Sequence[str], count: int 
 
 
 def listing(words: Sequence[str], last: str = "and") -> str:
-    """"a, b and c"."""
+    """ "a, b and c"."""
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} {last} {words[-1]}"
 
 

@@ -190,7 +190,10 @@ def same_sense(source: random.Random) -> Row:
         "{p} thought of a {w} when the {c} came up", "without the {c} nobody would mention that {w}",
         "{p} described the {c} next to one {w}", "some {w} appeared together with its {c}",
     )  # fmt: skip
-    told = [f.format(p=source.choice(PEOPLE), w=word, c=c) + "." for f, c in zip(source.sample(forms, 2), shown, strict=True)]
+    told = [
+        f.format(p=source.choice(PEOPLE), w=word, c=c) + "."
+        for f, c in zip(source.sample(forms, 2), shown, strict=True)
+    ]
     return {"word": word, "first": told[0], "second": told[1], "shown": shown, "label": int(same)}
 
 
@@ -234,5 +237,3 @@ def complaint(source: random.Random) -> Row:
     ))  # fmt: skip
     text = form.format(p=source.choice(PEOPLE), t=thing, s=place, w=word, o=other)
     return {"text": text + ".", "judged": [word, other], "label": int(bad)}
-
-

@@ -112,7 +112,18 @@ TOPICS: Mapping[str, tuple[str, ...]] = {
     "war": ("soldier", "army", "battle", "weapon", "general", "enemy", "tank", "bomb", "spear"),
 }
 
-GOOD = ("wonderful", "great", "lovely", "perfect", "excellent", "pleasant", "delicious", "friendly", "beautiful", "fine")
+GOOD = (
+    "wonderful",
+    "great",
+    "lovely",
+    "perfect",
+    "excellent",
+    "pleasant",
+    "delicious",
+    "friendly",
+    "beautiful",
+    "fine",
+)
 BAD = ("awful", "terrible", "horrible", "boring", "dreadful", "nasty", "disgusting", "rude", "ugly", "poor")
 
 # one word, two meanings: word -> ((what it is, words that show it), (...))

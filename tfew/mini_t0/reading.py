@@ -18,7 +18,9 @@ REASONS = (
 )  # fmt: skip
 
 
-def _pairs(source: random.Random, left: tuple[str, ...], right: tuple[str, ...], most: int = 3) -> list[tuple[str, str]]:
+def _pairs(
+    source: random.Random, left: tuple[str, ...], right: tuple[str, ...], most: int = 3
+) -> list[tuple[str, str]]:
     count = source.randint(2, most)
     return list(zip(source.sample(left, count), source.sample(right, count), strict=True))
 
@@ -114,7 +116,12 @@ def moved(source: random.Random) -> Row:
     text = f"{person} was in the {first}. then {person} went to the {second}."
     now = source.random() < 0.5
     right, wrong = (second, first) if now else (first, second)
-    return {"text": text, "person": person, "time": "now" if now else "before", **choices(source, right, [wrong, other])}
+    return {
+        "text": text,
+        "person": person,
+        "time": "now" if now else "before",
+        **choices(source, right, [wrong, other]),
+    }
 
 
 @FAMILIES.family()
@@ -148,7 +155,11 @@ def how_many(source: random.Random) -> Row:
     count = source.randint(1, 5)
     things = [f"a {thing}" for thing in source.sample(THINGS, count)]
     person = source.choice(PEOPLE)
-    return {"text": f"{person} has {listing(things)}.", "person": person, **choices(source, NUMBERS[count - 1], NUMBERS)}
+    return {
+        "text": f"{person} has {listing(things)}.",
+        "person": person,
+        **choices(source, NUMBERS[count - 1], NUMBERS),
+    }
 
 
 @FAMILIES.family()
@@ -163,7 +174,9 @@ def same_place(source: random.Random) -> Row:
 @FAMILIES.family()
 def older(source: random.Random) -> Row:
     first, second = source.sample(PEOPLE, 2)
-    word, other = source.choice((("older", "younger"), ("taller", "shorter"), ("richer", "poorer"), ("faster", "slower")))
+    word, other = source.choice(
+        (("older", "younger"), ("taller", "shorter"), ("richer", "poorer"), ("faster", "slower"))
+    )
     asked = source.choice((word, other))
     right, wrong = (first, second) if asked == word else (second, first)
     return {"text": f"{first} is {word} than {second}.", "asked": asked, **choices(source, right, [wrong])}
@@ -215,10 +228,18 @@ def retell(source: random.Random) -> Row:
     thing, other = source.sample(PORTABLE, 2)
     give, take = source.choice(list(zip(GIVES, TAKES, strict=True)))
     told, right = give.format(giver, thing, receiver), take.format(receiver, thing, giver)
-    wrong = [take.format(giver, thing, receiver), take.format(receiver, other, giver), take.format(giver, other, receiver)]
+    wrong = [
+        take.format(giver, thing, receiver),
+        take.format(receiver, other, giver),
+        take.format(giver, other, receiver),
+    ]
     if source.random() < 0.5:
         told, right = right, told
-        wrong = [give.format(receiver, thing, giver), give.format(giver, other, receiver), give.format(receiver, other, giver)]
+        wrong = [
+            give.format(receiver, thing, giver),
+            give.format(giver, other, receiver),
+            give.format(receiver, other, giver),
+        ]
     return {"text": f"{told}.", **choices(source, right, wrong)}
 
 

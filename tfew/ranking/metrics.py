@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,26 +16,41 @@ def accuracy(predictions: Sequence[Prediction]) -> float:
     return sum(right) / len(right) if right else float("nan")
 
 
+def best(scores: Sequence[float]) -> int:
+    """The place of the highest score; ties go to the first."""
+    return max(range(len(scores)), key=scores.__getitem__)
+
+
 def median_and_iqr(values: Sequence[float]) -> tuple[float, float]:
     """numpy's median and the distance of the quartiles (linear interpolation), as the official result tables take."""
     low, median, high = np.percentile(values, [25, 50, 75])
     return float(median), float(high - low)
 
 
-def summarise_members(predictions: Sequence[Prediction]) -> dict[str, Any]:
+def rescored(prediction: Prediction, norm: str, other: str) -> Prediction:
+    """The prediction under another score norm ("token", "sum") than the one that its scores were made with."""
+    if norm == other:
+        return prediction
+    pairs = zip(prediction.scores, prediction.tokens, strict=True)
+    scores = tuple(score * tokens if other == "sum" else score / tokens for score, tokens in pairs)
+    return replace(prediction, scores=scores, predicted=best(scores))
+
+
+def summarise_members(predictions: Sequence[Prediction], norm: str) -> dict[str, Any]:
     """Of a mixture: `summarise` of each member, and the means over members of their medians and of their chances."""
     by_member = defaultdict(list)
     for prediction in predictions:
         by_member[prediction.dataset].append(prediction)
-    members = {name: summarise(group) for name, group in sorted(by_member.items())}
+    members = {name: summarise(group, norm) for name, group in sorted(by_member.items())}
     means = {key: float(np.mean([member[key] for member in members.values()])) for key in ("accuracy", "chance")}
     return {**means, "members": members}
 
 
-def summarise(predictions: Sequence[Prediction]) -> dict[str, Any]:
+def summarise(predictions: Sequence[Prediction], norm: str) -> dict[str, Any]:
     """accuracy (median over templates), accuracy_iqr, chance, and accuracy and rows of each template.
 
-    chance is the accuracy of guessing among each prompt's own choices.
+    chance is the accuracy of guessing among each prompt's own choices. `norm` is what the scores were made with;
+    accuracy_by_norm has the accuracy under each.
     """
     by_template = defaultdict(list)
     for prediction in predictions:
@@ -42,4 +58,16 @@ def summarise(predictions: Sequence[Prediction]) -> dict[str, Any]:
     templates = {name: {"accuracy": accuracy(group), "rows": len(group)} for name, group in sorted(by_template.items())}
     median, iqr = median_and_iqr([template["accuracy"] for template in templates.values()])
     chance = sum(1 / len(prediction.scores) for prediction in predictions) / len(predictions)
-    return {"accuracy": median, "accuracy_iqr": iqr, "chance": chance, "templates": templates}
+    by_norm = {
+        other: median_and_iqr([accuracy([rescored(p, norm, other) for p in group]) for group in by_template.values()])[
+            0
+        ]
+        for other in ("token", "sum")
+    }
+    return {
+        "accuracy": median,
+        "accuracy_iqr": iqr,
+        "accuracy_by_norm": by_norm,
+        "chance": chance,
+        "templates": templates,
+    }

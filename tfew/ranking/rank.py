@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 import torch
 from torch import Tensor
 
+from tfew.ranking.metrics import best
 from tfew.schema import Batch, Prediction, Prompt
 from tfew.scoring import rank_scores
 
@@ -21,7 +22,8 @@ def rank_classify(
     for batch in batches:
         batch = batch.to(device)
         scores_BC = rank_scores(token_logprob(batch), batch.choice_mask, norm).tolist()
-        for scores_C, prompt in zip(scores_BC, remaining, strict=False):
-            scores = tuple(scores_C[: len(prompt.choices)])
-            best = max(range(len(scores)), key=scores.__getitem__)
-            yield Prediction(prompt.dataset, prompt.template, prompt.idx, prompt.label, best, scores)
+        tokens_BC = batch.choice_mask.sum(-1).tolist()
+        for scores_C, tokens_C, prompt in zip(scores_BC, tokens_BC, remaining, strict=False):
+            choices = len(prompt.choices)
+            scores, tokens = tuple(scores_C[:choices]), tuple(tokens_C[:choices])
+            yield Prediction(prompt.dataset, prompt.template, prompt.idx, prompt.label, best(scores), scores, tokens)
