@@ -5,7 +5,6 @@ test contents apart from those of the shots: scripts, statements, pairs of words
 """
 
 import random
-from collections.abc import Sequence
 
 from tfew.mini_t0.family import FAMILIES, Row, choices, sentences
 from tfew.mini_t0.lexicon import (
@@ -78,31 +77,55 @@ def commits(source: random.Random) -> Row:
 
 # cause word -> (a sentence of the cause, a sentence of the effect); "{}" is a name
 SCRIPTS = {
-    "rain": ("heavy rain fell on {}", "the clothes of {} got wet"), "fire": ("{} stood too close to the fire", "the sleeve of {} burned"),
-    "ice": ("{} stepped on some ice", "{} slipped on the path"), "hunger": ("hunger came over {}", "{} ate a whole loaf"),
-    "thirst": ("thirst came over {}", "{} drank from the tap"), "joke": ("someone told {} a joke", "{} laughed all evening"),
-    "grief": ("grief filled {}", "{} cried for hours"), "noise": ("a noise went through the room of {}", "{} woke at once"),
-    "poison": ("there was poison in the cup of {}", "{} died that evening"), "frost": ("frost covered the pond of {}", "the pond of {} froze"),
-    "heat": ("the heat reached the candy of {}", "the candy of {} melted"), "wind": ("strong wind met {}", "the papers of {} blew away"),
-    "race": ("{} joined a race", "{} ran all the way"), "dirt": ("dirt covered the hands of {}", "{} washed with care"),
-    "fear": ("fear gripped {}", "{} hid behind a door"), "music": ("{} heard some music", "{} danced with joy"),
-    "fever": ("{} had a fever", "the doctor visited {}"), "exam": ("{} faced an exam", "{} studied all week"),
-    "debt": ("{} was in debt", "{} paid it all back"), "gift": ("{} found a gift on the table", "{} thanked everybody"),
-    "theft": ("{} reported a theft", "the police talked to {}"), "darkness": ("darkness surrounded {}", "{} switched on a lamp"),
-    "letter": ("{} opened a letter", "{} replied that evening"), "hole": ("{} found a hole in the bucket", "the bucket of {} leaked"),
-    "knife": ("the knife cut {}", "the thumb of {} bled"), "dust": ("{} shook out some dust", "{} sneezed three times"),
-    "boredom": ("boredom overcame {}", "{} yawned without end"), "sunshine": ("{} lay in the sunshine", "{} got tanned"),
-    "victory": ("{} saw the victory", "{} cheered with the others"), "mistake": ("{} made a mistake", "{} apologized to everyone"),
-    "weight": ("{} put more weight on the raft", "the raft of {} sank"), "seed": ("{} planted a seed", "something green grew for {}"),
-    "alarm": ("{} heard the alarm", "{} escaped through a window"), "glue": ("{} spilled some glue", "the fingers of {} stuck together"),
-    "lie": ("{} told a lie", "{} was punished"), "work": ("{} did a lot of work", "{} felt tired"),
-    "bell": ("{} rang the bell", "someone opened for {}"), "cold": ("{} felt the cold", "{} buttoned up a coat"),
-    "bait": ("{} put out some bait", "{} caught three"), "speed": ("{} drove at high speed", "{} crashed at the corner"),
-    "flood": ("a flood came upon {}", "{} swam to safety"), "storm": ("a storm surprised {}", "{} sheltered under a roof"),
-    "key": ("{} finally found the key", "{} unlocked the gate"), "soap": ("{} played with some soap", "bubbles floated around {}"),
-    "brake": ("{} pulled the brake", "the cart of {} stopped"), "luck": ("{} had a lot of luck", "{} won a prize"),
-    "illness": ("{} suffered from an illness", "{} felt weak"), "milk": ("{} got plenty of milk", "{} became strong"),
-}  # fmt: skip
+    "rain": ("heavy rain fell on {}", "the clothes of {} got wet"),
+    "fire": ("{} stood too close to the fire", "the sleeve of {} burned"),
+    "ice": ("{} stepped on some ice", "{} slipped on the path"),
+    "hunger": ("hunger came over {}", "{} ate a whole loaf"),
+    "thirst": ("thirst came over {}", "{} drank from the tap"),
+    "joke": ("someone told {} a joke", "{} laughed all evening"),
+    "grief": ("grief filled {}", "{} cried for hours"),
+    "noise": ("a noise went through the room of {}", "{} woke at once"),
+    "poison": ("there was poison in the cup of {}", "{} died that evening"),
+    "frost": ("frost covered the pond of {}", "the pond of {} froze"),
+    "heat": ("the heat reached the candy of {}", "the candy of {} melted"),
+    "wind": ("strong wind met {}", "the papers of {} blew away"),
+    "race": ("{} joined a race", "{} ran all the way"),
+    "dirt": ("dirt covered the hands of {}", "{} washed with care"),
+    "fear": ("fear gripped {}", "{} hid behind a door"),
+    "music": ("{} heard some music", "{} danced with joy"),
+    "fever": ("{} had a fever", "the doctor visited {}"),
+    "exam": ("{} faced an exam", "{} studied all week"),
+    "debt": ("{} was in debt", "{} paid it all back"),
+    "gift": ("{} found a gift on the table", "{} thanked everybody"),
+    "theft": ("{} reported a theft", "the police talked to {}"),
+    "darkness": ("darkness surrounded {}", "{} switched on a lamp"),
+    "letter": ("{} opened a letter", "{} replied that evening"),
+    "hole": ("{} found a hole in the bucket", "the bucket of {} leaked"),
+    "knife": ("the knife cut {}", "the thumb of {} bled"),
+    "dust": ("{} shook out some dust", "{} sneezed three times"),
+    "boredom": ("boredom overcame {}", "{} yawned without end"),
+    "sunshine": ("{} lay in the sunshine", "{} got tanned"),
+    "victory": ("{} saw the victory", "{} cheered with the others"),
+    "mistake": ("{} made a mistake", "{} apologized to everyone"),
+    "weight": ("{} put more weight on the raft", "the raft of {} sank"),
+    "seed": ("{} planted a seed", "something green grew for {}"),
+    "alarm": ("{} heard the alarm", "{} escaped through a window"),
+    "glue": ("{} spilled some glue", "the fingers of {} stuck together"),
+    "lie": ("{} told a lie", "{} was punished"),
+    "work": ("{} did a lot of work", "{} felt tired"),
+    "bell": ("{} rang the bell", "someone opened for {}"),
+    "cold": ("{} felt the cold", "{} buttoned up a coat"),
+    "bait": ("{} put out some bait", "{} caught three"),
+    "speed": ("{} drove at high speed", "{} crashed at the corner"),
+    "flood": ("a flood came upon {}", "{} swam to safety"),
+    "storm": ("a storm surprised {}", "{} sheltered under a roof"),
+    "key": ("{} finally found the key", "{} unlocked the gate"),
+    "soap": ("{} played with some soap", "bubbles floated around {}"),
+    "brake": ("{} pulled the brake", "the cart of {} stopped"),
+    "luck": ("{} had a lot of luck", "{} won a prize"),
+    "illness": ("{} suffered from an illness", "{} felt weak"),
+    "milk": ("{} got plenty of milk", "{} became strong"),
+}
 
 
 @FAMILIES.family(content=lambda row: str(row["script"]))
@@ -121,19 +144,67 @@ def consequence(source: random.Random) -> Row:
 
 # how a story begins and goes on, and how it ends; {a} and {b} are people, {t} a thing, {p} a place
 STORIES = (
-    ("{a} looked for the {t} all morning", "a friend remembered the {p}", ("{a} hurried to the {p}", "the {t} was there", "{a} hugged the friend")),
-    ("{a} promised a {t} to {b}", "the {p} had the very last one", ("{a} wrapped the {t}", "{b} unwrapped it", "both were pleased")),
-    ("{a} broke the {t} of {b}", "nobody at the {p} could repair it", ("{a} told {b} the truth", "{b} forgave {a}", "they shared a new {t}")),
-    ("{a} wanted to learn about the {t}", "{b} gave lessons at the {p}", ("{b} taught {a}", "{a} practised with the {t}", "everyone clapped")),
-    ("{a} and {b} found a {t} on the way", "a note on it named the {p}", ("they brought the {t} to the {p}", "the owner was grateful", "{b} felt proud")),
-    ("{a} forgot the {t} on a bench", "{b} ran after the stranger to the {p}", ("{b} returned the {t}", "{a} offered a reward", "{b} refused")),
-    ("{a} painted a picture of the {t}", "the {p} hung it on the wall", ("visitors admired the {t}", "{b} purchased the picture", "{a} painted more")),
-    ("{a} hid the {t} as a surprise", "{b} searched the {p} in vain", ("{a} pointed at the {p}", "{b} discovered the {t}", "both giggled")),
-    ("{a} carried the {t} through the {p}", "{b} stumbled over it", ("{a} apologised to {b}", "{b} rubbed the knee", "the {t} was put away")),
-    ("{a} won a {t} at the {p}", "{b} had always dreamed of one", ("{a} surprised {b}", "{b} kept the {t} for years", "their bond deepened")),
-    ("{a} needed money for the {p}", "only the {t} was worth anything", ("{a} parted with the {t}", "{b} bought it cheaply", "the {p} was paid")),
-    ("{a} invited {b} to the {p}", "{b} arrived with a {t}", ("{a} admired the {t}", "{b} explained it", "the visit lasted long")),
-)  # fmt: skip
+    (
+        "{a} looked for the {t} all morning",
+        "a friend remembered the {p}",
+        ("{a} hurried to the {p}", "the {t} was there", "{a} hugged the friend"),
+    ),
+    (
+        "{a} promised a {t} to {b}",
+        "the {p} had the very last one",
+        ("{a} wrapped the {t}", "{b} unwrapped it", "both were pleased"),
+    ),
+    (
+        "{a} broke the {t} of {b}",
+        "nobody at the {p} could repair it",
+        ("{a} told {b} the truth", "{b} forgave {a}", "they shared a new {t}"),
+    ),
+    (
+        "{a} wanted to learn about the {t}",
+        "{b} gave lessons at the {p}",
+        ("{b} taught {a}", "{a} practised with the {t}", "everyone clapped"),
+    ),
+    (
+        "{a} and {b} found a {t} on the way",
+        "a note on it named the {p}",
+        ("they brought the {t} to the {p}", "the owner was grateful", "{b} felt proud"),
+    ),
+    (
+        "{a} forgot the {t} on a bench",
+        "{b} ran after the stranger to the {p}",
+        ("{b} returned the {t}", "{a} offered a reward", "{b} refused"),
+    ),
+    (
+        "{a} painted a picture of the {t}",
+        "the {p} hung it on the wall",
+        ("visitors admired the {t}", "{b} purchased the picture", "{a} painted more"),
+    ),
+    (
+        "{a} hid the {t} as a surprise",
+        "{b} searched the {p} in vain",
+        ("{a} pointed at the {p}", "{b} discovered the {t}", "both giggled"),
+    ),
+    (
+        "{a} carried the {t} through the {p}",
+        "{b} stumbled over it",
+        ("{a} apologised to {b}", "{b} rubbed the knee", "the {t} was put away"),
+    ),
+    (
+        "{a} won a {t} at the {p}",
+        "{b} had always dreamed of one",
+        ("{a} surprised {b}", "{b} kept the {t} for years", "their bond deepened"),
+    ),
+    (
+        "{a} needed money for the {p}",
+        "only the {t} was worth anything",
+        ("{a} parted with the {t}", "{b} bought it cheaply", "the {p} was paid"),
+    ),
+    (
+        "{a} invited {b} to the {p}",
+        "{b} arrived with a {t}",
+        ("{a} admired the {t}", "{b} explained it", "the visit lasted long"),
+    ),
+)
 
 
 @FAMILIES.family(content=lambda row: f"{row['story']} {row['people']}")
@@ -204,13 +275,38 @@ OBJECTS = {
 }  # fmt: skip
 # what they want, and how they say it
 PROBLEMS: dict[str, tuple[str, ...]] = {
-    "report lost {}": ("my {} is missing", "i cannot find the {} anywhere", "where did my {} go", "the {} has gone missing"),
-    "repair broken {}": ("my {} is damaged", "please fix the {}", "something is broken on my {}", "the {} needs to be fixed"),
-    "ask about late {}": ("my {} is delayed", "why is the {} not here yet", "still waiting for my {}", "the {} should be here by now"),
-    "cancel {} order": ("i want to stop the {}", "i no longer need the {}", "please end my {}", "do not send the {} any more"),
+    "report lost {}": (
+        "my {} is missing",
+        "i cannot find the {} anywhere",
+        "where did my {} go",
+        "the {} has gone missing",
+    ),
+    "repair broken {}": (
+        "my {} is damaged",
+        "please fix the {}",
+        "something is broken on my {}",
+        "the {} needs to be fixed",
+    ),
+    "ask about late {}": (
+        "my {} is delayed",
+        "why is the {} not here yet",
+        "still waiting for my {}",
+        "the {} should be here by now",
+    ),
+    "cancel {} order": (
+        "i want to stop the {}",
+        "i no longer need the {}",
+        "please end my {}",
+        "do not send the {} any more",
+    ),
     "replace {}": ("i want to change my {}", "give me a new {}", "can i get another {}", "i would like a different {}"),
-    "pay for {}": ("how much money is the {}", "what is the price of a {}", "i want to buy the {}", "can i use cash for the {}"),
-}  # fmt: skip
+    "pay for {}": (
+        "how much money is the {}",
+        "what is the price of a {}",
+        "i want to buy the {}",
+        "can i use cash for the {}",
+    ),
+}
 OPENINGS = ("hello", "hi there", "good day", "please help", "excuse me", "dear team")
 REQUESTS = tuple(problem.format(thing) for problem in PROBLEMS for thing in OBJECTS)
 

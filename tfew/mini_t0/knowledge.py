@@ -39,13 +39,6 @@ def one_of_kind(source: random.Random) -> Row:
 
 
 @FAMILIES.family()
-def odd_one_out(source: random.Random) -> Row:
-    kind, other = source.sample(tuple(KINDS), 2)
-    row = choices(source, source.choice(KINDS[other]), source.sample(KINDS[kind], 3))
-    return {"text": listing(row["choices"]), **row}
-
-
-@FAMILIES.family()
 def same_kind(source: random.Random) -> Row:
     kind = source.choice(tuple(KINDS))
     first = source.choice(KINDS[kind])
@@ -164,6 +157,19 @@ def what_led_to(source: random.Random) -> Row:
     return {"effect": CAUSES[cause], **choices(source, cause, tuple(CAUSES))}
 
 
+@FAMILIES.family()
+def ends_with(source: random.Random) -> Row:
+    """Cause and effect inside sentences."""
+    cause, person = source.choice(tuple(CAUSES)), source.choice(PEOPLE)
+    begin = source.choice((
+        "{p} and the {c}", "it began with {c} for {p}", "there was {c}, said {p}", "{p} knew all about {c}",
+    ))  # fmt: skip
+    end = source.choice(("{p} {e} in the end", "in the end {e} for {p}", "it ended: {e}, {p}", "{p}, {e}"))
+    wrong = [end.format(p=person, e=effect) for effect in CAUSES.values() if effect != CAUSES[cause]]
+    right = end.format(p=person, e=CAUSES[cause])
+    return {"text": f"{begin.format(p=person, c=cause)}.", **choices(source, right, wrong)}
+
+
 def _used(source: random.Random, word: str, sense: int) -> str:
     """A sentence that two words which show this sense of the word occur in."""
     first, second = source.sample(SENSES[word][sense][1], 2)
@@ -178,14 +184,6 @@ def sense(source: random.Random) -> Row:
     wrong = [names[1 - which], *source.sample(SENSE_NAMES, 3)]
     text = f"{_used(source, word, which)}."
     return {"text": text, "word": word, **choices(source, names[which], [w for w in wrong if w != names[which]])}
-
-
-@FAMILIES.family()
-def use_of_sense(source: random.Random) -> Row:
-    """Which of two sentences uses the word in this sense."""
-    word, which = source.choice(tuple(SENSES)), source.randrange(2)
-    row = choices(source, _used(source, word, which), [_used(source, word, 1 - which)])
-    return {"word": word, "sense": SENSES[word][which][0], "text": " / ".join(row["choices"]), **row}
 
 
 SAID = ("the {} was {{}}", "we have a {{}} {}", "that {} is {{}}", "i want a {{}} {}")

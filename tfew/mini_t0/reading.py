@@ -3,7 +3,7 @@
 import random
 
 from tfew.mini_t0.family import FAMILIES, Row, choices, listing, sentences
-from tfew.mini_t0.lexicon import COLORS, DAYS, MEN, NUMBERS, PEOPLE, PLACES, PORTABLE, THINGS, WOMEN
+from tfew.mini_t0.lexicon import COLORS, MEN, PEOPLE, PLACES, PORTABLE, THINGS, WOMEN
 
 IN_PLACE = ("{} is in the {}", "{} went to the {}", "{} waits in the {}", "{} is at the {}")
 HAS = ("{} has a {}", "{} holds a {}", "{} owns a {}", "{} carries a {}")
@@ -70,24 +70,6 @@ def color_of(source: random.Random) -> Row:
     return {"text": _told(source, forms, pairs), "thing": thing, **choices(source, color, wrong)}
 
 
-@FAMILIES.family()
-def thing_of_color(source: random.Random) -> Row:
-    pairs = _pairs(source, THINGS, COLORS)
-    thing, color = source.choice(pairs)
-    forms = ("the {0} is {1}", "there is a {1} {0}", "i see a {1} {0}")
-    wrong = [other for other, _ in pairs] + source.sample(THINGS, 1)
-    return {"text": _told(source, forms, pairs), "color": color, **choices(source, thing, wrong)}
-
-
-@FAMILIES.family()
-def when(source: random.Random) -> Row:
-    pairs = _pairs(source, PEOPLE, DAYS)
-    person, day = source.choice(pairs)
-    forms = ("{} comes on {}", "{} will arrive on {}", "{} leaves on {}")
-    wrong = [other for _, other in pairs] + source.sample(DAYS, 2)
-    return {"text": _told(source, forms, pairs), "person": person, **choices(source, day, wrong)}
-
-
 def _handed(source: random.Random) -> tuple[str, str, str, str]:
     """Text of one transfer, its giver, its receiver, its thing."""
     giver, receiver = source.sample(PEOPLE, 2)
@@ -107,21 +89,6 @@ def who_has_now(source: random.Random) -> Row:
 def who_had_before(source: random.Random) -> Row:
     text, giver, receiver, thing = _handed(source)
     return {"text": f"{text}.", "thing": thing, **choices(source, giver, [receiver, source.choice(PEOPLE)])}
-
-
-@FAMILIES.family()
-def moved(source: random.Random) -> Row:
-    """First here, then there: the question is about now or about before."""
-    person, (first, second, other) = source.choice(PEOPLE), source.sample(PLACES, 3)
-    text = f"{person} was in the {first}. then {person} went to the {second}."
-    now = source.random() < 0.5
-    right, wrong = (second, first) if now else (first, second)
-    return {
-        "text": text,
-        "person": person,
-        "time": "now" if now else "before",
-        **choices(source, right, [wrong, other]),
-    }
 
 
 @FAMILIES.family()
@@ -151,35 +118,12 @@ def in_the_list(source: random.Random) -> Row:
 
 
 @FAMILIES.family()
-def how_many(source: random.Random) -> Row:
-    count = source.randint(1, 5)
-    things = [f"a {thing}" for thing in source.sample(THINGS, count)]
-    person = source.choice(PEOPLE)
-    return {
-        "text": f"{person} has {listing(things)}.",
-        "person": person,
-        **choices(source, NUMBERS[count - 1], NUMBERS),
-    }
-
-
-@FAMILIES.family()
 def same_place(source: random.Random) -> Row:
     first, second = source.sample(PEOPLE, 2)
     here = source.choice(PLACES)
     there = here if source.random() < 0.5 else source.choice([p for p in PLACES if p != here])
     text = _told(source, IN_PLACE, [(first, here), (second, there)])
     return {"text": text, "first": first, "second": second, "label": int(here == there)}
-
-
-@FAMILIES.family()
-def older(source: random.Random) -> Row:
-    first, second = source.sample(PEOPLE, 2)
-    word, other = source.choice(
-        (("older", "younger"), ("taller", "shorter"), ("richer", "poorer"), ("faster", "slower"))
-    )
-    asked = source.choice((word, other))
-    right, wrong = (first, second) if asked == word else (second, first)
-    return {"text": f"{first} is {word} than {second}.", "asked": asked, **choices(source, right, [wrong])}
 
 
 @FAMILIES.family()
@@ -190,24 +134,6 @@ def pronoun(source: random.Random) -> Row:
     right, word = source.choice(((woman, "she"), (man, "he")))
     text = f"{first} {act} {second}. {word} was {feeling}."
     return {"text": text, "feeling": feeling, **choices(source, right, (woman, man))}
-
-
-@FAMILIES.family()
-def why(source: random.Random) -> Row:
-    people, acts = source.sample(PEOPLE, 2), source.sample(REASONS, 2)
-    told = [f"{person} {act} because of being {reason}" for person, (act, reason) in zip(people, acts, strict=True)]
-    asked = source.randrange(2)
-    wrong = [acts[1 - asked][1], source.choice(FEELINGS)]
-    row = {"text": sentences(told), "person": people[asked], "act": acts[asked][0]}
-    return {**row, **choices(source, acts[asked][1], wrong)}
-
-
-@FAMILIES.family()
-def first_or_last(source: random.Random) -> Row:
-    words = source.sample(THINGS + PLACES, source.randint(3, 5))
-    which = source.choice(("first", "last"))
-    right = words[0] if which == "first" else words[-1]
-    return {"text": ", ".join(words), "which": which, **choices(source, right, words)}
 
 
 @FAMILIES.family()
@@ -266,17 +192,10 @@ def _all(source: random.Random, pairs: list[tuple[str, str]], form: str) -> Row:
 @FAMILIES.family()
 def all_places(source: random.Random) -> Row:
     pairs = _pairs(source, PEOPLE, PLACES)
-    return {"text": _told(source, IN_PLACE, pairs), **_all(source, pairs, "{} in the {}")}
+    return {"text": _told(source, IN_PLACE, pairs), **_all(source, pairs, "{} {}")}
 
 
 @FAMILIES.family()
 def all_things(source: random.Random) -> Row:
     pairs = _pairs(source, PEOPLE, THINGS)
-    return {"text": _told(source, HAS, pairs), **_all(source, pairs, "{} a {}")}
-
-
-@FAMILIES.family()
-def all_colors(source: random.Random) -> Row:
-    pairs = _pairs(source, THINGS, COLORS)
-    forms = ("the {0} is {1}", "there is a {1} {0}", "i see a {1} {0}")
-    return {"text": _told(source, forms, pairs), **_all(source, pairs, "{} {}")}
+    return {"text": _told(source, HAS, pairs), **_all(source, pairs, "{} {}")}
