@@ -169,10 +169,8 @@ def _is_list_of_text(value: object) -> bool:
 
 def uses_autocast(config: DictConfig, device: torch.device, method: Method | None) -> bool:
     """Mixed precision over float32 weights: the official way, and the way to train weights of the base."""
-    return (
-        bool(config.trainer.get("autocast"))
-        or device.type == "cuda"
-        and (config.fidelity.autocast or (method is not None and method.trains_base))
+    return bool(config.trainer.get("autocast")) or (
+        device.type == "cuda" and (config.fidelity.autocast or (method is not None and method.trains_base))
     )
 
 

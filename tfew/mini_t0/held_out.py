@@ -5,7 +5,6 @@ test contents apart from those of the shots: scripts, statements, pairs of words
 """
 
 import random
-from collections.abc import Sequence
 
 from tfew.mini_t0.family import FAMILIES, Row, choices, sentences
 from tfew.mini_t0.lexicon import (

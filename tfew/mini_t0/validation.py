@@ -32,9 +32,9 @@ def answers(source: random.Random) -> Row:
     thing, second = source.sample(PORTABLE, 2)
     kind = source.choice(("color", "day", "number"))
     told = {
-        "color": (f"{person} painted the {thing} {source.choice(COLORS)}", f"which color did {{}} paint the {{}}"),
-        "day": (f"{person} found the {thing} on {source.choice(DAYS)}", f"which day did {{}} find the {{}}"),
-        "number": (f"{person} bought {source.choice(NUMBERS)} of the {thing}s", f"how many did {{}} buy of the {{}}"),
+        "color": (f"{person} painted the {thing} {source.choice(COLORS)}", "which color did {} paint the {}"),
+        "day": (f"{person} found the {thing} on {source.choice(DAYS)}", "which day did {} find the {}"),
+        "number": (f"{person} bought {source.choice(NUMBERS)} of the {thing}s", "how many did {} buy of the {}"),
     }
     right = source.random() < 0.5
     asked = (person, thing)
