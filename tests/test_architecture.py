@@ -89,10 +89,13 @@ def _opens(node: ast.Module | ast.ClassDef | ast.FunctionDef) -> bool:
 
 @pytest.mark.parametrize("path", sources(), ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_no_dataset_method_or_model_names_in_shared_code(path: Path) -> None:
-    """The names are the files of configs/; `tiny` and `t0` stand in error messages, the others are plain words."""
+    """The names are the files of configs/; `tiny` and `t0` stand in error messages, the others are plain words.
+
+    So are the names of the synthetic families: the project makes them itself.
+    """
     groups = ("dataset", "model") if part(path) in ("methods", "mini_t0") else ("dataset", "model", "method")
-    names = {file.stem for group in groups for file in (CONFIGS / group).rglob("*.yaml")}
-    assert not words(path) & (names - {"tiny", "t0", "demo", "full", "prefix", "adapter", "base"})
+    files = [file for group in groups for file in (CONFIGS / group).rglob("*.yaml") if file.parent.name != "mini"]
+    assert not words(path) & ({file.stem for file in files} - {"tiny", "t0", "full", "prefix", "adapter", "base"})
 
 
 def test_the_checks_can_fail(tmp_path: Path) -> None:
