@@ -40,6 +40,8 @@ MAY_IMPORT = {
     "card": {"records"},
     "output": set(),
     "exchange": {"methods"},
+    "comparison": {"comparison", "config", "ranking", "records", "run_folder"},
+    "plots": {"comparison"},
 }
 KNOWS_LIGHTNING = {"module.py", "data/loader.py", "fit.py"}
 
@@ -107,8 +109,10 @@ def test_the_checks_can_fail(tmp_path: Path) -> None:
 
 def test_start_up_loads_nothing_heavy() -> None:
     code = (
-        "import sys, tfew.train, tfew.evaluate, tfew.preview, tfew.cost, tfew.convert\n"
-        "print([m for m in ('torch', 'transformers', 'pytorch_lightning', 'datasets', 'pandas') if m in sys.modules])"
+        "import sys, tfew.train, tfew.evaluate, tfew.preview, tfew.cost, tfew.convert, tfew.comparison.tables\n"
+        "import tfew.comparison.runs, tfew.plots\n"
+        "print([m for m in ('torch', 'transformers', 'pytorch_lightning', 'datasets', 'pandas', 'matplotlib')"
+        " if m in sys.modules])"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
