@@ -3,11 +3,11 @@ PYTHON := $(VENV)/bin/python
 READY := $(VENV)/.ready
 PIP := $(VENV)/bin/pip install --disable-pip-version-check
 
-.PHONY: help env demo test test_full check
+.PHONY: help env demo demo_full mini_t0 mini_t0_table test test_full check
 .DEFAULT_GOAL := help
 
 help:  ## what each target does
-	@grep -E '^[a-z_0-9]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z_0-9]+):.*## /  make \1\t/' | expand -t 16
+	@grep -E '^[a-z_0-9]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z_0-9]+):.*## /  make \1\t/' | expand -t 22
 
 env: $(READY)  ## the environment in .venv (Python 3.11), with everything installed
 
@@ -19,8 +19,17 @@ $(READY): requirements.txt pyproject.toml
 	$(PIP) --quiet --no-deps --no-build-isolation -e .
 	@touch $(READY)
 
-demo: $(READY)  ## the main job, offline, on a small synthetic task
-	$(PYTHON) -m tfew.train +experiment=demo overwrite=true
+demo: $(READY)  ## the main job, offline: zero-shot, (IA)³ and full fine-tuning on three synthetic tasks, 5 seeds
+	$(PYTHON) scripts/demo.py demo
+
+demo_full: $(READY)  ## the same on all eight held-out tasks
+	$(PYTHON) scripts/demo.py full
+
+mini_t0: $(READY)  ## mini-T0, the small model that ships with the package, made again from nothing
+	$(PYTHON) scripts/make_mini_t0.py
+
+mini_t0_table: $(READY)  ## its ablation of the recipe: losses and score norms; VECTORS=FOLDER adds pre-trained vectors
+	$(PYTHON) scripts/demo.py table $(if $(VECTORS),init_adapter=$(VECTORS))
 
 test: $(READY)  ## the tests, but for the slow ones
 	$(PYTHON) -m pytest -m "not slow"

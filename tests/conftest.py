@@ -94,14 +94,14 @@ def compose() -> Callable[..., Any]:
 
 @pytest.fixture
 def train_tiny(tmp_path: Path) -> Callable[..., Any]:
-    """Trains the demo task on the tiny model in process; later overrides win."""
+    """Trains the tiny model on a synthetic task in process, with the default recipe; later overrides win."""
 
     def run(*overrides: str, runs: Path | None = None) -> Any:
         from tfew.config import compose
         from tfew.train import train
 
-        common = ("+experiment=demo", "steps=4", "trainer=cpu", "dataset.generator.eval=12", f"runs={runs or tmp_path}")
-        return train(compose(*common, *overrides))
+        common = ("name=demo_commits", "dataset=mini/commits", "few_shot=draw", "model=tiny", "steps=4", "trainer=cpu")
+        return train(compose(*common, "dataset.generator.eval=12", f"runs={runs or tmp_path}", *overrides))
 
     return run
 

@@ -61,10 +61,18 @@ def test_full_error_shows_the_traceback() -> None:
 
 @pytest.mark.slow
 def test_one_bad_job_of_a_sweep_leaves_the_others_running(tmp_path: Path) -> None:
-    result = run("-m", "+experiment=demo", "steps=0,2", "trainer=cpu", "dataset.generator.eval=4", f"runs={tmp_path}")
+    result = run(
+        "-m",
+        "+experiment=demo",
+        "model=tiny",
+        "steps=0,2",
+        "trainer=cpu",
+        "dataset.generator.eval=4",
+        f"runs={tmp_path}",
+    )
     assert result.returncode == 1
     assert "steps=0 is not a whole number of at least 1." in result.stderr
-    assert len(list(tmp_path.glob("demo-*/result.json"))) == 1
+    assert len(list(tmp_path.glob("demo_*/result.json"))) == 1
 
 
 @pytest.mark.parametrize(
@@ -95,7 +103,7 @@ def test_one_bad_job_of_a_sweep_leaves_the_others_running(tmp_path: Path) -> Non
 )
 def test_values_that_cannot_work(override: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
-        checked(compose("+experiment=demo", override))
+        checked(compose("+experiment=demo", "model=tiny", override))
 
 
 def test_settings_that_contradict_each_other() -> None:
@@ -285,7 +293,7 @@ def test_a_disk_that_is_full_at_the_end(
 @pytest.mark.slow
 def test_a_disk_that_fills_up_while_training(tmp_path: Path) -> None:
     """A limit on the size of files stands in for the disk: metrics.csv or a checkpoint meets it first."""
-    overrides = "+experiment=demo trainer=cpu steps=300 checkpoint_every=5 dataset.generator.eval=4"
+    overrides = "+experiment=demo model=tiny trainer=cpu steps=300 checkpoint_every=5 dataset.generator.eval=4"
     result = subprocess.run(
         ["bash", "-c", f"ulimit -f 12; exec {sys.executable} -m tfew.train {overrides} run_dir={tmp_path}/run"],
         capture_output=True, text=True, check=False,

@@ -419,7 +419,7 @@ def test_card(train_tiny: Callable[..., Any], tmp_path: Path) -> None:
     assert (
         f"| trained parameters | {record['parameters']['trainable']:,} of {record['parameters']['total']:,} |" in text
     )
-    assert "| data set | demo, " in text
+    assert "| data set | commits, " in text
     assert "few-shot seed 0" in text
     assert "ia3" in text
     assert "PeftModel.from_pretrained" in text

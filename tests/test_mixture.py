@@ -305,17 +305,17 @@ class Endless(Sequence[dict[str, Any]]):
 
     def __getitem__(self, key: Any) -> Any:
         self.asked.append(key)
-        return {"text": f"Box {key}.", "question": "Is there a cup?", "label": key % 2}
+        return {"text": f"Box {key}.", "label": key % 2}
 
 
 def test_rows_of_a_lazy_source_are_made_when_they_are_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = Endless()
     monkeypatch.setattr("tfew.mini_t0.world.generate", lambda **_: rows)
-    config = compose(*LOCAL, *NONE_OF_THE_SIX, "+dataset@dataset.members.boxes=demo", "dataset.cap=null")
+    config = compose(*LOCAL, *NONE_OF_THE_SIX, "+dataset@dataset.members.boxes=mini/complaint", "dataset.cap=null")
     task = train_task(config)
-    assert task.rows == 2_000_000
+    assert task.rows == 3_000_000
     assert len(rows.asked) <= 4
-    assert task.prompts[1_999_999][0].choices == ("Yes",)
+    assert task.prompts[2_999_999][0].choices == ("annoyed",)
     assert rows.asked[-1] == 999_999
 
 

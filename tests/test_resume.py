@@ -19,8 +19,8 @@ pytestmark = pytest.mark.slow
 
 def command(folder: Path, *overrides: str) -> list[str]:
     return [
-        sys.executable, "-m", "tfew.train", "+experiment=demo", "trainer=cpu", f"steps={STEPS}", "checkpoint_every=4",
-        "dataset.generator.eval=12", f"run_dir={folder}", *overrides,
+        sys.executable, "-m", "tfew.train", "+experiment=demo", "model=tiny", "trainer=cpu", f"steps={STEPS}",
+        "checkpoint_every=4", "dataset.generator.eval=12", f"run_dir={folder}", *overrides,
     ]  # fmt: skip
 
 

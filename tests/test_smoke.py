@@ -24,16 +24,16 @@ def test_this_file_knows_all_experiments_and_commands() -> None:
         path.relative_to(CONFIGS / "experiment").with_suffix("").as_posix()
         for path in CONFIGS.glob("experiment/**/*.yaml")
     }
-    assert names == {*EXPERIMENTS, "demo", "pretrain_ia3"}
+    assert names == {*EXPERIMENTS, "demo", "mini_few_shot", "pretrain_ia3", "pretrain_mini_t0"}
     package = CONFIGS.parent / "tfew"
     assert {path.stem for path in package.glob("*.py") if "__main__" in path.read_text()} == set(COMMANDS)
 
 
-@pytest.mark.parametrize("experiment", [*EXPERIMENTS, "demo"])
+@pytest.mark.parametrize("experiment", [*EXPERIMENTS, "demo", "mini_few_shot"])
 def test_experiment(experiment: str, made_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    common = (f"+experiment={experiment}", f"data_dir={made_data}", f"runs={tmp_path}", *TINY)
+    common = (f"+experiment={experiment}", f"data_dir={made_data}", f"runs={tmp_path}", *TINY, "eval_rows=300")
     record = train(compose(*common))
-    assert record.dataset == experiment
+    assert record.dataset == (experiment if experiment in EXPERIMENTS else "commits")
     assert 0 <= record.metrics["accuracy"] <= 1
     assert record.counts["rows"] >= 12
     out = capsys.readouterr().out
@@ -80,7 +80,8 @@ def test_help(command: str) -> None:
 
 def test_commands_work_from_any_folder(tmp_path: Path) -> None:
     result = subprocess.run(
-        [sys.executable, "-m", "tfew.train", "+experiment=demo", "trainer=cpu", "steps=2", "dataset.generator.eval=4"],
+        [sys.executable, "-m", "tfew.train", "+experiment=demo", "model=tiny", "trainer=cpu", "steps=2",
+         "dataset.generator.eval=4"],
         capture_output=True, text=True, cwd=tmp_path, check=True,
     )  # fmt: skip
     path = Path(result.stdout.split("record: ")[1].strip())
@@ -90,13 +91,13 @@ def test_commands_work_from_any_folder(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_sweep_over_seeds(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "tfew.train", "-m", "+experiment=demo", "trainer=cpu", "steps=2"]
+    command = [sys.executable, "-m", "tfew.train", "-m", "+experiment=demo", "model=tiny", "trainer=cpu", "steps=2"]
     command += ["dataset.generator.eval=4", "few_shot_seed=0,1,32", f"runs={tmp_path}", "logger=wandb"]
     offline = {**os.environ, "WANDB_MODE": "offline"}
     subprocess.run(command, capture_output=True, check=True, env=offline)
-    seeds = [json.loads(path.read_text())["few_shot_seed"] for path in tmp_path.glob("demo-*/result.json")]
+    seeds = [json.loads(path.read_text())["few_shot_seed"] for path in tmp_path.glob("demo_*/result.json")]
     assert sorted(seeds) == [0, 1, 32]
-    assert len(list(tmp_path.glob("demo-*/wandb/offline-run-*/*.wandb"))) == 3, "each job logs a run of its own"
+    assert len(list(tmp_path.glob("demo_*/wandb/offline-run-*/*.wandb"))) == 3, "each job logs a run of its own"
     again = subprocess.run(command, capture_output=True, text=True, check=True, env=offline)
     assert again.stderr.count("is finished; skipped") == 3
 

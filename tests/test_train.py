@@ -50,7 +50,7 @@ def test_what_a_run_leaves_behind(train_tiny: Train) -> None:
     record = train_tiny("steps=6", "shots=16")
     path = folder(record)
     assert load_record(path) == record
-    assert record.name.startswith("demo-tiny-ia3-tfew-s0-")
+    assert record.name.startswith("demo_commits-tiny-ia3-tfew-s0-")
     assert {p.name for p in path.iterdir()} == {
         "adapter.json", "adapter.safetensors", "config.yaml", "few_shot", "metrics.csv", "predictions.jsonl",
         "result.json",
@@ -63,13 +63,13 @@ def test_what_a_run_leaves_behind(train_tiny: Train) -> None:
         for row in rows
     )
     found = predictions(path)
-    assert len(found) == 24
-    assert record.counts == {"rows": 12, "prompts": 24, "empty_renders": 0, "cut_prompts": 0}
-    assert all(p.predicted == max(range(2), key=p.scores.__getitem__) for p in found)
+    assert len(found) == 36
+    assert record.counts == {"rows": 12, "prompts": 36, "empty_renders": 0, "cut_prompts": 0}
+    assert all(p.predicted == max(range(3), key=p.scores.__getitem__) for p in found)
     for name, template in record.metrics["templates"].items():
         mine = [p for p in found if p.template == name]
         assert template == {"accuracy": sum(p.predicted == p.label for p in mine) / 12, "rows": 12}
-    assert record.metrics["chance"] == 0.5
+    assert record.metrics["chance"] == pytest.approx(1 / 3)
     trained = vectors(path)
     assert record.parameters["trainable"] == sum(v.numel() for v in trained.values()) == 2 * (64 * 6 + 128 * 2)
     assert record.adapter_bytes == (path / "adapter.safetensors").stat().st_size
@@ -139,11 +139,16 @@ def test_evaluate_agrees_with_training_and_zero_shot_differs(train_tiny: Train, 
     assert (evaluated / "predictions.jsonl").read_text() == (path / "predictions.jsonl").read_text()
 
     zero = compose(
-        "+experiment=demo", "dataset.generator.eval=12", "trainer=cpu", f"runs={tmp_path}", config_name="evaluate"
+        "+experiment=demo",
+        "model=tiny",
+        "dataset.generator.eval=12",
+        "trainer=cpu",
+        f"runs={tmp_path}",
+        config_name="evaluate",
     )
     bare = evaluate(zero)
     assert bare.method == "zero_shot"
-    assert bare.name.startswith("evaluate-demo-tiny-zero_shot-")
+    assert bare.name.startswith("evaluate-demo_commits-tiny-zero_shot-")
     assert bare.parameters["trainable"] == 0
     gaps = [
         max(abs(a - b) for a, b in zip(p.scores, q.scores, strict=True))
@@ -228,7 +233,7 @@ def test_nothing_but_the_runs_own_files_is_ever_removed(train_tiny: Train, tmp_p
     train_tiny("steps=3", "few_shot_seed=5", f"run_dir={run}", "overwrite=true")
     for name in ("few_shot/mine/x.jsonl", "checkpoint/model.pt", "notes.txt"):
         assert (run / name).read_text() == "mine"
-    assert [path.name for path in (run / "few_shot" / "demo").rglob("*.jsonl")] == ["5_seed.jsonl"]
+    assert [path.name for path in (run / "few_shot" / "commits").rglob("*.jsonl")] == ["5_seed.jsonl"]
 
 
 def test_a_finished_run_survives_an_overwrite_that_cannot_start(train_tiny: Train, tmp_path: Path) -> None:

@@ -10,13 +10,12 @@ from tfew.adapters_io import adapter_description
 from tfew.cli import command, overridden
 from tfew.config import ADAPTER_HASHES, checked, run_name, run_path
 from tfew.errors import UserError
-from tfew.records import RunRecord, load_record
+from tfew.records import ZERO_SHOT, RunRecord, load_record
 from tfew.report import finish
 from tfew.run_folder import finished_settings, open_run, to_skip
 from tfew.task import eval_task
 
 log = logging.getLogger("tfew.evaluate")  # __name__ is __main__ under python -m
-ZERO_SHOT = "zero_shot"
 # what the command line may say beside adapter=RUN: the rest was settled when it was trained
 EVALUATION_SETTINGS = (
     "adapter", "dataset", "data_dir", "templates", "score", "model", "trainer", "max_tokens", "eval_batch_size",

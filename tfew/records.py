@@ -14,6 +14,7 @@ from tfew.errors import UserError
 
 SCHEMA_VERSION = 1
 RECORD_FILE = "result.json"
+ZERO_SHOT = "zero_shot"  # as a method: the bare model
 LIBRARIES = (
     "torch",
     "transformers",
@@ -33,7 +34,7 @@ class RunRecord:
     command: str  # train | evaluate
     experiment: str
     model: str
-    method: str  # "zero_shot": the bare model
+    method: str  # or ZERO_SHOT
     loss: str
     dataset: str
     split: str

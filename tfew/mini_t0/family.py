@@ -28,13 +28,13 @@ class Rows(Sequence[Row]):
     """The first `count` rows of one split of a family; row i is a pure function of (family, split, seed, i)."""
 
     def __init__(self, family: Family, split: str, seed: int, count: int) -> None:
-        self.family, self.split, self.seed, self.count = family, split, seed, count
+        self.family, self.split, self.seed, self._count = family, split, seed, count
 
     def __len__(self) -> int:
-        return self.count
+        return self._count
 
     def __getitem__(self, index: int) -> Row:  # type: ignore[override]
-        if not 0 <= index < self.count:
+        if not 0 <= index < self._count:
             raise IndexError(index)
         source = random.Random(f"{self.family.name}/{self.split}/{self.seed}/{index}")
         for _ in range(MOST_DRAWS):

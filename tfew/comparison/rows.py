@@ -1,0 +1,122 @@
+"""A run reduced to what tables need, one line of `records.jsonl`: tables are functions of such rows alone."""
+
+import csv
+import io
+import json
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from tfew.errors import UserError
+from tfew.records import ZERO_SHOT, RunRecord
+from tfew.run_folder import PREDICTIONS_FILE
+from tfew.schema import Prediction
+
+DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
+SETTINGS = ("steps", "batch_size", "shots", "eval_rows")  # of the configuration; and optimizer.lr, score.norm
+
+
+@dataclass(frozen=True)
+class Row:
+    """One run. Accuracies are fractions, medians over templates.
+
+    `right`: one character per evaluated row, in the order of their numbers: how many of its `templates` wordings were
+    answered right, 0 to 35 as 0-9a-z. Two runs on the same rows can so be compared row by row.
+    """
+
+    variant: str
+    dataset: str
+    seed: int
+    name: str
+    model: str
+    method: str
+    loss: str
+    accuracy: float  # under settings["score_norm"]
+    accuracy_by_norm: dict[str, float]
+    chance: float
+    templates: int
+    right: str
+    settings: dict[str, float | int | str | None]
+    trained_parameters: int
+    seconds: dict[str, float]
+    git_commit: str | None
+    versions: dict[str, str]
+
+    @property
+    def bare(self) -> bool:
+        """Whether this is the bare model, which the others are compared with."""
+        return self.method == ZERO_SHOT
+
+
+def reduced(record: RunRecord, variant: str, folder: Path) -> Row:
+    """The row of a finished run of one data set; reads the `predictions.jsonl` in its folder.
+
+    Of the configuration only numbers go along: as a whole it holds paths of the machine.
+    """
+    metrics, config = record.metrics, record.config
+    return Row(
+        variant=variant,
+        dataset=record.dataset,
+        seed=record.few_shot_seed,
+        name=record.name,
+        model=record.model,
+        method=record.method,
+        loss=record.loss,
+        accuracy=metrics["accuracy"],
+        accuracy_by_norm=metrics["accuracy_by_norm"],
+        chance=metrics["chance"],
+        templates=len(metrics["templates"]),
+        right=right_by_row(folder / PREDICTIONS_FILE),
+        settings={
+            **{key: config[key] for key in SETTINGS},
+            "lr": config["optimizer"]["lr"],
+            "score_norm": config["score"]["norm"],
+        },
+        trained_parameters=record.parameters["trained"],
+        seconds=record.seconds,
+        git_commit=record.git_commit,
+        versions=record.versions,
+    )
+
+
+def right_by_row(predictions: Path) -> str:
+    """`Row.right` from a `predictions.jsonl`; raises UserError where that is gone or has too many templates."""
+    if not predictions.is_file():
+        raise UserError(f"{predictions} is gone, and tables need it: make the run again with overwrite=true.")
+    right: dict[int, int] = defaultdict(int)
+    with predictions.open(encoding="utf-8") as file:
+        for prediction in map(Prediction.from_json, file):
+            right[prediction.idx] += prediction.predicted == prediction.label
+    if right and max(right.values()) >= len(DIGITS):
+        raise UserError(f"{predictions} has more than {len(DIGITS) - 1} templates: choose fewer with templates=.")
+    return "".join(DIGITS[right[idx]] for idx in sorted(right))
+
+
+def as_json_lines(rows: Sequence[Row]) -> str:
+    return "".join(json.dumps(asdict(row), ensure_ascii=False) + "\n" for row in rows)
+
+
+def load_rows(path: Path) -> list[Row]:
+    """The rows of a `records.jsonl`; raises UserError where it is not one."""
+    try:
+        return [Row(**json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(f"records={path} cannot be read as the rows of a comparison: {error}.") from error
+
+
+def as_csv(rows: Sequence[Row]) -> str:
+    """One line per run; accuracies in percent."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    settings = (*SETTINGS, "lr", "score_norm")
+    header = ("variant", "dataset", "seed", "accuracy", "accuracy_token", "accuracy_sum", "chance", "model", "method")
+    writer.writerow([*header, "loss", *settings, "trained_parameters", "train_seconds", "evaluate_seconds", "name"])
+    for row in rows:
+        accuracies = (row.accuracy, row.accuracy_by_norm["token"], row.accuracy_by_norm["sum"], row.chance)
+        writer.writerow([
+            row.variant, row.dataset, row.seed, *(f"{100 * value:.2f}" for value in accuracies), row.model, row.method,
+            row.loss, *(row.settings[key] for key in settings), row.trained_parameters,
+            *(f"{row.seconds[key]:.2f}" for key in ("train", "evaluate")), row.name,
+        ])  # fmt: skip
+    return text.getvalue()
