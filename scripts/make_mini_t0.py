@@ -39,7 +39,7 @@ def main(arguments: list[str]) -> Path:
     vocabulary = RUNS / "mini_t0_vocabulary"
     if not vocabulary.is_dir():
         with replacing(vocabulary) as folder:
-            learn_tokenizer(_texts(compose(*common)), compose(*common).model.arch.vocab_size).save_pretrained(folder)
+            learn_tokenizer(vocabulary_texts(compose(*common)), compose(*common).model.arch.vocab_size).save_pretrained(folder)
     config = compose(*common, f"model.tokenizer={vocabulary}")
     record = train(config)
     with replacing(output) as folder:
@@ -50,7 +50,7 @@ def main(arguments: list[str]) -> Path:
     return output
 
 
-def _texts(config: Any) -> Iterator[str]:
+def vocabulary_texts(config: Any) -> Iterator[str]:
     """Inputs and targets of randomly drawn prompts of the mixture."""
     mixture = load_mixture(MixtureSpec.from_config(resolved(config.dataset)), config.templates.use, None).mixture
     source = random.Random(config.seed)

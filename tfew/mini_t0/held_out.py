@@ -207,7 +207,7 @@ STORIES = (
 )
 
 
-@FAMILIES.family(content=lambda row: f"{row['story']} {row['people']}")
+@FAMILIES.family(content=_by_text)
 def ending(source: random.Random) -> Row:
     """Like HellaSwag and Story Cloze: four endings of one to three clauses, of unequal length."""
     number = source.randrange(len(STORIES))
@@ -223,7 +223,7 @@ def ending(source: random.Random) -> Row:
     strange = [k for k in range(len(STORIES)) if k != number]
     wrong = [_clauses(source, source.choice((number, source.choice(strange))), changed) for changed in swapped]
     text = sentences([part.format(**slots) for part in STORIES[number][:2]])
-    return {"text": text, "story": number, "people": f"{first} {second}", **choices(source, right, wrong)}
+    return {"text": text, **choices(source, right, wrong)}
 
 
 def _clauses(source: random.Random, number: int, slots: dict[str, str]) -> str:

@@ -1,0 +1,257 @@
+"""The synthetic world: seeded, held-out families kept out of pre-training, splits apart; and the shipped checkpoint."""
+
+import os
+import random
+import re
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tfew.config import CONFIGS, compose, local_path, resolved
+from tfew.data.dataset import DatasetSpec
+from tfew.data.members import load_mixture
+from tfew.data.mixture import Mixture, MixtureSpec
+from tfew.data.templates import load_templates
+from tfew.mini_t0 import held_out, validation
+from tfew.mini_t0.family import FAMILIES, Family, Registry, Rows, choices
+from tfew.mini_t0.world import generate
+from tfew.schema import Prompt
+
+HELD_OUT = {
+    name for name, family in FAMILIES.items() if family.row.__module__ in (held_out.__name__, validation.__name__)
+}
+TEST = {name for name, family in FAMILIES.items() if family.row.__module__ == held_out.__name__}
+FILES = {path.stem for path in (CONFIGS / "dataset" / "mini").glob("*.yaml")} - {"base"}
+FEW, MANY = 30_000, 1_000_000  # prompts of pre-training that are scanned; the issue asks for a million
+
+
+def spec(family: str) -> DatasetSpec:
+    return DatasetSpec.from_config(resolved(compose(f"dataset=mini/{family}").dataset))
+
+
+@cache
+def mixture() -> Mixture:
+    return load_mixture(MixtureSpec.from_config(resolved(compose("dataset=mini_mixture").dataset)), "all", None).mixture
+
+
+def prompts(family: str, split: str, count: int) -> Iterator[Prompt]:
+    """Every wording of the first rows of a split."""
+    declared = spec(family)
+    templates = load_templates(declared.prompts)
+    rows = Rows(FAMILIES[family], split, 0, count)
+    for example in declared.examples(rows, family):
+        for template in templates:
+            prompt = template.render(family, example)
+            assert prompt is not None
+            yield prompt
+
+
+def test_every_family_is_a_file_and_the_mixture_is_all_but_the_held_out() -> None:
+    assert set(FAMILIES) == FILES
+    assert {part.name for part in mixture().parts} == set(FAMILIES) - HELD_OUT
+    assert len(mixture().parts) >= 30
+    assert len(TEST) == 8
+    assert sum(len(part.templates) for part in mixture().parts) >= 3 * len(mixture().parts)
+
+
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_rows_are_pure_functions_of_their_index_and_render(family: str) -> None:
+    first, again = (generate("train", family, 0, train=40) for _ in range(2))
+    assert [first[i] for i in range(40)] == [again[i] for i in reversed(range(40))][::-1]
+    assert (
+        generate("train", family, 1, train=40)[0] != first[0] or generate("train", family, 1, train=40)[1] != first[1]
+    )
+    shown = list(prompts(family, "train", 40))
+    assert len({prompt.input for prompt in shown}) > len(shown) / 4
+    for prompt in shown:
+        assert prompt.label is not None
+        assert len(set(prompt.choices)) == len(prompt.choices) >= 2
+
+
+@pytest.mark.parametrize("family", sorted(HELD_OUT))
+def test_no_content_is_in_two_splits(family: str) -> None:
+    content = {
+        split: {FAMILIES[family].content(row) for row in Rows(FAMILIES[family], split, seed, 600)}
+        for seed in (0, 1)
+        for split in ("train", "eval")
+    }
+    assert not content["train"] & content["eval"]
+    texts = {split: {prompt.input for prompt in prompts(family, split, 600)} for split in ("train", "eval")}
+    assert not texts["train"] & texts["eval"]
+
+
+@pytest.mark.parametrize("family", sorted(FAMILIES))
+def test_the_right_answer_is_in_no_favourite_place(family: str) -> None:
+    rows = list(Rows(FAMILIES[family], "eval", 0, 400))
+    places = max(len(row["choices"]) if "choices" in row else len(compose_names(family)) for row in rows)
+    first = sum(row["label"] == 0 for row in rows) / len(rows)
+    assert 0.5 / places < first < 1.5 / places + 0.1
+
+
+def compose_names(family: str) -> Any:
+    return compose(f"dataset=mini/{family}").dataset.label.names
+
+
+def test_a_family_without_content_for_a_split_is_our_mistake() -> None:
+    family = Family("always", lambda source: {"text": "the same"}, content=str)
+    found = 0
+    for split in ("train", "eval"):
+        try:
+            assert Rows(family, split, 0, 1)[0] == {"text": "the same"}
+            found += 1
+        except AssertionError as error:
+            assert "has no content for the split" in str(error)
+    assert found <= 1
+    with pytest.raises(IndexError):
+        Rows(family, "train", 0, 1)[1]
+
+
+def test_choices_hold_the_right_one_once() -> None:
+    row = choices(random.Random(0), "a", ["a", "b", "b", "c"], count=3)
+    assert sorted(row["choices"]) == ["a", "b", "c"]
+    assert row["choices"][row["label"]] == "a"
+
+
+def test_an_unknown_family_is_named() -> None:
+    from tfew.errors import UserError
+
+    with pytest.raises(
+        UserError, match=r"Unknown family 'comits' \(dataset.generator.family=\). Did you mean 'commits'"
+    ):
+        generate("train", "comits", 0, train=1)
+
+
+# ---- the leak test
+
+
+def literals(family: str) -> set[str]:
+    """The fixed parts of a family's wordings, of two words and more: what stands between the fields."""
+    parts = [re.split(r"{{.*?}}", prompt["jinja"]) for prompt in compose(f"dataset=mini/{family}").dataset.prompts]
+    return {text.strip() for split in parts for text in split if len(text.split()) >= 2}
+
+
+def label_sets(family: str) -> set[frozenset[str]]:
+    """Answer words of the wordings whose answers are the same for every row."""
+    sets = [frozenset(prompt.choices) for prompt in prompts(family, "train", 3)]
+    return {words for words in sets if sets.count(words) == 3}
+
+
+def scripts() -> set[str]:
+    """Sentences that held-out families are made of, without the names in them."""
+    sentences = [sentence for pair in held_out.SCRIPTS.values() for sentence in pair]
+    sentences += [part for first, second, ends in held_out.STORIES for part in (first, second, *ends)]
+    sentences += [form for forms in held_out.PROBLEMS.values() for form in forms]
+    fragments = {text.strip() for sentence in sentences for text in re.split(r"{\w*}", sentence)}
+    return {text for text in fragments if len(text.split()) >= 3}
+
+
+class Leaks:
+    """What of the held-out families would be a leak, and which of it a text holds."""
+
+    def __init__(self) -> None:
+        fixed = {f" {text} " for family in HELD_OUT for text in literals(family)} | {f" {text} " for text in scripts()}
+        self.fixed = re.compile("|".join(map(re.escape, sorted(fixed))))
+        self.labels = {words for family in HELD_OUT for words in label_sets(family)}
+        tests = [prompt for family in HELD_OUT for prompt in prompts(family, "eval", 2000)]
+        self.inputs = {prompt.input for prompt in tests}
+        rows = [row for family in HELD_OUT for row in Rows(FAMILIES[family], "eval", 0, 2000)]
+        self.utterances = {str(row[key]) for row in rows for key in ("text", "first", "second", "claim") if key in row}
+
+    def found(self, text: str, row: dict[str, Any]) -> list[str]:
+        found = [match.strip() for match in self.fixed.findall(f" {text} ")]
+        found += [text] if text in self.inputs else []
+        return found + [str(row[key]) for key in ("text", "first", "second") if str(row.get(key)) in self.utterances]
+
+
+def scan(leaks: Leaks, count: int) -> list[str]:
+    """Draws prompts of pre-training as training does, and looks for anything held out in inputs, answers and rows."""
+    drawn, source = mixture(), random.Random(0)
+    found: set[str] = set()
+    for _ in range(count):
+        number, row, template = drawn.place(source.randrange(len(drawn)))
+        example = drawn.examples[number][row]
+        prompt = drawn.parts[number].templates[template].render_target(drawn.parts[number].name, example)
+        assert prompt is not None
+        found.update(leaks.found(f"{prompt.input} {prompt.choices[0]}", example.fields))
+    return sorted(found)
+
+
+@pytest.fixture(scope="module")
+def leaks() -> Leaks:
+    return Leaks()
+
+
+def test_no_label_set_of_a_held_out_family_is_one_of_pre_training(leaks: Leaks) -> None:
+    ours = {words for part in mixture().parts for words in label_sets(part.name)}
+    assert {frozenset({"yes", "no"}), frozenset({"same", "different"})} <= ours
+    assert len(leaks.labels) >= 12
+    assert not ours & leaks.labels
+
+
+def test_nothing_held_out_occurs_in_pre_training(leaks: Leaks) -> None:
+    assert len(leaks.fixed.pattern.split("|")) > 100
+    assert len(leaks.utterances) > 10_000
+    assert scan(leaks, FEW) == []
+
+
+def test_the_scan_finds_a_leak(leaks: Leaks) -> None:
+    prompt = next(prompts("commits", "eval", 1))
+    row = Rows(FAMILIES["commits"], "eval", 0, 1)[0]
+    assert leaks.found(prompt.input, {}) != []
+    assert leaks.found("", row) == [row["text"]]
+    assert leaks.found("she said: mary drank from the tap today", {}) == ["drank from the tap"]
+    assert leaks.found("mary is in the park. where is mary?", {"text": "mary is in the park."}) == []
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(
+    os.environ.get("CI") != "true" and "LEAKS" not in os.environ, reason="minutes long: CI=true or LEAKS=1"
+)
+def test_nothing_held_out_occurs_in_a_million_prompts(leaks: Leaks) -> None:
+    assert scan(leaks, MANY) == []
+
+
+# ---- the shipped model
+
+CHECKPOINT = Path(local_path("pkg://mini_t0/checkpoint"))
+
+
+def test_the_shipped_checkpoint_is_small_and_whole() -> None:
+    import torch
+
+    from tfew.backbone import load_model, load_tokenizer
+
+    size = sum(path.stat().st_size for path in CHECKPOINT.glob("*") if path.suffix in (".safetensors", ".json"))
+    assert size <= 6_000_000
+    model = load_model("pkg://mini_t0/checkpoint", "main", torch.float32)
+    assert sum(parameter.numel() for parameter in model.parameters()) <= 3_000_000
+    tokenizer = load_tokenizer("pkg://mini_t0/checkpoint", "main")
+    assert (tokenizer.pad_token_id, tokenizer.eos_token_id) == (0, 1)
+    assert (
+        tokenizer.decode(tokenizer("Größe: 7 × 8?")["input_ids"], skip_special_tokens=True).strip() == "größe: 7 × 8?"
+    )
+    assert len(tokenizer("anna gave the hammer to ben.")["input_ids"]) == 8  # one token a word, the full stop, the end
+
+
+def test_the_vocabulary_is_made_again_the_same(tmp_path: Path) -> None:
+    from scripts.make_mini_t0 import vocabulary_texts
+    from tfew.backbone import load_tokenizer
+    from tfew.mini_t0.tokenizer import learn_tokenizer
+
+    config = compose("+experiment=pretrain_mini_t0")
+    again = learn_tokenizer(vocabulary_texts(config), config.model.arch.vocab_size)
+    shipped = load_tokenizer("pkg://mini_t0/checkpoint", "main")
+    assert again.get_vocab() == shipped.get_vocab()
+
+
+def test_a_registry_is_filled_by_name() -> None:
+    registry = Registry()
+
+    @registry.family()
+    def one(source: random.Random) -> dict[str, Any]:
+        return {"label": 0}
+
+    assert registry.named("one").row is one
