@@ -9,7 +9,8 @@
     python scripts/demo.py demo model=tiny steps=2       what else there is goes to every run
 
 Each run is an ordinary one of tfew.train or tfew.evaluate; finished ones are skipped, so that a comparison that was
-stopped continues. `output=FOLDER` says where tables and figure go.
+stopped continues. `output=FOLDER` says where tables and figure go; a comparison that is not the whole one, with
+`families= seeds=` or other options or after a failure, goes to runs/NAME_part.
 """
 
 import sys
@@ -75,16 +76,21 @@ def main(arguments: Sequence[str]) -> int:
         raise unknown("comparison", " ".join(arguments[:1]), JOBS, "the first argument of scripts/demo.py")
     own, overrides = _options(arguments[1:])
     job = JOBS[arguments[0]]
-    output = Path(local_path(own.get("output", job.output)))
     if "records" in own:
-        _write(job, load_rows(Path(own["records"])), output)
+        _write(job, load_rows(Path(own["records"])), _output(arguments[0], own, whole=True))
         return 0
     planned = _plan(job, own, overrides)
     checked(compose(*planned[0].overrides, config_name=planned[0].command))  # a mistake in all of them is said once
     outcome = run_all(planned, {"train": train, "evaluate": evaluate})
+    whole = all(override.startswith("runs=") for override in overrides) and not outcome.failures
     if outcome.rows:
-        _write(job, outcome.rows, output)
+        _write(job, outcome.rows, _output(arguments[0], own, whole and not {"families", "seeds"} & own.keys()))
     return _say_failures(outcome, overrides)
+
+
+def _output(name: str, own: dict[str, str], whole: bool) -> Path:
+    """`output=`, else the comparison's own folder; one in part, or with other settings, does not take its place."""
+    return Path(local_path(own.get("output", JOBS[name].output if whole else f"runs/{name}_part")))
 
 
 def _options(arguments: Sequence[str]) -> tuple[dict[str, str], list[str]]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from scripts.demo import main
+from scripts.demo import FILES, main
 from tfew.comparison.numbers import Comparison
 from tfew.comparison.rows import Row, as_csv, as_json_lines, load_rows, right_by_row
 from tfew.comparison.runs import Variant, plan, run_all
@@ -29,7 +29,7 @@ def row(variant: str, dataset: str, seed: int, accuracy: float, right: str, **ot
         variant=variant, dataset=dataset, seed=seed, name=f"{variant}-{dataset}-{seed}", model="m", method="some",
         loss="l", accuracy=accuracy, accuracy_by_norm={"token": accuracy, "sum": accuracy - 0.1}, chance=0.25,
         templates=2, right=right, settings=settings, trained_parameters=10, seconds={"train": 1.0, "evaluate": 2.0},
-        git_commit="c" * 40, versions={"torch": "2", "transformers": "5"},
+        git_commit="c" * 40 + "+changes", versions={"torch": "2", "transformers": "5"},
     )  # fmt: skip
     return replace(plain, **others)
 
@@ -126,7 +126,7 @@ def test_text_and_markdown() -> None:
     lines = as_text(accuracy_cells(Comparison(ROWS))).splitlines()
     assert lines[1] == "  a       25.0  50.0  60.0 (20.0)"
     page = report("Title", Comparison(ROWS))
-    assert page.startswith("# Title\n\nMade from 8 runs by commit cccccccccccc, torch 2, transformers 5.")
+    assert page.startswith("# Title\n\nMade from 8 runs by commit cccccccccccc+changes, torch 2, transformers 5.")
     assert "| tuned | some | l | 10 | 4 | 8 | 0.01 | 32 | 4 |" in page
 
 
@@ -221,6 +221,16 @@ def test_a_run_among_others_is_the_run_alone(tmp_path: Path) -> None:
     assert alone.name == outcome.rows[-1].name
     files = [tmp_path / place / alone.name / "predictions.jsonl" for place in ("many", "alone")]
     assert files[0].read_bytes() == files[1].read_bytes()
+
+
+def test_a_comparison_in_part_leaves_the_shipped_tables_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    _without_training(monkeypatch)
+    assert main(["table", *QUICK, "families=commits", "seeds=0"]) == 1
+    assert {path.name for path in (tmp_path / "runs" / "table_part").iterdir()} == set(FILES)
+    assert "5 runs failed" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

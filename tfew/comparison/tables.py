@@ -111,12 +111,18 @@ def _setting_cells(comparison: Comparison) -> Cells:
 
 
 def _code(comparison: Comparison) -> str:
-    commits = _some((row.git_commit or "unknown")[:12] for row in comparison.rows)
+    commits = _some(_short(row.git_commit or "unknown") for row in comparison.rows)
     versions = [
         f"{library} {_some(row.versions.get(library, 'unknown') for row in comparison.rows)}"
         for library in ("torch", "transformers")
     ]
     return f"commit {commits}, {', '.join(versions)}"
+
+
+def _short(commit: str) -> str:
+    """Twelve digits; "+changes" of a working tree that was not clean stays to be seen."""
+    digits, plus, changes = commit.partition("+")
+    return digits[:12] + plus + changes
 
 
 def _some(values: Iterable[object]) -> str:
