@@ -39,7 +39,9 @@ def main(arguments: list[str]) -> Path:
     vocabulary = RUNS / "mini_t0_vocabulary"
     if not vocabulary.is_dir():
         with replacing(vocabulary) as folder:
-            learn_tokenizer(vocabulary_texts(compose(*common)), compose(*common).model.arch.vocab_size).save_pretrained(folder)
+            learn_tokenizer(vocabulary_texts(compose(*common)), compose(*common).model.arch.vocab_size).save_pretrained(
+                folder
+            )
     config = compose(*common, f"model.tokenizer={vocabulary}")
     record = train(config)
     with replacing(output) as folder:

@@ -1,6 +1,5 @@
 """The synthetic world: seeded, held-out families kept out of pre-training, splits apart; and the shipped checkpoint."""
 
-import os
 import random
 import re
 from collections.abc import Iterator
@@ -15,19 +14,22 @@ from tfew.data.dataset import DatasetSpec
 from tfew.data.members import load_mixture
 from tfew.data.mixture import Mixture, MixtureSpec
 from tfew.data.templates import load_templates
+from tfew.errors import UserError
 from tfew.mini_t0 import held_out, validation
-from tfew.mini_t0.family import FAMILIES, Family, Registry, Rows, choices
+from tfew.mini_t0.family import FAMILIES, SPLITS, Family, Registry, Rows, choices, part
 from tfew.mini_t0.world import generate
 from tfew.schema import Prompt
 
-HELD_OUT = {
-    name for name, family in FAMILIES.items() if family.row.__module__ in (held_out.__name__, validation.__name__)
-}
-TEST = {name for name, family in FAMILIES.items() if family.row.__module__ == held_out.__name__}
+TEST, VALIDATION = (
+    {name for name, family in FAMILIES.items() if family.row.__module__ == module.__name__}
+    for module in (held_out, validation)
+)
+HELD_OUT = TEST | VALIDATION
 FILES = {path.stem for path in (CONFIGS / "dataset" / "mini").glob("*.yaml")} - {"base"}
 FEW, MANY = 30_000, 1_000_000  # prompts of pre-training that are scanned; the issue asks for a million
 
 
+@cache
 def spec(family: str) -> DatasetSpec:
     return DatasetSpec.from_config(resolved(compose(f"dataset=mini/{family}").dataset))
 
@@ -61,9 +63,7 @@ def test_every_family_is_a_file_and_the_mixture_is_all_but_the_held_out() -> Non
 def test_rows_are_pure_functions_of_their_index_and_render(family: str) -> None:
     first, again = (generate("train", family, 0, train=40) for _ in range(2))
     assert [first[i] for i in range(40)] == [again[i] for i in reversed(range(40))][::-1]
-    assert (
-        generate("train", family, 1, train=40)[0] != first[0] or generate("train", family, 1, train=40)[1] != first[1]
-    )
+    assert list(generate("train", family, 1, train=40)) != list(first)
     shown = list(prompts(family, "train", 40))
     assert len({prompt.input for prompt in shown}) > len(shown) / 4
     for prompt in shown:
@@ -86,27 +86,21 @@ def test_no_content_is_in_two_splits(family: str) -> None:
 @pytest.mark.parametrize("family", sorted(FAMILIES))
 def test_the_right_answer_is_in_no_favourite_place(family: str) -> None:
     rows = list(Rows(FAMILIES[family], "eval", 0, 400))
-    places = max(len(row["choices"]) if "choices" in row else len(compose_names(family)) for row in rows)
+    declared = spec(family).label
+    assert declared is not None
+    places = max(len(row.get("choices", declared.names)) for row in rows)
     first = sum(row["label"] == 0 for row in rows) / len(rows)
-    assert 0.5 / places < first < 1.5 / places + 0.1
-
-
-def compose_names(family: str) -> Any:
-    return compose(f"dataset=mini/{family}").dataset.label.names
+    assert abs(first - 1 / places) < 0.12
 
 
 def test_a_family_without_content_for_a_split_is_our_mistake() -> None:
     family = Family("always", lambda source: {"text": "the same"}, content=str)
-    found = 0
-    for split in ("train", "eval"):
-        try:
-            assert Rows(family, split, 0, 1)[0] == {"text": "the same"}
-            found += 1
-        except AssertionError as error:
-            assert "has no content for the split" in str(error)
-    assert found <= 1
+    (here,) = (split for split, eighths in SPLITS.items() if part(family, {"text": "the same"}) in eighths)
+    assert Rows(family, here, 0, 1)[0] == {"text": "the same"}
+    with pytest.raises(AssertionError, match="has no content for the split"):
+        Rows(family, next(split for split in SPLITS if split != here), 0, 1)[0]
     with pytest.raises(IndexError):
-        Rows(family, "train", 0, 1)[1]
+        Rows(family, here, 0, 1)[1]
 
 
 def test_choices_hold_the_right_one_once() -> None:
@@ -116,11 +110,7 @@ def test_choices_hold_the_right_one_once() -> None:
 
 
 def test_an_unknown_family_is_named() -> None:
-    from tfew.errors import UserError
-
-    with pytest.raises(
-        UserError, match=r"Unknown family 'comits' \(dataset.generator.family=\). Did you mean 'commits'"
-    ):
+    with pytest.raises(UserError, match=r"Unknown family 'comits' \(dataset.generator.family=\). Did you mean 'comm"):
         generate("train", "comits", 0, train=1)
 
 
@@ -129,7 +119,7 @@ def test_an_unknown_family_is_named() -> None:
 
 def literals(family: str) -> set[str]:
     """The fixed parts of a family's wordings, of two words and more: what stands between the fields."""
-    parts = [re.split(r"{{.*?}}", prompt["jinja"]) for prompt in compose(f"dataset=mini/{family}").dataset.prompts]
+    parts = [re.split(r"{{.*?}}", prompt["jinja"]) for prompt in spec(family).prompts]
     return {text.strip() for split in parts for text in split if len(text.split()) >= 2}
 
 
@@ -207,9 +197,6 @@ def test_the_scan_finds_a_leak(leaks: Leaks) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(
-    os.environ.get("CI") != "true" and "LEAKS" not in os.environ, reason="minutes long: CI=true or LEAKS=1"
-)
 def test_nothing_held_out_occurs_in_a_million_prompts(leaks: Leaks) -> None:
     assert scan(leaks, MANY) == []
 
@@ -230,10 +217,9 @@ def test_the_shipped_checkpoint_is_small_and_whole() -> None:
     assert sum(parameter.numel() for parameter in model.parameters()) <= 3_000_000
     tokenizer = load_tokenizer("pkg://mini_t0/checkpoint", "main")
     assert (tokenizer.pad_token_id, tokenizer.eos_token_id) == (0, 1)
-    assert (
-        tokenizer.decode(tokenizer("Größe: 7 × 8?")["input_ids"], skip_special_tokens=True).strip() == "größe: 7 × 8?"
-    )
-    assert len(tokenizer("anna gave the hammer to ben.")["input_ids"]) == 8  # one token a word, the full stop, the end
+    ids = tokenizer("Größe: 7 × 8?")["input_ids"]
+    assert tokenizer.decode(ids, skip_special_tokens=True).strip() == "größe: 7 × 8?"
+    assert len(tokenizer("anna gave the hammer to ben.")["input_ids"]) == 8  # a token a word, the full stop, the end
 
 
 def test_the_vocabulary_is_made_again_the_same(tmp_path: Path) -> None:
