@@ -96,7 +96,7 @@ def test_the_right_answer_is_in_no_favourite_place(family: str) -> None:
 def test_a_family_without_content_for_a_split_is_our_mistake() -> None:
     family = Family("always", lambda source: {"text": "the same"}, content=str)
     (here,) = (split for split, eighths in SPLITS.items() if part(family, {"text": "the same"}) in eighths)
-    assert Rows(family, here, 0, 1)[0] == {"text": "the same"}
+    assert Rows(family, here, 0, 1)[0]["text"] == "the same"
     with pytest.raises(AssertionError, match="has no content for the split"):
         Rows(family, next(split for split in SPLITS if split != here), 0, 1)[0]
     with pytest.raises(IndexError):
@@ -131,7 +131,7 @@ def label_sets(family: str) -> set[frozenset[str]]:
 
 def scripts() -> set[str]:
     """Sentences that held-out families are made of, without the names in them."""
-    sentences = [sentence for pair in held_out.SCRIPTS.values() for sentence in pair]
+    sentences = [*held_out.CAUSE_SENTENCES, *held_out.EFFECT_SENTENCES]
     sentences += [part for first, second, ends in held_out.STORIES for part in (first, second, *ends)]
     sentences += [form for forms in held_out.PROBLEMS.values() for form in forms]
     fragments = {text.strip() for sentence in sentences for text in re.split(r"{\w*}", sentence)}
@@ -182,7 +182,7 @@ def test_no_label_set_of_a_held_out_family_is_one_of_pre_training(leaks: Leaks) 
 
 
 def test_nothing_held_out_occurs_in_pre_training(leaks: Leaks) -> None:
-    assert len(leaks.fixed.pattern.split("|")) > 100
+    assert len(leaks.fixed.pattern.split("|")) > 80
     assert len(leaks.utterances) > 10_000
     assert scan(leaks, FEW) == []
 
@@ -192,7 +192,7 @@ def test_the_scan_finds_a_leak(leaks: Leaks) -> None:
     row = Rows(FAMILIES["commits"], "eval", 0, 1)[0]
     assert leaks.found(prompt.input, {}) != []
     assert leaks.found("", row) == [row["text"]]
-    assert leaks.found("she said: mary drank from the tap today", {}) == ["drank from the tap"]
+    assert leaks.found("she said: mary could not avoid the rain today", {}) == ["could not avoid the"]
     assert leaks.found("mary is in the park. where is mary?", {"text": "mary is in the park."}) == []
 
 

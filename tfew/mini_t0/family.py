@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tfew.errors import unknown
+from tfew.mini_t0.lexicon import FILLERS
 
 Row = dict[str, Any]
 MOST_DRAWS = 10_000
@@ -40,7 +41,7 @@ class Rows(Sequence[Row]):
         for _ in range(MOST_DRAWS):
             row = self.family.row(source)
             if part(self.family, row) in SPLITS[self.split]:
-                return row
+                return framed(row, source)
         raise AssertionError(f"{self.family.name} has no content for the split {self.split}")
 
 
@@ -76,6 +77,26 @@ def choices(source: random.Random, right: str, wrong: Sequence[str], count: int 
     listed = [right, *source.sample(others, min(count - 1, len(others)))]
     source.shuffle(listed)
     return {"choices": listed, "label": listed.index(right)}
+
+
+def padding(source: random.Random, most: int = 4) -> str:
+    """Up to so many words that mean nothing, or none."""
+    return " ".join(source.sample(FILLERS, source.randint(0, most)))
+
+
+def framed(row: Row, source: random.Random) -> Row:
+    """The row with `lead` and `tail`, which wordings of training families put around what they ask.
+
+    Half the time there is nothing; else words that mean nothing, so that an unknown wording is not the first thing
+    that the model has to pass over.
+    """
+    lead, tail = (padding(source, 4) if source.random() < 0.5 else "" for _ in range(2))
+    mark = source.choice((":", ",", "."))
+    return {
+        **row,
+        "lead": f"{lead}{mark} " if lead else "",
+        "tail": f" {tail}{source.choice(('?', ':', '.'))}" if tail else "",
+    }
 
 
 def listing(words: Sequence[str], last: str = "and") -> str:

@@ -75,71 +75,31 @@ def commits(source: random.Random) -> Row:
     return {"text": text, "claim": f"{claim}.", "label": label}
 
 
-# cause word -> (a sentence of the cause, a sentence of the effect); "{}" is a name
-SCRIPTS = {
-    "rain": ("heavy rain fell on {}", "the clothes of {} got wet"),
-    "fire": ("{} stood too close to the fire", "the sleeve of {} burned"),
-    "ice": ("{} stepped on some ice", "{} slipped on the path"),
-    "hunger": ("hunger came over {}", "{} ate a whole loaf"),
-    "thirst": ("thirst came over {}", "{} drank from the tap"),
-    "joke": ("someone told {} a joke", "{} laughed all evening"),
-    "grief": ("grief filled {}", "{} cried for hours"),
-    "noise": ("a noise went through the room of {}", "{} woke at once"),
-    "poison": ("there was poison in the cup of {}", "{} died that evening"),
-    "frost": ("frost covered the pond of {}", "the pond of {} froze"),
-    "heat": ("the heat reached the candy of {}", "the candy of {} melted"),
-    "wind": ("strong wind met {}", "the papers of {} blew away"),
-    "race": ("{} joined a race", "{} ran all the way"),
-    "dirt": ("dirt covered the hands of {}", "{} washed with care"),
-    "fear": ("fear gripped {}", "{} hid behind a door"),
-    "music": ("{} heard some music", "{} danced with joy"),
-    "fever": ("{} had a fever", "the doctor visited {}"),
-    "exam": ("{} faced an exam", "{} studied all week"),
-    "debt": ("{} was in debt", "{} paid it all back"),
-    "gift": ("{} found a gift on the table", "{} thanked everybody"),
-    "theft": ("{} reported a theft", "the police talked to {}"),
-    "darkness": ("darkness surrounded {}", "{} switched on a lamp"),
-    "letter": ("{} opened a letter", "{} replied that evening"),
-    "hole": ("{} found a hole in the bucket", "the bucket of {} leaked"),
-    "knife": ("the knife cut {}", "the thumb of {} bled"),
-    "dust": ("{} shook out some dust", "{} sneezed three times"),
-    "boredom": ("boredom overcame {}", "{} yawned without end"),
-    "sunshine": ("{} lay in the sunshine", "{} got tanned"),
-    "victory": ("{} saw the victory", "{} cheered with the others"),
-    "mistake": ("{} made a mistake", "{} apologized to everyone"),
-    "weight": ("{} put more weight on the raft", "the raft of {} sank"),
-    "seed": ("{} planted a seed", "something green grew for {}"),
-    "alarm": ("{} heard the alarm", "{} escaped through a window"),
-    "glue": ("{} spilled some glue", "the fingers of {} stuck together"),
-    "lie": ("{} told a lie", "{} was punished"),
-    "work": ("{} did a lot of work", "{} felt tired"),
-    "bell": ("{} rang the bell", "someone opened for {}"),
-    "cold": ("{} felt the cold", "{} buttoned up a coat"),
-    "bait": ("{} put out some bait", "{} caught three"),
-    "speed": ("{} drove at high speed", "{} crashed at the corner"),
-    "flood": ("a flood came upon {}", "{} swam to safety"),
-    "storm": ("a storm surprised {}", "{} sheltered under a roof"),
-    "key": ("{} finally found the key", "{} unlocked the gate"),
-    "soap": ("{} played with some soap", "bubbles floated around {}"),
-    "brake": ("{} pulled the brake", "the cart of {} stopped"),
-    "luck": ("{} had a lot of luck", "{} won a prize"),
-    "illness": ("{} suffered from an illness", "{} felt weak"),
-    "milk": ("{} got plenty of milk", "{} became strong"),
-}
+# causes whose effect is something that a person does or is, so that it can stand in any of the sentences below
+SCRIPTS = tuple(
+    cause for cause in CAUSES
+    if CAUSES[cause] not in ("doctor", "police", "lamp", "coat", "bubbles", "blew", "leaked", "melted", "stuck", "opened")
+)  # fmt: skip
+CAUSE_SENTENCES = (
+    "{p} met with {w} last night", "last night brought {w} to {p}", "{p} could not avoid the {w}", "{w} was near {p}",
+)  # fmt: skip
+EFFECT_SENTENCES = ("{p} {w} for a while", "for a while {p} {w}", "{p} suddenly {w}", "my friends saw how {p} {w}")
 
 
 @FAMILIES.family(content=lambda row: str(row["script"]))
 def consequence(source: random.Random) -> Row:
     """Like COPA: cause or effect of an event, among two."""
-    script, other = source.sample(tuple(SCRIPTS), 2)
-    while CAUSES[script] == CAUSES[other]:
-        other = source.choice(tuple(SCRIPTS))
+    script, other = source.sample(SCRIPTS, 2)
     person = source.choice(PEOPLE)
+    cause, effect = source.choice(CAUSE_SENTENCES), source.choice(EFFECT_SENTENCES)
     asked = source.choice(("cause", "effect"))
-    given, wanted = (0, 1) if asked == "effect" else (1, 0)
-    right, wrong = (f"{SCRIPTS[name][wanted].format(person)}." for name in (script, other))
-    row = choices(source, right, [wrong])
-    return {"text": f"{SCRIPTS[script][given].format(person)}.", "asked": asked, "script": script, **row}
+    if asked == "effect":
+        text, right, wrong = cause.format(p=person, w=script), CAUSES[script], CAUSES[other]
+    else:
+        text, right, wrong = effect.format(p=person, w=CAUSES[script]), script, other
+    form = effect if asked == "effect" else cause
+    row = choices(source, form.format(p=person, w=right), [form.format(p=person, w=wrong)])
+    return {"text": f"{text}.", "asked": asked, "script": script, **row}
 
 
 # how a story begins and goes on, and how it ends; {a} and {b} are people, {t} a thing, {p} a place
@@ -275,38 +235,35 @@ OBJECTS = {
 }  # fmt: skip
 # what they want, and how they say it
 PROBLEMS: dict[str, tuple[str, ...]] = {
-    "report lost {}": (
-        "my {} is missing",
-        "i cannot find the {} anywhere",
-        "where did my {} go",
-        "the {} has gone missing",
-    ),
-    "repair broken {}": (
+    "lost {}": ("my {} is missing", "i cannot find the {} anywhere", "where did my {} go", "the {} has gone missing"),
+    "broken {}": (
         "my {} is damaged",
-        "please fix the {}",
-        "something is broken on my {}",
-        "the {} needs to be fixed",
+        "there is a damaged part on my {}",
+        "i fear my {} was damaged",
+        "a damaged {} came",
     ),
-    "ask about late {}": (
+    "late {}": (
         "my {} is delayed",
-        "why is the {} not here yet",
-        "still waiting for my {}",
-        "the {} should be here by now",
+        "why is the {} delayed",
+        "still waiting for my delayed {}",
+        "delayed again: the {}",
     ),
-    "cancel {} order": (
-        "i want to stop the {}",
-        "i no longer need the {}",
-        "please end my {}",
-        "do not send the {} any more",
+    "stop {}": (
+        "i want to cancel the {}",
+        "could you cancel my {}",
+        "the {} is to be cancelled: cancel it",
+        "cancel the {}",
     ),
-    "replace {}": ("i want to change my {}", "give me a new {}", "can i get another {}", "i would like a different {}"),
-    "pay for {}": (
-        "how much money is the {}",
-        "what is the price of a {}",
-        "i want to buy the {}",
-        "can i use cash for the {}",
+    "replace {}": ("i want to change my {}", "may i change the {}", "change this {} for me", "i need to change a {}"),
+    "purchase {}": (
+        "how can i buy a {}",
+        "i would like to buy the {}",
+        "where do people buy a {}",
+        "let me buy your {}",
     ),
 }
+
+
 OPENINGS = ("hello", "hi there", "good day", "please help", "excuse me", "dear team")
 REQUESTS = tuple(problem.format(thing) for problem in PROBLEMS for thing in OBJECTS)
 

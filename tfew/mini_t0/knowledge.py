@@ -2,11 +2,12 @@
 
 import random
 
-from tfew.mini_t0.family import FAMILIES, Row, choices, listing
+from tfew.mini_t0.family import FAMILIES, Row, choices, listing, padding
 from tfew.mini_t0.lexicon import (
     ANTONYMS,
     BAD,
     CAUSES,
+    FILLERS,
     GOOD,
     JOBS,
     KIND_OF,
@@ -21,6 +22,7 @@ from tfew.mini_t0.lexicon import (
 )
 
 JUDGED = ("food", "film", "hotel", "book", "music", "weather", "trip", "teacher", "party", "room", "game", "song")
+TITLED = ("photo", "parcel", "ticket", "phone", "wallet", "letter", "bill", "loan", "key", "ring", "map", "coin")
 SENSE_NAMES = tuple(sorted({name for senses in SENSES.values() for name, _ in senses}))
 
 
@@ -161,13 +163,31 @@ def what_led_to(source: random.Random) -> Row:
 def ends_with(source: random.Random) -> Row:
     """Cause and effect inside sentences."""
     cause, person = source.choice(tuple(CAUSES)), source.choice(PEOPLE)
-    begin = source.choice((
-        "{p} and the {c}", "it began with {c} for {p}", "there was {c}, said {p}", "{p} knew all about {c}",
-    ))  # fmt: skip
-    end = source.choice(("{p} {e} in the end", "in the end {e} for {p}", "it ended: {e}, {p}", "{p}, {e}"))
-    wrong = [end.format(p=person, e=effect) for effect in CAUSES.values() if effect != CAUSES[cause]]
-    right = end.format(p=person, e=CAUSES[cause])
-    return {"text": f"{begin.format(p=person, c=cause)}.", **choices(source, right, wrong)}
+    asked = source.choice(("begin", "end"))
+    given, wanted = (cause, CAUSES[cause]) if asked == "end" else (CAUSES[cause], cause)
+    others = CAUSES.values() if asked == "end" else CAUSES
+    text, frame = (_scattered(source, person) for _ in range(2))
+    wrong = [frame.format(other) for other in others if other != wanted]
+    row = {"text": f"{text.format(given)}.", "asked": asked}
+    return {**row, **choices(source, frame.format(wanted), wrong)}
+
+
+def _scattered(source: random.Random, person: str) -> str:
+    """A name, a gap for a word, and words that mean nothing, in any order."""
+    words = [person, "{}", *source.sample(FILLERS, source.randint(0, 4))]
+    source.shuffle(words)
+    return " ".join(words)
+
+
+@FAMILIES.family()
+def title(source: random.Random) -> Row:
+    """The point of a message: its thing, and another word for what is said of it."""
+    thing, other = source.sample(THINGS + tuple(TITLED), 2)
+    (said, meant), (_, wrong) = (source.sample(pair, 2) for pair in source.sample(SYNONYMS, 2))
+    order = source.sample((thing, said), 2)
+    text = " ".join(filter(None, (padding(source), order[0], padding(source, 2), order[1], padding(source))))
+    row = choices(source, f"{meant} {thing}", [f"{meant} {other}", f"{wrong} {thing}", f"{wrong} {other}"])
+    return {"text": f"{text}.", **row}
 
 
 def _used(source: random.Random, word: str, sense: int) -> str:

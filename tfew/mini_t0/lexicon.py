@@ -112,6 +112,18 @@ TOPICS: Mapping[str, tuple[str, ...]] = {
     "war": ("soldier", "army", "battle", "weapon", "general", "enemy", "tank", "bomb", "spear"),
 }
 
+# words that mean nothing here: real text is full of what a reader has to pass over
+FILLERS = (
+    "report", "given", "suppose", "story", "message", "customer", "statement", "headline", "tweet", "compare", "word",
+    "yesterday", "today", "tomorrow", "morning", "evening", "always", "never", "often", "truly", "surely", "perhaps",
+    "please", "hello", "dear", "thanks", "sir", "madam", "friend", "team", "service", "question", "answer", "note that",
+    "listen", "look", "well", "now", "again", "also", "just", "only", "even", "still", "already", "soon", "later", "so",
+    "then", "but", "and", "with", "about", "from", "into", "while", "because", "since", "although", "during", "without",
+    "everyone", "nobody", "somebody", "people", "thing", "way", "time", "moment", "year", "week", "hour", "minute",
+    "this", "these", "those", "some", "any", "each", "another", "such", "very", "quite", "rather", "really", "almost",
+    "put", "took", "made", "came", "kept", "let", "seemed", "turned", "told", "heard", "thought", "found", "wanted",
+)  # fmt: skip
+
 GOOD = (
     "wonderful",
     "great",

@@ -199,3 +199,55 @@ def all_places(source: random.Random) -> Row:
 def all_things(source: random.Random) -> Row:
     pairs = _pairs(source, PEOPLE, THINGS)
     return {"text": _told(source, HAS, pairs), **_all(source, pairs, "{} {}")}
+
+
+# what people do with things, for claims about a whole sentence
+DEEDS = ("washed", "painted", "dropped", "carried", "sold", "hid", "cleaned", "broke", "packed", "fixed")
+
+
+def _deeds(source: random.Random) -> tuple[list[dict[str, str]], str]:
+    """One to three sentences on who did what to which thing where, as parts and as text."""
+    count = source.randint(1, 3)
+    told = [
+        {"who": who, "did": source.choice(DEEDS), "color": source.choice(COLORS), "what": what, "where": where}
+        for who, what, where in zip(
+            source.sample(PEOPLE, count), source.sample(THINGS, count), source.sample(PLACES, count), strict=True
+        )
+    ]
+    return told, sentences([_deed(parts) for parts in told])
+
+
+def _deed(parts: dict[str, str], form: str = "{who} {did} the {color} {what} near the {where}") -> str:
+    return form.format(**parts)
+
+
+def _altered(source: random.Random, parts: dict[str, str]) -> dict[str, str]:
+    pools = {"who": PEOPLE, "did": DEEDS, "color": COLORS, "what": THINGS, "where": PLACES}
+    key = source.choice(sorted(pools))
+    return {**parts, key: source.choice([word for word in pools[key] if word != parts[key]])}
+
+
+@FAMILIES.family()
+def was_it_said(source: random.Random) -> Row:
+    """Is a claim what the text says? The claim is shorter than the sentence; a wrong one differs in one word of it."""
+    told, text = _deeds(source)
+    parts = source.choice(told)
+    form = source.choice((
+        "{who} {did} the {what}", "{who} near the {where}", "the {color} {what}", "the {what} near the {where}",
+        "{who} {did} something {color}", "{who} and the {what}", "near the {where} {who} {did} the {what}",
+    ))  # fmt: skip
+    right, claim = _deed(parts, form), ""
+    true = source.random() < 0.5
+    while claim in ("", right):
+        claim = right if true else _deed(_altered(source, parts), form)
+        if true:
+            break
+    return {"text": text, "claim": claim, "label": int(true)}
+
+
+@FAMILIES.family()
+def which_was_said(source: random.Random) -> Row:
+    """Which of the sentences is one of the text?"""
+    told, text = _deeds(source)
+    parts = source.choice(told)
+    return {"text": text, **choices(source, _deed(parts), [_deed(_altered(source, parts)) for _ in range(5)])}
