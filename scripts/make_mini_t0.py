@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from tfew.adapters_io import load_weights
 from tfew.backbone import check_head, load_model, load_tokenizer, random_model
 from tfew.config import compose, local_path, resolved
+from tfew.costs import training_flops
 from tfew.data.members import load_mixture
 from tfew.data.mixture import MixtureSpec
 from tfew.mini_t0.tokenizer import learn_tokenizer
@@ -81,8 +82,65 @@ def _save(config: Any, record: RunRecord, vocabulary: Path, folder: Path) -> Non
     shutil.copy(RUNS / record.name / "result.json", folder / "pretraining.json")
 
 
+CARD = """# mini-T0
+
+A T5 v1.1 of {parameters:,} parameters ({layers}, width {width}, vocabulary of {vocabulary:,} byte-level pieces), made from
+nothing by `make mini_t0`: to a small synthetic world what T0 is to English. It exists so that everything in this project
+runs offline in minutes. Weights in bfloat16, `model.safetensors`; the run's record is `pretraining.json`.
+
+| | |
+|---|---|
+| data | {prompts:,} prompts drawn from {families} training families (`configs/dataset/mini_mixture.yaml`), no example twice |
+| training | {steps:,} steps of {batch}, L_LM alone, Adafactor {lr:g} with linear decay, seed {seed}; {minutes:.0f} minutes on two CPU cores |
+| tokens | {tokens} |
+| code | commit {commit}, torch {torch}, transformers {transformers} |
+
+## What it can do
+
+Zero-shot, few-shot and every other result on the held-out families, with seeds and spread: `TABLE.md` and
+`records.jsonl` beside this file (`make mini_t0_table`). Training families, ranked on rows that were not trained on
+({rows} a family, every wording):
+
+| family | accuracy | chance |
+|---|---:|---:|
+{accuracies}
+
+## What it cannot do
+
+English. It knows about eleven hundred lower-case words and what the generators in `tfew/mini_t0` say with them; other
+words are pieces without meaning to it. It reads texts of up to about fifty tokens and answers in a few words. Numbers
+beyond five, negation and anything that takes two steps of thought (whether a word means the same in two sentences) it
+has not learnt. It says nothing about how methods compare on real models: it shows that the path works.
+"""  # noqa: E501
+
+
 def _card(config: Any, record: RunRecord) -> str:
-    return ""
+    members = record.metrics["members"]
+    accuracies = [
+        f"| {name} | {100 * member['accuracy']:.1f} | {100 * member['chance']:.1f} |"
+        for name, member in {**members, "mean": record.metrics}.items()
+    ]
+    tokens = record.flops["training"] / training_flops(record.parameters["total"], 1, encoder_decoder=True)
+    arch = config.model.arch
+    return CARD.format(
+        parameters=record.parameters["total"],
+        layers=f"{arch.num_layers} encoder and {arch.num_decoder_layers} decoder layers",
+        width=arch.d_model,
+        vocabulary=arch.vocab_size,
+        prompts=config.steps * config.batch_size,
+        families=len(members),
+        steps=config.steps,
+        batch=config.batch_size,
+        lr=config.optimizer.lr,
+        seed=config.seed,
+        minutes=record.seconds["train"] / 60,
+        tokens=f"{tokens / 1e6:.1f} million, of inputs and answers",
+        commit=record.git_commit or "unknown",
+        torch=record.versions["torch"],
+        transformers=record.versions["transformers"],
+        rows=config.eval_rows,
+        accuracies="\n".join(accuracies),
+    )
 
 
 if __name__ == "__main__":

@@ -315,7 +315,7 @@ def test_rows_of_a_lazy_source_are_made_when_they_are_drawn(monkeypatch: pytest.
     task = train_task(config)
     assert task.rows == 3_000_000
     assert len(rows.asked) <= 4
-    assert task.prompts[2_999_999][0].choices == ("annoyed",)
+    assert task.prompts[2_999_999][0].choices == ("an unhappy customer",)
     assert rows.asked[-1] == 999_999
 
 

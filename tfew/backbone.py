@@ -8,7 +8,8 @@ output always, and before 5.15 T5 has no SDPA. So the version, the head and the 
 import json
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from tfew.errors import UserError, some
 
 log = logging.getLogger(__name__)
 OLDEST_TRANSFORMERS = (5, 15)
+INITS = ("t5", "look_up")
 LIKE_LOGIT, POSITION_LOGIT = 5.0, 4.0  # attention to a token's like, and spread over distances, of random weights
 ROWS_MULTIPLE = 128  # T5's embeddings are padded to it: 32,100 pieces, 32,128 rows
 
@@ -51,10 +53,24 @@ def load_model(path: str, revision: str, dtype: torch.dtype) -> nn.Module:
     check_transformers_version()
     kind = AutoModelForSeq2SeqLM if is_encoder_decoder(path, revision) else AutoModelForCausalLM
     options = {"dtype": dtype, "output_loading_info": True, "ignore_mismatched_sizes": True}  # _check_keys refuses them
-    model, report = _from_pretrained(kind, path, revision, "model.path", **options)
+    with _without_notes_on_tying():
+        model, report = _from_pretrained(kind, path, revision, "model.path", **options)
     _check_keys(path, report)
     check_head(model, path)
     return model
+
+
+@contextmanager
+def _without_notes_on_tying() -> Iterator[None]:
+    """transformers notes at every load of such a T5 that its head is not tied, which `check_head` sees to."""
+    level = transformers.logging.get_verbosity()
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers.logging.set_verbosity(level)
+        transformers.logging.enable_progress_bar()
 
 
 def random_model(arch: Mapping[str, Any], rows: int) -> nn.Module:
@@ -74,39 +90,39 @@ def shape_of(arch: Mapping[str, Any]) -> nn.Module:
 def _t5(arch: Mapping[str, Any], rows: int) -> nn.Module:
     arguments = {**arch, "vocab_size": max(arch["vocab_size"], -(-rows // ROWS_MULTIPLE) * ROWS_MULTIPLE)}
     del arguments["init_seed"]
+    look_up = arguments.pop("init", INITS[0]) == INITS[1]
     model = transformers.T5ForConditionalGeneration(transformers.T5Config(decoder_start_token_id=0, **arguments))
     give_own_head(model)
-    _prepare_to_learn(model)
+    if look_up:
+        _start_looking_up(model)
     return model
 
 
-def _prepare_to_learn(model: nn.Module) -> None:
+def _start_looking_up(model: nn.Module) -> None:
     """Starting values with which a small T5 learns to look things up in minutes, which T5's own take hours for.
 
     Queries start equal to keys, so that a token looks for its like (Trockman and Kolter 2023, "Mimetic initialization
     of self-attention layers"); position biases start wide, so that each head looks a way of its own: from T5's narrow
-    start they need thousands of steps to matter.
+    start they need thousands of steps to matter. The output head starts as the scaled embeddings: to say a word that
+    was shown is then one thing to learn for all words together.
     """
     config: Any = model.config
-    for module in model.modules():
-        if isinstance(module, T5Attention):
-            with torch.no_grad():
-                module.q.weight.normal_(std=(LIKE_LOGIT / (config.d_model * config.d_kv)) ** 0.5)
-                module.k.weight.copy_(module.q.weight)
-                if module.has_relative_attention_bias:
-                    module.relative_attention_bias.weight.normal_(std=POSITION_LOGIT)
+    with torch.no_grad():
+        model.lm_head.weight.copy_(model.get_input_embeddings().weight * config.d_model**-0.5)  # type: ignore[operator, union-attr]
+        for module in model.modules():
+            if not isinstance(module, T5Attention):
+                continue
+            module.q.weight.normal_(std=(LIKE_LOGIT / (config.d_model * config.d_kv)) ** 0.5)
+            module.k.weight.copy_(module.q.weight)
+            if module.has_relative_attention_bias:
+                module.relative_attention_bias.weight.normal_(std=POSITION_LOGIT)
 
 
 def give_own_head(model: nn.Module) -> None:
-    """Unties `lm_head` from the embeddings: a T5 built from a config is tied whatever the config says.
-
-    It starts as the embeddings, scaled: a model trained from scratch then says a word that it was shown by saying its
-    embedding, which is one thing to learn for all words together.
-    """
+    """Unties `lm_head` from the embeddings: a T5 built from a config is tied whatever the config says."""
     config: Any = model.config
     model.lm_head = nn.Linear(config.d_model, config.vocab_size, bias=False)
-    with torch.no_grad():
-        model.lm_head.weight.copy_(model.get_input_embeddings().weight * config.d_model**-0.5)  # type: ignore[operator]
+    nn.init.normal_(model.lm_head.weight, std=config.d_model**-0.5)
     config.tie_word_embeddings = False
 
 

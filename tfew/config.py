@@ -20,6 +20,7 @@ CHOICES = {
     "templates.use": ("original", "all", "single"),
     "templates.eval": ("each", "random"),
     "score.norm": ("token", "sum"),
+    "model.arch.init": ("t5", "look_up"),
     "model.dtype": ("auto", "bfloat16", "float32"),
     "fidelity.loss_mean": ("step", "micro_batch"),
     "trainer.accelerator": ("auto", "cpu", "gpu"),
@@ -39,7 +40,7 @@ AT_LEAST = {
     "eval_seed": 0,
     "eval_rows": 1,
 }
-MAY_BE_NULL = ("micro_batch_size", "eval_rows", "shots")
+MAY_BE_NULL = ("model.arch.init", "micro_batch_size", "eval_rows", "shots")
 POSITIVE = ("clip_norm", "optimizer.lr")
 NOT_NEGATIVE = ("loss.lm", "loss.ul", "loss.ln", "fidelity.unlikely_epsilon", "optimizer.weight_decay")
 FLAGS = ("trainer.autocast", "resume", "overwrite", "json", "fidelity.autocast", "fidelity.limit_train_templates")
@@ -93,7 +94,8 @@ def local_path(path: str) -> str:
 
 def _check_values(config: DictConfig) -> None:
     for key, good in CHOICES.items():
-        if (value := OmegaConf.select(config, key)) not in good:
+        value = OmegaConf.select(config, key)
+        if value not in good and not (value is None and key in MAY_BE_NULL):
             raise unknown("value", value, good, f"{key}=")
     for key, least in AT_LEAST.items():
         value = OmegaConf.select(config, key)
