@@ -87,10 +87,10 @@ def padding(source: random.Random, most: int = 4) -> str:
 def framed(row: Row, source: random.Random) -> Row:
     """The row with `lead` and `tail`, which wordings of training families put around what they ask.
 
-    Half the time there is nothing; else words that mean nothing, so that an unknown wording is not the first thing
+    Mostly there is nothing; else words that mean nothing, so that an unknown wording is not the first thing
     that the model has to pass over.
     """
-    lead, tail = (padding(source, 4) if source.random() < 0.5 else "" for _ in range(2))
+    lead, tail = (padding(source, 4) if source.random() < 0.3 else "" for _ in range(2))
     mark = source.choice((":", ",", "."))
     return {
         **row,
