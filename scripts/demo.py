@@ -34,12 +34,12 @@ from tfew.train import train
 
 SEEDS = (0, 1, 32, 42, 1024)  # the paper's
 FAMILIES = ("entails", "commits", "consequence", "ending", "blank", "same_sense", "request", "complaint")
-DEMO_FAMILIES = ("commits", "ending", "complaint")
+DEMO_FAMILIES = ("consequence", "blank", "complaint")
 
 ZERO_SHOT = Variant("zero-shot", command="evaluate", seeded=False)
 IA3 = Variant("(IA)³")
 # settings that were chosen, like those of configs/experiment/mini_few_shot.yaml, on the validation families
-FULL = Variant("full fine-tuning", ("method=full", "steps=200", "optimizer.lr=1e-3"))
+FULL = Variant("full fine-tuning", ("method=full", "steps=100", "optimizer.lr=3e-4"))
 LOSSES = tuple(
     Variant(name, (f"loss={loss}",))
     for name, loss in (("(IA)³ L_LM", "lm"), ("(IA)³ + L_UL", "lm_ul"), ("(IA)³ + L_LN", "lm_ln"))

@@ -50,7 +50,7 @@ PATHS = ("runs", "run_dir", "data_dir", *ADAPTERS, *MODEL_FILES)
 
 # settings that change where and how fast a run goes, not what comes out
 NOT_IDENTITY = ("runs", "run_dir", "resume", "overwrite", "logger", "workers")
-ADAPTER_HASHES = "adapter_sha256"  # beside the settings in config.yaml: which weights init_adapter and adapter were
+WEIGHT_HASHES = "weights_sha256"  # beside the settings in config.yaml: which weights adapters and shipped models were
 
 
 def compose(*overrides: str, config_name: str = "train") -> DictConfig:
@@ -179,14 +179,21 @@ def identity(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def resolved_with_hashes(config: DictConfig) -> dict[str, Any]:
-    """The resolved settings, and the hash of any adapter they name: its path alone does not say what is in it."""
+    """The resolved settings, and the hash of any adapter they name: its path alone does not say what is in it.
+
+    Nor does that of a model in this package, which the next version may bring anew.
+    """
     hashes = {}
+    if (config.model.path or "").startswith(IN_PACKAGE):
+        shipped = Path(local_path(config.model.path)) / "model.safetensors"
+        if shipped.is_file():
+            hashes["model.path"] = hashlib.sha256(shipped.read_bytes()).hexdigest()
     for key in ADAPTERS:
         folder = OmegaConf.select(config, key)
         weights = sorted(Path(folder).glob("adapter*.safetensors")) if folder is not None else []
         if weights:
             hashes[key] = hashlib.sha256(weights[0].read_bytes()).hexdigest()
-    return {**resolved(config), **({ADAPTER_HASHES: hashes} if hashes else {})}
+    return {**resolved(config), **({WEIGHT_HASHES: hashes} if hashes else {})}
 
 
 def resolved(config: DictConfig) -> dict[str, Any]:

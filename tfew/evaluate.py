@@ -8,7 +8,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from tfew.adapters_io import adapter_description
 from tfew.cli import command, overridden
-from tfew.config import ADAPTER_HASHES, checked, run_name, run_path
+from tfew.config import WEIGHT_HASHES, checked, run_name, run_path
 from tfew.errors import UserError
 from tfew.records import ZERO_SHOT, RunRecord, load_record
 from tfew.report import finish
@@ -68,7 +68,7 @@ def with_run_settings(config: DictConfig, overrides: list[str]) -> DictConfig:
     saved = finished_settings(folder)
     if saved is None:
         return config
-    saved.pop(ADAPTER_HASHES, None)
+    saved.pop(WEIGHT_HASHES, None)
     merged = OmegaConf.create({**saved, "init_adapter": None})
     for key in ("runs", "run_dir", "resume", "overwrite"):  # of that run, not of this one
         merged[key] = config[key]
