@@ -1,7 +1,10 @@
 """The synthetic world: seeded, held-out families kept out of pre-training, splits apart; and the shipped checkpoint."""
 
+import os
 import random
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -69,6 +72,22 @@ def test_rows_are_pure_functions_of_their_index_and_render(family: str) -> None:
     for prompt in shown:
         assert prompt.label is not None
         assert len(set(prompt.choices)) == len(prompt.choices) >= 2
+
+
+def test_rows_are_the_same_in_every_process() -> None:
+    code = (
+        "import hashlib; from tfew.mini_t0.world import generate; from tfew.mini_t0.family import FAMILIES;"
+        "rows = [row for name in sorted(FAMILIES) for row in generate('train', name, 0, train=50)];"
+        "print(hashlib.sha256(repr(rows).encode()).hexdigest())"
+    )
+    digests = {
+        subprocess.run(
+            [sys.executable, "-c", code],
+            env={**os.environ, "PYTHONHASHSEED": seed}, capture_output=True, text=True, check=True,
+        ).stdout
+        for seed in ("1", "2")
+    }  # fmt: skip
+    assert len(digests) == 1, "the order of a set, which changes from process to process, reached the rows"
 
 
 @pytest.mark.parametrize("family", sorted(HELD_OUT))

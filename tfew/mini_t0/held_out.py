@@ -13,6 +13,7 @@ from tfew.mini_t0.lexicon import (
     COLORS,
     GOOD,
     KIND_OF,
+    KINDS,
     PEOPLE,
     PLACES,
     PORTABLE,
@@ -33,7 +34,7 @@ def entails(source: random.Random) -> Row:
     verb = source.choice(("handed", "passed", "offered"))
     text = f"yesterday at the {there} {giver} {verb} a {thing} to {receiver} while {other} watched."
     away = source.choice([place for place in PLACES if place != there])
-    wrong_kind = source.choice([kind for kind in set(KIND_OF.values()) if kind != KIND_OF[thing]])
+    wrong_kind = source.choice([kind for kind in KINDS if kind != KIND_OF[thing]])
     follows = source.random() < 0.5
     if follows:
         claim = source.choice((
