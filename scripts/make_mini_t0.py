@@ -91,14 +91,14 @@ runs offline in minutes. Weights in bfloat16, `model.safetensors`; the run's rec
 | | |
 |---|---|
 | data | {prompts:,} prompts drawn from {families} training families (`configs/dataset/mini_mixture.yaml`), no example twice |
-| training | {steps:,} steps of {batch}, L_LM alone, Adafactor {lr:g} with linear decay, seed {seed}; {minutes:.0f} minutes on two CPU cores |
+| training | {steps:,} steps of {batch}, L_LM alone, Adafactor {lr:g} with linear decay, seed {seed}; {minutes:.0f} minutes on a CPU |
 | tokens | {tokens} |
 | code | commit {commit}, torch {torch}, transformers {transformers} |
 
 ## What it can do
 
 Zero-shot, few-shot and every other result on the held-out families, with seeds and spread: `TABLE.md` and
-`records.jsonl` beside this file (`make mini_t0_table`). Training families, ranked on rows that were not trained on
+`records.jsonl` beside this file (`make demo_full`, `make mini_t0_table`). Training families, ranked on rows that were not trained on
 ({rows} a family, every wording):
 
 | family | accuracy | chance |
