@@ -224,12 +224,10 @@ def was_it_said(source: random.Random) -> Row:
         "{who} {did} the {what}", "{who} near the {where}", "the {color} {what}", "the {what} near the {where}",
         "{who} {did} something {color}", "{who} and the {what}", "near the {where} {who} {did} the {what}",
     ))  # fmt: skip
-    right, claim = _deed(parts, form), ""
+    claim = right = _deed(parts, form)
     true = source.random() < 0.5
-    while claim in ("", right):
-        claim = right if true else _deed(_altered(source, parts), form)
-        if true:
-            break
+    while not true and claim == right:  # the word that was altered may not stand in the claim
+        claim = _deed(_altered(source, parts), form)
     return {"text": text, "claim": claim, "label": int(true)}
 
 

@@ -5,7 +5,6 @@ same vocabulary.
 """
 
 from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 SPECIAL = {"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}  # ids 0, 1, 2, as T5 has them
@@ -31,7 +30,3 @@ def learn_tokenizer(texts: Iterable[str], size: int) -> Any:
         single="$A </s>", special_tokens=[("</s>", tokenizer.token_to_id("</s>"))]
     )
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **SPECIAL)
-
-
-def save_tokenizer(tokenizer: Any, folder: Path) -> None:
-    tokenizer.save_pretrained(folder)
