@@ -119,6 +119,11 @@ def build_device(config: DictConfig) -> torch.device:
     return torch.device("cuda" if wanted in ("auto", "gpu") and torch.cuda.is_available() else "cpu")
 
 
+def memory_bytes(config: DictConfig) -> float | None:
+    """`memory_gb=` in bytes; None: as much as there is."""
+    return None if config.memory_gb is None else 1e9 * config.memory_gb
+
+
 def base_of(config: DictConfig) -> dict[str, Any]:
     """What an adapter says of the model that it belongs to; no paths of this machine, since adapters travel."""
     return {"name": model_name(config), "path": hub_id(config.model.path)}

@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ CHOICES = {
     "model.dtype": ("auto", "bfloat16", "float32"),
     "fidelity.loss_mean": ("step", "micro_batch"),
     "trainer.accelerator": ("auto", "cpu", "gpu"),
+    "engine": ("fast", "plain"),
 }
 AT_LEAST = {
     "shots": 1,
@@ -40,8 +42,8 @@ AT_LEAST = {
     "eval_seed": 0,
     "eval_rows": 1,
 }
-MAY_BE_NULL = ("model.arch.init", "micro_batch_size", "eval_rows", "shots")
-POSITIVE = ("clip_norm", "optimizer.lr")
+MAY_BE_NULL = ("model.arch.init", "micro_batch_size", "eval_rows", "shots", "memory_gb")
+POSITIVE = ("clip_norm", "optimizer.lr", "memory_gb")
 NOT_NEGATIVE = ("loss.lm", "loss.ul", "loss.ln", "fidelity.unlikely_epsilon", "optimizer.weight_decay")
 FLAGS = ("trainer.autocast", "resume", "overwrite", "json", "fidelity.autocast", "fidelity.limit_train_templates")
 ADAPTERS = ("init_adapter", "adapter")
@@ -49,7 +51,7 @@ MODEL_FILES = ("model.path", "model.tokenizer")
 PATHS = ("runs", "run_dir", "data_dir", *ADAPTERS, *MODEL_FILES)
 
 # settings that change where and how fast a run goes, not what comes out
-NOT_IDENTITY = ("runs", "run_dir", "resume", "overwrite", "logger", "workers")
+NOT_IDENTITY = ("runs", "run_dir", "resume", "overwrite", "logger", "workers", "engine", "memory_gb")
 WEIGHT_HASHES = "weights_sha256"  # beside the settings in config.yaml: which weights adapters and shipped models were
 
 
@@ -102,7 +104,8 @@ def _check_values(config: DictConfig) -> None:
         if not (value is None and key in MAY_BE_NULL) and not _is_number(value, int, least):
             raise UserError(f"{key}={value} is not a whole number of at least {least}.")
     for key in POSITIVE:
-        if not _is_number(value := OmegaConf.select(config, key), float, 0) or value == 0:
+        value = OmegaConf.select(config, key)
+        if not (value is None and key in MAY_BE_NULL) and (not _is_number(value, float, 0) or value == 0):
             raise UserError(f"{key}={value} is not a number above 0.")
     for key in NOT_NEGATIVE:
         if not _is_number(value := OmegaConf.select(config, key), float, 0):
@@ -154,10 +157,17 @@ def run_name(config: DictConfig, method: str | None = None) -> str:
 def model_name(config: DictConfig) -> str:
     """`model=`'s name, or where `model.path` says another checkpoint than it, that one's last name part."""
     name, path = str(config.model.name), config.model.path
-    known = (CONFIGS / "model" / f"{name}.yaml").is_file()
-    if path is None or (known and compose(f"model={name}").model.path == path):
+    if path is None or _known_path(name) == path:
         return name
     return Path(path).name
+
+
+@cache
+def _known_path(name: str) -> str | None:
+    """`model.path` of a file in configs/model."""
+    if not (CONFIGS / "model" / f"{name}.yaml").is_file():
+        return None
+    return str(compose(f"model={name}").model.path)
 
 
 def run_path(config: DictConfig, name: str) -> Path:

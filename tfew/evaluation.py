@@ -10,14 +10,14 @@ from omegaconf import DictConfig
 from torch import nn
 from tqdm import tqdm
 
-from tfew.build import uses_autocast
+from tfew.build import memory_bytes, uses_autocast
 from tfew.data.loader import Encoder, collate
 from tfew.methods.base import Method
 from tfew.ranking.metrics import summarise, summarise_members
 from tfew.ranking.rank import rank_classify
 from tfew.records import write_atomically
 from tfew.run_folder import PREDICTIONS_FILE
-from tfew.scoring import scoring_mode, token_logprob
+from tfew.scoring import scoring_mode, token_logprob_within
 from tfew.task import Task
 
 
@@ -51,7 +51,7 @@ def evaluate_model(
     mixed = torch.autocast(device.type, torch.bfloat16, enabled=uses_autocast(config, device, method))
     with scoring_mode(model), mixed:
         ranked = rank_classify(
-            lambda batch: token_logprob(model, batch),
+            lambda batch: token_logprob_within(model, batch, config.engine, memory_bytes(config)),
             (collate(batch, encoder.pad_id) for batch in progress),
             [prompts[position] for position in order],
             config.score.norm,

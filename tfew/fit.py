@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from tfew.build import make_optimizer, uses_autocast
+from tfew.build import make_optimizer, memory_bytes, uses_autocast
 from tfew.config import resolved
 from tfew.data.loader import DrawnPrompts, Encoder, FewShotData, collate
 from tfew.errors import UserError
@@ -61,6 +61,8 @@ def fit(config: DictConfig, method: Method, model: nn.Module, encoder: Encoder, 
         micro_batch_size=config.micro_batch_size,
         unlikely_epsilon=config.fidelity.unlikely_epsilon,
         loss_mean=config.fidelity.loss_mean,
+        engine=config.engine,
+        memory_bytes=memory_bytes(config),
     )
     data = FewShotData(
         task.prompts,

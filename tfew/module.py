@@ -1,6 +1,7 @@
 """Training: one call of `training_step` is one optimiser step, exactly as in the official recipe."""
 
 import hashlib
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -10,10 +11,13 @@ from torch import nn
 
 from tfew.errors import UserError
 from tfew.losses import Counts, LossWeights, counts, loss_terms
+from tfew.memory import OUT_OF_MEMORY, kept_within, too_little
 from tfew.methods.base import adapter_parameters
 from tfew.optim import clip_gradients, linear_decay_with_warmup
 from tfew.schema import Batch
 from tfew.scoring import token_logprob
+
+log = logging.getLogger(__name__)
 
 
 class FewShotModule(pl.LightningModule):
@@ -35,6 +39,8 @@ class FewShotModule(pl.LightningModule):
         micro_batch_size: int | None = None,
         unlikely_epsilon: float = 0.01,
         loss_mean: str = "step",
+        engine: str = "fast",
+        memory_bytes: float | None = None,
     ) -> None:
         super().__init__()
         self.automatic_optimization = False
@@ -44,8 +50,11 @@ class FewShotModule(pl.LightningModule):
         self.weights = weights
         self.steps, self.warmup_ratio, self.clip_norm, self.seed = steps, warmup_ratio, clip_norm, seed
         self.micro_batch_size = micro_batch_size
+        self.memory_bytes = memory_bytes
+        self.parts = 1  # that an example's choices are computed in
         self.unlikely_epsilon = unlikely_epsilon
         self.loss_mean = loss_mean
+        self.engine = engine
         self.tokens_seen = 0  # input tokens and tokens of all choices: what the FLOPs formula counts
 
     def configure_optimizers(self) -> Any:
@@ -56,8 +65,7 @@ class FewShotModule(pl.LightningModule):
         step = self.global_step
         torch.manual_seed(_step_seed(self.seed, step))  # dropout is a function of (seed, step): resume is exact
         optimizer: Any = self.optimizers()
-        optimizer.zero_grad()
-        terms = self._backward(batch)
+        terms = self._gradients(batch, optimizer)
         grad_norm = clip_gradients(self._trained(), self.clip_norm)
         values = {name: value.item() for name, value in {**terms, "grad_norm": grad_norm}.items()}
         _check_finite(values, step)
@@ -69,6 +77,37 @@ class FewShotModule(pl.LightningModule):
         for name, value in values.items():
             self.log(name, value, prog_bar=name.endswith("loss"), on_step=True, batch_size=len(batch))
 
+    def _gradients(self, batch: Batch, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
+        """The step's gradients and loss terms; where memory does not suffice, again in smaller pieces."""
+        while True:
+            optimizer.zero_grad()
+            try:
+                return self._backward(batch)
+            except OUT_OF_MEMORY as error:
+                self._halve(batch, error)
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            torch.manual_seed(_step_seed(self.seed, self.global_step))
+
+    def _halve(self, batch: Batch, error: RuntimeError) -> None:
+        """Halves the micro-batch, or splits the choices further; for the rest of the run, and said each time."""
+        examples = min(self.micro_batch_size or len(batch), len(batch))
+        choices = int(batch.choice_mask.any(-1).sum(-1).max())
+        if self.loss_mean == "micro_batch":  # its numbers depend on the size of a micro-batch: the user's to say
+            raise error
+        if examples == 1 and self.parts >= choices:
+            raise too_little(self.memory_bytes, "one choice of one example in training") from error
+        if examples > 1:
+            self.micro_batch_size = (examples + 1) // 2
+        else:
+            self.parts = min(2 * self.parts, choices)
+        where = "in parts" if self.parts > 1 else "at once"
+        log.info(
+            f"Note: step {self.global_step} needs more memory than there is"
+            f"{'' if self.memory_bytes is None else f' in memory_gb={self.memory_bytes / 1e9:g}'}; from here on"
+            f" {self.micro_batch_size or examples} examples are computed at a time, their choices {where}."
+        )
+
     def _backward(self, batch: Batch) -> dict[str, torch.Tensor]:
         """Gradients of the whole step, micro-batch by micro-batch; returns the step's loss terms."""
         micro_batches = batch.split(self.micro_batch_size or len(batch))
@@ -76,7 +115,11 @@ class FewShotModule(pl.LightningModule):
         totals: dict[str, torch.Tensor] = {}
         for micro in micro_batches:
             total, share = self._denominators(micro, step_counts, len(micro_batches))
-            terms = self.terms(micro, total)
+            with kept_within(self.memory_bytes, self.model):
+                if self.parts > 1 and self.memory_bytes is not None:  # what is computed again later is not kept now
+                    token_logprob(self.model, micro.by_choices(self.parts)[0], self.engine)
+            with kept_within(self.memory_bytes, self.model):
+                terms = self.terms(micro, total)
             self.manual_backward(terms["loss"] * share)
             for name, value in terms.items():
                 totals[name] = totals.get(name, 0) + value.detach() * share
@@ -84,7 +127,7 @@ class FewShotModule(pl.LightningModule):
 
     def terms(self, batch: Batch, total: Counts) -> dict[str, torch.Tensor]:
         """The loss terms of these examples, as shares of a step with these total counts."""
-        logprob = token_logprob(self.model, batch)
+        logprob = token_logprob(self.model, batch, self.engine, self.parts)
         return loss_terms(logprob, batch, self.weights, total, self.unlikely_epsilon)
 
     def _denominators(self, micro: Batch, step_counts: Counts, micro_batches: int) -> tuple[Counts, float]:
@@ -99,9 +142,11 @@ class FewShotModule(pl.LightningModule):
         trained = {f"model.{name}" for name in adapter_parameters(self.model)}
         checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in trained}
         checkpoint["tokens_seen"] = self.tokens_seen
+        checkpoint["pieces"] = (self.micro_batch_size, self.parts)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.tokens_seen = checkpoint["tokens_seen"]
+        self.micro_batch_size, self.parts = checkpoint.get("pieces", (self.micro_batch_size, self.parts))
 
 
 def _step_seed(seed: int, step: int) -> int:

@@ -7,7 +7,7 @@ N choices that are present (not padding) in a batch.
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -66,6 +66,14 @@ class Batch:
         return [
             Batch(**{f.name: getattr(self, f.name)[start : start + size] for f in fields(self)})
             for start in range(0, len(self), size)
+        ]
+
+    def by_choices(self, parts: int) -> list[Batch]:
+        """At most so many batches of the same examples, each with some of the choices, in order."""
+        size = -(-self.choice_ids.shape[1] // parts)
+        return [
+            replace(self, choice_ids=ids_BCT, choice_mask=mask_BCT)
+            for ids_BCT, mask_BCT in zip(self.choice_ids.split(size, 1), self.choice_mask.split(size, 1), strict=True)
         ]
 
 

@@ -2,9 +2,14 @@
 
 Training losses, rank classification and everything later start from `token_logprob_BCT`: the log-probability of
 each token of each answer choice, given the input. Float32, 0 where there is no token.
+
+Two engines give the same numbers. "plain" is the official recipe and the reference: the encoder once an example, its
+output repeated for each choice, everything padded. "fast" (`tfew.engine`) computes what choices share once and nothing
+for padding; where a model or a method does not fit it, "plain" does the work.
 """
 
-from collections.abc import Iterator
+import logging
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -13,11 +18,52 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from transformers.modeling_outputs import BaseModelOutput
 
+from tfew.engine import causal, t5
+from tfew.engine.parts import in_parts
+from tfew.memory import halves, joined, scoring_bytes, too_little
 from tfew.schema import Batch
 
+log = logging.getLogger(__name__)
+ENGINES = ("fast", "plain")
 
-def token_logprob(model: nn.Module, batch: Batch) -> Tensor:
-    """`token_logprob_BCT`; only choices that are present are computed, and `eos` is a token like any other."""
+
+def token_logprob(model: nn.Module, batch: Batch, engine: str = ENGINES[0], parts: int = 1) -> Tensor:
+    """`token_logprob_BCT`; only choices that are present are computed, and `eos` is a token like any other.
+
+    With `parts` above 1 choices are computed in so many parts, and in training each a second time for its backward
+    pass: less memory for more time.
+    """
+    if engine not in ENGINES:
+        raise ValueError(f"engine {engine!r} is neither 'fast' nor 'plain'")
+    score: Callable[[nn.Module, Batch], Tensor] = plain_token_logprob
+    if engine == "fast":
+        config: Any = model.config
+        if config.is_encoder_decoder and t5.supports(model):
+            return t5.token_logprob(model, batch, parts)
+        if not config.is_encoder_decoder and causal.supports(model, plain_token_logprob):
+            score = causal.token_logprob
+    if parts == 1:
+        return score(model, batch)
+    return in_parts(lambda part: score(model, part), batch, parts)
+
+
+def token_logprob_within(model: nn.Module, batch: Batch, engine: str, limit_bytes: float | None) -> Tensor:
+    """`token_logprob` without gradients, in halves where memory does not suffice; raises UserError where none does."""
+    if limit_bytes is None or scoring_bytes(model, batch, engine) <= limit_bytes:
+        try:
+            return token_logprob(model, batch, engine)
+        except torch.OutOfMemoryError:  # what it held is free only when this block is left
+            log.info(f"Note: the device has too little memory for {len(batch)} prompts at once; halves are scored.")
+        torch.cuda.empty_cache()
+    parts = halves(batch)
+    if parts is None:
+        raise too_little(limit_bytes, "one choice of one prompt")
+    first, second = (token_logprob_within(model, part, engine, limit_bytes) for part in parts)
+    return joined((first, second), batch)
+
+
+def plain_token_logprob(model: nn.Module, batch: Batch) -> Tensor:
+    """`token_logprob` in the obvious way."""
     config: Any = model.config
     example_N, choice_N = batch.choice_mask.any(-1).nonzero(as_tuple=True)
     target_NT = batch.choice_ids[example_N, choice_N]

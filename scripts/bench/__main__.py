@@ -1,0 +1,174 @@
+"""Measures ours against what users would otherwise run: `make bench`, or
+
+    python -m scripts.bench             everything: about half an hour on two cores
+    python -m scripts.bench quick       fewer sizes, two rounds
+    python -m scripts.bench memory NAME CHOICES     one training step in a fresh process; prints bytes above the weights
+
+Contenders take turns within each round, so that a machine that is busy for a while is busy for all. Tables go to
+scripts/bench/RESULTS.md, the figure beside it.
+"""
+
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from scripts.bench.contenders import (
+    CONTENDERS,
+    make_optimizer,
+    prepared,
+    score,
+    training_step,
+)  # fmt: skip
+from scripts.bench.limit import matmul_flops_per_second, useful_flops
+from scripts.bench.report import write_report
+from scripts.bench.rival import harness
+from scripts.bench.workload import Workload, encode, make_encoder, make_model, make_prompts
+from tfew.data.loader import collate
+from tfew.engine.prefixes import prefixes
+
+CPU = torch.device("cpu")
+EXAMPLES = {2: 32, 4: 32, 20: 16, 77: 16}
+TRAINED = 8  # examples of a training step, as in the recipe
+HARNESS = "lm-eval"
+AGREE = 1e-3  # a contender whose scores differ by more measures something else
+
+
+@dataclass
+class Case:
+    """`seconds` of each round by contender; `share`: of the matrix-product rate, ours, by round."""
+
+    what: str
+    shape: str
+    workload: Workload
+    seconds: dict[str, list[float]] = field(default_factory=dict)
+    share: list[float] = field(default_factory=list)
+
+    def median(self, name: str) -> float:
+        return statistics.median(self.seconds[name])
+
+    def ratio(self, name: str) -> tuple[float, float, float]:
+        """Lowest, median and highest of "NAME's seconds / ours" over the rounds."""
+        ratios = sorted(other / mine for other, mine in zip(self.seconds[name], self.seconds["ours"], strict=True))
+        return ratios[0], statistics.median(ratios), ratios[-1]
+
+
+def cases(quick: bool) -> list[tuple[Case, tuple[str, ...]]]:
+    """What is measured, and by whom: rivals that are slow only at the middle length."""
+    found: list[tuple[Case, tuple[str, ...]]] = []
+    for choices in EXAMPLES:
+        for length in (128,) if quick else (64, 128, 256):
+            workload = Workload(choices, length, False, EXAMPLES[choices])
+            rivals: tuple[str, ...] = ("official", "peft", HARNESS) if length == 128 else ("official",)
+            found.append((Case("scoring", "small", workload), rivals))
+        found.append((Case("scoring", "small", Workload(choices, 128, True, EXAMPLES[choices])), ("official",)))
+        training = Case("training step", "small", Workload(choices, 128, False, TRAINED))
+        found.append((training, ("official", "peft") if choices < 77 else ("official",)))
+    for choices in (2,) if quick else (2, 20):
+        found.append((Case("scoring", "base", Workload(choices, 128, False, 16)), ("official",)))
+        found.append((Case("scoring", "base", Workload(choices, 128, True, 16)), ("official",)))
+        found.append((Case("training step", "base", Workload(choices, 128, False, TRAINED)), ("official",)))
+    return found
+
+
+def main(arguments: Sequence[str]) -> None:
+    if arguments[:1] == ["memory"]:
+        print(training_bytes(arguments[1], int(arguments[2])))
+        return
+    quick = arguments[:1] == ["quick"]
+    rounds = 2 if quick else 5
+    started = time.time()
+    encoder = make_encoder()
+    measured = []
+    with harness(make_model("small"), encoder.tokenizer) as rival:
+        for case, rivals in tqdm(cases(quick), desc="Cases", unit="case"):
+            prompts = make_prompts(case.workload, encoder)
+            items = encode(prompts, encoder)
+            calls: dict[str, Callable[[], float]] = {}
+            for name in (*rivals, "ours"):
+                if name == HARNESS:
+                    calls[name] = partial(rival.seconds, prompts)
+                else:
+                    calls[name] = _timed(case, name, items, encoder.pad_id)
+            flops = useful_flops(
+                case.shape, [len(item.input_ids) for item in items], len(prefixes(collate(items, 0)).depth_M)
+            ) * (2 if case.what == "training step" else 1)
+            for call in calls.values():
+                call()  # the first time is not counted
+            for _ in range(rounds):
+                rate = matmul_flops_per_second(CPU, torch.float32)
+                for name, call in calls.items():
+                    case.seconds.setdefault(name, []).append(call())
+                case.share.append(flops / case.seconds["ours"][-1] / rate)
+            measured.append(case)
+    memory = {
+        (name, choices): int(subprocess.run([sys.executable, "-m", "scripts.bench", "memory", name, str(choices)],
+                                            check=True, capture_output=True, text=True).stdout)
+        for choices in (2, 4, 20) for name in CONTENDERS
+    }  # fmt: skip
+    write_report(measured, memory, starts(3 if quick else 5), rounds, time.time() - started)
+
+
+def _timed(case: Case, name: str, items: list, pad_id: int) -> Callable[[], float]:
+    model = prepared(name, case.shape)
+    optimizer = make_optimizer(model)
+    batch = collate(items, pad_id)
+
+    def call() -> float:
+        started = time.perf_counter()
+        if case.what == "scoring":
+            score(name, model, items, pad_id)
+        else:
+            training_step(name, model, batch, optimizer)
+        return time.perf_counter() - started
+
+    return call
+
+
+def training_bytes(name: str, choices: int) -> int:
+    """Peak of the process's memory during a training step, less what it had before: the model is loaded then."""
+    encoder = make_encoder()
+    batch = collate(encode(make_prompts(Workload(choices, 128, False, TRAINED), encoder), encoder), encoder.pad_id)
+    model = prepared(name, "small")
+    optimizer = make_optimizer(model)
+    small = collate(encode(make_prompts(Workload(2, 8, True, 1), encoder), encoder), encoder.pad_id)
+    training_step(name, model, small, optimizer)  # what a first step allocates once
+    before = _resident_bytes()
+    training_step(name, model, batch, optimizer)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
+
+
+def _resident_bytes() -> int:
+    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+    return pages * resource.getpagesize()
+
+
+def starts(rounds: int) -> dict[str, list[float]]:
+    """Seconds from the command to the first step of a run on the embedded model, and of the bare imports alone."""
+    import tempfile
+
+    imports = [sys.executable, "-c", "import torch, transformers, pytorch_lightning"]
+    seconds: dict[str, list[float]] = {"imports": [], "first step": []}
+    for _ in range(rounds):
+        started = time.time()
+        subprocess.run(imports, check=True, capture_output=True)
+        seconds["imports"].append(time.time() - started)
+        with tempfile.TemporaryDirectory() as folder:
+            started = time.time()
+            train = [sys.executable, "-m", "tfew.train", "+experiment=demo", "steps=1", "eval_rows=1", f"runs={folder}"]
+            subprocess.run(train, check=True, capture_output=True)
+            (metrics,) = Path(folder).glob("*/metrics.csv")
+            seconds["first step"].append(metrics.stat().st_mtime - started)
+    return seconds
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,0 +1,92 @@
+"""The ways of scoring and training that are measured against each other, each as its users would write it.
+
+official    the recipe of the authors' code: the encoder once, its output repeated for every choice, batches padded and
+            in the order of the data; attention by SDPA, which the authors did not have
+peft        HF peft's (IA)³ and a loop over the choices, each with its whole input
+ours        tfew's engine; evaluation in batches of like length
+
+lm-evaluation-harness has an environment of its own: `scripts/bench/harness.py`.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from scripts.bench.workload import make_model
+from tfew.build import make_method
+from tfew.config import compose, resolved
+from tfew.data.loader import Encoded, collate
+from tfew.losses import LossWeights, counts, loss_terms
+from tfew.methods.base import adapter_parameters, attach
+from tfew.schema import Batch
+from tfew.scoring import rank_scores, scoring_mode, token_logprob
+
+BATCH = 16  # examples scored at a time
+Logprob = Callable[[nn.Module, Batch], Tensor]
+
+
+def official(model: nn.Module, batch: Batch) -> Tensor:
+    return token_logprob(model, batch, "plain")
+
+
+def ours(model: nn.Module, batch: Batch) -> Tensor:
+    return token_logprob(model, batch, "fast")
+
+
+def peft(model: Any, batch: Batch) -> Tensor:
+    """One call of the model for each choice's place, absent ones left out."""
+    logprob_CBT = []
+    for c in range(batch.choice_ids.shape[1]):
+        target_BT, mask_BT = batch.choice_ids[:, c], batch.choice_mask[:, c]
+        labels_BT = target_BT.masked_fill(~mask_BT, -100)
+        logits = model(input_ids=batch.input_ids, attention_mask=batch.input_mask.long(), labels=labels_BT).logits
+        logprob = logits.log_softmax(-1).gather(-1, target_BT[..., None])[..., 0]
+        logprob_CBT.append(logprob * mask_BT)
+    return torch.stack(logprob_CBT, dim=1)
+
+
+CONTENDERS: dict[str, Logprob] = {"official": official, "peft": peft, "ours": ours}
+
+
+def prepared(name: str, shape: str) -> nn.Module:
+    """The model with (IA)³ as this contender attaches it; weights are seeded, so all score alike."""
+    model: Any = make_model(shape)
+    if name != "peft":
+        attach(make_method(resolved(compose("method=ia3").method)), model)
+        return model
+    from peft import IA3Config, get_peft_model
+
+    config = IA3Config(task_type="SEQ_2_SEQ_LM", target_modules=["k", "v", "wo"], feedforward_modules=["wo"])
+    return get_peft_model(model, config)
+
+
+def batches(name: str, items: Sequence[Encoded], pad_id: int) -> Iterator[Batch]:
+    if name == "ours":
+        items = sorted(items, key=lambda item: -len(item.input_ids))
+    for start in range(0, len(items), BATCH):
+        yield collate(items[start : start + BATCH], pad_id)
+
+
+def score(name: str, model: nn.Module, items: Sequence[Encoded], pad_id: int) -> list[list[float]]:
+    with scoring_mode(model):
+        return [
+            scores
+            for batch in batches(name, items, pad_id)
+            for scores in rank_scores(CONTENDERS[name](model, batch), batch.choice_mask, "token").tolist()
+        ]
+
+
+def training_step(name: str, model: nn.Module, batch: Batch, optimizer: torch.optim.Optimizer) -> float:
+    model.train()
+    optimizer.zero_grad()
+    terms = loss_terms(CONTENDERS[name](model, batch), batch, LossWeights(1, 1, 1), counts(batch), 0.01)
+    terms["loss"].backward()
+    torch.nn.utils.clip_grad_norm_(list(adapter_parameters(model).values()), 1.0)
+    optimizer.step()
+    return terms["loss"].item()
+
+
+def make_optimizer(model: nn.Module) -> torch.optim.Optimizer:
+    return torch.optim.AdamW(adapter_parameters(model).values(), lr=3e-3)

@@ -1,0 +1,127 @@
+"""The measurements as RESULTS.md and results.png."""
+
+import datetime
+import platform
+import statistics
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+import transformers
+
+from tfew.records import write_atomically
+
+if TYPE_CHECKING:
+    from scripts.bench.__main__ import Case
+
+RESULTS, FIGURE = (Path(__file__).with_name(name) for name in ("RESULTS.md", "results.png"))
+SECTIONS = {
+    "scoring": "Scoring: seconds, and how many times faster ours is (lowest to highest of the rounds)",
+    "training step": "A training step of 8 examples, all three losses",
+}
+
+
+def write_report(
+    cases: "Sequence[Case]",
+    memory: Mapping[tuple[str, int], int],
+    starts: Mapping[str, Sequence[float]],
+    rounds: int,
+    seconds: float,
+) -> None:
+    parts = [
+        "# Benchmark\n",
+        f"`make bench`, {datetime.date.today()}, {seconds / 60:.0f} minutes, {rounds} rounds in which all took turns."
+        f" {_machine()}; torch {torch.__version__}, transformers {transformers.__version__}, float32.\n",
+        "official: the recipe of the authors' code (encoder once, its output repeated for each choice; padded; in the"
+        " order of the data) under SDPA. peft: HF peft's (IA)³ and a loop over choices. lm-eval: lm-evaluation-harness"
+        " 0.4.13 in its own environment. ours: `engine=fast`. Lengths are uneven (a quarter to seven quarters of the"
+        " mean) where it does not say each. Share: useful operations (no padding, nothing twice) over the rate of"
+        " a large matrix product in the same round.\n",
+    ]
+    for what, title in SECTIONS.items():
+        parts += [f"## {title}\n", _table([case for case in cases if case.what == what])]
+    parts += ["## Peak memory of a training step above the loaded model, small shape, 128 tokens\n", _memory(memory)]
+    first, imports = (statistics.median(starts[key]) for key in ("first step", "imports"))
+    parts += [
+        "## Start\n",
+        f"`tfew.train` on the embedded default: {first:.1f} s from the command to the end of its first step; the bare"
+        f" imports of torch, transformers and Lightning {imports:.1f} s; {first - imports:.1f} s more.\n",
+        f"![ours against the others]({FIGURE.name})\n",
+    ]
+    write_atomically(RESULTS, "\n".join(parts))
+    _draw(cases)
+    print(f"\n{RESULTS.read_text(encoding='utf-8')}\nwritten to {RESULTS} and {FIGURE}")
+
+
+def _machine() -> str:
+    model = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        names = [line.partition(":")[2].strip() for line in info.read_text().splitlines() if "model name" in line]
+        model = names[0] if names else model
+    return f"{model}, {torch.get_num_threads()} threads"
+
+
+def _table(cases: "Sequence[Case]") -> str:
+    rivals = list(dict.fromkeys(name for case in cases for name in case.seconds if name != "ours"))
+    lines = [
+        f"| shape | workload | ours, s | {' | '.join(f'{name}, s | ours is faster' for name in rivals)} | share |",
+        f"|---|---|---:|{'---:|---:|' * len(rivals)}---:|",
+    ]
+    for case in cases:
+        cells = []
+        for name in rivals:
+            if name not in case.seconds:
+                cells += ["", ""]
+                continue
+            low, middle, high = case.ratio(name)
+            cells += [f"{case.median(name):.3f}", f"**{middle:.2f}x** ({low:.2f} to {high:.2f})"]
+        share = statistics.median(case.share)
+        lines.append(
+            f"| {case.shape} | {case.workload} | {case.median('ours'):.3f} | {' | '.join(cells)} | {share:.0%} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def _memory(memory: Mapping[tuple[str, int], int]) -> str:
+    names = list(dict.fromkeys(name for name, _ in memory))
+    lines = [f"| choices | {' | '.join(f'{name}, MB' for name in names)} | ours / official |",
+             f"|---:|{'---:|' * len(names)}---:|"]  # fmt: skip
+    for choices in dict.fromkeys(choices for _, choices in memory):
+        cells = " | ".join(f"{memory[name, choices] / 1e6:.0f}" for name in names)
+        lines.append(f"| {choices} | {cells} | {memory['ours', choices] / memory['official', choices]:.2f} |")
+    return "\n".join(lines) + "\n"
+
+
+def _draw(cases: "Sequence[Case]") -> None:
+    """How many times faster ours is against the number of choices, and against the length of inputs."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(11, 4.2), layout="constrained")
+    panels = figure.subplots(1, 3)
+    small = [case for case in cases if case.shape == "small" and not case.workload.even]
+    for panel, what in zip(panels[:2], SECTIONS, strict=True):
+        chosen = [case for case in small if case.what == what and case.workload.length == 128]
+        for name in dict.fromkeys(name for case in chosen for name in case.seconds if name != "ours"):
+            points = [(case.workload.choices, case.ratio(name)) for case in chosen if name in case.seconds]
+            x, ratios = zip(*points, strict=True)
+            middle = [ratio[1] for ratio in ratios]
+            spread = [[r[1] - r[0] for r in ratios], [r[2] - r[1] for r in ratios]]
+            panel.errorbar(x, middle, yerr=spread, marker="o", capsize=3, label=name)
+        panel.set(
+            xscale="log", yscale="log", xlabel="answer choices", ylabel="times faster", title=f"{what}, 128 tokens"
+        )
+        panel.set_xticks([2, 4, 20, 77], ["2", "4", "20", "77"], minor=False)
+        panel.set_yticks([1, 2, 5, 10, 20], ["1", "2", "5", "10", "20"])
+        panel.minorticks_off()
+        panel.axhline(1, color="grey", linewidth=0.8)
+        panel.legend(frameon=False)
+    for choices in dict.fromkeys(case.workload.choices for case in small):
+        chosen = [case for case in small if case.what == "scoring" and case.workload.choices == choices]
+        lengths = [case.workload.length for case in chosen]
+        panels[2].plot(lengths, [case.ratio("official")[1] for case in chosen], marker="o", label=f"{choices} choices")
+    panels[2].set(xlabel="input tokens on average", ylabel="times faster than official", title="scoring, by length")
+    panels[2].axhline(1, color="grey", linewidth=0.8)
+    panels[2].legend(frameon=False)
+    figure.savefig(FIGURE, dpi=110)

@@ -1,0 +1,85 @@
+"""What is measured on: models of real shapes with random weights, and texts of chosen lengths in made-up words.
+
+Speed does not depend on what weights and words are. The vocabulary is mini-T0's, so that another library can read the
+same texts; the model's embeddings and head have T5's 32,128 rows all the same.
+"""
+
+import random
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import nn
+
+from scripts.bench.limit import COMMON, ROWS, SHAPES
+from tfew.backbone import load_tokenizer, random_model
+from tfew.config import compose, local_path
+from tfew.data.loader import Encoded, Encoder
+from tfew.schema import Prompt
+
+CHOICES = (2, 4, 20, 77)
+LONGEST = {2: 1, 4: 31, 20: 3, 77: 6}  # words of a choice: yes/no, endings of a story, topics, intents
+
+
+@dataclass(frozen=True)
+class Workload:
+    """`even`: all inputs have `length` tokens; else they have a quarter to seven quarters of it, as real texts do."""
+
+    choices: int
+    length: int
+    even: bool
+    examples: int
+
+    def __str__(self) -> str:
+        return f"{self.choices} choices, {self.length} tokens{' each' if self.even else ' on average'}"
+
+
+def make_model(shape: str) -> nn.Module:
+    return random_model({**COMMON, **SHAPES[shape], "init_seed": 0}, ROWS)
+
+
+def make_encoder() -> Encoder:
+    return Encoder(load_tokenizer(str(checkpoint()), "main"), max_tokens=512)
+
+
+def checkpoint() -> Path:
+    return Path(local_path(compose("model=mini_t0").model.path))
+
+
+def make_prompts(workload: Workload, encoder: Encoder) -> list[Prompt]:
+    """Seeded; endings of a story are each example's own, all other choices the same for all examples."""
+    source = random.Random(f"{workload}")
+    words = _whole_words(encoder)
+    count, longest = workload.choices, LONGEST[workload.choices]
+    labels = _labels(source, words, count, longest)
+    prompts = []
+    for idx in range(workload.examples):
+        low, high = (workload.length,) * 2 if workload.even else (workload.length // 4, workload.length * 7 // 4)
+        text = " ".join(source.choices(words, k=source.randint(low, high) - 1))
+        choices = labels if longest < 10 else _labels(source, words, count, longest)
+        prompts.append(Prompt("bench", "words", idx, text, choices, source.randrange(count)))
+    return prompts
+
+
+def encode(prompts: list[Prompt], encoder: Encoder) -> list[Encoded]:
+    return [encoder(prompt) for prompt in prompts]
+
+
+def _labels(source: random.Random, words: list[str], count: int, longest: int) -> tuple[str, ...]:
+    """Different ones; many labels share their first word, as the names of intents do."""
+    first = source.sample(words, count if count < 50 else count // 3)
+    shortest = 4 if longest > 10 else 1
+    labels: set[str] = set()
+    while len(labels) < count:
+        rest = source.choices(words, k=source.randint(shortest, longest) - 1)
+        labels.add(" ".join([source.choice(first), *rest]))
+    return tuple(sorted(labels))
+
+
+def _whole_words(encoder: Encoder) -> list[str]:
+    """Words that are one token each: a text has as many tokens as words, and the end-of-text token."""
+    tokenizer = encoder.tokenizer
+    words = sorted({tokenizer.decode([i]).strip() for i in range(len(tokenizer))})
+    ids = tokenizer(words)["input_ids"] if words else []
+    found = [word for word, word_ids in zip(words, ids, strict=True) if word.isalpha() and len(word_ids) == 2]
+    assert len(found) > 300, f"only {len(found)} whole words"
+    return found

@@ -1,0 +1,162 @@
+"""Budgets of memory: what is cut into pieces gives what the whole gives, and pieces are as small as they must be."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from torch import nn
+from torch.profiler import ProfilerActivity, profile
+
+from tests.models import ragged_batch, tiny_t5, with_ia3
+from tests.test_decoder_only import make
+from tests.test_engine import shared_batch
+from tfew import scoring
+from tfew.backbone import random_model
+from tfew.config import compose
+from tfew.data.loader import Encoded, collate
+from tfew.errors import UserError
+from tfew.memory import OverBudgetError, halves, joined, kept_within, scoring_bytes
+from tfew.scoring import scoring_mode, token_logprob, token_logprob_within
+from tfew.train import train
+
+
+def sizes_scored(monkeypatch: pytest.MonkeyPatch, most: int | None = None) -> list[tuple[int, int]]:
+    """(examples, choices) of each call that scored; above `most` examples the device has no memory."""
+    sizes = []
+    real = scoring.token_logprob
+
+    def spy(model: nn.Module, batch: Any, engine: str = "fast", parts: int = 1) -> torch.Tensor:
+        if most is not None and len(batch) > most:
+            raise torch.OutOfMemoryError("made up")
+        sizes.append((len(batch), int(batch.choice_mask.any(-1).sum())))
+        return real(model, batch, engine, parts)
+
+    monkeypatch.setattr(scoring, "token_logprob", spy)
+    return sizes
+
+
+@pytest.mark.parametrize("engine", scoring.ENGINES)
+@pytest.mark.parametrize("share", [1.1, 0.5, 0.3])
+def test_scoring_within_a_budget_gives_the_same(engine: str, share: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tfew.memory.LOGIT_BYTES", 1000)
+    model, batch = with_ia3(tiny_t5()), shared_batch()
+    with scoring_mode(model):
+        whole = token_logprob(model, batch, engine)
+        limit = share * scoring_bytes(model, batch, engine)
+        sizes = sizes_scored(monkeypatch)
+        parts = token_logprob_within(model, batch, engine, limit)
+    torch.testing.assert_close(parts, whole, atol=1e-5, rtol=1e-5)
+    assert (sizes == [(4, 11)]) == (share > 1)
+    assert sum(choices for _, choices in sizes) == 11
+
+
+def test_one_example_is_scored_choice_by_choice(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tfew.memory.LOGIT_BYTES", 1000)
+    model = with_ia3(tiny_t5())
+    choices = [[2 + c, *range(3, 20), 1] for c in range(5)]
+    batch = collate([Encoded([9, 1], choices, 0, 0, 0)], pad_id=0)
+    with scoring_mode(model):
+        whole = token_logprob(model, batch)
+        single = max(scoring_bytes(model, part, "fast") for part in batch.by_choices(5))
+        sizes = sizes_scored(monkeypatch)
+        torch.testing.assert_close(token_logprob_within(model, batch, "fast", 1.01 * single), whole, atol=1e-5, rtol=0)
+        assert len(sizes) > 1
+        with pytest.raises(UserError, match=r"memory_gb=1e-09 is too little memory for one choice"):
+            token_logprob_within(model, batch, "fast", 1.0)
+
+
+def test_a_device_without_memory_left_scores_halves(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    model, batch = with_ia3(tiny_t5()), ragged_batch(examples=7)
+    caplog.set_level(logging.INFO)
+    with scoring_mode(model):
+        whole = token_logprob(model, batch)
+        sizes = sizes_scored(monkeypatch, most=2)
+        torch.testing.assert_close(token_logprob_within(model, batch, "fast", None), whole, atol=1e-5, rtol=0)
+    assert sum(examples for examples, _ in sizes) == 7
+    assert "too little memory for 7 prompts" in caplog.text
+
+
+def test_halves_join_to_the_whole() -> None:
+    for batch in (ragged_batch(examples=5), *shared_batch().split(1)):
+        if (parts := halves(batch)) is None:
+            assert batch.choice_mask.any(-1).sum() == 1
+            continue
+        first, second = (part.choice_ids * part.choice_mask for part in parts)
+        assert torch.equal(joined((first, second), batch), batch.choice_ids * batch.choice_mask)
+
+
+def test_what_is_kept_is_counted_once_and_without_weights() -> None:
+    layer = nn.Linear(100, 100, bias=False)
+    x = torch.randn(10, 100, requires_grad=True)
+    bytes_kept = 10 * 100 * 4 * 2  # x, for the weight's gradient, and exp's result; the weight itself does not count
+    with kept_within(bytes_kept, layer):
+        layer(x).exp()
+    with kept_within(None, layer):
+        layer(x).exp()
+    with pytest.raises(OverBudgetError), kept_within(bytes_kept - 1, layer):
+        layer(x).exp()
+
+
+@pytest.mark.parametrize("kind", ["gated-gelu", "llama"])
+@pytest.mark.parametrize("engine", scoring.ENGINES)
+def test_choices_in_parts_have_the_same_scores_and_gradients(engine: str, kind: str) -> None:
+    model = with_ia3(make(kind) if kind == "llama" else tiny_t5(kind))
+    vectors = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    batch = shared_batch()
+    whole = token_logprob(model, batch, engine)
+    wanted = torch.autograd.grad(whole.exp().sum(), vectors)
+    for parts in (2, 5, 9):
+        scored = token_logprob(model, batch, engine, parts)
+        torch.testing.assert_close(scored, whole, atol=1e-5, rtol=1e-5)
+        for ours, expected in zip(torch.autograd.grad(scored.exp().sum(), vectors), wanted, strict=True):
+            torch.testing.assert_close(ours, expected, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("engine", scoring.ENGINES)
+def test_the_estimate_covers_what_a_pass_takes(engine: str) -> None:
+    """Against the sum of what torch's profiler sees allocated and freed; and it is not wildly more."""
+    shape = {
+        "init_seed": 0, "d_model": 128, "d_kv": 32, "d_ff": 256, "num_layers": 2, "num_decoder_layers": 2,
+        "num_heads": 4, "vocab_size": 30000, "feed_forward_proj": "gated-gelu", "dropout_rate": 0.0,
+    }  # fmt: skip
+    model, batch = random_model(shape, 0), shared_batch()
+    with scoring_mode(model), profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
+        token_logprob(model, batch, engine)
+    events = recorded.profiler.kineto_results.events()  # type: ignore[union-attr]
+    held = peak = 0
+    for event in sorted((e for e in events if e.name() == "[memory]"), key=lambda e: e.start_ns()):
+        held += event.nbytes()
+        peak = max(peak, held)
+    assert peak > 100_000
+    assert 0.9 * peak < scoring_bytes(model, batch, engine) < 40 * peak
+
+
+def run(tmp_path: Path, name: str, *overrides: str) -> Any:
+    return train(
+        compose(
+            "+experiment=mini_few_shot", "dataset=mini/commits", "steps=6", "eval_rows=4", "trainer=cpu",
+            f"run_dir={tmp_path}/{name}", *overrides,
+        )
+    )  # fmt: skip
+
+
+def test_a_run_within_a_budget_ends_with_the_same_adapter(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    vectors = {}
+    for name, overrides in {"free": [], "examples": ["memory_gb=0.004"], "choices": ["memory_gb=0.0015"]}.items():
+        caplog.clear()
+        run(tmp_path, name, *overrides)
+        vectors[name] = load_file(tmp_path / name / "adapter.safetensors")
+        assert ("needs more memory than there is in memory_gb" in caplog.text) == (name != "free")
+        assert ("their choices in parts" in caplog.text) == (name == "choices")
+    for name in ("examples", "choices"):
+        for key, expected in vectors["free"].items():
+            torch.testing.assert_close(vectors[name][key], expected, atol=2e-5, rtol=0)
+    with pytest.raises(UserError, match="memory_gb=1e-05 is too little memory for one choice of one example"):
+        run(tmp_path, "none", "memory_gb=0.00001")
+    assert not (tmp_path / "none" / "result.json").exists()

@@ -1,0 +1,108 @@
+"""Keeping to a budget of memory (`memory_gb=`), and getting by with less where a device has no more.
+
+Two things take memory beside the weights: what training keeps for its backward pass, which is counted as it is kept,
+and what one pass holds for a moment, which is estimated. What does not fit is done in halves, examples first, then the
+choices of one example; losses are shares of the whole step and scores are each choice's own, so the results are those
+of the whole.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tfew.engine.vocabulary import LOGIT_BYTES
+from tfew.errors import UserError
+from tfew.schema import Batch
+
+
+class OverBudgetError(RuntimeError):
+    """More would be kept than the budget allows."""
+
+
+OUT_OF_MEMORY = (OverBudgetError, torch.OutOfMemoryError)
+
+
+@contextmanager
+def kept_within(limit_bytes: float | None, model: nn.Module) -> Iterator[None]:
+    """Raises OverBudgetError as soon as more than this is kept for a backward pass; weights do not count."""
+    if limit_bytes is None:
+        yield
+        return
+    seen = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())}
+    kept = 0
+
+    def count(tensor: Tensor) -> Tensor:
+        nonlocal kept
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in seen:
+            seen.add(storage.data_ptr())
+            kept += storage.nbytes()
+            if kept > limit_bytes:
+                raise OverBudgetError(f"{kept:,} bytes would be kept, the budget is {limit_bytes:,.0f}")
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+        yield
+
+
+def scoring_bytes(model: Any, batch: Batch, engine: str) -> int:
+    """About the most that one pass without gradients holds at a time: an upper estimate, from shapes alone."""
+    examples, length = batch.input_ids.shape
+    present = int(batch.choice_mask.any(-1).sum())
+    tokens = int(batch.choice_mask.sum())
+    width, widest, heads, item_bytes = _sizes(model)
+    if engine == "plain":  # inputs are repeated for every choice, and all logits are there at once, twice in float32
+        repeated = present * length
+        tokens = present * batch.choice_ids.shape[2]
+        logit_bytes = tokens * model.config.vocab_size * (item_bytes + 8)
+    else:
+        repeated = examples * length
+        logit_bytes = 3 * min(LOGIT_BYTES, 4 * tokens * model.config.vocab_size)
+    states = max(repeated, tokens) * (4 * widest + 8 * width)
+    row = length if model.config.is_encoder_decoder else length + batch.choice_mask.sum((1, 2)).max().item()
+    scores = 2 * examples * heads * row * row
+    return int((states + scores) * item_bytes + logit_bytes)
+
+
+def halves(batch: Batch) -> tuple[Batch, Batch] | None:
+    """The batch by examples, one example by choices; None for one choice of one example."""
+    if len(batch) > 1:
+        first, *rest = batch.split((len(batch) + 1) // 2)
+        return first, rest[0]
+    present = int(batch.choice_mask.any(-1).sum())
+    if present == 1:
+        return None
+    first, second = replace(
+        batch, choice_ids=batch.choice_ids[:, :present], choice_mask=batch.choice_mask[:, :present]
+    ).by_choices(2)
+    return first, second
+
+
+def joined(parts: tuple[Tensor, Tensor], batch: Batch) -> Tensor:
+    """What `halves` separated, as `[B, C, T]` again."""
+    whole = torch.cat(parts, dim=0 if len(batch) > 1 else 1)
+    absent = batch.choice_mask.shape[1] - whole.shape[1]
+    return torch.nn.functional.pad(whole, (0, 0, 0, absent))
+
+
+def too_little(limit_bytes: float | None, what: str) -> UserError:
+    """For when nothing is left to be halved."""
+    has = "The device has" if limit_bytes is None else f"memory_gb={limit_bytes / 1e9:g} is"
+    return UserError(
+        f"{has} too little memory for {what}: use shorter texts (max_tokens=), a smaller model"
+        f"{'' if limit_bytes is None else ', or more of it'}."
+    )
+
+
+def _sizes(model: Any) -> tuple[int, int, int, int]:
+    """Width of the states, widest layer but for the output head, heads, bytes of a number."""
+    config, head = model.config, model.get_output_embeddings()
+    width = getattr(config, "d_model", None) or config.hidden_size
+    heads = getattr(config, "num_heads", None) or config.num_attention_heads
+    widest = max(max(m.weight.shape) for m in model.modules() if hasattr(m, "weight") and m.weight.dim() == 2
+                 and m is not head and not isinstance(m, nn.Embedding))  # fmt: skip
+    return width, widest, heads, head.weight.element_size()
