@@ -3,7 +3,7 @@ PYTHON := $(VENV)/bin/python
 READY := $(VENV)/.ready
 PIP := $(VENV)/bin/pip install --disable-pip-version-check
 
-.PHONY: help env demo demo_full mini_t0 mini_t0_table test test_full check
+.PHONY: help env demo demo_full mini_t0 mini_t0_table test test_full check bench
 .DEFAULT_GOAL := help
 
 help:  ## what each target does
@@ -36,6 +36,9 @@ test: $(READY)  ## the tests, but for the slow ones
 
 test_full: $(READY)  ## all tests
 	$(PYTHON) -m pytest
+
+bench: $(READY)  ## ours against the official recipe, HF peft and lm-evaluation-harness, side by side
+	$(PYTHON) -m scripts.bench
 
 check: $(READY)  ## formatter, linter, type checker
 	$(VENV)/bin/ruff format --check .

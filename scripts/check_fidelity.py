@@ -30,7 +30,7 @@ from tfew.losses import LossWeights, counts
 from tfew.methods.base import adapter_parameters, attach
 from tfew.module import FewShotModule
 from tfew.schema import Batch
-from tfew.scoring import rank_scores, scoring_mode, token_logprob
+from tfew.scoring import ENGINES, rank_scores, scoring_mode, token_logprob
 
 TOLERANCE = 1e-4
 VECTOR = ".ia3"
@@ -44,11 +44,17 @@ TERMS = {"lm_loss": "lm_loss", "mc_loss": "ln_loss", "unlikely_loss": "ul_loss",
 
 
 def check(folder: Path) -> dict[str, dict[str, float]]:
-    """Largest absolute difference per variant and quantity."""
+    """Largest absolute difference per variant and quantity, with either engine."""
     expected = json.loads((folder / "expected.json").read_text())
     tensors = load_file(folder / "tensors.safetensors")
     batches = [make_batch(tensors, step, expected["pad_token_id"]) for step in range(expected["steps"])]
-    return {name: replay(name, variant, expected, tensors, batches) for name, variant in expected["variants"].items()}
+    return {
+        name if engine == ENGINES[0] else f"{name}, engine={engine}": replay(
+            name, variant, expected, tensors, batches, engine
+        )
+        for engine in ENGINES
+        for name, variant in expected["variants"].items()
+    }
 
 
 def replay(
@@ -57,12 +63,13 @@ def replay(
     expected: Mapping[str, Any],
     tensors: Mapping[str, Tensor],
     batches: list[Batch],
+    engine: str = ENGINES[0],
 ) -> dict[str, float]:
     config = compose("fidelity=official", *_recorded_settings(expected["optimizer"]))
     model = make_model(expected["model_config"], tensors)
     attach(make_method(resolved(config.method)), model)
     settings = variant["settings"]
-    ranking = _compare_ranking(model, batches, settings["length_norm"], variant["before_training"])
+    ranking = _compare_ranking(model, batches, settings["length_norm"], variant["before_training"], engine)
 
     recorder = _Recorder(variant["log"], settings, epsilon=config.fidelity.unlikely_epsilon)
     module = FewShotModule(
@@ -74,6 +81,7 @@ def replay(
         clip_norm=config.clip_norm,
         seed=expected.get("seed", 0),
         unlikely_epsilon=config.fidelity.unlikely_epsilon,
+        engine=engine,
     ).train()
     with quiet_lightning():
         trainer = pl.Trainer(
@@ -128,7 +136,7 @@ def make_batch(tensors: Mapping[str, Tensor], step: int, pad: int) -> Batch:
 
 
 def _compare_ranking(
-    model: nn.Module, batches: list[Batch], length_norm: int, expected: Mapping[str, list[float]]
+    model: nn.Module, batches: list[Batch], length_norm: int, expected: Mapping[str, list[float]], engine: str
 ) -> dict[str, float]:
     """The recorded scores are negative log-probabilities, lowest best, of the first examples in order.
 
@@ -140,7 +148,7 @@ def _compare_ranking(
     for batch in batches:
         with scoring_mode(model):
             norm = "token" if length_norm else "sum"
-            scores_BC = rank_scores(token_logprob(model, batch), batch.choice_mask, norm)
+            scores_BC = rank_scores(token_logprob(model, batch, engine), batch.choice_mask, norm)
         for scores_C, label, predicted in zip(scores_BC, batch.label, predictions, strict=False):
             others = torch.arange(len(scores_C)) != label
             of_label.append(-scores_C[label])

@@ -40,7 +40,7 @@ def evaluate_model(
     """
     started = time.monotonic()
     prompts = [prompt for row in task.prompts for prompt in row]
-    encoded = [encoder(prompt) for prompt in prompts]
+    encoded = encoder.all(prompts)
     order = sorted(range(len(prompts)), key=lambda position: -len(encoded[position].input_ids))
     batches = [
         [encoded[position] for position in order[start : start + config.eval_batch_size]]

@@ -61,7 +61,7 @@ def make_prompts(workload: Workload, encoder: Encoder) -> list[Prompt]:
 
 
 def encode(prompts: list[Prompt], encoder: Encoder) -> list[Encoded]:
-    return [encoder(prompt) for prompt in prompts]
+    return encoder.all(prompts)
 
 
 def _labels(source: random.Random, words: list[str], count: int, longest: int) -> tuple[str, ...]:

@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from tfew.schema import Batch, Prompt
 
 Key = tuple[int, int]  # (step, row)
+KEPT_PROMPTS = 10_000
 
 
 @dataclass(frozen=True)
@@ -50,24 +51,36 @@ class Encoder:
         return int(self.tokenizer.eos_token_id if pad is None else pad)  # padding is masked: any token will do
 
     def __call__(self, prompt: Prompt) -> Encoded:
-        input_ids, cut = self._input(prompt.input)
-        choices = [self._choice(choice) for choice in prompt.choices]
-        label = -1 if prompt.label is None else prompt.label
-        return Encoded(input_ids, [ids for ids, _ in choices], label, cut, sum(cut for _, cut in choices))
+        return self.all([prompt])[0]
 
-    def _input(self, text: str) -> tuple[list[int], int]:
-        ids = self.tokenizer(text)["input_ids"]
+    def all(self, prompts: Sequence[Prompt]) -> list[Encoded]:
+        """Many prompts at once, which is much faster; a choice that many of them share is tokenised once."""
+        inputs = [self._input(ids) for ids in self.tokenizer([prompt.input for prompt in prompts])["input_ids"]]
+        texts = list(dict.fromkeys(choice for prompt in prompts for choice in prompt.choices))
+        choice_ids = dict(zip(texts, map(self._choice, self._tokenized_choices(texts)), strict=True))
+        encoded = []
+        for prompt, (input_ids, cut) in zip(prompts, inputs, strict=True):
+            choices = [choice_ids[choice] for choice in prompt.choices]
+            label = -1 if prompt.label is None else prompt.label
+            encoded.append(Encoded(input_ids, [ids for ids, _ in choices], label, cut, sum(n for _, n in choices)))
+        return encoded
+
+    def _input(self, ids: list[int]) -> tuple[list[int], int]:
         if not self.decoder_only:
             return _cut_before_end(ids, self.max_tokens)
         if ids[-1] == self.tokenizer.eos_token_id:
             ids = ids[:-1]
         return ids[: self.max_tokens], max(0, len(ids) - self.max_tokens)
 
-    def _choice(self, text: str) -> tuple[list[int], int]:
+    def _tokenized_choices(self, texts: Sequence[str]) -> list[list[int]]:
+        if not texts:
+            return []
         if not self.decoder_only:
-            return _cut_before_end(self.tokenizer(text)["input_ids"], self.max_tokens)
-        ids = self.tokenizer(" " + text, add_special_tokens=False)["input_ids"]
-        return _cut_before_end([*ids, self.tokenizer.eos_token_id], self.max_tokens)
+            return list(self.tokenizer(texts)["input_ids"])
+        return list(self.tokenizer([" " + text for text in texts], add_special_tokens=False)["input_ids"])
+
+    def _choice(self, ids: list[int]) -> tuple[list[int], int]:
+        return _cut_before_end([*ids, self.tokenizer.eos_token_id] if self.decoder_only else ids, self.max_tokens)
 
 
 def collate(items: Sequence[Encoded], pad_id: int) -> Batch:
@@ -96,18 +109,31 @@ class DrawnPrompts(Dataset[Encoded]):
     def __init__(self, prompts: Sequence[Sequence[Prompt]], encoder: Encoder, seed: int) -> None:
         self.prompts, self.encoder, self.seed = prompts, encoder, seed
         self._kept: dict[Key, Encoded] = {}
+        self._encoded: dict[Prompt, Encoded] = {}
+
+    def __getitems__(self, keys: list[Key]) -> list[Encoded]:
+        """What DataLoader asks for where it is there: a batch at once."""
+        if all(key in self._kept for key in keys):
+            return [self._kept.pop(key) for key in keys]
+        return self._encode(keys)
 
     def __getitem__(self, key: Key) -> Encoded:
-        return self._kept.pop(key, None) or self._encode(key)
+        return self._kept.pop(key, None) or self._encode([key])[0]
 
     def lengths(self, keys: Sequence[Key]) -> list[tuple[int, int]]:
         """Tokens of the input and of the longest choice; what was made for this is kept until it is asked for."""
-        self._kept = {key: self._encode(key) for key in keys}
+        self._kept = dict(zip(keys, self._encode(keys), strict=True))
         return [(len(item.input_ids), max(map(len, item.choice_ids))) for item in self._kept.values()]
 
-    def _encode(self, key: Key) -> Encoded:
-        step, row = key
-        return self.encoder(random.Random(f"{self.seed}/{step}/{row}").choice(self.prompts[row]))
+    def _encode(self, keys: Sequence[Key]) -> list[Encoded]:
+        """Few-shot sets come round again and again: the first so many prompts are tokenised once."""
+        drawn = [random.Random(f"{self.seed}/{step}/{row}").choice(self.prompts[row]) for step, row in keys]
+        new = [prompt for prompt in dict.fromkeys(drawn) if prompt not in self._encoded]
+        made = dict(zip(new, self.encoder.all(new), strict=True)) if new else {}
+        for prompt, item in made.items():
+            if len(self._encoded) < KEPT_PROMPTS:
+                self._encoded[prompt] = item
+        return [made.get(prompt) or self._encoded[prompt] for prompt in drawn]
 
 
 class StepSampler(Sampler[list[Key]]):

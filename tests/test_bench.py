@@ -1,0 +1,110 @@
+"""The benchmark's arithmetic, texts and report; its times are nobody's business here."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from scripts.bench import report
+from scripts.bench.__main__ import Case, cases
+from scripts.bench.contenders import CONTENDERS, batches, prepared, score
+from scripts.bench.limit import SHAPES, useful_flops
+from scripts.bench.workload import Workload, encode, make_encoder, make_model, make_prompts
+from tfew.data.loader import collate
+from tfew.engine.prefixes import prefixes
+from tfew.scoring import scoring_mode, token_logprob
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.mark.parametrize("choices", [2, 20])
+def test_useful_operations_are_those_that_torch_counts(choices: int) -> None:
+    """Of one example there is no padding; what the formula leaves out is the decoder's attention to itself."""
+    encoder = make_encoder()
+    batch = collate(encode(make_prompts(Workload(choices, 40, True, 1), encoder), encoder), encoder.pad_id)
+    model = make_model("tiny")
+    # torch does not count the kernel that attention has on a CPU
+    with scoring_mode(model), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        token_logprob(model, batch)
+    lengths = batch.input_mask.sum(-1).tolist()
+    formula = useful_flops("tiny", lengths, len(prefixes(batch).depth_M))
+    assert counter.get_total_flops() == pytest.approx(formula, rel=0.02)
+
+
+def test_texts_have_the_lengths_they_should() -> None:
+    encoder = make_encoder()
+    for choices, longest in {2: 2, 4: 32, 20: 4, 77: 7}.items():
+        items = encode(make_prompts(Workload(choices, 64, False, 40), encoder), encoder)
+        lengths = [len(item.input_ids) for item in items]
+        assert 16 <= min(lengths) < 40 < 90 < max(lengths) <= 112
+        assert all(len(item.choice_ids) == choices for item in items)
+        assert max(len(ids) for item in items for ids in item.choice_ids) <= longest
+        assert len({tuple(ids) for ids in items[0].choice_ids}) == choices
+    even = encode(make_prompts(Workload(2, 64, True, 5), encoder), encoder)
+    assert {len(item.input_ids) for item in even} == {64}
+
+
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # peft 0.21.2
+def test_contenders_compute_the_same_scores() -> None:
+    encoder = make_encoder()
+    items = encode(make_prompts(Workload(4, 32, False, 6), encoder), encoder)
+    scores = {}
+    for name in CONTENDERS:
+        model = prepared(name, "tiny")
+        order = [
+            batch.input_ids[b, batch.input_mask[b]].tolist() for batch in batches(name, items, 0) for b in range(6)
+        ]
+        by_text = {tuple(text): row for text, row in zip(order, score(name, model, items, 0), strict=True)}
+        scores[name] = torch.tensor([by_text[tuple(item.input_ids)] for item in items])
+    torch.testing.assert_close(scores["ours"], scores["official"], atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(scores["peft"], scores["official"], atol=1e-5, rtol=1e-5)
+    assert scores["ours"].std() > 0.01
+
+
+def test_the_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(report, "RESULTS", tmp_path / "RESULTS.md")
+    monkeypatch.setattr(report, "FIGURE", tmp_path / "results.png")
+    measured: list[Case] = []
+    for case, rivals in cases(quick=True):
+        case.seconds = {name: [3.0, 4.0, 4.0] for name in rivals} | {"ours": [1.0, 2.0, 1.0]}
+        case.share = [0.5, 0.6, 0.9]
+        measured.append(case)
+    memory = {(name, 20): size for name, size in (("official", 4_000_000), ("ours", 1_000_000))}
+    report.write_report(measured, memory, {"imports": [5.0, 6.0, 7.0], "first step": [7.5, 7.0, 8.0]}, 3, 60.0)
+    text = (tmp_path / "RESULTS.md").read_text()
+    assert "| 20 | 4 | 1 | 0.25 |" in text
+    assert "**3.00x** (2.00 to 4.00)" in text
+    assert "60% |" in text
+    assert "1.5 s more" in text
+    assert (tmp_path / "results.png").stat().st_size > 10_000
+    assert "RESULTS.md" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_the_gpu_script_runs_on_a_cpu_and_ends_with_its_table() -> None:
+    command = [sys.executable, "scripts/bench/gpu.py", "--shapes", "tiny", "--rounds", "2", "--choices", "2,20"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    table = result.stdout.rpartition("\n\n")[2].splitlines()
+    assert len(table) == 1 + 2 * 2 * 2
+    assert all(line.split()[0] == "tiny" for line in table[1:])
+    refused = subprocess.run(
+        [*command[:2], "--shapes", "t0_99b"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert refused.returncode != 0
+    assert all(shape in refused.stderr for shape in SHAPES)
+
+
+@pytest.mark.slow
+def test_the_gpu_script_needs_neither_hydra_nor_datasets() -> None:
+    code = (
+        "import runpy, sys, json; sys.argv = ['gpu.py', '--shapes', 'tiny', '--rounds', '1', '--choices', '2']\n"
+        "runpy.run_path('scripts/bench/gpu.py', run_name='__main__')\n"
+        "print(json.dumps([m for m in ('hydra', 'omegaconf', 'datasets', 'pytorch_lightning') if m in sys.modules]))"
+    )
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert json.loads(result.stdout.splitlines()[-1]) == []
