@@ -44,6 +44,7 @@ MAY_IMPORT = {
     "exchange": {"methods"},
     "comparison": {"comparison", "config", "ranking", "records", "run_folder"},
     "plots": {"comparison"},
+    "paper": {"cli", "paper", "records"},
 }
 KNOWS_LIGHTNING = {"module.py", "data/loader.py", "fit.py"}
 
@@ -112,7 +113,7 @@ def test_the_checks_can_fail(tmp_path: Path) -> None:
 def test_start_up_loads_nothing_heavy() -> None:
     code = (
         "import sys, tfew.train, tfew.evaluate, tfew.preview, tfew.cost, tfew.convert, tfew.comparison.tables\n"
-        "import tfew.comparison.runs, tfew.plots\n"
+        "import tfew.comparison.runs, tfew.paper.__main__, tfew.plots\n"
         "print([m for m in ('torch', 'transformers', 'pytorch_lightning', 'datasets', 'pandas', 'matplotlib')"
         " if m in sys.modules])"
     )
