@@ -44,7 +44,7 @@ MAY_IMPORT = {
     "exchange": {"methods"},
     "comparison": {"comparison", "config", "ranking", "records", "run_folder"},
     "plots": {"comparison"},
-    "paper": {"cli", "paper", "records"},
+    "paper": {"cli", "costs", "paper", "records"},
 }
 KNOWS_LIGHTNING = {"module.py", "data/loader.py", "fit.py"}
 

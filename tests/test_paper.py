@@ -12,11 +12,13 @@ import numpy as np
 import pytest
 
 from tfew.config import CONFIGS, compose
+from tfew.cost import cost
 from tfew.errors import UserError
 from tfew.paper.__main__ import finished_runs, paper
 from tfew.paper.reference import AVERAGE, printed
 from tfew.paper.render import as_csv, as_latex, as_markdown
 from tfew.paper.table import make_table, specs
+from tfew.paper.table_1 import table_1
 from tfew.records import RunRecord, save_record
 
 SEEDS = (0, 1, 32, 42, 1024)
@@ -186,3 +188,26 @@ def test_names_are_those_of_the_configuration() -> None:
     for number in ("4", "5", "6", "7"):
         for method in specs()["tables"][number]["methods"].values():
             assert (CONFIGS / "method" / f"{method}.yaml").is_file()
+
+
+def test_table_1_by_the_papers_formulas(capsys: pytest.CaptureFixture[str]) -> None:
+    """To the two digits that are printed; GPT-3's smaller two only without the query's own tokens."""
+    rows = table_1()
+    for name in ("T-Few", "T0", "T5+LM", "GPT-3 175B"):
+        assert f"{rows[name].inference_flops:.1e}" == f"{rows[name].printed[0]:.1e}"
+        assert f"{rows[name].training_flops:.1e}" == f"{rows[name].printed[1]:.1e}"
+    for name, whole, alone in (("GPT-3 6.7B", 5.522e13, 5.384e13), ("GPT-3 13B", 1.071e14, 1.045e14)):
+        assert rows[name].inference_flops == pytest.approx(whole, rel=1e-3)
+        assert rows[name].context_alone_flops == pytest.approx(alone, rel=1e-3)
+        assert f"{rows[name].inference_flops:.1e}" != f"{rows[name].printed[0]:.1e}"
+        assert f"{rows[name].context_alone_flops:.1e}" == f"{rows[name].printed[0]:.1e}"
+    assert rows["T-Few"].disk_bytes == 4_325_376
+    assert round(rows["T5+LM"].disk_bytes / 1000) == 16
+    assert rows["GPT-3 175B"].inference_flops / rows["T-Few"].inference_flops == pytest.approx(1273, rel=1e-3)
+    assert table_1(query_tokens=206)["T0"].inference_flops == 2 * rows["T0"].inference_flops
+    cost(compose("table=1", config_name="cost"))
+    printed_table = capsys.readouterr().out
+    assert "T-Few          1.133e+12                  1.1e+12  2.719e+16   2.7e+16  4,325.4 kB" in printed_table
+    assert "mean number of shots" in printed_table
+    with pytest.raises(UserError, match=r"table=.*1"):
+        cost(compose("table=2", config_name="cost"))

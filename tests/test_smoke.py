@@ -15,7 +15,7 @@ from tfew.evaluate import evaluate
 from tfew.preview import preview
 from tfew.train import train
 
-COMMANDS = ("train", "evaluate", "preview", "cost", "convert")
+COMMANDS = ("train", "evaluate", "preview", "cost", "convert", "paper")
 TINY = ("model=tiny", "trainer=cpu", "steps=2", "shots=8", "few_shot=draw")
 
 
@@ -26,7 +26,8 @@ def test_this_file_knows_all_experiments_and_commands() -> None:
     }
     assert names == {*EXPERIMENTS, "demo", "mini_few_shot", "pretrain_ia3", "pretrain_mini_t0"}
     package = CONFIGS.parent / "tfew"
-    assert {path.stem for path in package.glob("*.py") if "__main__" in path.read_text()} == set(COMMANDS)
+    files = {path.stem for path in package.glob("*.py") if "__main__" in path.read_text()}
+    assert files | {path.parent.name for path in package.glob("*/__main__.py")} == set(COMMANDS)
 
 
 @pytest.mark.parametrize("experiment", [*EXPERIMENTS, "demo", "mini_few_shot"])
@@ -75,7 +76,8 @@ def test_help(command: str) -> None:
         [sys.executable, "-m", f"tfew.{command}", "--help"], capture_output=True, text=True, check=True
     )
     assert f"python -m tfew.{command}" in result.stdout
-    assert "few_shot: official" in result.stdout
+    assert ("few_shot: official" in result.stdout) == (command != "paper")
+    assert "runs: runs" in result.stdout
 
 
 def test_commands_work_from_any_folder(tmp_path: Path) -> None:

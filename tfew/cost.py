@@ -1,6 +1,10 @@
-"""What methods train and store on a model's shape, without its weights: `python -m tfew.cost methods=all`."""
+"""What methods train and store on a model's shape, without its weights: `python -m tfew.cost methods=all`.
+
+`table=1` is the paper's table of costs instead, by its formulas.
+"""
 
 import json
+from dataclasses import asdict
 from typing import Any
 
 from omegaconf import DictConfig
@@ -13,6 +17,10 @@ from tfew.errors import UserError, unknown
 def cost(config: DictConfig) -> list[dict[str, Any]]:
     """One row per method: `trainable` (what the adapter consists of), `trained` (what training moves), total, bytes."""
     config = checked(config)
+    if config.table not in (None, 1):
+        raise unknown("table", config.table, (1,), "table=")
+    if config.table:
+        return _paper_table(config.json)
     if config.methods not in (None, "all"):
         raise unknown("value", config.methods, ("all",), "methods=")
     if config.methods and config.method != compose().method:
@@ -26,6 +34,27 @@ def cost(config: DictConfig) -> list[dict[str, Any]]:
     else:
         _print_table(config.model.name, rows)
     return rows
+
+
+def _paper_table(as_json: bool) -> list[dict[str, Any]]:
+    from tfew.paper.table import specs
+    from tfew.paper.table_1 import table_1
+
+    rows = table_1()
+    found = [{"row": name, **asdict(row)} for name, row in rows.items()]
+    if as_json:
+        print(json.dumps(found, indent=1))
+        return found
+    print("Table 1: FLOPs and storage by the paper's formulas, and as it prints them\n")
+    print(f"{'':<12}{'inference':>12}{'without query':>15}{'printed':>10}{'training':>11}{'printed':>10}"
+          f"{'disk':>12}{'printed':>10}")  # fmt: skip
+    for name, row in rows.items():
+        alone = "" if row.context_alone_flops is None else f"{row.context_alone_flops:.3e}"
+        inference, training, disk, _ = row.printed
+        print(f"{name:<12}{row.inference_flops:>12.3e}{alone:>15}{inference:>10.1e}{row.training_flops:>11.3e}"
+              f"{training:>10.1e}{row.disk_bytes / 1e3:>9,.1f} kB{disk:>10}")  # fmt: skip
+    print("".join(f"\nNote: {note}" for note in specs()["costs"]["notes"]))
+    return found
 
 
 def _count(config: DictConfig, method_config: DictConfig) -> dict[str, Any]:

@@ -12,3 +12,13 @@ def inference_flops(parameters: int, tokens: int, encoder_decoder: bool) -> floa
 def training_flops(parameters: int, tokens: int, encoder_decoder: bool) -> float:
     """Three times the inference: the forward pass once, the backward pass twice."""
     return 3.0 * inference_flops(parameters, tokens, encoder_decoder)
+
+
+def in_context_tokens(shots: int, shot_tokens: int, query_tokens: int) -> int:
+    """Tokens that pass the model for one query: the shots with their right choices, the query with all its choices."""
+    return shots * shot_tokens + query_tokens
+
+
+def token_bytes(tokens: int) -> int:
+    """Token ids on disk, 32 bits each: what in-context learning stores of its shots."""
+    return 4 * tokens

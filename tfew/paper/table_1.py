@@ -1,0 +1,41 @@
+"""Table 1, what methods cost, recomputed by the paper's formulas with its constants (section 4.2)."""
+
+from dataclasses import dataclass
+
+from tfew.costs import in_context_tokens, inference_flops, token_bytes, training_flops
+from tfew.paper.table import specs
+
+FLOAT32_BYTES = 4
+
+
+@dataclass(frozen=True)
+class CostRow:
+    """FLOPs of one example's inference, also without the query's own tokens where there is a context, and of training;
+    bytes on disk; `printed`: inference and training FLOPs, disk space and average accuracy in the paper."""
+
+    inference_flops: float
+    context_alone_flops: float | None
+    training_flops: float
+    disk_bytes: int
+    printed: tuple[float, float, str, float]
+
+
+def table_1(query_tokens: int | None = None, shot_tokens: int | None = None) -> dict[str, CostRow]:
+    """The rows by the paper's names; other lengths than the paper's give its formulas for other data."""
+    spec = specs()["costs"]
+    query = query_tokens or spec["query_tokens"]
+    shot, shots = shot_tokens or spec["shot_tokens"], spec["shots"]
+    rows = {}
+    for name, row in spec["rows"].items():
+        parameters, halves = int(row["parameters"]), row.get("encoder_decoder", False)
+        trained, in_context = row.get("trained_numbers", 0), row.get("in_context", False)
+        tokens = in_context_tokens(shots, shot, query) if in_context else query
+        rows[name] = CostRow(
+            inference_flops=inference_flops(parameters, tokens, halves),
+            context_alone_flops=inference_flops(parameters, tokens - query, halves) if in_context else None,
+            training_flops=training_flops(parameters, spec["steps"] * spec["batch_size"] * query, halves)
+            * bool(trained),
+            disk_bytes=trained * FLOAT32_BYTES + (token_bytes(shots * shot) if in_context else 0),
+            printed=tuple(row["printed"]),
+        )
+    return rows
