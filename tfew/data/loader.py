@@ -5,6 +5,7 @@ that workers, ranks and an interruption change nothing.
 """
 
 import hashlib
+import itertools
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -13,7 +14,6 @@ from typing import Any
 import numpy as np
 import pytorch_lightning as pl
 import torch
-from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from tfew.schema import Batch, Prompt
@@ -86,21 +86,26 @@ class Encoder:
 def collate(items: Sequence[Encoded], pad_id: int) -> Batch:
     """Pads to the longest input, the most choices and the longest choice."""
     choices = max(len(item.choice_ids) for item in items)
-    tokens = max(len(ids) for item in items for ids in item.choice_ids)
-    choice_ids = torch.full((len(items), choices, tokens), pad_id)
-    choice_mask = torch.zeros((len(items), choices, tokens), dtype=torch.bool)
-    for b, item in enumerate(items):
-        for c, ids in enumerate(item.choice_ids):
-            choice_ids[b, c, : len(ids)] = torch.tensor(ids)
-            choice_mask[b, c, : len(ids)] = True
-    inputs = [torch.tensor(item.input_ids) for item in items]
+    absent: list[list[int]] = [[]]
+    rows = [ids for item in items for ids in item.choice_ids + absent * (choices - len(item.choice_ids))]
+    choice_ids, choice_mask = _padded(rows, pad_id)
+    input_ids, input_mask = _padded([item.input_ids for item in items], pad_id)
     return Batch(
-        input_ids=pad_sequence(inputs, batch_first=True, padding_value=pad_id),
-        input_mask=pad_sequence([torch.ones_like(ids, dtype=torch.bool) for ids in inputs], batch_first=True),
-        choice_ids=choice_ids,
-        choice_mask=choice_mask,
+        input_ids=input_ids,
+        input_mask=input_mask,
+        choice_ids=choice_ids.view(len(items), choices, -1),
+        choice_mask=choice_mask.view(len(items), choices, -1),
         label=torch.tensor([item.label for item in items]),
     )
+
+
+def _padded(rows: Sequence[Sequence[int]], pad_id: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Token ids `[R, W]` and which of them are no padding."""
+    length_R = np.fromiter(map(len, rows), np.int64, len(rows))
+    mask_RW = np.arange(length_R.max()) < length_R[:, None]
+    ids_RW = np.full(mask_RW.shape, pad_id, np.int64)
+    ids_RW[mask_RW] = np.fromiter(itertools.chain.from_iterable(rows), np.int64, length_R.sum())
+    return torch.from_numpy(ids_RW), torch.from_numpy(mask_RW)
 
 
 class DrawnPrompts(Dataset[Encoded]):
