@@ -20,7 +20,7 @@ CHOICES = {
     "few_shot": ("official", "files", "draw"),
     "templates.use": ("original", "all", "single"),
     "templates.eval": ("each", "random"),
-    "score.norm": ("token", "sum"),
+    "score.norm": ("token", "sum", "char", "byte", "pmi"),
     "model.arch.init": ("t5", "look_up"),
     "model.dtype": ("auto", "bfloat16", "float32"),
     "fidelity.loss_mean": ("step", "micro_batch"),

@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from tfew.build import memory_bytes, uses_autocast
 from tfew.data.loader import Encoder, collate
 from tfew.methods.base import Method
 from tfew.ranking.metrics import summarise, summarise_members
-from tfew.ranking.rank import rank_classify
+from tfew.ranking.rank import rank_classify, unconditional_sums
 from tfew.records import write_atomically
 from tfew.run_folder import PREDICTIONS_FILE
 from tfew.scoring import scoring_mode, token_logprob_within
@@ -50,12 +51,19 @@ def evaluate_model(
     device = next(model.parameters()).device
     mixed = torch.autocast(device.type, torch.bfloat16, enabled=uses_autocast(config, device, method))
     with scoring_mode(model), mixed:
+        score = partial(token_logprob_within, model, engine=config.engine, limit_bytes=memory_bytes(config))
+        choices = sorted({choice for prompt in prompts for choice in prompt.choices})
+        unconditional = None
+        if config.score.norm == "pmi" or len(choices) < len(prompts):  # few: labels that all prompts share
+            collated = partial(collate, pad_id=encoder.pad_id)
+            unconditional = unconditional_sums(score, encoder.all, collated, choices, device)
         ranked = rank_classify(
-            lambda batch: token_logprob_within(model, batch, config.engine, memory_bytes(config)),
+            score,
             (collate(batch, encoder.pad_id) for batch in progress),
             [prompts[position] for position in order],
             config.score.norm,
             device,
+            unconditional,
         )
         by_position = dict(zip(order, ranked, strict=True))
     predictions = [by_position[position] for position in range(len(prompts))]

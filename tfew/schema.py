@@ -81,7 +81,9 @@ class Batch:
 class Prediction:
     """What rank classification says of one prompt; `scores` has one number per choice, higher is better.
 
-    `tokens` counts each choice's tokens, eos included: with them a mean over tokens can be made a sum, and back.
+    `tokens`, `characters` and `bytes` count each choice's (tokens with eos), `unconditional` are the sums of their
+    log-probabilities after an empty input, None where they were not asked for: with them a score under one norm can be
+    made one under another (`tfew.ranking.norms`).
     """
 
     dataset: str
@@ -91,6 +93,9 @@ class Prediction:
     predicted: int
     scores: tuple[float, ...]
     tokens: tuple[int, ...]
+    characters: tuple[int, ...] | None = None
+    bytes: tuple[int, ...] | None = None
+    unconditional: tuple[float, ...] | None = None
 
     def to_json(self) -> str:
         return json.dumps(vars(self), ensure_ascii=False)
@@ -98,4 +103,5 @@ class Prediction:
     @classmethod
     def from_json(cls, line: str) -> Prediction:
         row = json.loads(line)
-        return cls(**{**row, "scores": tuple(row["scores"]), "tokens": tuple(row["tokens"])})
+        fields: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in row.items()}
+        return cls(**fields)

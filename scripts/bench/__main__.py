@@ -32,12 +32,13 @@ from scripts.bench.limit import matmul_flops_per_second, useful_flops
 from scripts.bench.report import write_report
 from scripts.bench.rival import harness
 from scripts.bench.workload import Workload, encode, make_encoder, make_model, make_prompts
-from tfew.data.loader import collate
+from tfew.data.loader import Encoded, collate
 from tfew.engine.prefixes import prefixes
 
 CPU = torch.device("cpu")
 EXAMPLES = {2: 32, 4: 32, 20: 16, 77: 16}
 TRAINED = 8  # examples of a training step, as in the recipe
+STEPS = 10  # of the whole experiment, which ends with scoring
 HARNESS = "lm-eval"
 AGREE = 1e-3  # a contender whose scores differ by more measures something else
 
@@ -76,6 +77,7 @@ def cases(quick: bool) -> list[tuple[Case, tuple[str, ...]]]:
         found.append((Case("scoring", "base", Workload(choices, 128, False, 16)), ("official",)))
         found.append((Case("scoring", "base", Workload(choices, 128, True, 16)), ("official",)))
         found.append((Case("training step", "base", Workload(choices, 128, False, TRAINED)), ("official",)))
+    found.append((Case("experiment", "small", Workload(4, 128, False, 32)), ("official", "peft")))
     return found
 
 
@@ -98,9 +100,7 @@ def main(arguments: Sequence[str]) -> None:
                     calls[name] = partial(rival.seconds, prompts)
                 else:
                     calls[name] = _timed(case, name, items, encoder.pad_id)
-            flops = useful_flops(
-                case.shape, [len(item.input_ids) for item in items], len(prefixes(collate(items, 0)).depth_M)
-            ) * (2 if case.what == "training step" else 1)
+            flops = _flops(case, items)
             for call in calls.values():
                 call()  # the first time is not counted
             for _ in range(rounds):
@@ -117,17 +117,25 @@ def main(arguments: Sequence[str]) -> None:
     write_report(measured, memory, starts(3 if quick else 5), rounds, time.time() - started)
 
 
-def _timed(case: Case, name: str, items: list, pad_id: int) -> Callable[[], float]:
+def _flops(case: Case, items: list[Encoded]) -> float:
+    def scoring(of: list[Encoded]) -> float:
+        return useful_flops(case.shape, [len(i.input_ids) for i in of], len(prefixes(collate(of, 0)).depth_M))
+
+    training = 2 * scoring(items[:TRAINED])
+    return {"scoring": scoring(items), "training step": training}.get(case.what, STEPS * training + scoring(items))
+
+
+def _timed(case: Case, name: str, items: list[Encoded], pad_id: int) -> Callable[[], float]:
     model = prepared(name, case.shape)
     optimizer = make_optimizer(model)
-    batch = collate(items, pad_id)
+    batch = collate(items[:TRAINED], pad_id)
 
     def call() -> float:
         started = time.perf_counter()
-        if case.what == "scoring":
-            score(name, model, items, pad_id)
-        else:
+        for _ in range({"scoring": 0, "training step": 1}.get(case.what, STEPS)):
             training_step(name, model, batch, optimizer)
+        if case.what != "training step":
+            score(name, model, items, pad_id)
         return time.perf_counter() - started
 
     return call

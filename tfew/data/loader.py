@@ -68,8 +68,11 @@ class Encoder:
     def _input(self, ids: list[int]) -> tuple[list[int], int]:
         if not self.decoder_only:
             return _cut_before_end(ids, self.max_tokens)
-        if ids[-1] == self.tokenizer.eos_token_id:
+        if ids and ids[-1] == self.tokenizer.eos_token_id:
             ids = ids[:-1]
+        if not ids:  # a choice follows something: the start of a text
+            start = self.tokenizer.bos_token_id
+            ids = [self.tokenizer.eos_token_id if start is None else start]
         return ids[: self.max_tokens], max(0, len(ids) - self.max_tokens)
 
     def _tokenized_choices(self, texts: Sequence[str]) -> list[list[int]]:

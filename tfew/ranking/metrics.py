@@ -2,11 +2,11 @@
 
 from collections import defaultdict
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
+from tfew.ranking.norms import available, rescored
 from tfew.schema import Prediction
 
 
@@ -16,24 +16,10 @@ def accuracy(predictions: Sequence[Prediction]) -> float:
     return sum(right) / len(right) if right else float("nan")
 
 
-def best(scores: Sequence[float]) -> int:
-    """The place of the highest score; ties go to the first."""
-    return max(range(len(scores)), key=scores.__getitem__)
-
-
 def median_and_iqr(values: Sequence[float]) -> tuple[float, float]:
     """numpy's median and the distance of the quartiles (linear interpolation), as the official result tables take."""
     low, median, high = np.percentile(values, [25, 50, 75])
     return float(median), float(high - low)
-
-
-def rescored(prediction: Prediction, norm: str, other: str) -> Prediction:
-    """The prediction under another score norm ("token", "sum") than the one that its scores were made with."""
-    if norm == other:
-        return prediction
-    pairs = zip(prediction.scores, prediction.tokens, strict=True)
-    scores = tuple(score * tokens if other == "sum" else score / tokens for score, tokens in pairs)
-    return replace(prediction, scores=scores, predicted=best(scores))
 
 
 def summarise_members(predictions: Sequence[Prediction], norm: str) -> dict[str, Any]:
@@ -62,7 +48,7 @@ def summarise(predictions: Sequence[Prediction], norm: str) -> dict[str, Any]:
         other: median_and_iqr([accuracy([rescored(p, norm, other) for p in group]) for group in by_template.values()])[
             0
         ]
-        for other in ("token", "sum")
+        for other in available(predictions[0])
     }
     return {
         "accuracy": median,

@@ -1,0 +1,53 @@
+"""Score norms: what a choice's log-probability is divided by, or what is taken from it, before choices are ranked.
+
+    sum     nothing
+    token   its tokens, end-of-text included: T-Few's length normalisation
+    char    its characters (lm-evaluation-harness' acc_norm)
+    byte    its bytes in UTF-8
+    pmi     less its log-probability after an empty input (pointwise mutual information, Holtzman et al. 2021,
+            arXiv 2104.08315): what is likely anyway does not win for that
+
+All follow from the sums, so one pass gives them all.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from tfew.schema import Prediction
+
+NORMS = ("token", "sum", "char", "byte", "pmi")
+
+
+def available(prediction: Prediction) -> tuple[str, ...]:
+    """The norms that this prediction can be scored with."""
+    has = {"char": prediction.characters, "byte": prediction.bytes, "pmi": prediction.unconditional}
+    return tuple(norm for norm in NORMS if has.get(norm, ()) is not None)
+
+
+def rescored(prediction: Prediction, norm: str, other: str) -> Prediction:
+    """The prediction under another norm than the one that its scores were made with."""
+    if norm == other:
+        return prediction
+    sums = [
+        score * divisor + taken
+        for score, (divisor, taken) in zip(prediction.scores, _terms(prediction, norm), strict=True)
+    ]
+    scores = tuple(
+        (total - taken) / divisor for total, (divisor, taken) in zip(sums, _terms(prediction, other), strict=True)
+    )
+    return replace(prediction, scores=scores, predicted=best(scores))
+
+
+def best(scores: Sequence[float]) -> int:
+    """The place of the highest score; ties go to the first."""
+    return max(range(len(scores)), key=scores.__getitem__)
+
+
+def _terms(prediction: Prediction, norm: str) -> list[tuple[float, float]]:
+    """(divisor, what is taken off before) of each choice; raises ValueError where the norm is not available."""
+    if norm not in available(prediction):
+        raise ValueError(f"norm {norm!r} is none of {available(prediction)}")
+    ones, zeros = [1] * len(prediction.scores), [0.0] * len(prediction.scores)
+    divisors = {"token": prediction.tokens, "char": prediction.characters, "byte": prediction.bytes}.get(norm) or ones
+    taken = (prediction.unconditional if norm == "pmi" else None) or zeros
+    return [(max(divisor, 1), off) for divisor, off in zip(divisors, taken, strict=True)]
