@@ -9,6 +9,10 @@ from torch import nn
 from transformers import (
     BloomConfig,
     BloomForCausalLM,
+    FalconConfig,
+    FalconForCausalLM,
+    GPT2Config,
+    GPT2LMHeadModel,
     MistralConfig,
     MistralForCausalLM,
     MT5Config,
@@ -26,7 +30,7 @@ from tfew.engine.prefixes import prefixes
 from tfew.engine.rows import rows_by, rows_of
 from tfew.losses import LossWeights, counts, loss_terms
 from tfew.methods.base import adapter_parameters, attach
-from tfew.schema import Batch
+from tfew.schema import Batch, Prediction
 from tfew.scoring import scoring_mode, token_logprob
 
 METHODS = sorted(path.stem for path in (CONFIGS / "method").glob("*.yaml"))
@@ -121,6 +125,31 @@ def test_mt5_and_a_scaled_output() -> None:
     scaled.config.scale_decoder_outputs = True
     assert_same_scores(scaled, shared_batch())
     assert not torch.allclose(token_logprob(scaled, shared_batch()), unscaled, atol=1e-2)
+
+
+def sure_model() -> nn.Module:
+    """One that gives many tokens a probability of nearly one."""
+    model: Any = tiny_t5()
+    with torch.no_grad():
+        model.lm_head.weight *= 40
+    return model
+
+
+@pytest.mark.parametrize("engine", scoring.ENGINES)
+@pytest.mark.parametrize("autocast", [False, True])
+def test_no_probability_is_above_one_in_bfloat16(autocast: bool, engine: str) -> None:
+    """Where it were, the unlikelihood loss would be NaN."""
+    model = attached("ia3", sure_model())
+    model = model if autocast else model.to(torch.bfloat16)
+    for seed in range(5):
+        batch = ragged_batch(seed, examples=8)
+        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+            logprob = token_logprob(model, batch, engine)
+            assert logprob.max() <= 0
+            loss = loss_terms(logprob, batch, LossWeights(1, 1, 1), counts(batch), 0.01)["loss"]
+        assert torch.isfinite(loss)
+        loss.backward()
+    assert logprob[batch.choice_mask].max() > -0.1
 
 
 def test_bfloat16_differs_by_its_rounding_only() -> None:
@@ -245,13 +274,41 @@ def odd_models() -> dict[str, nn.Module]:
     torch.manual_seed(0)
     return {
         "alibi": BloomForCausalLM(BloomConfig(hidden_size=32, n_head=4, n_layer=2, vocab_size=384)).eval(),
+        "alibi_with_positions": FalconForCausalLM(
+            FalconConfig(hidden_size=32, num_attention_heads=4, num_hidden_layers=2, vocab_size=384, alibi=True)
+        ).eval(),
         "window": MistralForCausalLM(
             MistralConfig(intermediate_size=48, sliding_window=4, num_key_value_heads=2, **WIDE)
         ).eval(),
     }
 
 
-@pytest.mark.parametrize("kind", ["alibi", "window"])
+@pytest.mark.parametrize("kind", KINDS)
+def test_decoders_are_recognised_in_bfloat16_and_when_new(kind: str) -> None:
+    batch = shared_batch()
+    assert causal.supports(make(kind), scoring.plain_token_logprob)
+    model = lively(kind).to(torch.bfloat16)
+    assert causal.supports(model, scoring.plain_token_logprob)
+    mixed = lively(kind)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert causal.supports(mixed, scoring.plain_token_logprob)
+    with scoring_mode(model):
+        difference = token_logprob(model, batch) - scoring.plain_token_logprob(model, batch)
+    assert difference.abs().max() < 0.2
+
+
+def test_padding_does_not_run_out_of_positions() -> None:
+    """The row of a short input beside many choices is longer than any text."""
+    torch.manual_seed(0)
+    config = GPT2Config(n_embd=32, n_head=4, n_layer=2, n_positions=16, vocab_size=384)
+    many = [[5 + c, 6, 7, 1] for c in range(12)]
+    batch = collate([Encoded([3, 4, 5], many, 0, 0, 0), Encoded([3] * 10, [[5, 1]], 0, 0, 0)], pad_id=0)
+    model = GPT2LMHeadModel(config).eval()
+    assert causal.supports(model, scoring.plain_token_logprob)
+    assert_same_scores(model, batch)
+
+
+@pytest.mark.parametrize("kind", ["alibi", "alibi_with_positions", "window"])
 def test_models_that_do_not_fit_take_the_plain_engine(kind: str, caplog: pytest.LogCaptureFixture) -> None:
     model = odd_models()[kind]
     caplog.set_level("INFO")
@@ -271,6 +328,8 @@ def test_a_decoder_that_does_not_agree_is_found_out(monkeypatch: pytest.MonkeyPa
 
     monkeypatch.setattr(causal, "_sees", wrong)
     assert not causal.supports(lively("llama"), scoring.plain_token_logprob)
+    monkeypatch.setattr(causal, "_sees", causal._sees_all_before)
+    assert not causal.supports(lively("llama"), scoring.plain_token_logprob)
 
 
 def test_an_engine_that_does_not_exist_is_refused() -> None:
@@ -278,17 +337,24 @@ def test_an_engine_that_does_not_exist_is_refused() -> None:
         token_logprob(tiny_t5(), ragged_batch(), "quick")
 
 
-def test_bits_of_the_made_data(made_data: Path) -> None:
-    """A whole run with either engine ends with the same predictions."""
+def test_a_whole_run_with_either_engine_ends_with_the_same_scores(made_data: Path) -> None:
     from tfew.evaluate import evaluate
 
-    records = {
-        engine: evaluate(
+    for engine in scoring.ENGINES:
+        evaluate(
             compose(
                 "+experiment=cb", "model=tiny", f"data_dir={made_data}", "trainer=cpu", f"engine={engine}",
                 f"run_dir={made_data.parent}/{engine}", config_name="evaluate",
             )
-        )
+        )  # fmt: skip
+    fast, plain = (
+        [
+            Prediction.from_json(line)
+            for line in (made_data.parent / engine / "predictions.jsonl").read_text().splitlines()
+        ]
         for engine in scoring.ENGINES
-    }  # fmt: skip
-    assert records["fast"].metrics == records["plain"].metrics
+    )
+    assert len(fast) == 180
+    for ours, expected in zip(fast, plain, strict=True):
+        assert (ours.idx, ours.template) == (expected.idx, expected.template)
+        assert ours.scores == pytest.approx(expected.scores, abs=1e-5)

@@ -19,7 +19,7 @@ log = logging.getLogger("tfew.evaluate")  # __name__ is __main__ under python -m
 # what the command line may say beside adapter=RUN: the rest was settled when it was trained
 EVALUATION_SETTINGS = (
     "adapter", "dataset", "data_dir", "templates", "score", "model", "trainer", "max_tokens", "eval_batch_size",
-    "eval_rows", "eval_seed", "runs", "run_dir", "resume", "overwrite", "workers",
+    "eval_rows", "eval_seed", "runs", "run_dir", "resume", "overwrite", "workers", "engine", "memory_gb",
 )  # fmt: skip
 
 
@@ -70,7 +70,8 @@ def with_run_settings(config: DictConfig, overrides: list[str]) -> DictConfig:
         return config
     saved.pop(WEIGHT_HASHES, None)
     merged = OmegaConf.create({**saved, "init_adapter": None})
-    for key in ("runs", "run_dir", "resume", "overwrite"):  # of that run, not of this one
+    # of that run, not of this one; and how it was computed, which older runs do not know
+    for key in ("runs", "run_dir", "resume", "overwrite", "engine", "memory_gb"):
         merged[key] = config[key]
     for key in overridden(overrides):
         if key.partition(".")[0] not in EVALUATION_SETTINGS:

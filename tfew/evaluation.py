@@ -18,7 +18,7 @@ from tfew.ranking.metrics import summarise, summarise_members
 from tfew.ranking.rank import rank_classify, unconditional_sums
 from tfew.records import write_atomically
 from tfew.run_folder import PREDICTIONS_FILE
-from tfew.scoring import scoring_mode, token_logprob_within
+from tfew.scoring import BoundedScorer, scoring_mode
 from tfew.task import Task
 
 
@@ -51,7 +51,7 @@ def evaluate_model(
     device = next(model.parameters()).device
     mixed = torch.autocast(device.type, torch.bfloat16, enabled=uses_autocast(config, device, method))
     with scoring_mode(model), mixed:
-        score = partial(token_logprob_within, model, engine=config.engine, limit_bytes=memory_bytes(config))
+        score = BoundedScorer(model, config.engine, memory_bytes(config))
         choices = sorted({choice for prompt in prompts for choice in prompt.choices})
         unconditional = None
         if config.score.norm == "pmi" or len(choices) < len(prompts):  # few: labels that all prompts share

@@ -3,7 +3,7 @@
 Two things take memory beside the weights: what training keeps for its backward pass, which is counted as it is kept,
 and what one pass holds for a moment, which is estimated. What does not fit is done in halves, examples first, then the
 choices of one example; losses are shares of the whole step and scores are each choice's own, so the results are those
-of the whole.
+of the whole (but for the draws of dropout, which are others).
 """
 
 from collections.abc import Iterator
@@ -53,11 +53,11 @@ def scoring_bytes(model: Any, batch: Batch, engine: str) -> int:
     """About the most that one pass without gradients holds at a time: an upper estimate, from shapes alone."""
     examples, length = batch.input_ids.shape
     present = int(batch.choice_mask.any(-1).sum())
-    tokens = int(batch.choice_mask.sum())
+    tokens, padded = int(batch.choice_mask.sum()), present * batch.choice_ids.shape[2]
     width, widest, heads, item_bytes = _sizes(model)
     if engine == "plain":  # inputs are repeated for every choice, and all logits are there at once, twice in float32
         repeated = present * length
-        tokens = present * batch.choice_ids.shape[2]
+        tokens = padded
         logit_bytes = tokens * model.config.vocab_size * (item_bytes + 8)
     else:
         repeated = examples * length
@@ -65,7 +65,8 @@ def scoring_bytes(model: Any, batch: Batch, engine: str) -> int:
     states = max(repeated, tokens) * (4 * widest + 8 * width)
     row = length if model.config.is_encoder_decoder else length + batch.choice_mask.sum((1, 2)).max().item()
     scores = 2 * examples * heads * row * row
-    return int((states + scores) * item_bytes + logit_bytes)
+    in_rows = 4 * padded * width if model.config.is_encoder_decoder else 0  # choices side by side in self-attention
+    return int((states + scores + in_rows) * item_bytes + logit_bytes)
 
 
 def halves(batch: Batch) -> tuple[Batch, Batch] | None:
@@ -103,6 +104,10 @@ def _sizes(model: Any) -> tuple[int, int, int, int]:
     config, head = model.config, model.get_output_embeddings()
     width = getattr(config, "d_model", None) or config.hidden_size
     heads = getattr(config, "num_heads", None) or config.num_attention_heads
-    widest = max(max(m.weight.shape) for m in model.modules() if hasattr(m, "weight") and m.weight.dim() == 2
-                 and m is not head and not isinstance(m, nn.Embedding))  # fmt: skip
+    linears = [
+        module.weight
+        for module in model.modules()
+        if module is not head and not isinstance(module, nn.Embedding) and getattr(module, "weight", None) is not None
+    ]
+    widest = max(max(weight.shape) for weight in linears if weight.dim() == 2)
     return width, widest, heads, head.weight.element_size()

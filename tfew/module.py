@@ -52,6 +52,7 @@ class FewShotModule(pl.LightningModule):
         self.micro_batch_size = micro_batch_size
         self.memory_bytes = memory_bytes
         self.parts = 1  # that an example's choices are computed in
+        self._tried = 0  # places of tokens in the largest part that memory was found to suffice for
         self.unlikely_epsilon = unlikely_epsilon
         self.loss_mean = loss_mean
         self.engine = engine
@@ -93,14 +94,17 @@ class FewShotModule(pl.LightningModule):
         """Halves the micro-batch, or splits the choices further; for the rest of the run, and said each time."""
         examples = min(self.micro_batch_size or len(batch), len(batch))
         choices = int(batch.choice_mask.any(-1).sum(-1).max())
-        if self.loss_mean == "micro_batch":  # its numbers depend on the size of a micro-batch: the user's to say
-            raise error
+        if self.loss_mean == "micro_batch" and examples > 1:
+            raise UserError(
+                f"There is too little memory for {examples} examples at a time, and with fidelity.loss_mean=micro_batch"
+                " the loss depends on their number: set micro_batch_size= yourself."
+            ) from error
         if examples == 1 and self.parts >= choices:
             raise too_little(self.memory_bytes, "one choice of one example in training") from error
         if examples > 1:
             self.micro_batch_size = (examples + 1) // 2
         else:
-            self.parts = min(2 * self.parts, choices)
+            self.parts, self._tried = min(2 * self.parts, choices), 0
         where = "in parts" if self.parts > 1 else "at once"
         log.info(
             f"Note: step {self.global_step} needs more memory than there is"
@@ -116,14 +120,22 @@ class FewShotModule(pl.LightningModule):
         for micro in micro_batches:
             total, share = self._denominators(micro, step_counts, len(micro_batches))
             with kept_within(self.memory_bytes, self.model):
-                if self.parts > 1 and self.memory_bytes is not None:  # what is computed again later is not kept now
-                    token_logprob(self.model, micro.by_choices(self.parts)[0], self.engine)
+                self._try_largest_part(micro)
             with kept_within(self.memory_bytes, self.model):
                 terms = self.terms(micro, total)
             self.manual_backward(terms["loss"] * share)
             for name, value in terms.items():
                 totals[name] = totals.get(name, 0) + value.detach() * share
         return totals
+
+    def _try_largest_part(self, batch: Batch) -> None:
+        """What is computed again for the backward pass is kept then and not now: here it is, once for each new size."""
+        if self.parts == 1 or self.memory_bytes is None:
+            return
+        part = max(batch.by_choices(self.parts), key=lambda part: _places(part))
+        if (size := _places(part) + part.input_ids.numel()) > self._tried:
+            token_logprob(self.model, part, self.engine)
+            self._tried = size
 
     def terms(self, batch: Batch, total: Counts) -> dict[str, torch.Tensor]:
         """The loss terms of these examples, as shares of a step with these total counts."""
@@ -147,6 +159,11 @@ class FewShotModule(pl.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.tokens_seen = checkpoint["tokens_seen"]
         self.micro_batch_size, self.parts = checkpoint.get("pieces", (self.micro_batch_size, self.parts))
+
+
+def _places(part: Batch) -> int:
+    """Places of tokens in the choices that are present, padded to the longest."""
+    return int(part.choice_mask.any(-1).sum()) * part.choice_ids.shape[2]
 
 
 def _step_seed(seed: int, step: int) -> int:

@@ -47,19 +47,33 @@ def token_logprob(model: nn.Module, batch: Batch, engine: str = ENGINES[0], part
     return in_parts(lambda part: score(model, part), batch, parts)
 
 
-def token_logprob_within(model: nn.Module, batch: Batch, engine: str, limit_bytes: float | None) -> Tensor:
-    """`token_logprob` without gradients, in halves where memory does not suffice; raises UserError where none does."""
-    if limit_bytes is None or scoring_bytes(model, batch, engine) <= limit_bytes:
-        try:
-            return token_logprob(model, batch, engine)
-        except torch.OutOfMemoryError:  # what it held is free only when this block is left
-            log.info(f"Note: the device has too little memory for {len(batch)} prompts at once; halves are scored.")
-        torch.cuda.empty_cache()
-    parts = halves(batch)
-    if parts is None:
-        raise too_little(limit_bytes, "one choice of one prompt")
-    first, second = (token_logprob_within(model, part, engine, limit_bytes) for part in parts)
-    return joined((first, second), batch)
+class BoundedScorer:
+    """`token_logprob` without gradients, in halves where memory does not suffice; raises UserError where none does.
+
+    How many prompts were too many for the device is remembered, and said once.
+    """
+
+    def __init__(self, model: nn.Module, engine: str, limit_bytes: float | None) -> None:
+        self.model, self.engine, self.limit_bytes = model, engine, limit_bytes
+        self.too_many: int | None = None
+
+    def __call__(self, batch: Batch) -> Tensor:
+        if self._should_fit(batch):
+            try:
+                return token_logprob(self.model, batch, self.engine)
+            except torch.OutOfMemoryError:  # what it held is free only when this block is left
+                log.info(f"Note: the device has too little memory for {len(batch)} prompts at once; halves are scored.")
+            torch.cuda.empty_cache()
+            self.too_many = len(batch) if len(batch) > 1 else self.too_many
+        parts = halves(batch)
+        if parts is None:
+            raise too_little(self.limit_bytes, "one choice of one prompt")
+        return joined((self(parts[0]), self(parts[1])), batch)
+
+    def _should_fit(self, batch: Batch) -> bool:
+        if self.too_many is not None and len(batch) >= self.too_many:
+            return False
+        return self.limit_bytes is None or scoring_bytes(self.model, batch, self.engine) <= self.limit_bytes
 
 
 def plain_token_logprob(model: nn.Module, batch: Batch) -> Tensor:

@@ -8,7 +8,6 @@ Contenders take turns within each round, so that a machine that is busy for a wh
 scripts/bench/RESULTS.md, the figure beside it.
 """
 
-import resource
 import statistics
 import subprocess
 import sys
@@ -32,15 +31,15 @@ from scripts.bench.limit import matmul_flops_per_second, useful_flops
 from scripts.bench.report import write_report
 from scripts.bench.rival import harness
 from scripts.bench.workload import Workload, encode, make_encoder, make_model, make_prompts
-from tfew.data.loader import Encoded, collate
+from tfew.data.loader import Encoded, Encoder, collate
 from tfew.engine.prefixes import prefixes
+from tfew.schema import Prompt
 
 CPU = torch.device("cpu")
 EXAMPLES = {2: 32, 4: 32, 20: 16, 77: 16}
 TRAINED = 8  # examples of a training step, as in the recipe
 STEPS = 10  # of the whole experiment, which ends with scoring
 HARNESS = "lm-eval"
-AGREE = 1e-3  # a contender whose scores differ by more measures something else
 
 
 @dataclass
@@ -99,7 +98,7 @@ def main(arguments: Sequence[str]) -> None:
                 if name == HARNESS:
                     calls[name] = partial(rival.seconds, prompts)
                 else:
-                    calls[name] = _timed(case, name, items, encoder.pad_id)
+                    calls[name] = _timed(case, name, prompts, encoder)
             flops = _flops(case, items)
             for call in calls.values():
                 call()  # the first time is not counted
@@ -125,17 +124,17 @@ def _flops(case: Case, items: list[Encoded]) -> float:
     return {"scoring": scoring(items), "training step": training}.get(case.what, STEPS * training + scoring(items))
 
 
-def _timed(case: Case, name: str, items: list[Encoded], pad_id: int) -> Callable[[], float]:
+def _timed(case: Case, name: str, prompts: list[Prompt], encoder: Encoder) -> Callable[[], float]:
     model = prepared(name, case.shape)
     optimizer = make_optimizer(model)
-    batch = collate(items[:TRAINED], pad_id)
+    batch = collate(encode(prompts[:TRAINED], encoder), encoder.pad_id)
 
     def call() -> float:
         started = time.perf_counter()
         for _ in range({"scoring": 0, "training step": 1}.get(case.what, STEPS)):
             training_step(name, model, batch, optimizer)
         if case.what != "training step":
-            score(name, model, items, pad_id)
+            score(name, model, encode(prompts, encoder), encoder.pad_id)
         return time.perf_counter() - started
 
     return call
@@ -149,14 +148,15 @@ def training_bytes(name: str, choices: int) -> int:
     optimizer = make_optimizer(model)
     small = collate(encode(make_prompts(Workload(2, 8, True, 1), encoder), encoder), encoder.pad_id)
     training_step(name, model, small, optimizer)  # what a first step allocates once
-    before = _resident_bytes()
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak starts anew (Linux)
+    before = _status_bytes("VmRSS")
     training_step(name, model, batch, optimizer)
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
+    return _status_bytes("VmHWM") - before
 
 
-def _resident_bytes() -> int:
-    pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
-    return pages * resource.getpagesize()
+def _status_bytes(field: str) -> int:
+    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
 
 
 def starts(rounds: int) -> dict[str, list[float]]:

@@ -36,12 +36,13 @@ def ours(model: nn.Module, batch: Batch) -> Tensor:
 
 
 def peft(model: Any, batch: Batch) -> Tensor:
-    """One call of the model for each choice's place, absent ones left out."""
+    """One call of the model for each choice's place; what is absent or padding counts for nothing."""
     logprob_CBT = []
     for c in range(batch.choice_ids.shape[1]):
         target_BT, mask_BT = batch.choice_ids[:, c], batch.choice_mask[:, c]
-        labels_BT = target_BT.masked_fill(~mask_BT, -100)
-        logits = model(input_ids=batch.input_ids, attention_mask=batch.input_mask.long(), labels=labels_BT).logits
+        decoder_BT = model.prepare_decoder_input_ids_from_labels(target_BT)
+        inputs = {"input_ids": batch.input_ids, "attention_mask": batch.input_mask.long()}
+        logits = model(**inputs, decoder_input_ids=decoder_BT).logits
         logprob = logits.log_softmax(-1).gather(-1, target_BT[..., None])[..., 0]
         logprob_CBT.append(logprob * mask_BT)
     return torch.stack(logprob_CBT, dim=1)

@@ -86,6 +86,7 @@ def make_model(shape: str, device: torch.device, dtype: torch.dtype) -> nn.Modul
         model: Any = transformers.T5ForConditionalGeneration(config)
         model.lm_head = nn.Linear(config.d_model, ROWS, bias=False)
     model = model.to(dtype).to_empty(device=device)
+    model.set_input_embeddings(model.shared)  # which to_empty has made three
     torch.manual_seed(0)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -174,6 +175,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--choices", default="2,4,20")
     parser.add_argument("--rounds", type=int, default=10)
     options = parser.parse_args()
+    if unknown := set(options.choices.split(",")) - set(map(str, LONGEST_CHOICE)):
+        parser.error(f"--choices {', '.join(sorted(unknown))} is none of {', '.join(map(str, LONGEST_CHOICE))}")
     if unknown := set(options.shapes.split(",")) - SHAPES.keys():
         parser.error(f"no shape is named {', '.join(sorted(unknown))}; there are {', '.join(SHAPES)}")
     return options

@@ -16,7 +16,6 @@ from tfew.config import compose, local_path
 from tfew.data.loader import Encoded, Encoder
 from tfew.schema import Prompt
 
-CHOICES = (2, 4, 20, 77)
 LONGEST = {2: 1, 4: 31, 20: 3, 77: 6}  # words of a choice: yes/no, endings of a story, topics, intents
 
 

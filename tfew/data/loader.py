@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from tfew.schema import Batch, Prompt
 
 Key = tuple[int, int]  # (step, row)
-KEPT_PROMPTS = 10_000
+FEW = 1000  # rows of a set whose tokens are kept
 
 
 @dataclass(frozen=True)
@@ -134,13 +134,12 @@ class DrawnPrompts(Dataset[Encoded]):
         return [(len(item.input_ids), max(map(len, item.choice_ids))) for item in self._kept.values()]
 
     def _encode(self, keys: Sequence[Key]) -> list[Encoded]:
-        """Few-shot sets come round again and again: the first so many prompts are tokenised once."""
+        """Few-shot sets come round again and again: their prompts are tokenised once."""
         drawn = [random.Random(f"{self.seed}/{step}/{row}").choice(self.prompts[row]) for step, row in keys]
         new = [prompt for prompt in dict.fromkeys(drawn) if prompt not in self._encoded]
         made = dict(zip(new, self.encoder.all(new), strict=True)) if new else {}
-        for prompt, item in made.items():
-            if len(self._encoded) < KEPT_PROMPTS:
-                self._encoded[prompt] = item
+        if len(self.prompts) <= FEW:
+            self._encoded.update(made)
         return [made.get(prompt) or self._encoded[prompt] for prompt in drawn]
 
 

@@ -1,7 +1,8 @@
 """T5 over tokens in a line: nothing is computed for padding, and an example's keys and values once for its choices.
 
-transformers' own stacks run as they are; only their attention layers get another forward for the time of a call.
-It projects the line, puts queries, keys and values into rows, and the result back into the line:
+transformers' own stacks run as they are; only their attention layers get another forward for the time of a call (so one
+model is for one thread at a time). It projects the line, puts queries, keys and values into rows, and the result back
+into the line:
 
     encoder self-attention     rows: examples; T5's relative positions and the padding mask, joined once for all layers
     decoder self-attention     rows: choices; a shared prefix stands in each row that it belongs to
@@ -36,11 +37,15 @@ MASK_IS_MADE = torch.empty(1, 1, 1, 1)  # transformers passes a 4D mask on as it
 
 
 def supports(model: Any) -> bool:
-    """Whether this is a T5 whose attention is its own."""
+    """Whether this is a T5 whose attention is its own, and called when it is this engine's."""
     stacks = [model.get_encoder(), model.get_decoder()]
-    return all(
-        type(stack) in STACKS and not stack._forward_hooks and not stack._forward_pre_hooks for stack in stacks
-    ) and all(type(m) in ATTENTION for stack in stacks for m in stack.modules() if isinstance(m, ATTENTION))
+    if any(type(stack) not in STACKS or stack._forward_hooks or stack._forward_pre_hooks for stack in stacks):
+        return False
+    modules = [module for stack in stacks for module in stack.modules()]
+    if any(getattr(module, "gradient_checkpointing", False) for module in modules):
+        return False  # layers would run again when their attention is transformers' own
+    attention = [module for module in modules if isinstance(module, ATTENTION)]
+    return all(type(module) in ATTENTION and "forward" not in vars(module) for module in attention)
 
 
 def token_logprob(model: Any, batch: Batch, parts: int = 1) -> Tensor:

@@ -2,11 +2,12 @@
 
     log p(v | h) = h . W[v] - log sum_u exp(h . W[u])
 
-The first part needs one row of the output head `W [V, D]`. The second is computed for a few states at a time; its
-gradient for the state, sum_u p(u) W[u] `[D]`, is made in the same pass where it will be wanted, so that nothing of
-width V is kept. A head that is trained, or more than a matrix, makes its logits a second time for the backward pass.
+Logits are made for a few states at a time. The gradient of the second part for the state, sum_u p(u) W[u] `[D]`, is
+made in the same pass where it will be wanted, so that nothing of width V is kept. A head that is trained, or is more
+than a matrix, makes its logits a second time for the backward pass.
 """
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -18,28 +19,36 @@ LOGIT_BYTES = 2**25  # of the logits that are there at a time: enough for full m
 
 
 def token_logprob_of_states(state_MD: Tensor, head: nn.Module, state_P: Tensor, token_P: Tensor) -> Tensor:
-    """`[P]` float32: the log-probability of `token_P` after the states that `state_P` numbers."""
-    if _is_frozen(head):
-        weight_VD: Any = head.weight
-        # products in float32 whatever the type: beside the matrix product they cost nothing
-        logit_P = (state_MD[state_P].float() * weight_VD[token_P].float()).sum(-1)
-        return logit_P - _log_partition(state_MD, weight_VD)[state_P]
+    """`[P]` float32: the log-probability of `token_P` after the states that `state_P` numbers.
+
+    Both parts come from the same logits, rounded alike: what is subtracted is never the smaller.
+    """
     order_P = state_P.argsort(stable=True)
-    states, tokens = state_P[order_P], token_P[order_P]
+    states_P, tokens_P = state_P[order_P], token_P[order_P]
     rows = max(1, LOGIT_BYTES // (4 * len(head.weight)))  # type: ignore[arg-type]
+    grad = torch.is_grad_enabled()
+    if grad and state_MD.requires_grad and _is_frozen(head):
+        logprob_P: Tensor = _FrozenHead.apply(state_MD, head.weight, states_P, tokens_P, rows)
+        return logprob_P[order_P.argsort()]
     parts = []
-    for start in range(0, len(state_MD), rows):
-        here = slice(*torch.searchsorted(states, states.new_tensor([start, start + rows])).tolist())
-        arguments = (head, state_MD[start : start + rows], states[here] - start, tokens[here])
-        grad = torch.is_grad_enabled()
+    for start, here in _pieces(states_P, len(state_MD), rows):
+        arguments = (head, state_MD[start : start + rows], states_P[here] - start, tokens_P[here])
         parts.append(checkpoint(_of_logits, *arguments, use_reentrant=False) if grad else _of_logits(*arguments))
     return torch.cat(parts)[order_P.argsort()]
 
 
+def _pieces(states_P: Tensor, states: int, rows: int) -> Iterator[tuple[int, slice]]:
+    """First state of each piece of `rows` states, and which of the sorted `states_P` are in it."""
+    starts = torch.arange(0, states + rows, rows, device=states_P.device)
+    bounds = torch.searchsorted(states_P, starts).tolist()
+    for number, start in enumerate(range(0, states, rows)):
+        yield start, slice(bounds[number], bounds[number + 1])
+
+
 def _is_frozen(head: nn.Module) -> bool:
-    """Whether the head is nothing but a matrix that needs no gradient."""
+    """Whether the head is nothing but a matrix that is not trained."""
     plain = type(head) is nn.Linear and head.bias is None and not head._forward_hooks and not head._forward_pre_hooks
-    return plain and not (head.weight.requires_grad and torch.is_grad_enabled())
+    return plain and not head.weight.requires_grad
 
 
 def _of_logits(head: nn.Module, state_MD: Tensor, state_P: Tensor, token_P: Tensor) -> Tensor:
@@ -47,30 +56,27 @@ def _of_logits(head: nn.Module, state_MD: Tensor, state_P: Tensor, token_P: Tens
     return logit_MV[state_P, token_P] - logit_MV.logsumexp(-1)[state_P]
 
 
-def _log_partition(state_MD: Tensor, weight_VD: Tensor) -> Tensor:
-    """`[M]` float32: log sum_v exp(h . W[v])."""
-    rows = max(1, LOGIT_BYTES // (4 * len(weight_VD)))
-    if state_MD.requires_grad and torch.is_grad_enabled():
-        log_partition_M: Tensor = _FrozenHead.apply(state_MD, weight_VD, rows)
-        return log_partition_M
-    return torch.cat([linear(part, weight_VD).float().logsumexp(-1) for part in state_MD.split(rows)])
-
-
 class _FrozenHead(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, state_MD: Tensor, weight_VD: Tensor, rows: int) -> Tensor:
+    def forward(ctx: Any, state_MD: Tensor, weight_VD: Tensor, states_P: Tensor, tokens_P: Tensor, rows: int) -> Tensor:
         parts, slopes = [], []
-        for part in state_MD.split(rows):
-            logits = linear(part, weight_VD).float()
+        for start, here in _pieces(states_P, len(state_MD), rows):
+            logits = linear(state_MD[start : start + rows], weight_VD).float()
+            at_P = states_P[here] - start
+            logit_P = logits[at_P, tokens_P[here]]
             top = logits.amax(-1, keepdim=True)
             share = logits.sub_(top).exp_()
             total = share.sum(-1, keepdim=True)
-            parts.append((top + total.log())[:, 0])
+            parts.append(logit_P - (top + total.log())[at_P, 0])
             slopes.append((share.div_(total).to(weight_VD.dtype) @ weight_VD).to(state_MD.dtype))
-        ctx.save_for_backward(torch.cat(slopes))
+        ctx.save_for_backward(torch.cat(slopes), weight_VD, states_P, tokens_P)
         return torch.cat(parts)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
-        (slope_MD,) = ctx.saved_tensors
-        return (gradients[0][:, None] * slope_MD).to(slope_MD.dtype), None, None
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None, None]:
+        slope_MD, weight_VD, states_P, tokens_P = ctx.saved_tensors
+        (gradient_P,) = gradients
+        of_state_M = gradient_P.new_zeros(len(slope_MD)).index_add(0, states_P, gradient_P)
+        gradient_MD = -of_state_M[:, None] * slope_MD
+        gradient_MD.index_add_(0, states_P, gradient_P[:, None] * weight_VD[tokens_P])
+        return gradient_MD.to(slope_MD.dtype), None, None, None, None

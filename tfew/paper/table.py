@@ -16,7 +16,7 @@ import yaml
 
 from tfew.errors import UserError, unknown
 from tfew.paper.reference import AVERAGE, printed
-from tfew.records import RunRecord
+from tfew.records import ZERO_SHOT, RunRecord
 
 SPECS = Path(__file__).with_name("tables.yaml")
 
@@ -64,14 +64,17 @@ def make_table(number: str, records: Sequence[RunRecord], model: str | None = No
         raise unknown("table", number, known, "table=")
     spec = known[number]
     model = model or spec["model"]
-    mine = [record for record in records if record.model == model]
+    # a mixture has members and no templates; templates drawn at random have no median over them
+    mine = [r for r in records if r.model == model and len(r.metrics.get("templates", ())) and _each_template(r)]
     columns = _columns(mine)
     cells = {}
     for name, select in _selections(spec).items():
         runs = [record for record in mine if select is not None and _matches(record, select)]
         row = {column: _cell(number, name, column, _of(column, runs)) for column in columns}
         cells[name] = {**row, AVERAGE: _average(spec.get("averages_of", number), name, row)}
-    return Table(number, spec["title"], model, columns, cells, tuple(spec.get("notes", ())))
+    partly = sum(record.config.get("eval_rows") is not None for record in mine)
+    notes = [f"{partly} of the runs here were evaluated on their first rows only (eval_rows=)."] if partly else []
+    return Table(number, spec["title"], model, columns, cells, (*spec.get("notes", ()), *notes))
 
 
 def _columns(records: Sequence[RunRecord]) -> dict[str, str]:
@@ -88,8 +91,14 @@ def _selections(spec: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _matches(record: RunRecord, select: Mapping[str, Any]) -> bool:
+    if record.command != ("evaluate" if record.method == ZERO_SHOT else "train"):
+        return False  # an adapter that is evaluated again, maybe on another data set
     has = {"method": record.method, "loss": record.loss, "pretrained": record.config.get("init_adapter") is not None}
     return all(has[key] == wanted for key, wanted in select.items())
+
+
+def _each_template(record: RunRecord) -> bool:
+    return bool(record.config.get("templates", {}).get("eval", "each") == "each")
 
 
 def _of(dataset: str, records: Sequence[RunRecord]) -> list[RunRecord]:

@@ -20,11 +20,10 @@ class CostRow:
     printed: tuple[float, float, str, float]
 
 
-def table_1(query_tokens: int | None = None, shot_tokens: int | None = None) -> dict[str, CostRow]:
-    """The rows by the paper's names; other lengths than the paper's give its formulas for other data."""
+def table_1() -> dict[str, CostRow]:
+    """The rows by the paper's names."""
     spec = specs()["costs"]
-    query = query_tokens or spec["query_tokens"]
-    shot, shots = shot_tokens or spec["shot_tokens"], spec["shots"]
+    query, shot, shots = spec["query_tokens"], spec["shot_tokens"], spec["shots"]
     rows = {}
     for name, row in spec["rows"].items():
         parameters, halves = int(row["parameters"]), row.get("encoder_decoder", False)
