@@ -164,10 +164,9 @@ def model_name(config: DictConfig) -> str:
 
 @cache
 def _known_path(name: str) -> str | None:
-    """`model.path` of a file in configs/model."""
-    if not (CONFIGS / "model" / f"{name}.yaml").is_file():
-        return None
-    return str(compose(f"model={name}").model.path)
+    """`model.path` of a file in configs/model; each says it itself, so that Hydra need not be asked."""
+    file = CONFIGS / "model" / f"{name}.yaml"
+    return OmegaConf.load(file).path if file.is_file() else None
 
 
 def run_path(config: DictConfig, name: str) -> Path:

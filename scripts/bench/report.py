@@ -90,7 +90,7 @@ def _memory(memory: Mapping[tuple[str, int], int]) -> str:
     lines = [f"| choices | {' | '.join(f'{name}, MB' for name in names)} | ours / official |",
              f"|---:|{'---:|' * len(names)}---:|"]  # fmt: skip
     for choices in dict.fromkeys(choices for _, choices in memory):
-        cells = " | ".join(f"{memory[name, choices] / 1e6:.0f}" for name in names)
+        cells = " | ".join(f"{memory[name, choices] / 1e6:.0f}" if (name, choices) in memory else "" for name in names)
         lines.append(f"| {choices} | {cells} | {memory['ours', choices] / memory['official', choices]:.2f} |")
     return "\n".join(lines) + "\n"
 
