@@ -1,6 +1,6 @@
 """Measures ours against what users would otherwise run: `make bench`, or
 
-    python -m scripts.bench             everything: some twenty minutes on two cores
+    python -m scripts.bench             everything: some 25 minutes on two cores
     python -m scripts.bench quick       fewer sizes, two rounds
     python -m scripts.bench memory NAME CHOICES     one training step in a fresh process; prints bytes above the weights
 
