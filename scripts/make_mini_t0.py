@@ -109,8 +109,10 @@ Zero-shot, few-shot and every other result on the held-out families, with seeds 
 
 English. It knows about eleven hundred lower-case words and what the generators in `tfew/mini_t0` say with them; other
 words are pieces without meaning to it. It reads texts of up to about fifty tokens and answers in a few words. Numbers
-beyond five, negation and anything that takes two steps of thought (whether a word means the same in two sentences) it
-has not learnt. It says nothing about how methods compare on real models: it shows that the path works.
+beyond five, negation and anything that takes two steps of thought it has not learnt. Whether a word means the same in two
+sentences (`same_sense`) stays at chance with 32 shots whatever is trained: with 2,000 shots and all weights trained (1,500
+steps of 32, learning rate 1e-3) accuracy on unseen word pairs was 100 %, so the network can do it, and 32 examples do not
+tell it. It says nothing about how methods compare on real models: it shows that the path works.
 """  # noqa: E501
 
 
