@@ -58,7 +58,7 @@ def ranked(model: nn.Module, encoder: Encoder, norm: str) -> list[Prediction]:
     with scoring_mode(model):
         texts = sorted({choice for choices in CHOICES for choice in choices})
         unconditional = unconditional_sums(score, encoder.all, collated, texts, CPU)
-        return list(rank_classify(score, [collated(encoder.all(PROMPTS))], PROMPTS, norm, CPU, unconditional))
+        return list(rank_classify(score, [collated(encoder.all(PROMPTS))], PROMPTS, norm, CPU, {"d": unconditional}))
 
 
 @pytest.mark.parametrize("kind", ["t5", "llama"])

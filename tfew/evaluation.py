@@ -1,6 +1,8 @@
 """Ranking a whole evaluation split: predictions.jsonl and the numbers made of it, the same for every command."""
 
 import time
+from collections import defaultdict
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -18,6 +20,7 @@ from tfew.ranking.metrics import summarise, summarise_members
 from tfew.ranking.rank import rank_classify, unconditional_sums
 from tfew.records import write_atomically
 from tfew.run_folder import PREDICTIONS_FILE
+from tfew.schema import Prompt
 from tfew.scoring import BoundedScorer, scoring_mode
 from tfew.task import Task
 
@@ -52,11 +55,10 @@ def evaluate_model(
     mixed = torch.autocast(device.type, torch.bfloat16, enabled=uses_autocast(config, device, method))
     with scoring_mode(model), mixed:
         score = BoundedScorer(model, config.engine, memory_bytes(config))
-        choices = sorted({choice for prompt in prompts for choice in prompt.choices})
-        unconditional = None
-        if config.score.norm == "pmi" or len(choices) < len(prompts):  # few: labels that all prompts share
-            collated = partial(collate, pad_id=encoder.pad_id)
-            unconditional = unconditional_sums(score, encoder.all, collated, choices, device)
+        unconditional = {
+            dataset: unconditional_sums(score, encoder.all, partial(collate, pad_id=encoder.pad_id), choices, device)
+            for dataset, choices in _to_score_alone(prompts, config.score.norm).items()
+        }
         ranked = rank_classify(
             score,
             (collate(batch, encoder.pad_id) for batch in progress),
@@ -77,3 +79,12 @@ def evaluate_model(
     tokens = sum(len(item.input_ids) + sum(map(len, item.choice_ids)) for item in encoded)
     metrics = (summarise if task.mixture is None else summarise_members)(predictions, config.score.norm)
     return Evaluated(metrics, counts, tokens, time.monotonic() - started)
+
+
+def _to_score_alone(prompts: Sequence[Prompt], norm: str) -> dict[str, list[str]]:
+    """The choices of each data set to be scored after an empty input: where they are few, labels that rows share."""
+    by_dataset = defaultdict(list)
+    for prompt in prompts:
+        by_dataset[prompt.dataset].append(prompt)
+    choices = {name: sorted({c for prompt in group for c in prompt.choices}) for name, group in by_dataset.items()}
+    return {name: texts for name, texts in choices.items() if norm == "pmi" or len(texts) < len(by_dataset[name])}

@@ -20,11 +20,11 @@ def rank_classify(
     prompts: Sequence[Prompt],
     norm: str,
     device: torch.device,
-    unconditional: Mapping[str, float] | None = None,
+    unconditional: Mapping[str, Mapping[str, float]],
 ) -> Iterator[Prediction]:
     """One prediction per prompt, in order; `batches` hold the prompts in the same order. Ties go to the first.
 
-    `unconditional`: each choice's log-probability after an empty input, for the norm "pmi".
+    `unconditional`: of some data sets each choice's log-probability after an empty input, for the norm "pmi".
     """
     remaining = iter(prompts)
     for batch in batches:
@@ -35,6 +35,7 @@ def rank_classify(
         for scores_C, tokens_C, prompt in zip(scores_BC, tokens_BC, remaining, strict=False):
             choices = len(prompt.choices)
             scores = tuple(scores_C[:choices])
+            alone = unconditional.get(prompt.dataset)
             prediction = Prediction(
                 prompt.dataset,
                 prompt.template,
@@ -45,7 +46,7 @@ def rank_classify(
                 tokens=tuple(tokens_C[:choices]),
                 characters=tuple(map(len, prompt.choices)),
                 bytes=tuple(len(choice.encode()) for choice in prompt.choices),
-                unconditional=None if unconditional is None else tuple(unconditional[c] for c in prompt.choices),
+                unconditional=None if alone is None else tuple(alone[choice] for choice in prompt.choices),
             )
             yield rescored(prediction, made_with, norm)
 
