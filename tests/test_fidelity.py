@@ -47,6 +47,7 @@ def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> 
 Run = Callable[[Path], Result]
 
 
+@pytest.mark.slow
 def test_the_command_itself() -> None:
     script = ROOT / "scripts" / "check_fidelity.py"
     result = subprocess.run([sys.executable, str(script), str(GOLDEN)], capture_output=True, text=True, check=False)
