@@ -81,12 +81,12 @@ def test_an_unfinished_run_starts_afresh_unless_told_otherwise(tmp_path: Path) -
 def test_ctrl_c_says_how_to_go_on(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     process = subprocess.Popen(
-        command(folder, "steps=5000"), stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
+        command(folder, "steps=20000"), stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
     )
     while steps_done(folder) < 3 and process.poll() is None:
         time.sleep(0.005)
     process.send_signal(signal.SIGINT)
-    _, err = process.communicate(timeout=60)
+    _, err = process.communicate(timeout=240)
     assert process.returncode != 0
     assert "Interrupted. An unfinished run continues with resume=true." in err
     assert "Traceback" not in err
