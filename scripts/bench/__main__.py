@@ -33,6 +33,7 @@ from scripts.bench.rival import harness
 from scripts.bench.workload import Workload, encode, make_encoder, make_model, make_prompts
 from tfew.data.loader import Encoded, Encoder, collate
 from tfew.engine.prefixes import prefixes
+from tfew.errors import UserError, unknown
 from tfew.schema import Prompt
 
 CPU = torch.device("cpu")
@@ -85,7 +86,13 @@ def cases(quick: bool) -> list[tuple[Case, tuple[str, ...]]]:
 
 
 def main(arguments: Sequence[str]) -> None:
-    if arguments[:1] == ["memory"]:
+    memory_of = len(arguments) == 3 and arguments[0] == "memory"
+    if arguments not in ([], ["quick"]) and not memory_of:
+        raise unknown("argument", " ".join(arguments), ("quick", "memory NAME CHOICES"), "python -m scripts.bench")
+    if memory_of and (arguments[1] not in CONTENDERS or arguments[2] not in map(str, EXAMPLES)):
+        good = [f"{name} {choices}" for name in CONTENDERS for choices in EXAMPLES]
+        raise unknown("contender", " ".join(arguments[1:]), good, "python -m scripts.bench memory")
+    if memory_of:
         print(training_bytes(arguments[1], int(arguments[2])))
         return
     quick = arguments[:1] == ["quick"]
@@ -183,4 +190,7 @@ def starts(rounds: int) -> dict[str, list[float]]:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    try:
+        main(sys.argv[1:])
+    except UserError as error:
+        sys.exit(str(error))
