@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from tfew.engine.prefixes import Prefixes, prefixes
 from tfew.engine.vocabulary import token_logprob_of_states
+from tfew.routing import routed
 from tfew.schema import Batch
 
 Mask = Callable[[Prefixes, Tensor, Tensor, int], Tensor]
@@ -60,7 +61,8 @@ def token_logprob(model: Any, batch: Batch, sees: Mask | None = None) -> Tensor:
     mask_B1KK = torch.zeros(sees_BKK.shape, dtype=dtype, device=ids_BK.device)
     mask_B1KK = mask_B1KK.masked_fill(~sees_BKK, torch.finfo(dtype).min)[:, None]
     inputs = {"input_ids": ids_BK, "attention_mask": mask_B1KK, "position_ids": position_BK}
-    state_BKD = model.base_model(**inputs, use_cache=False)[0]
+    with routed(batch.task_id):
+        state_BKD = model.base_model(**inputs, use_cache=False)[0]
     state_MD = state_BKD[tree.example_M, place_M]
     logprob_P = token_logprob_of_states(state_MD, model.get_output_embeddings(), tree.prefix_P, tree.target_P)
     return logprob_P.new_zeros(batch.choice_mask.shape).masked_scatter(batch.choice_mask, logprob_P)
@@ -141,4 +143,5 @@ def _made_up(rows: int) -> Batch:
         choice_ids=choice_ids,
         choice_mask=torch.arange(4) < length_BC1,
         label=torch.tensor([0, 1]),
+        task_id=torch.tensor([0, 0]),  # for a model that holds many tasks' vectors: those that change nothing
     )
