@@ -21,8 +21,9 @@ METRICS_FILE = "metrics.csv"
 MIXTURE_FILE = "mixture.json"
 CHECKPOINTS = "checkpoint"
 CALIBRATION_FILE = "calibration.safetensors"
+ADAPTER_FILES = ("adapter.safetensors", "adapter.json", "temperature.json")
 # and CONFIG_FILE
-OWN_FILES = (RECORD_FILE, PREDICTIONS_FILE, METRICS_FILE, MIXTURE_FILE, "adapter.safetensors", "adapter.json")
+OWN_FILES = (RECORD_FILE, PREDICTIONS_FILE, METRICS_FILE, MIXTURE_FILE, *ADAPTER_FILES)
 LOGGER_FOLDERS = ("tensorboard", "wandb")
 
 

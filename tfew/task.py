@@ -70,11 +70,16 @@ def _few_shot_task(config: DictConfig) -> Task:
     spec = load_spec(config)
     if config.shots is None:
         raise UserError("shots=null: only a mixture of data sets is trained on without a number of shots.")
-    templates = select(load_templates(spec.prompts), config.templates.use, config.templates.name)
-    if config.templates.use == "original" and config.fidelity.limit_train_templates:
-        templates = templates[: spec.train_templates_first]
+    templates = train_templates(config, spec)
     examples = few_shot_examples(spec, config.few_shot, config.few_shot_seed, config.shots, data_folder(config))
     return _render(spec, examples, templates, labelled=True)
+
+
+def train_templates(config: DictConfig, spec: DatasetSpec) -> list[Template]:
+    """The templates that training draws from."""
+    templates = select(load_templates(spec.prompts), config.templates.use, config.templates.name)
+    limited = config.templates.use == "original" and config.fidelity.limit_train_templates
+    return templates[: spec.train_templates_first] if limited else templates
 
 
 def _mixture_task(config: DictConfig, spec: MixtureSpec) -> Task:

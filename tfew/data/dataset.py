@@ -95,30 +95,42 @@ class DatasetSpec:
             seen.add(example.idx)
         return examples
 
-    def example(self, number: int, row: Mapping[str, Any], where: str) -> Example:
-        """Row `number` (from 0) of `where` as an example; its `idx` is its own, else this number."""
+    @property
+    def label_names(self) -> tuple[str, ...] | None:
+        """The labels as the data spell them, by index; None where rows have choices of their own."""
+        return None if self.label is None else tuple(names[0] for names in self.label.names)
+
+    def example(self, number: int, row: Mapping[str, Any], where: str, labelled: bool = True) -> Example:
+        """Row `number` (from 0) of `where` as an example; its `idx` is its own, else this number.
+
+        `labelled` False: a row to predict. It needs no label, and one that it has is not looked at.
+        """
         fields = {self.rename.get(key, key): value for key, value in row.items()}
-        needed = {*self.columns, *([self.label.column] if self.label else [])}
+        rule = self.label if labelled else None
+        if self.label is not None and rule is None:
+            fields.pop(self.label.column, None)
+        needed = {*self.columns, *([rule.column] if rule else [])}
         if missing := sorted(needed - fields.keys()):
             raise UserError(
                 f"{where}, row {number + 1} lacks {', '.join(map(repr, missing))}; it has {', '.join(sorted(fields))}."
             )
         if empty := sorted(column for column in needed if fields[column] is None):
             raise UserError(f"{where}, row {number + 1}: {', '.join(map(repr, empty))} is null.")
-        label = self._label(fields, f"{where}, row {number + 1}")
+        label = self._label(rule, fields, f"{where}, row {number + 1}")
         for column, kind in self.types.items():
-            fields[column] = _as_type(fields[column], kind, f"{where}, row {number + 1}, column {column!r}")
+            if column in fields:
+                fields[column] = _as_type(fields[column], kind, f"{where}, row {number + 1}, column {column!r}")
         fields.setdefault("idx", number)
         if label is not None:
             fields.setdefault("label", label)
-            if self.label and self.label.column == "label" and "label" not in self.types:
+            if rule and rule.column == "label" and "label" not in self.types:
                 fields["label"] = label  # promptsource's templates index choices with it
         idx = _as_type(fields["idx"], "int", f"{where}, row {number + 1}, column 'idx'")
         return Example(idx=idx, fields=fields, label=label)
 
-    def _label(self, fields: Mapping[str, Any], where: str) -> int | None:
+    def _label(self, rule: LabelRule | None, fields: Mapping[str, Any], where: str) -> int | None:
         try:
-            return None if self.label is None else self.label.index(fields[self.label.column])
+            return None if rule is None else rule.index(fields[rule.column])
         except ValueError as error:
             raise UserError(f"{where}: {error}.") from error
 

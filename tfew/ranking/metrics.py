@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from tfew.ranking.calibration import calibration
 from tfew.ranking.norms import available, rescored
 from tfew.schema import Prediction
 
@@ -36,7 +37,7 @@ def summarise(predictions: Sequence[Prediction], norm: str) -> dict[str, Any]:
     """accuracy (median over templates), accuracy_iqr, chance, and accuracy and rows of each template.
 
     chance is the accuracy of guessing among each prompt's own choices. `norm` is what the scores were made with;
-    accuracy_by_norm has the accuracy under each.
+    accuracy_by_norm has the accuracy under each; calibration is what `tfew.ranking.calibration` says.
     """
     by_template = defaultdict(list)
     for prediction in predictions:
@@ -56,4 +57,5 @@ def summarise(predictions: Sequence[Prediction], norm: str) -> dict[str, Any]:
         "accuracy_by_norm": by_norm,
         "chance": chance,
         "templates": templates,
+        "calibration": calibration(predictions),
     }
