@@ -36,7 +36,7 @@ MAY_IMPORT = {
     "task": {"config", "data", "records"},
     "build": {"adapters_io", "backbone", "card", "config", "data", "methods"},
     "fit": {"build", "config", "data", "records", "losses", "methods", "module", "run_folder", "task"},
-    "evaluation": {"build", "data", "methods", "ranking", "records", "run_folder", "scoring", "task"},
+    "evaluation": {"backbone", "build", "data", "methods", "ranking", "records", "run_folder", "scoring", "task"},
     "report": {"config", "costs", "records", "run_folder", "evaluation", "fit", "methods"},
     "cli": {"config"},
     "card": {"records"},
