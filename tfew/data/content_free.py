@@ -22,8 +22,8 @@ def content_columns(examples: Sequence[Example], columns: Sequence[str]) -> list
             found.append(column)
     if not found:
         raise UserError(
-            f"score.method=calibrated: in these {len(examples)} rows no column holds text that differs from row to row, so"
-            " there is no prompt without it; use score.method=direct."
+            f"score.method=calibrated: no column of these {len(examples)} rows holds text that differs from row to row,"
+            " so there is no prompt without it; use score.method=direct."
         )
     return found
 
