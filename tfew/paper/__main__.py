@@ -1,6 +1,10 @@
-"""The paper's tables from records alone: `python -m tfew.paper table=4 runs=runs`. No torch."""
+"""The paper's tables and figures, and the report, from finished runs: `python -m tfew.paper table=4 runs=runs`.
+
+No torch.
+"""
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 
@@ -8,26 +12,31 @@ from omegaconf import DictConfig
 from tqdm import tqdm
 
 from tfew.cli import command
-from tfew.errors import UserError
+from tfew.errors import UserError, unknown
+from tfew.paper.figures import Figure, figure_csv, make_figure
 from tfew.paper.render import as_csv, as_latex, as_markdown
+from tfew.paper.specs import specs
+from tfew.paper.spread import COLUMNS, Spread, in_context_scores, spread_rows, spread_csv, spreads
 from tfew.paper.table import Table, make_table
-from tfew.records import RECORD_FILE, RunRecord, load_record, write_atomically
+from tfew.records import RECORD_FILE, RunRecord, load_record, write_atomically, write_bytes_atomically
 
 ENDINGS = {"md": as_markdown, "csv": as_csv, "tex": as_latex}
+REPORT_FILE = "report.html"
 
 
-def paper(config: DictConfig) -> Table:
-    """Prints the table, and writes it in all forms where `output=` says."""
-    table = make_table(str(config.table), finished_runs(Path(config.runs)), config.model)
-    if config.json:
-        print(json.dumps(asdict(table), indent=1, ensure_ascii=False))
-    else:
-        print(as_markdown(table))
-    if config.output is not None:
-        for ending, render in ENDINGS.items():
-            write_atomically(Path(config.output) / f"table_{table.number}.{ending}", render(table))
-        print(f"written: {config.output}/table_{table.number}.{{{','.join(ENDINGS)}}}")
-    return table
+def paper(config: DictConfig) -> Table | Figure | list[Spread] | Path:
+    """Prints the table or the figure's points, and writes them where `output=` says; or writes the report."""
+    wanted = {"table": config.table, "figure": config.figure, "report": config.report or None}
+    told = [name for name, value in wanted.items() if value is not None]
+    if len(told) != 1:
+        said = " and ".join(f"{name}={wanted[name]}" for name in told) or "nothing"
+        raise UserError(f"Say one of table=1 to 11, figure=2, 3 or icl, and report=true; here it is {said}.")
+    if not isinstance(config.report, bool):
+        raise unknown("value", config.report, ("true", "false"), "report=")
+    make: dict[str, Callable[[DictConfig], Table | Figure | list[Spread] | Path]] = {
+        "table": _table, "figure": _figure, "report": _report
+    }  # fmt: skip
+    return make[told[0]](config)
 
 
 def finished_runs(runs: Path) -> list[RunRecord]:
@@ -36,6 +45,82 @@ def finished_runs(runs: Path) -> list[RunRecord]:
     if not folders:
         raise UserError(f"runs={runs} has no finished run: train some first, or say where they are.")
     return [load_record(folder) for folder in tqdm(folders, desc="Records", unit="run", leave=False, mininterval=0.5)]
+
+
+def _table(config: DictConfig) -> Table:
+    if str(config.table) not in specs()["tables"]:
+        raise unknown("table", config.table, specs()["tables"], "table=")
+    table = make_table(str(config.table), finished_runs(Path(config.runs)), config.of_model)
+    print(json.dumps(asdict(table), indent=1, ensure_ascii=False) if config.json else as_markdown(table))
+    if config.output is not None:
+        for ending, render in ENDINGS.items():
+            write_atomically(Path(config.output) / f"table_{table.number}.{ending}", render(table))
+        print(f"written: {config.output}/table_{table.number}.{{{','.join(ENDINGS)}}}")
+    return table
+
+
+def _figure(config: DictConfig) -> Figure | list[Spread]:
+    number = str(config.figure)
+    if number not in specs()["figures"]:
+        raise unknown("figure", number, specs()["figures"], "figure=")
+    records = finished_runs(Path(config.runs))
+    if number == "icl":
+        return _spread_figure(config, records)
+    figure = make_figure(number, records, config.of_model)
+    print(json.dumps(asdict(figure), indent=1, ensure_ascii=False) if config.json else _points_as_text(figure))
+    if config.output is not None:
+        from tfew.paper.drawing import draw_points
+
+        _write_figure(Path(config.output), number, draw_points(figure), figure_csv(figure))
+    return figure
+
+
+def _spread_figure(config: DictConfig, records: list[RunRecord]) -> list[Spread]:
+    found = spreads(in_context_scores(records, config.of_model))
+    if not found:
+        methods = ", ".join(specs()["figures"]["icl"]["methods"].values())
+        raise UserError(f"runs={config.runs} has no run with templates for figure=icl (methods: {methods}).")
+    if config.json:
+        print(json.dumps([asdict(spread) for spread in found], indent=1, ensure_ascii=False))
+    else:
+        print(_aligned([list(COLUMNS), *spread_rows(found, "–")]))
+    if config.output is not None:
+        from tfew.paper.drawing import draw_spreads
+
+        chance = {r.dataset: 100 * r.metrics["chance"] for r in records if "chance" in r.metrics}
+        drawing = draw_spreads(found, chance, specs()["figures"]["icl"]["title"])
+        _write_figure(Path(config.output), "icl", drawing, spread_csv(found))
+    return found
+
+
+def _write_figure(folder: Path, number: str, drawing: object, points: str) -> None:
+    from tfew.plots import PDF, PNG, rendered
+
+    for form in (PNG, PDF):
+        write_bytes_atomically(folder / f"figure_{number}.{form}", rendered(drawing, form))
+    write_atomically(folder / f"figure_{number}.csv", points)
+    print(f"written: {folder}/figure_{number}.{{png,pdf,csv}}")
+
+
+def _points_as_text(figure: Figure) -> str:
+    ours = len(figure.of(True))
+    lines = [f"Figure {figure.number}: {figure.title}"]
+    lines += [f"{len(figure.points) - ours} points of the paper, {ours} of ours ({figure.model})\n"]
+    rows = [["", "from", figure.x_label.partition(" (")[0], "accuracy", "runs"]]
+    for point in figure.points:
+        source, runs = ("ours", str(point.runs)) if point.ours else ("paper", "")
+        rows.append([point.name, source, f"{point.x:.4g}", f"{point.accuracy:.1f}", runs])
+    return "\n".join([*lines, _aligned(rows), *(f"Note: {note}" for note in figure.notes)])
+
+
+def _aligned(rows: list[list[str]]) -> str:
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() for row in rows]
+    return "\n".join(lines) + "\n"
+
+
+def _report(config: DictConfig) -> Path:
+    raise NotImplementedError
 
 
 main = command("paper")(paper)
