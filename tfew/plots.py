@@ -75,7 +75,7 @@ def chance_line(axes: Any, chance: float, y: float, half: float, label: str | No
 def strip(
     axes: Any, values: Sequence[float], y: float, color: str, label: str | None = None, scatter: float = 0
 ) -> None:
-    """Each value a faint dot, up to `scatter` above or below the line; a bar over the quartiles, a dot at the median."""
+    """Each value a faint dot, at most `scatter` off the line; a bar over the quartiles, a dot at the median."""
     import numpy as np
 
     if not len(values):

@@ -7,18 +7,22 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from omegaconf import DictConfig
-from tqdm import tqdm
 
 from tfew.cli import command
 from tfew.errors import UserError, unknown
 from tfew.paper.figures import Figure, figure_csv, make_figure
 from tfew.paper.render import as_csv, as_latex, as_markdown
+from tfew.paper.runs import load_runs
 from tfew.paper.specs import specs
-from tfew.paper.spread import COLUMNS, Spread, in_context_scores, spread_rows, spread_csv, spreads
+from tfew.paper.spread import COLUMNS, Spread, in_context_scores, spread_csv, spread_rows, spreads
 from tfew.paper.table import Table, make_table
-from tfew.records import RECORD_FILE, RunRecord, load_record, write_atomically, write_bytes_atomically
+from tfew.records import RunRecord, write_atomically, write_bytes_atomically
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure as Drawing
 
 ENDINGS = {"md": as_markdown, "csv": as_csv, "tex": as_latex}
 REPORT_FILE = "report.html"
@@ -31,8 +35,9 @@ def paper(config: DictConfig) -> Table | Figure | list[Spread] | Path:
     if len(told) != 1:
         said = " and ".join(f"{name}={wanted[name]}" for name in told) or "nothing"
         raise UserError(f"Say one of table=1 to 11, figure=2, 3 or icl, and report=true; here it is {said}.")
-    if not isinstance(config.report, bool):
-        raise unknown("value", config.report, ("true", "false"), "report=")
+    for flag in ("report", "texts", "json"):
+        if not isinstance(config[flag], bool):
+            raise UserError(f"{flag}={config[flag]!r} is neither true nor false.")
     make: dict[str, Callable[[DictConfig], Table | Figure | list[Spread] | Path]] = {
         "table": _table, "figure": _figure, "report": _report
     }  # fmt: skip
@@ -41,10 +46,7 @@ def paper(config: DictConfig) -> Table | Figure | list[Spread] | Path:
 
 def finished_runs(runs: Path) -> list[RunRecord]:
     """The records of all finished runs in a folder; raises UserError where there is none."""
-    folders = sorted(path.parent for path in runs.glob(f"*/{RECORD_FILE}"))
-    if not folders:
-        raise UserError(f"runs={runs} has no finished run: train some first, or say where they are.")
-    return [load_record(folder) for folder in tqdm(folders, desc="Records", unit="run", leave=False, mininterval=0.5)]
+    return [run.record for run in load_runs(runs)]
 
 
 def _table(config: DictConfig) -> Table:
@@ -93,7 +95,7 @@ def _spread_figure(config: DictConfig, records: list[RunRecord]) -> list[Spread]
     return found
 
 
-def _write_figure(folder: Path, number: str, drawing: object, points: str) -> None:
+def _write_figure(folder: Path, number: str, drawing: "Drawing", points: str) -> None:
     from tfew.plots import PDF, PNG, rendered
 
     for form in (PNG, PDF):
@@ -120,7 +122,18 @@ def _aligned(rows: list[list[str]]) -> str:
 
 
 def _report(config: DictConfig) -> Path:
-    raise NotImplementedError
+    from tfew.paper.report import make_report
+
+    runs = load_runs(Path(config.runs))
+    if config.of_model is not None:
+        known = {run.record.model for run in runs}
+        if config.of_model not in known:
+            raise unknown("model", config.of_model, sorted(known), "of_model=")
+        runs = [run for run in runs if run.record.model == config.of_model]
+    path = Path(config.output if config.output is not None else config.runs) / REPORT_FILE
+    write_atomically(path, make_report(runs, quote=config.texts))
+    print(f"{len(runs)} runs; open {path} in a browser.")
+    return path
 
 
 main = command("paper")(paper)

@@ -68,9 +68,9 @@ def make_cell(number: str, row: str, column: str, records: Sequence[RunRecord], 
     return Cell(len(records), median, iqr, paper, paper_iqr)
 
 
-def make_average(number: str, row: str, cells: Mapping[str, Cell]) -> Cell:
-    """`number` is the table that prints the averages."""
-    paper, _ = printed().get((number, row, AVERAGE), (None, None))
+def make_average(printed_in: str | None, row: str, cells: Mapping[str, Cell]) -> Cell:
+    """`printed_in` is the table that prints the averages, None where there is nothing to compare with."""
+    paper = printed().get((printed_in, row, AVERAGE), (None, None))[0] if printed_in else None
     ours = [cell.ours for cell in cells.values()]
     known = [value for value in ours if value is not None]
     mean = sum(known) / len(known) if known and len(known) == len(ours) else None
@@ -87,7 +87,9 @@ def _check_one_cell(records: Sequence[RunRecord]) -> None:
     if len(set(orders.values())) > 1 and any(order_seed(record) != record.few_shot_seed for record in records):
         first, *others = orders
         other = next(name for name in others if orders[name] != orders[first])
-        raise _two_of_one(f"different orders of their shots (order_seed {orders[first]}, {orders[other]})", first, other)
+        raise _two_of_one(
+            f"different orders of their shots (order_seed {orders[first]}, {orders[other]})", first, other
+        )
 
 
 def order_seed(record: RunRecord) -> int | None:

@@ -32,11 +32,12 @@ def draw_points(figure: Figure) -> "Drawing":
             points = [point for point in figure.of(ours) if point not in across]
             if points or across:
                 papers = "the paper" if figure.same_data else "the paper, other model and data"
+                number = "1 point" if len(points) + len(across) == 1 else f"{len(points) + len(across)} points"
                 source = f"ours, {_shown(figure.model, 30)}" if ours else papers
                 xs, ys = [p.x for p in points], [p.accuracy for p in points]
                 axes.scatter(
                     xs, ys, s=44, facecolors=color if ours else "white", edgecolors=color, linewidths=1.5,
-                    zorder=4 if ours else 3, label=f"{source}: {len(points) + len(across)} points",
+                    zorder=4 if ours else 3, label=f"{source}: {number}",
                 )  # fmt: skip
             for point in across:
                 axes.axhline(point.accuracy, color=color, linewidth=1.2, linestyle=(0, (4, 3)), zorder=1)
@@ -59,11 +60,16 @@ def draw_points(figure: Figure) -> "Drawing":
     return drawing
 
 
-def draw_spreads(found: Sequence[Spread], chance: Mapping[str, float], title: str | None = None) -> "Drawing":
-    """A panel per data set with a line per group; a stroke through each panel is chance. All in percent."""
+def draw_spreads(
+    found: Sequence[Spread], chance: Mapping[str, float], title: str | None = None, groups: Sequence[str] | None = None
+) -> "Drawing":
+    """A panel per data set with a line per group; a stroke through each panel is chance. All in percent.
+
+    `groups` None: those that are there; of several drawings with the same ones each group has one colour.
+    """
     datasets = list(dict.fromkeys(spread.dataset for spread in found))
     panels = [[spread for spread in found if spread.dataset == dataset] for dataset in datasets]
-    colors = group_colors([spread.group for spread in found])
+    colors = group_colors(groups or [spread.group for spread in found])
     ratios = [0.42 + 0.3 * len(panel) for panel in panels]
     with style():
         drawing, all_axes = blank(5.4, sum(ratios) + (0.85 if title else 0.5), len(panels))
@@ -83,11 +89,11 @@ def draw_spreads(found: Sequence[Spread], chance: Mapping[str, float], title: st
     return drawing
 
 
-def draw_curves(title: str, curves: Curves, y_label: str) -> "Drawing":
-    """A line per variant over training steps, on a log scale."""
-    colors = group_colors(list(curves))
+def draw_curves(title: str, curves: Curves, y_label: str, groups: Sequence[str]) -> "Drawing":
+    """A line per variant, of these groups, over training steps, on a log scale."""
+    colors, columns = group_colors(groups), 4 if max(map(len, curves)) <= 12 else 2
     with style():
-        drawing, (axes,) = blank(5.4, 2.7 + 0.16 * -(-len(curves) // 2))
+        drawing, (axes,) = blank(5.4, 2.7 + 0.16 * -(-len(curves) // columns))
         for place, (name, (steps, values)) in enumerate(curves.items()):
             dashes = ("-", "--", ":")[place // len(COLORS) % 3]
             axes.plot(steps, values, color=colors[name], linewidth=1.7, linestyle=dashes, label=_shown(name, 34))
@@ -100,7 +106,7 @@ def draw_curves(title: str, curves: Curves, y_label: str) -> "Drawing":
         axes.set_xlabel("training step", color=INK, fontsize=9)
         axes.set_ylabel(y_label, color=INK, fontsize=9)
         axes.set_title(_shown(title, 60), loc="left", color=INK, fontsize=10, fontweight="bold")
-        drawing.legend(loc="outside lower left", ncols=2, frameon=False, fontsize=8.5, labelcolor=INK)
+        drawing.legend(loc="outside lower left", ncols=columns, frameon=False, fontsize=8.5, labelcolor=INK)
     return drawing
 
 
@@ -123,8 +129,8 @@ def _is_across(figure: Figure, point: Point) -> bool:
 
 def _write_across(axes: Any, point: Point, color: str) -> None:
     axes.annotate(
-        f"{_shown(point.name, 40)} (all of it)", (1, point.accuracy), xycoords=("axes fraction", "data"), xytext=(-2, 3),
-        textcoords="offset points", ha="right", fontsize=8, color=color if point.ours else INK,
+        f"{_shown(point.name, 40)} (all of it)", (1, point.accuracy), xycoords=("axes fraction", "data"),
+        xytext=(-2, 3), textcoords="offset points", ha="right", fontsize=8, color=color if point.ours else INK,
     ).set_in_layout(False)  # fmt: skip
 
 
@@ -172,7 +178,7 @@ def _short(value: float) -> str:
     """0.001 to 100 as they are, others as powers of ten."""
     if 1e-4 <= value < 1e4:
         return f"{value:g}"
-    return "10" + f"{value:e}".split("e")[1].lstrip("+").translate(POWERS)
+    return "10" + str(int(f"{value:e}".split("e")[1])).translate(POWERS)
 
 
 def _wrapped(text: str) -> str:

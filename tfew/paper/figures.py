@@ -63,9 +63,11 @@ def _figure_2(number: str, records: Sequence[RunRecord], model: str | None) -> F
     for row, share in spec["shares"].items():
         points.append(Point(row, False, share, mean(_printed_row(spec["of"], row)), 0))
         cell = table.cells[row][AVERAGE]
-        if cell.ours is not None:
-            updated = median(100 * r.parameters["trained"] / r.parameters["total"] for r in runs[row])
-            points.append(Point(row, True, updated, cell.ours, cell.runs))
+        updated = [
+            100 * r.parameters["trained"] / r.parameters["total"] for r in runs[row] if r.parameters.get("total")
+        ]
+        if cell.ours is not None and updated:
+            points.append(Point(row, True, median(updated), cell.ours, cell.runs))
     shares = "The paper's shares are its parameter counts over T0-3B's 2.85 billion, its averages means of its cells."
     stores = [note for row, found in runs.items() if (note := _trains_more(row, found))]
     x_label = "parameters updated (% of the model, log scale)"
@@ -79,13 +81,13 @@ def _figure_3(number: str, records: Sequence[RunRecord], model: str | None) -> F
     points = []
     for row, costs in table_1().items():
         cell = table.cells[row][AVERAGE]
-        if cell.paper is not None:
-            points.append(Point(row, False, costs.printed[0], cell.paper, 0))
-        if cell.ours is not None:
-            points.append(Point(row, True, _flops_per_example(runs[row]), cell.ours, cell.runs))
+        points.append(Point(row, False, costs.printed[0], costs.printed[3], 0))
+        flops = _flops_per_example(runs[row])
+        if cell.ours is not None and flops:
+            points.append(Point(row, True, flops, cell.ours, cell.runs))
     measured = "Ours are FLOPs by the paper's formula at the measured lengths: per prompt, the median over data sets."
     x_label = "FLOPs to answer one example (log scale)"
-    return _figure(number, table, x_label, points, [measured, *specs()["costs"]["notes"]])
+    return _figure(number, table, x_label, points, [measured, *spec["notes"]])
 
 
 def _figure(number: str, table: Table, x_label: str, points: Sequence[Point], notes: Sequence[str]) -> Figure:
@@ -108,16 +110,17 @@ def _incomplete(row: str, table: Table, cells: dict[str, Cell]) -> str | None:
 
 def _trains_more(row: str, runs: Sequence[RunRecord]) -> str | None:
     """Prefix tuning trains a network that makes the prefixes, and keeps these alone; the paper counts what is kept."""
-    counts = [(run.parameters["trained"], run.parameters.get("trainable", 0)) for run in runs]
+    counts = [(run.parameters.get("trained", 0), run.parameters.get("trainable", 0)) for run in runs]
     trained, kept = max(counts, default=(0, 0))
     return f"{row} trains {trained:,} numbers here and keeps {kept:,}." if kept and trained > kept else None
 
 
-def _flops_per_example(runs: Sequence[RunRecord]) -> float:
+def _flops_per_example(runs: Sequence[RunRecord]) -> float | None:
     by_dataset: dict[str, list[float]] = {}
     for run in runs:
-        by_dataset.setdefault(run.dataset, []).append(run.flops["evaluation"] / run.counts["prompts"])
-    return median(mean(values) for values in by_dataset.values())
+        if run.flops.get("evaluation") and run.counts.get("prompts"):
+            by_dataset.setdefault(run.dataset, []).append(run.flops["evaluation"] / run.counts["prompts"])
+    return median(mean(values) for values in by_dataset.values()) if by_dataset else None
 
 
 def figure_csv(figure: Figure) -> str:

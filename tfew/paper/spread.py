@@ -3,7 +3,7 @@
 import csv
 import io
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import mean
 
@@ -68,7 +68,7 @@ def in_context_scores(records: Sequence[RunRecord], model: str | None = None) ->
     return scores_of(sorted(mine, key=lambda record: (record.dataset, order.index(record.method))), groups)
 
 
-def scores_of(records: Sequence[RunRecord], groups: dict[str, str]) -> list[Score]:
+def scores_of(records: Sequence[RunRecord], groups: Mapping[str, str]) -> list[Score]:
     return [
         Score(r.dataset, groups[r.name], template, r.few_shot_seed, order_seed(r), r.name, accuracy)
         for r in records

@@ -50,11 +50,13 @@ def make_table(number: str, records: Sequence[RunRecord], model: str | None = No
     mine = [record for runs in by_row.values() for record in runs]
     shown = model or spec["model"]
     columns, metric = _columns(spec, [r for r in records if r.model == shown and _comparable(r)]), _metric(spec)
+    # an average of other data sets has none of the paper's to be held against
+    printed_in = spec.get("printed_averages", number) if columns == _papers_columns(spec) else None
     cells = {}
     for name, runs in by_row.items():
         of = {column: [record for record in runs if record.dataset == column] for column in columns}
         row = {column: make_cell(number, name, column, of[column], metric) for column in columns}
-        cells[name] = {**row, AVERAGE: make_average(spec.get("printed_averages", number), name, row)}
+        cells[name] = {**row, AVERAGE: make_average(printed_in, name, row)}
     notes = (*spec.get("notes", ()), *_notes_on_runs([r for r in mine if r.dataset in columns], metric))
     return Table(number, spec["title"], shown, columns, cells, notes)
 
@@ -99,10 +101,15 @@ def _cost_cells(formula: Sequence[float], paper: Sequence[float]) -> dict[str, C
 
 
 def _columns(spec: Mapping[str, Any], records: Sequence[RunRecord]) -> dict[str, str]:
-    columns: dict[str, str] = spec.get("columns") or specs()["columns"]
+    columns = _papers_columns(spec)
     found = sorted({record.dataset for record in records} - specs()["raft"].keys())
     own = "columns" not in spec and found and not columns.keys() & set(found)
     return dict(zip(found, found, strict=True)) if own else columns
+
+
+def _papers_columns(spec: Mapping[str, Any]) -> dict[str, str]:
+    columns: dict[str, str] = spec.get("columns") or specs()["columns"]
+    return columns
 
 
 def _metric(spec: Mapping[str, Any]) -> str:
