@@ -4,6 +4,7 @@ No torch.
 """
 
 import json
+import sys
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
@@ -57,7 +58,7 @@ def _table(config: DictConfig) -> Table:
     if config.output is not None:
         for ending, render in ENDINGS.items():
             write_atomically(Path(config.output) / f"table_{table.number}.{ending}", render(table))
-        print(f"written: {config.output}/table_{table.number}.{{{','.join(ENDINGS)}}}")
+        _say_written(config, f"table_{table.number}.{{{','.join(ENDINGS)}}}")
     return table
 
 
@@ -73,7 +74,7 @@ def _figure(config: DictConfig) -> Figure | list[Spread]:
     if config.output is not None:
         from tfew.paper.drawing import draw_points
 
-        _write_figure(Path(config.output), number, draw_points(figure), figure_csv(figure))
+        _write_figure(config, number, draw_points(figure), figure_csv(figure))
     return figure
 
 
@@ -91,17 +92,22 @@ def _spread_figure(config: DictConfig, records: list[RunRecord]) -> list[Spread]
 
         chance = {r.dataset: 100 * r.metrics["chance"] for r in records if "chance" in r.metrics}
         drawing = draw_spreads(found, chance, specs()["figures"]["icl"]["title"])
-        _write_figure(Path(config.output), "icl", drawing, spread_csv(found))
+        _write_figure(config, "icl", drawing, spread_csv(found))
     return found
 
 
-def _write_figure(folder: Path, number: str, drawing: "Drawing", points: str) -> None:
+def _write_figure(config: DictConfig, number: str, drawing: "Drawing", points: str) -> None:
     from tfew.plots import PDF, PNG, rendered
 
+    folder = Path(config.output)
     for form in (PNG, PDF):
         write_bytes_atomically(folder / f"figure_{number}.{form}", rendered(drawing, form))
     write_atomically(folder / f"figure_{number}.csv", points)
-    print(f"written: {folder}/figure_{number}.{{png,pdf,csv}}")
+    _say_written(config, f"figure_{number}.{{png,pdf,csv}}")
+
+
+def _say_written(config: DictConfig, files: str) -> None:
+    print(f"written: {config.output}/{files}", file=sys.stderr if config.json else sys.stdout)
 
 
 def _points_as_text(figure: Figure) -> str:

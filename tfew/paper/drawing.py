@@ -153,8 +153,12 @@ def _label(drawing: "Drawing", axes: Any, figure: Figure) -> None:
             color=OURS if point.ours else INK, va="center",
         )  # fmt: skip
         text.set_in_layout(False)
-        best = min(range(len(OFFSETS)), key=lambda place: (_covered(_moved(text, place), taken, inside), place))
-        taken.append(_moved(text, best))
+        covered: dict[int, float] = {}
+        for place in range(len(OFFSETS)):
+            covered[place] = _covered(_moved(text, place), taken, inside)
+            if not covered[place]:
+                break
+        taken.append(_moved(text, min(covered, key=lambda place: covered[place])))
 
 
 def _moved(text: Any, place: int) -> Any:
@@ -166,12 +170,13 @@ def _moved(text: Any, place: int) -> Any:
 
 def _covered(box: Any, taken: Sequence[Any], inside: Any) -> float:
     """Pixels; what lies outside counts more."""
-    from matplotlib.transforms import Bbox
+    return sum(_shared(box, other) for other in taken) + 3 * (box.width * box.height - _shared(box, inside))
 
-    overlaps = [Bbox.intersection(box, other) for other in taken]
-    within = Bbox.intersection(box, inside)
-    outside = box.width * box.height - (within.width * within.height if within else 0)
-    return sum(overlap.width * overlap.height for overlap in overlaps if overlap) + 3 * outside
+
+def _shared(box: Any, other: Any) -> float:
+    width = min(box.x1, other.x1) - max(box.x0, other.x0)
+    height = min(box.y1, other.y1) - max(box.y0, other.y0)
+    return max(0.0, width) * max(0.0, height)
 
 
 def _short(value: float) -> str:

@@ -48,12 +48,13 @@ def accuracy_grid(records: Sequence[RunRecord], names: Mapping[str, str]) -> Gri
     best = {dataset: max(middle for (_, of), (middle, _) in numbers.items() if of == dataset) for dataset in datasets}
     chance = {record.dataset: 100 * record.metrics["chance"] for record in ranked if "chance" in record.metrics}
     rows = [("chance", tuple(GridCell(f"{chance[d]:.1f}" if d in chance else "–") for d in datasets))]
-    for group in dict.fromkeys(names[record.name] for record in ranked):
+    shown = list(dict.fromkeys(names[record.name] for record in ranked))
+    for group in shown:
         cells = []
         for dataset in datasets:
             middle, iqr = numbers.get((group, dataset), (None, None))
             text = "–" if middle is None else f"{middle:.1f} ({iqr:.1f}) [{len(groups[group, dataset])}]"
-            cells.append(GridCell(text, best=middle == best[dataset]))
+            cells.append(GridCell(text, best=len(shown) > 1 and middle == best[dataset]))
         rows.append((group, tuple(cells)))
     return Grid(tuple(datasets), tuple(rows))
 

@@ -64,13 +64,14 @@ def make_table(number: str, records: Sequence[RunRecord], model: str | None = No
 def runs_by_row(number: str, records: Sequence[RunRecord], model: str | None = None) -> dict[str, list[RunRecord]]:
     """The runs that belong to each row of a table of accuracies, in any of their data sets."""
     spec = specs()["tables"][number]
+    other = model if model != spec["model"] else None  # the paper's model, told or not: rows may have their own
     comparable = [record for record in records if _comparable(record, _metric(spec))]
     return {
         row: [
             record
             for record in comparable
             if select is not None
-            and record.model == (model or select.get("model", spec["model"]))
+            and record.model == (other or select.get("model", spec["model"]))
             and _matches(record, select)
         ]
         for row, select in _selections(spec).items()

@@ -32,7 +32,7 @@ def _prompts(
     from tfew.data.sources import is_local, load_split
     from tfew.data.templates import load_templates
 
-    members = config["dataset"].get("members") or {dataset: config["dataset"]}
+    members = config["dataset"].get("members") or {config["dataset"]["name"]: config["dataset"]}
     spec = DatasetSpec.from_config(members[dataset])
     folder = Path(config["data_dir"]) if config.get("data_dir") else None
     if not is_local(spec, "eval", folder):
