@@ -75,6 +75,7 @@ def check_harmless(text: str) -> Page:
             assert value[1:] in ids
         for target in re.findall(r"url\((.*?)\)", value):
             assert target[1:] in ids
+    assert ("meta", "content", "default-src 'none'; style-src 'unsafe-inline'") in page.attributes
     assert not any(word in style for style in page.styles for word in ("@import", "url(", "http"))
     return page
 

@@ -89,9 +89,9 @@ def _spread_figure(config: DictConfig, records: list[RunRecord]) -> list[Spread]
         print(_aligned([list(COLUMNS), *spread_rows(found, "–")]))
     if config.output is not None:
         from tfew.paper.drawing import draw_spreads
+        from tfew.paper.pictures import chances
 
-        chance = {r.dataset: 100 * r.metrics["chance"] for r in records if "chance" in r.metrics}
-        drawing = draw_spreads(found, chance, specs()["figures"]["icl"]["title"])
+        drawing = draw_spreads(found, chances(records), specs()["figures"]["icl"]["title"])
         _write_figure(config, "icl", drawing, spread_csv(found))
     return found
 

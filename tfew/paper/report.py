@@ -9,43 +9,28 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from tqdm import tqdm
 
 from tfew.errors import UserError, some
-from tfew.paper import render
+from tfew.paper import pictures, render
 from tfew.paper.answers import Answers
-from tfew.paper.curves import Curve, median_curve, read_curve
-from tfew.paper.figures import make_figure
+from tfew.paper.curves import Curve, read_curve
 from tfew.paper.mistakes import confusions, hardest_rows
 from tfew.paper.overview import accuracy_grid, duration, facts, run_scores, template_grids
 from tfew.paper.reference import AVERAGE
 from tfew.paper.runs import Run
 from tfew.paper.specs import specs
-from tfew.paper.spread import COLUMNS, in_context_scores, scores_of, spread_rows, spreads
-from tfew.paper.svg import inline_svg
+from tfew.paper.spread import COLUMNS, Spread, in_context_scores, spread_rows, spreads
 from tfew.paper.table import Table, make_table
 from tfew.paper.variants import variants
 from tfew.records import RunRecord
 from tfew.run_folder import METRICS_FILE, PREDICTIONS_FILE
 
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure as Drawing
-
 TEMPLATE = "page.html"
 OPEN_AT_ONCE = 6  # data sets; of more, their confusions and hardest rows are there to be unfolded
-
-
-@dataclass(frozen=True)
-class Picture:
-    """`svg` is markup of the project's own making."""
-
-    svg: Markup
-    caption: str
-    notes: tuple[str, ...] = ()
+Curves = dict[str, dict[str, list[Curve]]]  # by data set and variant
 
 
 @dataclass(frozen=True)
@@ -62,34 +47,44 @@ def make_report(runs: Sequence[Run], quote: bool = True) -> str:
     records = [run.record for run in runs]
     names = variants(records)
     answers, curves = _read_folders(runs, names)
+    swings = _in_context(records)
     tables, problems = paper_tables(records)
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
-        lstrip_blocks=True,
-    )  # fmt: skip
-    environment.filters["raised"] = lambda text: text.replace("^3", "³")
-    return environment.get_template(TEMPLATE).render(
+    drawn = pictures.draw_all({
+        "strips": pictures.strips(records, names),
+        "figures": pictures.papers_figures(records),
+        "in_context": pictures.in_context(swings, records),
+        "curves": pictures.training(curves, names),
+    })  # fmt: skip
+    return _template().render(
         runs=[(run.record, names[run.record.name], run_scores(run.record)) for run in runs],
-        median=median,
         facts=facts(runs),
         accuracy=accuracy_grid(records, names),
-        strips=_strips(records, names),
         tables=tables,
         problems=problems,
-        figures=_figures(records),
-        in_context=_in_context(records),
+        swing_heads=COLUMNS,
+        swings=spread_rows(swings, "–"),
         templates=template_grids(records, names),
         confusions=confusions(answers, runs),
         hardest=hardest_rows(answers, runs, quote),
         unread=_by_reason(answers.unread),
         answers=answers,
         quote=quote,
-        curves=curves,
         open_at_once=OPEN_AT_ONCE,
         average=AVERAGE,
         show=render,
+        median=median,
         duration=duration,
+        **drawn,
     )
+
+
+def _template() -> Template:
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+        lstrip_blocks=True,
+    )  # fmt: skip
+    environment.filters["raised"] = lambda text: text.replace("^3", "³")
+    return environment.get_template(TEMPLATE)
 
 
 def paper_tables(records: Sequence[RunRecord]) -> tuple[list[ShownTable], list[str]]:
@@ -109,24 +104,22 @@ def paper_tables(records: Sequence[RunRecord]) -> tuple[list[ShownTable], list[s
     return shown, list(problems.values())
 
 
-def _read_folders(runs: Sequence[Run], names: Mapping[str, str]) -> tuple[Answers, list[Picture]]:
+def _read_folders(runs: Sequence[Run], names: Mapping[str, str]) -> tuple[Answers, Curves]:
     answers = Answers()
-    found: dict[str, dict[str, list[Curve]]] = defaultdict(lambda: defaultdict(list))
+    curves: Curves = defaultdict(lambda: defaultdict(list))
     for run in tqdm(runs, desc="Predictions", unit="run", leave=False, mininterval=0.5):
         name = run.record.name
         if run.record.counts:  # a run that ranked nothing has no predictions to miss
             answers.add(names[name], name, run.folder / PREDICTIONS_FILE)
         if curve := read_curve(run.folder / METRICS_FILE):
-            found[run.record.dataset][names[name]].append(curve)
-    from tfew.paper.drawing import draw_curves
+            curves[run.record.dataset][names[name]].append(curve)
+    return answers, curves
 
-    pictures = []
-    for place, (dataset, by_variant) in enumerate(sorted(found.items())):
-        lines = {variant: median_curve(curves) for variant, curves in by_variant.items()}
-        count = sum(map(len, by_variant.values()))
-        drawing = draw_curves(dataset, lines, "loss of the right answers", list(dict.fromkeys(names.values())))
-        pictures.append(_picture(drawing, f"curve{place}", f"Training loss on {dataset}, {count} runs"))
-    return answers, pictures
+
+def _in_context(records: Sequence[RunRecord]) -> list[Spread]:
+    """The spread of in-context learning beside the others', where there is any of it."""
+    scores = in_context_scores(records)
+    return spreads(scores) if any(score.order is not None for score in scores) else []
 
 
 def _by_reason(unread: Mapping[str, str]) -> list[tuple[str, str]]:
@@ -134,54 +127,3 @@ def _by_reason(unread: Mapping[str, str]) -> list[tuple[str, str]]:
     for run, why in unread.items():
         reasons[why].append(run)
     return [(why, some(found)) for why, found in reasons.items()]
-
-
-def _strips(records: Sequence[RunRecord], names: Mapping[str, str]) -> list[Picture]:
-    from tfew.paper.drawing import draw_spreads
-
-    chance = {r.dataset: 100 * r.metrics["chance"] for r in records if "chance" in r.metrics}
-    order = list(dict.fromkeys(names.values()))
-    found = spreads(scores_of(sorted(records, key=lambda r: (r.dataset, order.index(names[r.name]))), names))
-    pictures = []
-    for place, dataset in enumerate(dict.fromkeys(spread.dataset for spread in found)):
-        panel = [spread for spread in found if spread.dataset == dataset]
-        drawing = draw_spreads(panel, chance, groups=order)
-        pictures.append(_picture(drawing, f"strip{place}", f"Accuracy on {dataset} of every template and run"))
-    return pictures
-
-
-def _figures(records: Sequence[RunRecord]) -> list[Picture]:
-    from tfew.paper.drawing import draw_points
-
-    pictures: list[Picture] = []
-    for model in sorted({record.model for record in records}):
-        for number in ("2", "3"):
-            try:
-                figure = make_figure(number, records, model)
-            except UserError:
-                continue  # said among the tables, which it is made of
-            if ours := figure.of(True):
-                caption = f"Figure {number}: points of {model} ({len(ours)}) and of the paper ({len(figure.of(False))})"
-                name = f"figure{number}-{len(pictures)}"
-                pictures.append(_picture(draw_points(figure), name, caption, figure.notes))
-    return pictures
-
-
-def _in_context(records: Sequence[RunRecord]) -> tuple[Picture, Sequence[str], list[list[str]]] | None:
-    """The spread of in-context learning beside the others', where there is any of it: picture, heads, lines."""
-    from tfew.paper.drawing import draw_spreads
-
-    scores = in_context_scores(records)
-    if not any(score.order is not None for score in scores):
-        return None
-    found = spreads(scores)
-    chance = {r.dataset: 100 * r.metrics["chance"] for r in records if "chance" in r.metrics}
-    return (
-        _picture(draw_spreads(found, chance), "icl", specs()["figures"]["icl"]["title"]),
-        COLUMNS,
-        spread_rows(found, "–"),
-    )
-
-
-def _picture(drawing: "Drawing", name: str, caption: str, notes: Sequence[str] = ()) -> Picture:
-    return Picture(Markup(inline_svg(drawing, name, caption)), caption, tuple(notes))
