@@ -26,6 +26,7 @@ SCORING: dict[str, Facet] = {
     "norm": setting("score", "norm"),
     "scores": setting("score", "method"),
     "shots in context": setting("icl", "shots"),
+    "combined by": setting("icl", "combine"),
     "templates": setting("templates", "use"),
 }
 TRAINING: dict[str, Facet] = {
