@@ -258,8 +258,8 @@ def test_curves_are_means_over_windows_and_medians_over_runs(tmp_path: Path) -> 
     assert len(curve) == 40
     assert curve[0] == (5.5, 11.0)
     assert median_curve([curve, [(5.5, 1.0)], [(5.5, 12.0)]])[1][0] == 11.0
-    path.write_text("step,loss\n1,3.5\n2,\n")
-    assert read_curve(path) == [(1.0, 3.5)]
+    path.write_text("step,loss\n1,3.5\n2,\n3,nan\n4,0\n")
+    assert read_curve(path) == [(1.0, 3.5), (4.0, 1e-6)]
     path.write_text("step,lm_loss\n1,many\n")
     assert read_curve(path) == read_curve(tmp_path / "gone.csv") == []
 

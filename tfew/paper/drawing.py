@@ -144,6 +144,10 @@ def _label(drawing: "Drawing", axes: Any, figure: Figure) -> None:
     places = axes.transData.transform([(p.x, p.accuracy) for p in shown]) if shown else []
     taken = [Bbox.from_bounds(x - 11, y - 11, 22, 22) for x, y in places]
     taken += [child.get_window_extent() for child in axes.texts]
+    for point in figure.points:
+        if _is_across(figure, point):
+            y = axes.transData.transform((point.x, point.accuracy))[1]
+            taken.append(Bbox.from_extents(inside.x0, y - 2, inside.x1, y + 2))
     papers = {point.name for point in figure.of(False)} if figure.same_data else set()
     for point in sorted(shown, key=lambda p: (p.x, p.accuracy)):
         if point.ours and point.name in papers:

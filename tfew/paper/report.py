@@ -108,9 +108,9 @@ def _read_folders(runs: Sequence[Run], names: Mapping[str, str]) -> tuple[Answer
     answers = Answers()
     curves: Curves = defaultdict(lambda: defaultdict(list))
     for run in tqdm(runs, desc="Predictions", unit="run", leave=False, mininterval=0.5):
-        name = run.record.name
-        if run.record.counts:  # a run that ranked nothing has no predictions to miss
-            answers.add(names[name], name, run.folder / PREDICTIONS_FILE)
+        name, predictions = run.record.name, run.folder / PREDICTIONS_FILE
+        if run.record.counts or predictions.is_file():  # a run that ranked nothing has none to miss
+            answers.add(names[name], name, predictions)
         if curve := read_curve(run.folder / METRICS_FILE):
             curves[run.record.dataset][names[name]].append(curve)
     return answers, curves

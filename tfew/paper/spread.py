@@ -15,7 +15,10 @@ from tfew.records import RunRecord
 
 @dataclass(frozen=True)
 class Score:
-    """The accuracy, in percent, of one template in one run; `order` None where shots stand in no context."""
+    """The accuracy, in percent, of one template in one run; `order` None where shots stand in no context.
+
+    An order is a seed, which also says which of the few-shot examples are taken where not all of them are.
+    """
 
     dataset: str
     group: str
