@@ -128,6 +128,8 @@ def test_raft_is_f1_where_there_is_one() -> None:
     mixed = make_table("11", [with_f1, whole, without])
     assert mixed.cells["T-Few"]["raft/overruling"].ours == pytest.approx(72)
     assert mixed.notes[-1] == "1 of the runs here have no f1_macro: their accuracy stands in its place."
+    del whole.metrics["templates"]
+    assert make_table("11", [whole]).cells["T-Few"]["raft/overruling"].ours == pytest.approx(72)
     unlabelled = record("raft/overruling", 42, [float("nan")], **told)
     assert make_table("11", [with_f1, unlabelled]).cells["T-Few"]["raft/overruling"].runs == 1
     bare = record("raft/overruling", 0, [50.0], model="t0")

@@ -36,10 +36,11 @@ class Cell:
 def template_scores(record: RunRecord, metric: str = ACCURACY) -> dict[str, float]:
     """Percent by template. `metric` where the record has it, of each template or of the run as a whole; else accuracy.
 
-    Empty where nothing was scored: no templates, as in a mixture, or no labels.
+    Empty where nothing was scored: no labels, or in a mixture, which has no templates of its own.
     """
     templates = record.metrics.get("templates", {})
-    if metric in record.metrics and not all(metric in scores for scores in templates.values()):
+    each = bool(templates) and all(metric in scores for scores in templates.values())
+    if metric != ACCURACY and metric in record.metrics and not each:
         found = {"": record.metrics[metric]}
     else:
         key = metric if has_metric(record, metric) else ACCURACY

@@ -41,7 +41,7 @@ def draw_points(figure: Figure) -> "Drawing":
                 )  # fmt: skip
             for point in across:
                 axes.axhline(point.accuracy, color=color, linewidth=1.2, linestyle=(0, (4, 3)), zorder=1)
-                _write_across(axes, point, color)
+                _write_across(axes, figure, point, color)
         plain(axes, ("bottom", "left"))
         axes.yaxis.grid(True, color=GRID, linewidth=0.8)
         axes.margins(x=0.1, y=0.1)
@@ -127,10 +127,14 @@ def _is_across(figure: Figure, point: Point) -> bool:
     return figure.number == "2" and point.x >= EVERYTHING
 
 
-def _write_across(axes: Any, point: Point, color: str) -> None:
+def _write_across(axes: Any, figure: Figure, point: Point, color: str) -> None:
+    """The paper's name on the left, ours on the right, that of the lower line below it: they may be close together."""
+    lower = any(_is_across(figure, other) and other.accuracy > point.accuracy for other in figure.points)
     axes.annotate(
-        f"{_shown(point.name, 40)} (all of it)", (1, point.accuracy), xycoords=("axes fraction", "data"),
-        xytext=(-2, 3), textcoords="offset points", ha="right", fontsize=8, color=color if point.ours else INK,
+        f"{_shown(point.name, 40)} (all of it)", (point.ours, point.accuracy), xycoords=("axes fraction", "data"),
+        xytext=(-4 if point.ours else 4, -3 if lower else 3), textcoords="offset points", fontsize=8,
+        ha="right" if point.ours else "left", va="top" if lower else "bottom",
+        color=color if point.ours else INK,
     ).set_in_layout(False)  # fmt: skip
 
 
