@@ -44,8 +44,8 @@ MAY_IMPORT = {
     "output": set(),
     "exchange": {"methods"},
     "comparison": {"comparison", "config", "ranking", "records", "run_folder"},
-    "plots": {"comparison"},
-    "paper": {"cli", "costs", "paper", "records"},
+    "plots": {"comparison", "records"},
+    "paper": {"cli", "costs", "data", "paper", "plots", "records", "run_folder"},
 }
 KNOWS_LIGHTNING = {"module.py", "data/loader.py", "fit.py"}
 
