@@ -37,7 +37,7 @@ MAY_IMPORT = {
     "task": {"config", "data", "records"},
     "build": {"adapters_io", "backbone", "card", "config", "data", "methods"},
     "fit": {"build", "config", "data", "records", "losses", "methods", "module", "run_folder", "task"},
-    "evaluation": {"build", "data", "methods", "ranking", "records", "run_folder", "scoring", "task"},
+    "evaluation": {"backbone", "build", "data", "methods", "ranking", "records", "run_folder", "scoring", "task"},
     "saved_run": {"cli", "config", "run_folder"},
     "report": {"adapters_io", "config", "costs", "records", "run_folder", "evaluation", "fit", "methods"},
     "labeller": {"data", "ranking"},
@@ -61,8 +61,8 @@ MAY_IMPORT = {
     "output": set(),
     "exchange": {"methods"},
     "comparison": {"comparison", "config", "ranking", "records", "run_folder"},
-    "plots": {"comparison"},
-    "paper": {"cli", "costs", "paper", "records"},
+    "plots": {"comparison", "records"},
+    "paper": {"cli", "costs", "data", "paper", "plots", "records", "run_folder"},
 }
 KNOWS_LIGHTNING = {"module.py", "data/loader.py", "fit.py"}
 

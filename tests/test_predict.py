@@ -550,6 +550,7 @@ def test_two_processes_do_not_write_one_file(tmp_path: Path) -> None:
         (["adapter=/nowhere", "adapters=x.json"], "give one of them"),
         (["merge=true", "+experiment=demo", "model=tiny", "input=INPUT"], "and there is none: say adapter="),
         (["adapter=/nowhere", "input=INPUT"], "adapter=/nowhere does not exist"),
+        (["adapter=RUN", "input=INPUT", "score.method=channel"], "score.method=channel is for evaluation"),
         (["adapter=RUN", "input=INPUT", "steps=3"], "steps= belongs to training"),
         (["adapter=RUN", "input=INPUT", "output=INPUT", "overwrite=true"], "would overwrite the input"),
         (["adapters=TASKS", "input=INPUT", "merge=true"], "folds one task's vectors into the model"),

@@ -10,11 +10,11 @@ from tfew.adapters_io import adapter_description
 from tfew.cli import command
 from tfew.config import checked, run_name, run_path
 from tfew.errors import UserError
-from tfew.records import ZERO_SHOT, RunRecord, load_record
+from tfew.records import IN_CONTEXT, ZERO_SHOT, RunRecord, load_record
 from tfew.report import finish
-from tfew.run_folder import open_run, to_skip
+from tfew.run_folder import few_shot_path, open_run, to_skip
 from tfew.saved_run import with_run_settings
-from tfew.task import eval_task
+from tfew.task import eval_task, in_context, save_few_shot
 
 log = logging.getLogger("tfew.evaluate")  # __name__ is __main__ under python -m
 
@@ -27,10 +27,13 @@ def evaluate(config: DictConfig) -> RunRecord:
     method_name = ZERO_SHOT
     if config.adapter is not None:
         method_name = adapter_description(Path(config.adapter))["method"]["name"]
+    if config.icl.mode != "none":
+        learning = f"{IN_CONTEXT}_{config.icl.mode}"
+        method_name = learning if config.adapter is None else f"{method_name}_{learning}"
     folder = run_path(config, f"evaluate-{run_name(config, method_name)}")
     if to_skip(folder, config):
         return load_record(folder)
-    evaluation = eval_task(config)
+    evaluation, context = eval_task(config), in_context(config)
     if evaluation is None:
         raise UserError(
             f"dataset.evaluate=false: {config.dataset.name} has nothing to evaluate; name another dataset=, or say"
@@ -48,8 +51,10 @@ def evaluate(config: DictConfig) -> RunRecord:
         attach_saved(Path(config.adapter), method, model)
 
     open_run(folder, config)
+    if context is not None:
+        save_few_shot(context.examples, few_shot_path(folder, config))
     log.info(f"{folder}: {evaluation.rows} rows to evaluate.")
-    evaluated = evaluate_model(config, method, model, encoder, evaluation, folder)
+    evaluated = evaluate_model(config, method, model, encoder, evaluation, folder, context)
     return finish(folder, config, "evaluate", method_name, method, model, base_parameters, evaluated)
 
 

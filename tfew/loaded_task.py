@@ -54,6 +54,8 @@ def load_task(name: str, settings: DictConfig, folder: Path | None, encoder: Enc
     """`folder`: of the adapter, None for the bare model; `encoder`: of the model that it will run on."""
     if load_mixture_spec(settings) is not None:
         raise UserError(f"{settings.dataset.name} is a mixture of data sets: name one of them with dataset=.")
+    if settings.score.method != "direct":
+        raise UserError(f"score.method={settings.score.method} is for evaluation; new rows are scored with direct.")
     spec, norm = load_spec(settings), str(settings.score.norm)
     temperature = None if folder is None else load_temperature(folder, norm)
     if temperature is None:

@@ -38,8 +38,8 @@ def predict(config: DictConfig, overrides: Sequence[str] = ()) -> "Progress":
     from tfew.labelling import Labelling
     from tfew.predictor import load_predictor
 
-    started = time.monotonic()
     predictor = load_predictor(config, overrides, folders)
+    started = time.monotonic()
     stream = _stream(predictor, source, config.format)
     try:
         labels = None if folders is not None else next(iter(predictor.tasks.values())).labels

@@ -13,10 +13,10 @@ from tfew.run_folder import finished_settings
 # what the command line may say beside adapter=RUN: the rest was settled when it was trained
 EVALUATION_SETTINGS = (
     "adapter", "dataset", "data_dir", "templates", "score", "model", "trainer", "max_tokens", "eval_batch_size",
-    "eval_rows", "eval_seed", "runs", "run_dir", "resume", "overwrite", "workers", "engine", "memory_gb",
+    "eval_rows", "eval_seed", "icl", "runs", "run_dir", "resume", "overwrite", "workers", "engine", "memory_gb",
 )  # fmt: skip
 # of that run, not of this one; and how it was computed, which older runs do not know
-NOT_BROUGHT = ("runs", "run_dir", "resume", "overwrite", "engine", "memory_gb")
+NOT_BROUGHT = ("runs", "run_dir", "resume", "overwrite", "engine", "memory_gb", "icl")
 
 
 def with_run_settings(
@@ -36,7 +36,9 @@ def with_run_settings(
     saved.pop(WEIGHT_HASHES, None)
     merged = OmegaConf.create({**saved, "init_adapter": None})
     for key in NOT_BROUGHT:
-        merged[key] = config[key]
+        if key in config:
+            merged[key] = config[key]
+    merged.score = OmegaConf.merge(config.score, merged.score)  # older runs do not know all of it
     for key in overridden(overrides):
         if key.partition(".")[0] not in may_change:
             good = ", ".join(may_change)

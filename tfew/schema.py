@@ -31,7 +31,8 @@ class Example:
 class Prompt:
     """One example rendered by one template: text only.
 
-    A generation task has `choices=(target,)` and `label=0`.
+    A generation task has `choices=(target,)` and `label=0`. `shots` are the (input, answer) pairs that stand before it
+    in context; `content_free` is the input with nothing of the row in it, where the scoring method wants it.
     """
 
     dataset: str
@@ -40,6 +41,8 @@ class Prompt:
     input: str
     choices: tuple[str, ...]
     label: int | None
+    shots: tuple[tuple[str, str], ...] = ()
+    content_free: str | None = None
 
 
 @dataclass(frozen=True)
@@ -94,7 +97,8 @@ class Prediction:
 
     `tokens`, `characters` and `bytes` count each choice's (tokens with eos), `unconditional` are the sums of their
     log-probabilities after an empty input, None where they were not asked for: with them a score under one norm can be
-    made one under another (`tfew.ranking.norms`).
+    made one under another (`tfew.ranking.norms`). That goes for one context; of several `contexts` (ensemble in-context
+    learning) the scores are what their predictions were combined to.
     """
 
     dataset: str
@@ -107,6 +111,7 @@ class Prediction:
     characters: tuple[int, ...] | None = None
     bytes: tuple[int, ...] | None = None
     unconditional: tuple[float, ...] | None = None
+    contexts: int = 1
 
     def to_json(self) -> str:
         return json.dumps(vars(self), ensure_ascii=False)

@@ -11,6 +11,7 @@ for padding; where a model or a method does not fit it, "plain" does the work.
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from torch.nn.functional import cross_entropy
 from transformers.modeling_outputs import BaseModelOutput
 
 from tfew.engine import causal, t5
+from tfew.engine.context import Context
 from tfew.engine.parts import in_parts
 from tfew.memory import halves, joined, scoring_bytes, too_little
 from tfew.routing import routed
@@ -28,11 +30,14 @@ log = logging.getLogger(__name__)
 ENGINES = ("fast", "plain")
 
 
-def token_logprob(model: nn.Module, batch: Batch, engine: str = ENGINES[0], parts: int = 1) -> Tensor:
+def token_logprob(
+    model: nn.Module, batch: Batch, engine: str = ENGINES[0], parts: int = 1, context: Context | None = None
+) -> Tensor:
     """`token_logprob_BCT`; only choices that are present are computed, and `eos` is a token like any other.
 
     With `parts` above 1 choices are computed in so many parts, and in training each a second time for its backward
-    pass: less memory for more time.
+    pass: less memory for more time. Into `context`, without gradients, goes what inputs of a decoder-only model begin
+    with alike, so that it is computed once for all batches that are scored with the same `context`.
     """
     if engine not in ENGINES:
         raise ValueError(f"engine {engine!r} is neither 'fast' nor 'plain'")
@@ -43,6 +48,8 @@ def token_logprob(model: nn.Module, batch: Batch, engine: str = ENGINES[0], part
             return t5.token_logprob(model, batch, parts)
         if not config.is_encoder_decoder and causal.supports(model, plain_token_logprob):
             score = causal.token_logprob
+            if context is not None:
+                score = partial(causal.token_logprob_behind, context=context)
     if parts == 1:
         return score(model, batch)
     return in_parts(lambda part: score(model, part), batch, parts)
@@ -57,11 +64,12 @@ class BoundedScorer:
     def __init__(self, model: nn.Module, engine: str, limit_bytes: float | None) -> None:
         self.model, self.engine, self.limit_bytes = model, engine, limit_bytes
         self.too_many: int | None = None
+        self.context = Context()
 
     def __call__(self, batch: Batch) -> Tensor:
         if self._should_fit(batch):
             try:
-                return token_logprob(self.model, batch, self.engine)
+                return token_logprob(self.model, batch, self.engine, context=self.context)
             except torch.OutOfMemoryError:  # what it held is free only when this block is left
                 log.info(f"Note: the device has too little memory for {len(batch)} prompts at once; halves are scored.")
             torch.cuda.empty_cache()

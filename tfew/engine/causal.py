@@ -7,17 +7,21 @@ Not every model lets itself be told positions and masks (ALiBi, windows of atten
 too many kinds to list. `supports` goes by the configuration where attention is not to all earlier tokens, and else
 tries: it scores a few made-up tokens both ways, and a third time with a mask that lets too much be seen. What rounding
 does is small beside what a wrong mask does, whatever the model's weights and type.
+
+Without gradients, a beginning that inputs have in common is computed once as well (`tfew.engine.context`).
 """
 
 import inspect
 import logging
 from collections.abc import Callable
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
 
+from tfew.engine.context import Context
 from tfew.engine.prefixes import Prefixes, prefixes
 from tfew.engine.vocabulary import token_logprob_of_states
 from tfew.routing import routed
@@ -29,20 +33,86 @@ log = logging.getLogger(__name__)
 WINDOWS = ("sliding_window", "window_size", "attention_chunk_size")
 # the most that a right mask's difference from the plain way may be of a wrong mask's: in float32, and in less
 ROUNDING, COARSE_ROUNDING = 1e-3, 0.1
-_fits: "WeakKeyDictionary[nn.Module, bool]" = WeakKeyDictionary()
+
+
+class Fits(NamedTuple):
+    """Whether this way gives the plain way's numbers: with choices behind their input, and behind a kept beginning."""
+
+    rows: bool
+    context: bool
+
+
+_fits: "WeakKeyDictionary[nn.Module, Fits]" = WeakKeyDictionary()
 
 
 def supports(model: Any, plain: Callable[[Any, Batch], Tensor]) -> bool:
     """Whether this way gives what `plain` gives with the weights of now, tried once a model; says so where not."""
     if model not in _fits:
-        _fits[model] = _attends_to_all(model.config) and _takes_positions(model) and _agrees(model, plain)
-        if not _fits[model]:
+        fits = _attends_to_all(model.config) and _takes_positions(model) and _agrees(model, plain, token_logprob)
+        _fits[model] = Fits(fits, fits and _agrees(model, plain, _behind_a_new_context))
+        if not fits:
             log.info(f"Note: {type(model).__name__} cannot score choices behind a shared input; engine=plain is used.")
-    return _fits[model]
+    return _fits[model].rows
 
 
 def token_logprob(model: Any, batch: Batch, sees: Mask | None = None) -> Tensor:
     """`tfew.scoring.token_logprob` of a model that `supports` accepts; `sees`: another mask than the right one."""
+    laid = _laid_out(batch, sees or _sees)
+    with routed(batch.task_id):
+        state_BKD = _states(model, laid.ids_BK, laid.position_BK, laid.sees_BKK)
+    return _logprob(model, batch, laid.tree, state_BKD[laid.tree.example_M, laid.place_M])
+
+
+def token_logprob_behind(model: Any, batch: Batch, context: Context) -> Tensor:
+    """The same without gradients; what inputs have in common at their beginning is taken from, or left in, `context`.
+
+    So many examples at a time that their own tokens are about as many as the common ones: that bounds what attention
+    does in vain between examples, which see nothing of one another.
+    """
+    shares = _fits[model].context and batch.task_id is None  # each task's vectors make keys and values of their own
+    length = context.length_for(batch) if shares else 0
+    if length == 0:
+        return token_logprob(model, batch)
+    own = int(batch.input_mask.sum(-1).max()) - length + int(batch.choice_mask.sum((1, 2)).max())
+    parts = batch.split(max(1, length // own))
+    return torch.cat([_behind(model, part, context, length) for part in parts])
+
+
+def _behind(model: Any, batch: Batch, context: Context, length: int, sees: Mask | None = None) -> Tensor:
+    own = replace(batch, input_ids=batch.input_ids[:, length:], input_mask=batch.input_mask[:, length:])
+    laid = _laid_out(own, sees or _sees)
+    example_E, place_E = laid.present_BK.nonzero(as_tuple=True)
+    sees_EE = laid.sees_BKK[example_E[:, None], place_E[:, None], place_E] & (example_E[:, None] == example_E)
+    sees_EX = torch.cat([sees_EE.new_ones(len(sees_EE), length), sees_EE], dim=1)
+    state_1ED = _states(
+        model,
+        laid.ids_BK[example_E, place_E][None],
+        laid.position_BK[example_E, place_E][None] + length,
+        sees_EX[None],
+        past_key_values=context.cache(model, batch, length),
+    )
+    line_BK = (laid.present_BK.flatten().cumsum(0) - 1).view_as(laid.present_BK)
+    return _logprob(model, batch, laid.tree, state_1ED[0, line_BK[laid.tree.example_M, laid.place_M]])
+
+
+def _behind_a_new_context(model: Any, batch: Batch, sees: Mask | None = None) -> Tensor:
+    context = Context()
+    return _behind(model, batch, context, context.length_for(batch), sees)
+
+
+@dataclass(frozen=True)
+class _Laid:
+    """Inputs and the prefixes of their choices in rows of K places; `place_M` is where each prefix ends."""
+
+    tree: Prefixes
+    place_M: Tensor
+    ids_BK: Tensor
+    position_BK: Tensor
+    present_BK: Tensor
+    sees_BKK: Tensor
+
+
+def _laid_out(batch: Batch, sees: Mask) -> _Laid:
     tree = prefixes(batch)
     length_B = batch.input_mask.sum(-1)
     first_M = torch.searchsorted(tree.example_M, torch.arange(len(batch), device=length_B.device))[tree.example_M]
@@ -50,20 +120,27 @@ def token_logprob(model: Any, batch: Batch, sees: Mask | None = None) -> Tensor:
     place_M = length_B[tree.example_M] + torch.arange(len(first_M), device=length_B.device) - first_M - 1
     width = int(place_M.max()) + 1
     ids_BK = _widened(batch.input_ids, width)
-    position_BK = torch.arange(width, device=ids_BK.device).repeat(len(batch), 1)
+    place_K = torch.arange(width, device=ids_BK.device)
+    position_BK = place_K.repeat(len(batch), 1)
     position_BK.masked_fill_(position_BK >= length_B[:, None], 0)  # padding may lie beyond the model's last position
     follows = tree.depth_M > 0
     at = (tree.example_M[follows], place_M[follows])
     ids_BK[at] = tree.last_token_M[follows]
     position_BK[at] = (length_B[tree.example_M] + tree.depth_M - 1)[follows]
-    sees_BKK = (sees or _sees)(tree, length_B, place_M, width)
+    present_BK = place_K < (length_B + torch.bincount(tree.example_M, minlength=len(batch)) - 1)[:, None]
+    return _Laid(tree, place_M, ids_BK, position_BK, present_BK, sees(tree, length_B, place_M, width))
+
+
+def _states(model: Any, ids_BK: Tensor, position_BK: Tensor, sees_BKX: Tensor, **behind: Any) -> Tensor:
     dtype = _dtype(model)
-    mask_B1KK = torch.zeros(sees_BKK.shape, dtype=dtype, device=ids_BK.device)
-    mask_B1KK = mask_B1KK.masked_fill(~sees_BKK, torch.finfo(dtype).min)[:, None]
-    inputs = {"input_ids": ids_BK, "attention_mask": mask_B1KK, "position_ids": position_BK}
-    with routed(batch.task_id):
-        state_BKD = model.base_model(**inputs, use_cache=False)[0]
-    state_MD = state_BKD[tree.example_M, place_M]
+    mask_B1KX = torch.zeros(sees_BKX.shape, dtype=dtype, device=ids_BK.device)
+    mask_B1KX = mask_B1KX.masked_fill(~sees_BKX, torch.finfo(dtype).min)[:, None]
+    inputs = {"input_ids": ids_BK, "attention_mask": mask_B1KX, "position_ids": position_BK}
+    state_BKD: Tensor = model.base_model(**inputs, use_cache=bool(behind), **behind)[0]
+    return state_BKD
+
+
+def _logprob(model: Any, batch: Batch, tree: Prefixes, state_MD: Tensor) -> Tensor:
     logprob_P = token_logprob_of_states(state_MD, model.get_output_embeddings(), tree.prefix_P, tree.target_P)
     return logprob_P.new_zeros(batch.choice_mask.shape).masked_scatter(batch.choice_mask, logprob_P)
 
@@ -110,7 +187,7 @@ def _takes_positions(model: Any) -> bool:
     return "position_ids" in inspect.signature(model.base_model.forward).parameters
 
 
-def _agrees(model: Any, plain: Callable[[Any, Batch], Tensor]) -> bool:
+def _agrees(model: Any, plain: Callable[[Any, Batch], Tensor], way: Callable[..., Tensor]) -> bool:
     batch = _made_up(model.get_input_embeddings().num_embeddings).to(next(model.parameters()).device)
     was_training = model.training
     model.eval()
@@ -118,7 +195,7 @@ def _agrees(model: Any, plain: Callable[[Any, Batch], Tensor]) -> bool:
         with torch.no_grad():
             expected = plain(model, batch)
             ours, wrong = (
-                (token_logprob(model, batch, sees) - expected).abs().max().item() for sees in (_sees, _sees_all_before)
+                (way(model, batch, sees=sees) - expected).abs().max().item() for sees in (_sees, _sees_all_before)
             )
     except (ValueError, TypeError, IndexError, RuntimeError) as error:
         if isinstance(error, torch.OutOfMemoryError):
@@ -131,15 +208,16 @@ def _agrees(model: Any, plain: Callable[[Any, Batch], Tensor]) -> bool:
 
 
 def _made_up(rows: int) -> Batch:
-    """Two inputs of unlike length; choices that share a token, are unlike long, and are more of one input's."""
+    """Two inputs of unlike length that begin alike; choices that share a token and are unlike long and many."""
     generator = torch.Generator().manual_seed(0)
-    ids = torch.randint(0, rows, (40,), generator=generator)
-    choice_ids = ids[14:38].view(2, 3, 4).clone()
+    ids = torch.randint(0, rows, (42,), generator=generator)
+    ids[9:14] = ids[:5]
+    choice_ids = ids[18:42].view(2, 3, 4).clone()
     choice_ids[:, 1, :2] = choice_ids[:, 0, :2]
     length_BC1 = torch.tensor([[[4], [4], [3]], [[3], [4], [0]]])
     return Batch(
-        input_ids=ids[:14].view(2, 7),
-        input_mask=torch.arange(7) < torch.tensor([[7], [4]]),
+        input_ids=ids[:18].view(2, 9),
+        input_mask=torch.arange(9) < torch.tensor([[9], [7]]),
         choice_ids=choice_ids,
         choice_mask=torch.arange(4) < length_BC1,
         label=torch.tensor([0, 1]),

@@ -1,0 +1,67 @@
+"""The beginning that inputs of a decoder-only model have in common: its keys and values are made once.
+
+In-context learning puts the same examples before every query, and many prompts open with the same instruction. What
+comes after it stands in one row for the whole batch: everything sees the common beginning, which is there once, and
+its own input and choice. A model's kept beginning serves batch after batch, for as long as it fits.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
+
+from tfew.schema import Batch
+
+
+class Context:
+    """The last beginning of one model whose weights do not change, with its keys and values."""
+
+    def __init__(self) -> None:
+        self.ids_K = torch.empty(0, dtype=torch.long)
+        self._layers: list[tuple[Tensor, Tensor]] = []
+
+    def length_for(self, batch: Batch) -> int:
+        """How many tokens of this batch's inputs to take from here; 0 where what is common is not the larger part.
+
+        Every input keeps a token of its own, since the choices follow its last one.
+        """
+        common_K = _common_beginning(batch)
+        known = _agreement(common_K, self.ids_K.to(common_K.device))
+        length = known if 2 * known >= len(common_K) or len(batch) == 1 else len(common_K)
+        own = batch.input_mask.sum(-1).max().item() - length
+        return length if length >= own else 0
+
+    def cache(self, model: Any, batch: Batch, length: int) -> Cache:
+        """For one forward pass behind the first `length` tokens of the batch's inputs; made where they are not kept."""
+        ids_K = batch.input_ids[0, :length]
+        if _agreement(ids_K, self.ids_K.to(ids_K.device)) < length:
+            made = DynamicCache(config=model.config)
+            model.base_model(input_ids=ids_K[None], past_key_values=made, use_cache=True)
+            self.ids_K = ids_K
+            self._layers = [(layer.keys, layer.values) for layer in made.layers]
+        return Cache(layers=[_Kept(keys[:, :, :length], values[:, :, :length]) for keys, values in self._layers])
+
+
+class _Kept(DynamicLayer):
+    """Keys and values `[1, H, K, D]` that new ones are seen behind, and not added to."""
+
+    def __init__(self, keys: Tensor, values: Tensor) -> None:
+        super().__init__()
+        self.lazy_initialization(keys, values)
+        self.keys, self.values = keys, values
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        return torch.cat([self.keys, key_states], dim=-2), torch.cat([self.values, value_states], dim=-2)
+
+
+def _common_beginning(batch: Batch) -> Tensor:
+    """The tokens that all inputs of the batch begin with, all but the last of the shortest input at most."""
+    shortest = int(batch.input_mask.sum(-1).min())
+    ids_BL = batch.input_ids[:, : shortest - 1]
+    return ids_BL[0, : int((ids_BL == ids_BL[0]).all(0).cumprod(0).sum())]
+
+
+def _agreement(first_K: Tensor, second_K: Tensor) -> int:
+    shorter = min(len(first_K), len(second_K))
+    return int((first_K[:shorter] == second_K[:shorter]).cumprod(0).sum())
