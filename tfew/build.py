@@ -8,7 +8,7 @@ from typing import Any, get_type_hints
 import torch
 from hydra.utils import get_class
 from omegaconf import DictConfig
-from torch import nn
+from torch import Tensor, nn
 
 from tfew.adapters_io import adapter_description, load_weights
 from tfew.backbone import is_encoder_decoder, load_model, load_tokenizer, random_model
@@ -16,7 +16,7 @@ from tfew.card import hub_id
 from tfew.config import differences, model_name, resolved
 from tfew.data.loader import Encoder
 from tfew.errors import UserError
-from tfew.methods.base import Method, adapter_parameters, attach
+from tfew.methods.base import Method, adapter_parameters, attach, check_fit
 
 log = logging.getLogger(__name__)
 
@@ -57,14 +57,29 @@ def attach_method(config: DictConfig, method: Method, model: nn.Module, tokenize
         if config.init_adapter is None:
             method.initialise(model, tokenizer)
     if config.init_adapter is not None:
-        folder = Path(config.init_adapter)
-        _, saved = _described(folder, config)
-        ours = {**method_arguments(resolved(config.method)), "_target_": config.method._target_}
-        theirs = {**method_arguments(saved), "_target_": saved["_target_"]}
-        if unlike := differences(ours, theirs):
-            raise UserError(f"init_adapter={folder} was made with other settings of method= ({'; '.join(unlike[:4])}).")
-        restore(method, model, folder)
+        restore(method, model, _checked_init_adapter(config))
     make_optimizer(config, list(adapter_parameters(model).values()))  # a bad setting is said before the run starts
+
+
+def starting_weights(config: DictConfig, method: Method, model: nn.Module) -> dict[str, Tensor]:
+    """What training starts from, of a method that scales; the model has no method attached."""
+    neutral = method.neutral(model)
+    if config.init_adapter is None:
+        return neutral
+    weights = load_weights(_checked_init_adapter(config))
+    check_fit(neutral, weights)
+    return {name: weights[name].to(vector) for name, vector in neutral.items()}
+
+
+def _checked_init_adapter(config: DictConfig) -> Path:
+    """The folder `init_adapter=`; raises UserError where it was made with another method than the run's."""
+    folder = Path(config.init_adapter)
+    _, saved = _described(folder, config)
+    ours = {**method_arguments(resolved(config.method)), "_target_": config.method._target_}
+    theirs = {**method_arguments(saved), "_target_": saved["_target_"]}
+    if unlike := differences(ours, theirs):
+        raise UserError(f"init_adapter={folder} was made with other settings of method= ({'; '.join(unlike[:4])}).")
+    return folder
 
 
 def make_optimizer(config: DictConfig, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:

@@ -58,7 +58,7 @@ MODEL_FILES = ("model.path", "model.tokenizer")
 PATHS = ("runs", "run_dir", "data_dir", *ADAPTERS, *MODEL_FILES)
 
 # settings that change where and how fast a run goes, not what comes out
-NOT_IDENTITY = ("runs", "run_dir", "resume", "overwrite", "logger", "workers", "engine", "memory_gb")
+NOT_IDENTITY = ("runs", "run_dir", "resume", "overwrite", "logger", "workers", "engine", "memory_gb", "train_together")
 WEIGHT_HASHES = "weights_sha256"  # beside the settings in config.yaml: which weights adapters and shipped models were
 
 

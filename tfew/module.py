@@ -2,7 +2,7 @@
 
 import hashlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytorch_lightning as pl
@@ -64,12 +64,12 @@ class FewShotModule(pl.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         step = self.global_step
-        torch.manual_seed(_step_seed(self.seed, step))  # dropout is a function of (seed, step): resume is exact
+        torch.manual_seed(step_seed(self.seed, step))  # dropout is a function of (seed, step): resume is exact
         optimizer: Any = self.optimizers()
         terms = self._gradients(batch, optimizer)
         grad_norm = clip_gradients(self._trained(), self.clip_norm)
         values = {name: value.item() for name, value in {**terms, "grad_norm": grad_norm}.items()}
-        _check_finite(values, step)
+        check_finite(values, step)
         optimizer.step()
         scheduler: Any = self.lr_schedulers()
         scheduler.step()
@@ -88,7 +88,7 @@ class FewShotModule(pl.LightningModule):
                 self._halve(batch, error)
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
-            torch.manual_seed(_step_seed(self.seed, self.global_step))
+            torch.manual_seed(step_seed(self.seed, self.global_step))
 
     def _halve(self, batch: Batch, error: RuntimeError) -> None:
         """Halves the micro-batch, or splits the choices further; for the rest of the run, and said each time."""
@@ -118,7 +118,7 @@ class FewShotModule(pl.LightningModule):
         step_counts = counts(batch)
         totals: dict[str, torch.Tensor] = {}
         for micro in micro_batches:
-            total, share = self._denominators(micro, step_counts, len(micro_batches))
+            total, share = denominators(micro, step_counts, len(micro_batches), self.loss_mean)
             with kept_within(self.memory_bytes, self.model):
                 self._try_largest_part(micro)
             with kept_within(self.memory_bytes, self.model):
@@ -142,11 +142,6 @@ class FewShotModule(pl.LightningModule):
         logprob = token_logprob(self.model, batch, self.engine, self.parts)
         return loss_terms(logprob, batch, self.weights, total, self.unlikely_epsilon)
 
-    def _denominators(self, micro: Batch, step_counts: Counts, micro_batches: int) -> tuple[Counts, float]:
-        if self.loss_mean == "micro_batch":
-            return counts(micro), 1 / micro_batches
-        return step_counts, 1.0
-
     def _trained(self) -> list[nn.Parameter]:
         return list(adapter_parameters(self.model).values())
 
@@ -166,11 +161,18 @@ def _places(part: Batch) -> int:
     return int(part.choice_mask.any(-1).sum()) * part.choice_ids.shape[2]
 
 
-def _step_seed(seed: int, step: int) -> int:
+def denominators(micro: Batch, step_counts: Counts, micro_batches: int, loss_mean: str) -> tuple[Counts, float]:
+    """What a micro-batch's sums are divided by, and its share of the step's loss."""
+    return (counts(micro), 1 / micro_batches) if loss_mean == "micro_batch" else (step_counts, 1.0)
+
+
+def step_seed(seed: int, step: int) -> int:
+    """Of the draws of dropout in this step."""
     return int.from_bytes(hashlib.sha256(f"{seed}/{step}".encode()).digest()[:8], "big") >> 1
 
 
-def _check_finite(values: dict[str, float], step: int) -> None:
+def check_finite(values: Mapping[str, float], step: int) -> None:
+    """Raises UserError where a loss or a gradient is no number any more."""
     if not all(map(torch.isfinite, map(torch.tensor, values.values()))):
         listing = ", ".join(f"{name} {value}" for name, value in values.items())
         raise UserError(

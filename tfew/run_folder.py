@@ -21,6 +21,7 @@ METRICS_FILE = "metrics.csv"
 MIXTURE_FILE = "mixture.json"
 CHECKPOINTS = "checkpoint"
 CALIBRATION_FILE = "calibration.safetensors"
+TOGETHER = "together-step="  # begins the name of a checkpoint of runs that are trained together
 ADAPTER_FILES = ("adapter.safetensors", "adapter.json", "temperature.json")
 # and CONFIG_FILE
 OWN_FILES = (RECORD_FILE, PREDICTIONS_FILE, METRICS_FILE, MIXTURE_FILE, *ADAPTER_FILES)
@@ -55,7 +56,7 @@ def open_run(folder: Path, config: DictConfig) -> None:
     """Makes the folder ready to run in: cleared, or with `resume` as it was left. To be called last of all checks."""
     unfinished = (folder / CONFIG_FILE).is_file() and not is_finished(folder)
     if config.resume and unfinished:
-        step = last_checkpoint(folder)
+        step = last_checkpoint(folder) or next((folder / CHECKPOINTS).glob(f"{TOGETHER}*.pt"), None)
         log.info(f"{folder} is unfinished; {'continuing' if step else 'no checkpoint yet, starting afresh'}.")
     elif unfinished or is_finished(folder):
         log.info(f"{folder} is {'unfinished; starting afresh' if unfinished else 'finished; redoing it'}.")
@@ -70,7 +71,8 @@ def last_checkpoint(folder: Path) -> Path | None:
 
 
 def remove_checkpoints(folder: Path) -> None:
-    for path in [*(folder / CHECKPOINTS).glob("step=*.ckpt"), folder / CHECKPOINTS / CALIBRATION_FILE]:
+    saved = [path for name in ("step=*.ckpt", f"{TOGETHER}*.pt") for path in (folder / CHECKPOINTS).glob(name)]
+    for path in [*saved, folder / CHECKPOINTS / CALIBRATION_FILE]:
         path.unlink(missing_ok=True)
     _remove_if_empty(folder / CHECKPOINTS)
 

@@ -69,13 +69,14 @@ class Batch:
 
     def split(self, size: int) -> list[Batch]:
         """Consecutive parts of at most `size` examples; padding stays as it is."""
-        return [self._part(slice(start, start + size)) for start in range(0, len(self), size)]
+        return [self.part(slice(start, start + size)) for start in range(0, len(self), size)]
 
     def tasks_of(self, example: torch.Tensor) -> torch.Tensor | None:
         """The tasks of these examples (positions in the batch); None where the batch names no tasks."""
         return None if self.task_id is None else self.task_id[example]
 
-    def _part(self, examples: slice) -> Batch:
+    def part(self, examples: slice) -> Batch:
+        """Some of the examples; padding stays as it is."""
         return self._each(lambda tensor: tensor[examples])
 
     def _each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Batch:

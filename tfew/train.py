@@ -5,14 +5,17 @@ The main path of the project, as a table of contents: data, model, training, eva
 
 import logging
 
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from tfew.cli import command
 from tfew.config import checked, method_name, resolved, run_name, run_path
+from tfew.errors import UserError
 from tfew.records import RunRecord, load_record
 from tfew.report import finish
 from tfew.run_folder import MIXTURE_FILE, few_shot_path, open_run, to_skip
 from tfew.task import eval_task, save_few_shot, save_mixture, train_task
+from tfew.together import settings_of_each, train_together
 
 log = logging.getLogger("tfew.train")  # __name__ is __main__ under python -m
 
@@ -20,6 +23,8 @@ log = logging.getLogger("tfew.train")  # __name__ is __main__ under python -m
 def train(config: DictConfig) -> RunRecord:
     """Runs the whole job in its run folder and returns the record; a finished identical run is only read."""
     config = checked(config)
+    if config.train_together is not None:
+        raise UserError("train_together= is of the command line; in Python call tfew.together.train_together.")
     folder = run_path(config, run_name(config))
     if to_skip(folder, config):
         return load_record(folder)
@@ -53,7 +58,12 @@ def train(config: DictConfig) -> RunRecord:
     )  # fmt: skip
 
 
-main = command("train")(train)
+@command("train")
+def main(config: DictConfig) -> RunRecord | list[RunRecord]:
+    if config.train_together is None:
+        return train(config)
+    return train_together(settings_of_each(HydraConfig.get().overrides.task, config.train_together))
+
 
 if __name__ == "__main__":
     main()
