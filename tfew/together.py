@@ -50,7 +50,7 @@ def settings_of_each(overrides: Sequence[str], together: Any) -> list[DictConfig
     if isinstance(together, int | str) or not isinstance(together, Sequence | ListConfig) or not len(together):
         raise UserError(
             f"train_together={together} is neither a number from 1 to {len(SEEDS)}, nor a list of seeds, [0, 1, 7],"
-            " nor of settings, [dataset=cb, dataset=rte]."
+            " nor of what each run says, ['dataset=ONE', 'dataset=TWO shots=16']."
         )
     own = [[f"few_shot_seed={entry}"] if isinstance(entry, int) else shlex.split(str(entry)) for entry in together]
     if bad := [setting for settings in own for setting in settings if "=" not in setting]:
