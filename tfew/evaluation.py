@@ -14,13 +14,14 @@ from torch import nn
 from tqdm import tqdm
 
 from tfew.build import memory_bytes, uses_autocast
-from tfew.data.loader import Encoder, collate
+from tfew.data.loader import Encoded, Encoder, collate
 from tfew.methods.base import Method
+from tfew.ranking.classes import summarise_classes
 from tfew.ranking.metrics import summarise, summarise_members
 from tfew.ranking.rank import rank_classify, unconditional_sums
 from tfew.records import write_atomically
 from tfew.run_folder import PREDICTIONS_FILE
-from tfew.schema import Prompt
+from tfew.schema import Prediction, Prompt
 from tfew.scoring import BoundedScorer, scoring_mode
 from tfew.task import Task
 
@@ -38,11 +39,41 @@ class Evaluated:
 def evaluate_model(
     config: DictConfig, method: Method | None, model: nn.Module, encoder: Encoder, task: Task, folder: Path
 ) -> Evaluated:
-    """Scores every prompt of the task and writes `predictions.jsonl`, in the task's order.
+    """Scores every prompt of the task and writes `predictions.jsonl`, in the task's order."""
+    started = time.monotonic()
+    predictions, encoded = rank(config, method, model, encoder, task)
+    write_predictions(folder, predictions)
+    counts = {
+        "rows": task.rows,
+        "prompts": len(predictions),
+        "empty_renders": task.empty_renders,
+        "cut_prompts": sum(item.cut_tokens + item.cut_choice_tokens > 0 for item in encoded),
+    }
+    tokens = sum(len(item.input_ids) + sum(map(len, item.choice_ids)) for item in encoded)
+    return Evaluated(metrics_of(config, task, predictions), counts, tokens, time.monotonic() - started)
+
+
+def metrics_of(config: DictConfig, task: Task, predictions: Sequence[Prediction]) -> dict[str, Any]:
+    """The numbers that `tfew.ranking.metrics` makes of these predictions; none where no label is known."""
+    if all(prediction.label is None for prediction in predictions):
+        return {}
+    if task.mixture is not None:
+        return summarise_members(predictions, config.score.norm)
+    of_classes = {} if task.classes is None else summarise_classes(predictions, task.classes)
+    return {**summarise(predictions, config.score.norm), **of_classes}
+
+
+def write_predictions(folder: Path, predictions: Sequence[Prediction]) -> None:
+    write_atomically(folder / PREDICTIONS_FILE, "".join(p.to_json() + "\n" for p in predictions))
+
+
+def rank(
+    config: DictConfig, method: Method | None, model: nn.Module, encoder: Encoder, task: Task
+) -> tuple[list[Prediction], list[Encoded]]:
+    """Predictions for all prompts of the task, in its order, and the prompts' tokens.
 
     Batches are made of prompts of like length, longest first: little padding, and what does not fit fails at once.
     """
-    started = time.monotonic()
     prompts = [prompt for row in task.prompts for prompt in row]
     encoded = encoder.all(prompts)
     order = sorted(range(len(prompts)), key=lambda position: -len(encoded[position].input_ids))
@@ -68,17 +99,7 @@ def evaluate_model(
             unconditional,
         )
         by_position = dict(zip(order, ranked, strict=True))
-    predictions = [by_position[position] for position in range(len(prompts))]
-    write_atomically(folder / PREDICTIONS_FILE, "".join(p.to_json() + "\n" for p in predictions))
-    counts = {
-        "rows": task.rows,
-        "prompts": len(prompts),
-        "empty_renders": task.empty_renders,
-        "cut_prompts": sum(item.cut_tokens + item.cut_choice_tokens > 0 for item in encoded),
-    }
-    tokens = sum(len(item.input_ids) + sum(map(len, item.choice_ids)) for item in encoded)
-    metrics = (summarise if task.mixture is None else summarise_members)(predictions, config.score.norm)
-    return Evaluated(metrics, counts, tokens, time.monotonic() - started)
+    return [by_position[position] for position in range(len(prompts))], encoded
 
 
 def _to_score_alone(prompts: Sequence[Prompt], norm: str) -> dict[str, list[str]]:

@@ -30,7 +30,8 @@ class Example:
 class Prompt:
     """One example rendered by one template: text only.
 
-    A generation task has `choices=(target,)` and `label=0`.
+    A generation task has `choices=(target,)` and `label=0`. `cuttable`: the parts of `input`, (start, end) in
+    characters, that may be shortened where it has too many tokens; with none, its end is cut.
     """
 
     dataset: str
@@ -39,6 +40,7 @@ class Prompt:
     input: str
     choices: tuple[str, ...]
     label: int | None
+    cuttable: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,7 @@ class Prediction:
 
     `tokens`, `characters` and `bytes` count each choice's (tokens with eos), `unconditional` are the sums of their
     log-probabilities after an empty input, None where they were not asked for: with them a score under one norm can be
-    made one under another (`tfew.ranking.norms`).
+    made one under another (`tfew.ranking.norms`). `fold` is the one that held the row out, in a cross-validation.
     """
 
     dataset: str
@@ -96,9 +98,11 @@ class Prediction:
     characters: tuple[int, ...] | None = None
     bytes: tuple[int, ...] | None = None
     unconditional: tuple[float, ...] | None = None
+    fold: int | None = None
 
     def to_json(self) -> str:
-        return json.dumps(vars(self), ensure_ascii=False)
+        known = {name: value for name, value in vars(self).items() if name != "fold" or value is not None}
+        return json.dumps(known, ensure_ascii=False)
 
     @classmethod
     def from_json(cls, line: str) -> Prediction:

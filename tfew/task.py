@@ -4,7 +4,7 @@ import json
 import logging
 import random
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from tfew.data.dataset import DatasetSpec
 from tfew.data.fewshot import few_shot_examples
 from tfew.data.members import load_mixture, local_members
 from tfew.data.mixture import MixtureSpec
-from tfew.data.sources import find_source, is_local, load_split
+from tfew.data.sources import find_source, has_split, is_local, load_split
 from tfew.data.templates import Template, load_templates, select
 from tfew.errors import UserError
 from tfew.records import write_atomically
@@ -30,7 +30,8 @@ class Task:
     """Prompts to train on or to rank. `prompts[i]` are all renders of row i that are not empty.
 
     `examples` are those rows, none for training on a mixture, whose rows are read when they are drawn. `mixture`
-    says, where there is one, what each member contributes and which members were left out.
+    says, where there is one, what each member contributes and which members were left out. `classes` are the labels
+    as the data spell them, where they mean the same in every row.
     """
 
     name: str
@@ -38,10 +39,15 @@ class Task:
     prompts: Sequence[Sequence[Prompt]]
     empty_renders: int
     mixture: dict[str, Any] | None = None
+    classes: tuple[str, ...] | None = None
 
     @property
     def rows(self) -> int:
         return len(self.prompts)
+
+    def only(self, rows: Sequence[int]) -> "Task":
+        """The same with these rows alone."""
+        return replace(self, examples=[self.examples[row] for row in rows], prompts=[self.prompts[row] for row in rows])
 
 
 def load_spec(config: DictConfig) -> DatasetSpec:
@@ -68,8 +74,6 @@ def train_task(config: DictConfig) -> Task:
 
 def _few_shot_task(config: DictConfig) -> Task:
     spec = load_spec(config)
-    if config.shots is None:
-        raise UserError("shots=null: only a mixture of data sets is trained on without a number of shots.")
     templates = select(load_templates(spec.prompts), config.templates.use, config.templates.name)
     if config.templates.use == "original" and config.fidelity.limit_train_templates:
         templates = templates[: spec.train_templates_first]
@@ -100,7 +104,8 @@ def eval_task(config: DictConfig) -> Task | None:
     """
     mixture = load_mixture_spec(config)
     if mixture is None:
-        return _eval_single(config, load_spec(config), data_folder(config))
+        spec = load_spec(config)
+        return _eval_single(config, spec, data_folder(config)) if has_split(spec, "eval") else None
     if not mixture.evaluate:
         return None
     data_dir = data_folder(config)
@@ -136,7 +141,7 @@ def _eval_single(config: DictConfig, spec: DatasetSpec, data_dir: Path | None) -
         [random.Random(f"{config.eval_seed}/{example.idx}").choice(prompts)]
         for example, prompts in zip(task.examples, task.prompts, strict=True)
     ]
-    return Task(task.name, task.examples, drawn, task.empty_renders)
+    return replace(task, prompts=drawn)
 
 
 def save_few_shot(task: Task, path: Path) -> None:
@@ -173,7 +178,7 @@ def _render(
                 f"Every template of {spec.name} renders row {example.idx} empty; choose others: templates=."
             )
     empty = sum(map(len, renders)) - sum(map(len, prompts))
-    return Task(spec.name, list(examples), prompts, empty)
+    return Task(spec.name, list(examples), prompts, empty, classes=spec.label_names if spec.classes else None)
 
 
 def data_folder(config: DictConfig) -> Path | None:

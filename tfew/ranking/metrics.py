@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from tfew.ranking.classes import wilson_interval
 from tfew.ranking.norms import available, rescored
 from tfew.schema import Prediction
 
@@ -35,6 +36,8 @@ def summarise_members(predictions: Sequence[Prediction], norm: str) -> dict[str,
 def summarise(predictions: Sequence[Prediction], norm: str) -> dict[str, Any]:
     """accuracy (median over templates), accuracy_iqr, chance, and accuracy and rows of each template.
 
+    accuracy_interval: of a single template, the 95 % interval of its accuracy.
+
     chance is the accuracy of guessing among each prompt's own choices. `norm` is what the scores were made with;
     accuracy_by_norm has the accuracy under each.
     """
@@ -50,8 +53,12 @@ def summarise(predictions: Sequence[Prediction], norm: str) -> dict[str, Any]:
         ]
         for other in available(predictions[0])
     }
+    labelled = [prediction for prediction in predictions if prediction.label is not None]
+    right = sum(prediction.predicted == prediction.label for prediction in labelled)
+    interval = {"accuracy_interval": wilson_interval(right, len(labelled))} if len(templates) == 1 and labelled else {}
     return {
         "accuracy": median,
+        **interval,
         "accuracy_iqr": iqr,
         "accuracy_by_norm": by_norm,
         "chance": chance,
