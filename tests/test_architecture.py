@@ -11,7 +11,7 @@ import pytest
 from tfew.config import CONFIGS
 
 PACKAGE = Path(__file__).parents[1] / "tfew"
-ENTRY_POINTS = {"train", "evaluate", "preview", "cost", "convert"}
+ENTRY_POINTS = {"train", "evaluate", "preview", "cost", "convert", "raft_submit"}
 # what each part may import of the package; every part may import errors and schema
 MAY_IMPORT = {
     "errors": set(),
@@ -40,6 +40,7 @@ MAY_IMPORT = {
     "folds": {"build", "data", "evaluation", "fit", "ranking", "records", "run_folder", "task"},
     "section": {"config", "data"},
     "label_table": set(),
+    "submission": set(),
     "report": {"config", "costs", "label_table", "records", "run_folder", "evaluation", "fit", "methods"},
     "cli": {"config"},
     "card": {"records"},

@@ -15,7 +15,7 @@ from tfew.evaluate import evaluate
 from tfew.preview import preview
 from tfew.train import train
 
-COMMANDS = ("train", "evaluate", "preview", "cost", "convert", "paper")
+COMMANDS = ("train", "evaluate", "preview", "cost", "convert", "paper", "raft_submit")
 TINY = ("model=tiny", "trainer=cpu", "steps=2", "shots=8", "few_shot=draw")
 
 
@@ -76,7 +76,7 @@ def test_help(command: str) -> None:
         [sys.executable, "-m", f"tfew.{command}", "--help"], capture_output=True, text=True, check=True
     )
     assert f"python -m tfew.{command}" in result.stdout
-    assert ("few_shot: official" in result.stdout) == (command != "paper")
+    assert ("few_shot: official" in result.stdout) == (command not in ("paper", "raft_submit"))
     assert "runs: runs" in result.stdout
 
 

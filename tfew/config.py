@@ -24,6 +24,7 @@ CHOICES = {
     "model.arch.init": ("t5", "look_up"),
     "model.dtype": ("auto", "bfloat16", "float32"),
     "fidelity.loss_mean": ("step", "micro_batch"),
+    "fidelity.field_order": ("settings", "table"),
     "trainer.accelerator": ("auto", "cpu", "gpu"),
     "engine": ("fast", "plain"),
 }
@@ -43,7 +44,15 @@ AT_LEAST = {
     "eval_seed": 0,
     "eval_rows": 1,
 }
-MAY_BE_NULL = ("model.arch.init", "micro_batch_size", "eval_rows", "shots", "folds", "memory_gb")
+MAY_BE_NULL = (
+    "model.arch.init",
+    "fidelity.field_order",
+    "micro_batch_size",
+    "eval_rows",
+    "shots",
+    "folds",
+    "memory_gb",
+)
 POSITIVE = ("clip_norm", "optimizer.lr", "memory_gb")
 NOT_NEGATIVE = ("loss.lm", "loss.ul", "loss.ln", "fidelity.unlikely_epsilon", "optimizer.weight_decay")
 FLAGS = ("trainer.autocast", "resume", "overwrite", "json", "fidelity.autocast", "fidelity.limit_train_templates")

@@ -6,14 +6,13 @@ that was stopped goes on with the fold it was in.
 
 import json
 import logging
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 
 from omegaconf import DictConfig
 
 from tfew.build import build_trainable
-from tfew.data.split import folds_of, rarer_than
-from tfew.errors import UserError, some
 from tfew.evaluation import Evaluated, evaluate_model, metrics_of, write_predictions
 from tfew.fit import fit
 from tfew.ranking.metrics import accuracy
@@ -25,12 +24,11 @@ from tfew.task import Task
 log = logging.getLogger(__name__)
 
 
-def cross_validate(config: DictConfig, task: Task, folder: Path) -> Evaluated:
+def cross_validate(config: DictConfig, task: Task, fold_of_row: Sequence[int], folder: Path) -> Evaluated:
     """Trains and evaluates once a fold; writes all held-out predictions into the run's `predictions.jsonl`.
 
     The metrics are those of all held-out rows together, and `folds`, the accuracy in each.
     """
-    fold_of_row = row_folds(config, task)
     parts, predictions = [], []
     for fold in range(config.folds):
         inside = [row for row, own in enumerate(fold_of_row) if own == fold]
@@ -47,27 +45,6 @@ def cross_validate(config: DictConfig, task: Task, folder: Path) -> Evaluated:
     counts = {name: sum(part.counts[name] for part in parts) for name in names}
     counts = {**counts, "rows": task.rows, "empty_renders": task.empty_renders}
     return Evaluated(metrics, counts, sum(part.tokens for part in parts), sum(part.seconds for part in parts))
-
-
-def row_folds(config: DictConfig, task: Task) -> list[int]:
-    """The fold of each training row; labels that are too rare to be in every fold are named."""
-    if task.mixture is not None:
-        raise UserError(
-            f"folds={config.folds} is for one data set, and {config.dataset.name} is a mixture: folds=null."
-        )
-    if config.folds > task.rows:
-        raise UserError(f"folds={config.folds}, but there are only {task.rows} rows to train on.")
-    if task.rows - -(-task.rows // config.folds) < config.batch_size:
-        raise UserError(
-            f"folds={config.folds} leaves fewer than batch_size={config.batch_size} of {task.rows} rows to train on."
-        )
-    if task.classes is None:
-        return folds_of([None] * task.rows, config.folds, config.few_shot_seed)
-    names = [task.classes[example.label or 0] for example in task.examples]
-    if rare := rarer_than(names, config.folds):
-        listing = some(f"{name} ({rows})" for name, rows in rare.items())
-        log.info(f"Note: labels with fewer rows than there are folds are not in every one: {listing}.")
-    return folds_of(names, config.folds, config.few_shot_seed)
 
 
 def _one_fold(config: DictConfig, training: Task, held_out: Task, folder: Path) -> Evaluated:

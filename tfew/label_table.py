@@ -48,7 +48,12 @@ def doubts(metrics: Mapping[str, Any], rows: int) -> list[str]:
     classes = metrics.get("classes", {})
     without = metrics.get("majority", metrics["chance"])
     naive = f"always saying {max(classes, key=lambda n: classes[n]['rows'])!r}" if classes else "guessing"
-    if low <= without:
+    if high < without:
+        found.append(
+            f"Worse than {naive}: that gives {100 * without:.1f} %, this {accuracy:.1f} % (95 % interval"
+            f" {100 * low:.1f} to {100 * high:.1f})."
+        )
+    elif low <= without:
         found.append(
             f"Too little data to tell: with {rows} rows an accuracy of {accuracy:.1f} % may be anywhere from"
             f" {100 * low:.1f} to {100 * high:.1f} %, and {naive} gives {100 * without:.1f} %."

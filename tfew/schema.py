@@ -70,6 +70,16 @@ class Batch:
             for start in range(0, len(self), size)
         ]
 
+    def right_choices(self) -> Batch:
+        """The same examples with the right choice of each alone."""
+        choice_B11 = self.label[:, None, None].expand(-1, 1, self.choice_ids.shape[2])
+        return replace(
+            self,
+            choice_ids=self.choice_ids.gather(1, choice_B11),
+            choice_mask=self.choice_mask.gather(1, choice_B11),
+            label=self.label * 0,
+        )
+
     def by_choices(self, parts: int) -> list[Batch]:
         """At most so many batches of the same examples, each with some of the choices, in order."""
         size = -(-self.choice_ids.shape[1] // parts)

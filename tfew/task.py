@@ -17,8 +17,9 @@ from tfew.data.fewshot import few_shot_examples
 from tfew.data.members import load_mixture, local_members
 from tfew.data.mixture import MixtureSpec
 from tfew.data.sources import find_source, has_split, is_local, load_split
+from tfew.data.split import folds_of, rarer_than
 from tfew.data.templates import Template, load_templates, select
-from tfew.errors import UserError
+from tfew.errors import UserError, some
 from tfew.records import write_atomically
 from tfew.schema import Example, Prompt
 
@@ -79,6 +80,27 @@ def _few_shot_task(config: DictConfig) -> Task:
         templates = templates[: spec.train_templates_first]
     examples = few_shot_examples(spec, config.few_shot, config.few_shot_seed, config.shots, data_folder(config))
     return _render(spec, examples, templates, labelled=True)
+
+
+def row_folds(config: DictConfig, task: Task) -> list[int]:
+    """The fold of each training row; labels that are too rare to be in every fold are named."""
+    if task.mixture is not None:
+        raise UserError(
+            f"folds={config.folds} is for one data set, and {config.dataset.name} is a mixture: folds=null."
+        )
+    if config.folds > task.rows:
+        raise UserError(f"folds={config.folds}, but there are only {task.rows} rows to train on.")
+    if task.rows - -(-task.rows // config.folds) < config.batch_size:
+        raise UserError(
+            f"folds={config.folds} leaves fewer than batch_size={config.batch_size} of {task.rows} rows to train on."
+        )
+    if task.classes is None:
+        return folds_of([None] * task.rows, config.folds, config.few_shot_seed)
+    names = [task.classes[example.label or 0] for example in task.examples]
+    if rare := rarer_than(names, config.folds):
+        listing = some(f"{name} ({rows})" for name, rows in rare.items())
+        log.info(f"Note: labels with fewer rows than there are folds are not in every one: {listing}.")
+    return folds_of(names, config.folds, config.few_shot_seed)
 
 
 def _mixture_task(config: DictConfig, spec: MixtureSpec) -> Task:
@@ -144,6 +166,13 @@ def _eval_single(config: DictConfig, spec: DatasetSpec, data_dir: Path | None) -
     return replace(task, prompts=drawn)
 
 
+def unlabelled_task(config: DictConfig) -> Task:
+    """The rows of the split "test", which have no labels, each in the first template."""
+    spec = load_spec(config)
+    templates = select(load_templates(spec.prompts), config.templates.use, config.templates.name)
+    return _render(spec, load_split(spec, "test", data_folder(config), labelled=False), templates[:1])
+
+
 def save_few_shot(task: Task, path: Path) -> None:
     """The drawn rows as JSON lines, each with its row number in the pool."""
     rows = [json.dumps({**e.fields, "idx": e.idx}, ensure_ascii=False) for e in task.examples]
@@ -177,8 +206,21 @@ def _render(
             raise UserError(
                 f"Every template of {spec.name} renders row {example.idx} empty; choose others: templates=."
             )
+        if spec.classes:
+            _check_order(spec, example, row)
     empty = sum(map(len, renders)) - sum(map(len, prompts))
     return Task(spec.name, list(examples), prompts, empty, classes=spec.label_names if spec.classes else None)
+
+
+def _check_order(spec: DatasetSpec, example: Example, prompts: Sequence[Prompt]) -> None:
+    """That a template's answers are those of the labels, in their order: they are counted and named by it."""
+    names = spec.label_names or ()
+    for prompt in prompts:
+        if len(prompt.choices) != len(names) or (example.label is not None and prompt.label != example.label):
+            raise UserError(
+                f"Template {prompt.template!r} answers with {', '.join(prompt.choices)}, in this order; the labels of"
+                f" {spec.name} are {', '.join(names)}: put them in the same order with choices=[...]."
+            )
 
 
 def data_folder(config: DictConfig) -> Path | None:

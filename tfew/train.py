@@ -14,7 +14,7 @@ from tfew.records import RunRecord, load_record
 from tfew.report import finish
 from tfew.run_folder import MIXTURE_FILE, few_shot_path, open_run, to_skip
 from tfew.section import complete
-from tfew.task import Task, eval_task, save_few_shot, save_mixture, train_task
+from tfew.task import Task, eval_task, row_folds, save_few_shot, save_mixture, train_task
 
 log = logging.getLogger("tfew.train")  # __name__ is __main__ under python -m
 
@@ -26,7 +26,8 @@ def train(config: DictConfig) -> RunRecord:
     if to_skip(folder, config):
         return load_record(folder)
     training = train_task(config)
-    evaluation = eval_task(config) if config.folds is None else None
+    folds = None if config.folds is None else row_folds(config, training)
+    evaluation = eval_task(config) if folds is None else None
 
     # heavy imports only now: the configuration and the data are known to be good
     from tfew.adapters_io import save_adapter
@@ -40,9 +41,9 @@ def train(config: DictConfig) -> RunRecord:
     _save_training_rows(config, training, folder)
     log.info(f"{folder}: {_what_there_is(config, training, evaluation)}.")
     evaluated = None
-    if config.folds is not None:
+    if folds is not None:
         del built  # each fold has a model of its own
-        evaluated = cross_validate(config, training, folder)
+        evaluated = cross_validate(config, training, folds, folder)
         built = build_trainable(config)
     fitted = fit(config, built.method, built.model, built.encoder, training, folder)
     stored = built.method.stored(built.model)

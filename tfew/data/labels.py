@@ -91,12 +91,13 @@ class ChoiceRule(Rule):
 
 def as_choices(cell: Any) -> list[str]:
     """A row's choices: a list, a list in JSON, or "one ||| another"; raises ValueError where there are not two."""
+    listed = cell
     if isinstance(cell, str):
         parsed = _json_list(cell)
-        cell = [part.strip() for part in cell.split(CHOICE_SEPARATOR)] if parsed is None else parsed
-    if not isinstance(cell, list | tuple) or len(cell) < 2:
+        listed = [part.strip() for part in cell.split(CHOICE_SEPARATOR)] if parsed is None else parsed
+    if not isinstance(listed, list | tuple) or len(listed) < 2:
         raise ValueError(f"{cell!r} is no list of choices: a JSON list, or 'one ||| another'")
-    choices = [spelled(choice) for choice in cell]
+    choices = [spelled(choice) for choice in listed]
     if bad := [choice for choice in choices if not choice or CHOICE_SEPARATOR in choice]:
         raise ValueError(f"a choice is {'empty' if not bad[0] else f'{bad[0]!r}, with |||'}")
     if len(set(choices)) < len(choices):

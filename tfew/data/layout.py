@@ -15,23 +15,28 @@ RESERVED = {
 }  # fmt: skip
 
 
-def layout(fields: Mapping[str, str], question: str, instruction: str = "", choices: str | None = None) -> str:
+def lines(fields: Mapping[str, str], question: str, instruction: str = "", choices: str | None = None) -> str:
     """`fields`: what stands before the colon -> column; a single one with no name stands alone.
 
     `choices`: what the list of the possible answers is called; None leaves it out.
     """
-    lines = [as_jinja(instruction)] if instruction else []
+    parts = [as_jinja(instruction)] if instruction else []
     if choices is not None:
-        lines.append(f"{as_jinja(choices)} {{{{ answer_choices | join(', ') }}}}")
-    lines += [
+        parts.append(f"{as_jinja(choices)} {{{{ answer_choices | join(', ') }}}}")
+    parts += [
         f"{as_jinja(name)}: {{{{ {column} }}}}" if name else f"{{{{ {column} }}}}" for name, column in fields.items()
     ]
-    return "\n".join([*lines, as_jinja(question)])
+    return "\n".join([*parts, as_jinja(question)])
 
 
 def as_jinja(text: str) -> str:
     """Text that Jinja prints as it is."""
-    return OPENINGS.sub(lambda opening: f"{{{{ '{opening[0]}' }}}}", text)
+    return without_dollars(OPENINGS.sub(lambda opening: f"{{{{ '{opening[0]}' }}}}", text))
+
+
+def without_dollars(jinja: str) -> str:
+    """The same template without "${", which in a configuration means another setting."""
+    return jinja.replace("${", "{{ '$' }}{")
 
 
 def readable(name: str) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 from tfew.data.guesses import label_column, text_column, way_of_naming
 from tfew.data.labels import spelled
-from tfew.data.layout import identifiers, layout, readable
+from tfew.data.layout import identifiers, lines, readable, without_dollars
 from tfew.data.table import Table
 from tfew.data.templates import InlineTemplate, find_promptsource
 from tfew.errors import UserError, some, unknown
@@ -74,6 +74,8 @@ def describe(table: Table, wishes: Wishes) -> Described:
         single = None
     else:
         text, prompts, single = _wished_prompts(table, wishes.template, label, labels, rename)
+    if not isinstance(prompts, str):
+        notes += _words_said(labels)
     text = _without(text, {own})
     _check_filled(table, text)
     shown = [rename.get(column, column) for column in text]
@@ -129,10 +131,6 @@ def _classes(
     names, words = list(pairs), list(pairs.values())
     listing = ", ".join(f"{name} {count[name]}" for name in names[:MOST_LISTED])
     notes.append(f"{len(names)} labels in {len(table.rows)} rows: {listing}{', ...' * (len(names) > MOST_LISTED)}")
-    if words != names:
-        notes.append("the model says " + ", ".join(f"{word!r} for {name}" for name, word in pairs.items()))
-    elif all(name.isdigit() for name in names):
-        notes.append(f"words tell a model more than numbers do: choices='{{{names[0]}: ..., {names[1]}: ...}}'")
     first = 0 if label in table.classes else None
     rule = {"column": rename.get(label, label), "names": names, "first": first, "choices": None, "by": None}
     return _Labels(rule, names, words, None)
@@ -159,6 +157,20 @@ def _words(found: list[str], choices: Any) -> dict[str, str]:
     if len(set(pairs.values())) < len(pairs) or not all(pairs.values()):
         raise UserError(f"choices= gives two labels the same words, or one none: {pairs}.")
     return pairs
+
+
+def _words_said(labels: _Labels) -> list[str]:
+    """Where the model is shown other words than the table's, or had better be."""
+    if labels.words != labels.names:
+        return ["the model says " + said(labels.names, labels.words)]
+    if labels.names and all(name.isdigit() for name in labels.names):
+        first, second = labels.names[:2]
+        return [f"words tell a model more than numbers do: choices='{{{first}: ..., {second}: ...}}'"]
+    return []
+
+
+def said(names: Sequence[str], words: Sequence[str]) -> str:
+    return ", ".join(f"{word!r} for {name}" for name, word in zip(names, words, strict=True))
 
 
 def _counts_up(names: list[str]) -> bool:
@@ -195,7 +207,7 @@ def _default_prompt(text: Sequence[str], label: str, labels: _Labels, rename: Ma
     asked = readable(label)
     asks = labels.own is None and asked.lower() not in NO_QUESTION
     listed = labels.own is not None or len(labels.words) <= MOST_LISTED
-    jinja = layout(fields, f"{asked}:" if asks else "Answer:", choices="Choices:" if listed else None)
+    jinja = lines(fields, f"{asked}:" if asks else "Answer:", choices="Choices:" if listed else None)
     return {"name": "default", "jinja": jinja, "answer_choices": _answers(labels, rename), "cut": columns}
 
 
@@ -209,6 +221,7 @@ def _wished_prompts(
 ) -> tuple[list[str], Any, str | None]:
     """Which columns are shown, `dataset.prompts`, and the one promptsource template that is wished for."""
     if "{{" in wished or "{%" in wished:
+        wished = without_dollars(wished)
         text = _shown_columns(table, InlineTemplate("own", wished, []).columns, label, rename)
         cut = [rename.get(column, column) for column in text if column != labels.own]
         return text, [{"name": "own", "jinja": wished, "answer_choices": _answers(labels, rename), "cut": cut}], None

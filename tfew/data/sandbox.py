@@ -14,6 +14,7 @@ import select
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -131,8 +132,10 @@ class _Process:
             return
         process, self._process = self._process, None
         process.kill()
-        with process:
-            pass
+        for pipe in (process.stdin, process.stdout):
+            with suppress(OSError):  # what was not sent any more cannot be sent now
+                pipe.close()  # type: ignore[union-attr]
+        process.wait()
 
 
 @cache

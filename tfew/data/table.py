@@ -25,13 +25,15 @@ LONGEST_CELL = 10_000_000  # characters
 class Table:
     """A whole table. `columns` in the file's order; a row that lacks one has None there.
 
-    classes: the names of columns that hold numbers of names instead (the Hub's ClassLabel).
+    classes: the names of columns that hold numbers of names instead (the Hub's ClassLabel). formats: how the file is
+    delimited and quoted, as `dataset.formats` says it, where that is not the usual way.
     """
 
     where: str
     columns: list[str]
     rows: list[Row]
     classes: Mapping[str, list[str]] = field(default_factory=dict)
+    formats: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
 
 def read_table(path: Path) -> Table:
@@ -39,7 +41,16 @@ def read_table(path: Path) -> Table:
     if not rows:
         raise UserError(f"{path} holds no rows.")
     columns = list(dict.fromkeys(column for row in rows for column in row))
-    return Table(str(path), columns, [{column: row.get(column) for column in columns} for row in rows])
+    rows = [{column: row.get(column) for column in columns} for row in rows]
+    return Table(str(path), columns, rows, formats=_formats(path))
+
+
+def _formats(path: Path) -> dict[str, dict[str, Any]]:
+    ending = path.suffix.lower()
+    usual = {".csv": (",", csv.QUOTE_MINIMAL), ".tsv": ("\t", csv.QUOTE_MINIMAL)}.get(ending)
+    if usual is None or (form := _form(path)) == usual:
+        return {}
+    return {ending[1:]: {"delimiter": form[0], "quoting": form[1] == csv.QUOTE_MINIMAL}}
 
 
 def stream_rows(path: Path) -> Iterator[Row]:
@@ -175,6 +186,8 @@ def _columns(lines: list[str], delimiter: str, quoting: int) -> int:
     try:
         for row in csv.reader(lines, delimiter=delimiter, quoting=quoting, strict=True):  # type: ignore[arg-type]
             widths |= {len(row)} if row else set()
+            if quoting == csv.QUOTE_NONE and any(len(cell) > 1 and cell[0] == cell[-1] == '"' for cell in row):
+                return 0  # some cells are quoted after all: then a fault is a fault
     except csv.Error:
         if len(lines) < SAMPLE_LINES:  # else it may be the sample's end, in the middle of a cell
             return 0
