@@ -15,7 +15,7 @@ from tfew.evaluate import evaluate
 from tfew.preview import preview
 from tfew.train import train
 
-COMMANDS = ("train", "evaluate", "preview", "cost", "convert", "paper")
+COMMANDS = ("train", "evaluate", "preview", "cost", "convert", "paper", "raft_submit")
 TINY = ("model=tiny", "trainer=cpu", "steps=2", "shots=8", "few_shot=draw")
 
 
@@ -24,7 +24,7 @@ def test_this_file_knows_all_experiments_and_commands() -> None:
         path.relative_to(CONFIGS / "experiment").with_suffix("").as_posix()
         for path in CONFIGS.glob("experiment/**/*.yaml")
     }
-    assert names == {*EXPERIMENTS, "demo", "mini_few_shot", "pretrain_ia3", "pretrain_mini_t0"}
+    assert names == {*EXPERIMENTS, "demo", "mini_few_shot", "pretrain_ia3", "pretrain_mini_t0", "local", "local_mini"}
     package = CONFIGS.parent / "tfew"
     files = {path.stem for path in package.glob("*.py") if "__main__" in path.read_text()}
     assert files | {path.parent.name for path in package.glob("*/__main__.py")} == set(COMMANDS)
@@ -76,7 +76,7 @@ def test_help(command: str) -> None:
         [sys.executable, "-m", f"tfew.{command}", "--help"], capture_output=True, text=True, check=True
     )
     assert f"python -m tfew.{command}" in result.stdout
-    assert ("few_shot: official" in result.stdout) == (command != "paper")
+    assert ("few_shot: official" in result.stdout) == (command not in ("paper", "raft_submit"))
     assert "runs: runs" in result.stdout
 
 

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -22,6 +23,25 @@ log = logging.getLogger(__name__)
 
 # keys of a method's YAML that are not its arguments: its name and the recipe that train.yaml takes from it
 NOT_ARGUMENTS = ("name", "_target_", "steps", "lr", "scale_parameter")
+
+
+@dataclass(frozen=True)
+class Trainable:
+    """A base model with a method attached, ready to be trained."""
+
+    method: Method
+    model: nn.Module
+    encoder: Encoder
+    base_parameters: int
+
+
+def build_trainable(config: DictConfig) -> Trainable:
+    """Raises UserError where model, method and settings do not go together."""
+    device, method, encoder = build_device(config), build_method(config), build_encoder(config)
+    model = build_backbone(config, encoder.tokenizer, device, method)
+    base_parameters = sum(parameter.numel() for parameter in model.parameters())
+    attach_method(config, method, model, encoder.tokenizer)
+    return Trainable(method, model, encoder, base_parameters)
 
 
 def build_encoder(config: DictConfig) -> Encoder:

@@ -17,7 +17,7 @@ CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 IN_PACKAGE = "pkg://"  # what begins so lies in this package, wherever that is installed: the same on every machine
 
 CHOICES = {
-    "few_shot": ("official", "files", "draw"),
+    "few_shot": ("official", "files", "draw", "all"),
     "templates.use": ("original", "all", "single"),
     "templates.eval": ("each", "random"),
     "score.norm": ("token", "sum", "char", "byte", "pmi"),
@@ -28,11 +28,13 @@ CHOICES = {
     "model.arch.init": ("t5", "look_up"),
     "model.dtype": ("auto", "bfloat16", "float32"),
     "fidelity.loss_mean": ("step", "micro_batch"),
+    "fidelity.field_order": ("settings", "table"),
     "trainer.accelerator": ("auto", "cpu", "gpu"),
     "engine": ("fast", "plain"),
 }
 AT_LEAST = {
     "shots": 1,
+    "folds": 2,
     "steps": 1,
     "batch_size": 1,
     "micro_batch_size": 1,
@@ -48,14 +50,23 @@ AT_LEAST = {
     "icl.shots": 1,
     "icl.order_seed": 0,
 }
-MAY_BE_NULL = ("model.arch.init", "micro_batch_size", "eval_rows", "shots", "memory_gb", "icl.shots")
+MAY_BE_NULL = (
+    "model.arch.init",
+    "fidelity.field_order",
+    "micro_batch_size",
+    "eval_rows",
+    "shots",
+    "folds",
+    "memory_gb",
+    "icl.shots",
+)
 GROUPS = ("icl",)  # of settings that not every command has
 POSITIVE = ("clip_norm", "optimizer.lr", "memory_gb")
 NOT_NEGATIVE = ("loss.lm", "loss.ul", "loss.ln", "fidelity.unlikely_epsilon", "optimizer.weight_decay")
 FLAGS = ("trainer.autocast", "resume", "overwrite", "json", "fidelity.autocast", "fidelity.limit_train_templates")
 ADAPTERS = ("init_adapter", "adapter")
 MODEL_FILES = ("model.path", "model.tokenizer")
-PATHS = ("runs", "run_dir", "data_dir", *ADAPTERS, *MODEL_FILES)
+PATHS = ("runs", "run_dir", "data_dir", "data", *ADAPTERS, *MODEL_FILES)
 
 # settings that change where and how fast a run goes, not what comes out
 NOT_IDENTITY = ("runs", "run_dir", "resume", "overwrite", "logger", "workers", "engine", "memory_gb")
@@ -124,6 +135,9 @@ def _check_values(config: DictConfig) -> None:
             raise UserError(f"{key}={value} is not a number of at least 0.")
     if not _is_number(config.warmup_ratio, float, 0) or config.warmup_ratio >= 1:
         raise UserError(f"warmup_ratio={config.warmup_ratio} is not in [0, 1).")
+    share = OmegaConf.select(config, "validation")
+    if share is not None and not (_is_number(share, float, 0) and 0 < share < 1):
+        raise UserError(f"validation={share} is not a share between 0 and 1, such as 0.25.")
     for key in FLAGS:
         if not isinstance(value := OmegaConf.select(config, key, default=False), bool):
             raise UserError(f"{key}={value!r} is neither true nor false.")
@@ -132,6 +146,10 @@ def _check_values(config: DictConfig) -> None:
 def _check_combinations(config: DictConfig) -> None:
     if config.resume and config.overwrite:
         raise UserError("resume=true and overwrite=true contradict each other: give one of them.")
+    if config.get("folds") is not None and config.get("validation") is not None:
+        raise UserError(
+            "folds= tries on every row, validation= on a share of them: give one (folds=null validation=0.25)."
+        )
     if not (config.loss.lm or config.loss.ul or config.loss.ln):
         raise UserError("loss.lm, loss.ul and loss.ln are all 0: nothing would be trained.")
     if config.score.method == "channel" and config.score.norm == "pmi":

@@ -13,23 +13,27 @@ from tfew.errors import UserError
 from tfew.records import IN_CONTEXT, ZERO_SHOT, RunRecord, load_record
 from tfew.report import finish
 from tfew.run_folder import few_shot_path, finished_settings, open_run, to_skip
+from tfew.section import complete, on_all_rows, on_other_rows
 from tfew.task import eval_task, in_context, save_few_shot
 
 log = logging.getLogger("tfew.evaluate")  # __name__ is __main__ under python -m
 # what the command line may say beside adapter=RUN: the rest was settled when it was trained
 EVALUATION_SETTINGS = (
-    "adapter", "dataset", "data_dir", "templates", "score", "model", "trainer", "max_tokens", "eval_batch_size",
-    "eval_rows", "eval_seed", "icl", "runs", "run_dir", "resume", "overwrite", "workers", "engine", "memory_gb",
+    "adapter", "dataset", "data", "text", "label", "data_dir", "templates", "score", "model", "trainer", "max_tokens",
+    "eval_batch_size", "eval_rows", "eval_seed", "icl", "runs", "run_dir", "resume", "overwrite", "workers", "engine",
+    "memory_gb",
 )  # fmt: skip
 
 
 def evaluate(config: DictConfig) -> RunRecord:
     """Scores `config.adapter` (None: the bare model) on the evaluation split, in a run folder of its own."""
-    config = checked(config)
+    config = complete(checked(config))
     if config.init_adapter is not None and config.adapter is None:
         raise UserError("init_adapter= is where training starts; to evaluate an adapter say adapter=.")
     method_name = ZERO_SHOT
-    if config.adapter is not None:
+    if config.adapter is None:
+        config = on_all_rows(config)
+    else:
         method_name = adapter_description(Path(config.adapter))["method"]["name"]
     if config.icl.mode != "none":
         learning = f"{IN_CONTEXT}_{config.icl.mode}"
@@ -40,8 +44,8 @@ def evaluate(config: DictConfig) -> RunRecord:
     evaluation, context = eval_task(config), in_context(config)
     if evaluation is None:
         raise UserError(
-            f"dataset.evaluate=false: {config.dataset.name} has nothing to evaluate; name another dataset=, or say"
-            " dataset.evaluate=true."
+            f"{config.dataset.name} has no rows to evaluate that the adapter was not trained on: name others with data="
+            " or dataset= (of a mixture, dataset.evaluate=true)."
         )
 
     from tfew.build import attach_saved, build_backbone, build_device, build_encoder, saved_method
@@ -84,6 +88,8 @@ def with_run_settings(config: DictConfig, overrides: list[str]) -> DictConfig:
             good = ", ".join(EVALUATION_SETTINGS)
             raise UserError(f"{key}= belongs to training, and adapter= brings its run's settings; here go: {good}.")
         OmegaConf.update(merged, key, OmegaConf.select(config, key), merge=False, force_add=True)
+    if "data" in overridden(overrides):
+        merged = on_other_rows(merged)
     merged.name = merged.dataset.name
     return merged
 

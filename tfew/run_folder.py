@@ -21,6 +21,8 @@ METRICS_FILE = "metrics.csv"
 MIXTURE_FILE = "mixture.json"
 CHECKPOINTS = "checkpoint"
 CALIBRATION_FILE = "calibration.safetensors"
+FOLD = "fold_"  # and its number: the folder of one fold of a cross-validation
+FOLD_FILE = "fold.json"  # what its evaluation took; written last
 # and CONFIG_FILE
 OWN_FILES = (RECORD_FILE, PREDICTIONS_FILE, METRICS_FILE, MIXTURE_FILE, "adapter.safetensors", "adapter.json")
 LOGGER_FOLDERS = ("tensorboard", "wandb")
@@ -54,7 +56,7 @@ def open_run(folder: Path, config: DictConfig) -> None:
     """Makes the folder ready to run in: cleared, or with `resume` as it was left. To be called last of all checks."""
     unfinished = (folder / CONFIG_FILE).is_file() and not is_finished(folder)
     if config.resume and unfinished:
-        step = last_checkpoint(folder)
+        step = last_checkpoint(folder) or next(folder.glob(f"{FOLD}*"), None)
         log.info(f"{folder} is unfinished; {'continuing' if step else 'no checkpoint yet, starting afresh'}.")
     elif unfinished or is_finished(folder):
         log.info(f"{folder} is {'unfinished; starting afresh' if unfinished else 'finished; redoing it'}.")
@@ -72,6 +74,10 @@ def remove_checkpoints(folder: Path) -> None:
     for path in [*(folder / CHECKPOINTS).glob("step=*.ckpt"), folder / CHECKPOINTS / CALIBRATION_FILE]:
         path.unlink(missing_ok=True)
     _remove_if_empty(folder / CHECKPOINTS)
+
+
+def fold_folder(folder: Path, fold: int) -> Path:
+    return folder / f"{FOLD}{fold}"
 
 
 def few_shot_path(folder: Path, settings: Any) -> Path:
@@ -119,9 +125,9 @@ def _clear(folder: Path) -> None:
         remove_checkpoints(folder)
         if is_model_card(folder / CARD_FILE):  # its numbers are the old run's
             (folder / CARD_FILE).unlink()
-        for name in LOGGER_FOLDERS:
-            if (folder / name).exists():
-                shutil.rmtree(folder / name)
+        for path in [*(folder / name for name in LOGGER_FOLDERS), *folder.glob(f"{FOLD}*")]:
+            if path.is_dir():
+                shutil.rmtree(path)
         if settings is not None:
             shots = few_shot_path(folder, settings)
             shots.unlink(missing_ok=True)
