@@ -9,6 +9,7 @@ from torchmetrics.functional.classification import multiclass_confusion_matrix, 
 
 from tfew.label_table import by_label, confusions, doubts
 from tfew.ranking.classes import confusion, f1_macro, scores_by_class, summarise_classes, wilson_interval
+from tfew.ranking.icl import Answer
 from tfew.ranking.metrics import summarise
 from tfew.schema import Prediction
 
@@ -62,7 +63,7 @@ def test_several_templates_have_a_median_f1_and_no_table() -> None:
     good, bad, middle = [(0, 0), (1, 1)] * 5, [(0, 1), (1, 0)] * 5, [(0, 0), (1, 0)] * 5
     rows = [p for template, pairs in (("a", good), ("b", bad), ("c", middle)) for p in made(pairs, template)]
     assert summarise_classes(rows, ["x", "y"]) == {"f1_macro": pytest.approx(1 / 3)}
-    assert "accuracy_interval" not in summarise(rows, "token")
+    assert "accuracy_interval" not in summarise([Answer.of(p, "token") for p in rows], "token")
 
 
 def test_a_template_with_other_choices_has_no_classes() -> None:
@@ -71,7 +72,7 @@ def test_a_template_with_other_choices_has_no_classes() -> None:
 
 def metrics(pairs: list[tuple[int, int]], names: list[str]) -> dict:
     rows = made(pairs, choices=len(names))
-    return {**summarise(rows, "token"), **summarise_classes(rows, names)}
+    return {**summarise([Answer.of(p, "token") for p in rows], "token"), **summarise_classes(rows, names)}
 
 
 def test_too_little_data_is_said() -> None:
