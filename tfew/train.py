@@ -30,8 +30,10 @@ def train(config: DictConfig) -> RunRecord:
     from tfew.build import attach_method, base_of, build_backbone, build_device, build_encoder, build_method
     from tfew.evaluation import evaluate_model
     from tfew.fit import fit
+    from tfew.forecast import check_memory
 
     device, method, encoder = build_device(config), build_method(config), build_encoder(config)
+    check_memory(config, device, method, encoder, training, evaluation)
     model = build_backbone(config, encoder.tokenizer, device, method)
     base_parameters = sum(parameter.numel() for parameter in model.parameters())
     attach_method(config, method, model, encoder.tokenizer)
