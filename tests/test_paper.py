@@ -22,20 +22,20 @@ from tfew.paper.table_1 import table_1
 from tfew.records import RunRecord, save_record
 
 SEEDS = (0, 1, 32, 42, 1024)
-TABLES = sorted(specs()["tables"], key=int)
+TABLES = sorted((number for number, spec in specs()["tables"].items() if "averages_of" not in spec), key=int)
 
 
 def record(dataset: str, seed: int, accuracies: Sequence[float], **changes: Any) -> RunRecord:
     """A run with these accuracies of its templates, in percent."""
-    told = {"model": "t0_3b", "method": "ia3", "loss": "tfew", "pretrained": False, **changes}
-    pretrained = told.pop("pretrained")
+    told = {"model": "t0_3b", "method": "ia3", "loss": "tfew", "pretrained": False, "command": None, **changes}
+    pretrained, command, settings = told.pop("pretrained"), told.pop("command"), told.pop("config", {})
     return RunRecord(
-        name=f"{dataset}-{told['model']}-{told['method']}-{told['loss']}-{pretrained}-{seed}",
-        command="evaluate" if told["method"] == "zero_shot" else "train", experiment=dataset,
+        name="-".join([dataset.replace("/", "_"), *map(str, told.values()), str(pretrained), str(seed)]),
+        command=command or ("evaluate" if told["method"] == "zero_shot" else "train"), experiment=dataset,
         dataset=dataset, split="validation", few_shot_seed=seed, seed=seed,
         metrics={"templates": {f"template {i}": {"accuracy": a / 100} for i, a in enumerate(accuracies)}},
         counts={}, parameters={}, flops={}, seconds={}, peak_memory_bytes=0, adapter_bytes=0, git_commit=None,
-        versions={}, config={"init_adapter": "vectors" if pretrained else None}, **told,
+        versions={}, config={"init_adapter": "vectors" if pretrained else None, **settings}, **told,
     )  # fmt: skip
 
 
@@ -46,7 +46,7 @@ def as_runs(number: str) -> list[RunRecord]:
     runs = []
     for (table, row, column), (accuracy, spread) in printed().items():
         if table == number and column != AVERAGE and rows[row] is not None:
-            told = {"loss": "none", **rows[row], "model": spec["model"]}
+            told = {"loss": "none", "model": spec["model"], **rows[row]}
             values = (accuracy - (spread or 0), accuracy, accuracy + (spread or 0))
             runs += [record(column, seed, [value], **told) for seed, value in enumerate(values)]
     return runs
@@ -65,8 +65,8 @@ def test_the_papers_numbers_give_the_papers_table(number: str) -> None:
             assert cell.ours == pytest.approx(cell.paper, abs=1e-9)
             assert cell.ours_iqr == pytest.approx(cell.paper_iqr or 0, abs=1e-9)
             assert cell.difference == pytest.approx(0, abs=1e-9)
-    assert cells >= 22
-    assert list(table.columns) == list(specs()["columns"])
+    assert cells >= (11 if number == "11" else 22)
+    assert list(table.columns) == list(specs()["raft" if number == "11" else "columns"])
 
 
 def test_all_printed_averages_are_the_means_of_their_cells() -> None:
@@ -99,11 +99,84 @@ def test_table_1s_averages_and_its_two_exceptions() -> None:
 
 
 def test_rafts_averages() -> None:
+    """All five methods' cells, as if they were one method's runs: Table 11's cells average to what Table 2 prints."""
     for row in ("T-Few", "Human baseline", "PET", "SetFit", "GPT-3"):
-        cells = [a for (number, name, column), (a, _) in printed().items() if (number, name) == ("11", row)]
+        cells = {c: a for (number, name, c), (a, _) in printed().items() if (number, name) == ("11", row)}
         assert len(cells) == 11
+        runs = [record(column, 0, [cell], model="t0", pretrained=True) for column, cell in cells.items()]
+        eleven, two = (make_table(number, runs).cells for number in ("11", "2"))
+        assert list(two) == list(eleven)
+        assert two["T-Few"].keys() == {AVERAGE}
+        assert two["T-Few"][AVERAGE].ours == eleven["T-Few"][AVERAGE].ours == pytest.approx(np.mean([*cells.values()]))
         # cells and averages are both rounded: T-Few's cells give 75.745, the paper prints 75.8
-        assert np.mean(cells) == pytest.approx(printed()["2", row, AVERAGE][0], abs=0.1)
+        assert two["T-Few"][AVERAGE].ours == pytest.approx(two[row][AVERAGE].paper, abs=0.1)
+        assert two[row][AVERAGE].paper == printed()["2", row, AVERAGE][0]
+        assert two["T-Few"][AVERAGE].runs == 11
+    assert make_table("2", runs[:-1]).cells["T-Few"][AVERAGE].ours is None, "ten of eleven tasks have no average"
+
+
+def test_raft_is_f1_where_there_is_one() -> None:
+    told = {"model": "t0", "pretrained": True}
+    with_f1, whole, without = (record("raft/overruling", seed, [90.0], **told) for seed in (0, 1, 32))
+    with_f1.metrics["templates"]["template 0"]["f1_macro"] = 0.70
+    whole.metrics["f1_macro"] = 0.72
+    table = make_table("11", [with_f1, whole])
+    assert table.cells["T-Few"]["raft/overruling"].ours == pytest.approx(71)
+    assert table.cells["T-Few"]["raft/overruling"].difference == pytest.approx(71 - 95.0)
+    assert sum("cross-validated" in note for note in table.notes) == 1
+    assert not any("have no f1_macro" in note for note in table.notes)
+    mixed = make_table("11", [with_f1, whole, without])
+    assert mixed.cells["T-Few"]["raft/overruling"].ours == pytest.approx(72)
+    assert mixed.notes[-1] == "1 of the runs here have no f1_macro: their accuracy stands in its place."
+    del whole.metrics["templates"]
+    assert make_table("11", [whole]).cells["T-Few"]["raft/overruling"].ours == pytest.approx(72)
+    unlabelled = record("raft/overruling", 42, [float("nan")], **told)
+    assert make_table("11", [with_f1, unlabelled]).cells["T-Few"]["raft/overruling"].runs == 1
+    bare = record("raft/overruling", 0, [50.0], model="t0")
+    assert make_table("11", [bare]).cells["T-Few without pre-training"]["raft/overruling"].ours == 50
+    own = make_table("4", [record(name, 0, [50.0], model="tiny") for name in ("raft/overruling", "page")], "tiny")
+    assert list(own.columns) == ["page"], "a table of the eleven data sets has no place for RAFT's"
+
+
+def test_table_1_has_averages_and_costs() -> None:
+    table = make_table("1", as_runs("9"))
+    few, lm = table.cells["T-Few"], table.cells["T5+LM"]
+    assert (few[AVERAGE].ours, few[AVERAGE].paper, few[AVERAGE].runs) == (pytest.approx(72.41, abs=0.005), 72.4, 33)
+    assert lm[AVERAGE].ours == pytest.approx(49.8, abs=0.05)
+    assert lm[AVERAGE].difference == pytest.approx(0.2, abs=0.05)
+    assert (few["inference"].paper, few["training"].paper, few["disk"].paper) == (1.1e12, 2.7e16, pytest.approx(4.2e6))
+    assert lm["disk"].paper == pytest.approx(16e3)
+    markdown = as_markdown(table)
+    assert "| T-Few | ours | 1.13e+12 | 2.72e+16 | 4,325.4 kB | 72.4 [33] |" in markdown
+    assert "| | difference | +3.0% | +0.7% | +3.0% | +0.0 |" in markdown
+    assert r"T-Few & 1.13e+12 & 2.72e+16 & 4,325.4 kB & 72.4 \\" in as_latex(table)
+    assert "1,t0,T-Few,inference,0,1.133e+12,,1.1e+12,,3.3e+10\n" in as_csv(table)
+    for footnote in ("T0 and T5+LM do not follow", "mean number of shots", "without the 103 tokens"):
+        assert footnote in markdown
+    assert table.cells["GPT-3 175B"][AVERAGE].ours is None
+
+
+def in_context(seed: int, order: int, accuracy: float = 50.0, **told: Any) -> RunRecord:
+    settings = {"icl": {"mode": "ensemble", "shots": 32, "order_seed": order}}
+    run = record("rte", seed, [accuracy], **{"method": "icl_ensemble", "command": "evaluate", **told}, config=settings)
+    return RunRecord(**{**vars(run), "name": f"{run.name}-o{order}"})
+
+
+def test_orders_of_shots_are_no_seeds_of_shots() -> None:
+    lm = {"model": "t5_lm_adapt_xxl"}
+    same = make_table("9", [in_context(0, 7, 40.0, **lm), in_context(1, 7, 60.0, **lm), in_context(32, 7, **lm)])
+    assert (same.cells["T5+LM"]["rte"].ours, same.cells["T5+LM"]["rte"].runs) == (50, 3)
+    own = make_table("9", [in_context(seed, seed, **lm) for seed in (0, 1, 32)])
+    assert own.cells["T5+LM"]["rte"].runs == 3, "an order drawn with the run's own seed is one with it"
+    with pytest.raises(UserError, match=r"the few-shot seed 0: rte-.*-o0 and rte-.*-o1"):
+        make_table("9", [in_context(0, 0, **lm), in_context(0, 1, **lm)])
+    with pytest.raises(
+        UserError, match=r"different orders of their shots \(order_seed 0, 5\): rte-.*-o0 and rte-.*-o5"
+    ):
+        make_table("9", [in_context(0, 0, **lm), in_context(1, 5, **lm)])
+    assert make_table("9", [in_context(0, 0, model="t0")]).cells["T5+LM"]["rte"].runs == 0
+    told = make_table("9", [in_context(0, 0, model="mini_t0")], "mini_t0")
+    assert told.cells["T5+LM"]["rte"].runs == 1
 
 
 def test_a_cell_is_the_median_over_seeds_and_templates_together() -> None:
@@ -139,6 +212,7 @@ def test_another_model_has_its_own_columns() -> None:
     assert table.cells["FT (L_LM only)"]["page"].ours == pytest.approx(55)
     assert table.cells["FT (L_LM only)"]["page"].paper is None
     assert table.cells["FT (L_LM only)"][AVERAGE].ours == pytest.approx(55)
+    assert table.cells["FT (L_LM only)"][AVERAGE].paper is None, "an average of other data sets"
     assert table.cells["+ UL"]["page"].ours is None
 
 
@@ -157,6 +231,9 @@ def test_forms() -> None:
     rows = list(csv.DictReader(io.StringIO(as_csv(table))))
     assert len(rows) == 2 * 12
     assert {row["difference"] for row in rows} <= {"0.00", "0.03", "0.01"}
+    hostile = record("a|b_$&", 0, [50.0], model="mini_t0", method="full", loss="lm")
+    assert r"& a|b\_\$\& &" in as_latex(make_table("3", [hostile], "mini_t0"))
+    assert "| a/b_$& |" in as_markdown(make_table("3", [hostile], "mini_t0"))
     latex = as_latex(table)
     assert r"(IA)\^{}3 + pre-training (PT) & 89.0 &" in latex
     assert latex.count(r"\\") == 1 + 2 * 2
@@ -179,6 +256,16 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert json.loads(capsys.readouterr().out)["cells"]["(IA)^3 + pre-training (PT)"]["rte"]["ours"] == 80.9
     with pytest.raises(UserError, match=r"table=.*10"):
         paper(compose("table=12", *told, config_name="paper"))
+    for wrong, message in (
+        ((), "here it is nothing"),
+        (("table=4", "figure=2"), "here it is table=4 and figure=2"),
+        (("figure=4",), "Unknown figure '4' .*Known: '2', '3', 'icl'"),
+        (("report=maybe",), "report='maybe' is neither true nor false"),
+        (("report=true", "of_model=mini"), "Unknown model 'mini' .*Known: 't0_3b'"),
+        (("figure=icl", "of_model=mini"), "no run with templates for figure=icl"),
+    ):
+        with pytest.raises(UserError, match=message):
+            paper(compose(*wrong, *told, config_name="paper"))
     with pytest.raises(UserError, match="has no finished run"):
         finished_runs(tmp_path / "tables")
 
@@ -190,7 +277,7 @@ def test_rows_are_told_by_what_the_paper_says() -> None:
         assert specs()["tables"][number]["select"] == {"loss": loss, "pretrained": False}
     rows = {
         (number, row): select and (select["method"], select.get("loss"), select["pretrained"])
-        for number in ("3", "8", "9", "10")
+        for number in ("3", "8", "9", "10", "11")
         for row, select in specs()["tables"][number]["rows"].items()
     }
     assert rows == {
@@ -202,7 +289,7 @@ def test_rows_are_told_by_what_the_paper_says() -> None:
         ("8", "(IA)^3 + pre-training (PT)"): ("ia3", "tfew", True),
         ("9", "T-Few"): ("ia3", "tfew", True),
         ("9", "T0"): ("zero_shot", None, False),
-        ("9", "T5+LM"): None,
+        ("9", "T5+LM"): ("icl_ensemble", None, False),
         ("9", "GPT-3 175B"): None,
         ("9", "GPT-3 13B"): None,
         ("9", "GPT-3 6.7B"): None,
@@ -210,6 +297,12 @@ def test_rows_are_told_by_what_the_paper_says() -> None:
         ("10", "- PT"): ("ia3", "tfew", False),
         ("10", "- UL - LN"): ("ia3", "lm", True),
         ("10", "- PT - UL - LN"): ("ia3", "lm", False),
+        ("11", "T-Few"): ("ia3", None, True),
+        ("11", "T-Few without pre-training"): ("ia3", None, False),
+        ("11", "Human baseline"): None,
+        ("11", "PET"): None,
+        ("11", "SetFit"): None,
+        ("11", "GPT-3"): None,
     }
     assert all((CONFIGS / "loss" / f"{loss}.yaml").is_file() for loss in losses.values())
 

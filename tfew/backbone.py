@@ -73,6 +73,12 @@ def _without_notes_on_tying() -> Iterator[None]:
         transformers.logging.enable_progress_bar()
 
 
+def window_tokens(model: nn.Module) -> int | None:
+    """How many tokens the model can see at a time: its table of positions; None where positions are relative (T5)."""
+    window: int | None = getattr(model.config, "max_position_embeddings", None)
+    return window
+
+
 def random_model(arch: Mapping[str, Any], rows: int) -> nn.Module:
     """A T5 of this shape with seeded random weights and at least `rows` embedding rows."""
     check_transformers_version()

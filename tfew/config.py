@@ -21,6 +21,10 @@ CHOICES = {
     "templates.use": ("original", "all", "single"),
     "templates.eval": ("each", "random"),
     "score.norm": ("token", "sum", "char", "byte", "pmi"),
+    "score.method": ("direct", "channel", "calibrated"),
+    "icl.mode": ("none", "concat", "ensemble"),
+    "icl.combine": ("probability", "vote"),
+    "icl.too_long": ("refuse", "drop"),
     "model.arch.init": ("t5", "look_up"),
     "model.dtype": ("auto", "bfloat16", "float32"),
     "fidelity.loss_mean": ("step", "micro_batch"),
@@ -41,8 +45,11 @@ AT_LEAST = {
     "seed": 0,
     "eval_seed": 0,
     "eval_rows": 1,
+    "icl.shots": 1,
+    "icl.order_seed": 0,
 }
-MAY_BE_NULL = ("model.arch.init", "micro_batch_size", "eval_rows", "shots", "memory_gb")
+MAY_BE_NULL = ("model.arch.init", "micro_batch_size", "eval_rows", "shots", "memory_gb", "icl.shots")
+GROUPS = ("icl",)  # of settings that not every command has
 POSITIVE = ("clip_norm", "optimizer.lr", "memory_gb")
 NOT_NEGATIVE = ("loss.lm", "loss.ul", "loss.ln", "fidelity.unlikely_epsilon", "optimizer.weight_decay")
 FLAGS = (
@@ -103,11 +110,16 @@ def local_path(path: str) -> str:
 
 
 def _check_values(config: DictConfig) -> None:
+    absent = tuple(f"{group}." for group in GROUPS if OmegaConf.select(config, group) is None)
     for key, good in CHOICES.items():
+        if key.startswith(absent):
+            continue
         value = OmegaConf.select(config, key)
         if value not in good and not (value is None and key in MAY_BE_NULL):
             raise unknown("value", value, good, f"{key}=")
     for key, least in AT_LEAST.items():
+        if key.startswith(absent):
+            continue
         value = OmegaConf.select(config, key)
         if not (value is None and key in MAY_BE_NULL) and not _is_number(value, int, least):
             raise UserError(f"{key}={value} is not a whole number of at least {least}.")
@@ -130,6 +142,8 @@ def _check_combinations(config: DictConfig) -> None:
         raise UserError("resume=true and overwrite=true contradict each other: give one of them.")
     if not (config.loss.lm or config.loss.ul or config.loss.ln):
         raise UserError("loss.lm, loss.ul and loss.ln are all 0: nothing would be trained.")
+    if config.score.method == "channel" and config.score.norm == "pmi":
+        raise UserError("score.norm=pmi is of choices, and score.method=channel scores the input: use another norm.")
     if config.templates.use == "single" and config.templates.name is None:
         raise UserError(
             "templates=single needs templates.name=, the template's name (python -m tfew.preview lists them)."

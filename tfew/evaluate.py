@@ -10,16 +10,16 @@ from tfew.adapters_io import adapter_description
 from tfew.cli import command, overridden
 from tfew.config import WEIGHT_HASHES, checked, run_name, run_path
 from tfew.errors import UserError
-from tfew.records import ZERO_SHOT, RunRecord, load_record
+from tfew.records import IN_CONTEXT, ZERO_SHOT, RunRecord, load_record
 from tfew.report import finish
-from tfew.run_folder import finished_settings, open_run, to_skip
-from tfew.task import eval_task
+from tfew.run_folder import few_shot_path, finished_settings, open_run, to_skip
+from tfew.task import eval_task, in_context, save_few_shot
 
 log = logging.getLogger("tfew.evaluate")  # __name__ is __main__ under python -m
 # what the command line may say beside adapter=RUN: the rest was settled when it was trained
 EVALUATION_SETTINGS = (
     "adapter", "dataset", "data_dir", "templates", "score", "model", "trainer", "max_tokens", "eval_batch_size",
-    "eval_rows", "eval_seed", "runs", "run_dir", "resume", "overwrite", "workers", "engine", "memory_gb",
+    "eval_rows", "eval_seed", "icl", "runs", "run_dir", "resume", "overwrite", "workers", "engine", "memory_gb",
 )  # fmt: skip
 
 
@@ -31,10 +31,13 @@ def evaluate(config: DictConfig) -> RunRecord:
     method_name = ZERO_SHOT
     if config.adapter is not None:
         method_name = adapter_description(Path(config.adapter))["method"]["name"]
+    if config.icl.mode != "none":
+        learning = f"{IN_CONTEXT}_{config.icl.mode}"
+        method_name = learning if config.adapter is None else f"{method_name}_{learning}"
     folder = run_path(config, f"evaluate-{run_name(config, method_name)}")
     if to_skip(folder, config):
         return load_record(folder)
-    evaluation = eval_task(config)
+    evaluation, context = eval_task(config), in_context(config)
     if evaluation is None:
         raise UserError(
             f"dataset.evaluate=false: {config.dataset.name} has nothing to evaluate; name another dataset=, or say"
@@ -54,8 +57,10 @@ def evaluate(config: DictConfig) -> RunRecord:
         attach_saved(Path(config.adapter), method, model)
 
     open_run(folder, config)
+    if context is not None:
+        save_few_shot(context.examples, few_shot_path(folder, config))
     log.info(f"{folder}: {evaluation.rows} rows to evaluate.")
-    evaluated = evaluate_model(config, method, model, encoder, evaluation, folder)
+    evaluated = evaluate_model(config, method, model, encoder, evaluation, folder, context)
     return finish(folder, config, "evaluate", method_name, method, model, base_parameters, evaluated)
 
 
@@ -73,8 +78,9 @@ def with_run_settings(config: DictConfig, overrides: list[str]) -> DictConfig:
     saved.pop(WEIGHT_HASHES, None)
     merged = OmegaConf.create({**saved, "init_adapter": None})
     # of that run, not of this one; and how it was computed, which older runs do not know
-    for key in ("runs", "run_dir", "resume", "overwrite", "engine", "memory_gb"):
+    for key in ("runs", "run_dir", "resume", "overwrite", "engine", "memory_gb", "icl"):
         merged[key] = config[key]
+    merged.score = OmegaConf.merge(config.score, merged.score)  # older runs do not know all of it
     for key in overridden(overrides):
         if key.partition(".")[0] not in EVALUATION_SETTINGS:
             good = ", ".join(EVALUATION_SETTINGS)

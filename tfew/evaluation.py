@@ -1,8 +1,9 @@
 """Ranking a whole evaluation split: predictions.jsonl and the numbers made of it, the same for every command."""
 
+import logging
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -13,16 +14,22 @@ from omegaconf import DictConfig
 from torch import nn
 from tqdm import tqdm
 
+from tfew.backbone import window_tokens
 from tfew.build import memory_bytes, uses_autocast
-from tfew.data.loader import Encoder, collate
+from tfew.data.loader import Encoded, Encoder, collate
+from tfew.errors import UserError
 from tfew.methods.base import Method
+from tfew.ranking.icl import COMBINATIONS, Answer, Shots, in_contexts, that_fit
 from tfew.ranking.metrics import summarise, summarise_members
+from tfew.ranking.questions import answered, questions
 from tfew.ranking.rank import rank_classify, unconditional_sums
 from tfew.records import write_atomically
 from tfew.run_folder import PREDICTIONS_FILE
-from tfew.schema import Prompt
+from tfew.schema import Prediction, Prompt
 from tfew.scoring import BoundedScorer, scoring_mode
-from tfew.task import Task
+from tfew.task import InContext, Task
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -36,49 +43,118 @@ class Evaluated:
 
 
 def evaluate_model(
-    config: DictConfig, method: Method | None, model: nn.Module, encoder: Encoder, task: Task, folder: Path
+    config: DictConfig,
+    method: Method | None,
+    model: nn.Module,
+    encoder: Encoder,
+    task: Task,
+    folder: Path,
+    context: InContext | None = None,
 ) -> Evaluated:
-    """Scores every prompt of the task and writes `predictions.jsonl`, in the task's order.
-
-    Batches are made of prompts of like length, longest first: little padding, and what does not fit fails at once.
-    """
+    """Scores every prompt of the task, behind the shots of `context`, and writes `predictions.jsonl` in its order."""
     started = time.monotonic()
     prompts = [prompt for row in task.prompts for prompt in row]
-    encoded = encoder.all(prompts)
-    order = sorted(range(len(prompts)), key=lambda position: -len(encoded[position].input_ids))
-    batches = [
-        [encoded[position] for position in order[start : start + config.eval_batch_size]]
-        for start in range(0, len(order), config.eval_batch_size)
+    mode, ask = config.icl.mode if context else "none", config.score.method
+    shots, dropped = _shots_that_fit(config, model, encoder, prompts, context)
+    asked = [
+        [questions(behind, ask) for behind in in_contexts(prompt, shots.get(prompt.template, ()), mode)]
+        for prompt in prompts
     ]
-    progress = tqdm(batches, desc=f"Ranking {task.name}", unit="batch", mininterval=0.5)
+    unique = list(dict.fromkeys(question for behind in asked for group in behind for question in group))
+    encoded = encoder.all(unique)
     device = next(model.parameters()).device
     mixed = torch.autocast(device.type, torch.bfloat16, enabled=uses_autocast(config, device, method))
     with scoring_mode(model), mixed:
-        score = BoundedScorer(model, config.engine, memory_bytes(config))
-        unconditional = {
-            dataset: unconditional_sums(score, encoder.all, partial(collate, pad_id=encoder.pad_id), choices, device)
-            for dataset, choices in _to_score_alone(prompts, config.score.norm).items()
-        }
-        ranked = rank_classify(
-            score,
-            (collate(batch, encoder.pad_id) for batch in progress),
-            [prompts[position] for position in order],
-            config.score.norm,
-            device,
-            unconditional,
+        alone = {} if ask == "channel" else _to_score_alone(prompts, config.score.norm)
+        sums = dict(zip(unique, _sums(config, model, encoder, task.name, unique, encoded, alone), strict=True))
+    answers = [
+        Answer(
+            tuple(answered(prompt, ask, [sums[question] for question in group]) for group in behind),
+            config.icl.combine if context else COMBINATIONS[0],
         )
-        by_position = dict(zip(order, ranked, strict=True))
-    predictions = [by_position[position] for position in range(len(prompts))]
-    write_atomically(folder / PREDICTIONS_FILE, "".join(p.to_json() + "\n" for p in predictions))
+        for prompt, behind in zip(prompts, asked, strict=True)
+    ]
+    lines = (answer.under(config.score.norm).to_json() + "\n" for answer in answers)
+    write_atomically(folder / PREDICTIONS_FILE, "".join(lines))
     counts = {
         "rows": task.rows,
         "prompts": len(prompts),
         "empty_renders": task.empty_renders,
         "cut_prompts": sum(item.cut_tokens + item.cut_choice_tokens > 0 for item in encoded),
+        **({"dropped_shots": dropped} if context else {}),
     }
-    tokens = sum(len(item.input_ids) + sum(map(len, item.choice_ids)) for item in encoded)
-    metrics = (summarise if task.mixture is None else summarise_members)(predictions, config.score.norm)
+    tokens = sum(item.length + sum(map(len, item.choice_ids)) for item in encoded)
+    metrics = (summarise if task.mixture is None else summarise_members)(answers, config.score.norm)
     return Evaluated(metrics, counts, tokens, time.monotonic() - started)
+
+
+def _sums(
+    config: DictConfig,
+    model: nn.Module,
+    encoder: Encoder,
+    name: str,
+    prompts: Sequence[Prompt],
+    encoded: Sequence[Encoded],
+    to_score_alone: Mapping[str, Sequence[str]],
+) -> list[Prediction]:
+    """Every prompt's choices scored by sums.
+
+    Batches are made of prompts of like length, longest first: little padding, and what does not fit fails at once.
+    Where what stands in front is computed once (a decoder-only model), prompts with the same context stay together.
+    """
+    contexts = {id(item.context_ids): number for number, item in enumerate(encoded) if encoder.decoder_only}
+    order = sorted(
+        range(len(prompts)),
+        key=lambda place: (contexts.get(id(encoded[place].context_ids), 0), -encoded[place].length),
+    )
+    batches = [
+        [encoded[place] for place in order[start : start + config.eval_batch_size]]
+        for start in range(0, len(order), config.eval_batch_size)
+    ]
+    progress = tqdm(batches, desc=f"Ranking {name}", unit="batch", mininterval=0.5)
+    device = next(model.parameters()).device
+    score = BoundedScorer(model, config.engine, memory_bytes(config))
+    collated = partial(collate, pad_id=encoder.pad_id)
+    unconditional = {
+        dataset: unconditional_sums(score, encoder.all, collated, choices, device)
+        for dataset, choices in to_score_alone.items()
+    }
+    in_order = [prompts[place] for place in order]
+    ranked = rank_classify(score, map(collated, progress), in_order, "sum", device, unconditional)
+    by_place = dict(zip(order, ranked, strict=True))
+    return [by_place[place] for place in range(len(prompts))]
+
+
+def _shots_that_fit(
+    config: DictConfig, model: nn.Module, encoder: Encoder, prompts: Sequence[Prompt], context: InContext | None
+) -> tuple[dict[str, Shots], int]:
+    """Each template's shots, and how many had to be left out because the model's window is full.
+
+    Raises UserError where there are such and `icl.too_long=refuse`, or where nothing is left.
+    """
+    window = window_tokens(model)
+    if context is None or window is None:
+        return dict(context.shots) if context else {}, 0
+    fitting, dropped = {}, 0
+    for template, shots in context.shots.items():
+        mine = [prompt for prompt in prompts if prompt.template == template]
+        items = encoder.all([question for prompt in mine for question in questions(prompt, config.score.method)])
+        longest = max((len(i.input_ids) + encoder.decoder_only * max(map(len, i.choice_ids)) for i in items), default=0)
+        lengths = [len(encoder.shot(shot)) for shot in shots]
+        places = that_fit(lengths, window - longest, config.icl.mode)
+        if len(places) < len(shots) and (config.icl.too_long == "refuse" or not places):
+            takes = f"{sum(lengths)} tokens" if config.icl.mode == "concat" else f"up to {max(lengths)} tokens each"
+            raise UserError(
+                f"Template {template!r}: {len(shots)} shots take {takes}, the longest query {longest}, and the model's"
+                f" window is {window}: fewer shots (icl.shots=), icl.too_long=drop, or shorter queries (max_tokens=)."
+            )
+        fitting[template] = tuple(shots[place] for place in places)
+        dropped += len(shots) - len(places)
+    if dropped:
+        log.info(
+            f"Note: {dropped} shots, over {len(fitting)} templates, do not fit the model's window and were dropped."
+        )
+    return fitting, dropped
 
 
 def _to_score_alone(prompts: Sequence[Prompt], norm: str) -> dict[str, list[str]]:

@@ -15,6 +15,7 @@ from tfew.errors import UserError
 SCHEMA_VERSION = 1
 RECORD_FILE = "result.json"
 ZERO_SHOT = "zero_shot"  # as a method: the bare model
+IN_CONTEXT = "icl"  # and, after an underscore, the mode: the bare model behind solved examples
 LIBRARIES = (
     "torch",
     "transformers",

@@ -7,6 +7,7 @@ N choices that are present (not padding) in a batch.
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
@@ -30,7 +31,8 @@ class Example:
 class Prompt:
     """One example rendered by one template: text only.
 
-    A generation task has `choices=(target,)` and `label=0`.
+    A generation task has `choices=(target,)` and `label=0`. `shots` are the (input, answer) pairs that stand before it
+    in context; `content_free` is the input with nothing of the row in it, where the scoring method wants it.
     """
 
     dataset: str
@@ -39,6 +41,8 @@ class Prompt:
     input: str
     choices: tuple[str, ...]
     label: int | None
+    shots: tuple[tuple[str, str], ...] = ()
+    content_free: str | None = None
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,7 @@ class Batch:
 
     input_ids, input_mask `[B, L]`; choice_ids, choice_mask `[B, C, T]`; masks are bool. Examples may have
     different numbers of choices: an absent choice is all-false in `choice_mask`. label `[B]` is -1 where unknown.
+    task_id `[B]` says whose vectors each example is scaled by, where a model holds those of many tasks.
     """
 
     input_ids: torch.Tensor
@@ -54,19 +59,28 @@ class Batch:
     choice_ids: torch.Tensor
     choice_mask: torch.Tensor
     label: torch.Tensor
+    task_id: torch.Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.label)
 
     def to(self, device: torch.device | str, non_blocking: bool = False) -> Batch:
-        return Batch(**{f.name: getattr(self, f.name).to(device, non_blocking=non_blocking) for f in fields(self)})
+        return self._each(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
     def split(self, size: int) -> list[Batch]:
         """Consecutive parts of at most `size` examples; padding stays as it is."""
-        return [
-            Batch(**{f.name: getattr(self, f.name)[start : start + size] for f in fields(self)})
-            for start in range(0, len(self), size)
-        ]
+        return [self._part(slice(start, start + size)) for start in range(0, len(self), size)]
+
+    def tasks_of(self, example: torch.Tensor) -> torch.Tensor | None:
+        """The tasks of these examples (positions in the batch); None where the batch names no tasks."""
+        return None if self.task_id is None else self.task_id[example]
+
+    def _part(self, examples: slice) -> Batch:
+        return self._each(lambda tensor: tensor[examples])
+
+    def _each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Batch:
+        tensors: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
+        return replace(self, **{name: change(tensor) for name, tensor in tensors.items() if tensor is not None})
 
     def by_choices(self, parts: int) -> list[Batch]:
         """At most so many batches of the same examples, each with some of the choices, in order."""
@@ -83,7 +97,8 @@ class Prediction:
 
     `tokens`, `characters` and `bytes` count each choice's (tokens with eos), `unconditional` are the sums of their
     log-probabilities after an empty input, None where they were not asked for: with them a score under one norm can be
-    made one under another (`tfew.ranking.norms`).
+    made one under another (`tfew.ranking.norms`). That goes for one context; of several `contexts` (ensemble in-context
+    learning) the scores are what their predictions were combined to.
     """
 
     dataset: str
@@ -96,6 +111,7 @@ class Prediction:
     characters: tuple[int, ...] | None = None
     bytes: tuple[int, ...] | None = None
     unconditional: tuple[float, ...] | None = None
+    contexts: int = 1
 
     def to_json(self) -> str:
         return json.dumps(vars(self), ensure_ascii=False)

@@ -23,6 +23,7 @@ from tfew.engine import causal, t5
 from tfew.engine.context import Context
 from tfew.engine.parts import in_parts
 from tfew.memory import halves, joined, scoring_bytes, too_little
+from tfew.routing import routed
 from tfew.schema import Batch
 
 log = logging.getLogger(__name__)
@@ -100,26 +101,29 @@ def plain_token_logprob(model: nn.Module, batch: Batch) -> Tensor:
 
 def _encoder_decoder_logits(model: Any, batch: Batch, example_N: Tensor, target_NT: Tensor, mask_NT: Tensor) -> Tensor:
     """Encoder once per example, decoder once per choice (official `EncoderDecoder.py`)."""
-    encoded_BLD = model.get_encoder()(input_ids=batch.input_ids, attention_mask=batch.input_mask)[0]
-    return model(
-        encoder_outputs=BaseModelOutput(last_hidden_state=encoded_BLD[example_N]),
-        attention_mask=batch.input_mask[example_N],
-        decoder_input_ids=_shift_right(target_NT, model.config.decoder_start_token_id),
-        use_cache=False,
-    ).logits
+    with routed(batch.task_id):
+        encoded_BLD = model.get_encoder()(input_ids=batch.input_ids, attention_mask=batch.input_mask)[0]
+    with routed(batch.tasks_of(example_N)):
+        return model(
+            encoder_outputs=BaseModelOutput(last_hidden_state=encoded_BLD[example_N]),
+            attention_mask=batch.input_mask[example_N],
+            decoder_input_ids=_shift_right(target_NT, model.config.decoder_start_token_id),
+            use_cache=False,
+        ).logits
 
 
 def _decoder_only_logits(model: Any, batch: Batch, example_N: Tensor, target_NT: Tensor, mask_NT: Tensor) -> Tensor:
     """Each choice as the continuation of its input: inputs padded on the left, so that all choices start together."""
     input_BL, input_mask_BL = _pad_left(batch.input_ids, batch.input_mask)
     mask_NK = torch.cat([input_mask_BL[example_N], mask_NT], dim=1)
-    logits_NTV = model(
-        input_ids=torch.cat([input_BL[example_N], target_NT], dim=1),
-        attention_mask=mask_NK.long(),
-        position_ids=(mask_NK.cumsum(-1) - 1).clamp(min=0),
-        use_cache=False,
-        logits_to_keep=target_NT.shape[1] + 1,
-    ).logits
+    with routed(batch.tasks_of(example_N)):
+        logits_NTV = model(
+            input_ids=torch.cat([input_BL[example_N], target_NT], dim=1),
+            attention_mask=mask_NK.long(),
+            position_ids=(mask_NK.cumsum(-1) - 1).clamp(min=0),
+            use_cache=False,
+            logits_to_keep=target_NT.shape[1] + 1,
+        ).logits
     return logits_NTV[:, :-1]
 
 

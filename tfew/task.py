@@ -3,8 +3,8 @@
 import json
 import logging
 import random
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from tfew.config import resolved
+from tfew.data.content_free import content_columns, emptied, with_content_free
 from tfew.data.dataset import DatasetSpec
 from tfew.data.fewshot import few_shot_examples
 from tfew.data.members import load_mixture, local_members
@@ -57,6 +58,14 @@ def load_mixture_spec(config: DictConfig) -> MixtureSpec | None:
     return MixtureSpec.from_config(resolved(config.dataset))
 
 
+@dataclass(frozen=True)
+class InContext:
+    """The solved examples of in-context learning, in their order, and how each template words them (input, answer)."""
+
+    examples: Sequence[Example]
+    shots: Mapping[str, tuple[tuple[str, str], ...]]
+
+
 def train_task(config: DictConfig) -> Task:
     """The few-shot examples with every template that training draws from, or the mixture."""
     mixture = load_mixture_spec(config)
@@ -75,6 +84,33 @@ def _few_shot_task(config: DictConfig) -> Task:
         templates = templates[: spec.train_templates_first]
     examples = few_shot_examples(spec, config.few_shot, config.few_shot_seed, config.shots, data_folder(config))
     return _render(spec, examples, templates, labelled=True)
+
+
+def in_context(config: DictConfig) -> InContext | None:
+    """`icl.shots` of the few-shot examples in an order drawn by `icl.order_seed`; None where nothing is in context."""
+    if config.icl.mode == "none":
+        return None
+    if load_mixture_spec(config) is not None:
+        raise UserError(
+            f"icl.mode={config.icl.mode}: {config.dataset.name} is a mixture; name one data set (dataset=)."
+        )
+    spec = load_spec(config)
+    pool = few_shot_examples(spec, config.few_shot, config.few_shot_seed, config.shots, data_folder(config))
+    wanted = config.icl.shots or len(pool)
+    if wanted > len(pool):
+        raise UserError(f"icl.shots={wanted}, but there are {len(pool)} few-shot examples (shots=).")
+    examples = random.Random(f"{config.few_shot_seed}/order {config.icl.order_seed}").sample(list(pool), wanted)
+    templates = select(load_templates(spec.prompts), config.templates.use, config.templates.name)
+    shots = {}
+    for template in templates:
+        rendered = [template.render(spec.name, example) for example in examples]
+        shots[template.name] = tuple((p.input, p.choices[p.label]) for p in rendered if p and p.label is not None)
+        if not shots[template.name]:
+            raise UserError(
+                f"Template {template.name!r} of {spec.name} renders none of the {wanted} shots: choose others"
+                " (templates=) or more shots (icl.shots=)."
+            )
+    return InContext(examples, shots)
 
 
 def _mixture_task(config: DictConfig, spec: MixtureSpec) -> Task:
@@ -144,6 +180,8 @@ def _eval_single(config: DictConfig, spec: DatasetSpec, data_dir: Path | None) -
     # a run of an earlier version has no eval_rows among its settings
     examples = list(islice(load_split(spec, "eval", data_dir), config.get("eval_rows")))
     task = _render(spec, examples, templates)
+    if config.score.get("method") == "calibrated":
+        task = _with_content_free(spec, task, templates)
     if config.templates.eval == "each":
         return task
     drawn = [
@@ -153,9 +191,19 @@ def _eval_single(config: DictConfig, spec: DatasetSpec, data_dir: Path | None) -
     return Task(task.name, task.examples, drawn, task.empty_renders)
 
 
-def save_few_shot(task: Task, path: Path) -> None:
-    """The drawn rows as JSON lines, each with its row number in the pool."""
-    rows = [json.dumps({**e.fields, "idx": e.idx}, ensure_ascii=False) for e in task.examples]
+def _with_content_free(spec: DatasetSpec, task: Task, templates: Sequence[Template]) -> Task:
+    by_name = {template.name: template for template in templates}
+    columns = content_columns(task.examples, spec.columns)
+    prompts = []
+    for example, row in zip(task.examples, task.prompts, strict=True):
+        free = emptied(example, columns)
+        prompts.append([with_content_free(p, by_name[p.template].render(spec.name, free)) for p in row])
+    return replace(task, prompts=prompts)
+
+
+def save_few_shot(examples: Sequence[Example], path: Path) -> None:
+    """The drawn rows as JSON lines in their order, each with its row number in the pool."""
+    rows = [json.dumps({**e.fields, "idx": e.idx}, ensure_ascii=False) for e in examples]
     write_atomically(path, "\n".join(rows) + "\n")
 
 

@@ -40,7 +40,7 @@ def train(config: DictConfig) -> RunRecord:
 
     open_run(folder, config)
     if training.mixture is None:
-        save_few_shot(training, few_shot_path(folder, config))
+        save_few_shot(training.examples, few_shot_path(folder, config))
     else:
         save_mixture(training, folder / MIXTURE_FILE)
     what = "shots" if training.mixture is None else "prompts in a pass over the mixture"

@@ -24,13 +24,21 @@ FEW = 1000  # rows of a set whose tokens are kept
 
 @dataclass(frozen=True)
 class Encoded:
-    """A tokenised prompt; every choice ends in the end-of-text token. The counts are of tokens that did not fit."""
+    """A tokenised prompt; every choice ends in the end-of-text token. The counts are of tokens that did not fit.
+
+    `context_ids`, what stands before the input, is one list for all prompts that have the same context.
+    """
 
     input_ids: list[int]
     choice_ids: list[list[int]]
     label: int
     cut_tokens: int
     cut_choice_tokens: int
+    context_ids: Sequence[int] = ()
+
+    @property
+    def length(self) -> int:
+        return len(self.context_ids) + len(self.input_ids)
 
 
 @dataclass(frozen=True)
@@ -58,12 +66,35 @@ class Encoder:
         inputs = [self._input(ids) for ids in self.tokenizer([prompt.input for prompt in prompts])["input_ids"]]
         texts = list(dict.fromkeys(choice for prompt in prompts for choice in prompt.choices))
         choice_ids = dict(zip(texts, map(self._choice, self._tokenized_choices(texts)), strict=True))
+        contexts = {shots: self.context(shots) for shots in dict.fromkeys(prompt.shots for prompt in prompts)}
         encoded = []
         for prompt, (input_ids, cut) in zip(prompts, inputs, strict=True):
             choices = [choice_ids[choice] for choice in prompt.choices]
             label = -1 if prompt.label is None else prompt.label
-            encoded.append(Encoded(input_ids, [ids for ids, _ in choices], label, cut, sum(n for _, n in choices)))
+            context_ids = contexts[prompt.shots]
+            own_ids = input_ids[self._starts(input_ids) :] if context_ids else input_ids
+            cut_choices = sum(n for _, n in choices)
+            encoded.append(Encoded(own_ids, [ids for ids, _ in choices], label, cut, cut_choices, context_ids))
         return encoded
+
+    def context(self, shots: Sequence[tuple[str, str]]) -> list[int]:
+        """What stands before an input in context: solved examples, each ending in an empty line, none cut.
+
+        Each is tokenised by itself, as the input is. A start-of-text token stands before them all, and only there.
+        """
+        if not shots:
+            return []
+        start = self.tokenizer("")["input_ids"][:1]
+        first = start[: self._starts(start)]
+        return [token for ids in (first, *map(self.shot, shots)) for token in ids]
+
+    def shot(self, shot: tuple[str, str]) -> list[int]:
+        text, answer = shot
+        return list(self.tokenizer(f"{text} {answer}\n\n", add_special_tokens=False)["input_ids"])
+
+    def _starts(self, ids: Sequence[int]) -> int:
+        """How many tokens at the beginning only say that a text starts."""
+        return int(bool(ids) and ids[0] == self.tokenizer.bos_token_id and ids[0] != self.tokenizer.eos_token_id)
 
     def _input(self, ids: list[int]) -> tuple[list[int], int]:
         if not self.decoder_only:
@@ -92,7 +123,7 @@ def collate(items: Sequence[Encoded], pad_id: int) -> Batch:
     absent: list[list[int]] = [[]]
     rows = [ids for item in items for ids in item.choice_ids + absent * (choices - len(item.choice_ids))]
     choice_ids, choice_mask = _padded(rows, pad_id)
-    input_ids, input_mask = _padded([item.input_ids for item in items], pad_id)
+    input_ids, input_mask = _padded([[*item.context_ids, *item.input_ids] for item in items], pad_id)
     return Batch(
         input_ids=input_ids,
         input_mask=input_mask,

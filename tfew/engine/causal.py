@@ -25,6 +25,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from tfew.engine.context import Context
 from tfew.engine.prefixes import Prefixes, prefixes
 from tfew.engine.vocabulary import token_logprob_of_states
+from tfew.routing import routed
 from tfew.schema import Batch
 
 Mask = Callable[[Prefixes, Tensor, Tensor, int], Tensor]
@@ -58,7 +59,8 @@ def supports(model: Any, plain: Callable[[Any, Batch], Tensor]) -> bool:
 def token_logprob(model: Any, batch: Batch, sees: Mask | None = None) -> Tensor:
     """`tfew.scoring.token_logprob` of a model that `supports` accepts; `sees`: another mask than the right one."""
     laid = _laid_out(batch, sees or _sees)
-    state_BKD = _states(model, laid.ids_BK, laid.position_BK, laid.sees_BKK)
+    with routed(batch.task_id):
+        state_BKD = _states(model, laid.ids_BK, laid.position_BK, laid.sees_BKK)
     return _logprob(model, batch, laid.tree, state_BKD[laid.tree.example_M, laid.place_M])
 
 
@@ -68,7 +70,8 @@ def token_logprob_behind(model: Any, batch: Batch, context: Context) -> Tensor:
     So many examples at a time that their own tokens are about as many as the common ones: that bounds what attention
     does in vain between examples, which see nothing of one another.
     """
-    length = context.length_for(batch) if _fits[model].context else 0
+    shares = _fits[model].context and batch.task_id is None  # each task's vectors make keys and values of their own
+    length = context.length_for(batch) if shares else 0
     if length == 0:
         return token_logprob(model, batch)
     own = int(batch.input_mask.sum(-1).max()) - length + int(batch.choice_mask.sum((1, 2)).max())
@@ -221,4 +224,5 @@ def _made_up(rows: int) -> Batch:
         choice_ids=choice_ids,
         choice_mask=torch.arange(4) < length_BC1,
         label=torch.tensor([0, 1]),
+        task_id=torch.tensor([0, 0]),  # for a model that holds many tasks' vectors: those that change nothing
     )

@@ -13,7 +13,7 @@ So what a method changes about a projection, a feed-forward or a norm is in forc
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -29,6 +29,7 @@ from tfew.engine.parts import in_parts
 from tfew.engine.prefixes import prefixes
 from tfew.engine.rows import Rows, rows_by, rows_of
 from tfew.engine.vocabulary import token_logprob_of_states
+from tfew.routing import routed
 from tfew.schema import Batch
 
 STACKS = (T5Stack, MT5Stack)
@@ -51,22 +52,24 @@ def supports(model: Any) -> bool:
 def token_logprob(model: Any, batch: Batch, parts: int = 1) -> Tensor:
     """`tfew.scoring.token_logprob` of a model that `supports` accepts."""
     inputs = rows_of(batch.input_mask)
-    with _over_a_line(model.get_encoder(), _Layout(inputs, inputs, inputs)):
+    task_E = batch.tasks_of(batch.input_mask.nonzero()[:, 0])
+    with _over_a_line(model.get_encoder(), _Layout(inputs, inputs, inputs, task_E)), routed(task_E):
         line_1E = batch.input_ids[batch.input_mask][None]
         state_1ED = model.get_encoder()(input_ids=line_1E, attention_mask=MASK_IS_MADE)[0]
     if parts == 1:
-        return _decoded(model, inputs, state_1ED, batch)
-    return in_parts(partial(_decoded, model, inputs, state_1ED), batch, parts)
+        return _decoded(model, inputs, task_E, state_1ED, batch)
+    return in_parts(partial(_decoded, model, inputs, task_E, state_1ED), batch, parts)
 
 
-def _decoded(model: Any, inputs: Rows, state_1ED: Tensor, batch: Batch) -> Tensor:
-    """`token_logprob` from the encoder's states."""
+def _decoded(model: Any, inputs: Rows, task_E: Tensor | None, state_1ED: Tensor, batch: Batch) -> Tensor:
+    """`token_logprob` from the encoder's states, and the tasks of the inputs' tokens."""
     tree = prefixes(batch)
     choices = Rows((len(tree.prefix_NT), tree.prefix_NT.shape[1]), None, tree.prefix_NT, tree.place_M)
     queries = rows_by(tree.example_M, len(batch))
     start = model.config.decoder_start_token_id
     line_1M = tree.last_token_M.masked_fill(tree.depth_M == 0, start)[None]
-    with _over_a_line(model.get_decoder(), _Layout(choices, queries, inputs)):
+    layout = _Layout(choices, queries, inputs, task_E)
+    with _over_a_line(model.get_decoder(), layout), routed(batch.tasks_of(tree.example_M)):
         state_1MD = model.get_decoder()(
             input_ids=line_1M,
             attention_mask=MASK_IS_MADE,
@@ -82,11 +85,15 @@ def _decoded(model: Any, inputs: Rows, state_1ED: Tensor, batch: Batch) -> Tenso
 
 @dataclass(frozen=True)
 class _Layout:
-    """Rows of a stack's own tokens, and those of queries and keys in cross-attention, which an encoder has not."""
+    """Rows of a stack's own tokens, and those of queries and keys in cross-attention, which an encoder has not.
+
+    key_task_E: the tasks of the tokens that keys are made of.
+    """
 
     own: Rows
     queries: Rows
     keys: Rows
+    key_task_E: Tensor | None
 
 
 @contextmanager
@@ -121,9 +128,12 @@ def _attend(
     crosses = key_value_states is not None
     query_rows, key_rows = (layout.queries, layout.keys) if crosses else (layout.own, layout.own)
     source = key_value_states if crosses else hidden_states
+    queries = self.q(hidden_states)
+    with routed(layout.key_task_E) if crosses else nullcontext():  # these lines are of the inputs' tokens
+        keys, values = self.k(source), self.v(source)
     query, key, value = (
         rows.padded(line[0]).unflatten(-1, (self.n_heads, -1)).transpose(1, 2)
-        for rows, line in ((query_rows, self.q(hidden_states)), (key_rows, self.k(source)), (key_rows, self.v(source)))
+        for rows, line in ((query_rows, queries), (key_rows, keys), (key_rows, values))
     )
     if position_bias is None:
         position_bias = _bias(self, key_rows, query)

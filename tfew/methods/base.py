@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from tfew.errors import UserError, some
+from tfew.methods.bank import Scaling
 from tfew.methods.merging import check_plain
 from tfew.methods.peft_format import PeftAdapter
 
@@ -71,6 +72,16 @@ class Method(ABC):
     def stored_bytes(self, model: nn.Module) -> int:
         """Size of the saved tensors, without the file's header."""
         return sum(tensor.numel() * tensor.element_size() for tensor in self.stored(model).values())
+
+    def neutral(self, model: nn.Module) -> dict[str, Tensor]:
+        """Of a method that scales (see `scalings`): `stored` weights that change nothing, where training starts."""
+        raise _no_scaling(type(self))
+
+    def scalings(self, model: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, Scaling]:
+        """What `stored` weights do, layer by layer, where that is nothing but scaling inputs and outputs of linear
+        layers: then many tasks' vectors can be in one model. `model` has no method attached; gradients pass through.
+        """
+        raise _no_scaling(type(self))
 
     # what HF peft calls this method in adapter_config.json: what `to_peft` writes, then what else `from_peft` knows
     peft_types: ClassVar[tuple[str, ...]] = ()
@@ -130,6 +141,13 @@ def check_fit(expected: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> 
             f"The adapter does not fit this model and method. Only in the file: {some(in_file - in_model, 6)};"
             f" only in the model: {some(in_model - in_file, 6)}."
         )
+
+
+def _no_scaling(kind: type[Method]) -> UserError:
+    return UserError(
+        f"The method {kind.__name__} cannot share a batch with other tasks (adapters=, train_together=): it does more"
+        " than scale inputs and outputs of linear layers, as (IA)³ does. Use adapter=, one task at a time."
+    )
 
 
 def _no_exchange(kind: type[Method], what: str) -> UserError:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from tfew.errors import UserError, some, unknown
+from tfew.methods.bank import Scaling
 from tfew.methods.base import Method, check_fit
 from tfew.methods.merging import scale_inputs, scale_outputs, ungraft
 from tfew.methods.peft_format import PREFIX, PeftAdapter, common_config, is_transposed, target_names
@@ -50,8 +51,7 @@ class PartlyOutputScaled(OutputScaled):
     ia3_positions: Tensor
 
     def ia3_vector(self) -> Tensor:
-        ones = torch.ones(features(self)[1], dtype=self.ia3.dtype, device=self.ia3.device)
-        return ones.index_put((self.ia3_positions,), self.ia3)
+        return _with_ones(self.ia3, self.ia3_positions, features(self)[1])
 
     def ia3_fold(self) -> None:
         scale_outputs(self, self.ia3_vector())
@@ -102,15 +102,33 @@ class IA3(Method):
 
     def attach(self, model: nn.Module) -> None:
         layer: Any
+        neutral = self.neutral(model)
         for name, kind in self._places(model).items():
             layer = model.get_submodule(name)
-            inputs, outputs = features(layer)
+            layer.ia3 = nn.Parameter(neutral[f"{name}.ia3"])
+            graft(layer, kind)
             if kind is PartlyOutputScaled:
                 positions = self._keys_and_values(model, name)
-                _add_vector(layer, kind, len(positions))
                 layer.register_buffer("ia3_positions", positions.to(layer.ia3.device), persistent=False)
-            else:
-                _add_vector(layer, kind, outputs if kind is OutputScaled else inputs)
+
+    def neutral(self, model: nn.Module) -> dict[str, Tensor]:
+        vectors = {}
+        for name, kind in self._places(model).items():
+            layer: Any = model.get_submodule(name)
+            inputs, outputs = features(layer)
+            size = {InputScaled: inputs, OutputScaled: outputs}.get(kind) or len(self._keys_and_values(model, name))
+            vectors[f"{name}.ia3"] = torch.ones(size, dtype=torch.float32, device=layer.weight.device)
+        return vectors
+
+    def scalings(self, model: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, Scaling]:
+        check_fit(self.neutral(model), weights)
+        made = {}
+        for name, kind in self._places(model).items():
+            vector = weights[f"{name}.ia3"]
+            if kind is PartlyOutputScaled:
+                vector = _with_ones(vector, self._keys_and_values(model, name), features(model.get_submodule(name))[1])
+            made[name] = Scaling(inputs=vector) if kind is InputScaled else Scaling(outputs=vector)
+        return made
 
     def merge(self, model: nn.Module) -> None:
         layer: Any
@@ -214,9 +232,10 @@ class IA3(Method):
         return bool((vector.index_fill(0, self._keys_and_values(model, name), 1.0) != 1).any())
 
 
-def _add_vector(layer: Any, mixin: type[nn.Module], size: int) -> None:
-    layer.ia3 = nn.Parameter(torch.ones(size, dtype=torch.float32, device=layer.weight.device))
-    graft(layer, mixin)
+def _with_ones(vector: Tensor, positions: Tensor, size: int) -> Tensor:
+    """The vector at these positions of `[size]`, and ones elsewhere."""
+    ones = torch.ones(size, dtype=vector.dtype, device=vector.device)
+    return ones.index_put((positions.to(vector.device),), vector)
 
 
 def _second_matrix(model: nn.Module, branch: str) -> str | None:

@@ -3,12 +3,13 @@
 The ancestor of (IA)³ in the official code (configs/lora_scaling.json); the paper does not report it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
 
-from tfew.methods.base import Method
+from tfew.methods.bank import Scaling
+from tfew.methods.base import Method, check_fit
 from tfew.methods.merging import scale_inputs, scale_outputs, ungraft
 from tfew.methods.surgery import features, graft, require_linears
 
@@ -31,12 +32,23 @@ class LoRAScaling(Method):
         self.layers = list(layers)
 
     def attach(self, model: nn.Module) -> None:
-        for layer in require_linears(model, self.layers, "method.layers").values():
-            inputs, outputs = features(layer)
-            device = layer.weight.device
-            layer.scale_in = nn.Parameter(torch.ones(inputs, dtype=torch.float32, device=device))
-            layer.scale_out = nn.Parameter(torch.ones(outputs, dtype=torch.float32, device=device))
+        neutral = self.neutral(model)
+        for name, layer in require_linears(model, self.layers, "method.layers").items():
+            layer.scale_in = nn.Parameter(neutral[f"{name}.scale_in"])
+            layer.scale_out = nn.Parameter(neutral[f"{name}.scale_out"])
             graft(layer, BothScaled)
+
+    def neutral(self, model: nn.Module) -> dict[str, Tensor]:
+        vectors = {}
+        for name, layer in require_linears(model, self.layers, "method.layers").items():
+            for side, size in zip(("scale_in", "scale_out"), features(layer), strict=True):
+                vectors[f"{name}.{side}"] = torch.ones(size, dtype=torch.float32, device=layer.weight.device)
+        return vectors
+
+    def scalings(self, model: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, Scaling]:
+        check_fit(self.neutral(model), weights)
+        names = require_linears(model, self.layers, "method.layers")
+        return {name: Scaling(weights[f"{name}.scale_in"], weights[f"{name}.scale_out"]) for name in names}
 
     def merge(self, model: nn.Module) -> None:
         for layer in require_linears(model, self.layers, "method.layers").values():

@@ -1,44 +1,26 @@
-"""A table of the paper made from records: each cell ours, the paper's, and the difference. In percent.
-
-A cell is the median over all runs' few-shot seeds and all templates together, its bracket the interquartile range of
-the same numbers (section 3.1; numpy's percentiles, as the official `get_result_table.py`). A row's average is the mean
-of its medians, and missing as long as one of them is.
-"""
+"""A table of the paper made from records: each cell ours, the paper's, and the difference (`tfew.paper.cells`)."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import cache
-from pathlib import Path
+from dataclasses import dataclass, field, replace
 from typing import Any
 
-import numpy as np
-import yaml
+from tfew.errors import unknown
+from tfew.paper.cells import ACCURACY, Cell, has_metric, make_average, make_cell, template_scores
+from tfew.paper.reference import AVERAGE
+from tfew.paper.specs import specs
+from tfew.paper.table_1 import table_1
+from tfew.records import RunRecord
 
-from tfew.errors import UserError, unknown
-from tfew.paper.reference import AVERAGE, printed
-from tfew.records import ZERO_SHOT, RunRecord
-
-SPECS = Path(__file__).with_name("tables.yaml")
-
-
-@dataclass(frozen=True)
-class Cell:
-    """None where there is no number; `runs` are those behind ours."""
-
-    runs: int
-    ours: float | None
-    ours_iqr: float | None
-    paper: float | None
-    paper_iqr: float | None
-
-    @property
-    def difference(self) -> float | None:
-        return None if self.ours is None or self.paper is None else self.ours - self.paper
+FLOPS, BYTES = "flops", "bytes"
+COSTS = {"inference": "inference FLOPs", "training": "training FLOPs", "disk": "disk space"}
 
 
 @dataclass(frozen=True)
 class Table:
-    """`cells[row][column]`, the last column the average; `columns` maps names of data sets to those that are shown."""
+    """`cells[row][column]`, the last column the average; `columns` maps names of data sets to those that are shown.
+
+    `kinds` says which columns are no accuracies: FLOPS or BYTES.
+    """
 
     number: str
     title: str
@@ -46,12 +28,11 @@ class Table:
     columns: dict[str, str]
     cells: dict[str, dict[str, Cell]]
     notes: tuple[str, ...]
+    kinds: dict[str, str] = field(default_factory=dict)
 
-
-@cache
-def specs() -> dict[str, Any]:
-    loaded: dict[str, Any] = yaml.safe_load(SPECS.read_text(encoding="utf-8"))
-    return loaded
+    @property
+    def runs(self) -> int:
+        return sum(row[AVERAGE].runs for row in self.cells.values())
 
 
 def make_table(number: str, records: Sequence[RunRecord], model: str | None = None) -> Table:
@@ -63,24 +44,77 @@ def make_table(number: str, records: Sequence[RunRecord], model: str | None = No
     if number not in known:
         raise unknown("table", number, known, "table=")
     spec = known[number]
-    model = model or spec["model"]
-    # a mixture has members and no templates; templates drawn at random have no median over them
-    mine = [r for r in records if r.model == model and len(r.metrics.get("templates", ())) and _each_template(r)]
-    columns = _columns(mine)
+    if "averages_of" in spec:
+        return _averages(number, spec, make_table(spec["averages_of"], records, model))
+    by_row = runs_by_row(number, records, model)
+    mine = [record for runs in by_row.values() for record in runs]
+    shown = model or spec["model"]
+    columns, metric = _columns(spec, [r for r in records if r.model == shown and _comparable(r)]), _metric(spec)
+    # an average of other data sets has none of the paper's to be held against
+    printed_in = spec.get("printed_averages", number) if columns == _papers_columns(spec) else None
     cells = {}
-    for name, select in _selections(spec).items():
-        runs = [record for record in mine if select is not None and _matches(record, select)]
-        row = {column: _cell(number, name, column, _of(column, runs)) for column in columns}
-        cells[name] = {**row, AVERAGE: _average(spec.get("averages_of", number), name, row)}
-    partly = sum(record.config.get("eval_rows") is not None for record in mine)
-    notes = [f"{partly} of the runs here were evaluated on their first rows only (eval_rows=)."] if partly else []
-    return Table(number, spec["title"], model, columns, cells, (*spec.get("notes", ()), *notes))
+    for name, runs in by_row.items():
+        of = {column: [record for record in runs if record.dataset == column] for column in columns}
+        row = {column: make_cell(number, name, column, of[column], metric) for column in columns}
+        cells[name] = {**row, AVERAGE: make_average(printed_in, name, row)}
+    notes = (*spec.get("notes", ()), *_notes_on_runs([r for r in mine if r.dataset in columns], metric))
+    return Table(number, spec["title"], shown, columns, cells, notes)
 
 
-def _columns(records: Sequence[RunRecord]) -> dict[str, str]:
-    columns: dict[str, str] = specs()["columns"]
-    found = sorted({record.dataset for record in records})
-    return dict(zip(found, found, strict=True)) if found and not columns.keys() & set(found) else columns
+def runs_by_row(number: str, records: Sequence[RunRecord], model: str | None = None) -> dict[str, list[RunRecord]]:
+    """The runs that belong to each row of a table of accuracies, in any of their data sets."""
+    spec = specs()["tables"][number]
+    other = model if model != spec["model"] else None  # the paper's model, told or not: rows may have their own
+    comparable = [record for record in records if _comparable(record, _metric(spec))]
+    return {
+        row: [
+            record
+            for record in comparable
+            if select is not None
+            and record.model == (other or select.get("model", spec["model"]))
+            and _matches(record, select)
+        ]
+        for row, select in _selections(spec).items()
+    }
+
+
+def _averages(number: str, spec: Mapping[str, Any], source: Table) -> Table:
+    """A table of the averages of another, beside what the rows cost where the paper's has that, too."""
+    cells = {row: {AVERAGE: cells[AVERAGE]} for row, cells in source.cells.items()}
+    table = replace(source, number=number, title=spec["title"], columns={}, cells=cells)
+    if not spec.get("costs"):
+        return table
+    costs = table_1()
+    on_runs = [note for note in source.notes if note not in specs()["tables"][source.number]["notes"]]
+    return replace(
+        table,
+        columns=COSTS,
+        cells={row: {**_cost_cells(costs[row].formula, costs[row].paper), **cells[row]} for row in costs},
+        notes=(*specs()["costs"]["notes"], *on_runs),
+        kinds={"inference": FLOPS, "training": FLOPS, "disk": BYTES},
+    )
+
+
+def _cost_cells(formula: Sequence[float], paper: Sequence[float]) -> dict[str, Cell]:
+    return {
+        column: Cell(0, ours, None, printed, None) for column, ours, printed in zip(COSTS, formula, paper, strict=True)
+    }
+
+
+def _columns(spec: Mapping[str, Any], records: Sequence[RunRecord]) -> dict[str, str]:
+    columns = _papers_columns(spec)
+    found = sorted({record.dataset for record in records} - specs()["raft"].keys())
+    own = "columns" not in spec and found and not columns.keys() & set(found)
+    return dict(zip(found, found, strict=True)) if own else columns
+
+
+def _papers_columns(spec: Mapping[str, Any]) -> dict[str, str]:
+    columns: dict[str, str] = spec.get("columns") or specs()["columns"]
+    return columns
+
+
+def _metric(spec: Mapping[str, Any]) -> str:
+    return str(spec.get("metric", ACCURACY))
 
 
 def _selections(spec: Mapping[str, Any]) -> dict[str, Any]:
@@ -91,41 +125,28 @@ def _selections(spec: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _matches(record: RunRecord, select: Mapping[str, Any]) -> bool:
-    if record.command != ("evaluate" if record.method == ZERO_SHOT else "train"):
+    if record.config.get("adapter") is not None:
         return False  # an adapter that is evaluated again, maybe on another data set
-    has = {"method": record.method, "loss": record.loss, "pretrained": record.config.get("init_adapter") is not None}
-    return all(has[key] == wanted for key, wanted in select.items())
+    if (command := select.get("command", "train")) is not None and record.command != command:
+        return False
+    has = {"method": record.method, "loss": record.loss, "pretrained": is_pretrained(record)}
+    return all(select[key] == value for key, value in has.items() if key in select)
 
 
-def _each_template(record: RunRecord) -> bool:
-    return bool(record.config.get("templates", {}).get("eval", "each") == "each")
+def is_pretrained(record: RunRecord) -> bool:
+    return record.config.get("init_adapter") is not None
 
 
-def _of(dataset: str, records: Sequence[RunRecord]) -> list[RunRecord]:
-    """The runs on a data set; raises UserError where two runs are of one seed, since neither may be preferred."""
-    found = [record for record in records if record.dataset == dataset]
-    by_seed: dict[int, str] = {}
-    for record in found:
-        if (other := by_seed.setdefault(record.few_shot_seed, record.name)) != record.name:
-            raise UserError(
-                f"Two runs of one cell have the few-shot seed {record.few_shot_seed}: {other} and {record.name}."
-                " Put the runs of one comparison into a folder of their own and name it (runs=)."
-            )
-    return found
+def _comparable(record: RunRecord, metric: str = ACCURACY) -> bool:
+    """A mixture has members and no templates; templates drawn at random have no median over them."""
+    each = (record.config.get("templates") or {}).get("eval", "each") == "each"
+    return each and bool(template_scores(record, metric))
 
 
-def _cell(number: str, row: str, column: str, records: Sequence[RunRecord]) -> Cell:
-    paper, paper_iqr = printed().get((number, row, column), (None, None))
-    values = [100 * t["accuracy"] for record in records for t in record.metrics["templates"].values()]
-    if not values:
-        return Cell(0, None, None, paper, paper_iqr)
-    low, median, high = np.percentile(values, [25, 50, 75])
-    return Cell(len(records), float(median), float(high - low), paper, paper_iqr)
-
-
-def _average(number: str, row: str, cells: Mapping[str, Cell]) -> Cell:
-    paper, _ = printed().get((number, row, AVERAGE), (None, None))
-    ours = [cell.ours for cell in cells.values()]
-    known = [value for value in ours if value is not None]
-    mean = sum(known) / len(known) if known and len(known) == len(ours) else None
-    return Cell(sum(cell.runs for cell in cells.values()), mean, None, paper, None)
+def _notes_on_runs(records: Sequence[RunRecord], metric: str) -> list[str]:
+    partly = sum(record.config.get("eval_rows") is not None for record in records)
+    without = sum(not has_metric(record, metric) for record in records)
+    notes = [f"{partly} of the runs here were evaluated on their first rows only (eval_rows=)."] if partly else []
+    if without:
+        notes.append(f"{without} of the runs here have no {metric}: their accuracy stands in its place.")
+    return notes

@@ -3,9 +3,10 @@
 from dataclasses import dataclass
 
 from tfew.costs import in_context_tokens, inference_flops, token_bytes, training_flops
-from tfew.paper.table import specs
+from tfew.paper.specs import specs
 
 FLOAT32_BYTES = 4
+UNITS = {"B": 1, "kB": 1e3, "MB": 1e6}
 
 
 @dataclass(frozen=True)
@@ -18,6 +19,18 @@ class CostRow:
     training_flops: float
     disk_bytes: int
     printed: tuple[float, float, str, float]
+
+    @property
+    def formula(self) -> tuple[float, float, float]:
+        """FLOPs of inference and of training, bytes on disk."""
+        return self.inference_flops, self.training_flops, self.disk_bytes
+
+    @property
+    def paper(self) -> tuple[float, float, float]:
+        """The same, as printed."""
+        inference, training, disk, _ = self.printed
+        number, unit = disk.split()
+        return inference, training, float(number) * UNITS[unit]
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from tfew.ranking.norms import available, rescored
+from tfew.ranking.icl import Answer
 from tfew.schema import Prediction
 
 
@@ -22,38 +22,40 @@ def median_and_iqr(values: Sequence[float]) -> tuple[float, float]:
     return float(median), float(high - low)
 
 
-def summarise_members(predictions: Sequence[Prediction], norm: str) -> dict[str, Any]:
+def summarise_members(answers: Sequence[Answer], norm: str) -> dict[str, Any]:
     """Of a mixture: `summarise` of each member, and the means over members of their medians and of their chances."""
     by_member = defaultdict(list)
-    for prediction in predictions:
-        by_member[prediction.dataset].append(prediction)
+    for answer in answers:
+        by_member[answer.dataset].append(answer)
     members = {name: summarise(group, norm) for name, group in sorted(by_member.items())}
     means = {key: float(np.mean([member[key] for member in members.values()])) for key in ("accuracy", "chance")}
     return {**means, "members": members}
 
 
-def summarise(predictions: Sequence[Prediction], norm: str) -> dict[str, Any]:
-    """accuracy (median over templates), accuracy_iqr, chance, and accuracy and rows of each template.
+def summarise(answers: Sequence[Answer], norm: str) -> dict[str, Any]:
+    """accuracy under `norm` (median over templates), accuracy_iqr, chance, and accuracy and rows of each template.
 
-    chance is the accuracy of guessing among each prompt's own choices. `norm` is what the scores were made with;
-    accuracy_by_norm has the accuracy under each.
+    chance is the accuracy of guessing among each prompt's own choices; accuracy_by_norm has the accuracy under each
+    norm.
     """
     by_template = defaultdict(list)
-    for prediction in predictions:
-        by_template[prediction.template].append(prediction)
-    templates = {name: {"accuracy": accuracy(group), "rows": len(group)} for name, group in sorted(by_template.items())}
-    median, iqr = median_and_iqr([template["accuracy"] for template in templates.values()])
-    chance = sum(1 / len(prediction.scores) for prediction in predictions) / len(predictions)
+    for answer in answers:
+        by_template[answer.template].append(answer)
     by_norm = {
-        other: median_and_iqr([accuracy([rescored(p, norm, other) for p in group]) for group in by_template.values()])[
-            0
-        ]
-        for other in available(predictions[0])
+        other: {name: accuracy([answer.under(other) for answer in group]) for name, group in by_template.items()}
+        for other in answers[0].norms
     }
+    templates = {
+        name: {"accuracy": by_norm[norm][name], "rows": len(group)} for name, group in sorted(by_template.items())
+    }
+    median, iqr = median_and_iqr([template["accuracy"] for template in templates.values()])
+    chance = sum(1 / answer.choices for answer in answers) / len(answers)
     return {
         "accuracy": median,
         "accuracy_iqr": iqr,
-        "accuracy_by_norm": by_norm,
+        "accuracy_by_norm": {
+            other: median_and_iqr(list(accuracies.values()))[0] for other, accuracies in by_norm.items()
+        },
         "chance": chance,
         "templates": templates,
     }

@@ -19,7 +19,9 @@ NORMS = ("token", "sum", "char", "byte", "pmi")
 
 
 def available(prediction: Prediction) -> tuple[str, ...]:
-    """The norms that this prediction can be scored with."""
+    """The norms that this prediction can be scored with; none where predictions were combined."""
+    if prediction.contexts > 1:
+        return ()
     has = {"char": prediction.characters, "byte": prediction.bytes, "pmi": prediction.unconditional}
     return tuple(norm for norm in NORMS if has.get(norm, ()) is not None)
 

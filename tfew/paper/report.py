@@ -1,0 +1,129 @@
+"""`report.html`: one page on a set of runs that needs no network and no script.
+
+What it shows is made in the files beside this one and put together here; `page.html` is what it looks like. Whatever
+comes from files is escaped: the page is made with autoescape, drawings are parsed as XML.
+"""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
+from tqdm import tqdm
+
+from tfew.errors import UserError, some
+from tfew.paper import pictures, render
+from tfew.paper.answers import Answers
+from tfew.paper.curves import Curve, read_curve
+from tfew.paper.mistakes import confusions, hardest_rows
+from tfew.paper.overview import accuracy_grid, duration, facts, run_scores, template_grids
+from tfew.paper.reference import AVERAGE
+from tfew.paper.runs import Run
+from tfew.paper.specs import specs
+from tfew.paper.spread import COLUMNS, Spread, in_context_scores, spread_rows, spreads
+from tfew.paper.table import Table, make_table
+from tfew.paper.variants import variants
+from tfew.records import RunRecord
+from tfew.run_folder import METRICS_FILE, PREDICTIONS_FILE
+
+TEMPLATE = "page.html"
+OPEN_AT_ONCE = 6  # data sets; of more, their confusions and hardest rows are there to be unfolded
+Curves = dict[str, dict[str, list[Curve]]]  # by data set and variant
+
+
+@dataclass(frozen=True)
+class ShownTable:
+    """A table of the paper without the rows that have no run."""
+
+    table: Table
+    rows: tuple[str, ...]
+    left_out: tuple[str, ...]
+
+
+def make_report(runs: Sequence[Run], quote: bool = True) -> str:
+    """The page as HTML; `quote`: whether rows of the data are shown as text."""
+    records = [run.record for run in runs]
+    names = variants(records)
+    answers, curves = _read_folders(runs, names)
+    swings = _in_context(records)
+    tables, problems = paper_tables(records)
+    drawn = pictures.draw_all({
+        "strips": pictures.strips(records, names),
+        "figures": pictures.papers_figures(records),
+        "in_context": pictures.in_context(swings, records),
+        "curves": pictures.training(curves, names),
+    })  # fmt: skip
+    return _template().render(
+        runs=[(run.record, names[run.record.name], run_scores(run.record)) for run in runs],
+        facts=facts(runs),
+        accuracy=accuracy_grid(records, names),
+        tables=tables,
+        problems=problems,
+        swing_heads=COLUMNS,
+        swings=spread_rows(swings, "–"),
+        templates=template_grids(records, names),
+        confusions=confusions(answers, runs),
+        hardest=hardest_rows(answers, runs, quote),
+        unread=_by_reason(answers.unread),
+        answers=answers,
+        quote=quote,
+        open_at_once=OPEN_AT_ONCE,
+        average=AVERAGE,
+        show=render,
+        median=median,
+        duration=duration,
+        **drawn,
+    )
+
+
+def _template() -> Template:
+    environment = Environment(
+        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
+        lstrip_blocks=True,
+    )  # fmt: skip
+    environment.filters["raised"] = lambda text: text.replace("^3", "³")
+    return environment.get_template(TEMPLATE)
+
+
+def paper_tables(records: Sequence[RunRecord]) -> tuple[list[ShownTable], list[str]]:
+    """The paper's tables that have a run behind them, of each model; and what kept others from being made."""
+    shown, problems = [], {}
+    for model in sorted({record.model for record in records}):
+        for number in specs()["tables"]:
+            try:
+                table = make_table(number, records, model)
+            except UserError as error:
+                problems[str(error)] = f"Table {number} of {model}: {error}"
+                continue
+            with_runs = [name for name, row in table.cells.items() if any(cell.runs for cell in row.values())]
+            if with_runs:
+                left_out = tuple(name for name in table.cells if name not in with_runs)
+                shown.append(ShownTable(table, tuple(with_runs), left_out))
+    return shown, list(problems.values())
+
+
+def _read_folders(runs: Sequence[Run], names: Mapping[str, str]) -> tuple[Answers, Curves]:
+    answers = Answers()
+    curves: Curves = defaultdict(lambda: defaultdict(list))
+    for run in tqdm(runs, desc="Predictions", unit="run", leave=False, mininterval=0.5):
+        name, predictions = run.record.name, run.folder / PREDICTIONS_FILE
+        if run.record.counts or predictions.is_file():  # a run that ranked nothing has none to miss
+            answers.add(names[name], name, predictions)
+        if curve := read_curve(run.folder / METRICS_FILE):
+            curves[run.record.dataset][names[name]].append(curve)
+    return answers, curves
+
+
+def _in_context(records: Sequence[RunRecord]) -> list[Spread]:
+    """The spread of in-context learning beside the others', where there is any of it."""
+    scores = in_context_scores(records)
+    return spreads(scores) if any(score.order is not None for score in scores) else []
+
+
+def _by_reason(unread: Mapping[str, str]) -> list[tuple[str, str]]:
+    reasons = defaultdict(list)
+    for run, why in unread.items():
+        reasons[why].append(run)
+    return [(why, some(found)) for why, found in reasons.items()]

@@ -1,0 +1,96 @@
+"""In-context learning: solved examples stand before the query, and nothing is trained.
+
+    concat     all of them in one context (Brown et al. 2020)
+    ensemble   each in a context of its own, and what the contexts say is combined: the paper's T5+LM baseline
+               (appendix D), after Min et al. 2022, arXiv 2108.04106
+
+Without in-context learning a prompt has one context, the empty one.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from math import exp, log
+
+from tfew.ranking.norms import available, best, rescored
+from tfew.schema import Prediction, Prompt
+
+MODES = ("none", "concat", "ensemble")
+COMBINATIONS = ("probability", "vote")
+
+Shots = tuple[tuple[str, str], ...]
+
+
+def in_contexts(prompt: Prompt, shots: Shots, mode: str) -> list[Prompt]:
+    """The prompt once for each of its contexts."""
+    if mode == "none":
+        return [prompt]
+    contexts = [shots] if mode == "concat" else [(shot,) for shot in shots]
+    return [replace(prompt, shots=context) for context in contexts]
+
+
+def that_fit(lengths: Sequence[int], room: int, mode: str) -> list[int]:
+    """Which shots, of so many tokens each, leave the longest query its place; those nearest to it stay in `concat`."""
+    if mode == "ensemble":
+        return [place for place, length in enumerate(lengths) if length <= room]
+    first = len(lengths)
+    while first > 0 and sum(lengths[first - 1 :]) <= room:
+        first -= 1
+    return list(range(first, len(lengths)))
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a model answers to a prompt in each of its contexts, scored by sums; `under` puts it under a norm."""
+
+    members: tuple[Prediction, ...]
+    combine: str = COMBINATIONS[0]
+
+    @property
+    def dataset(self) -> str:
+        return self.members[0].dataset
+
+    @property
+    def template(self) -> str:
+        return self.members[0].template
+
+    @property
+    def choices(self) -> int:
+        return len(self.members[0].scores)
+
+    @property
+    def norms(self) -> tuple[str, ...]:
+        return available(self.members[0])
+
+    def under(self, norm: str) -> Prediction:
+        return combined([rescored(member, "sum", norm) for member in self.members], self.combine)
+
+
+def combined(members: Sequence[Prediction], combine: str) -> Prediction:
+    """One prediction of several contexts': the log of the mean probability of each choice, or its share of votes.
+
+    A context's probabilities are the softmax of its scores over the choices. Of one context, its own prediction.
+    """
+    if len(members) == 1:
+        return members[0]
+    if combine == "vote":
+        scores = [
+            sum(member.predicted == c for member in members) / len(members) for c in range(len(members[0].scores))
+        ]
+    else:
+        columns = zip(*map(_probabilities, members), strict=True)
+        scores = [_log(sum(probabilities) / len(members)) for probabilities in columns]
+    return replace(
+        members[0], scores=tuple(scores), predicted=best(scores), contexts=len(members),
+        characters=None, bytes=None, unconditional=None,
+    )  # fmt: skip
+
+
+def _probabilities(prediction: Prediction) -> Iterator[float]:
+    highest = max(prediction.scores)
+    weights = [exp(score - highest) for score in prediction.scores]
+    return (weight / sum(weights) for weight in weights)
+
+
+def _log(probability: float) -> float:
+    """A probability that underflowed to 0 still has a finite score: records are JSON, which knows no infinity."""
+    return log(max(probability, 1e-300))

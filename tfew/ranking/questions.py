@@ -1,0 +1,55 @@
+"""How a choice is scored: the questions that a prompt is put to the model as, and the answer made of theirs.
+
+    direct       log p(choice | input)
+    channel      log p(input | choice): the choice is the input, and the input what has to be said (Min et al. 2022,
+                 arXiv 2108.04106); shots are turned round in the same way
+    calibrated   log p(choice | input) - log p(choice | the same prompt with nothing of the row in it), after Zhao et
+                 al. 2021 (arXiv 2102.09690); the official code has a mode of this name that subtracts nothing
+
+Norms go on top of each; a channel's norm counts the tokens, characters and bytes of the input.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from tfew.ranking.norms import best
+from tfew.schema import Prediction, Prompt
+
+METHODS = ("direct", "channel", "calibrated")
+
+
+def questions(prompt: Prompt, method: str) -> list[Prompt]:
+    """What to score, to know what `answered` needs."""
+    asked = replace(prompt, content_free=None)
+    if method == "channel":
+        turned = tuple((answer, text) for text, answer in prompt.shots)
+        return [
+            replace(asked, input=choice, choices=(prompt.input,), label=None, shots=turned) for choice in prompt.choices
+        ]
+    if method == "direct":
+        return [asked]
+    if prompt.content_free is None:
+        raise ValueError("calibrated scoring needs the prompt's content_free input")
+    return [asked, replace(asked, input=prompt.content_free, idx=-1, label=None)]
+
+
+def answered(prompt: Prompt, method: str, predictions: Sequence[Prediction]) -> Prediction:
+    """The prediction of the prompt from those of its `questions`, all scored by sums."""
+    if method == "direct":
+        return predictions[0]
+    if method == "calibrated":
+        asked, free = predictions
+        scores = tuple(score - off for score, off in zip(asked.scores, free.scores, strict=True))
+        return replace(asked, scores=scores, predicted=best(scores))
+    scores = tuple(prediction.scores[0] for prediction in predictions)
+    return Prediction(
+        prompt.dataset,
+        prompt.template,
+        prompt.idx,
+        prompt.label,
+        best(scores),
+        scores,
+        tokens=tuple(prediction.tokens[0] for prediction in predictions),
+        characters=(len(prompt.input),) * len(scores),
+        bytes=(len(prompt.input.encode()),) * len(scores),
+    )
