@@ -218,4 +218,5 @@ def _mixed(batch: Batch, recipe: Recipe) -> Any:
 
 
 def _tensors(model: nn.Module, batch: Batch) -> list[Tensor]:
-    return [*model.parameters(), *model.buffers(), *vars(batch).values()]
+    of_batch = [tensor for tensor in vars(batch).values() if tensor is not None]
+    return [*model.parameters(), *model.buffers(), *of_batch]

@@ -50,7 +50,7 @@ def evaluate(config: DictConfig) -> RunRecord:
 
     method = None if config.adapter is None else saved_method(Path(config.adapter), config)[1]
     device, encoder = build_device(config), build_encoder(config)
-    check_memory(config, device, method, encoder, None, evaluation)
+    check_memory(config, device, method, encoder, None, evaluation, context)
     model = build_backbone(config, encoder.tokenizer, device, method)
     base_parameters = sum(parameter.numel() for parameter in model.parameters())
     if method is not None:

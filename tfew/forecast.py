@@ -6,7 +6,7 @@ The model is there as a shape alone, and its longest batches go through it in a 
 import copy
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -24,8 +24,9 @@ from tfew.lengths import longest_scoring_batch, longest_training_batch
 from tfew.losses import LossWeights
 from tfew.memory import rough_bytes
 from tfew.methods.base import Method, adapter_parameters, attach
-from tfew.schema import Batch
-from tfew.task import Task
+from tfew.ranking.questions import questions
+from tfew.schema import Batch, Prompt
+from tfew.task import InContext, Task
 
 log = logging.getLogger(__name__)
 TRAINING, SCORING = "training", "scoring"
@@ -103,14 +104,33 @@ def dry_runs(config: DictConfig, plan: Plan, batches: Mapping[str, Batch]) -> di
 
 
 def longest_batches(
-    config: DictConfig, encoder: Encoder, training: Task | None, evaluation: Task | None
+    config: DictConfig,
+    encoder: Encoder,
+    training: Task | None,
+    evaluation: Task | None,
+    context: InContext | None = None,
 ) -> dict[str, Batch]:
     batches = {}
     if training is not None:
         batches[TRAINING] = longest_training_batch(training.prompts, encoder, config.batch_size)
     if evaluation is not None:
-        batches[SCORING] = longest_scoring_batch(evaluation.prompts, encoder, config.eval_batch_size)
+        asked = [
+            question
+            for row in evaluation.prompts
+            for prompt in row
+            for question in questions(_in_context(prompt, context, config), config.score.method)
+        ]
+        batches[SCORING] = longest_scoring_batch(asked, encoder, config.eval_batch_size)
     return batches
+
+
+def _in_context(prompt: Prompt, context: InContext | None, config: DictConfig) -> Prompt:
+    """Behind all shots, or in an ensemble behind the longest: no other of its contexts takes more."""
+    if context is None:
+        return prompt
+    shots = context.shots[prompt.template]
+    longest = max(shots, key=lambda shot: len(shot[0]) + len(shot[1]))
+    return replace(prompt, shots=(longest,) if config.icl.mode == "ensemble" else shots)
 
 
 def check_memory(
@@ -120,6 +140,7 @@ def check_memory(
     encoder: Encoder,
     training: Task | None,
     evaluation: Task | None,
+    context: InContext | None = None,
 ) -> None:
     """Raises UserError where the device cannot hold what stays there all the time, whatever else is done.
 
@@ -131,7 +152,7 @@ def check_memory(
         memory = memory_of(device)
         if reason := too_large(config, plan, memory):
             raise UserError(reason)
-        batches = longest_batches(config, encoder, training, evaluation)
+        batches = longest_batches(config, encoder, training, evaluation, context)
         room = memory.free_bytes - plan.fixed.total_bytes
         if all(rough_bytes(plan.model, batch, config.engine) < room for batch in batches.values()):
             return
@@ -165,25 +186,39 @@ def advise(config: DictConfig, plan: Plan, memory: DeviceMemory, counted: Mappin
         return reason
     room = memory.free_bytes - plan.fixed.total_bytes
     needs = {what: beside_fixed(count, memory_bytes(config)) for what, count in counted.items()}
-    what, need = max(needs.items(), key=lambda item: item[1], default=("", 0))
+    what, need = max(needs.items(), key=lambda item: item[1], default=("", 0.0))
     if need <= room:
         return None
+    longest = f" and {in_words(need)} for the longest batch of {what}" if need else ""
     start = (
-        f"{model_name(config)} is expected to take {in_words(plan.fixed.total_bytes)} all the time and"
-        f" {in_words(need)} for the longest batch of {what}, and this {plan.device_name} has"
-        f" {in_words(memory.free_bytes)} free."
+        f"{model_name(config)} is expected to take {in_words(plan.fixed.total_bytes)} all the time{longest}, and this"
+        f" {plan.device_name} has {in_words(memory.free_bytes)} free."
     )
     usable = OF_WHAT_IS_FREE * room
-    size = "micro_batch_size" if what == TRAINING else "eval_batch_size"
-    at_once = (config.micro_batch_size or config.batch_size) if what == TRAINING else config.eval_batch_size
-    fewer = int(at_once * usable / need)
-    budget = usable - max(0, need - counted[what].kept_bytes if what == TRAINING else 0)
-    ways = [f"{size}={fewer} (or less)"] if fewer >= 1 else []
-    if budget > 0 and config.memory_gb is None:
-        ways.insert(0, f"memory_gb={budget / 1e9:.2g}, which computes in pieces what takes more,")
-    if not ways:
-        return f"{start} {_ways_out(plan)}"
-    return f"{start} Say {' or '.join(ways)}, or use a smaller model=."
+    ways = [*_budget(config, counted, needs, usable), *_fewer_at_once(config, needs, room, usable)]
+    return f"{start} Say {' or '.join(ways)}, or use a smaller model=." if ways else f"{start} {_ways_out(plan)}"
+
+
+def _budget(config: DictConfig, counted: Mapping[str, Counted], needs: Mapping[str, float], usable: float) -> list[str]:
+    """`memory_gb=` bounds what training keeps; what comes on top of that must find its place as well."""
+    on_top = max(0, needs[TRAINING] - counted[TRAINING].kept_bytes) if TRAINING in needs else 0
+    budget = usable - on_top
+    if budget <= 0 or config.memory_gb is not None:
+        return []
+    return [f"memory_gb={budget / 1e9:.2g}, which computes in pieces what takes more,"]
+
+
+def _fewer_at_once(config: DictConfig, needs: Mapping[str, float], room: float, usable: float) -> list[str]:
+    """Smaller batches where they are too large; none where even one prompt is."""
+    at_once = {
+        TRAINING: ("micro_batch_size", config.micro_batch_size or config.batch_size),
+        SCORING: ("eval_batch_size", config.eval_batch_size),
+    }
+    too_many = [what for what, need in needs.items() if need > room]
+    sizes = {at_once[what][0]: int(at_once[what][1] * usable / needs[what]) for what in too_many}
+    if not sizes or min(sizes.values()) < 1:
+        return []
+    return [" and ".join(f"{name}={size}" for name, size in sizes.items())]
 
 
 def beside_fixed(counted: Counted, limit_bytes: float | None) -> float:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from statistics import mean, median
 
 from tfew.data.loader import Encoded, Encoder, collate
@@ -57,8 +58,8 @@ def longest_training_batch(prompts: Sequence[Sequence[Prompt]], encoder: Encoder
     return _longest([max(row, key=_characters) for row in rows], encoder, size)
 
 
-def longest_scoring_batch(prompts: Sequence[Sequence[Prompt]], encoder: Encoder, size: int) -> Batch:
-    return _longest([prompt for row in prompts for prompt in row], encoder, size)
+def longest_scoring_batch(prompts: Sequence[Prompt], encoder: Encoder, size: int) -> Batch:
+    return _longest(prompts, encoder, size)
 
 
 def assumed_batch(size: int, query_tokens: int, choices: int = 2, choice_tokens: int = 4) -> Batch:
@@ -77,16 +78,16 @@ def assumed_batch(size: int, query_tokens: int, choices: int = 2, choice_tokens:
 
 
 def tokens_of(item: Encoded) -> int:
-    return len(item.input_ids) + sum(map(len, item.choice_ids))
+    return item.length + sum(map(len, item.choice_ids))
 
 
-def _longest(prompts: list[Prompt], encoder: Encoder, size: int) -> Batch:
+def _longest(prompts: Sequence[Prompt], encoder: Encoder, size: int) -> Batch:
     encoded = encoder.all(sorted(prompts, key=_characters, reverse=True)[: CANDIDATES * size])
     return collate(sorted(encoded, key=tokens_of, reverse=True)[:size], encoder.pad_id)
 
 
 def _characters(prompt: Prompt) -> int:
-    return len(prompt.input) + sum(map(len, prompt.choices))
+    return sum(map(len, [prompt.input, *prompt.choices, *chain.from_iterable(prompt.shots)]))
 
 
 def _spread(values: Iterable[int]) -> Spread:
