@@ -54,7 +54,9 @@ def test_the_interval_holds_the_truth_as_often_as_it_says(truth: float) -> None:
 
 def made(pairs: list[tuple[int, int]], template: str = "t", choices: int = 2) -> list[Prediction]:
     return [
-        Prediction("d", template, idx, label, predicted, (0.0,) * choices, (1,) * choices)
+        Prediction(
+            "d", template, idx, label, predicted, tuple(-float(c != predicted) for c in range(choices)), (1,) * choices
+        )
         for idx, (label, predicted) in enumerate(pairs)
     ]
 

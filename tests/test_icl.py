@@ -253,7 +253,9 @@ def test_a_start_token_stands_once_before_the_context() -> None:
     inner.pre_tokenizer = pre_tokenizers.Whitespace()
     inner.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
-    item = Encoder(tokenizer, 16, decoder_only=True)(Prompt("d", "t", 0, "c", ("a",), 0, shots=(("a", "b"), ("b", "a"))))
+    item = Encoder(tokenizer, 16, decoder_only=True)(
+        Prompt("d", "t", 0, "c", ("a",), 0, shots=(("a", "b"), ("b", "a")))
+    )
     assert collate([item], 1).input_ids.tolist() == [[0, 3, 4, 4, 3, 5]]
     alone = Encoder(tokenizer, 16, decoder_only=True)(Prompt("d", "t", 0, "c", ("a",), 0))
     assert alone.input_ids == [0, 5]

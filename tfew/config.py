@@ -63,7 +63,15 @@ MAY_BE_NULL = (
 GROUPS = ("icl",)  # of settings that not every command has
 POSITIVE = ("clip_norm", "optimizer.lr", "memory_gb")
 NOT_NEGATIVE = ("loss.lm", "loss.ul", "loss.ln", "fidelity.unlikely_epsilon", "optimizer.weight_decay")
-FLAGS = ("trainer.autocast", "resume", "overwrite", "json", "fidelity.autocast", "fidelity.limit_train_templates")
+FLAGS = (
+    "trainer.autocast",
+    "resume",
+    "overwrite",
+    "json",
+    "measure",
+    "fidelity.autocast",
+    "fidelity.limit_train_templates",
+)
 ADAPTERS = ("init_adapter", "adapter")
 MODEL_FILES = ("model.path", "model.tokenizer")
 PATHS = ("runs", "run_dir", "data_dir", "data", *ADAPTERS, *MODEL_FILES)
@@ -192,6 +200,13 @@ def model_name(config: DictConfig) -> str:
     if path is None or _known_path(name) == path:
         return name
     return Path(path).name
+
+
+def is_known_checkpoint(config: DictConfig) -> bool:
+    """Whether `model.path` is on the Hub and `model.arch` is its shape: both as the file in configs/model has them."""
+    path = config.model.path
+    on_hub = path is not None and not path.startswith(IN_PACKAGE) and not Path(path).is_dir()
+    return on_hub and config.model.arch is not None and _known_path(str(config.model.name)) == path
 
 
 @cache

@@ -50,9 +50,11 @@ def evaluate(config: DictConfig) -> RunRecord:
 
     from tfew.build import attach_saved, build_backbone, build_device, build_encoder, saved_method
     from tfew.evaluation import evaluate_model
+    from tfew.forecast import check_memory
 
     method = None if config.adapter is None else saved_method(Path(config.adapter), config)[1]
     device, encoder = build_device(config), build_encoder(config)
+    check_memory(config, device, method, encoder, None, evaluation, context)
     model = build_backbone(config, encoder.tokenizer, device, method)
     base_parameters = sum(parameter.numel() for parameter in model.parameters())
     if method is not None:

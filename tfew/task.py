@@ -155,6 +155,20 @@ def local_task(config: DictConfig, spec: MixtureSpec) -> Task | None:
     return None if local is None else _mixture_task(config, local)
 
 
+def tasks_at_hand(config: DictConfig) -> tuple[Task | None, Task | None]:
+    """What can be trained on and evaluated on here and now: from `data_dir=`, or made in process; never from the Hub.
+
+    Two times None where no data are named; raises UserError where they are and there are none to train on.
+    """
+    data_dir, mixture = data_folder(config), load_mixture_spec(config)
+    if mixture is not None:
+        return local_task(config, mixture), None
+    spec = load_spec(config)
+    if data_dir is None and spec.generator is None:
+        return None, None
+    return train_task(config), eval_task(config) if is_local(spec, "eval", data_dir) else None
+
+
 def eval_task(config: DictConfig) -> Task | None:
     """The evaluation split with every template (`templates.eval=each`) or one drawn per example (`random`).
 

@@ -31,12 +31,15 @@ def train(config: DictConfig) -> RunRecord:
 
     # heavy imports only now: the configuration and the data are known to be good
     from tfew.adapters_io import save_adapter
-    from tfew.build import base_of, build_trainable
+    from tfew.build import base_of, build_device, build_encoder, build_method, build_trainable
     from tfew.evaluation import evaluate_model
     from tfew.fit import fit
     from tfew.folds import cross_validate
+    from tfew.forecast import check_memory
 
-    built = build_trainable(config)
+    encoder = build_encoder(config)
+    check_memory(config, build_device(config), build_method(config), encoder, training, evaluation)
+    built = build_trainable(config, encoder)
     open_run(folder, config)
     _save_training_rows(config, training, folder)
     log.info(f"{folder}: {_what_there_is(config, training, evaluation)}.")
