@@ -11,7 +11,7 @@ import pytest
 from tfew.config import CONFIGS
 
 PACKAGE = Path(__file__).parents[1] / "tfew"
-ENTRY_POINTS = {"train", "evaluate", "preview", "cost", "convert", "raft_submit"}
+ENTRY_POINTS = {"train", "evaluate", "predict", "preview", "cost", "convert", "raft_submit"}
 # what each part may import of the package; every part may import errors and schema
 MAY_IMPORT = {
     "errors": set(),
@@ -60,7 +60,34 @@ MAY_IMPORT = {
     },
     "measure": {"build", "data", "dry_run", "forecast", "methods"},
     "account": {"build", "config", "costs", "data", "device", "dry_run", "forecast", "lengths", "measure", "task"},
-    "report": {"config", "costs", "label_table", "records", "run_folder", "evaluation", "fit", "methods"},
+    "report": {
+        "adapters_io",
+        "config",
+        "costs",
+        "label_table",
+        "records",
+        "run_folder",
+        "evaluation",
+        "fit",
+        "methods",
+    },
+    "saved_run": {"cli", "config", "run_folder", "section"},
+    "labeller": {"data", "ranking"},
+    "loaded_task": {"adapters_io", "config", "data", "labeller", "saved_run", "task"},
+    "predictor": {
+        "adapters_io",
+        "build",
+        "config",
+        "data",
+        "labeller",
+        "loaded_task",
+        "methods",
+        "ranking",
+        "scoring",
+    },
+    "result_rows": {"labeller"},
+    "partial_file": {"records"},
+    "labelling": {"data", "labeller", "partial_file", "predictor", "result_rows"},
     "cli": {"config"},
     "card": {"records"},
     "output": set(),
@@ -136,8 +163,8 @@ def test_the_checks_can_fail(tmp_path: Path) -> None:
 
 def test_start_up_loads_nothing_heavy() -> None:
     code = (
-        "import sys, tfew.train, tfew.evaluate, tfew.preview, tfew.cost, tfew.convert, tfew.comparison.tables\n"
-        "import tfew.comparison.runs, tfew.paper.__main__, tfew.plots\n"
+        "import sys, tfew.train, tfew.evaluate, tfew.predict, tfew.preview, tfew.cost, tfew.convert\n"
+        "import tfew.comparison.tables, tfew.comparison.runs, tfew.paper.__main__, tfew.plots\n"
         "print([m for m in ('torch', 'transformers', 'pytorch_lightning', 'datasets', 'pandas', 'matplotlib')"
         " if m in sys.modules])"
     )

@@ -372,6 +372,9 @@ def test_members_are_evaluated_like_the_data_sets_they_are(
         name: evaluate(compose(*common, f"dataset=t0/{name}", config_name="evaluate")).metrics
         for name in together.metrics["members"]
     }
+    for name, member in together.metrics["members"].items():
+        errors = [metrics.pop("calibration")["ece"] for metrics in (member, alone[name])]  # other batches: rounding
+        assert errors[0] == pytest.approx(errors[1], abs=1e-6)
     assert together.metrics["members"] == alone
     assert together.metrics["accuracy"] == pytest.approx(np.mean([member["accuracy"] for member in alone.values()]))
     assert "mean of members" in out

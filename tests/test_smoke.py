@@ -15,7 +15,7 @@ from tfew.evaluate import evaluate
 from tfew.preview import preview
 from tfew.train import train
 
-COMMANDS = ("train", "evaluate", "preview", "cost", "convert", "paper", "raft_submit")
+COMMANDS = ("train", "evaluate", "predict", "preview", "cost", "convert", "paper", "raft_submit")
 TINY = ("model=tiny", "trainer=cpu", "steps=2", "shots=8", "few_shot=draw")
 
 

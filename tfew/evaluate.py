@@ -4,25 +4,20 @@ import logging
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from tfew.adapters_io import adapter_description
-from tfew.cli import command, overridden
-from tfew.config import WEIGHT_HASHES, checked, run_name, run_path
+from tfew.cli import command
+from tfew.config import checked, run_name, run_path
 from tfew.errors import UserError
 from tfew.records import IN_CONTEXT, ZERO_SHOT, RunRecord, load_record
 from tfew.report import finish
-from tfew.run_folder import few_shot_path, finished_settings, open_run, to_skip
-from tfew.section import complete, on_all_rows, on_other_rows
+from tfew.run_folder import few_shot_path, open_run, to_skip
+from tfew.saved_run import with_run_settings
+from tfew.section import complete, on_all_rows
 from tfew.task import eval_task, in_context, save_few_shot
 
 log = logging.getLogger("tfew.evaluate")  # __name__ is __main__ under python -m
-# what the command line may say beside adapter=RUN: the rest was settled when it was trained
-EVALUATION_SETTINGS = (
-    "adapter", "dataset", "data", "text", "label", "data_dir", "templates", "score", "model", "trainer", "max_tokens",
-    "eval_batch_size", "eval_rows", "eval_seed", "icl", "runs", "run_dir", "resume", "overwrite", "workers", "engine",
-    "memory_gb",
-)  # fmt: skip
 
 
 def evaluate(config: DictConfig) -> RunRecord:
@@ -66,34 +61,6 @@ def evaluate(config: DictConfig) -> RunRecord:
     log.info(f"{folder}: {evaluation.rows} rows to evaluate.")
     evaluated = evaluate_model(config, method, model, encoder, evaluation, folder, context)
     return finish(folder, config, "evaluate", method_name, method, model, base_parameters, evaluated)
-
-
-def with_run_settings(config: DictConfig, overrides: list[str]) -> DictConfig:
-    """The settings of the run that `config.adapter` lies in, with what the command line says laid over them.
-
-    An adapter folder that is no run folder brings no settings: then the command line is all there is.
-    """
-    if config.adapter is None:
-        return config
-    folder = Path(str(config.adapter)).expanduser()
-    saved = finished_settings(folder)
-    if saved is None:
-        return config
-    saved.pop(WEIGHT_HASHES, None)
-    merged = OmegaConf.create({**saved, "init_adapter": None})
-    # of that run, not of this one; and how it was computed, which older runs do not know
-    for key in ("runs", "run_dir", "resume", "overwrite", "engine", "memory_gb", "icl"):
-        merged[key] = config[key]
-    merged.score = OmegaConf.merge(config.score, merged.score)  # older runs do not know all of it
-    for key in overridden(overrides):
-        if key.partition(".")[0] not in EVALUATION_SETTINGS:
-            good = ", ".join(EVALUATION_SETTINGS)
-            raise UserError(f"{key}= belongs to training, and adapter= brings its run's settings; here go: {good}.")
-        OmegaConf.update(merged, key, OmegaConf.select(config, key), merge=False, force_add=True)
-    if "data" in overridden(overrides):
-        merged = on_other_rows(merged)
-    merged.name = merged.dataset.name
-    return merged
 
 
 @command("evaluate")

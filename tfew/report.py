@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
+from tfew.adapters_io import save_temperature
 from tfew.config import model_name, resolved
 from tfew.costs import inference_flops, training_flops
 from tfew.label_table import by_label, confusions, doubts
@@ -72,6 +73,8 @@ def finish(
         config=resolved(config),
         mixture=mixture,
     )
+    if adapter_bytes and "calibration" in record.metrics:
+        save_temperature(folder, record.metrics["calibration"], config.score.norm)
     path = save_record(folder, record)
     remove_checkpoints(folder)
     print_summary(record, path)
@@ -116,6 +119,7 @@ def _print_metrics(metrics: Mapping[str, Any]) -> None:
             f"  {'median (IQR)':<{width}}  {100 * metrics['accuracy']:8.1f}  ({100 * metrics['accuracy_iqr']:.1f});"
             f" chance {100 * metrics['chance']:.1f}"
         )
+        print(_probabilities(metrics["calibration"]))
     else:
         print(f"  nothing evaluated; mean loss of the last tenth of training {metrics['final_loss']:.4f}")
 
@@ -131,6 +135,19 @@ def _print_labels(metrics: Mapping[str, Any], rows: int) -> None:
         print("\n".join(f"  {line}".rstrip() for line in [*by_label(metrics), "", *confusions(metrics), ""]))
     for sentence in doubts(metrics, rows):
         print(f"  {sentence}")
+
+
+def _probabilities(calibration: Mapping[str, Any]) -> str:
+    """How far probabilities are from accuracies (expected calibration error), before and after the temperature."""
+    if calibration["ece"] is None:
+        return "  probabilities: nothing to check them with, no row has a label"
+    if calibration["ece_calibrated"] is None:
+        few = f"{calibration['rows']} rows are too few to fit a temperature to"
+        return f"  probabilities: calibration error {calibration['ece']:.3f}; {few}"
+    return (
+        f"  probabilities: calibration error {calibration['ece']:.3f}, and {calibration['ece_calibrated']:.3f} at"
+        f" temperature {calibration['temperature']:.3g} (on {calibration['rows']} rows)"
+    )
 
 
 def _percents(values: Mapping[str, Any], *keys: str) -> str:

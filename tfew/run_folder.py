@@ -23,8 +23,9 @@ CHECKPOINTS = "checkpoint"
 CALIBRATION_FILE = "calibration.safetensors"
 FOLD = "fold_"  # and its number: the folder of one fold of a cross-validation
 FOLD_FILE = "fold.json"  # what its evaluation took; written last
+ADAPTER_FILES = ("adapter.safetensors", "adapter.json", "temperature.json")
 # and CONFIG_FILE
-OWN_FILES = (RECORD_FILE, PREDICTIONS_FILE, METRICS_FILE, MIXTURE_FILE, "adapter.safetensors", "adapter.json")
+OWN_FILES = (RECORD_FILE, PREDICTIONS_FILE, METRICS_FILE, MIXTURE_FILE, *ADAPTER_FILES)
 LOGGER_FOLDERS = ("tensorboard", "wandb")
 
 

@@ -84,9 +84,7 @@ def train_task(config: DictConfig) -> Task:
 
 def _few_shot_task(config: DictConfig) -> Task:
     spec = load_spec(config)
-    templates = select(load_templates(spec.prompts), config.templates.use, config.templates.name)
-    if config.templates.use == "original" and config.fidelity.limit_train_templates:
-        templates = templates[: spec.train_templates_first]
+    templates = train_templates(config, spec)
     examples = few_shot_examples(spec, config.few_shot, config.few_shot_seed, config.shots, data_folder(config))
     return _render(spec, examples, templates, labelled=True)
 
@@ -110,6 +108,13 @@ def row_folds(config: DictConfig, task: Task) -> list[int]:
         listing = some(f"{name} ({rows})" for name, rows in rare.items())
         log.info(f"Note: labels with fewer rows than there are folds are not in every one: {listing}.")
     return folds_of(names, config.folds, config.few_shot_seed)
+
+
+def train_templates(config: DictConfig, spec: DatasetSpec) -> list[Template]:
+    """The templates that training draws from."""
+    templates = select(load_templates(spec.prompts), config.templates.use, config.templates.name)
+    limited = config.templates.use == "original" and config.fidelity.limit_train_templates
+    return templates[: spec.train_templates_first] if limited else templates
 
 
 def in_context(config: DictConfig) -> InContext | None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from tfew.ranking.calibration import calibration
 from tfew.ranking.classes import wilson_interval
 from tfew.ranking.icl import Answer
 from tfew.schema import Prediction
@@ -37,7 +38,8 @@ def summarise(answers: Sequence[Answer], norm: str) -> dict[str, Any]:
     """accuracy under `norm` (median over templates), accuracy_iqr, chance, and accuracy and rows of each template.
 
     accuracy_interval: of a single template, the 95 % interval of its accuracy. chance is the accuracy of guessing among
-    each prompt's own choices; accuracy_by_norm has the accuracy under each norm.
+    each prompt's own choices; accuracy_by_norm has the accuracy under each norm; calibration is what
+    `tfew.ranking.calibration` says.
     """
     by_template = defaultdict(list)
     for answer in answers:
@@ -63,4 +65,5 @@ def summarise(answers: Sequence[Answer], norm: str) -> dict[str, Any]:
         },
         "chance": chance,
         "templates": templates,
+        "calibration": calibration([answer.under(norm) for answer in answers]),
     }
