@@ -159,7 +159,8 @@ def test_a_batch_that_will_not_fit_is_foreseen_and_what_is_advised_helps(
     budget, size = re.search(r"Say memory_gb=(\S+), which .* or micro_batch_size=(\d+), or use", said).groups()  # type: ignore[union-attr]
     assert check(monkeypatch, caplog, 1.5e7, f"memory_gb={budget}") == ""
     assert check(monkeypatch, caplog, 1.5e7, f"micro_batch_size={size}") == ""
-    assert "Use a smaller model= or model.dtype=bfloat16." in check(monkeypatch, caplog, 5e6)
+    assert "free. Use a smaller model= or model.dtype=bfloat16." in check(monkeypatch, caplog, 5e6)
+    assert check(monkeypatch, caplog, 3e6).endswith("free. Use a smaller model=.\n")
 
 
 def test_small_runs_are_not_looked_at_closely(
@@ -248,6 +249,19 @@ def test_the_account_without_data(capsys: pytest.CaptureFixture[str]) -> None:
     assert re.search(r"a training step, 2 prompts, 206 tokens +\d\.\d{3}e\+\d\d +\d\.\d{3}e\+\d\d\n", out)
     assert re.search(r"kept for the backward pass +\d+\.\d{3}\n", out)
     assert out.endswith("It fits.\n")
+
+
+def test_an_account_without_what_cannot_be_counted(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def asks_for_numbers(*_: Any) -> None:
+        raise RuntimeError("no numbers here")
+
+    monkeypatch.setattr("tfew.account.dry_runs", asks_for_numbers)
+    (row,) = cost(compose("model=tiny", "trainer=cpu", config_name="cost"))
+    assert row["flops"]["counted"] == {}
+    assert row["memory"]["weight_bytes"] == 4 * row["total"]
+    assert "The weights fit; what a step takes beside them is not known." in capsys.readouterr().out
 
 
 def test_a_real_step_beside_the_forecast(

@@ -200,7 +200,8 @@ def _memory_as_text(found: Mapping[str, Any]) -> list[str]:
     title = f"memory, {found['device']}, {found['dtype']}"
     lines = [f"{title:<50}{name:>16}"]
     lines += [f"{what:<50}{size / unit:>16,.3f}" for what, size in sizes.items() if size is not None]
-    return [*lines, "", found["advice"] or "It fits."]
+    fits = "It fits." if found["flops"]["counted"] else "The weights fit; what a step takes beside them is not known."
+    return [*lines, "", found["advice"] or fits]
 
 
 def _measured_as_text(found: Mapping[str, Any]) -> list[str]:

@@ -176,7 +176,7 @@ def too_large(config: DictConfig, plan: Plan, memory: DeviceMemory) -> str | Non
     listing = ", ".join(f"{in_words(size)} of {name}" for name, size in parts.items() if size)
     return (
         f"{model_name(config)} does not fit this {plan.device_name}: {listing}, and it has"
-        f" {in_words(memory.total_bytes)} in all. {_ways_out(plan)}"
+        f" {in_words(memory.total_bytes)} in all. {_ways_out(plan, memory.total_bytes)}"
     )
 
 
@@ -196,7 +196,9 @@ def advise(config: DictConfig, plan: Plan, memory: DeviceMemory, counted: Mappin
     )
     usable = OF_WHAT_IS_FREE * room
     ways = [*_budget(config, counted, needs, usable), *_fewer_at_once(config, needs, room, usable)]
-    return f"{start} Say {' or '.join(ways)}, or use a smaller model=." if ways else f"{start} {_ways_out(plan)}"
+    if not ways:
+        return f"{start} {_ways_out(plan, memory.free_bytes)}"
+    return f"{start} Say {' or '.join(ways)}, or use a smaller model=."
 
 
 def _budget(config: DictConfig, counted: Mapping[str, Counted], needs: Mapping[str, float], usable: float) -> list[str]:
@@ -233,11 +235,12 @@ def in_words(size: float) -> str:
     return f"{size / 1e9:,.1f} GB" if size >= 1e9 else f"{size / 1e6:,.1f} MB"
 
 
-def _ways_out(plan: Plan) -> str:
+def _ways_out(plan: Plan, memory_bytes: float) -> str:
+    fixed, trains_base = plan.fixed, plan.method is not None and plan.method.trains_base
     ways = ["a smaller model="]
-    if plan.dtype == torch.float32 and not (plan.method is not None and plan.method.trains_base):
+    if plan.dtype == torch.float32 and not trains_base and fixed.total_bytes - fixed.weight_bytes / 2 <= memory_bytes:
         ways.append("model.dtype=bfloat16")
-    if plan.fixed.gradient_bytes + plan.fixed.optimizer_bytes > plan.fixed.weight_bytes / 2:
+    if fixed.gradient_bytes + fixed.optimizer_bytes > fixed.weight_bytes / 2:
         ways.append("a method= that trains less")
     return f"Use {', '.join(ways[:-1])}{' or ' if len(ways) > 1 else ''}{ways[-1]}."
 
