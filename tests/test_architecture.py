@@ -32,13 +32,15 @@ MAY_IMPORT = {
     "adapters_io": {"records"},
     "backbone": {"config", "hub"},
     "module": {"losses", "memory", "methods", "optim", "scoring"},
-    "run_folder": {"card", "config", "records"},
+    "claim": {"records"},
+    "run_folder": {"card", "claim", "config", "records"},
     "task": {"config", "data", "records"},
     "build": {"adapters_io", "backbone", "card", "config", "data", "methods"},
     "fit": {"build", "config", "data", "records", "losses", "methods", "module", "run_folder", "task"},
     "evaluation": {"build", "data", "methods", "ranking", "records", "run_folder", "scoring", "task"},
     "report": {"config", "costs", "records", "run_folder", "evaluation", "fit", "methods"},
-    "cli": {"config"},
+    "sweep": {"claim", "config", "records", "sweep"},
+    "cli": {"config", "sweep"},
     "card": {"records"},
     "output": set(),
     "exchange": {"methods"},
@@ -113,7 +115,7 @@ def test_the_checks_can_fail(tmp_path: Path) -> None:
 def test_start_up_loads_nothing_heavy() -> None:
     code = (
         "import sys, tfew.train, tfew.evaluate, tfew.preview, tfew.cost, tfew.convert, tfew.comparison.tables\n"
-        "import tfew.comparison.runs, tfew.paper.__main__, tfew.plots\n"
+        "import tfew.comparison.runs, tfew.paper.__main__, tfew.plots, tfew.sweep.callback\n"
         "print([m for m in ('torch', 'transformers', 'pytorch_lightning', 'datasets', 'pandas', 'matplotlib')"
         " if m in sys.modules])"
     )

@@ -10,9 +10,9 @@ from tfew.adapters_io import adapter_description
 from tfew.cli import command, overridden
 from tfew.config import WEIGHT_HASHES, checked, run_name, run_path
 from tfew.errors import UserError
-from tfew.records import ZERO_SHOT, RunRecord, load_record
+from tfew.records import ZERO_SHOT, RunRecord
 from tfew.report import finish
-from tfew.run_folder import finished_settings, open_run, to_skip
+from tfew.run_folder import finished_settings, only_once, open_run
 from tfew.task import eval_task
 
 log = logging.getLogger("tfew.evaluate")  # __name__ is __main__ under python -m
@@ -28,12 +28,17 @@ def evaluate(config: DictConfig) -> RunRecord:
     config = checked(config)
     if config.init_adapter is not None and config.adapter is None:
         raise UserError("init_adapter= is where training starts; to evaluate an adapter say adapter=.")
-    method_name = ZERO_SHOT
-    if config.adapter is not None:
-        method_name = adapter_description(Path(config.adapter))["method"]["name"]
-    folder = run_path(config, f"evaluate-{run_name(config, method_name)}")
-    if to_skip(folder, config):
-        return load_record(folder)
+    folder = run_path(config, f"evaluate-{run_name(config, _method_name(config))}")
+    return only_once(folder, config, _evaluate)
+
+
+def _method_name(config: DictConfig) -> str:
+    if config.adapter is None:
+        return ZERO_SHOT
+    return str(adapter_description(Path(config.adapter))["method"]["name"])
+
+
+def _evaluate(config: DictConfig, folder: Path) -> RunRecord:
     evaluation = eval_task(config)
     if evaluation is None:
         raise UserError(
@@ -54,7 +59,7 @@ def evaluate(config: DictConfig) -> RunRecord:
     open_run(folder, config)
     log.info(f"{folder}: {evaluation.rows} rows to evaluate.")
     evaluated = evaluate_model(config, method, model, encoder, evaluation, folder)
-    return finish(folder, config, "evaluate", method_name, method, model, base_parameters, evaluated)
+    return finish(folder, config, "evaluate", _method_name(config), method, model, base_parameters, evaluated)
 
 
 def with_run_settings(config: DictConfig, overrides: list[str]) -> DictConfig:
