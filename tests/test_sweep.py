@@ -1,8 +1,10 @@
 """Sweeps: one bad job leaves the others alone, finished runs are skipped, and killed processes cost no run."""
 
 import os
+import re
 import sys
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,7 +15,7 @@ from tfew import train as train_module
 from tfew.claim import LOCK_FILE, Busy, hold
 from tfew.errors import UserError
 from tfew.records import RunRecord, save_record
-from tfew.sweep import job, rounds
+from tfew.sweep import bar, job, rounds
 from tfew.sweep.job import run_job
 from tfew.sweep.rounds import MOST_DEATHS, begin, in_rounds
 from tfew.sweep.state import BUSY, FAILED, FOUND, MADE, Outcome, SweepState
@@ -194,10 +196,13 @@ def test_a_launcher_that_cannot_start_is_no_endless_sweep(tmp_path: Path, monkey
     def work(state: SweepState, number: int) -> None:
         raise ValueError("no such partition")
 
-    with pytest.raises(ValueError, match="no such partition"):
+    with pytest.raises(
+        SystemExit, match=r"cannot go on: 0 made, .* 2 left, in .*\. ValueError: no such partition \(HYDRA"
+    ):
         in_rounds(in_a_round(tmp_path, 2, work))
     assert list(tmp_path.iterdir()) == []
     monkeypatch.setattr(rounds, "current", None)
+    monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
     with pytest.raises(RuntimeError, match="2 jobs of the sweep were not started"):
         in_rounds(in_a_round(tmp_path, 2, lambda *_: None))
 
@@ -227,6 +232,27 @@ def test_remains_of_killed_sweeps_are_removed_and_living_ones_left(tmp_path: Pat
         in_rounds(in_a_round(tmp_path, 1, lambda state, number: state.settle(number, Outcome(MADE))))
         assert not dead.exists()
         assert (living / "owner").exists()
+
+
+def test_what_the_bar_shows(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Runs that were finished before count neither as done nor as time."""
+    monkeypatch.setattr(bar, "tqdm", partial(bar.tqdm, disable=False, mininterval=0))
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True, raising=False)
+    state = SweepState(tmp_path)
+    for number, status in enumerate((FOUND, MADE, FAILED, BUSY)):
+        state.settle(number, Outcome(status))
+    shown = bar.SweepBar(state, ["a=1", "a=2", "a=3", "a=4", "a=5", "a=6"])
+    with state.started(4):
+        state.log_path(4).write_text("Loading.\nTraining:  10%\rTraining:  20%\r")
+        assert list(shown.outcomes()) == [0, 1, 2]
+    shown.say("waiting")
+    shown.close()
+    lines = re.split(r"[\r\n]+", capsys.readouterr().err)
+    assert any(re.search(r"^Runs: .* 2/5 \[00:0.*, 1 failed, 3 left, 1 finished before\]", line) for line in lines)
+    assert any("  a=5: Training:  20%" in line for line in lines)
+    assert any("1 finished before, waiting]" in line for line in lines)
 
 
 # whole sweeps

@@ -2,6 +2,7 @@
 
 import sys
 import threading
+from collections.abc import Sequence
 
 from tqdm import tqdm
 
@@ -17,11 +18,11 @@ class SweepBar:
     Runs that were finished before are left out of the bar: they say nothing on the time that is left.
     """
 
-    def __init__(self, state: SweepState, jobs: int) -> None:
-        self._state, self._jobs = state, jobs
+    def __init__(self, state: SweepState, names: Sequence[str]) -> None:
+        self._state, self._names = state, names
         self._outcomes: dict[int, Outcome] = {}
         self._note = ""
-        self._bar = tqdm(total=jobs, desc="Runs", unit="run", smoothing=0, dynamic_ncols=True, file=sys.stderr)
+        self._bar = tqdm(total=len(names), desc="Runs", unit="run", smoothing=0, dynamic_ncols=True, file=sys.stderr)
         self._on_terminal = sys.stderr.isatty() and not self._bar.disable
         self._line = tqdm(bar_format="{desc}", position=1, leave=False, file=sys.stderr, disable=not self._on_terminal)
         self._lock, self._stop = threading.Lock(), threading.Event()
@@ -36,7 +37,7 @@ class SweepBar:
         """Of all jobs that are settled, now; shown, too."""
         with self._lock:
             before = len(self._outcomes)
-            for job in range(self._jobs):
+            for job in range(len(self._names)):
                 outcome = None if job in self._outcomes else self._state.outcome(job)
                 if outcome is not None and outcome.settled:
                     self._outcomes[job] = outcome
@@ -60,9 +61,9 @@ class SweepBar:
         made, failed, found = (
             sum(outcome.status == status for outcome in self._outcomes.values()) for status in (MADE, FAILED, FOUND)
         )
-        parts = [f"{failed} failed", f"{self._jobs - len(self._outcomes)} left"]
+        parts = [f"{failed} failed", f"{len(self._names) - len(self._outcomes)} left"]
         parts += [f"{found} finished before"] if found else []
-        self._bar.total, self._bar.n = self._jobs - found, made + failed
+        self._bar.total, self._bar.n = len(self._names) - found, made + failed
         self._bar.set_postfix_str(", ".join([*parts, self._note] if self._note else parts))
         if self._on_terminal:
             self._line.set_description_str(self._last_words())
@@ -77,4 +78,4 @@ class SweepBar:
             file.seek(max(0, path.stat().st_size - TAIL_BYTES))
             text = file.read().decode(errors="replace")
         lines = [line.strip() for line in text.replace("\r", "\n").splitlines() if line.strip()]
-        return f"  run {running[0]}: {lines[-1]}"[: (self._bar.ncols or 100) - 1] if lines else ""
+        return f"  {self._names[running[0]]}: {lines[-1]}"[: (self._bar.ncols or 100) - 1] if lines else ""

@@ -22,6 +22,7 @@ from tfew.records import RECORD_FILE
 from tfew.sweep.bar import EVERY_SECONDS, SweepBar
 from tfew.sweep.state import BUSY, FAILED, FOUND, MADE, OWNER, Outcome, SweepState
 
+FULL_ERROR = "HYDRA_FULL_ERROR"  # set to 1, Hydra shows where an exception comes from
 FOLDER = ".sweep"  # in the root of the runs
 MOST_DEATHS = 3  # with joblib a job dies with its neighbour, so one death says little
 AGAIN = "The same command continues: finished runs are skipped."
@@ -30,18 +31,21 @@ current: "Sweep | None" = None  # the one that this process has begun
 
 
 class Sweep:
-    """`jobs[number]` is what the job's command line says; `root` is the folder of the runs."""
+    """`jobs[number]` is what the job's command line says; what it has of its own is its name. `root`: of the runs."""
 
     def __init__(self, root: Path, jobs: Sequence[Sequence[str]]) -> None:
-        self._root, self._jobs = root, jobs
+        self._root = root
+        common = set.intersection(*map(set, jobs)) if len(jobs) > 1 else set()
+        self._names = [" ".join(override for override in job if override not in common) for job in jobs]
         self._deaths: Counter[int] = Counter()
         self._settled, self._started = 0, time.monotonic()
         self._owned = ExitStack()
+        self.full_error = os.environ.get(FULL_ERROR) == "1"
         _remove_dead(root / FOLDER)
         self.state = SweepState(root.absolute() / FOLDER / f"{datetime.now():%Y%m%d-%H%M%S}-{os.getpid()}")
         self._owned.enter_context(hold(self.state.folder / OWNER))
         print(f"Sweep of {len(jobs)} runs in {root}/", file=sys.stderr, flush=True)
-        self._bar = SweepBar(self.state, len(jobs))
+        self._bar = SweepBar(self.state, self._names)
 
     def needs_another_round(self, error: Exception | None) -> bool:
         """Waits for what still runs and settles what can be; raises the launcher's error where it came to nothing."""
@@ -49,22 +53,20 @@ class Sweep:
             time.sleep(EVERY_SECONDS)
         moved = self._await_others() + self._count_deaths()
         settled = len(self._bar.outcomes())
-        if settled == len(self._jobs):
+        if settled == len(self._names):
             return False
         if not moved and settled == self._settled:
-            raise error or RuntimeError(f"{len(self._jobs) - settled} jobs of the sweep were not started.")
+            raise error or RuntimeError(f"{len(self._names) - settled} jobs of the sweep were not started.")
         self._settled = settled
         return True
 
     def end(self) -> bool:
         """The summary, on standard output; whether all went well."""
         outcomes = self._bar.close()
-        print(f"\nSweep of {len(self._jobs)} runs in {self._root}/: {self._counts(outcomes)}.")
+        print(f"\nSweep of {len(self._names)} runs in {self._root}/: {self._counts(outcomes)}.")
         failed = {job: outcome for job, outcome in outcomes.items() if outcome.status == FAILED}
-        common = set.intersection(*map(set, self._jobs))
         for job, outcome in failed.items():
-            own = [override for override in self._jobs[job] if override not in common]
-            print(f"  FAILED: {' '.join(own or self._jobs[job])}: {outcome.error}")
+            print(f"  FAILED: {self._names[job]}: {outcome.error}")
             if self.state.log_path(job).is_file():
                 print(f"          its log: {self.state.log_path(job)}")
         if failed:
@@ -82,7 +84,7 @@ class Sweep:
         numbers = {
             status: sum(outcome.status == status for outcome in outcomes.values()) for status in (MADE, FOUND, FAILED)
         }
-        left = len(self._jobs) - len(outcomes)
+        left = len(self._names) - len(outcomes)
         parts = [f"{numbers[MADE]} made", f"{numbers[FOUND]} finished before", f"{numbers[FAILED]} failed"]
         took = timedelta(seconds=round(time.monotonic() - self._started))
         return ", ".join([*parts, f"{left} left"] if left else parts) + f", in {took}"
@@ -90,7 +92,7 @@ class Sweep:
     def _await_others(self) -> int:
         """Runs that another process was making when their turn came: waits until it has ended; their number."""
         busy = {}
-        for job in range(len(self._jobs)):
+        for job in range(len(self._names)):
             outcome = self.state.outcome(job)
             if outcome is not None and outcome.status == BUSY:
                 busy[job] = Path(str(outcome.run))
@@ -116,17 +118,19 @@ class Sweep:
         return len(died)
 
     def _clean(self, failed: Sequence[int]) -> None:
-        """Leaves the logs of failed jobs, and nothing where there are none."""
+        """Leaves the logs of failed jobs (and of a cluster's processes, then), and nothing where none failed."""
         logs = [self.state.log_path(job) for job in failed]
         for path in self.state.folder.iterdir():
             if path not in logs and path.name != OWNER:
                 path.unlink(missing_ok=True)
         self._owned.close()
         root = self.state.folder.parent
-        with suppress(OSError):
-            self.state.folder.rmdir()
-        if not failed and not any((folder / OWNER).exists() for folder in root.iterdir()):
-            rmtree(root, ignore_errors=True)
+        if not failed and not list(root.glob(f"*/{OWNER}")):  # else another sweep may need these
+            rmtree(root / "submitit", ignore_errors=True)
+            (root / "multirun.yaml").unlink(missing_ok=True)  # which Hydra writes
+        for folder in (self.state.folder, root):
+            with suppress(OSError):  # of what is not empty
+                folder.rmdir()
 
 
 def begin(root: Path, jobs: Sequence[Sequence[str]]) -> SweepState:
@@ -134,7 +138,7 @@ def begin(root: Path, jobs: Sequence[Sequence[str]]) -> SweepState:
     global current
     if current is None:
         current = Sweep(root, jobs)
-        os.environ["HYDRA_FULL_ERROR"] = "1"  # what the launcher raises comes to `in_rounds` instead of being printed
+        os.environ[FULL_ERROR] = "1"  # what the launcher raises comes to `in_rounds` instead of being printed
     return current.state
 
 
@@ -159,8 +163,10 @@ def in_rounds(start: Callable[[], Any]) -> Any:
         so_far = current.abandon()
         if isinstance(error, KeyboardInterrupt):
             sys.exit(f"Interrupted: {so_far}. {AGAIN}")
-        if isinstance(error, CompactHydraException):  # what is wrong with the sweep as a whole
+        if isinstance(error, CompactHydraException):  # a job that cannot be composed, before any was started
             sys.exit("\n".join(str(part) for part in (error, error.__cause__) if part is not None))
+        if isinstance(error, Exception) and not current.full_error:
+            sys.exit(f"The sweep cannot go on: {so_far}. {type(error).__name__}: {error} ({FULL_ERROR}=1 shows where.)")
         raise
     if not current.end():
         sys.exit(1)
