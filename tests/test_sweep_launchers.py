@@ -68,9 +68,14 @@ def finished(runs: Path) -> dict[int, tuple[float, bytes]]:
 
 def workers(process: subprocess.Popen[str]) -> list[int]:
     """joblib's worker processes of a sweep."""
-    listing = subprocess.run(["ps", "-eo", "pid,ppid,args"], capture_output=True, text=True, check=True).stdout
+    listing = subprocess.run(["ps", "-wweo", "pid,ppid,args"], capture_output=True, text=True, check=True).stdout
     rows = [line.split(maxsplit=2) for line in listing.splitlines()]
     return [int(row[0]) for row in rows if row[1] == str(process.pid) and "popen_loky" in row[2]]
+
+
+def alive(pid: int) -> bool:
+    state = subprocess.run(["ps", "-o", "stat=", "-p", str(pid)], capture_output=True, text=True, check=False).stdout
+    return bool(state.strip()) and not state.startswith("Z")
 
 
 def predictions(runs: Path) -> dict[int, bytes]:
@@ -97,7 +102,7 @@ def numbers(output: str) -> tuple[int, ...]:
 @pytest.mark.parametrize("launcher", ["joblib", "submitit_local"])
 def test_launchers(launcher: str, tmp_path: Path, undisturbed: dict[int, bytes]) -> None:
     """One job's value cannot be: the others run, and once it is mended only that one is made."""
-    good, bad = f"few_shot_seed={SEEDS[0]},{SEEDS[1]}", "optimizer.lr=${method.lr},0"
+    good, bad = f"few_shot_seed={SEEDS[0]},{SEEDS[1]}", "optimizer.lr=2e-2,0"  # the first is the experiment's own
     result = run(tmp_path, f"hydra/launcher={launcher}", good, bad)
     assert result.returncode == 1
     assert numbers(result.stdout) == (2, 0, 2)
@@ -120,7 +125,9 @@ def test_killed_in_the_middle_and_started_again(
 ) -> None:
     process = started(tmp_path, f"hydra/launcher={launcher}")
     wait_for(lambda: finished(tmp_path), process)
-    process.kill()  # it alone: its workers, where it has any, go on with what they are at
+    orphans = workers(process)
+    assert (len(orphans) > 0) == (launcher == "joblib")
+    process.kill()
     process.wait()
     before = finished(tmp_path)
     result = run(tmp_path, f"hydra/launcher={launcher}")
@@ -131,6 +138,7 @@ def test_killed_in_the_middle_and_started_again(
     assert before.items() <= finished(tmp_path).items(), "no run is made twice"
     assert predictions(tmp_path) == undisturbed
     assert list(tmp_path.glob(".*")) == list(tmp_path.glob("*/.*")) == []
+    assert not [pid for pid in orphans if alive(pid)], "workers end with their sweep"
 
 
 def test_a_killed_worker_costs_only_time(

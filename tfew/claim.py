@@ -59,8 +59,9 @@ def hold(path: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        path.unlink(missing_ok=True)  # before it is let go: who waits for it then sees that it is another file
-        fcntl.flock(descriptor, fcntl.LOCK_UN)  # children that were forked meanwhile have it open, too
+        # before it is let go, so that who opened it meanwhile sees that it is gone; and children that were forked
+        # have it open, too
+        path.unlink(missing_ok=True)
         os.close(descriptor)
 
 

@@ -2,7 +2,10 @@
 
 import os
 import sys
+import threading
+import time
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +29,7 @@ class SweepCallback(Callback):
     def __init__(self, needs: Sequence[str] = ()) -> None:
         self.needs = tuple(needs)
         self.state: SweepState | None = None
+        self._owner = os.getpid()
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         try:
@@ -38,6 +42,8 @@ class SweepCallback(Callback):
 
     def on_job_start(self, config: DictConfig, **_: Any) -> None:
         job.state = self.state
+        if os.getppid() == self._owner:
+            _end_with_parent()
 
     def _check(self, config: DictConfig, overrides: Sequence[Override]) -> None:
         if config.run_dir is not None:
@@ -47,6 +53,18 @@ class SweepCallback(Callback):
         for key in self.needs:
             if key not in {override.key_or_group for override in overrides}:
                 raise UserError(f"This sweep needs {key}=; the head of its file in configs/sweep says what to give.")
+
+
+@cache
+def _end_with_parent() -> None:
+    """joblib's workers would wait forever to hand over what they have done, their models in memory."""
+
+    def watch(parent: int) -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, args=(os.getppid(),), daemon=True).start()
 
 
 def _bound_processes(config: DictConfig) -> None:
