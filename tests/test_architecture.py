@@ -33,7 +33,8 @@ MAY_IMPORT = {
     "adapters_io": {"records"},
     "backbone": {"config", "hub"},
     "module": {"losses", "memory", "methods", "optim", "scoring"},
-    "run_folder": {"card", "config", "records"},
+    "claim": {"records"},
+    "run_folder": {"card", "claim", "config", "records"},
     "task": {"config", "data", "records"},
     "build": {"adapters_io", "backbone", "card", "config", "data", "methods"},
     "fit": {"build", "config", "data", "records", "losses", "methods", "module", "run_folder", "task"},
@@ -88,7 +89,8 @@ MAY_IMPORT = {
     "result_rows": {"labeller"},
     "partial_file": {"records"},
     "labelling": {"data", "labeller", "partial_file", "predictor", "result_rows"},
-    "cli": {"config"},
+    "sweep": {"claim", "config", "records", "sweep"},
+    "cli": {"config", "sweep"},
     "card": {"records"},
     "output": set(),
     "exchange": {"methods"},
@@ -164,7 +166,7 @@ def test_the_checks_can_fail(tmp_path: Path) -> None:
 def test_start_up_loads_nothing_heavy() -> None:
     code = (
         "import sys, tfew.train, tfew.evaluate, tfew.predict, tfew.preview, tfew.cost, tfew.convert\n"
-        "import tfew.comparison.tables, tfew.comparison.runs, tfew.paper.__main__, tfew.plots\n"
+        "import tfew.comparison.tables, tfew.comparison.runs, tfew.paper.__main__, tfew.plots, tfew.sweep.callback\n"
         "print([m for m in ('torch', 'transformers', 'pytorch_lightning', 'datasets', 'pandas', 'matplotlib')"
         " if m in sys.modules])"
     )

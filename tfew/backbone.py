@@ -31,7 +31,12 @@ ROWS_MULTIPLE = 128  # T5's embeddings are padded to it: 32,100 pieces, 32,128 r
 
 
 def is_encoder_decoder(path: str, revision: str) -> bool:
-    return bool(_from_pretrained(AutoConfig, path, revision, "model.path").is_encoder_decoder)
+    return bool(checkpoint_config(path, revision).is_encoder_decoder)
+
+
+def checkpoint_config(path: str, revision: str) -> Any:
+    """What a checkpoint says of its shape, without its weights."""
+    return _from_pretrained(AutoConfig, path, revision, "model.path")
 
 
 def load_tokenizer(path: str | None, revision: str, decoder_only: bool = False) -> Any:

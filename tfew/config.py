@@ -4,7 +4,9 @@ import copy
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -78,20 +80,31 @@ PATHS = ("runs", "run_dir", "data_dir", "data", *ADAPTERS, *MODEL_FILES)
 
 # settings that change where and how fast a run goes, not what comes out
 NOT_IDENTITY = ("runs", "run_dir", "resume", "overwrite", "logger", "workers", "engine", "memory_gb")
+# Hydra's note that a file of configs/hydra/launcher has the name of a launcher's own declaration: both are wanted
+LAUNCHER_NOTE = "(?s).*is validated against ConfigStore schema with the same name"
 WEIGHT_HASHES = "weights_sha256"  # beside the settings in config.yaml: which weights adapters and shipped models were
 
 
 def compose(*overrides: str, config_name: str = "train") -> DictConfig:
     """The configuration that these command-line overrides give, for use from Python."""
     from hydra import compose as hydra_compose
+
+    with hydra_at_work():
+        return hydra_compose(config_name, overrides=list(overrides))
+
+
+@contextmanager
+def hydra_at_work() -> Iterator[None]:
+    """Inside, Hydra composes from this project's configurations; in a command it is at work already, for that."""
     from hydra import initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
 
     state = GlobalHydra.instance()
-    outer, state.hydra = state.hydra, None  # inside a command Hydra is at work already, and knows only one of itself
+    outer, state.hydra = state.hydra, None  # it knows only one of itself
     try:
-        with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-            return hydra_compose(config_name, overrides=list(overrides))
+        with initialize_config_dir(str(CONFIGS), version_base="1.3"), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=LAUNCHER_NOTE)
+            yield
     finally:
         state.hydra = outer
 

@@ -10,9 +10,9 @@ from tfew.adapters_io import adapter_description
 from tfew.cli import command
 from tfew.config import checked, run_name, run_path
 from tfew.errors import UserError
-from tfew.records import IN_CONTEXT, ZERO_SHOT, RunRecord, load_record
+from tfew.records import IN_CONTEXT, ZERO_SHOT, RunRecord
 from tfew.report import finish
-from tfew.run_folder import few_shot_path, open_run, to_skip
+from tfew.run_folder import few_shot_path, only_once, open_run
 from tfew.saved_run import with_run_settings
 from tfew.section import complete, on_all_rows
 from tfew.task import eval_task, in_context, save_few_shot
@@ -25,17 +25,21 @@ def evaluate(config: DictConfig) -> RunRecord:
     config = complete(checked(config))
     if config.init_adapter is not None and config.adapter is None:
         raise UserError("init_adapter= is where training starts; to evaluate an adapter say adapter=.")
-    method_name = ZERO_SHOT
     if config.adapter is None:
         config = on_all_rows(config)
-    else:
-        method_name = adapter_description(Path(config.adapter))["method"]["name"]
-    if config.icl.mode != "none":
-        learning = f"{IN_CONTEXT}_{config.icl.mode}"
-        method_name = learning if config.adapter is None else f"{method_name}_{learning}"
-    folder = run_path(config, f"evaluate-{run_name(config, method_name)}")
-    if to_skip(folder, config):
-        return load_record(folder)
+    folder = run_path(config, f"evaluate-{run_name(config, _method_name(config))}")
+    return only_once(folder, config, _evaluate)
+
+
+def _method_name(config: DictConfig) -> str:
+    name = ZERO_SHOT if config.adapter is None else adapter_description(Path(config.adapter))["method"]["name"]
+    if config.icl.mode == "none":
+        return str(name)
+    learning = f"{IN_CONTEXT}_{config.icl.mode}"
+    return learning if config.adapter is None else f"{name}_{learning}"
+
+
+def _evaluate(config: DictConfig, folder: Path) -> RunRecord:
     evaluation, context = eval_task(config), in_context(config)
     if evaluation is None:
         raise UserError(
@@ -60,7 +64,7 @@ def evaluate(config: DictConfig) -> RunRecord:
         save_few_shot(context.examples, few_shot_path(folder, config))
     log.info(f"{folder}: {evaluation.rows} rows to evaluate.")
     evaluated = evaluate_model(config, method, model, encoder, evaluation, folder, context)
-    return finish(folder, config, "evaluate", method_name, method, model, base_parameters, evaluated)
+    return finish(folder, config, "evaluate", _method_name(config), method, model, base_parameters, evaluated)
 
 
 @command("evaluate")

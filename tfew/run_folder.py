@@ -2,6 +2,7 @@
 
 import logging
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +10,10 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 
 from tfew.card import CARD_FILE, is_model_card
+from tfew.claim import LOCK_FILE, claim
 from tfew.config import differences, identity, resolved_with_hashes
 from tfew.errors import UserError
-from tfew.records import RECORD_FILE, cannot_write, load_record, write_atomically
+from tfew.records import RECORD_FILE, RunRecord, cannot_write, load_record, write_atomically
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +33,18 @@ LOGGER_FOLDERS = ("tensorboard", "wandb")
 
 def is_finished(folder: Path) -> bool:
     return (folder / RECORD_FILE).is_file()
+
+
+def only_once(folder: Path, config: DictConfig, make: Callable[[DictConfig, Path], RunRecord]) -> RunRecord:
+    """The record of the finished run; it is made only where it is not there yet, and by one process at a time.
+
+    Raises Busy, a UserError, where another process is making it.
+    """
+    if not to_skip(folder, config):
+        with claim(folder):
+            if not to_skip(folder, config):  # another process may have finished it meanwhile
+                return make(config, folder)
+    return load_record(folder)
 
 
 def to_skip(folder: Path, config: DictConfig) -> bool:
@@ -111,8 +125,12 @@ def finished_settings(folder: Path) -> dict[str, Any] | None:
 
 
 def _refuse_foreign(folder: Path) -> None:
-    """A run that was killed as it began leaves at most an unfinished hidden file of `write_atomically`."""
-    foreign = [path for path in folder.glob("*") if not (path.name.startswith(".") and path.suffix == ".tmp")]
+    """A run that was killed as it began leaves at most its lock and an unfinished file of `write_atomically`."""
+    foreign = [
+        path
+        for path in folder.glob("*")
+        if path.name != LOCK_FILE and not (path.name.startswith(".") and path.suffix == ".tmp")
+    ]
     if foreign and not (folder / CONFIG_FILE).is_file():
         raise UserError(f"{folder} is not empty and holds no run of this project: choose another run_dir=.")
 

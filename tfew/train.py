@@ -10,9 +10,9 @@ from omegaconf import DictConfig
 
 from tfew.cli import command
 from tfew.config import checked, method_name, resolved, run_name, run_path
-from tfew.records import RunRecord, load_record
+from tfew.records import RunRecord
 from tfew.report import finish
-from tfew.run_folder import MIXTURE_FILE, few_shot_path, open_run, to_skip
+from tfew.run_folder import MIXTURE_FILE, few_shot_path, only_once, open_run
 from tfew.section import complete
 from tfew.task import Task, eval_task, row_folds, save_few_shot, save_mixture, train_task
 
@@ -22,9 +22,10 @@ log = logging.getLogger("tfew.train")  # __name__ is __main__ under python -m
 def train(config: DictConfig) -> RunRecord:
     """Runs the whole job in its run folder and returns the record; a finished identical run is only read."""
     config = complete(checked(config))
-    folder = run_path(config, run_name(config))
-    if to_skip(folder, config):
-        return load_record(folder)
+    return only_once(run_path(config, run_name(config)), config, _train)
+
+
+def _train(config: DictConfig, folder: Path) -> RunRecord:
     training = train_task(config)
     folds = None if config.folds is None else row_folds(config, training)
     evaluation = eval_task(config) if folds is None else None
