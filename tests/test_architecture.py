@@ -11,7 +11,7 @@ import pytest
 from tfew.config import CONFIGS
 
 PACKAGE = Path(__file__).parents[1] / "tfew"
-ENTRY_POINTS = {"train", "evaluate", "predict", "preview", "cost", "convert"}
+ENTRY_POINTS = {"train", "evaluate", "predict", "preview", "cost", "convert", "raft_submit"}
 # what each part may import of the package; every part may import errors and schema
 MAY_IMPORT = {
     "errors": set(),
@@ -33,13 +33,12 @@ MAY_IMPORT = {
     "adapters_io": {"records"},
     "backbone": {"config", "hub"},
     "module": {"losses", "memory", "methods", "optim", "scoring"},
-    "run_folder": {"card", "config", "records"},
+    "claim": {"records"},
+    "run_folder": {"card", "claim", "config", "records"},
     "task": {"config", "data", "records"},
     "build": {"adapters_io", "backbone", "card", "config", "data", "methods"},
     "fit": {"build", "config", "data", "records", "losses", "methods", "metrics_file", "module", "run_folder", "task"},
     "evaluation": {"backbone", "build", "data", "methods", "ranking", "records", "run_folder", "scoring", "task"},
-    "saved_run": {"cli", "config", "run_folder"},
-    "report": {"adapters_io", "config", "costs", "records", "run_folder", "evaluation", "fit", "methods"},
     "metrics_file": set(),
     "joint_training": {
         "data",
@@ -56,6 +55,7 @@ MAY_IMPORT = {
     "together": {
         "adapters_io",
         "build",
+        "claim",
         "config",
         "data",
         "evaluation",
@@ -68,8 +68,43 @@ MAY_IMPORT = {
         "records",
         "report",
         "run_folder",
+        "section",
         "task",
     },
+    "folds": {"build", "data", "evaluation", "fit", "ranking", "records", "run_folder", "task"},
+    "section": {"config", "data"},
+    "label_table": set(),
+    "submission": set(),
+    "device": set(),
+    "lengths": {"data"},
+    "dry_run": {"losses", "memory", "methods", "optim", "scoring"},
+    "forecast": {
+        "build",
+        "config",
+        "data",
+        "device",
+        "dry_run",
+        "lengths",
+        "losses",
+        "memory",
+        "methods",
+        "ranking",
+        "task",
+    },
+    "measure": {"build", "data", "dry_run", "forecast", "methods"},
+    "account": {"build", "config", "costs", "data", "device", "dry_run", "forecast", "lengths", "measure", "task"},
+    "report": {
+        "adapters_io",
+        "config",
+        "costs",
+        "label_table",
+        "records",
+        "run_folder",
+        "evaluation",
+        "fit",
+        "methods",
+    },
+    "saved_run": {"cli", "config", "run_folder", "section"},
     "labeller": {"data", "ranking"},
     "loaded_task": {"adapters_io", "config", "data", "labeller", "saved_run", "task"},
     "predictor": {
@@ -86,7 +121,8 @@ MAY_IMPORT = {
     "result_rows": {"labeller"},
     "partial_file": {"records"},
     "labelling": {"data", "labeller", "partial_file", "predictor", "result_rows"},
-    "cli": {"config"},
+    "sweep": {"claim", "config", "records", "sweep"},
+    "cli": {"config", "sweep"},
     "card": {"records"},
     "output": set(),
     "exchange": {"methods"},
@@ -94,6 +130,7 @@ MAY_IMPORT = {
     "plots": {"comparison", "records"},
     "paper": {"cli", "costs", "data", "paper", "plots", "records", "run_folder"},
 }
+PLAIN_WORDS = {"tiny", "t0", "full", "prefix", "adapter", "base", "local"}
 KNOWS_LIGHTNING = {"module.py", "data/loader.py", "fit.py"}
 
 
@@ -148,7 +185,7 @@ def test_no_dataset_method_or_model_names_in_shared_code(path: Path) -> None:
     """
     groups = ("dataset", "model") if part(path) in ("methods", "mini_t0") else ("dataset", "model", "method")
     files = [file for group in groups for file in (CONFIGS / group).rglob("*.yaml") if file.parent.name != "mini"]
-    assert not words(path) & ({file.stem for file in files} - {"tiny", "t0", "full", "prefix", "adapter", "base"})
+    assert not words(path) & ({file.stem for file in files} - PLAIN_WORDS)
 
 
 def test_the_checks_can_fail(tmp_path: Path) -> None:
@@ -161,7 +198,7 @@ def test_the_checks_can_fail(tmp_path: Path) -> None:
 def test_start_up_loads_nothing_heavy() -> None:
     code = (
         "import sys, tfew.train, tfew.evaluate, tfew.predict, tfew.preview, tfew.cost, tfew.convert\n"
-        "import tfew.comparison.tables, tfew.comparison.runs, tfew.paper.__main__, tfew.plots\n"
+        "import tfew.comparison.tables, tfew.comparison.runs, tfew.paper.__main__, tfew.plots, tfew.sweep.callback\n"
         "print([m for m in ('torch', 'transformers', 'pytorch_lightning', 'datasets', 'pandas', 'matplotlib')"
         " if m in sys.modules])"
     )

@@ -71,7 +71,7 @@ def test_one_bad_job_of_a_sweep_leaves_the_others_running(tmp_path: Path) -> Non
         f"runs={tmp_path}",
     )
     assert result.returncode == 1
-    assert "steps=0 is not a whole number of at least 1." in result.stderr
+    assert "FAILED: steps=0: steps=0 is not a whole number of at least 1.\n" in result.stdout
     assert len(list(tmp_path.glob("demo_*/result.json"))) == 1
 
 

@@ -8,9 +8,9 @@ import pytest
 
 from tests.conftest import EXPERIMENTS
 from tfew.config import compose
-from tfew.data.dataset import LabelRule
 from tfew.data.fewshot import OFFICIAL_SPLITS, draw, few_shot_examples, pick_official, row_hash
 from tfew.data.formats import read_rows
+from tfew.data.labels import LabelRule
 from tfew.data.sources import load_split
 from tfew.errors import UserError
 from tfew.run_folder import few_shot_path

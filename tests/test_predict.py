@@ -273,7 +273,7 @@ class Made(Template):
 
     def _render(self, fields: Mapping[str, Any]) -> Any:
         values = {**fields, "other": 1 - fields["label"]}
-        return self.text.format(**values), ("no", "yes")[int(self.target.format(**values))], ["no", "yes"]
+        return self.text.format(**values), ("no", "yes")[int(self.target.format(**values))], ["no", "yes"], ()
 
 
 def test_templates_that_do_not_answer_with_the_labels_are_left_out(caplog: pytest.LogCaptureFixture) -> None:

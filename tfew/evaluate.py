@@ -10,10 +10,11 @@ from tfew.adapters_io import adapter_description
 from tfew.cli import command
 from tfew.config import checked, run_name, run_path
 from tfew.errors import UserError
-from tfew.records import IN_CONTEXT, ZERO_SHOT, RunRecord, load_record
+from tfew.records import IN_CONTEXT, ZERO_SHOT, RunRecord
 from tfew.report import finish
-from tfew.run_folder import few_shot_path, open_run, to_skip
+from tfew.run_folder import few_shot_path, only_once, open_run
 from tfew.saved_run import with_run_settings
+from tfew.section import complete, on_all_rows
 from tfew.task import eval_task, in_context, save_few_shot
 
 log = logging.getLogger("tfew.evaluate")  # __name__ is __main__ under python -m
@@ -21,30 +22,38 @@ log = logging.getLogger("tfew.evaluate")  # __name__ is __main__ under python -m
 
 def evaluate(config: DictConfig) -> RunRecord:
     """Scores `config.adapter` (None: the bare model) on the evaluation split, in a run folder of its own."""
-    config = checked(config)
+    config = complete(checked(config))
     if config.init_adapter is not None and config.adapter is None:
         raise UserError("init_adapter= is where training starts; to evaluate an adapter say adapter=.")
-    method_name = ZERO_SHOT
-    if config.adapter is not None:
-        method_name = adapter_description(Path(config.adapter))["method"]["name"]
-    if config.icl.mode != "none":
-        learning = f"{IN_CONTEXT}_{config.icl.mode}"
-        method_name = learning if config.adapter is None else f"{method_name}_{learning}"
-    folder = run_path(config, f"evaluate-{run_name(config, method_name)}")
-    if to_skip(folder, config):
-        return load_record(folder)
+    if config.adapter is None:
+        config = on_all_rows(config)
+    folder = run_path(config, f"evaluate-{run_name(config, _method_name(config))}")
+    return only_once(folder, config, _evaluate)
+
+
+def _method_name(config: DictConfig) -> str:
+    name = ZERO_SHOT if config.adapter is None else adapter_description(Path(config.adapter))["method"]["name"]
+    if config.icl.mode == "none":
+        return str(name)
+    learning = f"{IN_CONTEXT}_{config.icl.mode}"
+    return learning if config.adapter is None else f"{name}_{learning}"
+
+
+def _evaluate(config: DictConfig, folder: Path) -> RunRecord:
     evaluation, context = eval_task(config), in_context(config)
     if evaluation is None:
         raise UserError(
-            f"dataset.evaluate=false: {config.dataset.name} has nothing to evaluate; name another dataset=, or say"
-            " dataset.evaluate=true."
+            f"{config.dataset.name} has no rows to evaluate that the adapter was not trained on: name others with data="
+            " or dataset= (of a mixture, dataset.evaluate=true)."
         )
 
     from tfew.build import attach_saved, build_backbone, build_device, build_encoder, saved_method
     from tfew.evaluation import evaluate_model
+    from tfew.forecast import check_memory
 
     method = None if config.adapter is None else saved_method(Path(config.adapter), config)[1]
     device, encoder = build_device(config), build_encoder(config)
+    check_memory(config, device, method, encoder, None, evaluation, context)
     model = build_backbone(config, encoder.tokenizer, device, method)
     base_parameters = sum(parameter.numel() for parameter in model.parameters())
     if method is not None:
@@ -55,7 +64,7 @@ def evaluate(config: DictConfig) -> RunRecord:
         save_few_shot(context.examples, few_shot_path(folder, config))
     log.info(f"{folder}: {evaluation.rows} rows to evaluate.")
     evaluated = evaluate_model(config, method, model, encoder, evaluation, folder, context)
-    return finish(folder, config, "evaluate", method_name, method, model, base_parameters, evaluated)
+    return finish(folder, config, "evaluate", _method_name(config), method, model, base_parameters, evaluated)
 
 
 @command("evaluate")

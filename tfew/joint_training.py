@@ -61,7 +61,10 @@ class Member:
 
     def batches(self, start: int) -> Iterator[list[Encoded]]:
         self.order.start = start
-        return map(self.prompts.__getitems__, self.order)
+        batches = map(self.prompts.__getitems__, self.order)
+        if self.loss.ul or self.loss.ln:
+            return batches
+        return ([_right_choice(item) for item in batch] for batch in batches)  # no other has a part in the loss
 
     def state(self) -> dict[str, Any]:
         return {
@@ -204,6 +207,10 @@ class JointTraining:
             ) from error
         self.most = (most + 1) // 2
         log.info(f"Note: memory does not suffice for {most} examples of each run at a time; from here on {self.most}.")
+
+
+def _right_choice(item: Encoded) -> Encoded:
+    return replace(item, choice_ids=[item.choice_ids[item.label]], label=0)
 
 
 def save_together(members: Iterable[Member], step: int) -> None:

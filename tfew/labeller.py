@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from tfew.data.dataset import DatasetSpec
+from tfew.data.labels import LabelRule
 from tfew.data.templates import Template
 from tfew.errors import UserError, some
 from tfew.ranking.calibration import probabilities
@@ -152,9 +153,11 @@ class Labeller:
 
 def _spellings(spec: DatasetSpec) -> list[tuple[str, ...]]:
     """How the labels may stand in the rows that templates were made for: as numbers, or by name."""
-    if spec.label is None or spec.label_names is None:
+    if not isinstance(spec.label, LabelRule) or spec.label_names is None:
         return []
     names, first = spec.label_names, spec.label.first
+    if first is None:
+        return [names]
     numbers = tuple(str(first + index) for index in range(len(names)))
     meant = [spec.label.index(number) for number in numbers]  # a label may be named by another's number
     return list(dict.fromkeys([numbers, names] if meant == list(range(len(names))) else [names]))

@@ -65,6 +65,8 @@ class FewShotModule(pl.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         step = self.global_step
         torch.manual_seed(step_seed(self.seed, step))  # dropout is a function of (seed, step): resume is exact
+        if not (self.weights.ul or self.weights.ln):
+            batch = batch.right_choices()  # no other choice has a part in the loss
         optimizer: Any = self.optimizers()
         terms = self._gradients(batch, optimizer)
         grad_norm = clip_gradients(self._trained(), self.clip_norm)

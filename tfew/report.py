@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 from tfew.adapters_io import save_temperature
 from tfew.config import model_name, resolved
 from tfew.costs import inference_flops, training_flops
+from tfew.label_table import by_label, confusions, doubts
 from tfew.records import RunRecord, git_commit, library_versions, save_record
 from tfew.run_folder import remove_checkpoints
 
@@ -52,7 +53,7 @@ def finish(
         seed=config.seed,
         metrics={
             **(evaluated.metrics if evaluated else {}),
-            **({"final_loss": fitted.final_loss} if fitted and mixture else {}),
+            **({"final_loss": fitted.final_loss} if fitted and (mixture or not evaluated) else {}),
         },
         counts=evaluated.counts if evaluated else {},
         parameters={
@@ -84,7 +85,10 @@ def print_summary(record: RunRecord, path: Path) -> None:
     """A small table on standard output, and where the record lies."""
     counts, seconds = record.counts, record.seconds
     print(f"\n{record.dataset}: {record.method} on {record.model}, loss {record.loss}, seed {record.few_shot_seed}")
-    _print_metrics(record.metrics)
+    if "accuracy_interval" in record.metrics and "classes" in record.config["dataset"]:
+        _print_labels(record.metrics, counts["rows"])
+    else:
+        _print_metrics(record.metrics)
     if record.mixture and record.mixture["left_out"]:
         print(f"  left out of the mixture: {', '.join(record.mixture['left_out'])}")
     if counts.get("cut_prompts"):
@@ -118,6 +122,19 @@ def _print_metrics(metrics: Mapping[str, Any]) -> None:
         print(_probabilities(metrics["calibration"]))
     else:
         print(f"  nothing evaluated; mean loss of the last tenth of training {metrics['final_loss']:.4f}")
+
+
+def _print_labels(metrics: Mapping[str, Any], rows: int) -> None:
+    """For rows that somebody labelled by hand: every number, and how far it is to be trusted."""
+    low, high = metrics["accuracy_interval"]
+    what = "held-out rows, each by an adapter that was trained without it" if "folds" in metrics else "rows"
+    print(f"  accuracy {100 * metrics['accuracy']:.1f} % (95 % interval {100 * low:.1f} to {100 * high:.1f})", end="")
+    print(f" on {rows} {what}; chance {100 * metrics['chance']:.1f} %")
+    if "classes" in metrics:
+        print(f"  macro-F1 {100 * metrics['f1_macro']:.1f} %\n")
+        print("\n".join(f"  {line}".rstrip() for line in [*by_label(metrics), "", *confusions(metrics), ""]))
+    for sentence in doubts(metrics, rows):
+        print(f"  {sentence}")
 
 
 def _probabilities(calibration: Mapping[str, Any]) -> str:

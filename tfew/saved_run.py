@@ -9,11 +9,13 @@ from tfew.cli import overridden
 from tfew.config import WEIGHT_HASHES
 from tfew.errors import UserError
 from tfew.run_folder import finished_settings
+from tfew.section import on_other_rows
 
 # what the command line may say beside adapter=RUN: the rest was settled when it was trained
 EVALUATION_SETTINGS = (
-    "adapter", "dataset", "data_dir", "templates", "score", "model", "trainer", "max_tokens", "eval_batch_size",
-    "eval_rows", "eval_seed", "icl", "runs", "run_dir", "resume", "overwrite", "workers", "engine", "memory_gb",
+    "adapter", "dataset", "data", "text", "label", "data_dir", "templates", "score", "model", "trainer", "max_tokens",
+    "eval_batch_size", "eval_rows", "eval_seed", "icl", "runs", "run_dir", "resume", "overwrite", "workers", "engine",
+    "memory_gb",
 )  # fmt: skip
 # of that run, not of this one; and how it was computed, which older runs do not know
 NOT_BROUGHT = ("runs", "run_dir", "resume", "overwrite", "engine", "memory_gb", "icl")
@@ -44,5 +46,7 @@ def with_run_settings(
             good = ", ".join(may_change)
             raise UserError(f"{key}= belongs to training, and adapter= brings its run's settings; here go: {good}.")
         OmegaConf.update(merged, key, OmegaConf.select(config, key), merge=False, force_add=True)
+    if "data" in overridden(overrides):
+        merged = on_other_rows(merged)
     merged.name = merged.dataset.name
     return merged

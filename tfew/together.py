@@ -7,17 +7,20 @@ for it alone. What they share is the frozen model and, in training, the batches 
 import logging
 import shlex
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, ListConfig
 
+from tfew.claim import claim
 from tfew.config import checked, compose, differences, method_name, resolved, run_name, run_path
 from tfew.errors import UserError
 from tfew.records import RunRecord, load_record
 from tfew.report import finish
 from tfew.run_folder import METRICS_FILE, MIXTURE_FILE, few_shot_path, open_run, to_skip
+from tfew.section import complete
 from tfew.task import Task, eval_task, save_few_shot, save_mixture, train_task
 
 if TYPE_CHECKING:
@@ -64,16 +67,18 @@ def settings_of_each(overrides: Sequence[str], together: Any) -> list[DictConfig
 
 def train_together(configs: Sequence[DictConfig]) -> list[RunRecord]:
     """Makes those of the runs that are not finished, all at once, and returns the records of all."""
-    configs = [checked(config) for config in configs]
+    configs = [complete(checked(config)) for config in configs]
     folders = [run_path(config, run_name(config)) for config in configs]
     _check(configs, folders)
-    jobs = [
-        Job(config, folder, train_task(config), eval_task(config))
-        for config, folder in zip(configs, folders, strict=True)
-        if not to_skip(folder, config)
-    ]
-    if jobs:
-        _make(jobs)
+    with ExitStack() as claims:
+        jobs = []
+        for config, folder in zip(configs, folders, strict=True):
+            if not to_skip(folder, config):
+                claims.enter_context(claim(folder))
+                if not to_skip(folder, config):  # another process may have finished it meanwhile
+                    jobs.append(Job(config, folder, train_task(config), eval_task(config)))
+        if jobs:
+            _make(jobs)
     return [load_record(folder) for folder in folders]
 
 
@@ -138,10 +143,10 @@ def _member(job: Job, method: "Method", model: "nn.Module", encoder: "Encoder") 
 
 def _open(job: Job) -> None:
     open_run(job.folder, job.config)
-    if job.training.mixture is None:
-        save_few_shot(job.training.examples, few_shot_path(job.folder, job.config))
-    else:
+    if job.training.mixture is not None:
         save_mixture(job.training, job.folder / MIXTURE_FILE)
+    elif job.config.few_shot != "all":
+        save_few_shot(job.training.examples, few_shot_path(job.folder, job.config))
 
 
 def _fit(
@@ -208,6 +213,8 @@ def _check(configs: Sequence[DictConfig], folders: Sequence[Path]) -> None:
         )
     if first.logger._target_ is not None:
         raise UserError("train_together= writes metrics.csv for each run and knows no other logger: use logger=csv.")
+    if any(config.folds is not None for config in configs):
+        raise UserError("train_together= trains each run once, and folds= several times: say folds=null.")
     twice = [folder.name for number, folder in enumerate(folders) if folder in folders[:number]]
     if twice:
         raise UserError(f"train_together= names the same run twice ({twice[0]}).")

@@ -16,6 +16,7 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from tfew.errors import UserError
 from tfew.schema import Batch, Prompt
 
 Key = tuple[int, int]  # (step, row)
@@ -45,6 +46,9 @@ class Encoded:
 class Encoder:
     """Text to tokens, each text cut at `max_tokens`.
 
+    An input that has parts which may be cut (`Prompt.cuttable`) loses tokens of those alone, at their ends: of the
+    longest first, until the longest are equally long. An input without such parts loses its end.
+
     For an encoder-decoder input and choices both end in end-of-text, as officially, also where cut. For a decoder
     alone (`decoder_only`) a choice continues the input: the input has no end-of-text, the choice starts with a space.
     """
@@ -69,6 +73,8 @@ class Encoder:
         contexts = {shots: self.context(shots) for shots in dict.fromkeys(prompt.shots for prompt in prompts)}
         encoded = []
         for prompt, (input_ids, cut) in zip(prompts, inputs, strict=True):
+            if cut and prompt.cuttable:
+                input_ids = self._fitted(prompt)
             choices = [choice_ids[choice] for choice in prompt.choices]
             label = -1 if prompt.label is None else prompt.label
             context_ids = contexts[prompt.shots]
@@ -105,6 +111,22 @@ class Encoder:
             start = self.tokenizer.bos_token_id
             ids = [self.tokenizer.eos_token_id if start is None else start]
         return ids[: self.max_tokens], max(0, len(ids) - self.max_tokens)
+
+    def _fitted(self, prompt: Prompt) -> list[int]:
+        """The input's tokens, of which its cuttable parts give up what is too many; each part is tokenised alone."""
+        bounds = [0, *(place for span in prompt.cuttable for place in span), len(prompt.input)]
+        pieces = [prompt.input[start:end] for start, end in itertools.pairwise(bounds)]
+        ids = self.tokenizer(pieces, add_special_tokens=False)["input_ids"]
+        ends = [] if self.decoder_only else [self.tokenizer.eos_token_id]
+        kept = sum(map(len, ids[::2])) + len(ends)
+        most = even_limit([len(part) for part in ids[1::2]], self.max_tokens - kept)
+        if most < 1:
+            raise UserError(
+                f"Template {prompt.template!r} of {prompt.dataset} has {kept} tokens besides the texts that may be cut,"
+                f" which leaves nothing of them: max_tokens={self.max_tokens} is too small."
+            )
+        parts = [part if number % 2 == 0 else part[:most] for number, part in enumerate(ids)]
+        return [*itertools.chain.from_iterable(parts), *ends]
 
     def _tokenized_choices(self, texts: Sequence[str]) -> list[list[int]]:
         if not texts:
@@ -268,6 +290,16 @@ class _Collate:  # a class and not a closure: worker processes must be able to p
 
     def __call__(self, items: Sequence[Encoded]) -> Batch:
         return collate(items, self.pad_id)
+
+
+def even_limit(lengths: Sequence[int], room: int) -> int:
+    """The most that each may have so that all together have at most `room`; what is shorter leaves its share over."""
+    for position, length in enumerate(rising := sorted(lengths)):
+        share = room // (len(rising) - position)
+        if share < length:
+            return share
+        room -= length
+    return max(rising, default=0)
 
 
 def _cut_before_end(ids: list[int], max_tokens: int) -> tuple[list[int], int]:
