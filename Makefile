@@ -3,7 +3,7 @@ PYTHON := $(VENV)/bin/python
 READY := $(VENV)/.ready
 PIP := $(VENV)/bin/pip install --disable-pip-version-check
 
-.PHONY: help env demo demo_full mini_t0 mini_t0_table mini_tables accept test test_full check bench always
+.PHONY: help env demo demo_full mini_t0 mini_t0_table mini_tables mini_icl accept test test_full check bench always
 .DEFAULT_GOAL := help
 
 help:  ## what each target does
@@ -32,7 +32,7 @@ mini_t0_table: $(READY)  ## its ablation of the recipe: losses and score norms; 
 	$(PYTHON) scripts/demo.py table $(if $(VECTORS),init_adapter=$(VECTORS))
 
 # ARGS are settings of the runs; where they lie, and of what model, the table is told too
-RUNS_FOR_TABLES = runs=runs/paper $(filter runs=% model=% output=%,$(ARGS))
+RUNS_FOR_TABLES = runs=runs/paper $(filter runs=% output=%,$(ARGS)) $(patsubst model=%,of_model=%,$(filter model=%,$(ARGS)))
 define newline
 
 
@@ -54,8 +54,13 @@ figure_%: $(READY) always  ## the paper's figure N, likewise
 
 mini_tables: $(READY)  ## Tables 3 and 4 in miniature, offline: 240 runs on mini-T0, a quarter of an hour on two cores
 	$(PYTHON) -m tfew.train -m +sweep=mini_tables $(ARGS)
-	$(PYTHON) -m tfew.paper table=3 model=mini_t0 runs=runs/mini_tables $(filter runs=% output=%,$(ARGS))
-	$(PYTHON) -m tfew.paper table=4 model=mini_t0 runs=runs/mini_tables $(filter runs=% output=%,$(ARGS))
+	$(PYTHON) -m tfew.paper table=3 of_model=mini_t0 runs=runs/mini_tables $(filter runs=% output=%,$(ARGS))
+	$(PYTHON) -m tfew.paper table=4 of_model=mini_t0 runs=runs/mini_tables $(filter runs=% output=%,$(ARGS))
+
+mini_icl: $(READY)  ## how far in-context learning swings beside (IA)³, offline: 105 runs on mini-T0, then the figure
+	$(PYTHON) -m tfew.train -m +sweep=mini_tables +experiment=mini_few_shot loss=tfew runs=runs/mini_icl $(ARGS)
+	$(PYTHON) -m tfew.evaluate -m +sweep=mini_icl $(ARGS)
+	$(PYTHON) -m tfew.paper figure=icl runs=runs/mini_icl output=runs/mini_icl
 
 accept: $(READY)  ## T0-3B from pre-trained vectors on RTE, CB and COPA beside the paper's numbers; VECTORS=FOLDER or .pt
 	$(PYTHON) scripts/accept.py $(if $(VECTORS),vectors=$(VECTORS)) $(ARGS)
