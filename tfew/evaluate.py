@@ -55,6 +55,7 @@ def evaluate(config: DictConfig) -> RunRecord:
     if method is not None:
         attach_saved(Path(config.adapter), method, model)
 
+    encoder.check_room(evaluation.prompts[0])
     open_run(folder, config)
     log.info(f"{folder}: {evaluation.rows} rows to evaluate.")
     evaluated = evaluate_model(config, method, model, encoder, evaluation, folder)

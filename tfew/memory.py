@@ -43,7 +43,7 @@ def kept_within(limit_bytes: float | None, model: nn.Module) -> Iterator[None]:
             kept += storage.nbytes()
             if kept > limit_bytes:
                 raise OverBudgetError(f"{kept:,} bytes would be kept, the budget is {limit_bytes:,.0f}")
-        return tensor
+        return tensor.detach()  # an operation that kept its own output would never be freed, unless by a backward pass
 
     with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
         yield

@@ -37,6 +37,8 @@ def train(config: DictConfig) -> RunRecord:
     from tfew.folds import cross_validate
 
     built = build_trainable(config)
+    if training.mixture is None:
+        built.encoder.check_room(training.prompts[0])
     open_run(folder, config)
     _save_training_rows(config, training, folder)
     log.info(f"{folder}: {_what_there_is(config, training, evaluation)}.")
