@@ -166,7 +166,7 @@ def check_memory(
         room = memory.free_bytes - plan.fixed.total_bytes
         if all(rough_bytes(plan.model, batch, config.engine) < room for batch in batches.values()):
             return
-        counted = dry_runs(config, plan, batches)
+        counted = dry_runs(config, plan, batches) if room > 0 else {}  # else it is known to be too much already
     except UserError:
         raise
     except Exception as error:  # whatever needs numbers that a shape has not: no reason not to run it
