@@ -59,6 +59,7 @@ def _evaluate(config: DictConfig, folder: Path) -> RunRecord:
     if method is not None:
         attach_saved(Path(config.adapter), method, model)
 
+    encoder.check_room(evaluation.prompts[0])
     open_run(folder, config)
     if context is not None:
         save_few_shot(context.examples, few_shot_path(folder, config))
