@@ -16,6 +16,7 @@ from tfew.preview import preview
 from tfew.train import train
 
 COMMANDS = ("train", "evaluate", "preview", "cost", "convert", "paper", "raft_submit")
+RAFT = [f"raft/{path.stem}" for path in (CONFIGS / "dataset" / "raft").glob("*.yaml")]  # and their base: test_raft.py
 TINY = ("model=tiny", "trainer=cpu", "steps=2", "shots=8", "few_shot=draw")
 
 
@@ -24,7 +25,16 @@ def test_this_file_knows_all_experiments_and_commands() -> None:
         path.relative_to(CONFIGS / "experiment").with_suffix("").as_posix()
         for path in CONFIGS.glob("experiment/**/*.yaml")
     }
-    assert names == {*EXPERIMENTS, "demo", "mini_few_shot", "pretrain_ia3", "pretrain_mini_t0", "local", "local_mini"}
+    assert names == {
+        *EXPERIMENTS,
+        "demo",
+        "mini_few_shot",
+        "pretrain_ia3",
+        "pretrain_mini_t0",
+        "local",
+        "local_mini",
+        *RAFT,
+    }
     package = CONFIGS.parent / "tfew"
     files = {path.stem for path in package.glob("*.py") if "__main__" in path.read_text()}
     assert files | {path.parent.name for path in package.glob("*/__main__.py")} == set(COMMANDS)
@@ -46,6 +56,21 @@ def test_experiment(experiment: str, made_data: Path, tmp_path: Path, capsys: py
     lines = capsys.readouterr().out.splitlines()[-len(shown) :]
     assert [json.loads(line) for line in lines] == shown
     assert len({row["idx"] for row in shown}) == 2
+
+
+@pytest.mark.parametrize("experiment", ["local", "local_mini"])
+def test_a_table_of_ones_own(experiment: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rows = [f"message {number},{('spam', 'ham')[number % 2]}" for number in range(12)]
+    (tmp_path / "mail.csv").write_text("\n".join(["text,kind", *rows]) + "\n")
+    common = (f"+experiment={experiment}", f"data={tmp_path}/mail.csv", f"runs={tmp_path}", "steps=2", "folds=3")
+    model = () if experiment == "local_mini" else ("model=tiny",)
+    record = train(compose(*common, *model, "trainer=cpu"))
+    assert (record.dataset, record.counts["rows"]) == ("mail", 12)
+    out = capsys.readouterr().out
+    assert "12 held-out rows, each by an adapter that was trained without it" in out
+    assert "label, predicted as" in out
+    shown = preview(compose(*common, *model, "n=2", "json=true", config_name="preview"))
+    assert [row["choices"] for row in shown] == [["ham", "spam"]] * 2
 
 
 def test_pretraining_on_a_mixture(made_mixture: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
