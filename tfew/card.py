@@ -67,7 +67,8 @@ def _data(record: RunRecord) -> str:
 def _numbers(record: RunRecord) -> list[str]:
     metrics = record.metrics
     if not record.counts:
-        return ["Not evaluated: a starting point for few-shot training (`init_adapter=FOLDER`).", ""]
+        start = ": a starting point for few-shot training (`init_adapter=FOLDER`)" if record.mixture else ""
+        return [f"Not evaluated{start}.", ""]
     if "members" in metrics:
         rows = [
             f"| {name} | {100 * part['accuracy']:.1f} | {100 * part['chance']:.1f} |"

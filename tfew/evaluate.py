@@ -40,10 +40,7 @@ def evaluate(config: DictConfig) -> RunRecord:
         return load_record(folder)
     evaluation = eval_task(config)
     if evaluation is None:
-        raise UserError(
-            f"{config.dataset.name} has no rows to evaluate that the adapter was not trained on: name others with data="
-            " or dataset= (of a mixture, dataset.evaluate=true)."
-        )
+        raise UserError(_nothing_to_evaluate(config))
 
     from tfew.build import attach_saved, build_backbone, build_device, build_encoder, saved_method
     from tfew.evaluation import evaluate_model
@@ -60,6 +57,16 @@ def evaluate(config: DictConfig) -> RunRecord:
     log.info(f"{folder}: {evaluation.rows} rows to evaluate.")
     evaluated = evaluate_model(config, method, model, encoder, evaluation, folder)
     return finish(folder, config, "evaluate", method_name, method, model, base_parameters, evaluated)
+
+
+def _nothing_to_evaluate(config: DictConfig) -> str:
+    name = config.dataset.name
+    if config.dataset.get("members") is not None:
+        return (
+            f"dataset.evaluate=false: {name} has nothing to evaluate; name another dataset=, or say"
+            " dataset.evaluate=true."
+        )
+    return f"{name} has no rows to evaluate that the adapter was not trained on: name others with data= or dataset=."
 
 
 def with_run_settings(config: DictConfig, overrides: list[str]) -> DictConfig:

@@ -43,6 +43,8 @@ def complete(config: DictConfig) -> DictConfig:
 
 def on_all_rows(config: DictConfig) -> DictConfig:
     """The same; where nothing is held out to evaluate on, the training rows are, for a model not trained on them."""
+    if config.dataset.get("members") is not None:  # a mixture says itself what is evaluated
+        return config
     spec = DatasetSpec.from_config(resolved(config.dataset))
     if not has_split(spec, "eval"):
         for source in ("files", "hub", "rows"):
