@@ -344,7 +344,7 @@ def test_the_run_ends_without_predictions_and_says_so(
     assert "Not evaluated: a starting point for few-shot training" in card
     assert not (tmp_path / "run" / "predictions.jsonl").exists()
     assert not (tmp_path / "run" / "few_shot").exists()
-    with pytest.raises(UserError, match="t0_local has no rows to evaluate"):
+    with pytest.raises(UserError, match="t0_local has nothing to evaluate"):
         evaluate(compose(*LOCAL, f"data_dir={made_mixture}", f"runs={tmp_path}", config_name="evaluate"))
 
 

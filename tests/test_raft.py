@@ -110,7 +110,7 @@ def test_the_official_codes_order_of_fields(task: str, raft_data: Path) -> None:
 def test_the_one_task_of_many_labels() -> None:
     config = compose("+experiment=raft/banking_77")
     assert (config.loss.lm, config.loss.ul, config.loss.ln, config.loss.score_norm) == (1, 0, 0, "token")
-    assert (config.max_tokens, config.memory_gb, len(config.dataset.label["names"])) == (512, 1.5, 77)
+    assert (config.max_tokens, config.memory_gb, len(config.dataset.label["names"])) == (512, 1.4, 77)
 
 
 def test_a_copy_of_the_hub_counts_labels_from_one(raft_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:

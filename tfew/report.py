@@ -48,7 +48,7 @@ def finish(
         method=method_name,
         loss=config.loss.name,
         dataset=config.dataset.name,
-        split="eval",
+        split="folds" if evaluated and "folds" in evaluated.metrics else "eval",
         few_shot_seed=config.few_shot_seed,
         seed=config.seed,
         metrics={
