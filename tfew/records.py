@@ -81,6 +81,12 @@ def write_bytes_atomically(path: Path, data: bytes) -> None:
         raise cannot_write(path, error) from error
 
 
+def remove_torn(folder: Path) -> None:
+    """Removes what killed processes left of `write_bytes_atomically`; for who alone writes in this folder."""
+    for path in folder.rglob(".*.tmp"):
+        path.unlink(missing_ok=True)
+
+
 def cannot_write(path: Path, error: OSError) -> UserError:
     return UserError(
         f"{path} cannot be written ({error.strerror or error}): choose another place with runs= or run_dir=."

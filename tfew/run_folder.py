@@ -13,7 +13,7 @@ from tfew.card import CARD_FILE, is_model_card
 from tfew.claim import LOCK_FILE, claim
 from tfew.config import differences, identity, resolved_with_hashes
 from tfew.errors import UserError
-from tfew.records import RECORD_FILE, RunRecord, cannot_write, load_record, write_atomically
+from tfew.records import RECORD_FILE, RunRecord, cannot_write, load_record, remove_torn, write_atomically
 
 log = logging.getLogger(__name__)
 
@@ -70,6 +70,7 @@ def to_skip(folder: Path, config: DictConfig) -> bool:
 
 def open_run(folder: Path, config: DictConfig) -> None:
     """Makes the folder ready to run in: cleared, or with `resume` as it was left. To be called last of all checks."""
+    remove_torn(folder)
     unfinished = (folder / CONFIG_FILE).is_file() and not is_finished(folder)
     if config.resume and unfinished:
         done = last_checkpoint(folder) or [*(folder / CHECKPOINTS).glob(f"{TOGETHER}*.pt"), *folder.glob(f"{FOLD}*")]
