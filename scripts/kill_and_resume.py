@@ -109,10 +109,10 @@ class Jobs:
                 time.sleep(moment.seconds)
                 os.kill(child, signal.SIGKILL)
             _, status = os.waitpid(child, 0)
-        if os.WIFSIGNALED(status):
+        if moment is not None and os.WIFSIGNALED(status):
             return True, count
-        if os.WEXITSTATUS(status):
-            sys.exit(f"{job} failed where it should have gone on:\n{self._log.read_text()}")
+        if status:
+            sys.exit(f"{job} failed where it should have gone on ({status}):\n{self._log.read_text()}")
         return False, count - 1
 
     def _work(self, module: str, arguments: Sequence[str], writer: int) -> NoReturn:

@@ -14,6 +14,7 @@ from tfew.claim import LOCK_FILE, claim
 from tfew.config import differences, identity, resolved_with_hashes
 from tfew.errors import UserError
 from tfew.records import RECORD_FILE, RunRecord, cannot_write, load_record, remove_torn, write_atomically
+from tfew.sealed import check_checkpoint, check_file, file_sha256
 
 log = logging.getLogger(__name__)
 
@@ -82,9 +83,16 @@ def open_run(folder: Path, config: DictConfig) -> None:
 
 
 def last_checkpoint(folder: Path) -> Path | None:
-    """The checkpoint with the most steps; more than one is left where a run was killed between two."""
+    """The checkpoint with the most steps; more than one is left where a run was killed between two.
+
+    Raises UserError where it is damaged.
+    """
     found = list((folder / CHECKPOINTS).glob("step=*.ckpt"))
-    return max(found, key=lambda path: int(path.stem.removeprefix("step="))) if found else None
+    if not found:
+        return None
+    last = max(found, key=lambda path: int(path.stem.removeprefix("step=")))
+    check_checkpoint(last)
+    return last
 
 
 def remove_checkpoints(folder: Path) -> None:
@@ -92,6 +100,16 @@ def remove_checkpoints(folder: Path) -> None:
     for path in [*saved, folder / CHECKPOINTS / CALIBRATION_FILE]:
         path.unlink(missing_ok=True)
     _remove_if_empty(folder / CHECKPOINTS)
+
+
+def checksums(folder: Path) -> dict[str, str]:
+    """sha256 of each file that a run has written beside its record."""
+    return {name: file_sha256(folder / name) for name in OWN_FILES if (folder / name).is_file() and name != RECORD_FILE}
+
+
+def check_recorded(record: RunRecord, folder: Path, name: str) -> None:
+    """Raises UserError where this file of a finished run is not the one that the run has written."""
+    check_file(folder / name, record.files.get(name), "Make the run again with overwrite=true.")
 
 
 def fold_folder(folder: Path, fold: int) -> Path:
