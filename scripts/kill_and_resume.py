@@ -50,7 +50,7 @@ MOST_KILLS = 3
 LATEST_SECONDS = 0.004  # after an operation
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 CHANGES = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate"}
-UNLIKE = {"seconds", "peak_memory_bytes"}  # between two runs
+UNLIKE = {"seconds", "peak_memory_bytes", "sha256"}  # between two runs; the last is the seal over the others
 
 
 @dataclass(frozen=True)
