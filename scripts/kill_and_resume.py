@@ -1,7 +1,7 @@
 """Kills runs (SIGKILL) at random moments and continues them; each must end as an undisturbed run does.
 
-    python scripts/kill_and_resume.py             100 trials, some minutes on two cores
-    python scripts/kill_and_resume.py 20 7        20 trials, drawn with seed 7
+    python -m scripts.kill_and_resume             100 trials, some minutes on two cores
+    python -m scripts.kill_and_resume 20 7        20 trials, drawn with seed 7
 
 A trial starts one of JOBS, kills it up to three times, lets it end, and compares all files of its folder with those of
 an undisturbed run: vectors, predictions and metrics byte for byte, records but for times and memory. Half of the kills
@@ -10,7 +10,6 @@ or removed), where one could be torn. Each attempt is a process of its own, fork
 told is what a user types. Not on Windows.
 """
 
-import importlib
 import json
 import os
 import random
@@ -20,15 +19,15 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-import torch
 import yaml
 from tqdm import tqdm
 
+from scripts.forked import import_everything, start
 from tfew.mini_t0.world import generate
 
 FEW_SHOT = ("+experiment=demo", "dataset=mini/complaint", "model=tiny", "trainer=cpu", "shots=8", "resume=true")
@@ -94,10 +93,13 @@ class Jobs:
         """Starts or continues the job; whether it was killed, and the operations it came to by then."""
         module, arguments = job.split(",")[0], [argument.format(**self._names) for argument in JOBS[job]]
         reader, writer = os.pipe()
-        child = os.fork()
-        if child == 0:
+
+        def report() -> None:
             os.close(reader)
-            self._work(module, arguments, writer)
+            sys.addaudithook(_reporter(self._folder, writer))
+            os.write(writer, b".")
+
+        child = start(module, arguments, self._log, report)
         os.close(writer)
         with open(reader, "rb", buffering=0) as operations:
             count = 0
@@ -114,24 +116,6 @@ class Jobs:
         if status:
             sys.exit(f"{job} failed where it should have gone on ({status}):\n{self._log.read_text()}")
         return False, count - 1
-
-    def _work(self, module: str, arguments: Sequence[str], writer: int) -> NoReturn:
-        """In the child: a byte at the start, and one before each operation on a file of the folder."""
-        status = 1
-        try:
-            log = os.open(self._log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-            os.dup2(log, 1)
-            os.dup2(log, 2)
-            sys.argv = [module, *arguments]
-            sys.addaudithook(_reporter(self._folder, writer))
-            os.write(writer, b".")
-            importlib.import_module(f"tfew.{module}").main()
-            status = 0
-        except SystemExit as end:
-            status = int(end.code or 0) if isinstance(end.code, int | None) else 1
-        finally:
-            sys.stdout.flush()
-            os._exit(status)
 
     def files(self) -> dict[str, object]:
         """By its path, what each file says, without what no two runs have alike."""
@@ -198,11 +182,7 @@ def trial(jobs: Jobs, job: str, undisturbed: Undisturbed, source: random.Random)
 
 
 def main(trials: str = "100", seed: str = "0") -> int:
-    torch.set_num_threads(1)  # with one thread nothing is started that a fork would miss
-    for module in ("train", "evaluate", "predict"):
-        importlib.import_module(f"tfew.{module}")
-    for module in ("build", "evaluation", "fit", "folds", "labelling", "predictor", "joint_training", "card"):
-        importlib.import_module(f"tfew.{module}")  # what the commands import later
+    import_everything()
     source = random.Random(int(seed))
     numbers: dict[str, list[int]] = {job: [0, 0, 0, 0] for job in JOBS}
     with tempfile.TemporaryDirectory() as name:
