@@ -22,6 +22,7 @@ from tfew.records import write_atomically
 from tfew.run_folder import FOLD_FILE, PREDICTIONS_FILE, fold_folder, remove_checkpoints
 from tfew.schema import Prediction
 from tfew.task import Task
+from tfew.untrusted import parse_json
 
 log = logging.getLogger(__name__)
 
@@ -54,7 +55,7 @@ def cross_validate(config: DictConfig, task: Task, fold_of_row: Sequence[int], f
 def _one_fold(config: DictConfig, training: Task, held_out: Task, folder: Path) -> Evaluated:
     if (folder / FOLD_FILE).is_file():
         log.info(f"{folder} is finished; skipped.")
-        return Evaluated(**json.loads((folder / FOLD_FILE).read_text(encoding="utf-8")))
+        return Evaluated(**parse_json((folder / FOLD_FILE).read_text(encoding="utf-8")))
     started = time.monotonic()
     folder.mkdir(exist_ok=True)
     built = build_trainable(config)
