@@ -48,7 +48,7 @@ class Limits:
 
 
 def make_app(queue: LabelQueue, metrics: Metrics, limits: Limits) -> FastAPI:
-    app = FastAPI(title="tfew", description="Labels and probabilities by adapters of many tasks on one model.")
+    app = FastAPI(docs_url=None, redoc_url=None, title="tfew", description="Labels and probabilities by adapters of many tasks on one model.")
     app.add_middleware(BodyLimit, most_bytes=limits.most_body_bytes)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(limits.hosts))  # a page elsewhere cannot reach it
     service = _Service(queue, limits)
