@@ -1,0 +1,360 @@
+"""The service over HTTP: answers against the predictor's own, each kind of refusal, tasks that come and go, its end."""
+
+import asyncio
+import csv
+import io
+import json
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from starlette.testclient import TestClient
+
+from tests.test_predict import trained, unlabelled
+from tests.test_train import folder
+from tfew.config import compose
+from tfew.errors import UserError
+from tfew.predictor import Predictor
+from tfew.serve import serve
+from tfew.service.app import Limits, make_app
+from tfew.service.metrics import Metrics
+from tfew.service.queue import ClosedError, FullError, LabelQueue
+from tfew.service.table import read_table
+
+FAMILIES = ("complaint", "request")
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    root = tmp_path_factory.mktemp("runs")
+    return {family: folder(trained(root, family)) for family in FAMILIES}
+
+
+@pytest.fixture(scope="module")
+def predictor(runs: dict[str, Path]) -> Predictor:
+    return Predictor.load(runs, "trainer=cpu")
+
+
+@pytest.fixture
+def queue(predictor: Predictor) -> Iterator[LabelQueue]:
+    queue = LabelQueue(predictor, most_waiting=40, batch_rows=16)
+    yield queue
+    queue.close()
+    queue.join()
+
+
+def client_of(queue: LabelQueue, **changed: Any) -> TestClient:
+    limits = {
+        "most_items": 20, "most_body_bytes": 20_000, "timeout_seconds": 60.0, "hosts": ("testserver",), "manage": None,
+    }  # fmt: skip
+    metrics = Metrics()
+    queue._observe = metrics.saw_batch
+    return TestClient(make_app(queue, metrics, Limits(**{**limits, **changed})))
+
+
+def items(number: int) -> list[dict[str, Any]]:
+    rows = {family: unlabelled(family) for family in FAMILIES}
+    return [{"task": FAMILIES[i % 2], "row": rows[FAMILIES[i % 2]][i % 32]} for i in range(number)]
+
+
+def assert_answers(labels: list[dict[str, Any]], asked: list[dict[str, Any]], predictor: Predictor) -> None:
+    expected = predictor([item["row"] for item in asked], [item["task"] for item in asked])
+    for label, right in zip(labels, expected, strict=True):
+        assert (label["task"], label["label"]) == (right.task, right.label)
+        assert label["probabilities"] == pytest.approx(right.probabilities, abs=1e-5)
+        assert label["probability"] == max(label["probabilities"].values())
+
+
+def test_answers_are_the_predictors(queue: LabelQueue, predictor: Predictor) -> None:
+    client, asked = client_of(queue), items(20)
+    expected = client.post("/predict", json={"items": asked}).json()["labels"]
+    queue.close()
+    queue.join()
+    assert_answers(expected, asked, predictor)
+    assert all(label["inputs"] is None for label in expected)
+
+
+def test_one_item_its_inputs_and_what_is_there(queue: LabelQueue) -> None:
+    client = client_of(queue)
+    (item,) = items(1)
+    alone = client.post("/predict", json=item).json()["labels"]
+    shown = client.post("/predict", json={"items": [item], "inputs": True}).json()["labels"][0]
+    assert alone == [{**shown, "inputs": None}]
+    assert len(shown["inputs"]) == 3
+    assert all(str(next(iter(item["row"].values())))[:10] in text for text in shown["inputs"])
+    described = client.get("/tasks").json()
+    assert [task["name"] for task in described] == list(FAMILIES)
+    assert set(alone[0]["probabilities"]) == set(described[0]["labels"])
+    assert client.get("/healthz").json() == {"status": "ok", "tasks": 2, "waiting_rows": 0}
+    metrics = client.get("/metrics").text
+    assert 'tfew_requests_total{path="/predict",status="200"} 2.0' in metrics
+    assert "tfew_rows_total 2.0" in metrics
+    schema = client.get("/openapi.json").json()
+    assert {"/predict", "/table", "/tasks", "/healthz", "/metrics"} <= schema["paths"].keys()
+
+
+def test_requests_that_come_together_share_batches(queue: LabelQueue, predictor: Predictor) -> None:
+    batches: list[int] = []
+    asked = items(24)
+
+    async def together() -> list[Any]:
+        with queue.accepted():
+            return await asyncio.gather(*(queue.label([(item["task"], item["row"])]) for item in asked))
+
+    queue._observe = lambda rows, _: batches.append(rows)
+    answers = [answer for (answer,) in asyncio.run(together())]
+    queue.close()
+    queue.join()
+    assert sum(batches) == 24
+    assert max(batches) == 16, "as many as a batch takes, and no more"
+    labels = [vars(answer.labelled) for answer in answers]
+    assert_answers(labels, asked, predictor)
+
+
+def test_each_kind_of_bad_request_has_its_answer(queue: LabelQueue, predictor: Predictor) -> None:
+    client = client_of(queue)
+    item = items(1)[0]
+    refused = {
+        404: [{**item, "task": "nobody"}],
+        413: [{"items": items(21)}, {"task": "complaint", "text": "x" * 30_000}],
+        422: [
+            {}, [], None, 3, "text", {"items": []}, {"items": [{}]}, {"items": "x"}, {"row": item["row"]},
+            {"task": "complaint"}, {"task": "complaint", "text": "a", "row": {}}, {**item, "other": 1},
+            {"task": "complaint", "row": {"no": "column"}}, {"task": 3, "text": "a"}, {"task": "complaint", "text": 3},
+        ],
+    }  # fmt: skip
+    for status, bodies in refused.items():
+        for body in bodies:
+            answer = client.post("/predict", json=body)
+            assert (answer.status_code, body) == (status, body)
+            assert isinstance(answer.json()["detail"], str)
+    mixed = {"items": [item, {"task": "complaint", "row": {"no": "column"}}]}
+    assert client.post("/predict", json=mixed).json()["detail"].startswith("Item 2: complaint, row 2")
+    assert client.post("/predict", content=b"{", headers={"content-type": "application/json"}).status_code == 422
+    assert client.get("/predict").status_code == 405
+    assert client.get("/nowhere").status_code == 404
+    assert client.get("/healthz", headers={"host": "evil.example"}).status_code == 400
+    assert client.post("/predict", content=json.dumps(item), headers={"content-type": "text/plain"}).status_code == 422
+    assert_answers(client.post("/predict", json=item).json()["labels"], [item], predictor)
+
+
+def test_generated_bodies_get_4xx_and_leave_it_serving(queue: LabelQueue) -> None:
+    client, source = client_of(queue), random.Random(0)
+    whole = json.dumps({"items": items(3), "inputs": True}).encode()
+    bodies = [b"", b"null", b"[" * 10_000, b'{"items":' * 500, b"\xff\xfe" * 50, b'{"items": NaN}', b"1" * 5_000]
+    while len(bodies) < 200:
+        body = bytearray(whole)
+        for _ in range(source.randint(1, 4)):
+            at = source.randrange(len(body))
+            kind = source.randrange(3)
+            if kind == 0:
+                body = body[:at]
+            elif kind == 1:
+                body[at : at + 1] = source.randbytes(3)
+            else:
+                del body[at : at + source.randint(1, 30)]
+            if not body:
+                break
+        bodies.append(bytes(body))
+    statuses = [
+        client.post("/predict", content=body, headers={"content-type": "application/json"}).status_code
+        for body in bodies
+    ]
+    assert all(status == 200 or 400 <= status < 500 for status in statuses)
+    assert sum(status >= 400 for status in statuses) > 150
+    assert client.post("/predict", json=items(1)[0]).status_code == 200
+
+
+def test_a_table_comes_back_labelled(queue: LabelQueue, predictor: Predictor) -> None:
+    client = client_of(queue)
+    rows = unlabelled("complaint")[:25]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, [*rows[0], "label"])
+    writer.writeheader()
+    writer.writerows({**row, "label": 'a "b", c'} for row in rows)
+    kind = {"content-type": "text/csv; charset=utf-8"}
+    answer = client.post("/table?task=complaint", content=text.getvalue().encode("utf-8-sig"), headers=kind)
+    assert answer.headers["content-type"].startswith("text/csv")
+    labelled = list(csv.DictReader(io.StringIO(answer.text)))
+    assert [row["predicted_label"] for row in labelled] == [found.label for found in predictor(rows, "complaint")]
+    assert {row["label"] for row in labelled} == {'a "b", c'}
+    assert [{key: row[key] for key in rows[0]} for row in labelled] == rows
+    assert client.post("/table?task=complaint", content=b"text\nx\n", headers={"content-type": "text/plain"}).status_code == 415
+    assert client.post("/table", content=b"text\nx\n", headers=kind).status_code == 422
+    assert client.post("/table?task=nobody", content=b"text\nx\n", headers=kind).status_code == 404
+    for body, message in (
+        (b"", "no rows"), (b"text\n", "no rows"), (b"text,text\na,b\n", "twice"), (b"text\n\xff\n", "not UTF-8"),
+        (b"text,b\nonly one\n", "Row 1 has 1 cells"), (b'text\n"open\n', "no CSV"),
+    ):  # fmt: skip
+        answer = client.post("/table?task=complaint", content=body, headers=kind)
+        assert answer.status_code == 422
+        assert message in answer.json()["detail"]
+
+
+def test_tables_by_delimiter() -> None:
+    assert read_table(b"a;b\n1,5;2\n") == (["a", "b"], [{"a": "1,5", "b": "2"}])
+    assert read_table(b"a\tb\r\n1\t2\r\n") == (["a", "b"], [{"a": "1", "b": "2"}])
+    with pytest.raises(UserError, match="Row 2 has 3 cells"):
+        read_table(b"a,b\n1,2\n1,2,3\n")
+
+
+def test_tasks_come_and_go_while_it_runs(runs: dict[str, Path], tmp_path: Path) -> None:
+    queue = LabelQueue(Predictor.load({"first": runs["complaint"]}, "trainer=cpu"), 40, 16)
+    client = client_of(queue, manage=runs["request"].parent)
+    new = {"name": "second", "folder": runs["request"].name}
+    item = {"row": unlabelled("complaint")[0]}
+    before = client.post("/predict", json=item).json()["labels"]
+    assert client.post("/tasks", json=new).status_code == 201
+    assert client.post("/tasks", json=new).status_code == 422
+    assert client.post("/predict", json=item).status_code == 422, "two tasks: which?"
+    other = client.post("/predict", json={"task": "second", "row": unlabelled("request")[0]}).json()["labels"][0]
+    expected = Predictor.load(runs["request"], "trainer=cpu")([unlabelled("request")[0]])[0]
+    assert other["probabilities"] == pytest.approx(expected.probabilities, abs=1e-5)
+    assert client.delete("/tasks/second").status_code == 204
+    assert client.delete("/tasks/second").status_code == 404
+    assert client.post("/predict", json=item).json()["labels"] == before
+    (tmp_path / "adapter").mkdir()
+    for folder_name in ("..", "/etc", "nowhere", "../..", str(tmp_path / "adapter")):
+        assert client.post("/tasks", json={"name": "x", "folder": folder_name}).status_code == 422
+    assert client_of(queue).post("/tasks", json=new).status_code == 403
+    assert client_of(queue).delete("/tasks/first").status_code == 403
+    queue.close()
+    queue.join()
+
+
+class Slow:
+    """In a predictor's place: answers nothing until it is let."""
+
+    def __init__(self) -> None:
+        self.go = threading.Event()
+        self.batch_size = 1
+        self.tasks: Mapping[str, Any] = {"t": None}
+
+    def prepare(self, rows: Any) -> list[Any]:
+        self.go.wait()
+        return [UserError("no label") for _ in rows]
+
+    def answer(self, prepared: Any) -> list[Any]:
+        raise AssertionError
+
+
+def test_a_full_queue_refuses_a_closed_one_ends_and_neither_loses_anything() -> None:
+    slow = Slow()
+    queue = LabelQueue(slow, most_waiting=3, batch_rows=1)  # type: ignore[arg-type]
+
+    async def story() -> list[Any]:
+        with queue.accepted():
+            waiting = [asyncio.create_task(queue.label([("t", "a")])) for _ in range(3)]
+            await asyncio.sleep(0)
+            with pytest.raises(FullError):
+                await queue.label([("t", "a")])
+            assert queue.unanswered == 3
+            queue.close()
+            with pytest.raises(ClosedError), queue.accepted():
+                pass
+            assert not queue.ended
+            slow.go.set()
+            return await asyncio.gather(*waiting)
+
+    answers = asyncio.run(story())
+    assert [str(answer) for (answer,) in answers] == ["no label"] * 3
+    queue.join()
+    assert queue.ended
+    assert queue.unanswered == 0
+
+
+def test_who_waits_too_long_is_told(queue: LabelQueue) -> None:
+    slow = Slow()
+    stuck = LabelQueue(slow, most_waiting=3, batch_rows=1)  # type: ignore[arg-type]
+    client = client_of(stuck, timeout_seconds=0.05)
+    for _ in range(2):
+        assert client.post("/predict", json={"task": "t", "text": "a"}).status_code == 504
+    client.post("/predict", json={"task": "t", "text": "a"})
+    full = client.post("/predict", json={"task": "t", "text": "a"})
+    assert (full.status_code, full.headers["retry-after"]) == (429, "1")
+    slow.go.set()
+    while stuck.unanswered:
+        time.sleep(0.01)
+    stuck.close()
+    assert client.post("/predict", json={"task": "t", "text": "a"}).status_code == 503
+    assert client.get("/healthz").status_code == 503
+    stuck.join()
+
+
+def test_the_page_brings_all_it_needs(queue: LabelQueue) -> None:
+    answer = client_of(queue).get("/")
+    assert "default-src 'none'" in answer.headers["content-security-policy"]
+    assert not re.search(r"(src|href)\s*=\s*[\"']?(https?:)?//", answer.text)
+    assert ".innerHTML" not in answer.text
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        ([], "adapter=runs/NAME, or adapters="),
+        (["adapter=.", "adapters=t.json"], "adapter=runs/NAME, or adapters="),
+        (["adapter=.", "port=70000"], "port=70000"),
+        (["adapter=.", "timeout_seconds=0"], "timeout_seconds=0"),
+        (["adapter=.", "max_waiting=10"], "max_waiting=10 is below"),
+        (["adapter=.", "manage=nowhere"], "manage=nowhere is no folder"),
+        (["adapter=.", "manage=."], r"adapters=tasks\.json"),
+        (["adapter=.", "host=no.such.host.example"], "cannot be listened on"),
+    ],
+)
+def test_settings_that_cannot_work(overrides: list[str], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        serve(compose(*overrides, config_name="serve"), overrides)
+
+
+@pytest.mark.slow
+def test_sigterm_answers_what_was_accepted_and_refuses_the_rest(runs: dict[str, Path], tmp_path: Path) -> None:
+    (tmp_path / "tasks.json").write_text(json.dumps({name: str(path) for name, path in runs.items()}))
+    port = 8000 + os.getpid() % 20_000
+    command = [sys.executable, "-m", "tfew.serve", f"adapters={tmp_path}/tasks.json", "trainer=cpu", f"port={port}"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+    try:
+        while True:
+            try:
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/healthz", timeout=5).close()
+                break
+            except OSError:
+                assert process.poll() is None, process.stderr and process.stderr.read()
+                time.sleep(0.2)
+        body = json.dumps({"items": items(64)}).encode()
+
+        def ask(_: int) -> int:
+            request = urllib.request.Request(
+                f"http://127.0.0.1:{port}/predict", body, {"content-type": "application/json"}
+            )
+            try:
+                with urllib.request.urlopen(request, timeout=60) as answer:
+                    return len(json.load(answer)["labels"])
+            except urllib.error.HTTPError as error:
+                return error.code
+            except OSError:
+                return 0  # the socket is closed: it has ended
+
+        with ThreadPoolExecutor(8) as pool:
+            found = [pool.submit(ask, number) for number in range(48)]
+            time.sleep(1.0)
+            process.send_signal(signal.SIGTERM)
+            statuses = [future.result() for future in found]
+        assert process.wait(timeout=60) == 0
+        assert set(statuses) <= {64, 503, 0}
+        assert statuses.count(64) >= 1
+        assert 503 in statuses or 0 in statuses
+    finally:
+        process.kill()
+        process.wait()

@@ -1,0 +1,35 @@
+"""What `GET /metrics` says, in Prometheus' form."""
+
+from fastapi import Request, Response
+from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+
+LATENCIES = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+
+
+class Metrics:
+    def __init__(self) -> None:
+        self._registry = CollectorRegistry()
+        on = {"registry": self._registry}
+        self._requests = Counter("tfew_requests", "Requests by path and status", ["path", "status"], **on)
+        self._seconds = Histogram("tfew_request_seconds", "Time to answer", ["path"], buckets=LATENCIES, **on)
+        self._rows = Counter("tfew_rows", "Rows labelled", **on)
+        self._batches = Counter("tfew_batches", "Passes of gathered rows", **on)
+        self._busy = Counter("tfew_busy_seconds", "Time spent labelling", **on)
+        self._waiting = Gauge("tfew_waiting_rows", "Rows taken and not answered yet", **on)
+        self._tasks = Gauge("tfew_tasks", "Tasks that are there", **on)
+
+    def saw_request(self, request: Request, status: int, seconds: float) -> None:
+        route = request.scope.get("route")
+        path = getattr(route, "path", "other")  # a label for each path that someone thought up would never end
+        self._requests.labels(path, str(status)).inc()
+        self._seconds.labels(path).observe(seconds)
+
+    def saw_batch(self, rows: int, seconds: float) -> None:
+        self._rows.inc(rows)
+        self._batches.inc()
+        self._busy.inc(seconds)
+
+    def response(self, waiting: int, tasks: int) -> Response:
+        self._waiting.set(waiting)
+        self._tasks.set(tasks)
+        return Response(generate_latest(self._registry), media_type=CONTENT_TYPE_LATEST)
