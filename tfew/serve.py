@@ -11,6 +11,7 @@ from omegaconf import DictConfig
 
 from tfew.cli import command, overridden
 from tfew.errors import UserError
+from tfew.tasks_file import task_folders
 
 if TYPE_CHECKING:
     from tfew.service.app import Limits
@@ -28,7 +29,7 @@ def serve(config: DictConfig, overrides: Sequence[str] = ()) -> None:
     """Until SIGTERM or Ctrl-C; `overrides`: what of the settings was said aloud."""
     _check(config)
     _check_port(config.host, config.port)
-    folders = task_folders(config)
+    folders = None if config.adapters is None else task_folders(Path(str(config.adapters)).expanduser())
 
     # heavy imports only now: the settings are known to be good
     try:
@@ -71,7 +72,9 @@ def _check(config: DictConfig) -> None:
         if type(config[key]) not in (int, float) or not 0 < config[key] < float("inf"):
             raise UserError(f"{key}={config[key]} is not a number above 0.")
     if config.max_waiting < config.max_items:
-        raise UserError(f"max_waiting={config.max_waiting} is below max_items={config.max_items}: no such request fits.")
+        raise UserError(
+            f"max_waiting={config.max_waiting} is below max_items={config.max_items}: no such request fits."
+        )
     if config.manage is not None and not Path(config.manage).expanduser().is_dir():
         raise UserError(f"manage={config.manage} is no folder.")
     if config.manage is not None and config.adapters is None:

@@ -15,7 +15,16 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from tfew.errors import UserError
 from tfew.service.limits import BodyLimit
-from tfew.service.messages import Health, Item, Label, NewTask, PredictRequest, PredictResponse, Problem, TaskDescription
+from tfew.service.messages import (
+    Health,
+    Item,
+    Label,
+    NewTask,
+    PredictRequest,
+    PredictResponse,
+    Problem,
+    TaskDescription,
+)
 from tfew.service.metrics import Metrics
 from tfew.service.queue import Answer, ClosedError, FullError, LabelQueue
 from tfew.service.table import read_table, written_table
@@ -48,7 +57,8 @@ class Limits:
 
 
 def make_app(queue: LabelQueue, metrics: Metrics, limits: Limits) -> FastAPI:
-    app = FastAPI(docs_url=None, redoc_url=None, title="tfew", description="Labels and probabilities by adapters of many tasks on one model.")
+    what = "Labels and probabilities by adapters of many tasks on one model."
+    app = FastAPI(title="tfew", description=what, docs_url=None, redoc_url=None)
     app.add_middleware(BodyLimit, most_bytes=limits.most_body_bytes)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(limits.hosts))  # a page elsewhere cannot reach it
     service = _Service(queue, limits)
@@ -188,14 +198,13 @@ class _Service:
         return path
 
     async def change(self, function: Callable[[], None]) -> None:
-        try:
-            await self._in_time(self.queue.call(function))
-        except UserError as error:
-            raise HTTPException(422, str(error)) from error
+        await self._in_time(self.queue.call(function))
 
     async def _in_time(self, work: Awaitable[Any]) -> Any:
         try:
             return await asyncio.wait_for(work, self.limits.timeout_seconds)
+        except UserError as error:
+            raise HTTPException(422, str(error)) from error
         except FullError:
             _refuse(429, "Too many rows are waiting (max_waiting=): try again in a moment.")
         except TimeoutError:

@@ -9,14 +9,17 @@ LATENCIES = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 class Metrics:
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
-        on = {"registry": self._registry}
-        self._requests = Counter("tfew_requests", "Requests by path and status", ["path", "status"], **on)
-        self._seconds = Histogram("tfew_request_seconds", "Time to answer", ["path"], buckets=LATENCIES, **on)
-        self._rows = Counter("tfew_rows", "Rows labelled", **on)
-        self._batches = Counter("tfew_batches", "Passes of gathered rows", **on)
-        self._busy = Counter("tfew_busy_seconds", "Time spent labelling", **on)
-        self._waiting = Gauge("tfew_waiting_rows", "Rows taken and not answered yet", **on)
-        self._tasks = Gauge("tfew_tasks", "Tasks that are there", **on)
+        self._requests = Counter(
+            "tfew_requests", "Requests by path and status", ["path", "status"], registry=self._registry
+        )
+        self._seconds = Histogram(
+            "tfew_request_seconds", "Time to answer", ["path"], buckets=LATENCIES, registry=self._registry
+        )
+        self._rows = Counter("tfew_rows", "Rows labelled", registry=self._registry)
+        self._batches = Counter("tfew_batches", "Passes of gathered rows", registry=self._registry)
+        self._busy = Counter("tfew_busy_seconds", "Time spent labelling", registry=self._registry)
+        self._waiting = Gauge("tfew_waiting_rows", "Rows taken and not answered yet", registry=self._registry)
+        self._tasks = Gauge("tfew_tasks", "Tasks that are there", registry=self._registry)
 
     def saw_request(self, request: Request, status: int, seconds: float) -> None:
         route = request.scope.get("route")

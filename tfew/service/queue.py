@@ -190,7 +190,9 @@ def _attempt(function: Callable[[], Any]) -> tuple[Any, Exception | None]:
         return None, error
 
 
-def _settle(loop: asyncio.AbstractEventLoop, future: "asyncio.Future[Any]", result: Any, error: Exception | None) -> None:
+def _settle(
+    loop: asyncio.AbstractEventLoop, future: "asyncio.Future[Any]", result: Any, error: Exception | None
+) -> None:
     def settle() -> None:
         if future.done():  # given up meanwhile
             return
@@ -200,5 +202,3 @@ def _settle(loop: asyncio.AbstractEventLoop, future: "asyncio.Future[Any]", resu
             future.set_result(result)
 
     loop.call_soon_threadsafe(settle)
-
-

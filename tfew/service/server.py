@@ -10,7 +10,7 @@ from tfew.service.queue import LabelQueue
 
 
 class GracefulServer(uvicorn.Server):
-    """On SIGTERM or Ctrl-C the queue closes, and the server stays until it is empty; a second signal ends it at once."""
+    """On SIGTERM or Ctrl-C the queue closes, and the server stays until it is empty; a second one ends it at once."""
 
     def __init__(self, config: uvicorn.Config, queue: LabelQueue) -> None:
         super().__init__(config)
@@ -33,5 +33,3 @@ def serve(app: FastAPI, queue: LabelQueue, host: str, port: int) -> None:
     )
     asyncio.run(GracefulServer(config, queue).serve())
     queue.join()
-
-
