@@ -60,6 +60,7 @@ MAY_IMPORT = {
         "data",
         "evaluation",
         "fit",
+        "forecast",
         "joint_training",
         "losses",
         "methods",

@@ -41,6 +41,8 @@ def run(*arguments: str, command: str = "train", **environment: str) -> subproce
         (["stepz=3"], "Key 'stepz' is not in struct"),
         (["few_shot=offical"], "Unknown value 'offical' (few_shot=). Did you mean 'official'?"),
         (["data_dir=/nowhere"], "data_dir=/nowhere does not exist."),
+        (["+experiment=local"], "data= is missing: the file with your rows"),
+        (["+experiment=local", "data=/nowhere/mine.csv"], "/nowhere/mine.csv does not exist."),
     ],
 )  # fmt: skip
 def test_from_the_command_line(arguments: list[str], message: str, tmp_path: Path) -> None:

@@ -152,9 +152,7 @@ def check(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, fre
 def test_a_batch_that_will_not_fit_is_foreseen_and_what_is_advised_helps(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    free = 2e7  # mini_t0's 7 MB of weights, and 12 MB for its longest batch
-    assert check(monkeypatch, caplog, free) == ""
-    said = check(monkeypatch, caplog, 1.5e7)
+    said = check(monkeypatch, caplog, 1.5e7)  # mini_t0 has 7 MB of weights, and its longest batch takes 12 MB
     assert "mini_t0 is expected to take 7.2 MB all the time and" in said
     budget, size = re.search(r"Say memory_gb=(\S+), which .* or micro_batch_size=(\d+), or use", said).groups()  # type: ignore[union-attr]
     assert check(monkeypatch, caplog, 1.5e7, f"memory_gb={budget}") == ""
@@ -262,6 +260,29 @@ def test_an_account_without_what_cannot_be_counted(
     assert row["flops"]["counted"] == {}
     assert row["memory"]["weight_bytes"] == 4 * row["total"]
     assert "The weights fit; what a step takes beside them is not known." in capsys.readouterr().out
+
+
+def test_the_account_of_a_table_of_ones_own(tmp_path: Path) -> None:
+    path = tmp_path / "mine.csv"
+    path.write_text("text,label\n" + "".join(f"it is {'good' if i % 2 else 'bad'},{i % 2}\n" for i in range(20)))
+    common = ("+experiment=local", f"data={path}", "model=tiny", "trainer=cpu", "folds=null", "validation=0.2")
+    (row,) = cost(compose(*common, config_name="cost"))
+    assert {what: length["rows"] for what, length in row["lengths"].items()} == {"training": 16, "evaluation": 4}
+
+
+class NeedsNumbers(torch.optim.SGD):
+    """An optimiser of somebody else's, which looks at the numbers."""
+
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        if self.param_groups[0]["params"][0].sum() > 0:
+            super().step()
+
+
+def test_an_optimiser_that_cannot_be_foreseen(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    fixed = plan_of("model=tiny", "optimizer=adamw", "optimizer._target_=tests.test_cost.NeedsNumbers").fixed
+    assert (fixed.optimizer_bytes, fixed.gradient_bytes) == (0, 4 * 1280)
+    assert "what tests.test_cost.NeedsNumbers keeps cannot be foreseen" in caplog.text
 
 
 def test_a_real_step_beside_the_forecast(

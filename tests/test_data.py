@@ -144,7 +144,7 @@ def test_draw_is_seeded_and_can_be_read_again(made_data: Path, tmp_path: Path) -
     for experiment in EXPERIMENTS:
         config = compose(f"+experiment={experiment}", f"data_dir={made_data}", *options)
         drawn = train_task(config)
-        save_few_shot(drawn, few_shot_path(tmp_path, config))
+        save_few_shot(drawn.examples, few_shot_path(tmp_path, config))
         again = compose(f"+experiment={experiment}", f"data_dir={tmp_path}", *options, "few_shot=files")
         assert train_task(again) == drawn
 

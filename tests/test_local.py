@@ -10,6 +10,7 @@ import pytest
 from omegaconf import OmegaConf
 
 from tests.test_train import vectors
+from tfew.card import model_card
 from tfew.config import checked, compose
 from tfew.data.local import Wishes, describe
 from tfew.data.table import Table, read_table
@@ -346,6 +347,18 @@ def test_a_set_of_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     assert config.dataset.name == "ann_films"
 
 
+def test_a_run_on_a_file_is_evaluated_on_a_set_of_the_hub(
+    reviews: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import datasets
+
+    record = run(f"data={reviews}", "folds=null", "text=review", "label=sentiment", runs=tmp_path)
+    columns = {name: [row[name] for row in REVIEWS.rows] for name in REVIEWS.columns}
+    monkeypatch.setattr(datasets, "load_dataset", lambda *_, **__: datasets.Dataset.from_dict(columns))
+    same = _evaluated(tmp_path / record.name, f"data={reviews}", f"runs={tmp_path}/a")
+    assert _evaluated(tmp_path / record.name, "data=ann/films", f"runs={tmp_path}/b") == same
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
@@ -400,6 +413,11 @@ def test_every_row_is_predicted_by_an_adapter_that_did_not_see_it(
     assert record.metrics["accuracy"] == sum(p.predicted == p.label for p in found) / 12
     assert set(record.metrics["classes"]) == {"bad", "good", "so_so"}
     assert len(record.metrics["folds"]) == 3
+    assert record.split == "folds"
+    card = model_card(record, in_peft=False, merges=False)
+    assert "| data set | my_reviews, all 12 rows |" in card
+    assert "on held-out folds of the training rows, 12 rows" in card
+    assert str(tmp_path) not in card
     assert (folder / "adapter.safetensors").is_file()
     out = capsys.readouterr().out
     assert "macro-F1" in out
@@ -480,6 +498,19 @@ def test_finished_folds_are_not_done_again(reviews: Path, tmp_path: Path, monkey
     assert predictions(tmp_path / "again") == predictions(tmp_path / "whole")
     run(*again, "overwrite=true", runs=tmp_path)
     assert fitted[4:] == ["fold_0", "fold_1", "fold_2"]
+
+
+def test_folds_of_any_data_set(train_tiny: Any, tmp_path: Path) -> None:
+    record = train_tiny("shots=12", "folds=2", "batch_size=4")
+    found = predictions(tmp_path / record.name)
+    assert (record.counts["rows"], len(found)) == (12, 12 * len(record.metrics["templates"]))
+    assert len({p.fold for p in found if p.idx == found[0].idx}) == 1
+    assert record.metrics["folds"] == pytest.approx(
+        [
+            sum(p.predicted == p.label for p in found if p.fold == fold) / sum(p.fold == fold for p in found)
+            for fold in (0, 1)
+        ]
+    )
 
 
 def test_rare_labels_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -97,6 +98,22 @@ def test_ctrl_c_is_no_failure_of_the_job(state: SweepState) -> None:
     with pytest.raises(KeyboardInterrupt):
         run_job(raising(KeyboardInterrupt()), SimpleNamespace(runs="runs"))  # type: ignore[arg-type]
     assert state.outcome(3) is None
+
+
+def test_ctrl_c_that_something_made_an_error_of_is_no_failure(state: SweepState) -> None:
+    """As an import does that is interrupted; Lightning, too, makes a SystemExit of it and ignores the next."""
+
+    def interrupted(_: object) -> None:
+        try:
+            signal.raise_signal(signal.SIGINT)
+        except KeyboardInterrupt as error:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            raise ImportError("half of a module") from error
+
+    with pytest.raises(KeyboardInterrupt):
+        run_job(interrupted, SimpleNamespace(runs="runs"))  # type: ignore[arg-type]
+    assert state.outcome(3) is None
+    assert signal.getsignal(signal.SIGINT) == signal.default_int_handler
 
 
 def test_made_found_and_settled(state: SweepState, tmp_path: Path) -> None:

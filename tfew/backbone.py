@@ -101,7 +101,7 @@ def shape_of(arch: Mapping[str, Any], rows: int = 0) -> nn.Module:
 def shape_at(path: str, revision: str) -> nn.Module:
     """A checkpoint's model without memory for its weights, from its config.json alone."""
     check_transformers_version()
-    config = _from_pretrained(AutoConfig, path, revision, "model.path")
+    config = checkpoint_config(path, revision)
     kind = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
     try:
         with torch.device("meta"):

@@ -5,14 +5,15 @@ import sys
 import warnings
 from collections.abc import Callable, Sequence
 from functools import partial, wraps
-from typing import Any
+from typing import Any, NoReturn
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import CompactHydraException
+from hydra.errors import CompactHydraException, HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
 
 from tfew.config import CONFIGS, LAUNCHER_NOTE
 from tfew.errors import UserError
@@ -52,6 +53,16 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callabl
         return partial(in_rounds, main)
 
     return decorate
+
+
+def run_script(main: Callable[[Sequence[str]], int]) -> NoReturn:
+    """For a script of many runs: exits with what `main` returns of the arguments, or with one sentence."""
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except (UserError, HydraException, OmegaConfBaseException) as error:
+        sys.exit(str(error))
+    except KeyboardInterrupt:
+        sys.exit("Interrupted. Finished runs are kept; the same command continues.")
 
 
 def overridden(overrides: Sequence[str]) -> list[str]:

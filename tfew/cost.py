@@ -13,6 +13,7 @@ from omegaconf import DictConfig
 from tfew.cli import command
 from tfew.config import CONFIGS, checked, compose, model_name, resolved
 from tfew.errors import UserError, unknown
+from tfew.section import complete
 from tfew.task import tasks_at_hand
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ def cost(config: DictConfig) -> list[dict[str, Any]]:
 
 
 def _one_run(config: DictConfig) -> tuple[list[dict[str, Any]], str]:
-    training, evaluation = tasks_at_hand(config)
+    training, evaluation = tasks_at_hand(complete(config))
 
     from tfew.account import account, as_text
     from tfew.paper.table_1 import papers_lengths
@@ -78,7 +79,7 @@ def _own_lengths(config: DictConfig) -> "tuple[CostLengths, list[str]] | None":
         raise UserError(
             f"table=1 is of one data set at a time, and {config.dataset.name} is a mixture: name one with dataset=."
         )
-    training, evaluation = tasks_at_hand(config)
+    training, evaluation = tasks_at_hand(complete(config))
     if training is None:
         return None
 

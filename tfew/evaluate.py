@@ -42,10 +42,7 @@ def _method_name(config: DictConfig) -> str:
 def _evaluate(config: DictConfig, folder: Path) -> RunRecord:
     evaluation, context = eval_task(config), in_context(config)
     if evaluation is None:
-        raise UserError(
-            f"{config.dataset.name} has no rows to evaluate that the adapter was not trained on: name others with data="
-            " or dataset= (of a mixture, dataset.evaluate=true)."
-        )
+        raise UserError(_nothing_to_evaluate(config))
 
     from tfew.build import attach_saved, build_backbone, build_device, build_encoder, saved_method
     from tfew.evaluation import evaluate_model
@@ -59,12 +56,23 @@ def _evaluate(config: DictConfig, folder: Path) -> RunRecord:
     if method is not None:
         attach_saved(Path(config.adapter), method, model)
 
+    encoder.check_room(evaluation.prompts[0])
     open_run(folder, config)
     if context is not None:
         save_few_shot(context.examples, few_shot_path(folder, config))
     log.info(f"{folder}: {evaluation.rows} rows to evaluate.")
     evaluated = evaluate_model(config, method, model, encoder, evaluation, folder, context)
     return finish(folder, config, "evaluate", _method_name(config), method, model, base_parameters, evaluated)
+
+
+def _nothing_to_evaluate(config: DictConfig) -> str:
+    name = config.dataset.name
+    if config.dataset.get("members") is not None:
+        return (
+            f"dataset.evaluate=false: {name} has nothing to evaluate; name another dataset=, or say"
+            " dataset.evaluate=true."
+        )
+    return f"{name} has no rows to evaluate that the adapter was not trained on: name others with data= or dataset=."
 
 
 @command("evaluate")

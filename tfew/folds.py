@@ -6,6 +6,7 @@ that was stopped goes on with the fold it was in.
 
 import json
 import logging
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -28,7 +29,8 @@ log = logging.getLogger(__name__)
 def cross_validate(config: DictConfig, task: Task, fold_of_row: Sequence[int], folder: Path) -> Evaluated:
     """Trains and evaluates once a fold; writes all held-out predictions into the run's `predictions.jsonl`.
 
-    The metrics are those of all held-out rows together, and `folds`, the accuracy in each.
+    The metrics are those of all held-out rows together, and `folds`, the accuracy in each; the seconds are those of
+    training, too.
     """
     parts, predictions = [], []
     for fold in range(config.folds):
@@ -53,15 +55,17 @@ def _one_fold(config: DictConfig, training: Task, held_out: Task, folder: Path) 
     if (folder / FOLD_FILE).is_file():
         log.info(f"{folder} is finished; skipped.")
         return Evaluated(**json.loads((folder / FOLD_FILE).read_text(encoding="utf-8")))
+    started = time.monotonic()
     folder.mkdir(exist_ok=True)
     built = build_trainable(config)
     fit(config, built.method, built.model, built.encoder, training, folder)
     evaluated = evaluate_model(config, built.method, built.model, built.encoder, held_out, folder)
+    evaluated = replace(evaluated, seconds=time.monotonic() - started)
     write_atomically(folder / FOLD_FILE, json.dumps(asdict(evaluated)) + "\n")
     remove_checkpoints(folder)
     return evaluated
 
 
 def _read(folder: Path, fold: int) -> list[Prediction]:
-    lines = (folder / PREDICTIONS_FILE).read_text(encoding="utf-8").splitlines()
-    return [replace(Prediction.from_json(line), fold=fold) for line in lines]
+    with (folder / PREDICTIONS_FILE).open(encoding="utf-8") as lines:
+        return [replace(Prediction.from_json(line), fold=fold) for line in lines]

@@ -80,10 +80,20 @@ def make_plan(
     adapter_bytes = _bytes(model) - weight_bytes
     model = without_numbers(model, device)
     trained = list(adapter_parameters(model).values()) if trains else []
-    optimizer = optimizer_bytes(trained, _make_optimizer(config))
+    optimizer = _optimizer_bytes(config, trained)
     gradient_bytes = sum(parameter.nbytes for parameter in trained)
     fixed = Fixed(weight_bytes, adapter_bytes, gradient_bytes, optimizer.state)
     return Plan(parameters, model, method, fixed, device, dtype, uses_autocast(config, device, method), optimizer)
+
+
+def _optimizer_bytes(config: DictConfig, trained: list[nn.Parameter]) -> OptimizerBytes:
+    try:
+        return optimizer_bytes(trained, _make_optimizer(config))
+    except UserError:
+        raise
+    except Exception as error:  # an optimiser of the user's own may need numbers
+        log.info(f"Note: what {config.optimizer._target_} keeps cannot be foreseen and is not counted: {error}")
+        return OptimizerBytes(0, 0)
 
 
 def make_recipe(config: DictConfig, autocast: bool) -> Recipe:
@@ -156,7 +166,7 @@ def check_memory(
         room = memory.free_bytes - plan.fixed.total_bytes
         if all(rough_bytes(plan.model, batch, config.engine) < room for batch in batches.values()):
             return
-        counted = dry_runs(config, plan, batches)
+        counted = dry_runs(config, plan, batches) if room > 0 else {}  # else it is known to be too much already
     except UserError:
         raise
     except Exception as error:  # whatever needs numbers that a shape has not: no reason not to run it

@@ -8,7 +8,7 @@ windows again, and with them the same batches and the very same file.
 import json
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, TextIO
 
@@ -24,13 +24,14 @@ from tfew.result_rows import ResultRows
 WINDOW_BATCHES = 32
 WINDOW_CHARACTERS = 2**22  # of the texts of a window: a few long rows are a window, too
 SHOWN_BAD_ROWS = 5
+OWN = "a choice of the row's own"
 
 
 @dataclass
 class Progress:
     """How far it came: rows labelled, rows that could not be, and how often each task's labels were given.
 
-    `earlier`: rows of both kinds before this start.
+    Choices of rows' own are counted together, as OWN. `earlier`: rows of both kinds before this start.
     """
 
     place: Place = field(default_factory=Place)
@@ -50,11 +51,13 @@ class Progress:
     def rows(self) -> int:
         return self.labelled + self.bad
 
-    def count(self, labelled: Sequence[Labelled]) -> None:
+    def count(self, labelled: Sequence[Labelled], with_labels: Collection[str]) -> None:
+        """`with_labels`: the tasks whose rows all have the same labels."""
         self.labelled += len(labelled)
         for row in labelled:
             counts = self.labels.setdefault(row.task, {})
-            counts[row.label] = counts.get(row.label, 0) + 1
+            label = row.label if row.task in with_labels else OWN
+            counts[label] = counts.get(label, 0) + 1
 
 
 class Labelling:
@@ -67,6 +70,7 @@ class Labelling:
     ) -> None:  # fmt: skip
         self.predictor, self.stream, self.results, self.name = predictor, stream, results, name
         self.task_column, self.skip = task_column, skip
+        self.with_labels = {name for name, labeller in predictor.tasks.items() if labeller.labels is not None}
         self.window_rows = predictor.batch_size * (1 if at_once else WINDOW_BATCHES)
 
     def into(self, file: PartialFile) -> Progress:
@@ -115,7 +119,7 @@ class Labelling:
                 bad.append(self._bad(row, found))
         labelled = self.predictor.answer([found for _, found in good])
         text = self.results.text([row.row or {} for row, _ in good], labelled, first=not progress.labelled)
-        progress.count(labelled)
+        progress.count(labelled, self.with_labels)
         progress.bad += len(bad)
         progress.place = window[-1].place
         return text if good else "", bad

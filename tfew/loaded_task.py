@@ -59,7 +59,7 @@ def load_task(name: str, settings: DictConfig, folder: Path | None, encoder: Enc
     spec, norm = load_spec(settings), str(settings.score.norm)
     temperature = None if folder is None else load_temperature(folder, norm)
     if temperature is None:
-        why = "no temperature was fitted" if folder is not None else "there is no adapter"
+        why = "its run had too few held-out rows, or none" if folder is not None else "there is no adapter"
         log.info(f"Note: probabilities of {name} are not calibrated: {why} (score.norm={norm}).")
     templates = train_templates(settings, spec)
     if not templates:

@@ -47,7 +47,7 @@ def counting_kept(model: nn.Module, limit_bytes: float | None = None) -> Iterato
             kept.bytes += storage.nbytes()
             if limit_bytes is not None and kept.bytes > limit_bytes:
                 raise OverBudgetError(f"{kept.bytes:,} bytes would be kept, the budget is {limit_bytes:,.0f}")
-        return tensor
+        return tensor.detach()  # an operation that kept its own output would never be freed, unless by a backward pass
 
     with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
         yield kept

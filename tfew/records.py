@@ -38,11 +38,13 @@ class RunRecord:
     method: str  # or ZERO_SHOT
     loss: str
     dataset: str
-    split: str
+    split: str  # eval, or folds: all training rows, each held out in one fold of a cross-validation
     few_shot_seed: int
     seed: int
     # accuracy (median over templates), accuracy_iqr, chance, templates: {name: {...}}; of a mixture, members: {name:
-    # {...}}, and accuracy and chance are means over them; training on one adds final_loss, the mean of the last tenth
+    # {...}}, and accuracy and chance are means over them; final_loss, the mean of the last tenth of training, of a
+    # mixture and where nothing was evaluated; of one template accuracy_interval; of data with classes f1_macro, and of
+    # one template classes: {name: {precision, recall, f1, rows, predicted}}, confusion, majority; folds: accuracies
     metrics: dict[str, Any]
     counts: dict[str, int]  # evaluated rows, prompts, prompts cut at max_tokens, templates that rendered empty
     parameters: dict[str, int]  # trainable (what the adapter consists of), trained (what training moves), total (base)

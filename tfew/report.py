@@ -48,7 +48,7 @@ def finish(
         method=method_name,
         loss=config.loss.name,
         dataset=config.dataset.name,
-        split="eval",
+        split="folds" if evaluated and "folds" in evaluated.metrics else "eval",
         few_shot_seed=config.few_shot_seed,
         seed=config.seed,
         metrics={
@@ -133,6 +133,7 @@ def _print_labels(metrics: Mapping[str, Any], rows: int) -> None:
     if "classes" in metrics:
         print(f"  macro-F1 {100 * metrics['f1_macro']:.1f} %\n")
         print("\n".join(f"  {line}".rstrip() for line in [*by_label(metrics), "", *confusions(metrics), ""]))
+    print(_probabilities(metrics["calibration"]))
     for sentence in doubts(metrics, rows):
         print(f"  {sentence}")
 

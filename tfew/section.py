@@ -43,6 +43,8 @@ def complete(config: DictConfig) -> DictConfig:
 
 def on_all_rows(config: DictConfig) -> DictConfig:
     """The same; where nothing is held out to evaluate on, the training rows are, for a model not trained on them."""
+    if config.dataset.get("members") is not None:  # of a mixture, members say what they are evaluated on
+        return config
     spec = DatasetSpec.from_config(resolved(config.dataset))
     if not has_split(spec, "eval"):
         for source in ("files", "hub", "rows"):
@@ -172,8 +174,9 @@ def _load(config: DictConfig) -> tuple[Table, dict[str, Any]]:
         table = read_table(path)
         described = {"formats": table.formats, "table": {"sha256": file_hash(path)}}
         return table, {"files": files, "hub": None, **described}
-    source = {**resolved(config.dataset.hub), "id": data}
-    return hub_table(source, "train"), {"hub": source}
+    usual = {"config": None, "revision": "main", "train": "train", "eval": None}
+    source = {**(usual if config.dataset.hub is None else resolved(config.dataset.hub)), "id": data}
+    return hub_table(source, "train"), {"files": {"train": [], "eval": []}, "hub": source, "table": {"sha256": None}}
 
 
 def _read_template(template: str) -> str:

@@ -161,7 +161,7 @@ def local_task(config: DictConfig, spec: MixtureSpec) -> Task | None:
 
 
 def tasks_at_hand(config: DictConfig) -> tuple[Task | None, Task | None]:
-    """What can be trained on and evaluated on here and now: from `data_dir=`, or made in process; never from the Hub.
+    """What can be trained on and evaluated on here and now: from `data_dir=`, `data=`, or made in process.
 
     Two times None where no data are named; raises UserError where they are and there are none to train on.
     """
@@ -169,9 +169,10 @@ def tasks_at_hand(config: DictConfig) -> tuple[Task | None, Task | None]:
     if mixture is not None:
         return local_task(config, mixture), None
     spec = load_spec(config)
-    if data_dir is None and spec.generator is None:
+    if data_dir is None and spec.generator is None and spec.table is None:
         return None, None
-    return train_task(config), eval_task(config) if is_local(spec, "eval", data_dir) else None
+    at_hand = spec.table is not None or is_local(spec, "eval", data_dir)
+    return train_task(config), eval_task(config) if at_hand else None
 
 
 def eval_task(config: DictConfig) -> Task | None:

@@ -85,11 +85,13 @@ def train_together(configs: Sequence[DictConfig]) -> list[RunRecord]:
 def _make(jobs: Sequence[Job]) -> None:
     # heavy imports only now: all configurations and data are known to be good
     from tfew.build import build_backbone, build_device, build_encoder, build_method
+    from tfew.forecast import check_memory
     from tfew.methods.bank import without_tasks
     from tfew.methods.base import attach
 
     first = jobs[0].config
     device, method, encoder = build_device(first), build_method(first), build_encoder(first)
+    check_memory(first, device, method, encoder, jobs[0].training, jobs[0].evaluation)  # the others come on top
     model = build_backbone(first, encoder.tokenizer, device, method)
     base_parameters = sum(parameter.numel() for parameter in model.parameters())
     members = [_member(job, method, model, encoder) for job in jobs]

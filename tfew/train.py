@@ -44,6 +44,8 @@ def _train(config: DictConfig, folder: Path) -> RunRecord:
     from tfew.forecast import check_memory
 
     encoder = build_encoder(config)
+    if training.mixture is None:
+        encoder.check_room(training.prompts[0])
     check_memory(config, build_device(config), build_method(config), encoder, training, evaluation)
     built = build_trainable(config, encoder)
     open_run(folder, config)

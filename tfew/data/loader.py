@@ -112,21 +112,37 @@ class Encoder:
             ids = [self.tokenizer.eos_token_id if start is None else start]
         return ids[: self.max_tokens], max(0, len(ids) - self.max_tokens)
 
+    def check_room(self, prompts: Sequence[Prompt]) -> None:
+        """Raises UserError where the parts that are never cut would leave nothing of those that may be."""
+        for prompt in prompts:
+            if prompt.cuttable:
+                self._room(prompt, self._pieces(prompt))
+
     def _fitted(self, prompt: Prompt) -> list[int]:
         """The input's tokens, of which its cuttable parts give up what is too many; each part is tokenised alone."""
+        pieces = self._pieces(prompt)
+        most = even_limit([len(part) for part in pieces[1::2]], self._room(prompt, pieces))
+        ids = itertools.chain.from_iterable(part[:most] if number % 2 else part for number, part in enumerate(pieces))
+        return [*ids, *self._ends()]
+
+    def _pieces(self, prompt: Prompt) -> list[list[int]]:
+        """Tokens of the parts: by turns one that is kept and one that may be cut."""
         bounds = [0, *(place for span in prompt.cuttable for place in span), len(prompt.input)]
-        pieces = [prompt.input[start:end] for start, end in itertools.pairwise(bounds)]
-        ids = self.tokenizer(pieces, add_special_tokens=False)["input_ids"]
-        ends = [] if self.decoder_only else [self.tokenizer.eos_token_id]
-        kept = sum(map(len, ids[::2])) + len(ends)
-        most = even_limit([len(part) for part in ids[1::2]], self.max_tokens - kept)
-        if most < 1:
+        texts = [prompt.input[start:end] for start, end in itertools.pairwise(bounds)]
+        return list(self.tokenizer(texts, add_special_tokens=False)["input_ids"])
+
+    def _ends(self) -> list[int]:
+        return [] if self.decoder_only else [self.tokenizer.eos_token_id]
+
+    def _room(self, prompt: Prompt, pieces: Sequence[Sequence[int]]) -> int:
+        """Tokens that are left for what may be cut, at least one for each part."""
+        kept = sum(map(len, pieces[::2])) + len(self._ends())
+        if self.max_tokens - kept < len(prompt.cuttable):
             raise UserError(
                 f"Template {prompt.template!r} of {prompt.dataset} has {kept} tokens besides the texts that may be cut,"
                 f" which leaves nothing of them: max_tokens={self.max_tokens} is too small."
             )
-        parts = [part if number % 2 == 0 else part[:most] for number, part in enumerate(ids)]
-        return [*itertools.chain.from_iterable(parts), *ends]
+        return self.max_tokens - kept
 
     def _tokenized_choices(self, texts: Sequence[str]) -> list[list[int]]:
         if not texts:

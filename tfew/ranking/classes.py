@@ -1,6 +1,6 @@
 """Numbers for labels that mean the same in every row: confusion, precision, recall, F1, and how sure an accuracy is.
 
-Definitions are scikit-learn's, which RAFT's leaderboard uses, too.
+Definitions are scikit-learn's.
 """
 
 from collections import defaultdict

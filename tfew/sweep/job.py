@@ -2,9 +2,12 @@
 
 import contextlib
 import gc
+import signal
+import threading
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
@@ -38,7 +41,7 @@ def run_job(function: Callable[[DictConfig], Any], config: DictConfig) -> Any:
 
 
 def _attempt(function: Callable[[DictConfig], Any], config: DictConfig, log: Path, mark: Path) -> tuple[Any, Outcome]:
-    with _printing_to(log):
+    with _printing_to(log), _interrupts() as interrupts:
         try:
             result = function(config)
             return result, _outcome(result, config, mark)
@@ -47,6 +50,8 @@ def _attempt(function: Callable[[DictConfig], Any], config: DictConfig, log: Pat
         except UserError as error:
             return None, Outcome(FAILED, error=str(error))
         except (Exception, SystemExit) as error:  # a job may fail in any way; the others are none of its business
+            if interrupts:
+                raise KeyboardInterrupt from error
             traceback.print_exc()
             return None, Outcome(FAILED, error=f"{type(error).__name__}: {' '.join(str(error).split())}")
 
@@ -58,6 +63,26 @@ def _outcome(result: Any, config: DictConfig, mark: Path) -> Outcome:
     # two times of one file system, which need not be the time of this machine
     finished_before = (folder / RECORD_FILE).stat().st_mtime < mark.stat().st_mtime
     return Outcome(FOUND if finished_before else MADE, str(folder))
+
+
+@contextlib.contextmanager
+def _interrupts() -> Iterator[list[int]]:
+    """Grows with each Ctrl-C: an import that one meets, or a clean-up, makes an error of another name of it."""
+    received: list[int] = []
+    before = signal.getsignal(signal.SIGINT)
+
+    def note(number: int, frame: FrameType | None) -> None:
+        received.append(number)
+        signal.default_int_handler(number, frame)
+
+    if threading.current_thread() is not threading.main_thread() or before != signal.default_int_handler:
+        yield received  # somebody else's affair, and in a thread nothing is ever interrupted
+        return
+    signal.signal(signal.SIGINT, note)
+    try:
+        yield received
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 @contextlib.contextmanager
