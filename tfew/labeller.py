@@ -56,6 +56,15 @@ class Labeller:
         return tuple(self._templates)
 
     @property
+    def columns(self) -> tuple[str, ...]:
+        """What a row needs: the columns that the data set names, or where it names none, what the templates show."""
+        if self.spec.columns:
+            return self.spec.columns
+        shown = frozenset[str]().union(*(template.columns for template in self._templates.values()))
+        label = () if self.spec.label is None else (self.spec.label.column,)
+        return tuple(sorted(shown - {"answer_choices", *label}))
+
+    @property
     def text_column(self) -> str | None:
         """The column that a row of plain text is; None where there are several, or none is named."""
         return self.spec.columns[0] if len(self.spec.columns) == 1 else None

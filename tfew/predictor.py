@@ -109,13 +109,14 @@ class Predictor:
             scalings = method.scalings(self.model, load_weights(folder))
         except UserError as error:
             raise UserError(f"{folder}: {error}") from error
-        self._tasks[name] = replace(task, place=self._bank.add(scalings))
+        # a new dict each time: another thread may be reading `tasks`
+        self._tasks = {**self._tasks, name: replace(task, place=self._bank.add(scalings))}
 
     def remove(self, name: str) -> None:
         task = self._known(name)
         if self._bank is None or task.place is None:
             raise UserError("This predictor is of one adapter, which cannot be taken out of it.")
-        del self._tasks[name]
+        self._tasks = {other: found for other, found in self._tasks.items() if other != name}
         self._bank.remove(task.place)
 
     def prepare(self, rows: Sequence[tuple[int, str | None, Row]]) -> list[Prepared | UserError]:

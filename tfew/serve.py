@@ -14,7 +14,7 @@ from tfew.errors import UserError
 from tfew.tasks_file import task_folders
 
 if TYPE_CHECKING:
-    from tfew.service.app import Limits
+    from tfew.service.limits import Limits
 
 log = logging.getLogger("tfew.serve")  # __name__ is __main__ under python -m
 LOCAL = ("localhost", "127.0.0.1", "[::1]")
@@ -51,7 +51,7 @@ def serve(config: DictConfig, overrides: Sequence[str] = ()) -> None:
 
 
 def _limits(config: DictConfig) -> "Limits":
-    from tfew.service.app import Limits
+    from tfew.service.limits import Limits
 
     return Limits(
         most_items=config.max_items,

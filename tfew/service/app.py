@@ -2,9 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -14,24 +13,26 @@ from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from tfew.errors import UserError
-from tfew.service.limits import BodyLimit
+from tfew.service.limits import BodyLimit, Limits
 from tfew.service.messages import (
     Health,
-    Item,
     Label,
     NewTask,
+    OneOrMany,
     PredictRequest,
     PredictResponse,
     Problem,
     TaskDescription,
+    in_words,
 )
-from tfew.service.metrics import Metrics
+from tfew.service.metrics import Counting, Metrics
 from tfew.service.queue import Answer, ClosedError, FullError, LabelQueue
 from tfew.service.table import read_table, written_table
 
 PAGE = Path(__file__).with_name("page.html")
 PROBLEMS: dict[int | str, dict[str, Any]] = {
     404: {"model": Problem, "description": "no such task"},
+    408: {"model": Problem, "description": "the body did not come in time"},
     413: {"model": Problem, "description": "body or number of items too large"},
     422: {"model": Problem, "description": "not what was asked for, or a row that cannot be labelled"},
     429: {"model": Problem, "description": "too many rows are waiting already"},
@@ -45,43 +46,24 @@ PAGE_POLICY = (
 )
 
 
-@dataclass(frozen=True)
-class Limits:
-    """`manage`: the folder below which adapters may be added over HTTP; None: none may."""
-
-    most_items: int
-    most_body_bytes: int
-    timeout_seconds: float
-    hosts: tuple[str, ...]
-    manage: Path | None
-
-
 def make_app(queue: LabelQueue, metrics: Metrics, limits: Limits) -> FastAPI:
     what = "Labels and probabilities by adapters of many tasks on one model."
     app = FastAPI(title="tfew", description=what, docs_url=None, redoc_url=None)
-    app.add_middleware(BodyLimit, most_bytes=limits.most_body_bytes)
+    app.add_middleware(BodyLimit, most_bytes=limits.most_body_bytes, most_seconds=limits.timeout_seconds)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(limits.hosts))  # a page elsewhere cannot reach it
+    app.add_middleware(Counting, metrics=metrics)
     service = _Service(queue, limits)
-
-    @app.middleware("http")
-    async def counted(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
-        started = time.monotonic()
-        response = await call_next(request)
-        metrics.saw_request(request, response.status_code, time.monotonic() - started)
-        return response
 
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"] if part != "body")
-        return JSONResponse({"detail": f"{where or 'body'}: {first['msg']}."}, status_code=422)
+        return JSONResponse({"detail": in_words(error.errors()[0])}, status_code=422)
 
     @app.get("/", response_class=HTMLResponse, include_in_schema=False)
     async def page() -> HTMLResponse:
         return HTMLResponse(PAGE.read_text(encoding="utf-8"), headers={"content-security-policy": PAGE_POLICY})
 
     @app.post("/predict", responses=PROBLEMS)
-    async def predict(request: PredictRequest | Item) -> PredictResponse:
+    async def predict(request: OneOrMany) -> PredictResponse:
         """Labels one item, or many of any mix of tasks."""
         many = request if isinstance(request, PredictRequest) else PredictRequest(items=[request], inputs=False)
         started = time.monotonic()
@@ -123,7 +105,7 @@ def make_app(queue: LabelQueue, metrics: Metrics, limits: Limits) -> FastAPI:
     @app.delete("/tasks/{name}", status_code=204, responses={**PROBLEMS, 403: {"model": Problem}})
     async def remove_task(name: str) -> None:
         service.managed(".")
-        service.known(name)
+        service.check_known([name])
         with service.accepted():
             await service.change(lambda: queue.predictor.remove(name))
 
@@ -153,34 +135,34 @@ class _Service:
             try:
                 stack.enter_context(self.queue.accepted())
             except ClosedError:
-                _refuse(503, "The service is ending.")
+                _refuse(503, "The service is ending.", connection="close")
             yield
 
     async def answers(self, rows: Sequence[tuple[str | None, Any]], earlier: int = 0) -> list[Answer]:
         """`earlier`: rows of the same table that were answered before, for the numbers in messages."""
         if len(rows) > self.limits.most_items:
             raise HTTPException(413, f"{len(rows):,} items are more than {self.limits.most_items:,} (max_items=).")
-        for task in dict.fromkeys(task for task, _ in rows):
-            self.known(task)
+        self.check_known(task for task, _ in rows)
         found = await self._in_time(self.queue.label(rows))
         for number, answer in enumerate(found, start=1 + earlier):
             if isinstance(answer, UserError):
                 raise HTTPException(422, f"Item {number}: {answer}")
         return [answer for answer in found if isinstance(answer, Answer)]
 
-    def known(self, task: str | None) -> None:
+    def check_known(self, names: Iterable[str | None]) -> None:
         tasks = self.queue.predictor.tasks
-        if task is None and len(tasks) != 1:
-            raise HTTPException(422, f"task is missing, and there are {len(tasks)}: GET /tasks names them.")
-        if task is not None and task not in tasks:
-            raise HTTPException(404, f"There is no task {task[:100]!r}: GET /tasks names those that are there.")
+        for name in dict.fromkeys(names):
+            if name is None and len(tasks) != 1:
+                raise HTTPException(422, f"task is missing, and there are {len(tasks)}: GET /tasks names them.")
+            if name is not None and name not in tasks:
+                raise HTTPException(404, f"There is no task {name[:100]!r}: GET /tasks names those that are there.")
 
     def tasks(self) -> list[TaskDescription]:
         return [
             TaskDescription(
                 name=name,
                 labels=None if labeller.labels is None else list(labeller.labels),
-                columns=list(labeller.spec.columns),
+                columns=list(labeller.columns),
                 text_column=labeller.text_column,
                 templates=list(labeller.templates),
             )
@@ -211,8 +193,8 @@ class _Service:
             _refuse(504, f"Not answered within {self.limits.timeout_seconds:g} s (timeout_seconds=).")
 
 
-def _refuse(status: int, why: str) -> NoReturn:
-    raise HTTPException(status, why, headers={"retry-after": "1"})
+def _refuse(status: int, why: str, **headers: str) -> NoReturn:
+    raise HTTPException(status, why, headers={"retry-after": "1", **headers})
 
 
 def _label(answer: Answer, with_inputs: bool) -> Label:

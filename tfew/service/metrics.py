@@ -1,7 +1,10 @@
 """What `GET /metrics` says, in Prometheus' form."""
 
-from fastapi import Request, Response
+import time
+
+from fastapi import Response
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 LATENCIES = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 
@@ -21,9 +24,7 @@ class Metrics:
         self._waiting = Gauge("tfew_waiting_rows", "Rows taken and not answered yet", registry=self._registry)
         self._tasks = Gauge("tfew_tasks", "Tasks that are there", registry=self._registry)
 
-    def saw_request(self, request: Request, status: int, seconds: float) -> None:
-        route = request.scope.get("route")
-        path = getattr(route, "path", "other")  # a label for each path that someone thought up would never end
+    def saw_request(self, path: str, status: int, seconds: float) -> None:
         self._requests.labels(path, str(status)).inc()
         self._seconds.labels(path).observe(seconds)
 
@@ -36,3 +37,22 @@ class Metrics:
         self._waiting.set(waiting)
         self._tasks.set(tasks)
         return Response(generate_latest(self._registry), media_type=CONTENT_TYPE_LATEST)
+
+
+class Counting:
+    """ASGI middleware: `metrics` is told of every request, at the beginning of its answer."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self.app, self.metrics = app, metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        started = time.monotonic()
+
+        async def counted(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                # paths by their route: a label for each path that someone thought up would never end
+                path = getattr(scope.get("route"), "path", "other")
+                self.metrics.saw_request(path, message["status"], time.monotonic() - started)
+            await send(message)
+
+        await self.app(scope, receive, counted)

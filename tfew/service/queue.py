@@ -9,7 +9,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -163,13 +163,17 @@ class LabelQueue:
         started = time.monotonic()
         rows = [(number, task, row) for work in batch for number, (task, row) in enumerate(work.rows, start=1)]
         answers, error = _attempt(lambda: answered(self.predictor, rows))
+        if error is not None and len(batch) > 1:  # whose it is bears it alone
+            for work in batch:
+                self._label([work])
+            return
+        with self._changed:
+            self._unanswered -= len(rows)
+        self._observe(len(rows), time.monotonic() - started)
         given = iter(answers or [])
         for work in batch:
             result = None if error is not None else [next(given) for _ in work.rows]
             _settle(work.loop, work.future, result, error)
-        with self._changed:
-            self._unanswered -= len(rows)
-        self._observe(len(rows), time.monotonic() - started)
 
 
 def answered(predictor: "Predictor", rows: Sequence[tuple[int, str | None, Any]]) -> list[Answer | UserError]:
@@ -201,4 +205,5 @@ def _settle(
         else:
             future.set_result(result)
 
-    loop.call_soon_threadsafe(settle)
+    with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+        loop.call_soon_threadsafe(settle)

@@ -47,7 +47,9 @@ def written_table(columns: Sequence[str], rows: Sequence[dict[str, str]], answer
 
 def _free_names(columns: Sequence[str]) -> Iterator[str]:
     for name in (LABEL, PROBABILITY):
-        yield name if name not in columns else f"predicted_{name}"
+        while name in columns:
+            name = f"predicted_{name}"
+        yield name
 
 
 def _delimiter(text: str) -> str:
