@@ -329,7 +329,7 @@ def test_a_body_that_does_not_come_is_not_waited_for() -> None:
 def test_a_thousand_tasks_at_once(runs: dict[str, Path], predictor: Predictor, tmp_path: Path) -> None:
     """Each with vectors of its own: those of a run, and as many made from them as there are places for."""
     many = Predictor.load(runs, "trainer=cpu")
-    (bank,) = [many._bank]
+    bank = many._bank
     assert bank is not None
     template, labeller = many._tasks["complaint"], many._tasks["complaint"].labeller
     method = saved_method(runs["complaint"], settings_of(many._config, (), runs["complaint"]))[1]
@@ -355,13 +355,14 @@ def test_a_thousand_tasks_at_once(runs: dict[str, Path], predictor: Predictor, t
     assert by_task["complaint"] == pytest.approx(found.probability, abs=1e-5)
     assert by_task["task 0"] == pytest.approx(found.probability, abs=1e-5)
     assert len({round(value, 7) for value in by_task.values()}) > 150, "each has its own vectors"
+    alone = Predictor.load(runs, "trainer=cpu")
+    assert alone._bank is not None
     for number in (4, 500, 996):  # and they are the right ones: the model with these alone
         scaled = {name: 1 + (1 + number / 100) * (value - 1) for name, value in weights.items()}
-        alone = Predictor.load(runs, "trainer=cpu")
-        assert alone._bank is not None
         place = alone._bank.add(method.scalings(alone.model, scaled))
         alone._tasks["complaint"] = replace(template, place=place)
         (found,) = alone([row], ["complaint"])
+        alone._bank.remove(place)
         assert by_task[f"task {number}"] == pytest.approx(found.probabilities[_label_of(labels, number)], abs=1e-5)
 
 

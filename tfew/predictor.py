@@ -150,6 +150,14 @@ class Predictor:
         predictions = iter(by_position[position] for position in range(len(flat)))
         return [self._labelled(row, [next(predictions) for _ in row.prompts]) for row in prepared]
 
+    def inputs(self, prepared: Prepared) -> list[str]:
+        """What the model is shown for a row: its prompts, one for each template, cut where they are too long."""
+        decode = self._encoder.tokenizer.decode
+        return [
+            decode(encoded.input_ids, skip_special_tokens=True) if encoded.cut_tokens else prompt.input
+            for prompt, encoded in zip(prepared.prompts, prepared.encoded, strict=True)
+        ]
+
     def fingerprint(self) -> dict[str, Any]:
         """All that the numbers depend on, but for the rows."""
         settings = self._settings

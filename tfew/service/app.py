@@ -5,7 +5,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from fastapi import FastAPI, HTTPException, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -29,6 +29,9 @@ from tfew.service.metrics import Counting, Metrics
 from tfew.service.queue import Answer, ClosedError, FullError, LabelQueue
 from tfew.service.table import read_table, written_table
 
+if TYPE_CHECKING:
+    from tfew.labeller import Labelled
+
 PAGE = Path(__file__).with_name("page.html")
 PROBLEMS: dict[int | str, dict[str, Any]] = {
     404: {"model": Problem, "description": "no such task"},
@@ -48,7 +51,7 @@ PAGE_POLICY = (
 
 def make_app(queue: LabelQueue, metrics: Metrics, limits: Limits) -> FastAPI:
     what = "Labels and probabilities by adapters of many tasks on one model."
-    app = FastAPI(title="tfew", description=what, docs_url=None, redoc_url=None)
+    app = FastAPI(title="tfew", description=what, docs_url=None, redoc_url=None)  # their pages come from elsewhere
     app.add_middleware(BodyLimit, most_bytes=limits.most_body_bytes, most_seconds=limits.timeout_seconds)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(limits.hosts))  # a page elsewhere cannot reach it
     app.add_middleware(Counting, metrics=metrics)
@@ -70,7 +73,10 @@ def make_app(queue: LabelQueue, metrics: Metrics, limits: Limits) -> FastAPI:
         with service.accepted():
             answers = await service.answers([(item.task, item.content) for item in many.items])
         return PredictResponse(
-            labels=[_label(answer, many.inputs) for answer in answers],
+            labels=[
+                _label(answer.labelled, queue.predictor.inputs(answer.prepared) if many.inputs else None)
+                for answer in answers
+            ],
             milliseconds=1000 * (time.monotonic() - started),
         )
 
@@ -197,9 +203,8 @@ def _refuse(status: int, why: str, **headers: str) -> NoReturn:
     raise HTTPException(status, why, headers={"retry-after": "1", **headers})
 
 
-def _label(answer: Answer, with_inputs: bool) -> Label:
-    found = answer.labelled
+def _label(found: "Labelled", inputs: list[str] | None) -> Label:
     return Label(
         task=found.task, label=found.label, probability=found.probability, probabilities=found.probabilities,
-        inputs=list(answer.inputs) if with_inputs else None,
+        inputs=inputs,
     )  # fmt: skip

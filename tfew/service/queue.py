@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Answer:
-    """A row's label, and the inputs that the model was shown for it, one for each template."""
+    """A row's label, and the row as the model was shown it."""
 
     labelled: "Labelled"
-    inputs: tuple[str, ...]
+    prepared: "Prepared"
 
 
 class FullError(Exception):
@@ -181,10 +181,7 @@ def answered(predictor: "Predictor", rows: Sequence[tuple[int, str | None, Any]]
     prepared = predictor.prepare(rows)
     good: list[Prepared] = [row for row in prepared if not isinstance(row, UserError)]
     labelled = iter(predictor.answer(good) if good else [])
-    return [
-        row if isinstance(row, UserError) else Answer(next(labelled), tuple(prompt.input for prompt in row.prompts))
-        for row in prepared
-    ]
+    return [row if isinstance(row, UserError) else Answer(next(labelled), row) for row in prepared]
 
 
 def _attempt(function: Callable[[], Any]) -> tuple[Any, Exception | None]:
