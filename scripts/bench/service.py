@@ -1,8 +1,9 @@
 """The service under load: `python -m scripts.bench.service [requests=10000] [clients=32]`.
 
-Trains eight small tasks on mini-T0 (kept in runs/service), serves them, and asks: mixed tasks from many clients, one
-task from as many, and one request at a time. Every answer is compared with the predictor's own. Prints requests a
-second, latencies, lost and wrong answers, and the server's memory before and after.
+Trains eight small tasks on mini-T0 (kept in runs/service), serves them, and asks the same requests twice, in any order
+and sorted by task, from many clients; then some of them one at a time; then as many clients are in the middle of asking
+when it is told to end. Every answer is compared with the predictor's own. Prints requests a second, latencies, what was
+lost or wrong, and the server's memory.
 """
 
 import json
@@ -13,16 +14,20 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Sequence
-from http.client import HTTPConnection
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
+from tfew.cli import run_script
 from tfew.config import compose
 from tfew.errors import UserError
+from tfew.labeller import Labelled
 from tfew.mini_t0.world import generate
 from tfew.predictor import Predictor
 from tfew.train import train
@@ -30,47 +35,148 @@ from tfew.train import train
 FAMILIES = ("entails", "commits", "consequence", "ending", "blank", "same_sense", "request", "complaint")
 ROWS = 100  # of each task, asked again and again
 PORT = 8765
+TOLERANCE = 1e-5
+Asked = tuple[str, int]  # task, row
+
+
+@dataclass
+class Load:
+    """What came of many requests; `refused`: answered 503."""
+
+    seconds: list[float] = field(default_factory=list)
+    statuses: Counter[int] = field(default_factory=Counter)
+    lost: int = 0
+    largest_difference: float = 0.0
+    took: float = 0.0
+
+    def line(self, title: str) -> str:
+        median, high = np.percentile(self.seconds, [50, 99]) * 1000
+        errors = sum(number for status, number in self.statuses.items() if status != 200)
+        return (
+            f"{title:<22} {self.statuses.total() + self.lost:>6} requests,"
+            f" {len(self.seconds) / self.took:6.1f} a second, median {median:6.1f} ms, 99 % {high:6.1f} ms; {errors} errors, {self.lost} lost,"
+            f" largest difference {self.largest_difference:.1e}"
+        )
+
+
+class Clients:
+    """`rows` and the answers that are `expected` of them, by task."""
+
+    def __init__(
+        self, rows: Mapping[str, Sequence[dict[str, Any]]], expected: Mapping[str, Sequence[Labelled]]
+    ) -> None:
+        self.rows, self.expected = rows, expected
+
+    def load(self, asked: Iterable[Asked], clients: int) -> Load:
+        """Each client asks one request after the other, and stops at a 503 or where nobody is there any more."""
+        load, lock, waiting = Load(), threading.Lock(), iter(asked)
+        started = time.perf_counter()
+
+        def client() -> None:
+            connection = HTTPConnection("127.0.0.1", PORT, timeout=120)
+            while True:
+                with lock:
+                    pair = next(waiting, None)
+                if pair is None or not self._ask(connection, pair, load, lock):
+                    connection.close()
+                    return
+
+        threads = [threading.Thread(target=client) for _ in range(clients)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        load.took = time.perf_counter() - started
+        return load
+
+    def _ask(self, connection: HTTPConnection, pair: Asked, load: Load, lock: threading.Lock) -> bool:
+        task, number = pair
+        body = json.dumps({"task": task, "row": self.rows[task][number]})
+        started = time.perf_counter()
+        try:
+            connection.request("POST", "/predict", body, {"content-type": "application/json"})
+            answer = connection.getresponse()
+            content = json.loads(answer.read())
+        except (OSError, HTTPException, ValueError):
+            with lock:
+                load.lost += 1
+            connection.close()
+            return False
+        with lock:
+            load.statuses[answer.status] += 1
+            if answer.status == 200:
+                load.seconds.append(time.perf_counter() - started)
+                off = difference(content["labels"][0], self.expected[task][number])
+                load.largest_difference = max(load.largest_difference, off)
+        return answer.status != 503
+
+
+def difference(label: Mapping[str, Any], right: Labelled) -> float:
+    return max(abs(label["probabilities"][name] - value) for name, value in right.probabilities.items())
 
 
 def main(arguments: Sequence[str]) -> int:
-    options = {"requests": 10_000, "clients": 32}
-    for argument in arguments:
-        key, _, value = argument.partition("=")
-        if key not in options or not value.isdigit() or int(value) < 1:
-            raise UserError(f"{argument!r} is none of {', '.join(f'{name}=NUMBER' for name in options)}.")
-        options[key] = int(value)
+    options = _options(arguments)
     folders = {family: _trained(family) for family in FAMILIES}
     rows = {family: _rows(family) for family in FAMILIES}
     predictor = Predictor.load(folders, "trainer=cpu")
-    expected = {name: predictor(rows[name], name) for name in FAMILIES}
+    clients = Clients(rows, {name: predictor(rows[name], name) for name in FAMILIES})
     tasks = Path("runs/service/tasks.json")
     tasks.write_text(json.dumps({name: str(path.absolute()) for name, path in folders.items()}), encoding="utf-8")
     command = [sys.executable, "-m", "tfew.serve", f"adapters={tasks}", "trainer=cpu", f"port={PORT}"]
     server = subprocess.Popen(command)
     try:
         _await_server(server)
-        ask = [(name, number) for name in FAMILIES for number in range(ROWS)]
-        source = random.Random(0)
-        mixed = source.choices(ask, k=options["requests"])
-        one = source.choices([pair for pair in ask if pair[0] == "complaint"], k=options["requests"] // 4)
-        before = _memory_bytes(server.pid)
-        for title, asked, clients in (
-            ("mixed tasks", mixed, options["clients"]),
-            ("one task", one, options["clients"]),
-            ("one request at a time", source.choices(ask, k=options["requests"] // 20), 1),
-        ):
-            seconds, lost, wrong, took = _load(asked, clients, rows, expected)
-            median, high = np.percentile(seconds, [50, 99]) * 1000
-            print(
-                f"{title:<22} {len(asked):>6} requests, {clients:>2} clients: {len(asked) / took:7.1f} a second,"
-                f" median {median:6.1f} ms, 99 % {high:6.1f} ms; {lost} lost, {wrong} wrong"
-            )
-        after = _memory_bytes(server.pid)
-        print(f"memory of the server: {before / 1e6:.0f} MB before, {after / 1e6:.0f} MB after")
+        good = _under_load(server, clients, options["requests"], options["clients"])
+        good &= _ending(server, clients, options["clients"])
     finally:
-        server.send_signal(signal.SIGTERM)
+        if server.poll() is None:
+            server.kill()
         server.wait()
-    return 0
+    return 0 if good else 1
+
+
+def _under_load(server: "subprocess.Popen[bytes]", clients: Clients, requests: int, many: int) -> bool:
+    """Prints a line for each kind of load; whether nothing was lost and all was right."""
+    source = random.Random(0)
+    mixed = source.choices([(name, number) for name in FAMILIES for number in range(ROWS)], k=requests)
+    clients.load(mixed[: requests // 20], many)  # what is allocated once is allocated
+    print(f"memory of the server at the start: {_memory_mb(server.pid):.0f} MB", flush=True)
+    loads = []
+    for title, asked, number in (
+        ("mixed tasks", mixed, many),
+        ("one task after another", sorted(mixed), many),
+        ("one request at a time", mixed[: max(1, requests // 10)], 1),
+    ):
+        loads.append(clients.load(tqdm(asked, unit="request", mininterval=1), number))
+        print(loads[-1].line(title), f"memory {_memory_mb(server.pid):.0f} MB", flush=True)
+    rates = [len(load.seconds) / load.took for load in loads]
+    print(
+        f"mixed tasks: {rates[0] / rates[1]:.2f} times one task's rate, {rates[0] / rates[2]:.2f} times one at a time"
+    )
+    all_answered = all(set(load.statuses) == {200} and load.lost == 0 for load in loads)
+    return all_answered and all(load.largest_difference < TOLERANCE for load in loads)
+
+
+def _ending(server: "subprocess.Popen[bytes]", clients: Clients, many: int) -> bool:
+    """SIGTERM while all ask: every request has an answer, labels or 503."""
+    timer = threading.Timer(3.0, server.send_signal, [signal.SIGTERM])
+    timer.start()
+    load = clients.load(iter(lambda: ("complaint", 0), None), many)  # for ever
+    status = server.wait(timeout=60)
+    counts = ", ".join(f"{number} answered {code}" for code, number in sorted(load.statuses.items()))
+    print(f"SIGTERM under load: {counts}, {load.lost} lost; it ended with status {status}")
+    return load.lost == 0 and set(load.statuses) == {200, 503} and status == 0
+
+
+def _options(arguments: Sequence[str]) -> dict[str, int]:
+    options = {"requests": 10_000, "clients": 32}
+    for argument in arguments:
+        key, _, value = argument.partition("=")
+        if key not in options or not value.isdigit() or int(value) < 1:
+            raise UserError(f"{argument!r} is none of {', '.join(f'{name}=NUMBER' for name in options)}.")
+        options[key] = int(value)
+    return options
 
 
 def _trained(family: str) -> Path:
@@ -85,49 +191,10 @@ def _rows(family: str) -> list[dict[str, Any]]:
     return [{key: value for key, value in dict(found[n]).items() if key not in ("label", "idx")} for n in range(ROWS)]
 
 
-def _load(asked: Sequence[tuple[str, int]], clients: int, rows: Any, expected: Any) -> tuple[Any, int, int, float]:
-    """Seconds of each request, how many were lost or answered otherwise than by the predictor, seconds in all."""
-    waiting, lock = iter(tqdm(asked, unit="request", mininterval=1)), threading.Lock()
-    seconds: list[float] = []
-    failures = {"lost": 0, "wrong": 0}
-
-    def client() -> None:
-        connection = HTTPConnection("127.0.0.1", PORT, timeout=120)
-        while True:
-            with lock:
-                pair = next(waiting, None)
-            if pair is None:
-                return
-            name, number = pair
-            started = time.perf_counter()
-            try:
-                body = json.dumps({"task": name, "row": rows[name][number]})
-                connection.request("POST", "/predict", body, {"content-type": "application/json"})
-                answer = connection.getresponse()
-                content = answer.read()
-                (label,) = json.loads(content)["labels"]
-            except (OSError, ValueError, KeyError):
-                failures["lost"] += 1
-                connection.close()
-                continue
-            seconds.append(time.perf_counter() - started)
-            right = expected[name][number]
-            off = max(abs(label["probabilities"][key] - value) for key, value in right.probabilities.items())
-            failures["wrong"] += off > 1e-5
-
-    started = time.perf_counter()
-    threads = [threading.Thread(target=client) for _ in range(clients)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    return seconds, failures["lost"], failures["wrong"], time.perf_counter() - started
-
-
 def _await_server(server: "subprocess.Popen[bytes]") -> None:
     while True:
+        connection = HTTPConnection("127.0.0.1", PORT, timeout=5)
         try:
-            connection = HTTPConnection("127.0.0.1", PORT, timeout=5)
             connection.request("GET", "/healthz")
             if connection.getresponse().status == 200:
                 return
@@ -135,15 +202,14 @@ def _await_server(server: "subprocess.Popen[bytes]") -> None:
             if server.poll() is not None:
                 raise UserError("The service did not start.") from None
             time.sleep(0.2)
+        finally:
+            connection.close()
 
 
-def _memory_bytes(process: int) -> int:
+def _memory_mb(process: int) -> float:
     pages = Path(f"/proc/{process}/statm").read_text(encoding="ascii").split()[1]
-    return int(pages) * os.sysconf("SC_PAGE_SIZE")
+    return int(pages) * os.sysconf("SC_PAGE_SIZE") / 1e6
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main(sys.argv[1:]))
-    except UserError as error:
-        sys.exit(str(error))
+    run_script(main)
