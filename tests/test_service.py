@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import uvicorn
 from starlette.testclient import TestClient
 
 from tests.test_predict import trained, unlabelled
@@ -29,6 +30,7 @@ from tfew.config import compose
 from tfew.errors import UserError
 from tfew.labeller import Labeller
 from tfew.loaded_task import settings_of
+from tfew.methods.bank import Scaling
 from tfew.predictor import Predictor
 from tfew.serve import serve
 from tfew.service.app import make_app
@@ -38,6 +40,8 @@ from tfew.service.queue import ClosedError, FullError, LabelQueue
 from tfew.service.table import read_table
 
 FAMILIES = ("complaint", "request")
+LIMITS = Limits(20, 20_000, 60.0, ("testserver", "127.0.0.1"), None)
+README = Path(__file__).parents[1] / "README.md"
 
 
 @pytest.fixture(scope="module")
@@ -60,12 +64,9 @@ def queue(predictor: Predictor) -> Iterator[LabelQueue]:
 
 
 def client_of(queue: LabelQueue, **changed: Any) -> TestClient:
-    limits = {
-        "most_items": 20, "most_body_bytes": 20_000, "timeout_seconds": 60.0, "hosts": ("testserver",), "manage": None,
-    }  # fmt: skip
     metrics = Metrics()
     queue._observe = metrics.saw_batch
-    return TestClient(make_app(queue, metrics, Limits(**{**limits, **changed})))
+    return TestClient(make_app(queue, metrics, replace(LIMITS, **changed)))
 
 
 def items(number: int) -> list[dict[str, Any]]:
@@ -334,12 +335,11 @@ def test_a_thousand_tasks_at_once(runs: dict[str, Path], predictor: Predictor, t
     template, labeller = many._tasks["complaint"], many._tasks["complaint"].labeller
     method = saved_method(runs["complaint"], settings_of(many._config, (), runs["complaint"]))[1]
     weights = load_weights(runs["complaint"])
+    base = method.scalings(many.model, weights)
     for number in range(998):
-        strength = 1 + number / 100
-        scaled = {name: 1 + strength * (value - 1) for name, value in weights.items()}
-        name = f"task {number}"
+        name, strength = f"task {number}", 1 + number / 100
         own = Labeller(name, labeller.spec, list(labeller._templates.values()), labeller.norm, labeller.temperature)
-        place = bank.add(method.scalings(many.model, scaled))
+        place = bank.add({layer: stronger(scaling, strength) for layer, scaling in base.items()})
         many._tasks[name] = replace(template, labeller=own, place=place)
     queue = LabelQueue(many, most_waiting=2000, batch_rows=64)
     client = client_of(queue, most_items=1000, most_body_bytes=10**6)
@@ -366,6 +366,12 @@ def test_a_thousand_tasks_at_once(runs: dict[str, Path], predictor: Predictor, t
         assert by_task[f"task {number}"] == pytest.approx(found.probabilities[_label_of(labels, number)], abs=1e-5)
 
 
+def stronger(scaling: Scaling, strength: float) -> Scaling:
+    """What (IA)³'s vectors do, with their distance from ones made larger."""
+    sides = (scaling.inputs, scaling.outputs)
+    return Scaling(*(None if factor is None else 1 + strength * (factor - 1) for factor in sides))
+
+
 def _label_of(labels: list[dict[str, Any]], number: int) -> str:
     return next(str(label["label"]) for label in labels if label["task"] == f"task {number}")
 
@@ -386,6 +392,31 @@ def test_who_waits_too_long_is_told(queue: LabelQueue) -> None:
     assert client.post("/predict", json={"task": "t", "text": "a"}).status_code == 503
     assert client.get("/healthz").status_code == 503
     stuck.join()
+
+
+def test_the_client_of_the_readme(queue: LabelQueue, predictor: Predictor, capsys: pytest.CaptureFixture[str]) -> None:
+    server = uvicorn.Server(uvicorn.Config(make_app(queue, Metrics(), LIMITS), port=0, log_level="warning"))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    while not server.started:
+        time.sleep(0.01)
+    port = server.servers[0].sockets[0].getsockname()[1]
+    (code,) = (
+        block
+        for block in re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.S)
+        if "urlopen" in block
+    )
+    assert len(code.splitlines()) <= 10
+    names = {"spam": "complaint", "topic": "request", ":8000": f":{port}"}
+    try:
+        exec(re.sub("spam|topic|:8000", lambda found: names[found.group()], code), {})
+    finally:
+        server.should_exit = True
+        thread.join()
+    found = predictor([{"text": "win a prize"}, {"text": "rain in may"}], ["complaint", "request"])
+    printed = [line.rsplit(" ", 1) for line in capsys.readouterr().out.splitlines()]
+    assert [words for words, _ in printed] == [f"{right.task} {right.label}" for right in found]
+    assert [float(number) for _, number in printed] == pytest.approx([right.probability for right in found], abs=1e-5)
 
 
 def test_the_page_brings_all_it_needs(queue: LabelQueue) -> None:

@@ -52,9 +52,10 @@ class Load:
     def line(self, title: str) -> str:
         median, high = np.percentile(self.seconds, [50, 99]) * 1000
         errors = sum(number for status, number in self.statuses.items() if status != 200)
+        rate = len(self.seconds) / self.took
         return (
-            f"{title:<22} {self.statuses.total() + self.lost:>6} requests,"
-            f" {len(self.seconds) / self.took:6.1f} a second, median {median:6.1f} ms, 99 % {high:6.1f} ms; {errors} errors, {self.lost} lost,"
+            f"{title:<22} {self.statuses.total() + self.lost:>6} requests, {rate:6.1f} a second,"
+            f" median {median:6.1f} ms, 99 % {high:6.1f} ms; {errors} errors, {self.lost} lost,"
             f" largest difference {self.largest_difference:.1e}"
         )
 
