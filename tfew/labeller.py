@@ -66,7 +66,7 @@ class Labeller:
 
     @property
     def text_column(self) -> str | None:
-        """The column that a row of plain text is; None where there are several, or none is named."""
+        """The column that a row of plain text is; None where there are several, or none."""
         return self.columns[0] if len(self.columns) == 1 else None
 
     def prompts(self, number: int, row: Mapping[str, Any] | str) -> list[Prompt]:
@@ -100,7 +100,7 @@ class Labeller:
         if not isinstance(row, str):
             return {key: value for key, value in row.items() if key != "idx"}  # rows are numbered here
         if self.text_column is None:
-            columns = f"has columns: {some(self.columns)}" if self.columns else "names its columns"
+            columns = f"has columns: {some(self.columns)}"
             raise UserError(f"{self.task}, row {number}: a row of {self.spec.name} is no plain text but {columns}.")
         return {self.text_column: row}
 
