@@ -1,8 +1,8 @@
 """The service under load: `python -m scripts.bench.service [requests=10000] [clients=32]`.
 
-Trains eight small tasks on mini-T0 (kept in runs/service), serves them, and asks the same requests twice, in any order
-and sorted by task, from many clients; then some of them one at a time; then as many clients are in the middle of asking
-when it is told to end. Every answer is compared with the predictor's own. Prints requests a second, latencies, what was
+Trains eight small tasks on mini-T0 (kept in runs/service), serves them, and asks by turns from many clients, requests of all
+tasks in any order and sorted by task, and from one client, one at a time; at last many are in the middle of asking when
+it is told to end. Every answer is compared with the predictor's own. Prints requests a second, latencies, what was
 lost or wrong, and the server's memory.
 """
 
@@ -34,6 +34,7 @@ from tfew.train import train
 
 FAMILIES = ("entails", "commits", "consequence", "ending", "blank", "same_sense", "request", "complaint")
 ROWS = 100  # of each task, asked again and again
+ROUNDS = 10
 PORT = 8765
 TOLERANCE = 1e-5
 Asked = tuple[str, int]  # task, row
@@ -49,12 +50,22 @@ class Load:
     largest_difference: float = 0.0
     took: float = 0.0
 
+    @property
+    def rate(self) -> float:
+        return len(self.seconds) / self.took
+
+    def add(self, other: "Load") -> None:
+        self.seconds += other.seconds
+        self.statuses += other.statuses
+        self.lost += other.lost
+        self.largest_difference = max(self.largest_difference, other.largest_difference)
+        self.took += other.took
+
     def line(self, title: str) -> str:
         median, high = np.percentile(self.seconds, [50, 99]) * 1000
         errors = sum(number for status, number in self.statuses.items() if status != 200)
-        rate = len(self.seconds) / self.took
         return (
-            f"{title:<22} {self.statuses.total() + self.lost:>6} requests, {rate:6.1f} a second,"
+            f"{title:<22} {self.statuses.total() + self.lost:>6} requests, {self.rate:6.1f} a second,"
             f" median {median:6.1f} ms, 99 % {high:6.1f} ms; {errors} errors, {self.lost} lost,"
             f" largest difference {self.largest_difference:.1e}"
         )
@@ -138,25 +149,32 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _under_load(server: "subprocess.Popen[bytes]", clients: Clients, requests: int, many: int) -> bool:
-    """Prints a line for each kind of load; whether nothing was lost and all was right."""
+    """Prints a line for each kind of load; whether nothing was lost and all was right.
+
+    The kinds take turns, so that whatever else the machine does falls on all alike.
+    """
     source = random.Random(0)
-    mixed = source.choices([(name, number) for name in FAMILIES for number in range(ROWS)], k=requests)
-    clients.load(mixed[: requests // 20], many)  # what is allocated once is allocated
-    print(f"memory of the server at the start: {_memory_mb(server.pid):.0f} MB", flush=True)
-    loads = []
-    for title, asked, number in (
-        ("mixed tasks", mixed, many),
-        ("one task after another", sorted(mixed), many),
-        ("one request at a time", mixed[: max(1, requests // 10)], 1),
-    ):
-        loads.append(clients.load(tqdm(asked, unit="request", mininterval=1), number))
-        print(loads[-1].line(title), f"memory {_memory_mb(server.pid):.0f} MB", flush=True)
-    rates = [len(load.seconds) / load.took for load in loads]
+    asked = source.choices([(name, number) for name in FAMILIES for number in range(ROWS)], k=requests)
+    clients.load(asked[: requests // 20], many)  # what is allocated once is allocated
+    memory = [_memory_mb(server.pid)]
+    mixed, sorted_by_task, alone = Load(), Load(), Load()
+    size = -(-requests // ROUNDS)
+    for start in tqdm(range(0, requests, size), unit="round"):
+        part = asked[start : start + size]
+        mixed.add(clients.load(part, many))
+        sorted_by_task.add(clients.load(sorted(part[: -(-size // 2)]), many))
+        alone.add(clients.load(part[: -(-size // 10)], 1))
+        memory.append(_memory_mb(server.pid))
+    loads = {"mixed tasks": mixed, "one task after another": sorted_by_task, "one request at a time": alone}
+    for title, load in loads.items():
+        print(load.line(title))
     print(
-        f"mixed tasks: {rates[0] / rates[1]:.2f} times one task's rate, {rates[0] / rates[2]:.2f} times one at a time"
+        f"mixed tasks: {mixed.rate / sorted_by_task.rate:.2f} times the rate of one task after another,"
+        f" {mixed.rate / alone.rate:.2f} times that of one request at a time"
     )
-    all_answered = all(set(load.statuses) == {200} and load.lost == 0 for load in loads)
-    return all_answered and all(load.largest_difference < TOLERANCE for load in loads)
+    print(f"memory of the server, MB, at the start and after each round: {', '.join(f'{mb:.0f}' for mb in memory)}")
+    all_answered = all(set(load.statuses) == {200} and load.lost == 0 for load in loads.values())
+    return all_answered and all(load.largest_difference < TOLERANCE for load in loads.values())
 
 
 def _ending(server: "subprocess.Popen[bytes]", clients: Clients, many: int) -> bool:
