@@ -110,6 +110,19 @@ def test_one_item_its_inputs_and_what_is_there(queue: LabelQueue) -> None:
     assert {"/predict", "/table", "/tasks", "/healthz", "/metrics"} <= schema["paths"].keys()
 
 
+def test_inputs_are_what_was_sent_not_what_was_cut_off(runs: dict[str, Path]) -> None:
+    short = Predictor.load(runs, "trainer=cpu", "max_tokens=12")
+    queue = LabelQueue(short, 40, 16)
+    item = {"task": "complaint", "text": "the lemon looks poor. " * 20}
+    (found,) = client_of(queue).post("/predict", json={"items": [item], "inputs": True}).json()["labels"]
+    queue.close()
+    queue.join()
+    whole = [prompt.input for prompt in short.tasks["complaint"].prompts(1, item["text"])]
+    for sent, prompt in zip(found["inputs"], whole, strict=True):
+        assert prompt.startswith(sent.strip())
+        assert 10 < len(sent) < len(prompt) / 3
+
+
 def test_requests_that_come_together_share_batches(queue: LabelQueue, predictor: Predictor) -> None:
     batches: list[int] = []
     asked = items(24)

@@ -1,8 +1,8 @@
 """The service under load: `python -m scripts.bench.service [requests=10000] [clients=32]`.
 
-Trains eight small tasks on mini-T0 (kept in runs/service), serves them, and asks by turns from many clients, requests of all
-tasks in any order and sorted by task, and from one client, one at a time; at last many are in the middle of asking when
-it is told to end. Every answer is compared with the predictor's own. Prints requests a second, latencies, what was
+Trains eight small tasks on mini-T0 (kept in runs/service), serves them, and asks by turns: from many clients requests
+of all tasks, in any order and sorted by task; from one client one at a time. At last many are in the middle of asking
+when it is told to end. Every answer is compared with the predictor's own. Prints requests a second, latencies, what was
 lost or wrong, and the server's memory.
 """
 
