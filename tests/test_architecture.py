@@ -11,7 +11,7 @@ import pytest
 from tfew.config import CONFIGS
 
 PACKAGE = Path(__file__).parents[1] / "tfew"
-ENTRY_POINTS = {"train", "evaluate", "predict", "preview", "cost", "convert", "raft_submit"}
+ENTRY_POINTS = {"train", "evaluate", "predict", "serve", "preview", "cost", "convert", "raft_submit"}
 # what each part may import of the package; every part may import errors, schema and untrusted
 MAY_IMPORT = {
     "errors": set(),
@@ -123,6 +123,8 @@ MAY_IMPORT = {
         "scoring",
     },
     "result_rows": {"labeller"},
+    "tasks_file": set(),
+    "service": {"labeller", "predictor", "service"},
     "partial_file": {"records"},
     "labelling": {"data", "labeller", "partial_file", "predictor", "result_rows"},
     "sweep": {"claim", "config", "records", "sweep"},

@@ -15,7 +15,7 @@ from tfew.evaluate import evaluate
 from tfew.preview import preview
 from tfew.train import train
 
-COMMANDS = ("train", "evaluate", "predict", "preview", "cost", "convert", "paper", "raft_submit")
+COMMANDS = ("train", "evaluate", "predict", "serve", "preview", "cost", "convert", "paper", "raft_submit")
 MINI = ("mini_few_shot", "mini_few_shot_bitfit", "mini_few_shot_full", "mini_few_shot_lora")
 TINY = ("model=tiny", "trainer=cpu", "steps=2", "shots=8", "few_shot=draw")
 

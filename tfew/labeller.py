@@ -56,9 +56,18 @@ class Labeller:
         return tuple(self._templates)
 
     @property
+    def columns(self) -> tuple[str, ...]:
+        """What a row needs: the columns that the data set names, or where it names none, what the templates show."""
+        if self.spec.columns:
+            return self.spec.columns
+        shown = frozenset[str]().union(*(template.columns for template in self._templates.values()))
+        label = () if self.spec.label is None else (self.spec.label.column,)
+        return tuple(sorted(shown - {"answer_choices", *label}))
+
+    @property
     def text_column(self) -> str | None:
-        """The column that a row of plain text is; None where there are several, or none is named."""
-        return self.spec.columns[0] if len(self.spec.columns) == 1 else None
+        """The column that a row of plain text is; None where there are several, or none."""
+        return self.columns[0] if len(self.columns) == 1 else None
 
     def prompts(self, number: int, row: Mapping[str, Any] | str) -> list[Prompt]:
         """Row `number` (from 1) in the words of each template, `dataset` being the task; raises UserError."""
@@ -91,7 +100,7 @@ class Labeller:
         if not isinstance(row, str):
             return {key: value for key, value in row.items() if key != "idx"}  # rows are numbered here
         if self.text_column is None:
-            columns = f"has columns: {some(self.spec.columns)}" if self.spec.columns else "names its columns"
+            columns = f"has columns: {some(self.columns)}"
             raise UserError(f"{self.task}, row {number}: a row of {self.spec.name} is no plain text but {columns}.")
         return {self.text_column: row}
 

@@ -1,7 +1,6 @@
 """Labels and probabilities for new rows: `python -m tfew.predict adapter=runs/NAME input=new.csv output=labels.csv`."""
 
 import hashlib
-import json
 import logging
 import os
 import sys
@@ -18,6 +17,7 @@ from tfew.data.stream import KINDS, STANDARD, RowStream, open_stream
 from tfew.errors import UserError, unknown
 from tfew.partial_file import PartialFile, check_free
 from tfew.result_rows import ResultRows, kind_of_output
+from tfew.tasks_file import task_folders
 
 if TYPE_CHECKING:
     from tfew.labelling import Labelling, Progress
@@ -32,7 +32,7 @@ def predict(config: DictConfig, overrides: Sequence[str] = ()) -> "Progress":
     """Labels the rows of `config.input` into `config.output`; `overrides`: what of the settings was said aloud."""
     source, target = str(config.input), str(config.output)
     _check(config, source, target)
-    folders = None if config.adapters is None else _folders(Path(str(config.adapters)).expanduser())
+    folders = None if config.adapters is None else task_folders(Path(str(config.adapters)).expanduser())
 
     # heavy imports only now: the request is known to make sense
     from tfew.labelling import Labelling
@@ -112,26 +112,6 @@ def _check(config: DictConfig, source: str, target: str) -> None:
         check_free(path, config.overwrite)
     if source != STANDARD and path.exists() and path.samefile(Path(source).expanduser()):
         raise UserError(f"output={target} would overwrite the input: choose another.")
-
-
-def _folders(path: Path) -> dict[str, str | Path]:
-    """Task names and adapter folders of a JSON file; relative paths are from here, or else from where the file is."""
-    try:
-        named = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise UserError(f"adapters={path} does not exist.") from error
-    except (OSError, ValueError) as error:
-        raise UserError(f"adapters={path} cannot be read as JSON: {error}.") from error
-    if not isinstance(named, dict) or not named or not all(isinstance(value, str) for value in named.values()):
-        raise UserError(f'adapters={path} does not map task names to folders, as {{"spam": "runs/A"}} does.')
-    folders: dict[str, str | Path] = {}
-    for name, value in named.items():
-        places = [Path(value).expanduser(), path.parent / value]
-        folder = next((place for place in places if place.is_dir()), None)
-        if folder is None:
-            raise UserError(f"adapters={path}: the folder {value} of task {name!r} does not exist.")
-        folders[name] = folder
-    return folders
 
 
 def _stream(predictor: "Predictor", source: str, kind: str | None) -> RowStream:

@@ -109,13 +109,14 @@ class Predictor:
             scalings = method.scalings(self.model, load_weights(folder))
         except UserError as error:
             raise UserError(f"{folder}: {error}") from error
-        self._tasks[name] = replace(task, place=self._bank.add(scalings))
+        # a new dict each time: another thread may be reading `tasks`
+        self._tasks = {**self._tasks, name: replace(task, place=self._bank.add(scalings))}
 
     def remove(self, name: str) -> None:
         task = self._known(name)
         if self._bank is None or task.place is None:
             raise UserError("This predictor is of one adapter, which cannot be taken out of it.")
-        del self._tasks[name]
+        self._tasks = {other: found for other, found in self._tasks.items() if other != name}
         self._bank.remove(task.place)
 
     def prepare(self, rows: Sequence[tuple[int, str | None, Row]]) -> list[Prepared | UserError]:
@@ -148,6 +149,14 @@ class Predictor:
             by_position = dict(zip(order, ranked, strict=True))
         predictions = iter(by_position[position] for position in range(len(flat)))
         return [self._labelled(row, [next(predictions) for _ in row.prompts]) for row in prepared]
+
+    def inputs(self, prepared: Prepared) -> list[str]:
+        """What the model is shown for a row: its prompts, one for each template, cut where they are too long."""
+        decode = self._encoder.tokenizer.decode
+        return [
+            decode(encoded.input_ids, skip_special_tokens=True) if encoded.cut_tokens else prompt.input
+            for prompt, encoded in zip(prepared.prompts, prepared.encoded, strict=True)
+        ]
 
     def fingerprint(self) -> dict[str, Any]:
         """All that the numbers depend on, but for the rows."""

@@ -26,6 +26,11 @@ class Template(ABC):
     original_task: bool
     has_choices: bool
 
+    @property
+    @abstractmethod
+    def columns(self) -> frozenset[str]:
+        """What it shows of a row."""
+
     @abstractmethod
     def _render(self, fields: Mapping[str, Any]) -> Rendered:
         """Input, target (None: the label's choice), answer choices (none: a template to generate with), and which

@@ -1,0 +1,104 @@
+"""What goes in and out of the service as JSON; the OpenAPI description is made of these."""
+
+import json
+from collections.abc import Mapping
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
+
+ONE, MANY = "one", "many"
+Strict = ConfigDict(extra="forbid")
+
+
+class Item(BaseModel):
+    """One row to label: `text` where the task has one column, else `row`, its columns."""
+
+    model_config = Strict
+    task: str | None = Field(None, description="whose labels; may be left out where the service has one task")
+    text: str | None = None
+    row: dict[str, Any] | None = None
+
+    @field_validator("row")
+    @classmethod
+    def _of_json(cls, row: dict[str, Any] | None) -> dict[str, Any] | None:
+        """What JSON cannot hold and a lenient reader lets through: NaN, infinity, half of a surrogate pair."""
+        try:
+            json.dumps(row, ensure_ascii=False, allow_nan=False).encode()
+        except UnicodeEncodeError:
+            raise ValueError("a text holds half of a surrogate pair, which is no character") from None
+        except (ValueError, RecursionError):
+            raise ValueError("it holds NaN or an infinity, or is nested too deeply") from None
+        return row
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> "Item":
+        if (self.text is None) == (self.row is None):
+            raise ValueError("an item has either text or row")
+        return self
+
+    @property
+    def content(self) -> Any:
+        return self.text if self.row is None else self.row
+
+
+class PredictRequest(BaseModel):
+    """Many rows, of any mix of tasks."""
+
+    model_config = Strict
+    items: list[Item] = Field(min_length=1)
+    inputs: bool = Field(False, description="whether answers hold what the model was shown")
+
+
+def _which(body: Any) -> str:
+    many = "items" in body if isinstance(body, Mapping) else isinstance(body, PredictRequest)
+    return MANY if many else ONE
+
+
+OneOrMany = Annotated[Annotated[Item, Tag(ONE)] | Annotated[PredictRequest, Tag(MANY)], Discriminator(_which)]
+
+
+class Label(BaseModel):
+    task: str
+    label: str
+    probability: float
+    probabilities: dict[str, float]
+    inputs: list[str] | None = Field(None, description="what the model was shown: one text for each template")
+
+
+class PredictResponse(BaseModel):
+    """`labels` are in the order of the items."""
+
+    labels: list[Label]
+    milliseconds: float
+
+
+class TaskDescription(BaseModel):
+    name: str
+    labels: list[str] | None = Field(description="null: each row has choices of its own")
+    columns: list[str]
+    text_column: str | None = Field(description="the column that a plain text is; null: rows have several")
+    templates: list[str]
+
+
+class NewTask(BaseModel):
+    model_config = Strict
+    name: str = Field(min_length=1, max_length=200)
+    folder: str = Field(description="of the adapter, below the folder that the service was told (manage=)")
+
+
+class Health(BaseModel):
+    status: str
+    tasks: int
+    waiting_rows: int
+
+
+class Problem(BaseModel):
+    detail: Any
+
+
+def in_words(error: Mapping[str, Any]) -> str:
+    """One of pydantic's errors as a sentence; parts of the body are named as in `items.2.text`, from 0."""
+    if error["type"] == "json_invalid":
+        return f"The body is no JSON, from its character {error['loc'][-1]} on: {error['ctx']['error']}."
+    where = ".".join(str(part) for part in error["loc"] if part not in ("body", ONE, MANY))
+    return f"{where or 'body'}: {error['msg'].removeprefix('Value error, ')}."

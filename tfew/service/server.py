@@ -1,0 +1,44 @@
+"""The server around the app: it ends when all that was taken is answered, and says 503 to the rest until then."""
+
+import asyncio
+import time
+from types import FrameType
+
+import uvicorn
+from fastapi import FastAPI
+
+from tfew.service.queue import LabelQueue
+
+LINGER_SECONDS = 1.0  # after the last answer: who asks meanwhile is told 503 rather than cut off
+CUT_OFF_SECONDS = 5  # then, for who has not sent a whole request or does not take its answer
+
+
+class GracefulServer(uvicorn.Server):
+    """On SIGTERM or Ctrl-C the queue closes, and the server stays until it is empty; a second one ends it at once."""
+
+    def __init__(self, config: uvicorn.Config, queue: LabelQueue) -> None:
+        super().__init__(config)
+        self._queue = queue
+        self._ended: float | None = None
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if self._queue.closing:
+            super().handle_exit(sig, frame)
+        else:
+            self._queue.close()
+
+    async def on_tick(self, counter: int) -> bool:
+        if self._queue.ended and self._ended is None:
+            self._ended = time.monotonic()
+        over = self._ended is not None and time.monotonic() - self._ended > LINGER_SECONDS
+        return over or await super().on_tick(counter)
+
+
+def serve(app: FastAPI, queue: LabelQueue, host: str, port: int) -> None:
+    """Until it is told to end."""
+    config = uvicorn.Config(
+        app, host=host, port=port, log_level="warning", timeout_keep_alive=5, server_header=False, backlog=4096,
+        timeout_graceful_shutdown=CUT_OFF_SECONDS,
+    )  # fmt: skip
+    asyncio.run(GracefulServer(config, queue).serve())
+    queue.join()
