@@ -17,6 +17,8 @@ from tfew.config import differences, model_name, resolved
 from tfew.data.loader import Encoder
 from tfew.errors import UserError
 from tfew.methods.base import Method, adapter_parameters, attach
+from tfew.ranks import on_this_machine, world
+from tfew.sharding import convert_what_stays, shard
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +34,7 @@ def build_encoder(config: DictConfig) -> Encoder:
 
 
 def build_backbone(config: DictConfig, tokenizer: Any, device: torch.device, method: Method | None = None) -> nn.Module:
-    """The frozen model on its device: a checkpoint, or random weights of the shape `model.arch`.
+    """The frozen model on its device (but see `share_out`): a checkpoint, or random weights of the shape `model.arch`.
 
     The method that will be attached (None: nothing is) has a say in the type of the weights.
     """
@@ -42,11 +44,26 @@ def build_backbone(config: DictConfig, tokenizer: Any, device: torch.device, met
     if config.model.path is None:
         model = random_model(resolved(config.model.arch), len(tokenizer)).to(dtype)
     else:
-        model = load_model(config.model.path, config.model.revision, dtype)
+        model = load_model(config.model.path, config.model.revision, "auto" if shares_weights(config) else dtype)
     rows = model.get_input_embeddings().weight.shape[0]  # type: ignore[operator]
     if len(tokenizer) > rows:
         raise UserError(f"The tokenizer has {len(tokenizer)} tokens, the model only {rows} embedding rows.")
-    return model.requires_grad_(False).to(device)
+    model.requires_grad_(False)
+    if shares_weights(config):  # what remains is done in `share_out`
+        convert_what_stays(model, dtype)
+        return model
+    return model.to(device)
+
+
+def shares_weights(config: DictConfig) -> bool:
+    """Whether processes share the frozen weights, and go through the model together."""
+    return config.trainer.strategy == "fsdp" and world() > 1
+
+
+def share_out(config: DictConfig, model: nn.Module, device: torch.device, method: Method | None) -> None:
+    """With `trainer=fsdp`, the last step of building: the model's frozen weights in parts on all devices."""
+    if shares_weights(config):
+        shard(model, device, _dtype(config, device, method))
 
 
 def attach_method(config: DictConfig, method: Method, model: nn.Module, tokenizer: Any) -> None:
@@ -116,7 +133,9 @@ def build_device(config: DictConfig) -> torch.device:
     wanted = config.trainer.accelerator
     if wanted == "gpu" and not torch.cuda.is_available():
         raise UserError("trainer=gpu, but torch finds no GPU here; use trainer=cpu or trainer=auto.")
-    return torch.device("cuda" if wanted in ("auto", "gpu") and torch.cuda.is_available() else "cpu")
+    if wanted == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda") if world() == 1 else torch.device("cuda", on_this_machine()[0])
 
 
 def memory_bytes(config: DictConfig) -> float | None:

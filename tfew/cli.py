@@ -15,6 +15,7 @@ from omegaconf import DictConfig
 
 from tfew.config import CONFIGS
 from tfew.errors import UserError
+from tfew.ranks import is_first
 
 
 def command(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], Any]]:
@@ -64,5 +65,5 @@ def _messages_to_stderr() -> None:
         handler = logging.StreamHandler(sys.stderr)
         handler.setFormatter(logging.Formatter("%(message)s"))
         log.addHandler(handler)
-        log.setLevel(logging.INFO)
+        log.setLevel(logging.INFO if is_first() else logging.WARNING)
         log.propagate = False

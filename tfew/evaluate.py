@@ -10,10 +10,11 @@ from tfew.adapters_io import adapter_description
 from tfew.cli import command, overridden
 from tfew.config import WEIGHT_HASHES, checked, run_name, run_path
 from tfew.errors import UserError
+from tfew.ranks import from_first, is_first, wait_for_all
 from tfew.records import IN_CONTEXT, ZERO_SHOT, RunRecord, load_record
 from tfew.report import finish
 from tfew.run_folder import few_shot_path, finished_settings, open_run, to_skip
-from tfew.task import eval_task, in_context, save_few_shot
+from tfew.task import InContext, Task, eval_task, in_context, save_few_shot
 
 log = logging.getLogger("tfew.evaluate")  # __name__ is __main__ under python -m
 # what the command line may say beside adapter=RUN: the rest was settled when it was trained
@@ -44,7 +45,19 @@ def evaluate(config: DictConfig) -> RunRecord:
             " dataset.evaluate=true."
         )
 
-    from tfew.build import attach_saved, build_backbone, build_device, build_encoder, saved_method
+    from tfew.processes import processes
+
+    with processes(config, "evaluate"):
+        record = from_first(_run(config, folder, method_name, evaluation, context))
+    assert record is not None
+    return record
+
+
+def _run(
+    config: DictConfig, folder: Path, method_name: str, evaluation: Task, context: InContext | None
+) -> RunRecord | None:
+    """The job as each of its processes does it; the first one also writes, and has the record."""
+    from tfew.build import attach_saved, build_backbone, build_device, build_encoder, saved_method, share_out
     from tfew.evaluation import evaluate_model
 
     method = None if config.adapter is None else saved_method(Path(config.adapter), config)[1]
@@ -53,12 +66,17 @@ def evaluate(config: DictConfig) -> RunRecord:
     base_parameters = sum(parameter.numel() for parameter in model.parameters())
     if method is not None:
         attach_saved(Path(config.adapter), method, model)
+    share_out(config, model, device, method)
 
-    open_run(folder, config)
-    if context is not None:
-        save_few_shot(context.examples, few_shot_path(folder, config))
-    log.info(f"{folder}: {evaluation.rows} rows to evaluate.")
+    if is_first():
+        open_run(folder, config)
+        if context is not None:
+            save_few_shot(context.examples, few_shot_path(folder, config))
+        log.info(f"{folder}: {evaluation.rows} rows to evaluate.")
+    wait_for_all()
     evaluated = evaluate_model(config, method, model, encoder, evaluation, folder, context)
+    if not is_first():
+        return None
     return finish(folder, config, "evaluate", method_name, method, model, base_parameters, evaluated)
 
 
@@ -78,6 +96,8 @@ def with_run_settings(config: DictConfig, overrides: list[str]) -> DictConfig:
     # of that run, not of this one; and how it was computed, which older runs do not know
     for key in ("runs", "run_dir", "resume", "overwrite", "engine", "memory_gb", "icl"):
         merged[key] = config[key]
+    for key in ("devices", "strategy"):
+        merged.trainer[key] = config.trainer[key]
     merged.score = OmegaConf.merge(config.score, merged.score)  # older runs do not know all of it
     for key in overridden(overrides):
         if key.partition(".")[0] not in EVALUATION_SETTINGS:
