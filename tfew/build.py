@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -56,14 +57,34 @@ def build_backbone(config: DictConfig, tokenizer: Any, device: torch.device, met
 
 
 def shares_weights(config: DictConfig) -> bool:
-    """Whether processes share the frozen weights, and go through the model together."""
-    return config.trainer.strategy == "fsdp" and world() > 1
+    """Whether each process holds a part of the weights, so that all go through the model together."""
+    return config.trainer.strategy in ("fsdp", "deepspeed_3") and world() > 1
+
+
+def partitions(config: DictConfig) -> bool:
+    """Whether what is trained lies in parts, too."""
+    return config.trainer.strategy == "deepspeed_3" and world() > 1
 
 
 def share_out(config: DictConfig, model: nn.Module, device: torch.device, method: Method | None) -> None:
-    """With `trainer=fsdp`, the last step of building: the model's frozen weights in parts on all devices."""
-    if shares_weights(config):
+    """The last step of building where devices share the weights (`trainer=fsdp`, `deepspeed_3`): each gets its part."""
+    if partitions(config):
+        from tfew.partitioned import partition
+
+        if method is not None and method.calibrates:
+            raise UserError(f"trainer=deepspeed_3 cannot calibrate method={config.method.name}: use trainer=ddp.")
+        partition(model, _dtype(config, device, method))
+    elif shares_weights(config):
         shard(model, device, _dtype(config, device, method))
+
+
+def whole_adapter(config: DictConfig, model: nn.Module) -> AbstractContextManager[Any]:
+    """A context in which what is trained can be saved and counted, also where it lies in parts."""
+    if not partitions(config):
+        return nullcontext()
+    from tfew.partitioned import gathered
+
+    return gathered(model)
 
 
 def attach_method(config: DictConfig, method: Method, model: nn.Module, tokenizer: Any) -> None:

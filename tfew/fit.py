@@ -21,7 +21,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from tfew.build import make_optimizer, memory_bytes, shares_weights, uses_autocast
+from tfew.build import make_optimizer, memory_bytes, partitions, shares_weights, uses_autocast
 from tfew.config import resolved
 from tfew.data.loader import DrawnPrompts, Encoder, FewShotData, collate
 from tfew.errors import UserError
@@ -52,7 +52,8 @@ class Fitted:
 
 def fit(config: DictConfig, method: Method, model: nn.Module, encoder: Encoder, task: Task, folder: Path) -> Fitted:
     """Trains the adapter in `model`, from the run folder's last checkpoint where there is one."""
-    module = FewShotModule(
+    device = next(model.parameters()).device
+    module = _module_class(config)(
         model,
         lambda parameters: make_optimizer(config, parameters),
         LossWeights(config.loss.lm, config.loss.ul, config.loss.ln),
@@ -82,7 +83,7 @@ def fit(config: DictConfig, method: Method, model: nn.Module, encoder: Encoder, 
     if method.calibrates:
         _calibrate(config, method, module, encoder, task, folder / CHECKPOINTS / CALIBRATION_FILE)
     with quiet_lightning():
-        trainer = _trainer(config, method, next(model.parameters()).device, folder)
+        trainer = _trainer(config, method, device, folder)
     module.train()  # dropout: from_pretrained gives a model in evaluation mode, and Lightning keeps the mode it finds
     try:
         with quiet_lightning():
@@ -95,9 +96,18 @@ def fit(config: DictConfig, method: Method, model: nn.Module, encoder: Encoder, 
         raise
     finally:
         _finish_loggers(trainer)
+    model.to(device)  # Lightning leaves it on the CPU
     seconds = time.monotonic() - started
     final_loss = from_first(_final_loss(folder / METRICS_FILE) if is_first() else math.nan)
     return Fitted(module.global_step, module.tokens_seen, seconds, final_loss)
+
+
+def _module_class(config: DictConfig) -> type[FewShotModule]:
+    if not partitions(config):
+        return FewShotModule
+    from tfew.partitioned import PartitionedModule
+
+    return PartitionedModule
 
 
 def _final_loss(path: Path) -> float:
@@ -156,7 +166,7 @@ def quiet_lightning() -> Iterator[None]:
 def _trainer(config: DictConfig, method: Method, device: torch.device, folder: Path) -> pl.Trainer:
     return pl.Trainer(
         accelerator=device.type,
-        **devices_of_trainer(),
+        **devices_of_trainer(partitions(config), config.clip_norm),
         precision="bf16-mixed" if uses_autocast(config, device, method) else "32-true",
         max_steps=config.steps,
         logger=_logger(config, folder) if is_first() else False,

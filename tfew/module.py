@@ -7,7 +7,7 @@ second try in smaller pieces) is so its own affair, unless the weights are share
 
 import hashlib
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -93,10 +93,8 @@ class FewShotModule(pl.LightningModule):
         optimizer: Any = self.optimizers()
         whole = self._whole_step(batch)
         terms = self._added_up(self._gradients(batch, whole, optimizer))
-        grad_norm = clip_gradients(self._trained(), self.clip_norm)
-        values = {name: value.item() for name, value in {**terms, "grad_norm": grad_norm}.items()}
-        _check_finite(values, step)
-        optimizer.step()
+        values = {name: value.item() for name, value in terms.items()}
+        values["grad_norm"] = self._move(values, step, optimizer)
         scheduler: Any = self.lr_schedulers()
         scheduler.step()
         self.tokens_seen += whole.tokens
@@ -112,6 +110,13 @@ class FewShotModule(pl.LightningModule):
         columns = list(zip(*numbers_of_all(numbers, batch.label.device), strict=True))
         right, wrong, examples, tokens, in_all = map(sum, columns)
         return Step(Counts(right, wrong, examples), tokens, in_all, most=max(columns[-1]))
+
+    def _move(self, values: dict[str, float], step: int, optimizer: Any) -> float:
+        """Clips the gradients and takes the optimiser's step, if all is finite; returns the norm before clipping."""
+        grad_norm = clip_gradients(self._trained(), self.clip_norm).item()
+        check_finite({**values, "grad_norm": grad_norm}, step)
+        optimizer.step()
+        return grad_norm
 
     def _added_up(self, terms: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Terms and gradients of the whole step, of which each process has its share."""
@@ -140,8 +145,8 @@ class FewShotModule(pl.LightningModule):
         choices = int(batch.choice_mask.any(-1).sum(-1).max())
         if self.equal_passes:
             raise UserError(
-                f"There is too little memory for {examples} examples at a time, and with trainer=fsdp one device cannot"
-                " do with less by itself: set micro_batch_size= below that, or max_tokens=."
+                f"There is too little memory for {examples} examples at a time, and where devices share the weights one"
+                " cannot do with less by itself: set micro_batch_size= below that, or max_tokens=."
             ) from error
         if self.loss_mean == "micro_batch" and examples > 1:
             raise UserError(
@@ -164,24 +169,28 @@ class FewShotModule(pl.LightningModule):
     def _backward(self, batch: Batch, whole: Step) -> dict[str, torch.Tensor]:
         """Gradients of this process's share of the step, micro-batch by micro-batch; returns its share of the terms."""
         totals: dict[str, torch.Tensor] = {}
-        for micro, counted in self._passes(batch, whole):
+        passes = self._passes(batch, whole)
+        for number, (micro, counted) in enumerate(passes, start=1):
             total, share = self._denominators(micro, whole)
             share *= counted
             with kept_within(self.memory_bytes, self.model):
                 self._try_largest_part(micro)
             with kept_within(self.memory_bytes, self.model):
                 terms = self.terms(micro, total)
-            self.manual_backward(terms["loss"] * share)
+            self._backward_of(terms["loss"] * share, last=number == len(passes))
             for name, value in terms.items():
                 totals[name] = totals.get(name, 0) + value.detach() * share
         return totals
 
-    def _passes(self, batch: Batch, whole: Step) -> Iterator[tuple[Batch, bool]]:
+    def _passes(self, batch: Batch, whole: Step) -> list[tuple[Batch, bool]]:
         """Micro-batches, and whether they count: one more pass, for the others' sake, does not."""
         micro_batches = batch.split(self.micro_batch_size or len(batch))
-        yield from ((micro, True) for micro in micro_batches)
-        if self.equal_passes:
-            yield from ((micro_batches[-1], False) for _ in range(whole.most - len(micro_batches)))
+        more = whole.most - len(micro_batches) if self.equal_passes else 0
+        return [*((micro, True) for micro in micro_batches), *[(micro_batches[-1], False)] * more]
+
+    def _backward_of(self, loss: torch.Tensor, last: bool) -> None:
+        """Adds to the gradients; `last`: nothing more is added in this step."""
+        self.manual_backward(loss)
 
     def _try_largest_part(self, batch: Batch) -> None:
         """What is computed again for the backward pass is kept then and not now: here it is, once for each new size."""
@@ -227,7 +236,8 @@ def _step_seed(seed: int, step: int) -> int:
     return int.from_bytes(hashlib.sha256("/".join(map(str, words)).encode()).digest()[:8], "big") >> 1
 
 
-def _check_finite(values: dict[str, float], step: int) -> None:
+def check_finite(values: dict[str, float], step: int) -> None:
+    """Raises UserError where one of them is not."""
     if not all(map(torch.isfinite, map(torch.tensor, values.values()))):
         listing = ", ".join(f"{name} {value}" for name, value in values.items())
         raise UserError(

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -38,14 +39,18 @@ LOST = ("connection closed", "connection reset", "broken pipe", "connection refu
 def processes(config: DictConfig, command: str) -> Iterator[None]:
     """Inside, all processes of the run are there and connected, and run the same; with one device, nothing happens.
 
-    `command` is the module with the function of that name that the others are to call with these settings.
+    `command` is the module with the function of that name that the others are to call with these settings, in which
+    the number of devices is then set.
     """
     place = place_in(os.environ)
     number = how_many(config, place)
+    check(config, command, number)
+    config.trainer.devices = number  # for the record
+    if config.trainer.strategy == "deepspeed_3":
+        config.engine = "plain"  # the other reads weights where no layer runs, and has not gathered them
     if number == 1:
         yield
         return
-    check(config, command, number)
     outer = dict(os.environ), sys.excepthook, torch.get_num_threads()
     others = store = None
     try:
@@ -54,7 +59,7 @@ def processes(config: DictConfig, command: str) -> Iterator[None]:
             place = Place(0, number, 0, number, "127.0.0.1", store.port, "this command")
             others = _Others(config, command, place)
         _connect(config, place, store)
-        log.info(f"{number} devices share the work, {place.local_world} of them on this machine.")
+        _say(config, place)
         yield
     except BaseException as error:
         _disconnect(in_order=False)
@@ -105,14 +110,17 @@ def how_many(config: DictConfig, place: Place | None) -> int:
 
 def check(config: DictConfig, command: str, number: int) -> None:
     """Raises UserError for settings that so many processes cannot share."""
-    if config.trainer.strategy == "fsdp" and config.memory_gb is not None:
+    strategy = config.trainer.strategy
+    if strategy == "deepspeed_3":
+        _check_deepspeed(command, number)
+    if number == 1:
+        return
+    if strategy != "ddp" and config.memory_gb is not None:
         raise UserError(
-            f"memory_gb={config.memory_gb} halves the work of each device by itself, and with trainer=fsdp all go"
+            f"memory_gb={config.memory_gb} halves the work of each device by itself, and with trainer={strategy} all go"
             " through the model together: set micro_batch_size= and eval_batch_size= instead."
         )
     if command != "train":
-        if config.trainer.strategy == "deepspeed_3":
-            raise UserError("trainer=deepspeed_3 trains; to evaluate on several devices use trainer=ddp or fsdp.")
         return
     if config.batch_size < number:
         raise UserError(
@@ -124,6 +132,25 @@ def check(config: DictConfig, command: str, number: int) -> None:
         raise UserError(
             f"fidelity.loss_mean=micro_batch averages micro-batches, and {micro_batches} cannot be shared by {number}"
             f" devices: set micro_batch_size={config.batch_size // number} or less."
+        )
+
+
+def _check_deepspeed(command: str, number: int) -> None:
+    if find_spec("deepspeed") is None:
+        raise UserError(
+            "trainer=deepspeed_3 needs DeepSpeed, which is not installed: pip install deepspeed, or use trainer=fsdp."
+        )
+    if command != "train" or number == 1:
+        raise UserError("trainer=deepspeed_3 is for training on several devices; elsewhere use another trainer=.")
+
+
+def _say(config: DictConfig, place: Place) -> None:
+    machines = place.world // place.local_world
+    log.info(f"{place.world} devices share the work{'' if machines == 1 else f', on {machines} machines'}.")
+    if config.trainer.strategy == "deepspeed_3" and config.optimizer._target_.endswith("Adafactor"):
+        log.info(
+            "Note: with trainer=deepspeed_3 Adafactor sees flat parts of what is trained, so its numbers are not those"
+            " of the recipe; trainer=ddp and fsdp keep them."
         )
 
 

@@ -63,13 +63,20 @@ def open_run(folder: Path, config: DictConfig) -> None:
 
 
 def last_checkpoint(folder: Path) -> Path | None:
-    """The checkpoint with the most steps; more than one is left where a run was killed between two."""
-    found = list((folder / CHECKPOINTS).glob("step=*.ckpt"))
+    """The checkpoint with the most steps; more than one is left where a run was killed between two.
+
+    One that is a folder (deepspeed_3) is whole when it says so.
+    """
+    found = [
+        path for path in (folder / CHECKPOINTS).glob("step=*.ckpt") if path.is_file() or (path / "latest").is_file()
+    ]
     return max(found, key=lambda path: int(path.stem.removeprefix("step="))) if found else None
 
 
 def remove_checkpoints(folder: Path) -> None:
     for path in [*(folder / CHECKPOINTS).glob("step=*.ckpt"), folder / CHECKPOINTS / CALIBRATION_FILE]:
+        if path.is_dir():
+            shutil.rmtree(path)
         path.unlink(missing_ok=True)
     _remove_if_empty(folder / CHECKPOINTS)
 

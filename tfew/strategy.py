@@ -30,7 +30,7 @@ class EndsAtOnce(pl.Callback):
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
-def devices_of_trainer() -> dict[str, Any]:
+def devices_of_trainer(partition: bool, clip_norm: float) -> dict[str, Any]:
     """The arguments of Lightning's Trainer that say on how many devices it works, and how."""
     if world() == 1:
         return {"devices": 1}
@@ -38,6 +38,12 @@ def devices_of_trainer() -> dict[str, Any]:
     return {
         "devices": here,
         "num_nodes": world() // here,
-        "strategy": SummedGradients(),
+        "strategy": _partitioned(clip_norm) if partition else SummedGradients(),
         "plugins": [TorchElasticEnvironment()],
     }
+
+
+def _partitioned(clip_norm: float) -> Any:
+    from tfew.partitioned import Partitioned
+
+    return Partitioned(clip_norm)

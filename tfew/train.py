@@ -39,7 +39,16 @@ def train(config: DictConfig) -> RunRecord:
 def _run(config: DictConfig, folder: Path, training: Task, evaluation: Task | None) -> RunRecord | None:
     """The job as each of its processes does it; the first one also writes, and has the record."""
     from tfew.adapters_io import save_adapter
-    from tfew.build import attach_method, base_of, build_backbone, build_device, build_encoder, build_method, share_out
+    from tfew.build import (
+        attach_method,
+        base_of,
+        build_backbone,
+        build_device,
+        build_encoder,
+        build_method,
+        share_out,
+        whole_adapter,
+    )  # fmt: skip
     from tfew.evaluation import evaluate_model
     from tfew.fit import fit
 
@@ -61,15 +70,17 @@ def _run(config: DictConfig, folder: Path, training: Task, evaluation: Task | No
     wait_for_all()
     fitted = fit(config, method, model, encoder, training, folder)
     adapter_bytes = 0
-    if is_first():
-        adapter_bytes = save_adapter(folder, method.stored(model), resolved(config.method), base_of(config))
+    with whole_adapter(config, model):
+        if is_first():
+            adapter_bytes = save_adapter(folder, method.stored(model), resolved(config.method), base_of(config))
     evaluated = evaluate_model(config, method, model, encoder, evaluation, folder) if evaluation else None
-    if not is_first():
-        return None
-    return finish(
-        folder, config, "train", method_name(config), method, model, base_parameters, evaluated, fitted, adapter_bytes,
-        training.mixture,
-    )  # fmt: skip
+    with whole_adapter(config, model):
+        if not is_first():
+            return None
+        return finish(
+            folder, config, "train", method_name(config), method, model, base_parameters, evaluated, fitted,
+            adapter_bytes, training.mixture,
+        )  # fmt: skip
 
 
 main = command("train")(train)
