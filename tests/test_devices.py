@@ -270,7 +270,7 @@ def test_deepspeed_is_missed_by_name(monkeypatch: pytest.MonkeyPatch, train_tiny
 
 def test_bad_numbers_of_devices() -> None:
     for value in ("0", "some", "1.5", "true"):
-        with pytest.raises(UserError, match=rf"trainer.devices=\w+.* is neither auto nor a whole number"):
+        with pytest.raises(UserError, match=r"trainer.devices=\w+.* is neither auto nor a whole number"):
             checked(compose("model=tiny", f"trainer.devices={value}"))
     with pytest.raises(UserError, match=r"Unknown value 'fsdp2' \(trainer.strategy=\). Did you mean 'fsdp'"):
         checked(compose("model=tiny", "trainer.strategy=fsdp2"))
