@@ -219,7 +219,7 @@ class _Others:
             for number, process in enumerate(self._started, start=1):
                 if code := process.poll():
                     how = f" (signal {-code})" if code < 0 else f" (exit code {code}; what it said stands above)"
-                    return _ended(f"Process {number} of 0 to {len(self._started)}", how)
+                    return _ended(f"Process {number} (the first is 0)", how)
             if time.monotonic() >= until:
                 return None
             time.sleep(0.05)
