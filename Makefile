@@ -3,11 +3,11 @@ PYTHON := $(VENV)/bin/python
 READY := $(VENV)/.ready
 PIP := $(VENV)/bin/pip install --disable-pip-version-check
 
-.PHONY: help env demo demo_full mini_t0 mini_t0_table test test_full check bench
+.PHONY: help env demo demo_full mini_t0 mini_t0_table mini_tables mini_icl accept test test_full check bench always
 .DEFAULT_GOAL := help
 
 help:  ## what each target does
-	@grep -E '^[a-z_0-9]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z_0-9]+):.*## /  make \1\t/' | expand -t 22
+	@grep -E '^[a-z_0-9%]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z_0-9%]+):.*## /  make \1\t/' | sed 's/%/N/' | expand -t 22
 
 env: $(READY)  ## the environment in .venv (Python 3.11), with everything installed
 
@@ -30,6 +30,42 @@ mini_t0: $(READY)  ## mini-T0, the small model that ships with the package, made
 
 mini_t0_table: $(READY)  ## its ablation of the recipe: losses and score norms; VECTORS=FOLDER adds pre-trained vectors
 	$(PYTHON) scripts/demo.py table $(if $(VECTORS),init_adapter=$(VECTORS))
+
+# ARGS are settings of the runs; where they lie, and of what model, the table is told too
+RUNS_FOR_TABLES = runs=runs/paper $(filter runs=% output=%,$(ARGS)) $(patsubst model=%,of_model=%,$(filter model=%,$(ARGS)))
+define newline
+
+
+endef
+# the runs (configs/sweep), then those of the bare model and of in-context learning where a table has them
+define reproduce
+	$(PYTHON) -m tfew.train -m +sweep=$@ $(ARGS)
+	$(foreach grid,$(basename $(notdir $(wildcard configs/sweep/$@_*.yaml))),\
+	$(PYTHON) -m tfew.evaluate -m +sweep=$(grid) $(filter-out init_adapter=%,$(ARGS))$(newline))
+endef
+
+table_%: $(READY) always  ## the paper's table N: its runs, then ours beside the paper's; ARGS="model=mini_t0 data_dir=DIR ..."
+	$(reproduce)
+	$(PYTHON) -m tfew.paper table=$* $(RUNS_FOR_TABLES)
+
+figure_%: $(READY) always  ## the paper's figure N, likewise
+	$(reproduce)
+	$(PYTHON) -m tfew.paper figure=$* $(RUNS_FOR_TABLES)
+
+mini_tables: $(READY)  ## Tables 3 and 4 in miniature, offline: 240 runs on mini-T0, a quarter of an hour on two cores
+	$(PYTHON) -m tfew.train -m +sweep=mini_tables $(ARGS)
+	$(PYTHON) -m tfew.paper table=3 of_model=mini_t0 runs=runs/mini_tables $(filter runs=% output=%,$(ARGS))
+	$(PYTHON) -m tfew.paper table=4 of_model=mini_t0 runs=runs/mini_tables $(filter runs=% output=%,$(ARGS))
+
+mini_icl: $(READY)  ## how far in-context learning swings beside (IA)³, offline: 105 runs on mini-T0, then the figure
+	$(PYTHON) -m tfew.train -m +sweep=mini_tables +experiment=mini_few_shot loss=tfew runs=runs/mini_icl $(ARGS)
+	$(PYTHON) -m tfew.evaluate -m +sweep=mini_icl $(ARGS)
+	$(PYTHON) -m tfew.paper figure=icl runs=runs/mini_icl output=runs/mini_icl
+
+accept: $(READY)  ## T0-3B from pre-trained vectors on RTE, CB and COPA beside the paper's numbers; VECTORS=FOLDER or .pt
+	$(PYTHON) scripts/accept.py $(if $(VECTORS),vectors=$(VECTORS)) $(ARGS)
+
+always:
 
 test: $(READY)  ## the tests, but for the slow ones
 	$(PYTHON) -m pytest -m "not slow"

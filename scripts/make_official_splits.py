@@ -18,10 +18,13 @@ OFFICIAL_SEEDS = (0, 1, 32, 42, 1024)
 def main(data_dir: Path) -> None:
     OFFICIAL_SPLITS.mkdir(exist_ok=True)
     for path in sorted((CONFIGS / "dataset").glob("*.yaml")):
-        spec = load_spec(compose(f"dataset={path.stem}"))
+        config = compose(f"dataset={path.stem}")
+        if config.dataset.get("shots") is None:  # a mixture, or a table of one's own
+            continue
+        spec = load_spec(config)
         splits = {}
         for seed in OFFICIAL_SEEDS:
-            file = few_shot_file(spec, seed, spec.shots, data_dir)
+            file = few_shot_file(spec, seed, config.shots, data_dir)
             if file.is_file():
                 examples = spec.examples(read_rows(file), str(file))
                 splits[seed] = [[example.idx, row_hash(spec, example)] for example in examples]

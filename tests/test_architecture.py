@@ -11,7 +11,7 @@ import pytest
 from tfew.config import CONFIGS
 
 PACKAGE = Path(__file__).parents[1] / "tfew"
-ENTRY_POINTS = {"train", "evaluate", "preview", "cost", "convert"}
+ENTRY_POINTS = {"train", "evaluate", "predict", "preview", "cost", "convert", "raft_submit"}
 # what each part may import of the package; every part may import errors and schema
 MAY_IMPORT = {
     "errors": set(),
@@ -24,7 +24,7 @@ MAY_IMPORT = {
     "partitioned": {"methods", "module", "ranks"},
     "strategy": {"partitioned", "ranks"},
     "config": set(),
-    "records": set(),
+    "records": {"ranks"},
     "costs": set(),
     "optim": set(),
     "routing": set(),
@@ -39,19 +39,21 @@ MAY_IMPORT = {
     "adapters_io": {"records"},
     "backbone": {"config", "hub"},
     "module": {"losses", "memory", "methods", "optim", "ranks", "scoring"},
-    "run_folder": {"card", "config", "records"},
+    "claim": {"records"},
+    "run_folder": {"card", "claim", "config", "ranks", "records"},
     "task": {"config", "data", "records"},
     "build": {"adapters_io", "backbone", "card", "config", "data", "methods", "partitioned", "ranks", "sharding"},
     "fit": {
         "build",
         "config",
         "data",
-        "records",
         "losses",
         "methods",
+        "metrics_file",
         "module",
         "partitioned",
         "ranks",
+        "records",
         "run_folder",
         "strategy",
         "task",
@@ -68,8 +70,93 @@ MAY_IMPORT = {
         "scoring",
         "task",
     },
-    "report": {"config", "costs", "records", "run_folder", "evaluation", "fit", "methods"},
-    "cli": {"config", "ranks"},
+    "metrics_file": set(),
+    "joint_training": {
+        "data",
+        "losses",
+        "memory",
+        "methods",
+        "metrics_file",
+        "module",
+        "optim",
+        "records",
+        "run_folder",
+        "scoring",
+    },
+    "together": {
+        "adapters_io",
+        "build",
+        "claim",
+        "config",
+        "data",
+        "evaluation",
+        "fit",
+        "forecast",
+        "joint_training",
+        "losses",
+        "methods",
+        "metrics_file",
+        "optim",
+        "records",
+        "report",
+        "run_folder",
+        "section",
+        "task",
+    },
+    "folds": {"build", "data", "evaluation", "fit", "ranking", "ranks", "records", "run_folder", "task"},
+    "section": {"config", "data"},
+    "label_table": set(),
+    "submission": set(),
+    "device": set(),
+    "lengths": {"data"},
+    "dry_run": {"losses", "memory", "methods", "optim", "scoring"},
+    "forecast": {
+        "build",
+        "config",
+        "data",
+        "device",
+        "dry_run",
+        "lengths",
+        "losses",
+        "memory",
+        "methods",
+        "ranking",
+        "ranks",
+        "task",
+    },
+    "measure": {"build", "data", "dry_run", "forecast", "methods"},
+    "account": {"build", "config", "costs", "data", "device", "dry_run", "forecast", "lengths", "measure", "task"},
+    "report": {
+        "adapters_io",
+        "config",
+        "costs",
+        "evaluation",
+        "fit",
+        "label_table",
+        "methods",
+        "ranks",
+        "records",
+        "run_folder",
+    },
+    "saved_run": {"cli", "config", "run_folder", "section"},
+    "labeller": {"data", "ranking"},
+    "loaded_task": {"adapters_io", "config", "data", "labeller", "saved_run", "task"},
+    "predictor": {
+        "adapters_io",
+        "build",
+        "config",
+        "data",
+        "labeller",
+        "loaded_task",
+        "methods",
+        "ranking",
+        "scoring",
+    },
+    "result_rows": {"labeller"},
+    "partial_file": {"records"},
+    "labelling": {"data", "labeller", "partial_file", "predictor", "result_rows"},
+    "sweep": {"claim", "config", "records", "sweep"},
+    "cli": {"config", "ranks", "sweep"},
     "card": {"records"},
     "output": set(),
     "exchange": {"methods"},
@@ -77,6 +164,7 @@ MAY_IMPORT = {
     "plots": {"comparison", "records"},
     "paper": {"cli", "costs", "data", "paper", "plots", "records", "run_folder"},
 }
+PLAIN_WORDS = {"tiny", "t0", "full", "prefix", "adapter", "base", "local"}
 KNOWS_LIGHTNING = {"module.py", "data/loader.py", "fit.py", "partitioned.py", "place.py", "strategy.py"}
 
 
@@ -131,7 +219,7 @@ def test_no_dataset_method_or_model_names_in_shared_code(path: Path) -> None:
     """
     groups = ("dataset", "model") if part(path) in ("methods", "mini_t0") else ("dataset", "model", "method")
     files = [file for group in groups for file in (CONFIGS / group).rglob("*.yaml") if file.parent.name != "mini"]
-    assert not words(path) & ({file.stem for file in files} - {"tiny", "t0", "full", "prefix", "adapter", "base"})
+    assert not words(path) & ({file.stem for file in files} - PLAIN_WORDS)
 
 
 def test_the_checks_can_fail(tmp_path: Path) -> None:
@@ -143,8 +231,8 @@ def test_the_checks_can_fail(tmp_path: Path) -> None:
 
 def test_start_up_loads_nothing_heavy() -> None:
     code = (
-        "import sys, tfew.train, tfew.evaluate, tfew.preview, tfew.cost, tfew.convert, tfew.comparison.tables\n"
-        "import tfew.comparison.runs, tfew.paper.__main__, tfew.plots\n"
+        "import sys, tfew.train, tfew.evaluate, tfew.predict, tfew.preview, tfew.cost, tfew.convert\n"
+        "import tfew.comparison.tables, tfew.comparison.runs, tfew.paper.__main__, tfew.plots, tfew.sweep.callback\n"
         "print([m for m in ('torch', 'transformers', 'pytorch_lightning', 'datasets', 'pandas', 'matplotlib')"
         " if m in sys.modules])"
     )

@@ -41,6 +41,8 @@ def run(*arguments: str, command: str = "train", **environment: str) -> subproce
         (["stepz=3"], "Key 'stepz' is not in struct"),
         (["few_shot=offical"], "Unknown value 'offical' (few_shot=). Did you mean 'official'?"),
         (["data_dir=/nowhere"], "data_dir=/nowhere does not exist."),
+        (["+experiment=local"], "data= is missing: the file with your rows"),
+        (["+experiment=local", "data=/nowhere/mine.csv"], "/nowhere/mine.csv does not exist."),
     ],
 )  # fmt: skip
 def test_from_the_command_line(arguments: list[str], message: str, tmp_path: Path) -> None:
@@ -71,7 +73,7 @@ def test_one_bad_job_of_a_sweep_leaves_the_others_running(tmp_path: Path) -> Non
         f"runs={tmp_path}",
     )
     assert result.returncode == 1
-    assert "steps=0 is not a whole number of at least 1." in result.stderr
+    assert "FAILED: steps=0: steps=0 is not a whole number of at least 1.\n" in result.stdout
     assert len(list(tmp_path.glob("demo_*/result.json"))) == 1
 
 

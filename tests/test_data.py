@@ -8,9 +8,9 @@ import pytest
 
 from tests.conftest import EXPERIMENTS
 from tfew.config import compose
-from tfew.data.dataset import LabelRule
 from tfew.data.fewshot import OFFICIAL_SPLITS, draw, few_shot_examples, pick_official, row_hash
 from tfew.data.formats import read_rows
+from tfew.data.labels import LabelRule
 from tfew.data.sources import load_split
 from tfew.errors import UserError
 from tfew.run_folder import few_shot_path
@@ -144,7 +144,7 @@ def test_draw_is_seeded_and_can_be_read_again(made_data: Path, tmp_path: Path) -
     for experiment in EXPERIMENTS:
         config = compose(f"+experiment={experiment}", f"data_dir={made_data}", *options)
         drawn = train_task(config)
-        save_few_shot(drawn, few_shot_path(tmp_path, config))
+        save_few_shot(drawn.examples, few_shot_path(tmp_path, config))
         again = compose(f"+experiment={experiment}", f"data_dir={tmp_path}", *options, "few_shot=files")
         assert train_task(again) == drawn
 

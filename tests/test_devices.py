@@ -14,7 +14,6 @@ from tfew import evaluation, module
 from tfew.config import checked, compose, run_name
 from tfew.data.loader import Encoder, StepSampler
 from tfew.errors import UserError
-from tfew.evaluate import with_run_settings
 from tfew.losses import LossWeights
 from tfew.methods.base import adapter_parameters
 from tfew.module import FewShotModule
@@ -22,6 +21,7 @@ from tfew.place import PARENT, Place, place_in
 from tfew.processes import check, how_many
 from tfew.ranks import shares
 from tfew.run_folder import last_checkpoint, remove_checkpoints
+from tfew.saved_run import with_run_settings
 from tfew.schema import Batch, Prompt
 from tfew.scoring import scoring_mode
 
@@ -118,12 +118,12 @@ def test_passes_are_equal_in_number_only_where_they_must_be(equal: bool, monkeyp
 
 
 def test_dropout_of_one_process_is_what_it_was_and_several_draw_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert module._step_seed(3, 5) == 8373482881831053037  # resumed runs of earlier versions rely on it
-    seeds = {module._step_seed(3, 5)}
+    assert module.step_seed(3, 5) == 8373482881831053037  # resumed runs of earlier versions rely on it
+    seeds = {module.step_seed(3, 5)}
     monkeypatch.setattr(module, "world", lambda: 4)
     for rank in range(4):
         monkeypatch.setattr(module, "rank", lambda rank=rank: rank)
-        seeds.add(module._step_seed(3, 5))
+        seeds.add(module.step_seed(3, 5))
     assert len(seeds) == 5
 
 

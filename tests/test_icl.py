@@ -217,7 +217,7 @@ def test_combinations_in_closed_form() -> None:
 
 
 def test_questions_of_a_prompt() -> None:
-    prompt = Prompt("d", "t", 7, "input", ("a", "b"), 1, SHOTS, content_free="N/A")
+    prompt = Prompt("d", "t", 7, "input", ("a", "b"), 1, shots=SHOTS, content_free="N/A")
     assert [(q.input, q.choices, q.shots) for q in questions(prompt, "channel")] == [
         (choice, ("input",), (("blue", "The sky is"), ("green", "Grass is"))) for choice in ("a", "b")
     ]
@@ -253,7 +253,9 @@ def test_a_start_token_stands_once_before_the_context() -> None:
     inner.pre_tokenizer = pre_tokenizers.Whitespace()
     inner.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
-    item = Encoder(tokenizer, 16, decoder_only=True)(Prompt("d", "t", 0, "c", ("a",), 0, (("a", "b"), ("b", "a"))))
+    item = Encoder(tokenizer, 16, decoder_only=True)(
+        Prompt("d", "t", 0, "c", ("a",), 0, shots=(("a", "b"), ("b", "a")))
+    )
     assert collate([item], 1).input_ids.tolist() == [[0, 3, 4, 4, 3, 5]]
     alone = Encoder(tokenizer, 16, decoder_only=True)(Prompt("d", "t", 0, "c", ("a",), 0))
     assert alone.input_ids == [0, 5]

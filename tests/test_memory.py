@@ -1,6 +1,8 @@
 """Budgets of memory: what is cut into pieces gives what the whole gives, and pieces are as small as they must be."""
 
+import gc
 import logging
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -31,11 +33,11 @@ def sizes_scored(monkeypatch: pytest.MonkeyPatch, most: int | None = None) -> li
     sizes = []
     real = scoring.token_logprob
 
-    def spy(model: nn.Module, batch: Any, engine: str = "fast", parts: int = 1) -> torch.Tensor:
+    def spy(model: nn.Module, batch: Any, engine: str = "fast", parts: int = 1, context: Any = None) -> torch.Tensor:
         if most is not None and len(batch) > most:
             raise torch.OutOfMemoryError("made up")
         sizes.append((len(batch), int(batch.choice_mask.any(-1).sum())))
-        return real(model, batch, engine, parts)
+        return real(model, batch, engine, parts, context)
 
     monkeypatch.setattr(scoring, "token_logprob", spy)
     return sizes
@@ -94,6 +96,17 @@ def test_halves_join_to_the_whole() -> None:
             continue
         first, second = (part.choice_ids * part.choice_mask for part in parts)
         assert torch.equal(joined((first, second), batch), batch.choice_ids * batch.choice_mask)
+
+
+def test_what_was_kept_for_nothing_is_freed() -> None:
+    """Attention keeps its own output; a hook that hands that very tensor back makes a circle that nothing frees."""
+    query = torch.randn(1, 1, 8, 4, requires_grad=True)
+    with kept_within(1e9, nn.Linear(1, 1)):
+        output = nn.functional.scaled_dot_product_attention(query * 1, query * 2, query * 3)
+    kept = weakref.ref(output)
+    del output
+    gc.collect()
+    assert kept() is None
 
 
 def test_what_is_kept_is_counted_once_and_without_weights() -> None:

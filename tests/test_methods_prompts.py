@@ -155,7 +155,8 @@ def test_padding_changes_nothing(make: Callable[[], Method]) -> None:
         length = int(batch.input_mask[row].sum())
         alone = copy.copy(batch)
         for field, value in vars(batch).items():
-            object.__setattr__(alone, field, value[row : row + 1])
+            if value is not None:
+                object.__setattr__(alone, field, value[row : row + 1])
         object.__setattr__(alone, "input_ids", batch.input_ids[row : row + 1, :length])
         object.__setattr__(alone, "input_mask", batch.input_mask[row : row + 1, :length])
         torch.testing.assert_close(logprob(model, alone)[0], together[row], atol=1e-5, rtol=0)

@@ -15,7 +15,8 @@ from tfew.evaluate import evaluate
 from tfew.preview import preview
 from tfew.train import train
 
-COMMANDS = ("train", "evaluate", "preview", "cost", "convert", "paper")
+COMMANDS = ("train", "evaluate", "predict", "preview", "cost", "convert", "paper", "raft_submit")
+MINI = ("mini_few_shot", "mini_few_shot_bitfit", "mini_few_shot_full", "mini_few_shot_lora")
 TINY = ("model=tiny", "trainer=cpu", "steps=2", "shots=8", "few_shot=draw")
 
 
@@ -24,13 +25,14 @@ def test_this_file_knows_all_experiments_and_commands() -> None:
         path.relative_to(CONFIGS / "experiment").with_suffix("").as_posix()
         for path in CONFIGS.glob("experiment/**/*.yaml")
     }
-    assert names == {*EXPERIMENTS, "demo", "mini_few_shot", "pretrain_ia3", "pretrain_mini_t0"}
+    raft = {f"raft/{path.stem}" for path in CONFIGS.glob("dataset/raft/*.yaml")}  # tests/test_raft.py runs them
+    assert names == {*EXPERIMENTS, *MINI, *raft, "demo", "pretrain_ia3", "pretrain_mini_t0", "local", "local_mini"}
     package = CONFIGS.parent / "tfew"
     files = {path.stem for path in package.glob("*.py") if "__main__" in path.read_text()}
     assert files | {path.parent.name for path in package.glob("*/__main__.py")} == set(COMMANDS)
 
 
-@pytest.mark.parametrize("experiment", [*EXPERIMENTS, "demo", "mini_few_shot"])
+@pytest.mark.parametrize("experiment", [*EXPERIMENTS, "demo", *MINI])
 def test_experiment(experiment: str, made_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     common = (f"+experiment={experiment}", f"data_dir={made_data}", f"runs={tmp_path}", *TINY, "eval_rows=300")
     record = train(compose(*common))
@@ -76,7 +78,7 @@ def test_help(command: str) -> None:
         [sys.executable, "-m", f"tfew.{command}", "--help"], capture_output=True, text=True, check=True
     )
     assert f"python -m tfew.{command}" in result.stdout
-    assert ("few_shot: official" in result.stdout) == (command != "paper")
+    assert ("few_shot: official" in result.stdout) == (command not in ("paper", "raft_submit"))
     assert "runs: runs" in result.stdout
 
 
@@ -101,7 +103,7 @@ def test_a_sweep_over_seeds(tmp_path: Path) -> None:
     assert sorted(seeds) == [0, 1, 32]
     assert len(list(tmp_path.glob("demo_*/wandb/offline-run-*/*.wandb"))) == 3, "each job logs a run of its own"
     again = subprocess.run(command, capture_output=True, text=True, check=True, env=offline)
-    assert again.stderr.count("is finished; skipped") == 3
+    assert f"Sweep of 3 runs in {tmp_path}/: 0 made, 3 finished before, 0 failed" in again.stdout
 
 
 def test_any_local_seq2seq_checkpoint(made_data: Path, tmp_path: Path) -> None:

@@ -135,7 +135,7 @@ def test_what_a_template_can_do_wrong(jinja: str, choices: list[Any], message: s
 
 
 def test_invalid_jinja_and_unknown_names() -> None:
-    with pytest.raises(UserError, match="The template 'q' is not valid Jinja"):
+    with pytest.raises(UserError, match="The template 'q' cannot be used: it is not valid Jinja"):
         InlineTemplate("q", "{% if %}", ["a"])
     templates = load_templates("super_glue/rte")
     with pytest.raises(

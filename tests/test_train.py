@@ -53,7 +53,7 @@ def test_what_a_run_leaves_behind(train_tiny: Train) -> None:
     assert record.name.startswith("demo_commits-tiny-ia3-tfew-s0-")
     assert {p.name for p in path.iterdir()} == {
         "adapter.json", "adapter.safetensors", "config.yaml", "few_shot", "metrics.csv", "predictions.jsonl",
-        "result.json",
+        "result.json", "temperature.json",
     }  # fmt: skip
     rows = metrics(path)
     assert [int(row["step"]) for row in rows] == [1, 2, 3, 4, 5, 6]

@@ -13,6 +13,7 @@ if TYPE_CHECKING:  # a description is read before anything heavy is imported
 
 WEIGHTS_FILE = "adapter.safetensors"
 CONFIG_FILE = "adapter.json"
+TEMPERATURE_FILE = "temperature.json"
 FORMAT_VERSION = 1
 
 
@@ -41,6 +42,26 @@ def adapter_description(folder: Path) -> dict[str, Any]:
         raise UserError(f"{folder} holds no adapter ({CONFIG_FILE} is missing).") from error
     except (ValueError, KeyError, TypeError, OSError) as error:
         raise UserError(f"{path} does not describe an adapter of this project: {error}.") from error
+
+
+def save_temperature(folder: Path, calibration: Mapping[str, Any], norm: str) -> None:
+    """What held-out predictions say of the adapter's probabilities; it holds for scores under this norm."""
+    write_atomically(folder / TEMPERATURE_FILE, json.dumps({"norm": norm, **calibration}, indent=1) + "\n")
+
+
+def load_temperature(folder: Path, norm: str) -> float | None:
+    """What `save_temperature` wrote; None where there is none for this norm."""
+    path = folder / TEMPERATURE_FILE
+    if not path.is_file():
+        return None
+    try:
+        saved = json.loads(path.read_text(encoding="utf-8"))
+        temperature = float(saved["temperature"])
+        if not 0 < temperature < float("inf"):
+            raise ValueError(f"temperature {temperature} is not above 0")
+        return temperature if saved["norm"] == norm and saved["ece_calibrated"] is not None else None
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        raise UserError(f"{path} does not hold an adapter's temperature: {error}; delete it to do without.") from error
 
 
 def load_weights(folder: Path) -> dict[str, "Tensor"]:

@@ -31,7 +31,12 @@ ROWS_MULTIPLE = 128  # T5's embeddings are padded to it: 32,100 pieces, 32,128 r
 
 
 def is_encoder_decoder(path: str, revision: str) -> bool:
-    return bool(_from_pretrained(AutoConfig, path, revision, "model.path").is_encoder_decoder)
+    return bool(checkpoint_config(path, revision).is_encoder_decoder)
+
+
+def checkpoint_config(path: str, revision: str) -> Any:
+    """What a checkpoint says of its shape, without its weights."""
+    return _from_pretrained(AutoConfig, path, revision, "model.path")
 
 
 def load_tokenizer(path: str | None, revision: str, decoder_only: bool = False) -> Any:
@@ -90,10 +95,25 @@ def random_model(arch: Mapping[str, Any], rows: int) -> nn.Module:
         return _t5(arch, rows).eval()
 
 
-def shape_of(arch: Mapping[str, Any]) -> nn.Module:
+def shape_of(arch: Mapping[str, Any], rows: int = 0) -> nn.Module:
     """The same without memory for its weights (device "meta"), for counting."""
     with torch.device("meta"):
-        return _t5(arch, rows=0)
+        return _t5(arch, rows).eval()
+
+
+def shape_at(path: str, revision: str) -> nn.Module:
+    """A checkpoint's model without memory for its weights, from its config.json alone."""
+    check_transformers_version()
+    config = checkpoint_config(path, revision)
+    kind = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+    try:
+        with torch.device("meta"):
+            model = kind.from_config(config)
+            if _has_own_head(config):
+                give_own_head(model)
+    except ValueError as error:  # of a kind that transformers has no such model of
+        raise UserError(f"model.path={path} is no model that can be scored: {_one_line(error)}") from error
+    return model.eval()
 
 
 def _t5(arch: Mapping[str, Any], rows: int) -> nn.Module:
@@ -137,15 +157,19 @@ def give_own_head(model: nn.Module) -> None:
 
 def check_head(model: nn.Module, path: str) -> None:
     """Raises UserError where a model that should have an output head of its own has the embeddings instead."""
-    untied = getattr(model.config, "scale_decoder_outputs", None) is False
     head = model.get_output_embeddings()  # type: ignore[operator]
     embeddings = model.get_input_embeddings()  # type: ignore[operator]
-    if untied and torch.equal(head.weight, embeddings.weight):
+    if _has_own_head(model.config) and torch.equal(head.weight, embeddings.weight):
         raise UserError(
             f"The output head of {path} (lm_head) was lost on load: it equals the input embeddings, but this kind of"
             " checkpoint (T5 v1.1, T0, Flan-T5) has one of its own. Scores would be wrong; the checkpoint may have"
             " been saved by code that tied the two."
         )
+
+
+def _has_own_head(config: Any) -> bool:
+    """T5 v1.1, T0, Flan-T5: what their files say as `tie_word_embeddings: false`."""
+    return getattr(config, "scale_decoder_outputs", None) is False
 
 
 def check_transformers_version() -> None:

@@ -3,21 +3,22 @@
 import logging
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
 
 import torch
 from hydra.utils import get_class
 from omegaconf import DictConfig
-from torch import nn
+from torch import Tensor, nn
 
 from tfew.adapters_io import adapter_description, load_weights
-from tfew.backbone import is_encoder_decoder, load_model, load_tokenizer, random_model
+from tfew.backbone import is_encoder_decoder, load_model, load_tokenizer, random_model, shape_at, shape_of
 from tfew.card import hub_id
-from tfew.config import differences, model_name, resolved
+from tfew.config import differences, is_known_checkpoint, model_name, resolved
 from tfew.data.loader import Encoder
 from tfew.errors import UserError
-from tfew.methods.base import Method, adapter_parameters, attach
+from tfew.methods.base import Method, adapter_parameters, attach, check_fit
 from tfew.ranks import on_this_machine, world
 from tfew.sharding import convert_what_stays, shard
 
@@ -27,9 +28,34 @@ log = logging.getLogger(__name__)
 NOT_ARGUMENTS = ("name", "_target_", "steps", "lr", "scale_parameter")
 
 
-def build_encoder(config: DictConfig) -> Encoder:
-    """`model.tokenizer`, else the checkpoint's own, else bytes; for the kind of model that `model.path` is."""
-    decoder_only = config.model.path is not None and not is_encoder_decoder(config.model.path, config.model.revision)
+@dataclass(frozen=True)
+class Trainable:
+    """A base model with a method attached, ready to be trained."""
+
+    method: Method
+    model: nn.Module
+    encoder: Encoder
+    base_parameters: int
+
+
+def build_trainable(config: DictConfig, encoder: Encoder | None = None) -> Trainable:
+    """With this encoder, where it was built already; raises UserError where model, method and settings do not fit."""
+    device, method, encoder = build_device(config), build_method(config), encoder or build_encoder(config)
+    model = build_backbone(config, encoder.tokenizer, device, method)
+    base_parameters = sum(parameter.numel() for parameter in model.parameters())
+    attach_method(config, method, model, encoder.tokenizer)
+    share_out(config, model, device, method)
+    return Trainable(method, model, encoder, base_parameters)
+
+
+def build_encoder(config: DictConfig, decoder_only: bool | None = None) -> Encoder:
+    """`model.tokenizer`, else the checkpoint's own, else bytes; for the kind of model that `model.path` is.
+
+    `decoder_only`: where that is known already, None: the checkpoint is asked.
+    """
+    path = config.model.path
+    if decoder_only is None:
+        decoder_only = path is not None and not is_encoder_decoder(path, config.model.revision)
     path = config.model.tokenizer or config.model.path
     return Encoder(load_tokenizer(path, config.model.revision, decoder_only), config.max_tokens, decoder_only)
 
@@ -39,9 +65,8 @@ def build_backbone(config: DictConfig, tokenizer: Any, device: torch.device, met
 
     The method that will be attached (None: nothing is) has a say in the type of the weights.
     """
-    if config.model.path is None and config.model.arch is None:
-        raise UserError(f"model={config.model.name} has neither model.path nor model.arch.")
-    dtype = _dtype(config, device, method)
+    _check_model(config)
+    dtype = weight_dtype(config, device, method)
     if config.model.path is None:
         model = random_model(resolved(config.model.arch), len(tokenizer)).to(dtype)
     else:
@@ -73,9 +98,9 @@ def share_out(config: DictConfig, model: nn.Module, device: torch.device, method
 
         if method is not None and method.calibrates:
             raise UserError(f"trainer=deepspeed_3 cannot calibrate method={config.method.name}: use trainer=ddp.")
-        partition(model, _dtype(config, device, method))
+        partition(model, weight_dtype(config, device, method))
     elif shares_weights(config):
-        shard(model, device, _dtype(config, device, method))
+        shard(model, device, weight_dtype(config, device, method))
 
 
 def whole_adapter(config: DictConfig, model: nn.Module) -> AbstractContextManager[Any]:
@@ -87,6 +112,22 @@ def whole_adapter(config: DictConfig, model: nn.Module) -> AbstractContextManage
     return gathered(model)
 
 
+def build_shape(config: DictConfig, rows: int = 0) -> nn.Module:
+    """The same model without memory for its weights, and without its files where `model.arch` says how they are.
+
+    `rows`: tokens of the tokenizer, which a model with random weights has embeddings for.
+    """
+    _check_model(config)
+    if config.model.path is None or is_known_checkpoint(config):
+        return shape_of(resolved(config.model.arch), 0 if config.model.path else rows)
+    return shape_at(config.model.path, config.model.revision)
+
+
+def _check_model(config: DictConfig) -> None:
+    if config.model.path is None and config.model.arch is None:
+        raise UserError(f"model={config.model.name} has neither model.path nor model.arch.")
+
+
 def attach_method(config: DictConfig, method: Method, model: nn.Module, tokenizer: Any) -> None:
     """Attaches the method for training, with seeded starting values or those of `init_adapter=`."""
     with torch.random.fork_rng(devices=[]):
@@ -95,14 +136,29 @@ def attach_method(config: DictConfig, method: Method, model: nn.Module, tokenize
         if config.init_adapter is None:
             method.initialise(model, tokenizer)
     if config.init_adapter is not None:
-        folder = Path(config.init_adapter)
-        _, saved = _described(folder, config)
-        ours = {**method_arguments(resolved(config.method)), "_target_": config.method._target_}
-        theirs = {**method_arguments(saved), "_target_": saved["_target_"]}
-        if unlike := differences(ours, theirs):
-            raise UserError(f"init_adapter={folder} was made with other settings of method= ({'; '.join(unlike[:4])}).")
-        restore(method, model, folder)
+        restore(method, model, _checked_init_adapter(config))
     make_optimizer(config, list(adapter_parameters(model).values()))  # a bad setting is said before the run starts
+
+
+def starting_weights(config: DictConfig, method: Method, model: nn.Module) -> dict[str, Tensor]:
+    """What training starts from, of a method that scales; the model has no method attached."""
+    neutral = method.neutral(model)
+    if config.init_adapter is None:
+        return neutral
+    weights = load_weights(_checked_init_adapter(config))
+    check_fit(neutral, weights)
+    return {name: weights[name].to(vector) for name, vector in neutral.items()}
+
+
+def _checked_init_adapter(config: DictConfig) -> Path:
+    """The folder `init_adapter=`; raises UserError where it was made with another method than the run's."""
+    folder = Path(config.init_adapter)
+    _, saved = _described(folder, config)
+    ours = {**method_arguments(resolved(config.method)), "_target_": config.method._target_}
+    theirs = {**method_arguments(saved), "_target_": saved["_target_"]}
+    if unlike := differences(ours, theirs):
+        raise UserError(f"init_adapter={folder} was made with other settings of method= ({'; '.join(unlike[:4])}).")
+    return folder
 
 
 def make_optimizer(config: DictConfig, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
@@ -219,7 +275,7 @@ def uses_autocast(config: DictConfig, device: torch.device, method: Method | Non
     )
 
 
-def _dtype(config: DictConfig, device: torch.device, method: Method | None) -> torch.dtype:
+def weight_dtype(config: DictConfig, device: torch.device, method: Method | None) -> torch.dtype:
     """bfloat16 on a GPU (T5 in float16 overflows), float32 on a CPU and where autocast works over float32 weights."""
     if config.model.dtype != "auto":
         return {"bfloat16": torch.bfloat16, "float32": torch.float32}[config.model.dtype]

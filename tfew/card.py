@@ -57,6 +57,8 @@ def _body(record: RunRecord, base: str | None) -> list[str]:
 
 
 def _data(record: RunRecord) -> str:
+    if record.mixture is None and record.config["shots"] is None:
+        return f"{record.dataset}, all {record.config['dataset']['rows']['train']} rows"
     if record.mixture is None:
         return f"{record.dataset}, {record.config['shots']} shots, few-shot seed {record.few_shot_seed}"
     return f"{record.dataset}, a mixture of {', '.join(record.mixture['members'])}"
@@ -65,7 +67,8 @@ def _data(record: RunRecord) -> str:
 def _numbers(record: RunRecord) -> list[str]:
     metrics = record.metrics
     if not record.counts:
-        return ["Not evaluated: a starting point for few-shot training (`init_adapter=FOLDER`).", ""]
+        start = ": a starting point for few-shot training (`init_adapter=FOLDER`)" if record.mixture else ""
+        return [f"Not evaluated{start}.", ""]
     if "members" in metrics:
         rows = [
             f"| {name} | {100 * part['accuracy']:.1f} | {100 * part['chance']:.1f} |"
@@ -89,20 +92,22 @@ def _numbers(record: RunRecord) -> list[str]:
 
 
 def _results(record: RunRecord) -> list[str]:
-    what = f"Rank classification on the {record.split} split, {record.counts['rows']:,} rows, accuracy in percent."
+    where = "held-out folds of the training rows" if record.split == "folds" else f"the {record.split} split"
+    what = f"Rank classification on {where}, {record.counts['rows']:,} rows, accuracy in percent."
     return ["## Results", "", what, ""]
 
 
 def _use(record: RunRecord, base: str | None, in_peft: bool, merges: bool) -> list[str]:
     named = record.config["model"]["name"]
     model = f"model={named}" if named == record.model else f"model.path={base or 'BASE_MODEL'}"
+    data = "data=FILE" if record.config["dataset"].get("table") else f"dataset={record.dataset}"
     lines = [
         "## Use",
         "",
         "FOLDER is the adapter's, as `tfew.train` left it or `to=tfew` made it.",
         "",
         "```",
-        f"python -m tfew.evaluate adapter=FOLDER {model} dataset={record.dataset}",
+        f"python -m tfew.evaluate adapter=FOLDER {model} {data}",
     ]
     if merges:
         lines.append(

@@ -2,27 +2,35 @@
 
 import logging
 import sys
+import warnings
 from collections.abc import Callable, Sequence
-from functools import wraps
-from typing import Any
+from functools import partial, wraps
+from typing import Any, NoReturn
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import CompactHydraException
+from hydra.errors import CompactHydraException, HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig
+from omegaconf.errors import OmegaConfBaseException
 
-from tfew.config import CONFIGS
+from tfew.config import CONFIGS, LAUNCHER_NOTE
 from tfew.errors import UserError
 from tfew.ranks import is_first
+from tfew.sweep.job import run_job
+from tfew.sweep.rounds import in_rounds
+
+warnings.filterwarnings("ignore", message=LAUNCHER_NOTE)
+# joblib starts a worker afresh that has grown, as each does with its first model
+warnings.filterwarnings("ignore", message="A worker stopped while some jobs were given to the executor")
 
 
 def command(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], Any]]:
     """Makes a function of the configuration a command.
 
     A `UserError` becomes an exception that Hydra prints without a traceback (HYDRA_FULL_ERROR=1 shows it); it exits
-    with code 1, and in a sweep (`-m`) the other jobs still run, which `sys.exit` would prevent.
+    with code 1. The jobs of a sweep (`-m`) each have a folder of their own, and whatever one raises, the others run.
     """
 
     def decorate(function: Callable[[DictConfig], Any]) -> Callable[[], Any]:
@@ -31,16 +39,31 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callabl
         def main(config: DictConfig) -> Any:
             _messages_to_stderr()
             try:
-                _adapt_to_sweep(config)
+                if HydraConfig.get().mode == RunMode.MULTIRUN:
+                    if "resume" in config:  # one that was stopped continues
+                        config.resume = not config.overwrite
+                    return run_job(function, config)
                 return function(config)
             except UserError as error:
                 raise CompactHydraException(str(error)) from error
             except KeyboardInterrupt:
+                if HydraConfig.get().mode == RunMode.MULTIRUN:
+                    raise
                 sys.exit("Interrupted. An unfinished run continues with resume=true.")
 
-        return main
+        return partial(in_rounds, main)
 
     return decorate
+
+
+def run_script(main: Callable[[Sequence[str]], int]) -> NoReturn:
+    """For a script of many runs: exits with what `main` returns of the arguments, or with one sentence."""
+    try:
+        sys.exit(main(sys.argv[1:]))
+    except (UserError, HydraException, OmegaConfBaseException) as error:
+        sys.exit(str(error))
+    except KeyboardInterrupt:
+        sys.exit("Interrupted. Finished runs are kept; the same command continues.")
 
 
 def overridden(overrides: Sequence[str]) -> list[str]:
@@ -48,22 +71,16 @@ def overridden(overrides: Sequence[str]) -> list[str]:
     return [override.key_or_group for override in OverridesParser.create().parse_overrides(list(overrides))]
 
 
-def _adapt_to_sweep(config: DictConfig) -> None:
-    """The jobs of a sweep (`-m`) each have a folder of their own, and one that was stopped continues."""
-    if HydraConfig.get().mode != RunMode.MULTIRUN:
-        return
-    if config.run_dir is not None:
-        raise UserError(
-            f"run_dir={config.run_dir} is the folder of one run, and this is a sweep (-m): use runs= instead."
-        )
-    config.resume = not config.overwrite
+class _ToStderr(logging.Handler):
+    """Where standard error goes at the moment: a job of a sweep has it redirected."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(self.format(record), file=sys.stderr, flush=True)
 
 
 def _messages_to_stderr() -> None:
     log = logging.getLogger("tfew")
     if not log.handlers:
-        handler = logging.StreamHandler(sys.stderr)
-        handler.setFormatter(logging.Formatter("%(message)s"))
-        log.addHandler(handler)
+        log.addHandler(_ToStderr())
         log.setLevel(logging.INFO if is_first() else logging.WARNING)
         log.propagate = False

@@ -4,7 +4,9 @@ import copy
 import hashlib
 import json
 import os
-from collections.abc import Iterable, Mapping
+import warnings
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -17,7 +19,7 @@ CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 IN_PACKAGE = "pkg://"  # what begins so lies in this package, wherever that is installed: the same on every machine
 
 CHOICES = {
-    "few_shot": ("official", "files", "draw"),
+    "few_shot": ("official", "files", "draw", "all"),
     "templates.use": ("original", "all", "single"),
     "templates.eval": ("each", "random"),
     "score.norm": ("token", "sum", "char", "byte", "pmi"),
@@ -28,12 +30,14 @@ CHOICES = {
     "model.arch.init": ("t5", "look_up"),
     "model.dtype": ("auto", "bfloat16", "float32"),
     "fidelity.loss_mean": ("step", "micro_batch"),
+    "fidelity.field_order": ("settings", "table"),
     "trainer.accelerator": ("auto", "cpu", "gpu"),
     "trainer.strategy": ("ddp", "fsdp", "deepspeed_3"),
     "engine": ("fast", "plain"),
 }
 AT_LEAST = {
     "shots": 1,
+    "folds": 2,
     "steps": 1,
     "batch_size": 1,
     "micro_batch_size": 1,
@@ -49,32 +53,60 @@ AT_LEAST = {
     "icl.shots": 1,
     "icl.order_seed": 0,
 }
-MAY_BE_NULL = ("model.arch.init", "micro_batch_size", "eval_rows", "shots", "memory_gb", "icl.shots")
+MAY_BE_NULL = (
+    "model.arch.init",
+    "fidelity.field_order",
+    "micro_batch_size",
+    "eval_rows",
+    "shots",
+    "folds",
+    "memory_gb",
+    "icl.shots",
+)
 GROUPS = ("icl",)  # of settings that not every command has
 POSITIVE = ("clip_norm", "optimizer.lr", "memory_gb")
 NOT_NEGATIVE = ("loss.lm", "loss.ul", "loss.ln", "fidelity.unlikely_epsilon", "optimizer.weight_decay")
-FLAGS = ("trainer.autocast", "resume", "overwrite", "json", "fidelity.autocast", "fidelity.limit_train_templates")
+FLAGS = (
+    "trainer.autocast",
+    "resume",
+    "overwrite",
+    "json",
+    "measure",
+    "fidelity.autocast",
+    "fidelity.limit_train_templates",
+)
 ADAPTERS = ("init_adapter", "adapter")
 MODEL_FILES = ("model.path", "model.tokenizer")
-PATHS = ("runs", "run_dir", "data_dir", *ADAPTERS, *MODEL_FILES)
+PATHS = ("runs", "run_dir", "data_dir", "data", *ADAPTERS, *MODEL_FILES)
 
 # settings that change where and how fast a run goes, not what comes out
-NOT_IDENTITY = ("runs", "run_dir", "resume", "overwrite", "logger", "workers", "engine", "memory_gb")
+NOT_IDENTITY = ("runs", "run_dir", "resume", "overwrite", "logger", "workers", "engine", "memory_gb", "train_together")
 SAME_NUMBERS = ("ddp", "fsdp")  # values of trainer.strategy with which many devices compute what one computes
+# Hydra's note that a file of configs/hydra/launcher has the name of a launcher's own declaration: both are wanted
+LAUNCHER_NOTE = "(?s).*is validated against ConfigStore schema with the same name"
 WEIGHT_HASHES = "weights_sha256"  # beside the settings in config.yaml: which weights adapters and shipped models were
 
 
 def compose(*overrides: str, config_name: str = "train") -> DictConfig:
     """The configuration that these command-line overrides give, for use from Python."""
     from hydra import compose as hydra_compose
+
+    with hydra_at_work():
+        return hydra_compose(config_name, overrides=list(overrides))
+
+
+@contextmanager
+def hydra_at_work() -> Iterator[None]:
+    """Inside, Hydra composes from this project's configurations; in a command it is at work already, for that."""
     from hydra import initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
 
     state = GlobalHydra.instance()
-    outer, state.hydra = state.hydra, None  # inside a command Hydra is at work already, and knows only one of itself
+    outer, state.hydra = state.hydra, None  # it knows only one of itself
     try:
-        with initialize_config_dir(str(CONFIGS), version_base="1.3"):
-            return hydra_compose(config_name, overrides=list(overrides))
+        with initialize_config_dir(str(CONFIGS), version_base="1.3"), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=LAUNCHER_NOTE)
+            yield
     finally:
         state.hydra = outer
 
@@ -129,6 +161,9 @@ def _check_values(config: DictConfig) -> None:
     devices = config.trainer.devices
     if devices != "auto" and not _is_number(devices, int, 1):
         raise UserError(f"trainer.devices={devices} is neither auto nor a whole number of at least 1.")
+    share = OmegaConf.select(config, "validation")
+    if share is not None and not (_is_number(share, float, 0) and 0 < share < 1):
+        raise UserError(f"validation={share} is not a share between 0 and 1, such as 0.25.")
     for key in FLAGS:
         if not isinstance(value := OmegaConf.select(config, key, default=False), bool):
             raise UserError(f"{key}={value!r} is neither true nor false.")
@@ -137,6 +172,10 @@ def _check_values(config: DictConfig) -> None:
 def _check_combinations(config: DictConfig) -> None:
     if config.resume and config.overwrite:
         raise UserError("resume=true and overwrite=true contradict each other: give one of them.")
+    if config.get("folds") is not None and config.get("validation") is not None:
+        raise UserError(
+            "folds= tries on every row, validation= on a share of them: give one (folds=null validation=0.25)."
+        )
     if not (config.loss.lm or config.loss.ul or config.loss.ln):
         raise UserError("loss.lm, loss.ul and loss.ln are all 0: nothing would be trained.")
     if config.score.method == "channel" and config.score.norm == "pmi":
@@ -179,6 +218,13 @@ def model_name(config: DictConfig) -> str:
     if path is None or _known_path(name) == path:
         return name
     return Path(path).name
+
+
+def is_known_checkpoint(config: DictConfig) -> bool:
+    """Whether `model.path` is on the Hub and `model.arch` is its shape: both as the file in configs/model has them."""
+    path = config.model.path
+    on_hub = path is not None and not path.startswith(IN_PACKAGE) and not Path(path).is_dir()
+    return on_hub and config.model.arch is not None and _known_path(str(config.model.name)) == path
 
 
 @cache

@@ -1,78 +1,131 @@
-"""What methods train and store on a model's shape, without its weights: `python -m tfew.cost methods=all`.
+"""What a run, a method or a table costs, before anything is loaded: `python -m tfew.cost +experiment=rte data_dir=DIR`.
 
-`table=1` is the paper's table of costs instead, by its formulas.
+`methods=all` counts what every method trains and stores; `table=1` is the paper's table of costs by its formulas.
 """
 
 import json
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
 from tfew.cli import command
-from tfew.config import CONFIGS, checked, compose, resolved
+from tfew.config import CONFIGS, checked, compose, model_name, resolved
 from tfew.errors import UserError, unknown
+from tfew.section import complete
+from tfew.task import tasks_at_hand
+
+if TYPE_CHECKING:
+    from tfew.paper.table_1 import CostLengths, CostRow
 
 
 def cost(config: DictConfig) -> list[dict[str, Any]]:
-    """One row per method: `trainable` (what the adapter consists of), `trained` (what training moves), total, bytes."""
+    """One row for the run, per method, or per line of the table: counts, FLOPs, bytes and seconds by name."""
     config = checked(config)
     if config.table not in (None, 1):
         raise unknown("table", config.table, (1,), "table=")
-    if config.table:
-        return _paper_table(config.json)
     if config.methods not in (None, "all"):
         raise unknown("value", config.methods, ("all",), "methods=")
     if config.methods and config.method != compose().method:
         raise UserError("methods=all counts every file of configs/method as it is: leave method= out, or methods=.")
-    if config.model.arch is None:
-        raise UserError(f"model={config.model.name} has no model.arch to count on; choose a T5-like model=.")
-    names = sorted(path.stem for path in CONFIGS.glob("method/*.yaml")) if config.methods else [None]
-    rows = [_count(config, config.method if name is None else compose(f"method={name}").method) for name in names]
-    if config.json:
-        print(json.dumps(rows, indent=1))
+    if config.measure and (config.table or config.methods):
+        raise UserError("measure=true runs the steps of one run: leave table= and methods= out.")
+    if config.table:
+        rows, text = _paper_table(config)
+    elif config.methods:
+        names = sorted(path.stem for path in CONFIGS.glob("method/*.yaml"))
+        rows = [_count(config, compose(f"method={name}").method) for name in names]
+        text = _counts_as_text(rows)
     else:
-        _print_table(config.model.name, rows)
+        rows, text = _one_run(config)
+    print(json.dumps(rows, indent=1) if config.json else text)
     return rows
 
 
-def _paper_table(as_json: bool) -> list[dict[str, Any]]:
+def _one_run(config: DictConfig) -> tuple[list[dict[str, Any]], str]:
+    training, evaluation = tasks_at_hand(complete(config))
+
+    from tfew.account import account, as_text
+    from tfew.paper.table_1 import papers_lengths
+
+    row = account(config, training, evaluation, int(papers_lengths().query_tokens))
+    return [row], f"{_counts_as_text([row])}\n\n{as_text(row)}"
+
+
+def _paper_table(config: DictConfig) -> tuple[list[dict[str, Any]], str]:
+    """With the paper's lengths and, where data are named, with the medians of theirs as well."""
     from tfew.paper.table import specs
     from tfew.paper.table_1 import table_1
 
-    rows = table_1()
-    found = [{"row": name, **asdict(row)} for name, row in rows.items()]
-    if as_json:
-        print(json.dumps(found, indent=1))
-        return found
-    print("Table 1: FLOPs and storage by the paper's formulas, and as it prints them\n")
-    print(f"{'':<12}{'inference':>12}{'without query':>15}{'printed':>10}{'training':>11}{'printed':>10}"
-          f"{'disk':>12}{'printed':>10}")  # fmt: skip
+    table = table_1()
+    rows = [{"row": name, **asdict(row)} for name, row in table.items()]
+    lines = ["Table 1: FLOPs and storage by the paper's formulas, and as it prints them", "", *_cost_lines(table)]
+    if (measured := _own_lengths(config)) is not None:
+        lengths, measured_lines = measured
+        own = table_1(lengths)
+        for row in rows:
+            costs = {key: value for key, value in asdict(own[row["row"]]).items() if key != "printed"}
+            row["own"] = {"dataset": config.dataset.name, **asdict(lengths), **costs}
+        lines += ["", f"With the median lengths of {config.dataset.name}, {lengths.shots} shots:", "", *measured_lines]
+        lines += ["", *_cost_lines(own, printed=False)]
+    notes = [f"Note: {note}" for note in specs()["costs"]["notes"]]
+    return rows, "\n".join([*lines, "", *notes])
+
+
+def _own_lengths(config: DictConfig) -> "tuple[CostLengths, list[str]] | None":
+    """Queries are evaluation prompts, or where there are none the training prompts; shots are training prompts."""
+    if config.dataset.get("members") is not None:
+        raise UserError(
+            f"table=1 is of one data set at a time, and {config.dataset.name} is a mixture: name one with dataset=."
+        )
+    training, evaluation = tasks_at_hand(complete(config))
+    if training is None:
+        return None
+
+    from tfew.account import encoder_at_hand, lengths_as_text, measured_lengths
+    from tfew.paper.table_1 import CostLengths
+
+    lengths = measured_lengths(encoder_at_hand(config), training, evaluation)
+    trained, query = lengths["training"], lengths.get("evaluation", lengths["training"])["query"]
+    own = CostLengths(query["median"], trained["shot"]["median"], config.shots, trained["query"]["median"])
+    return own, lengths_as_text(lengths)
+
+
+def _cost_lines(rows: "Mapping[str, CostRow]", printed: bool = True) -> list[str]:
+    """Beside each number of ours the paper's, where it is of the paper's lengths."""
+
+    def beside(text: str, width: int) -> str:
+        return f"{text:>{width}}" if printed else ""
+
+    head = (
+        f"{'':<12}{'inference':>12}{'without query':>15}{beside('printed', 10)}{'training':>11}{beside('printed', 10)}"
+    )
+    lines = [f"{head}{'disk':>12}{beside('printed', 10)}"]
     for name, row in rows.items():
         alone = "" if row.context_alone_flops is None else f"{row.context_alone_flops:.3e}"
         inference, training, disk, _ = row.printed
-        print(f"{name:<12}{row.inference_flops:>12.3e}{alone:>15}{inference:>10.1e}{row.training_flops:>11.3e}"
-              f"{training:>10.1e}{row.disk_bytes / 1e3:>9,.1f} kB{disk:>10}")  # fmt: skip
-    print("".join(f"\nNote: {note}" for note in specs()["costs"]["notes"]))
-    return found
+        lines.append(
+            f"{name:<12}{row.inference_flops:>12.3e}{alone:>15}{beside(f'{inference:.1e}', 10)}"
+            f"{row.training_flops:>11.3e}{beside(f'{training:.1e}', 10)}"
+            f"{row.disk_bytes / 1e3:>9,.1f} kB{beside(disk, 10)}"
+        )
+    return lines
 
 
 def _count(config: DictConfig, method_config: DictConfig) -> dict[str, Any]:
-    from tfew.backbone import shape_of
-    from tfew.build import make_method
+    from tfew.build import build_shape, make_method
     from tfew.methods.base import attach
 
-    model = shape_of(resolved(config.model.arch))
+    model = build_shape(config)
     total = sum(parameter.numel() for parameter in model.parameters())
     method = make_method(resolved(method_config))
     try:
         attach(method, model)
     except UserError as error:
-        if not config.methods:
-            raise
-        return {"model": config.model.name, "method": method_config.name, "total": total, "cannot": str(error)}
+        return {"model": model_name(config), "method": method_config.name, "total": total, "cannot": str(error)}
     return {
-        "model": config.model.name,
+        "model": model_name(config),
         "method": method_config.name,
         "trainable": method.stored_count(model),
         "trained": method.trained_count(model),
@@ -81,16 +134,17 @@ def _count(config: DictConfig, method_config: DictConfig) -> dict[str, Any]:
     }
 
 
-def _print_table(model: str, rows: list[dict[str, Any]]) -> None:
-    print(f"{model}: {rows[0]['total']:,} parameters\n")
-    print(f"{'method':<14}{'trainable':>16}{'% of model':>12}{'adapter MB':>12}")
+def _counts_as_text(rows: Sequence[Mapping[str, Any]]) -> str:
+    lines = [f"{rows[0]['model']}: {rows[0]['total']:,} parameters", ""]
+    lines.append(f"{'method':<14}{'trainable':>16}{'% of model':>12}{'adapter MB':>12}")
     for row in rows:
         if "cannot" in row:
-            print(f"{row['method']:<14}{row['cannot']}")
+            lines.append(f"{row['method']:<14}{row['cannot']}")
             continue
         share, megabytes = 100 * row["trainable"] / row["total"], row["adapter_bytes"] / 1e6
         training = f"   {row['trained']:,} while training" if row["trained"] != row["trainable"] else ""
-        print(f"{row['method']:<14}{row['trainable']:>16,}{share:>12.4f}{megabytes:>12.2f}{training}")
+        lines.append(f"{row['method']:<14}{row['trainable']:>16,}{share:>12.4f}{megabytes:>12.2f}{training}")
+    return "\n".join(lines)
 
 
 main = command("cost")(cost)

@@ -19,6 +19,7 @@ from tfew.build import memory_bytes, shares_weights, uses_autocast
 from tfew.data.loader import Encoded, Encoder, collate
 from tfew.errors import UserError
 from tfew.methods.base import Method
+from tfew.ranking.classes import summarise_classes
 from tfew.ranking.icl import COMBINATIONS, Answer, Shots, in_contexts, that_fit
 from tfew.ranking.metrics import summarise, summarise_members
 from tfew.ranking.questions import answered, questions
@@ -54,6 +55,47 @@ def evaluate_model(
 ) -> Evaluated:
     """Scores every prompt of the task, behind the shots of `context`, and writes `predictions.jsonl` in its order."""
     started = time.monotonic()
+    ranked = rank(config, method, model, encoder, task, context)
+    write_predictions(folder, [answer.under(config.score.norm) for answer in ranked.answers])
+    counts = {
+        "rows": task.rows,
+        "prompts": len(ranked.answers),
+        "empty_renders": task.empty_renders,
+        "cut_prompts": sum(item.cut_tokens + item.cut_choice_tokens > 0 for item in ranked.encoded),
+        **({"dropped_shots": ranked.dropped_shots} if context else {}),
+    }
+    tokens = sum(item.length + sum(map(len, item.choice_ids)) for item in ranked.encoded)
+    return Evaluated(metrics_of(config, task, ranked.answers), counts, tokens, time.monotonic() - started)
+
+
+def metrics_of(config: DictConfig, task: Task, answers: Sequence[Answer]) -> dict[str, Any]:
+    """The numbers that `tfew.ranking.metrics` makes of these answers; none where no label is known."""
+    norm = config.score.norm
+    if all(answer.label is None for answer in answers):
+        return {}
+    if task.mixture is not None:
+        return summarise_members(answers, norm)
+    of_classes = {} if task.classes is None else summarise_classes([a.under(norm) for a in answers], task.classes)
+    return {**summarise(answers, norm), **of_classes}
+
+
+def write_predictions(folder: Path, predictions: Sequence[Prediction]) -> None:
+    write_atomically(folder / PREDICTIONS_FILE, "".join(p.to_json() + "\n" for p in predictions))
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """Answers to all prompts of a task, in its order, and what was scored for them."""
+
+    answers: list[Answer]
+    encoded: list[Encoded]
+    dropped_shots: int
+
+
+def rank(
+    config: DictConfig, method: Method | None, model: nn.Module, encoder: Encoder, task: Task, context: InContext | None
+) -> Ranked:
+    """Scores every prompt of the task, behind the shots of `context`."""
     prompts = [prompt for row in task.prompts for prompt in row]
     mode, ask = config.icl.mode if context else "none", config.score.method
     shots, dropped = _shots_that_fit(config, model, encoder, prompts, context)
@@ -75,19 +117,7 @@ def evaluate_model(
         )
         for prompt, behind in zip(prompts, asked, strict=True)
     ]
-    lines = (answer.under(config.score.norm).to_json() + "\n" for answer in answers)
-    if is_first():
-        write_atomically(folder / PREDICTIONS_FILE, "".join(lines))
-    counts = {
-        "rows": task.rows,
-        "prompts": len(prompts),
-        "empty_renders": task.empty_renders,
-        "cut_prompts": sum(item.cut_tokens + item.cut_choice_tokens > 0 for item in encoded),
-        **({"dropped_shots": dropped} if context else {}),
-    }
-    tokens = sum(item.length + sum(map(len, item.choice_ids)) for item in encoded)
-    metrics = (summarise if task.mixture is None else summarise_members)(answers, config.score.norm)
-    return Evaluated(metrics, counts, tokens, time.monotonic() - started)
+    return Ranked(answers, encoded, dropped)
 
 
 def _sums(

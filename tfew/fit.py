@@ -1,16 +1,14 @@
 """Lightning around one training run: the trainer, checkpoints to resume from, metrics.csv, the progress bar."""
 
-import csv
 import errno
 import logging
-import math
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
@@ -27,6 +25,7 @@ from tfew.data.loader import DrawnPrompts, Encoder, FewShotData, collate
 from tfew.errors import UserError
 from tfew.losses import LossWeights, counts
 from tfew.methods.base import Method
+from tfew.metrics_file import MetricsFile, final_loss
 from tfew.module import FewShotModule
 from tfew.ranks import from_first, is_first, world
 from tfew.records import cannot_write, write_bytes_atomically
@@ -98,8 +97,8 @@ def fit(config: DictConfig, method: Method, model: nn.Module, encoder: Encoder, 
         _finish_loggers(trainer)
     model.to(device)  # Lightning leaves it on the CPU
     seconds = time.monotonic() - started
-    final_loss = from_first(_final_loss(folder / METRICS_FILE) if is_first() else math.nan)
-    return Fitted(module.global_step, module.tokens_seen, seconds, final_loss)
+    loss = from_first(final_loss(folder / METRICS_FILE) if is_first() else 0.0)
+    return Fitted(module.global_step, module.tokens_seen, seconds, loss)
 
 
 def _module_class(config: DictConfig) -> type[FewShotModule]:
@@ -108,12 +107,6 @@ def _module_class(config: DictConfig) -> type[FewShotModule]:
     from tfew.partitioned import PartitionedModule
 
     return PartitionedModule
-
-
-def _final_loss(path: Path) -> float:
-    losses = [float(row["loss"]) for row in _whole_rows(path)]
-    last = losses[-max(1, len(losses) // 10) :]
-    return sum(last) / len(last)
 
 
 def _calibrate(
@@ -223,27 +216,21 @@ class StepBar(TQDMProgressBar):
 
 
 class MetricsCsv(pl.Callback):
-    """`metrics.csv`: every step's loss terms, gradient norm and learning rate, whatever logger is chosen.
-
-    A resumed run keeps the rows up to its checkpoint, so the file is that of an undisturbed run.
-    """
+    """`metrics.csv`, whatever logger is chosen."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._file: TextIO | None = None
+        self._file: MetricsFile | None = None
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._kept = [row for row in _whole_rows(self.path) if int(row["step"]) <= trainer.global_step]
-        self._file = self.path.open("w", newline="", encoding="utf-8")
-        self._writer: csv.DictWriter[str] | None = None
-        for row in self._kept:
-            self._write(row)
+        self._file = MetricsFile(self.path, trainer.global_step)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        values = {name: value.item() for name, value in sorted(trainer.callback_metrics.items())}
-        self._write({"step": trainer.global_step, **values})
+        assert self._file is not None
+        values = {name: value.item() for name, value in trainer.callback_metrics.items()}
+        self._file.write(trainer.global_step, values)
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._close()
@@ -254,26 +241,3 @@ class MetricsCsv(pl.Callback):
     def _close(self) -> None:
         if self._file is not None:
             self._file.close()
-
-    def _write(self, row: Mapping[str, Any]) -> None:
-        assert self._file is not None
-        if self._writer is None:
-            self._writer = csv.DictWriter(self._file, list(row))
-            self._writer.writeheader()
-        self._writer.writerow(row)
-        self._file.flush()
-
-
-def _whole_rows(path: Path) -> list[dict[str, str]]:
-    """Rows of an earlier metrics.csv without a last one that was torn by a kill."""
-    if not path.is_file():
-        return []
-    with path.open(newline="", encoding="utf-8") as file:
-        return [row for row in csv.DictReader(file) if all(_is_number(value) for value in row.values())]
-
-
-def _is_number(text: str | None) -> bool:
-    try:
-        return text is not None and not math.isnan(float(text))
-    except ValueError:
-        return False

@@ -18,6 +18,8 @@ from tfew.engine.vocabulary import LOGIT_BYTES
 from tfew.errors import UserError
 from tfew.schema import Batch
 
+NUMBERS_KEPT = 4  # for each that enters or leaves a matrix, attention's included
+
 
 class OverBudgetError(RuntimeError):
     """More would be kept than the budget allows."""
@@ -26,26 +28,38 @@ class OverBudgetError(RuntimeError):
 OUT_OF_MEMORY = (OverBudgetError, torch.OutOfMemoryError)
 
 
+class Kept:
+    """Bytes that were kept for a backward pass so far."""
+
+    bytes = 0
+
+
+@contextmanager
+def counting_kept(model: nn.Module, limit_bytes: float | None = None) -> Iterator[Kept]:
+    """Counts what is kept for a backward pass, each storage once; weights do not count."""
+    seen = {tensor.untyped_storage()._cdata for tensor in (*model.parameters(), *model.buffers())}
+    kept = Kept()
+
+    def count(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in seen:  # not its data's address, which a tensor without numbers has not
+            seen.add(storage._cdata)
+            kept.bytes += storage.nbytes()
+            if limit_bytes is not None and kept.bytes > limit_bytes:
+                raise OverBudgetError(f"{kept.bytes:,} bytes would be kept, the budget is {limit_bytes:,.0f}")
+        return tensor.detach()  # an operation that kept its own output would never be freed, unless by a backward pass
+
+    with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+        yield kept
+
+
 @contextmanager
 def kept_within(limit_bytes: float | None, model: nn.Module) -> Iterator[None]:
     """Raises OverBudgetError as soon as more than this is kept for a backward pass; weights do not count."""
     if limit_bytes is None:
         yield
         return
-    seen = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())}
-    kept = 0
-
-    def count(tensor: Tensor) -> Tensor:
-        nonlocal kept
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in seen:
-            seen.add(storage.data_ptr())
-            kept += storage.nbytes()
-            if kept > limit_bytes:
-                raise OverBudgetError(f"{kept:,} bytes would be kept, the budget is {limit_bytes:,.0f}")
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+    with counting_kept(model, limit_bytes):
         yield
 
 
@@ -67,6 +81,17 @@ def scoring_bytes(model: Any, batch: Batch, engine: str) -> int:
     scores = 2 * examples * heads * row * row
     in_rows = 4 * padded * width if model.config.is_encoder_decoder else 0  # choices side by side in self-attention
     return int((states + scores + in_rows) * item_bytes + logit_bytes)
+
+
+def rough_bytes(model: Any, batch: Batch, engine: str) -> float:
+    """More than training keeps for its backward pass, up to thirty times as much: tells at once that a run is small."""
+    examples, length = batch.input_ids.shape
+    present, tokens = int(batch.choice_mask.any(-1).sum()), batch.choice_ids.shape[2]
+    inputs = present if engine == "plain" or not model.config.is_encoder_decoder else examples
+    places = inputs * length + present * tokens
+    numbers = NUMBERS_KEPT * places * sum(sum(weight.shape) for weight in _matrices(model))
+    logits = present * tokens * model.config.vocab_size if engine == "plain" else 0
+    return 4.0 * (numbers + NUMBERS_KEPT * logits)
 
 
 def halves(batch: Batch) -> tuple[Batch, Batch] | None:
@@ -104,10 +129,16 @@ def _sizes(model: Any) -> tuple[int, int, int, int]:
     config, head = model.config, model.get_output_embeddings()
     width = getattr(config, "d_model", None) or config.hidden_size
     heads = getattr(config, "num_heads", None) or config.num_attention_heads
-    linears = [
+    widest = max(max(weight.shape) for weight in _matrices(model))
+    return width, widest, heads, head.weight.element_size()
+
+
+def _matrices(model: Any) -> list[Tensor]:
+    """Those that states are multiplied with, but for the output head's."""
+    head = model.get_output_embeddings()
+    weights = [
         module.weight
         for module in model.modules()
         if module is not head and not isinstance(module, nn.Embedding) and getattr(module, "weight", None) is not None
     ]
-    widest = max(max(weight.shape) for weight in linears if weight.dim() == 2)
-    return width, widest, heads, head.weight.element_size()
+    return [weight for weight in weights if weight.dim() == 2]

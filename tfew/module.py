@@ -7,7 +7,7 @@ second try in smaller pieces) is so its own affair, unless the weights are share
 
 import hashlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -89,7 +89,9 @@ class FewShotModule(pl.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         step = self.global_step
-        torch.manual_seed(_step_seed(self.seed, step))  # dropout is a function of (seed, step): resume is exact
+        torch.manual_seed(step_seed(self.seed, step))  # dropout is a function of (seed, step): resume is exact
+        if not (self.weights.ul or self.weights.ln):
+            batch = batch.right_choices()  # no other choice has a part in the loss
         optimizer: Any = self.optimizers()
         whole = self._whole_step(batch)
         terms = self._added_up(self._gradients(batch, whole, optimizer))
@@ -137,7 +139,7 @@ class FewShotModule(pl.LightningModule):
                 self._halve(batch, error)
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
-            torch.manual_seed(_step_seed(self.seed, self.global_step))
+            torch.manual_seed(step_seed(self.seed, self.global_step))
 
     def _halve(self, batch: Batch, error: RuntimeError) -> None:
         """Halves the micro-batch, or splits the choices further; for the rest of the run, and said each time."""
@@ -171,7 +173,7 @@ class FewShotModule(pl.LightningModule):
         totals: dict[str, torch.Tensor] = {}
         passes = self._passes(batch, whole)
         for number, (micro, counted) in enumerate(passes, start=1):
-            total, share = self._denominators(micro, whole)
+            total, share = denominators(micro, whole.counts, whole.micro_batches, self.loss_mean)
             share *= counted
             with kept_within(self.memory_bytes, self.model):
                 self._try_largest_part(micro)
@@ -206,11 +208,6 @@ class FewShotModule(pl.LightningModule):
         logprob = token_logprob(self.model, batch, self.engine, self.parts)
         return loss_terms(logprob, batch, self.weights, total, self.unlikely_epsilon)
 
-    def _denominators(self, micro: Batch, whole: Step) -> tuple[Counts, float]:
-        if self.loss_mean == "micro_batch":
-            return counts(micro), 1 / whole.micro_batches
-        return whole.counts, 1.0
-
     def _trained(self) -> list[nn.Parameter]:
         return list(adapter_parameters(self.model).values())
 
@@ -230,14 +227,19 @@ def _places(part: Batch) -> int:
     return int(part.choice_mask.any(-1).sum()) * part.choice_ids.shape[2]
 
 
-def _step_seed(seed: int, step: int) -> int:
-    """Of several processes each draws dropout of its own."""
+def denominators(micro: Batch, step_counts: Counts, micro_batches: int, loss_mean: str) -> tuple[Counts, float]:
+    """What a micro-batch's sums are divided by, and its share of the step's loss."""
+    return (counts(micro), 1 / micro_batches) if loss_mean == "micro_batch" else (step_counts, 1.0)
+
+
+def step_seed(seed: int, step: int) -> int:
+    """Of the draws of dropout in this step; of several processes each draws its own."""
     words = [seed, step] if world() == 1 else [seed, step, rank()]
     return int.from_bytes(hashlib.sha256("/".join(map(str, words)).encode()).digest()[:8], "big") >> 1
 
 
-def check_finite(values: dict[str, float], step: int) -> None:
-    """Raises UserError where one of them is not."""
+def check_finite(values: Mapping[str, float], step: int) -> None:
+    """Raises UserError where a loss or a gradient is no number any more."""
     if not all(map(torch.isfinite, map(torch.tensor, values.values()))):
         listing = ", ".join(f"{name} {value}" for name, value in values.items())
         raise UserError(

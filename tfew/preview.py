@@ -13,6 +13,7 @@ from tfew.data.members import overview
 from tfew.data.mixture import MixtureSpec
 from tfew.errors import UserError, unknown
 from tfew.schema import Prompt
+from tfew.section import complete
 from tfew.task import Task, data_folder, eval_task, load_mixture_spec, local_task, train_task
 
 if TYPE_CHECKING:
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 def preview(config: DictConfig) -> list[dict[str, Any]]:
     """Prints, for the first n rows and every template, text, choices, token ids, lengths, and what was cut."""
-    config = checked(config)
+    config = complete(checked(config))
     if config.split not in ("train", "eval"):
         raise unknown("split", config.split, ("train", "eval"), "split=")
     if not isinstance(config.n, int) or config.n < 1:
@@ -31,7 +32,7 @@ def preview(config: DictConfig) -> list[dict[str, Any]]:
         return _preview_mixture(config, mixture)
     task = train_task(config) if config.split == "train" else eval_task(config)
     if task is None:
-        raise UserError("dataset.evaluate=false: there is no evaluation split to show; split=train shows the mixture.")
+        raise UserError(f"{config.dataset.name} has no evaluation split to show; split=train shows what it trains on.")
     shown = _show(config, task, range(min(config.n, task.rows)))
     if not config.json:
         print(f"{task.empty_renders} renders of all {task.rows} rows are empty and skipped.")

@@ -42,6 +42,11 @@ def is_first() -> bool:
     return rank() == 0
 
 
+def follows() -> bool:
+    """Whether this is one of several connected processes, and not the first: it writes nothing."""
+    return world() > 1 and not is_first()
+
+
 def shares(items: Sequence[T], processes: int, piece: int = 1) -> list[list[T]]:
     """The items dealt out like cards, `piece` consecutive ones at a time; those of each process stay in order."""
     pieces = [items[start : start + piece] for start in range(0, len(items), piece)]

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tfew.errors import UserError
+from tfew.ranks import follows
 
 SCHEMA_VERSION = 1
 RECORD_FILE = "result.json"
@@ -38,11 +39,13 @@ class RunRecord:
     method: str  # or ZERO_SHOT
     loss: str
     dataset: str
-    split: str
+    split: str  # eval, or folds: all training rows, each held out in one fold of a cross-validation
     few_shot_seed: int
     seed: int
     # accuracy (median over templates), accuracy_iqr, chance, templates: {name: {...}}; of a mixture, members: {name:
-    # {...}}, and accuracy and chance are means over them; training on one adds final_loss, the mean of the last tenth
+    # {...}}, and accuracy and chance are means over them; final_loss, the mean of the last tenth of training, of a
+    # mixture and where nothing was evaluated; of one template accuracy_interval; of data with classes f1_macro, and of
+    # one template classes: {name: {precision, recall, f1, rows, predicted}}, confusion, majority; folds: accuracies
     metrics: dict[str, Any]
     counts: dict[str, int]  # evaluated rows, prompts, prompts cut at max_tokens, templates that rendered empty
     parameters: dict[str, int]  # trainable (what the adapter consists of), trained (what training moves), total (base)
@@ -62,7 +65,12 @@ def write_atomically(path: Path, text: str) -> None:
 
 
 def write_bytes_atomically(path: Path, data: bytes) -> None:
-    """The file is there whole or not at all, whatever happens meanwhile; raises UserError where it cannot be."""
+    """The file is there whole or not at all, whatever happens meanwhile; raises UserError where it cannot be.
+
+    Of several processes that share a run the first writes it, and the others go on as if they had.
+    """
+    if follows():
+        return
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")

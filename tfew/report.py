@@ -8,8 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
+from tfew.adapters_io import save_temperature
 from tfew.config import model_name, resolved
 from tfew.costs import inference_flops, training_flops
+from tfew.label_table import by_label, confusions, doubts
+from tfew.ranks import is_first
 from tfew.records import RunRecord, git_commit, library_versions, save_record
 from tfew.run_folder import remove_checkpoints
 
@@ -46,12 +49,12 @@ def finish(
         method=method_name,
         loss=config.loss.name,
         dataset=config.dataset.name,
-        split="eval",
+        split="folds" if evaluated and "folds" in evaluated.metrics else "eval",
         few_shot_seed=config.few_shot_seed,
         seed=config.seed,
         metrics={
             **(evaluated.metrics if evaluated else {}),
-            **({"final_loss": fitted.final_loss} if fitted and mixture else {}),
+            **({"final_loss": fitted.final_loss} if fitted and (mixture or not evaluated) else {}),
         },
         counts=evaluated.counts if evaluated else {},
         parameters={
@@ -71,9 +74,12 @@ def finish(
         config=resolved(config),
         mixture=mixture,
     )
+    if adapter_bytes and "calibration" in record.metrics:
+        save_temperature(folder, record.metrics["calibration"], config.score.norm)
     path = save_record(folder, record)
-    remove_checkpoints(folder)
-    print_summary(record, path)
+    if is_first():
+        remove_checkpoints(folder)
+        print_summary(record, path)
     return record
 
 
@@ -81,7 +87,10 @@ def print_summary(record: RunRecord, path: Path) -> None:
     """A small table on standard output, and where the record lies."""
     counts, seconds = record.counts, record.seconds
     print(f"\n{record.dataset}: {record.method} on {record.model}, loss {record.loss}, seed {record.few_shot_seed}")
-    _print_metrics(record.metrics)
+    if "accuracy_interval" in record.metrics and "classes" in record.config["dataset"]:
+        _print_labels(record.metrics, counts["rows"])
+    else:
+        _print_metrics(record.metrics)
     if record.mixture and record.mixture["left_out"]:
         print(f"  left out of the mixture: {', '.join(record.mixture['left_out'])}")
     if counts.get("cut_prompts"):
@@ -112,8 +121,36 @@ def _print_metrics(metrics: Mapping[str, Any]) -> None:
             f"  {'median (IQR)':<{width}}  {100 * metrics['accuracy']:8.1f}  ({100 * metrics['accuracy_iqr']:.1f});"
             f" chance {100 * metrics['chance']:.1f}"
         )
+        print(_probabilities(metrics["calibration"]))
     else:
         print(f"  nothing evaluated; mean loss of the last tenth of training {metrics['final_loss']:.4f}")
+
+
+def _print_labels(metrics: Mapping[str, Any], rows: int) -> None:
+    """For rows that somebody labelled by hand: every number, and how far it is to be trusted."""
+    low, high = metrics["accuracy_interval"]
+    what = "held-out rows, each by an adapter that was trained without it" if "folds" in metrics else "rows"
+    print(f"  accuracy {100 * metrics['accuracy']:.1f} % (95 % interval {100 * low:.1f} to {100 * high:.1f})", end="")
+    print(f" on {rows} {what}; chance {100 * metrics['chance']:.1f} %")
+    if "classes" in metrics:
+        print(f"  macro-F1 {100 * metrics['f1_macro']:.1f} %\n")
+        print("\n".join(f"  {line}".rstrip() for line in [*by_label(metrics), "", *confusions(metrics), ""]))
+    print(_probabilities(metrics["calibration"]))
+    for sentence in doubts(metrics, rows):
+        print(f"  {sentence}")
+
+
+def _probabilities(calibration: Mapping[str, Any]) -> str:
+    """How far probabilities are from accuracies (expected calibration error), before and after the temperature."""
+    if calibration["ece"] is None:
+        return "  probabilities: nothing to check them with, no row has a label"
+    if calibration["ece_calibrated"] is None:
+        few = f"{calibration['rows']} rows are too few to fit a temperature to"
+        return f"  probabilities: calibration error {calibration['ece']:.3f}; {few}"
+    return (
+        f"  probabilities: calibration error {calibration['ece']:.3f}, and {calibration['ece_calibrated']:.3f} at"
+        f" temperature {calibration['temperature']:.3g} (on {calibration['rows']} rows)"
+    )
 
 
 def _percents(values: Mapping[str, Any], *keys: str) -> str:

@@ -2,6 +2,8 @@
 
 import logging
 import shutil
+from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +11,11 @@ import yaml
 from omegaconf import DictConfig, OmegaConf
 
 from tfew.card import CARD_FILE, is_model_card
+from tfew.claim import LOCK_FILE, claim
 from tfew.config import differences, identity, resolved_with_hashes
 from tfew.errors import UserError
-from tfew.records import RECORD_FILE, cannot_write, load_record, write_atomically
+from tfew.ranks import is_first, wait_for_all
+from tfew.records import RECORD_FILE, RunRecord, cannot_write, load_record, write_atomically
 
 log = logging.getLogger(__name__)
 
@@ -21,13 +25,30 @@ METRICS_FILE = "metrics.csv"
 MIXTURE_FILE = "mixture.json"
 CHECKPOINTS = "checkpoint"
 CALIBRATION_FILE = "calibration.safetensors"
+TOGETHER = "together-step="  # begins the name of a checkpoint of runs that are trained together
+FOLD = "fold_"  # and its number: the folder of one fold of a cross-validation
+FOLD_FILE = "fold.json"  # what its evaluation took; written last
+ADAPTER_FILES = ("adapter.safetensors", "adapter.json", "temperature.json")
 # and CONFIG_FILE
-OWN_FILES = (RECORD_FILE, PREDICTIONS_FILE, METRICS_FILE, MIXTURE_FILE, "adapter.safetensors", "adapter.json")
+OWN_FILES = (RECORD_FILE, PREDICTIONS_FILE, METRICS_FILE, MIXTURE_FILE, *ADAPTER_FILES)
 LOGGER_FOLDERS = ("tensorboard", "wandb")
 
 
 def is_finished(folder: Path) -> bool:
     return (folder / RECORD_FILE).is_file()
+
+
+def only_once(folder: Path, config: DictConfig, make: Callable[[DictConfig, Path], RunRecord]) -> RunRecord:
+    """The record of the finished run; it is made only where it is not there yet, and by one process at a time.
+
+    Of several that share one run (`tfew.processes`) the first claims it, and the others are made to wait for that one.
+    Raises Busy, a UserError, where another process is making it.
+    """
+    if not to_skip(folder, config):
+        with claim(folder) if is_first() else nullcontext():
+            if not to_skip(folder, config):  # another process may have finished it meanwhile
+                return make(config, folder)
+    return load_record(folder)
 
 
 def to_skip(folder: Path, config: DictConfig) -> bool:
@@ -51,11 +72,21 @@ def to_skip(folder: Path, config: DictConfig) -> bool:
 
 
 def open_run(folder: Path, config: DictConfig) -> None:
-    """Makes the folder ready to run in: cleared, or with `resume` as it was left. To be called last of all checks."""
+    """Makes the folder ready to run in: cleared, or with `resume` as it was left. To be called last of all checks.
+
+    Of several processes the first does so, when all have made their checks, and the others wait.
+    """
+    wait_for_all()
+    if is_first():
+        _open(folder, config)
+    wait_for_all()
+
+
+def _open(folder: Path, config: DictConfig) -> None:
     unfinished = (folder / CONFIG_FILE).is_file() and not is_finished(folder)
     if config.resume and unfinished:
-        step = last_checkpoint(folder)
-        log.info(f"{folder} is unfinished; {'continuing' if step else 'no checkpoint yet, starting afresh'}.")
+        done = last_checkpoint(folder) or [*(folder / CHECKPOINTS).glob(f"{TOGETHER}*.pt"), *folder.glob(f"{FOLD}*")]
+        log.info(f"{folder} is unfinished; {'continuing' if done else 'no checkpoint yet, starting afresh'}.")
     elif unfinished or is_finished(folder):
         log.info(f"{folder} is {'unfinished; starting afresh' if unfinished else 'finished; redoing it'}.")
         _clear(folder)
@@ -74,11 +105,16 @@ def last_checkpoint(folder: Path) -> Path | None:
 
 
 def remove_checkpoints(folder: Path) -> None:
-    for path in [*(folder / CHECKPOINTS).glob("step=*.ckpt"), folder / CHECKPOINTS / CALIBRATION_FILE]:
+    saved = [path for name in ("step=*.ckpt", f"{TOGETHER}*.pt") for path in (folder / CHECKPOINTS).glob(name)]
+    for path in [*saved, folder / CHECKPOINTS / CALIBRATION_FILE]:
         if path.is_dir():
             shutil.rmtree(path)
         path.unlink(missing_ok=True)
     _remove_if_empty(folder / CHECKPOINTS)
+
+
+def fold_folder(folder: Path, fold: int) -> Path:
+    return folder / f"{FOLD}{fold}"
 
 
 def few_shot_path(folder: Path, settings: Any) -> Path:
@@ -111,8 +147,12 @@ def finished_settings(folder: Path) -> dict[str, Any] | None:
 
 
 def _refuse_foreign(folder: Path) -> None:
-    """A run that was killed as it began leaves at most an unfinished hidden file of `write_atomically`."""
-    foreign = [path for path in folder.glob("*") if not (path.name.startswith(".") and path.suffix == ".tmp")]
+    """A run that was killed as it began leaves at most its lock and an unfinished file of `write_atomically`."""
+    foreign = [
+        path
+        for path in folder.glob("*")
+        if path.name != LOCK_FILE and not (path.name.startswith(".") and path.suffix == ".tmp")
+    ]
     if foreign and not (folder / CONFIG_FILE).is_file():
         raise UserError(f"{folder} is not empty and holds no run of this project: choose another run_dir=.")
 
@@ -126,9 +166,9 @@ def _clear(folder: Path) -> None:
         remove_checkpoints(folder)
         if is_model_card(folder / CARD_FILE):  # its numbers are the old run's
             (folder / CARD_FILE).unlink()
-        for name in LOGGER_FOLDERS:
-            if (folder / name).exists():
-                shutil.rmtree(folder / name)
+        for path in [*(folder / name for name in LOGGER_FOLDERS), *folder.glob(f"{FOLD}*")]:
+            if path.is_dir():
+                shutil.rmtree(path)
         if settings is not None:
             shots = few_shot_path(folder, settings)
             shots.unlink(missing_ok=True)

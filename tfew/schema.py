@@ -31,8 +31,10 @@ class Example:
 class Prompt:
     """One example rendered by one template: text only.
 
-    A generation task has `choices=(target,)` and `label=0`. `shots` are the (input, answer) pairs that stand before it
-    in context; `content_free` is the input with nothing of the row in it, where the scoring method wants it.
+    A generation task has `choices=(target,)` and `label=0`. `cuttable`: the parts of `input`, (start, end) in
+    characters, that may be shortened where it has too many tokens; with none, its end is cut. `shots` are the (input,
+    answer) pairs that stand before it in context; `content_free` is the input with nothing of the row in it, where the
+    scoring method wants it.
     """
 
     dataset: str
@@ -41,6 +43,7 @@ class Prompt:
     input: str
     choices: tuple[str, ...]
     label: int | None
+    cuttable: tuple[tuple[int, int], ...] = ()
     shots: tuple[tuple[str, str], ...] = ()
     content_free: str | None = None
 
@@ -69,18 +72,29 @@ class Batch:
 
     def split(self, size: int) -> list[Batch]:
         """Consecutive parts of at most `size` examples; padding stays as it is."""
-        return [self._part(slice(start, start + size)) for start in range(0, len(self), size)]
+        return [self.part(slice(start, start + size)) for start in range(0, len(self), size)]
 
     def tasks_of(self, example: torch.Tensor) -> torch.Tensor | None:
         """The tasks of these examples (positions in the batch); None where the batch names no tasks."""
         return None if self.task_id is None else self.task_id[example]
 
-    def _part(self, examples: slice) -> Batch:
+    def part(self, examples: slice) -> Batch:
+        """Some of the examples; padding stays as it is."""
         return self._each(lambda tensor: tensor[examples])
 
     def _each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Batch:
         tensors: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
         return replace(self, **{name: change(tensor) for name, tensor in tensors.items() if tensor is not None})
+
+    def right_choices(self) -> Batch:
+        """The same examples with the right choice of each alone."""
+        choice_B11 = self.label[:, None, None].expand(-1, 1, self.choice_ids.shape[2])
+        return replace(
+            self,
+            choice_ids=self.choice_ids.gather(1, choice_B11),
+            choice_mask=self.choice_mask.gather(1, choice_B11),
+            label=self.label * 0,
+        )
 
     def by_choices(self, parts: int) -> list[Batch]:
         """At most so many batches of the same examples, each with some of the choices, in order."""
@@ -98,7 +112,8 @@ class Prediction:
     `tokens`, `characters` and `bytes` count each choice's (tokens with eos), `unconditional` are the sums of their
     log-probabilities after an empty input, None where they were not asked for: with them a score under one norm can be
     made one under another (`tfew.ranking.norms`). That goes for one context; of several `contexts` (ensemble in-context
-    learning) the scores are what their predictions were combined to.
+    learning) the scores are what their predictions were combined to. `fold` is the one that held the row out, in a
+    cross-validation.
     """
 
     dataset: str
@@ -112,9 +127,11 @@ class Prediction:
     bytes: tuple[int, ...] | None = None
     unconditional: tuple[float, ...] | None = None
     contexts: int = 1
+    fold: int | None = None
 
     def to_json(self) -> str:
-        return json.dumps(vars(self), ensure_ascii=False)
+        known = {name: value for name, value in vars(self).items() if name != "fold" or value is not None}
+        return json.dumps(known, ensure_ascii=False)
 
     @classmethod
     def from_json(cls, line: str) -> Prediction:

@@ -17,9 +17,10 @@ from tfew.data.dataset import DatasetSpec
 from tfew.data.fewshot import few_shot_examples
 from tfew.data.members import load_mixture, local_members
 from tfew.data.mixture import MixtureSpec
-from tfew.data.sources import find_source, is_local, load_split
+from tfew.data.sources import find_source, has_split, is_local, load_split
+from tfew.data.split import folds_of, rarer_than
 from tfew.data.templates import Template, load_templates, select
-from tfew.errors import UserError
+from tfew.errors import UserError, some
 from tfew.records import write_atomically
 from tfew.schema import Example, Prompt
 
@@ -31,7 +32,8 @@ class Task:
     """Prompts to train on or to rank. `prompts[i]` are all renders of row i that are not empty.
 
     `examples` are those rows, none for training on a mixture, whose rows are read when they are drawn. `mixture`
-    says, where there is one, what each member contributes and which members were left out.
+    says, where there is one, what each member contributes and which members were left out. `classes` are the labels
+    as the data spell them, where they mean the same in every row.
     """
 
     name: str
@@ -39,10 +41,15 @@ class Task:
     prompts: Sequence[Sequence[Prompt]]
     empty_renders: int
     mixture: dict[str, Any] | None = None
+    classes: tuple[str, ...] | None = None
 
     @property
     def rows(self) -> int:
         return len(self.prompts)
+
+    def only(self, rows: Sequence[int]) -> "Task":
+        """The same with these rows alone."""
+        return replace(self, examples=[self.examples[row] for row in rows], prompts=[self.prompts[row] for row in rows])
 
 
 def load_spec(config: DictConfig) -> DatasetSpec:
@@ -77,13 +84,37 @@ def train_task(config: DictConfig) -> Task:
 
 def _few_shot_task(config: DictConfig) -> Task:
     spec = load_spec(config)
-    if config.shots is None:
-        raise UserError("shots=null: only a mixture of data sets is trained on without a number of shots.")
-    templates = select(load_templates(spec.prompts), config.templates.use, config.templates.name)
-    if config.templates.use == "original" and config.fidelity.limit_train_templates:
-        templates = templates[: spec.train_templates_first]
+    templates = train_templates(config, spec)
     examples = few_shot_examples(spec, config.few_shot, config.few_shot_seed, config.shots, data_folder(config))
     return _render(spec, examples, templates, labelled=True)
+
+
+def row_folds(config: DictConfig, task: Task) -> list[int]:
+    """The fold of each training row; labels that are too rare to be in every fold are named."""
+    if task.mixture is not None:
+        raise UserError(
+            f"folds={config.folds} is for one data set, and {config.dataset.name} is a mixture: folds=null."
+        )
+    if config.folds > task.rows:
+        raise UserError(f"folds={config.folds}, but there are only {task.rows} rows to train on.")
+    if task.rows - -(-task.rows // config.folds) < config.batch_size:
+        raise UserError(
+            f"folds={config.folds} leaves fewer than batch_size={config.batch_size} of {task.rows} rows to train on."
+        )
+    if task.classes is None:
+        return folds_of([None] * task.rows, config.folds, config.few_shot_seed)
+    names = [task.classes[example.label or 0] for example in task.examples]
+    if rare := rarer_than(names, config.folds):
+        listing = some(f"{name} ({rows})" for name, rows in rare.items())
+        log.info(f"Note: labels with fewer rows than there are folds are not in every one: {listing}.")
+    return folds_of(names, config.folds, config.few_shot_seed)
+
+
+def train_templates(config: DictConfig, spec: DatasetSpec) -> list[Template]:
+    """The templates that training draws from."""
+    templates = select(load_templates(spec.prompts), config.templates.use, config.templates.name)
+    limited = config.templates.use == "original" and config.fidelity.limit_train_templates
+    return templates[: spec.train_templates_first] if limited else templates
 
 
 def in_context(config: DictConfig) -> InContext | None:
@@ -129,6 +160,21 @@ def local_task(config: DictConfig, spec: MixtureSpec) -> Task | None:
     return None if local is None else _mixture_task(config, local)
 
 
+def tasks_at_hand(config: DictConfig) -> tuple[Task | None, Task | None]:
+    """What can be trained on and evaluated on here and now: from `data_dir=`, `data=`, or made in process.
+
+    Two times None where no data are named; raises UserError where they are and there are none to train on.
+    """
+    data_dir, mixture = data_folder(config), load_mixture_spec(config)
+    if mixture is not None:
+        return local_task(config, mixture), None
+    spec = load_spec(config)
+    if data_dir is None and spec.generator is None and spec.table is None:
+        return None, None
+    at_hand = spec.table is not None or is_local(spec, "eval", data_dir)
+    return train_task(config), eval_task(config) if at_hand else None
+
+
 def eval_task(config: DictConfig) -> Task | None:
     """The evaluation split with every template (`templates.eval=each`) or one drawn per example (`random`).
 
@@ -136,7 +182,8 @@ def eval_task(config: DictConfig) -> Task | None:
     """
     mixture = load_mixture_spec(config)
     if mixture is None:
-        return _eval_single(config, load_spec(config), data_folder(config))
+        spec = load_spec(config)
+        return _eval_single(config, spec, data_folder(config)) if has_split(spec, "eval") else None
     if not mixture.evaluate:
         return None
     data_dir = data_folder(config)
@@ -174,7 +221,14 @@ def _eval_single(config: DictConfig, spec: DatasetSpec, data_dir: Path | None) -
         [random.Random(f"{config.eval_seed}/{example.idx}").choice(prompts)]
         for example, prompts in zip(task.examples, task.prompts, strict=True)
     ]
-    return Task(task.name, task.examples, drawn, task.empty_renders)
+    return replace(task, prompts=drawn)
+
+
+def unlabelled_task(config: DictConfig) -> Task:
+    """The rows of the split "test", which have no labels, each in the first template."""
+    spec = load_spec(config)
+    templates = select(load_templates(spec.prompts), config.templates.use, config.templates.name)
+    return _render(spec, load_split(spec, "test", data_folder(config), labelled=False), templates[:1])
 
 
 def _with_content_free(spec: DatasetSpec, task: Task, templates: Sequence[Template]) -> Task:
@@ -220,8 +274,21 @@ def _render(
             raise UserError(
                 f"Every template of {spec.name} renders row {example.idx} empty; choose others: templates=."
             )
+        if spec.classes:
+            _check_order(spec, example, row)
     empty = sum(map(len, renders)) - sum(map(len, prompts))
-    return Task(spec.name, list(examples), prompts, empty)
+    return Task(spec.name, list(examples), prompts, empty, classes=spec.label_names if spec.classes else None)
+
+
+def _check_order(spec: DatasetSpec, example: Example, prompts: Sequence[Prompt]) -> None:
+    """That a template's answers are those of the labels, in their order: they are counted and named by it."""
+    names = spec.label_names or ()
+    for prompt in prompts:
+        if len(prompt.choices) != len(names) or (example.label is not None and prompt.label != example.label):
+            raise UserError(
+                f"Template {prompt.template!r} answers with {', '.join(prompt.choices)}, in this order; the labels of"
+                f" {spec.name} are {', '.join(names)}: put them in the same order with choices=[...]."
+            )
 
 
 def data_folder(config: DictConfig) -> Path | None:

@@ -4,86 +4,108 @@ The main path of the project, as a table of contents: data, model, training, eva
 """
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from tfew.cli import command
 from tfew.config import checked, method_name, resolved, run_name, run_path
-from tfew.ranks import from_first, is_first, wait_for_all
-from tfew.records import RunRecord, load_record
+from tfew.errors import UserError
+from tfew.ranks import from_first
+from tfew.records import RunRecord
 from tfew.report import finish
-from tfew.run_folder import MIXTURE_FILE, few_shot_path, open_run, to_skip
-from tfew.task import Task, eval_task, save_few_shot, save_mixture, train_task
+from tfew.run_folder import MIXTURE_FILE, few_shot_path, only_once, open_run
+from tfew.section import complete
+from tfew.task import Task, eval_task, row_folds, save_few_shot, save_mixture, train_task
+from tfew.together import settings_of_each, train_together
 
 log = logging.getLogger("tfew.train")  # __name__ is __main__ under python -m
 
 
 def train(config: DictConfig) -> RunRecord:
     """Runs the whole job in its run folder and returns the record; a finished identical run is only read."""
-    config = checked(config)
-    folder = run_path(config, run_name(config))
-    if to_skip(folder, config):
-        return load_record(folder)
-    training, evaluation = train_task(config), eval_task(config)
+    if config.train_together is not None:
+        raise UserError("train_together= is of the command line; in Python call tfew.together.train_together.")
+    config = complete(checked(config))
+    return only_once(run_path(config, run_name(config)), config, _train)
+
+
+def _train(config: DictConfig, folder: Path) -> RunRecord:
+    training = train_task(config)
+    folds = None if config.folds is None else row_folds(config, training)
+    evaluation = eval_task(config) if folds is None else None
 
     # heavy imports only now: the configuration and the data are known to be good
     from tfew.processes import processes
 
     with processes(config, "train"):
-        record = from_first(_run(config, folder, training, evaluation))
-    assert record is not None
-    return record
+        return from_first(_run(config, folder, training, folds, evaluation))
 
 
-def _run(config: DictConfig, folder: Path, training: Task, evaluation: Task | None) -> RunRecord | None:
-    """The job as each of its processes does it; the first one also writes, and has the record."""
+def _run(
+    config: DictConfig, folder: Path, training: Task, folds: Sequence[int] | None, evaluation: Task | None
+) -> RunRecord:
+    """The job as each of its processes does it, one a device; only the first writes."""
     from tfew.adapters_io import save_adapter
-    from tfew.build import (
-        attach_method,
-        base_of,
-        build_backbone,
-        build_device,
-        build_encoder,
-        build_method,
-        share_out,
-        whole_adapter,
-    )  # fmt: skip
+    from tfew.build import base_of, build_device, build_encoder, build_method, build_trainable, whole_adapter
     from tfew.evaluation import evaluate_model
     from tfew.fit import fit
+    from tfew.folds import cross_validate
+    from tfew.forecast import check_memory
 
-    device, method, encoder = build_device(config), build_method(config), build_encoder(config)
-    model = build_backbone(config, encoder.tokenizer, device, method)
-    base_parameters = sum(parameter.numel() for parameter in model.parameters())
-    attach_method(config, method, model, encoder.tokenizer)
-    share_out(config, model, device, method)
-
-    if is_first():
-        open_run(folder, config)
-        if training.mixture is None:
-            save_few_shot(training.examples, few_shot_path(folder, config))
-        else:
-            save_mixture(training, folder / MIXTURE_FILE)
-        what = "shots" if training.mixture is None else "prompts in a pass over the mixture"
-        to_rank = f"{evaluation.rows} rows to evaluate" if evaluation else "nothing to evaluate"
-        log.info(f"{folder}: {training.rows} {what}, {to_rank}.")
-    wait_for_all()
-    fitted = fit(config, method, model, encoder, training, folder)
-    adapter_bytes = 0
-    with whole_adapter(config, model):
-        if is_first():
-            adapter_bytes = save_adapter(folder, method.stored(model), resolved(config.method), base_of(config))
-    evaluated = evaluate_model(config, method, model, encoder, evaluation, folder) if evaluation else None
-    with whole_adapter(config, model):
-        if not is_first():
-            return None
+    encoder = build_encoder(config)
+    if training.mixture is None:
+        encoder.check_room(training.prompts[0])
+    check_memory(config, build_device(config), build_method(config), encoder, training, evaluation)
+    built = build_trainable(config, encoder)
+    open_run(folder, config)
+    _save_training_rows(config, training, folder)
+    log.info(f"{folder}: {_what_there_is(config, training, evaluation)}.")
+    evaluated = None
+    if folds is not None:
+        del built  # each fold has a model of its own
+        evaluated = cross_validate(config, training, folds, folder)
+        built = build_trainable(config)
+    fitted = fit(config, built.method, built.model, built.encoder, training, folder)
+    with whole_adapter(config, built.model):
+        stored = built.method.stored(built.model)
+        adapter_bytes = save_adapter(folder, stored, resolved(config.method), base_of(config))
+    if evaluation is not None:
+        evaluated = evaluate_model(config, built.method, built.model, built.encoder, evaluation, folder)
+    with whole_adapter(config, built.model):
         return finish(
-            folder, config, "train", method_name(config), method, model, base_parameters, evaluated, fitted,
-            adapter_bytes, training.mixture,
+            folder, config, "train", method_name(config), built.method, built.model, built.base_parameters, evaluated,
+            fitted, adapter_bytes, training.mixture,
         )  # fmt: skip
 
 
-main = command("train")(train)
+def _save_training_rows(config: DictConfig, training: Task, folder: Path) -> None:
+    """The shots that were drawn, or what the mixture consists of; all rows of a table lie in the table."""
+    if training.mixture is not None:
+        save_mixture(training, folder / MIXTURE_FILE)
+    elif config.few_shot != "all":
+        save_few_shot(training.examples, few_shot_path(folder, config))
+
+
+def _what_there_is(config: DictConfig, training: Task, evaluation: Task | None) -> str:
+    what = "shots" if config.few_shot != "all" else "rows to train on"
+    what = what if training.mixture is None else "prompts in a pass over the mixture"
+    if config.folds is not None:
+        return f"{training.rows} {what}, in {config.folds} folds"
+    return f"{training.rows} {what}, {f'{evaluation.rows} rows' if evaluation else 'nothing'} to evaluate"
+
+
+@command("train")
+def main(config: DictConfig) -> RunRecord | list[RunRecord]:
+    if config.train_together is None:
+        return train(config)
+    configs = settings_of_each(HydraConfig.get().overrides.task, config.train_together)
+    for each in configs:
+        each.resume = config.resume  # a sweep sets it
+    return train_together(configs)
+
 
 if __name__ == "__main__":
     main()

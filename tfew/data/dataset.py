@@ -6,39 +6,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, overload
 
+from tfew.data.labels import LabelRule, Rule, as_choices, label_rule
 from tfew.errors import UserError
 from tfew.schema import Example
 
 
 @dataclass(frozen=True)
-class LabelRule:
-    """How a row's label becomes the index of the right choice.
-
-    `column` holds it. `names` are its spellings per index, as distributed; a number (or digits) counts from
-    `first`, which is the Hub's numbering; a boolean counts false 0, true 1.
-    """
-
-    column: str
-    names: tuple[tuple[str, ...], ...]
-    first: int = 0
-
-    def index(self, value: Any) -> int:
-        """Raises ValueError with the good values."""
-        if isinstance(value, bool):
-            index = int(value)
-        elif isinstance(value, int) or (isinstance(value, str) and value.strip().isdigit()):
-            index = int(value) - self.first
-        else:
-            index = next((i for i, names in enumerate(self.names) if value in names), -1)
-        if not 0 <= index < len(self.names):
-            good = ", ".join(f"{i + self.first} ({'/'.join(names)})" for i, names in enumerate(self.names))
-            raise ValueError(f"label {value!r} in column {self.column!r} is none of {good}")
-        return index
-
-
-@dataclass(frozen=True)
 class DatasetSpec:
-    """One file of `configs/dataset/`; every key is explained in `configs/dataset/rte.yaml`.
+    """One file of `configs/dataset/`; keys are explained in `rte.yaml` there, those of own tables in `local.yaml`.
 
     `label` None: the rows' labels are the templates' business, the right choice is the one a template gives as target.
     """
@@ -47,10 +22,10 @@ class DatasetSpec:
     official_name: str
     paper_name: str
     columns: tuple[str, ...]
-    label: LabelRule | None
+    label: Rule | None
     prompts: str | Sequence[Mapping[str, Any]]
     train_templates_first: int | None
-    shots: int
+    shots: int | None
     hub: Mapping[str, Any] | None
     files: Mapping[str, Sequence[str]]
     rows: Mapping[str, int | None]
@@ -61,23 +36,23 @@ class DatasetSpec:
     bring: str | None = None
     rate: float = 1
     leave_out: Sequence[str] = ()
+    classes: bool = False
+    held_out: Mapping[str, Any] | None = None
+    may_be_empty: Sequence[str] = ()
+    layout: Mapping[str, Any] | None = None
+    table: Mapping[str, Any] | None = None
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> DatasetSpec:
-        rule = None if config["label"] is None else cls._label_rule(config["name"], config["label"])
+        rule = None if config["label"] is None else label_rule(config["name"], config["label"])
         return cls(**{**config, "columns": tuple(config["columns"]), "label": rule})
 
-    @staticmethod
-    def _label_rule(name: str, label: Mapping[str, Any]) -> LabelRule:
-        names = tuple(tuple(n) if isinstance(n, list) else (n,) for n in label["names"])
-        if not all(isinstance(name, str) for group in names for name in group):
-            raise UserError(
-                f"dataset.label.names of {name} holds something that is not text: {label['names']}."
-                " Quote it: YAML reads a bare yes, no, on or off as a boolean."
-            )
-        return LabelRule(label["column"], names, label["first"])
+    @property
+    def label_names(self) -> tuple[str, ...] | None:
+        """The labels as the data spell them, by index; None where rows have choices of their own."""
+        return tuple(names[0] for names in self.label.names) if isinstance(self.label, LabelRule) else None
 
-    def examples(self, rows: Sequence[Mapping[str, Any]], where: str) -> Sequence[Example]:
+    def examples(self, rows: Sequence[Mapping[str, Any]], where: str, labelled: bool = True) -> Sequence[Example]:
         """Rows of one file or split as examples; `where` names it in errors.
 
         A list is checked as a whole, now. Any other sequence may be large or computed row by row, and stays so: each
@@ -86,8 +61,8 @@ class DatasetSpec:
         if not len(rows):
             raise UserError(f"{where} holds no rows.")
         if not isinstance(rows, list):
-            return _Examples(self, rows, where)
-        examples = [self.example(number, row, where) for number, row in enumerate(rows)]
+            return _Examples(self, rows, where, labelled)
+        examples = [self.example(number, row, where, labelled) for number, row in enumerate(rows)]
         seen: set[int] = set()
         for number, example in enumerate(examples, start=1):
             if example.idx in seen:
@@ -95,39 +70,55 @@ class DatasetSpec:
             seen.add(example.idx)
         return examples
 
-    def example(self, number: int, row: Mapping[str, Any], where: str) -> Example:
-        """Row `number` (from 0) of `where` as an example; its `idx` is its own, else this number."""
+    def example(self, number: int, row: Mapping[str, Any], where: str, labelled: bool = True) -> Example:
+        """Row `number` (from 0) of `where` as an example; its `idx` is its own, else this number.
+
+        `labelled` False: a row to predict. It needs no label, and one that it has is not looked at.
+        """
+        where = f"{where}, row {number + 1}"
         fields = {self.rename.get(key, key): value for key, value in row.items()}
-        needed = {*self.columns, *([self.label.column] if self.label else [])}
-        if missing := sorted(needed - fields.keys()):
-            raise UserError(
-                f"{where}, row {number + 1} lacks {', '.join(map(repr, missing))}; it has {', '.join(sorted(fields))}."
-            )
-        if empty := sorted(column for column in needed if fields[column] is None):
-            raise UserError(f"{where}, row {number + 1}: {', '.join(map(repr, empty))} is null.")
-        label = self._label(fields, f"{where}, row {number + 1}")
+        rule = self.label if labelled else None
+        if self.label is not None and rule is None:
+            fields.pop(self.label.column, None)
+        self._check_present(fields, {*self.columns, *([rule.column] if rule else [])}, where)
         for column, kind in self.types.items():
-            fields[column] = _as_type(fields[column], kind, f"{where}, row {number + 1}, column {column!r}")
+            if column in fields:
+                fields[column] = _as_type(fields[column], kind, f"{where}, column {column!r}")
+        label = _label(rule, fields, where)
         fields.setdefault("idx", number)
         if label is not None:
             fields.setdefault("label", label)
-            if self.label and self.label.column == "label" and "label" not in self.types:
+            if rule and rule.column == "label" and "label" not in self.types:
                 fields["label"] = label  # promptsource's templates index choices with it
-        idx = _as_type(fields["idx"], "int", f"{where}, row {number + 1}, column 'idx'")
+        idx = _as_type(fields["idx"], "int", f"{where}, column 'idx'")
         return Example(idx=idx, fields=fields, label=label)
 
-    def _label(self, fields: Mapping[str, Any], where: str) -> int | None:
-        try:
-            return None if self.label is None else self.label.index(fields[self.label.column])
-        except ValueError as error:
-            raise UserError(f"{where}: {error}.") from error
+    def _check_present(self, fields: dict[str, Any], needed: set[str], where: str) -> None:
+        """That a row has what it needs; null becomes an empty text where that will do."""
+        if missing := sorted(needed - fields.keys()):
+            raise UserError(
+                f"{where} lacks {', '.join(map(repr, missing))}; it has {', '.join(sorted(map(str, fields)))}."
+            )
+        for column in self.may_be_empty:
+            fields[column] = "" if fields[column] is None else fields[column]
+        for column in sorted(needed - set(self.may_be_empty)):
+            value = fields[column]
+            if value is None or (self.table is not None and not str(value).strip()):
+                raise UserError(f"{where}: {column!r} is {'null' if value is None else 'empty'}.")
+
+
+def _label(rule: Rule | None, fields: Mapping[str, Any], where: str) -> int | None:
+    try:
+        return None if rule is None else rule.of(fields)
+    except ValueError as error:
+        raise UserError(f"{where}: {error}.") from error
 
 
 class _Examples(Sequence[Example]):
     """Examples of a sequence that is read row by row."""
 
-    def __init__(self, spec: DatasetSpec, rows: Sequence[Mapping[str, Any]], where: str) -> None:
-        self.spec, self.rows, self.where = spec, rows, where
+    def __init__(self, spec: DatasetSpec, rows: Sequence[Mapping[str, Any]], where: str, labelled: bool) -> None:
+        self.spec, self.rows, self.where, self.labelled = spec, rows, where, labelled
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -140,16 +131,19 @@ class _Examples(Sequence[Example]):
         if isinstance(key, slice):
             return [self[number] for number in range(*key.indices(len(self)))]
         number = range(len(self))[key]
-        return self.spec.example(number, self.rows[number], self.where)
+        return self.spec.example(number, self.rows[number], self.where, self.labelled)
 
     def __iter__(self) -> Iterator[Example]:
         return (self[number] for number in range(len(self)))
 
 
 def _as_type(value: Any, kind: str, where: str) -> Any:
+    """`kind` is int, str, list, or choices: a list of answers, also spelt in one cell."""
     try:
         if kind == "list" and not isinstance(value, list):
             raise ValueError
+        if kind == "choices":
+            return as_choices(value)
         return {"int": int, "str": str, "list": list}[kind](value)
     except (ValueError, TypeError) as error:
-        raise UserError(f"{where}: {value!r} is not {kind}.") from error
+        raise UserError(f"{where}: {error if kind == 'choices' else f'{value!r} is not {kind}'}.") from error

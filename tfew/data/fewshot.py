@@ -21,13 +21,21 @@ from tfew.schema import Example
 OFFICIAL_SPLITS = Path(__file__).parent / "official_splits"
 
 
-def few_shot_examples(spec: DatasetSpec, mode: str, seed: int, shots: int, data_dir: Path | None) -> Sequence[Example]:
-    """The `shots` training examples of this seed.
+def few_shot_examples(
+    spec: DatasetSpec, mode: str, seed: int, shots: int | None, data_dir: Path | None
+) -> Sequence[Example]:
+    """The `shots` training examples of this seed; None: all there are, with the mode "all" and no other.
 
     "official": rows of the pool by the official row numbers, each checked by its hash; where `data_dir` holds no
     pool but the official file of rows, that file, checked the same way. "files": the file of rows as it lies.
     "draw": seeded shuffle of the pool, first k, which is how the official subsets were made.
     """
+    if mode == "all":
+        if shots is not None:
+            raise UserError(f"shots={shots}, and few_shot=all takes all rows: for so many say few_shot=draw.")
+        return list(load_split(spec, "train", data_dir))
+    if shots is None:
+        raise UserError(f"shots=null: few_shot={mode} needs their number; few_shot=all takes all rows.")
     if mode == "files":
         return _enough(_file_examples(spec, seed, shots, data_dir), shots, f"the few-shot file of seed {seed}")
     if mode == "draw":

@@ -73,7 +73,7 @@ def _read(path: Path, form: Format) -> list[Row]:
     for encoding in form.encoding:
         try:
             with path.open(encoding=encoding, newline="") as lines:
-                return [_finished(row, form, path) for row in reader(path, lines, form)]
+                return [finished(row, form, path) for row in reader(path, lines, form)]
         except UnicodeDecodeError:
             if encoding == form.encoding[-1]:
                 raise
@@ -117,7 +117,7 @@ def _matches(path: Path, lines: Iterable[str], form: Format) -> Iterator[Row]:
         yield match.groupdict()
 
 
-def _finished(row: Row, form: Format, path: Path) -> Row:
+def finished(row: Row, form: Format, path: Path) -> Row:
     row = {**row, **form.add}
     for column, spellings in form.codes.items():
         if row.get(column) not in spellings:

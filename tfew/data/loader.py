@@ -16,6 +16,7 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from tfew.errors import UserError
 from tfew.ranks import share
 from tfew.schema import Batch, Prompt
 
@@ -46,6 +47,9 @@ class Encoded:
 class Encoder:
     """Text to tokens, each text cut at `max_tokens`.
 
+    An input that has parts which may be cut (`Prompt.cuttable`) loses tokens of those alone, at their ends: of the
+    longest first, until the longest are equally long. An input without such parts loses its end.
+
     For an encoder-decoder input and choices both end in end-of-text, as officially, also where cut. For a decoder
     alone (`decoder_only`) a choice continues the input: the input has no end-of-text, the choice starts with a space.
     """
@@ -70,6 +74,8 @@ class Encoder:
         contexts = {shots: self.context(shots) for shots in dict.fromkeys(prompt.shots for prompt in prompts)}
         encoded = []
         for prompt, (input_ids, cut) in zip(prompts, inputs, strict=True):
+            if cut and prompt.cuttable:
+                input_ids = self._fitted(prompt)
             choices = [choice_ids[choice] for choice in prompt.choices]
             label = -1 if prompt.label is None else prompt.label
             context_ids = contexts[prompt.shots]
@@ -106,6 +112,38 @@ class Encoder:
             start = self.tokenizer.bos_token_id
             ids = [self.tokenizer.eos_token_id if start is None else start]
         return ids[: self.max_tokens], max(0, len(ids) - self.max_tokens)
+
+    def check_room(self, prompts: Sequence[Prompt]) -> None:
+        """Raises UserError where the parts that are never cut would leave nothing of those that may be."""
+        for prompt in prompts:
+            if prompt.cuttable:
+                self._room(prompt, self._pieces(prompt))
+
+    def _fitted(self, prompt: Prompt) -> list[int]:
+        """The input's tokens, of which its cuttable parts give up what is too many; each part is tokenised alone."""
+        pieces = self._pieces(prompt)
+        most = even_limit([len(part) for part in pieces[1::2]], self._room(prompt, pieces))
+        ids = itertools.chain.from_iterable(part[:most] if number % 2 else part for number, part in enumerate(pieces))
+        return [*ids, *self._ends()]
+
+    def _pieces(self, prompt: Prompt) -> list[list[int]]:
+        """Tokens of the parts: by turns one that is kept and one that may be cut."""
+        bounds = [0, *(place for span in prompt.cuttable for place in span), len(prompt.input)]
+        texts = [prompt.input[start:end] for start, end in itertools.pairwise(bounds)]
+        return list(self.tokenizer(texts, add_special_tokens=False)["input_ids"])
+
+    def _ends(self) -> list[int]:
+        return [] if self.decoder_only else [self.tokenizer.eos_token_id]
+
+    def _room(self, prompt: Prompt, pieces: Sequence[Sequence[int]]) -> int:
+        """Tokens that are left for what may be cut, at least one for each part."""
+        kept = sum(map(len, pieces[::2])) + len(self._ends())
+        if self.max_tokens - kept < len(prompt.cuttable):
+            raise UserError(
+                f"Template {prompt.template!r} of {prompt.dataset} has {kept} tokens besides the texts that may be cut,"
+                f" which leaves nothing of them: max_tokens={self.max_tokens} is too small."
+            )
+        return self.max_tokens - kept
 
     def _tokenized_choices(self, texts: Sequence[str]) -> list[list[int]]:
         if not texts:
@@ -273,6 +311,16 @@ class _Collate:  # a class and not a closure: worker processes must be able to p
 
     def __call__(self, items: Sequence[Encoded]) -> Batch:
         return collate(items, self.pad_id)
+
+
+def even_limit(lengths: Sequence[int], room: int) -> int:
+    """The most that each may have so that all together have at most `room`; what is shorter leaves its share over."""
+    for position, length in enumerate(rising := sorted(lengths)):
+        share = room // (len(rising) - position)
+        if share < length:
+            return share
+        room -= length
+    return max(rising, default=0)
 
 
 def _cut_before_end(ids: list[int], max_tokens: int) -> tuple[list[int], int]:

@@ -1,29 +1,52 @@
 """Where rows come from: the Hub, local files in their distributed form, or a generator of the project's own."""
 
+import hashlib
 import logging
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from tfew import hub
 from tfew.data.dataset import DatasetSpec
 from tfew.data.formats import read_rows
+from tfew.data.hub_sets import load_from_hub
+from tfew.data.split import drawn_rows
+from tfew.data.table import read_table
 from tfew.errors import UserError
 from tfew.schema import Example
 
 log = logging.getLogger(__name__)
 
 
-def load_split(spec: DatasetSpec, split: str, data_dir: Path | None) -> Sequence[Example]:
-    """All examples of the split "train" (the pool that shots are drawn from) or "eval".
+def load_split(spec: DatasetSpec, split: str, data_dir: Path | None, labelled: bool = True) -> Sequence[Example]:
+    """All examples of the split "train" (the pool that shots are drawn from), "eval", or another that the files have.
 
+    Of a data set that holds rows of its training pool out (`held_out`), "eval" is those, and "train" the rest.
     Rows of the Hub, and generated ones, are read when they are asked for.
     """
+    if not spec.held_out or not spec.held_out["share"] or split not in ("train", "eval"):
+        return _whole_split(spec, split, data_dir, labelled)
+    pool = _whole_split(spec, "train", data_dir, labelled=True)
+    strata = [example.label if spec.classes else None for example in pool]
+    drawn = set(drawn_rows(strata, spec.held_out["share"], spec.held_out["seed"]))
+    if not drawn:
+        raise UserError(f"validation={spec.held_out['share']} of {len(pool)} rows is not one row: say more, or folds=.")
+    return [example for row, example in enumerate(pool) if (row in drawn) == (split == "eval")]
+
+
+def has_split(spec: DatasetSpec, split: str) -> bool:
+    """Whether the data set says where such rows are to be had."""
+    held_out = bool(spec.held_out and spec.held_out["share"]) and split == "eval"
+    return held_out or any(source and source.get(split) for source in (spec.generator, spec.files, spec.hub))
+
+
+def _whole_split(spec: DatasetSpec, split: str, data_dir: Path | None, labelled: bool) -> Sequence[Example]:
     if spec.generator is not None:
         from tfew.mini_t0.world import generate
 
-        return spec.examples(generate(split=split, **spec.generator), f"generated {spec.name} {split} set")
-    if data_dir is None:
-        return _hub_examples(spec, split)
+        return spec.examples(generate(split=split, **spec.generator), f"generated {spec.name} {split} set", labelled)
+    if spec.table is not None and spec.files[split]:
+        return _table_examples(spec, split, labelled)
+    if data_dir is None or spec.table is not None:
+        return _hub_examples(spec, split, labelled)
     paths = find_files(spec, split, data_dir)
     if not paths:
         raise UserError(
@@ -32,10 +55,24 @@ def load_split(spec: DatasetSpec, split: str, data_dir: Path | None) -> Sequence
         )
     rows = [row for path in paths for row in read_rows(path, spec.formats)]
     where = " + ".join(map(str, paths))
-    expected = spec.rows[split]
+    expected = spec.rows.get(split)
     if expected is not None and len(rows) != expected:
         log.info(f"Note: {where} has {len(rows)} rows; the data set as published has {expected}.")
-    return spec.examples(rows, where)
+    return spec.examples(rows, where, labelled)
+
+
+def _table_examples(spec: DatasetSpec, split: str, labelled: bool) -> Sequence[Example]:
+    """Rows of somebody's own file, as long as it is the file that the run's settings were made from."""
+    assert spec.table is not None
+    path = Path(spec.files[split][0])
+    if path.is_file() and file_hash(path) != spec.table["sha256"]:
+        raise UserError(f"{path} has changed since this run's settings were made from it: name it again with data=.")
+    return spec.examples(read_table(path).rows, str(path), labelled)
+
+
+def file_hash(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def find_source(spec: DatasetSpec, split: str, data_dir: Path | None, or_hub: bool = True) -> str | None:
@@ -64,33 +101,22 @@ def find_files(spec: DatasetSpec, split: str, data_dir: Path) -> list[Path]:
     return next((paths for paths in found if all(path.is_file() for path in paths)), [])
 
 
-def _hub_examples(spec: DatasetSpec, split: str) -> Sequence[Example]:
+def _hub_examples(spec: DatasetSpec, split: str, labelled: bool) -> Sequence[Example]:
     """No revision hash can be vouched for here, so the size of what came is what is checked."""
     source = spec.hub
-    if source is None or source[split] is None:
+    if source is None or not source.get(split):
         raise UserError(
             f"{spec.name} cannot be loaded from the Hub (its loader there is a script, or its licence forbids it):"
             f" name a folder that holds {_listing(spec.files[split])} with data_dir=."
         )
-    hub.reachable()
-    import datasets
-
-    try:
-        loaded = datasets.load_dataset(source["id"], source["config"], split=source[split], revision=source["revision"])
-    except Exception as error:  # the library raises a dozen kinds for "not there"
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(
-            f"The data set {source['id']} ({source['config']}, {source[split]}, revision {source['revision']}) cannot"
-            f" be loaded: {reason}. Without the Hub, name a folder that holds {_listing(spec.files[split])} with"
-            " data_dir=."
-        ) from error
-    expected = spec.rows[split]
+    loaded = load_from_hub(source, split, f"name a folder that holds {_listing(spec.files[split])} with data_dir=")
+    expected = spec.rows.get(split)
     if expected is not None and len(loaded) != expected:
         raise UserError(
             f"The Hub's {spec.name} {split} split has {len(loaded)} rows instead of {expected}: not the data of the"
             f" paper. If that is meant, say dataset.rows.{split}=null."
         )
-    return spec.examples(loaded, f"{source['id']} {split}")
+    return spec.examples(loaded, f"{source['id']} {split}", labelled)
 
 
 def _listing(groups: Iterable[str | Sequence[str]]) -> str:

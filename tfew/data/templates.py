@@ -5,17 +5,18 @@ import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from difflib import get_close_matches
 from functools import cache
 from typing import Any
 
-from jinja2 import StrictUndefined
-from jinja2 import Template as JinjaTemplate
-from jinja2.sandbox import ImmutableSandboxedEnvironment
+from jinja2 import Environment, meta
 
+from tfew.data.labels import CHOICE_SEPARATOR
+from tfew.data.sandbox import RenderError, SafeTemplate, split_marks
 from tfew.errors import UserError, unknown
 from tfew.schema import Example, Prompt
 
-CHOICE_SEPARATOR = "|||"
+Rendered = tuple[str, str | None, list[str], tuple[tuple[int, int], ...]]
 
 
 class Template(ABC):
@@ -26,13 +27,14 @@ class Template(ABC):
     has_choices: bool
 
     @abstractmethod
-    def _render(self, fields: Mapping[str, Any]) -> tuple[str, str | None, list[str]]:
-        """Input, target (None: the label's choice) and answer choices (none: a template to generate with)."""
+    def _render(self, fields: Mapping[str, Any]) -> Rendered:
+        """Input, target (None: the label's choice), answer choices (none: a template to generate with), and which
+        parts of the input may be cut."""
 
     def render(self, dataset: str, example: Example) -> Prompt | None:
         """None where the template is not meant for this row: input (COPA's are one-sided) or target is empty."""
         where = self._where(dataset, example)
-        text, target, choices = self._rendered(example, where)
+        text, target, choices, cuttable = self._rendered(example, where)
         if not text or (target == "" and example.label is not None):
             return None
         for choice in choices:
@@ -42,21 +44,26 @@ class Template(ABC):
                     f" (choices: {choices}). Quote a bare yes or no in YAML: it reads them as booleans."
                 )
         label = _right_choice(example.label, target, choices, where)
-        return Prompt(dataset, self.name, example.idx, text, tuple(choices), label)
+        return Prompt(dataset, self.name, example.idx, text, tuple(choices), label, cuttable)
 
     def render_target(self, dataset: str, example: Example) -> Prompt | None:
         """To generate: the right answer is the one choice. None where input or answer is empty."""
-        text, target, choices = self._rendered(example, self._where(dataset, example))
+        text, target, choices, cuttable = self._rendered(example, self._where(dataset, example))
         if target is None and example.label is not None and example.label < len(choices):
             target = choices[example.label]
-        return Prompt(dataset, self.name, example.idx, text, (target,), 0) if text and target else None
+        if not (text and target):
+            return None
+        return Prompt(dataset, self.name, example.idx, text, (target,), 0, cuttable)
 
-    def _rendered(self, example: Example, where: str) -> tuple[str, str | None, list[str]]:
+    def _rendered(self, example: Example, where: str) -> Rendered:
         try:
             with _seeded(f"{self.name}/{example.idx}"):
                 return self._render(example.fields)
+        except RenderError as error:
+            raise UserError(f"{where} cannot be rendered: {str(error).rstrip('.')}.") from error
         except Exception as error:  # any kind: a template is a program, and so is what it does to a row
-            raise UserError(f"{where} cannot be rendered: {type(error).__name__}: {error}.") from error
+            reason = str(error).rstrip(".")
+            raise UserError(f"{where} cannot be rendered: {type(error).__name__}: {reason}.") from error
 
     def _where(self, dataset: str, example: Example) -> str:
         return f"Template {self.name!r} of {dataset}, row {example.idx}"
@@ -74,37 +81,52 @@ class PromptsourceTemplate(Template):
         self.has_choices = template.answer_choices is not None
         self._template = template
 
-    def _render(self, fields: Mapping[str, Any]) -> tuple[str, str | None, list[str]]:
+    @property
+    def columns(self) -> frozenset[str]:
+        """What the template shows of a row, and what it needs to say the target."""
+        sources = (self._template.jinja, self._template.answer_choices or "")
+        return frozenset().union(*(meta.find_undeclared_variables(Environment().parse(text)) for text in sources))
+
+    def _render(self, fields: Mapping[str, Any]) -> Rendered:
         parts = self._template.apply(dict(fields))
-        return (
-            parts[0],
-            parts[1] if len(parts) > 1 else None,
-            self._template.get_answer_choices_list(dict(fields)) or [],
-        )
+        choices = self._template.get_answer_choices_list(dict(fields)) or []
+        return parts[0], parts[1] if len(parts) > 1 else None, choices, ()
 
 
 class InlineTemplate(Template):
-    """A template of a data set's own YAML, rendered in Jinja's sandbox; `answer_choices` is a list or `a ||| b`."""
+    """A template of a data set's own YAML, or of a user's; rendered in a sandbox (`tfew.data.sandbox`).
+
+    `answer_choices` is a list or `a ||| b`. The texts of the columns `cut` may be shortened where an input is too long.
+    """
 
     original_task = True
     has_choices = True
 
-    def __init__(self, name: str, jinja: str, answer_choices: str | Sequence[str]) -> None:
+    def __init__(
+        self, name: str, jinja: str, answer_choices: str | Sequence[str], cut: Sequence[str] | None = None
+    ) -> None:
         self.name = name
-        self._input = _compile(jinja, f"template {name!r}")
+        self.cut = list(cut or ())
+        self._input = _safe(jinja, f"template {name!r}")
         self._choices = (
-            _compile(answer_choices, f"answer choices of {name!r}")
+            _safe(answer_choices, f"answer choices of {name!r}")
             if isinstance(answer_choices, str)
             else list(answer_choices)
         )
 
-    def _render(self, fields: Mapping[str, Any]) -> tuple[str, str | None, list[str]]:
-        if isinstance(self._choices, JinjaTemplate):
-            rendered = self._choices.render(fields)
-            choices = [choice.strip() for choice in rendered.split(CHOICE_SEPARATOR)]
+    @property
+    def columns(self) -> frozenset[str]:
+        """What the template and its answer choices show of a row."""
+        of_choices = self._choices.columns if isinstance(self._choices, SafeTemplate) else frozenset()
+        return (self._input.columns | of_choices) - {"answer_choices"}
+
+    def _render(self, fields: Mapping[str, Any]) -> Rendered:
+        if isinstance(self._choices, SafeTemplate):
+            choices = [choice.strip() for choice in self._choices.render(fields).split(CHOICE_SEPARATOR)]
         else:
             choices = self._choices
-        return self._input.render({**fields, "answer_choices": choices}).strip(), None, choices
+        text, cuttable = split_marks(self._input.render({**fields, "answer_choices": choices}, self.cut))
+        return text, None, choices, cuttable
 
 
 def load_templates(prompts: str | Sequence[Mapping[str, Any]]) -> list[Template]:
@@ -120,6 +142,24 @@ def load_templates(prompts: str | Sequence[Mapping[str, Any]]) -> list[Template]
         warnings.simplefilter("ignore", ResourceWarning)  # promptsource leaves the file open
         found = library.DatasetTemplates(dataset, subset or None).templates.values()
     return sorted((PromptsourceTemplate(template) for template in found), key=lambda template: template.name)
+
+
+def find_promptsource(name: str) -> tuple[str, str | None, frozenset[str]]:
+    """Collection, template (None: all of the original task) and their columns, of COLLECTION or COLLECTION/TEMPLATE."""
+    known = ["/".join(filter(None, key)) for key in _collections(_promptsource())]
+    matching = [collection for collection in known if f"{name}/".startswith(f"{collection}/")]
+    if not matching:
+        near = get_close_matches(name, known, n=1)
+        hint = f" (did you mean {near[0]!r}?)" if near else ""
+        raise UserError(
+            f"template={name!r} is neither Jinja, which shows a column as in '{{{{ text }}}}', nor a file, nor a"
+            f" promptsource collection or COLLECTION/TEMPLATE{hint}."
+        )
+    collection = max(matching, key=len)
+    single = name[len(collection) + 1 :] or None
+    chosen = select(load_templates(collection), "single" if single else "original", single)
+    columns = [template.columns for template in chosen if isinstance(template, PromptsourceTemplate)]
+    return collection, single, frozenset().union(*columns)
 
 
 def select(templates: Sequence[Template], use: str, name: str | None, ranking: bool = True) -> list[Template]:
@@ -151,16 +191,11 @@ def _right_choice(label: int | None, target: str | None, choices: Sequence[str],
     return label
 
 
-def _compile(source: str, what: str) -> JinjaTemplate:
+def _safe(source: str, what: str) -> SafeTemplate:
     try:
-        return _sandbox().from_string(source)
-    except Exception as error:
-        raise UserError(f"The {what} is not valid Jinja: {error}.") from error
-
-
-@cache
-def _sandbox() -> ImmutableSandboxedEnvironment:
-    return ImmutableSandboxedEnvironment(undefined=StrictUndefined)
+        return SafeTemplate(source)
+    except RenderError as error:
+        raise UserError(f"The {what} cannot be used: {str(error).rstrip('.')}.") from error
 
 
 @cache

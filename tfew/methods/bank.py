@@ -6,7 +6,7 @@ the vectors of K tasks are a matrix, and each row of the input picks its own by 
     y = W (x * inputs_KD[task]) * outputs_KD[task]
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +28,10 @@ class Scaling:
 
     inputs: Tensor | None = None
     outputs: Tensor | None = None
+
+
+# from a method's `stored` weights to what they do to each layer, by its name; gradients pass through
+Scaler = Callable[[Mapping[str, Tensor]], dict[str, Scaling]]
 
 
 class ScaledByTask(nn.Module):

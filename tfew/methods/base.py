@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from tfew.errors import UserError, some
-from tfew.methods.bank import Scaling
+from tfew.methods.bank import Scaler, Scaling
 from tfew.methods.merging import check_plain
 from tfew.methods.peft_format import PeftAdapter
 
@@ -77,11 +77,17 @@ class Method(ABC):
         """Of a method that scales (see `scalings`): `stored` weights that change nothing, where training starts."""
         raise _no_scaling(type(self))
 
-    def scalings(self, model: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, Scaling]:
-        """What `stored` weights do, layer by layer, where that is nothing but scaling inputs and outputs of linear
-        layers: then many tasks' vectors can be in one model. `model` has no method attached; gradients pass through.
+    def scaler(self, model: nn.Module) -> Scaler:
+        """What `stored` weights do, layer by layer, as a function of them, where that is nothing but scaling inputs and
+        outputs of linear layers: then many tasks' vectors can be in one model. `model` has no method attached.
         """
         raise _no_scaling(type(self))
+
+    def scalings(self, model: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, Scaling]:
+        """`scaler` applied to `stored` weights; raises UserError where they do not fit."""
+        scaler = self.scaler(model)
+        check_fit(self.neutral(model), weights)
+        return scaler(weights)
 
     # what HF peft calls this method in adapter_config.json: what `to_peft` writes, then what else `from_peft` knows
     peft_types: ClassVar[tuple[str, ...]] = ()

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from tfew.errors import UserError, some, unknown
-from tfew.methods.bank import Scaling
+from tfew.methods.bank import Scaler, Scaling
 from tfew.methods.base import Method, check_fit
 from tfew.methods.merging import scale_inputs, scale_outputs, ungraft
 from tfew.methods.peft_format import PREFIX, PeftAdapter, common_config, is_transposed, target_names
@@ -120,15 +120,19 @@ class IA3(Method):
             vectors[f"{name}.ia3"] = torch.ones(size, dtype=torch.float32, device=layer.weight.device)
         return vectors
 
-    def scalings(self, model: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, Scaling]:
-        check_fit(self.neutral(model), weights)
-        made = {}
-        for name, kind in self._places(model).items():
-            vector = weights[f"{name}.ia3"]
-            if kind is PartlyOutputScaled:
-                vector = _with_ones(vector, self._keys_and_values(model, name), features(model.get_submodule(name))[1])
-            made[name] = Scaling(inputs=vector) if kind is InputScaled else Scaling(outputs=vector)
-        return made
+    def scaler(self, model: nn.Module) -> Scaler:
+        places = self._places(model)
+        partly = {
+            name: self._keys_and_values(model, name) for name, kind in places.items() if kind is PartlyOutputScaled
+        }
+        outputs = {name: features(model.get_submodule(name))[1] for name in partly}
+
+        def scaling(name: str, vector: Tensor) -> Scaling:
+            if places[name] is InputScaled:
+                return Scaling(inputs=vector)
+            return Scaling(outputs=_with_ones(vector, partly[name], outputs[name]) if name in partly else vector)
+
+        return lambda weights: {name: scaling(name, weights[f"{name}.ia3"]) for name in places}
 
     def merge(self, model: nn.Module) -> None:
         layer: Any

@@ -3,13 +3,13 @@
 The ancestor of (IA)³ in the official code (configs/lora_scaling.json); the paper does not report it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
 
-from tfew.methods.bank import Scaling
-from tfew.methods.base import Method, check_fit
+from tfew.methods.bank import Scaler, Scaling
+from tfew.methods.base import Method
 from tfew.methods.merging import scale_inputs, scale_outputs, ungraft
 from tfew.methods.surgery import features, graft, require_linears
 
@@ -45,10 +45,9 @@ class LoRAScaling(Method):
                 vectors[f"{name}.{side}"] = torch.ones(size, dtype=torch.float32, device=layer.weight.device)
         return vectors
 
-    def scalings(self, model: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, Scaling]:
-        check_fit(self.neutral(model), weights)
-        names = require_linears(model, self.layers, "method.layers")
-        return {name: Scaling(weights[f"{name}.scale_in"], weights[f"{name}.scale_out"]) for name in names}
+    def scaler(self, model: nn.Module) -> Scaler:
+        names = list(require_linears(model, self.layers, "method.layers"))
+        return lambda weights: {n: Scaling(weights[f"{n}.scale_in"], weights[f"{n}.scale_out"]) for n in names}
 
     def merge(self, model: nn.Module) -> None:
         for layer in require_linears(model, self.layers, "method.layers").values():

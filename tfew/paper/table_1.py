@@ -1,4 +1,4 @@
-"""Table 1, what methods cost, recomputed by the paper's formulas with its constants (section 4.2)."""
+"""Table 1, what methods cost, recomputed by the paper's formulas (section 4.2) with its constants or other lengths."""
 
 from dataclasses import dataclass
 
@@ -33,10 +33,27 @@ class CostRow:
         return inference, training, float(number) * UNITS[unit]
 
 
-def table_1() -> dict[str, CostRow]:
-    """The rows by the paper's names."""
+@dataclass(frozen=True)
+class CostLengths:
+    """Tokens of a query (an input with all its choices) and of a shot (an input with its right choice), how many shots
+    a context has, and tokens of a training example, with all its choices."""
+
+    query_tokens: float
+    shot_tokens: float
+    shots: int
+    training_tokens: float
+
+
+def papers_lengths() -> CostLengths:
     spec = specs()["costs"]
-    query, shot, shots = spec["query_tokens"], spec["shot_tokens"], spec["shots"]
+    return CostLengths(spec["query_tokens"], spec["shot_tokens"], spec["shots"], spec["query_tokens"])
+
+
+def table_1(lengths: CostLengths | None = None) -> dict[str, CostRow]:
+    """The rows by the paper's names; None: with the paper's lengths."""
+    spec, lengths = specs()["costs"], lengths or papers_lengths()
+    query, shot, shots = lengths.query_tokens, lengths.shot_tokens, lengths.shots
+    trained_tokens = spec["steps"] * spec["batch_size"] * lengths.training_tokens
     rows = {}
     for name, row in spec["rows"].items():
         parameters, halves = int(row["parameters"]), row.get("encoder_decoder", False)
@@ -45,8 +62,7 @@ def table_1() -> dict[str, CostRow]:
         rows[name] = CostRow(
             inference_flops=inference_flops(parameters, tokens, halves),
             context_alone_flops=inference_flops(parameters, tokens - query, halves) if in_context else None,
-            training_flops=training_flops(parameters, spec["steps"] * spec["batch_size"] * query, halves)
-            * bool(trained),
+            training_flops=training_flops(parameters, trained_tokens, halves) * bool(trained),
             disk_bytes=trained * FLOAT32_BYTES + (token_bytes(shots * shot) if in_context else 0),
             printed=tuple(row["printed"]),
         )

@@ -50,6 +50,10 @@ class Answer:
         return self.members[0].dataset
 
     @property
+    def label(self) -> int | None:
+        return self.members[0].label
+
+    @property
     def template(self) -> str:
         return self.members[0].template
 
@@ -60,6 +64,11 @@ class Answer:
     @property
     def norms(self) -> tuple[str, ...]:
         return available(self.members[0])
+
+    @classmethod
+    def of(cls, prediction: Prediction, norm: str) -> "Answer":
+        """Of one context, from its prediction under a norm."""
+        return cls((rescored(prediction, norm, "sum"),))
 
     def under(self, norm: str) -> Prediction:
         return combined([rescored(member, "sum", norm) for member in self.members], self.combine)

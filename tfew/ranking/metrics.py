@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 
+from tfew.ranking.calibration import calibration
+from tfew.ranking.classes import wilson_interval
 from tfew.ranking.icl import Answer
 from tfew.schema import Prediction
 
@@ -35,8 +37,9 @@ def summarise_members(answers: Sequence[Answer], norm: str) -> dict[str, Any]:
 def summarise(answers: Sequence[Answer], norm: str) -> dict[str, Any]:
     """accuracy under `norm` (median over templates), accuracy_iqr, chance, and accuracy and rows of each template.
 
-    chance is the accuracy of guessing among each prompt's own choices; accuracy_by_norm has the accuracy under each
-    norm.
+    accuracy_interval: of a single template, the 95 % interval of its accuracy. chance is the accuracy of guessing among
+    each prompt's own choices; accuracy_by_norm has the accuracy under each norm; calibration is what
+    `tfew.ranking.calibration` says.
     """
     by_template = defaultdict(list)
     for answer in answers:
@@ -50,12 +53,17 @@ def summarise(answers: Sequence[Answer], norm: str) -> dict[str, Any]:
     }
     median, iqr = median_and_iqr([template["accuracy"] for template in templates.values()])
     chance = sum(1 / answer.choices for answer in answers) / len(answers)
+    labelled = [answer.under(norm) for answer in answers if answer.label is not None]
+    right = sum(prediction.predicted == prediction.label for prediction in labelled)
+    interval = {"accuracy_interval": wilson_interval(right, len(labelled))} if len(templates) == 1 and labelled else {}
     return {
         "accuracy": median,
+        **interval,
         "accuracy_iqr": iqr,
         "accuracy_by_norm": {
             other: median_and_iqr(list(accuracies.values()))[0] for other, accuracies in by_norm.items()
         },
         "chance": chance,
         "templates": templates,
+        "calibration": calibration([answer.under(norm) for answer in answers]),
     }

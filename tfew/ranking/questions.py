@@ -24,13 +24,14 @@ def questions(prompt: Prompt, method: str) -> list[Prompt]:
     if method == "channel":
         turned = tuple((answer, text) for text, answer in prompt.shots)
         return [
-            replace(asked, input=choice, choices=(prompt.input,), label=None, shots=turned) for choice in prompt.choices
+            replace(asked, input=choice, cuttable=(), choices=(prompt.input,), label=None, shots=turned)
+            for choice in prompt.choices
         ]
     if method == "direct":
         return [asked]
     if prompt.content_free is None:
         raise ValueError("calibrated scoring needs the prompt's content_free input")
-    return [asked, replace(asked, input=prompt.content_free, idx=-1, label=None)]
+    return [asked, replace(asked, input=prompt.content_free, cuttable=(), idx=-1, label=None)]
 
 
 def answered(prompt: Prompt, method: str, predictions: Sequence[Prediction]) -> Prediction:

@@ -1,0 +1,59 @@
+"""Folds and draws: every row once, every label as even as whole rows allow."""
+
+import random
+from collections import Counter
+
+import pytest
+
+from tfew.data.split import drawn_rows, folds_of, rarer_than
+
+
+def made(seed: int) -> list[str]:
+    draw = random.Random(seed)
+    return draw.choices("aaaabbc", k=draw.randint(6, 60))
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_folds_are_even_in_size_and_in_every_label(seed: int) -> None:
+    labels = made(seed)
+    for folds in (2, 5):
+        fold = folds_of(labels, folds, seed)
+        assert len(fold) == len(labels)
+        sizes = [fold.count(number) for number in range(folds)]
+        assert sum(sizes) == len(labels)
+        assert max(sizes) - min(sizes) <= 1
+        for label in set(labels):
+            of_label = Counter(number for number, own in zip(fold, labels, strict=True) if own == label)
+            counts = [of_label[number] for number in range(folds)]
+            assert max(counts) - min(counts) <= 1
+
+
+def test_a_rare_label_is_spread_as_far_as_it_goes() -> None:
+    labels = ["common"] * 20 + ["rare"] * 3
+    fold = folds_of(labels, 5, 0)
+    assert len({fold[row] for row in (20, 21, 22)}) == 3
+    assert rarer_than(labels, 5) == {"rare": 3}
+    assert rarer_than(labels, 3) == {}
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_a_draw_takes_its_share_of_every_label_and_never_all(seed: int) -> None:
+    labels = made(seed)
+    rows = drawn_rows(labels, 0.25, seed)
+    assert rows == sorted(set(rows))
+    for label, count in Counter(labels).items():
+        taken = sum(labels[row] == label for row in rows)
+        assert taken < count
+        assert abs(taken - 0.25 * count) <= 1
+    if min(Counter(labels).values()) > 3:
+        assert len(rows) == round(0.25 * len(labels))
+
+
+def test_the_seed_decides_and_nothing_else() -> None:
+    labels = made(0)
+    for draw in (lambda seed: folds_of(labels, 3, seed), lambda seed: drawn_rows(labels, 0.3, seed)):
+        random.seed(1)
+        first = draw(0)
+        random.seed(2)
+        assert draw(0) == first
+        assert draw(1) != first

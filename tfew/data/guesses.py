@@ -1,0 +1,88 @@
+"""What a table does not say and can be found out: which columns hold label and text, and how a label names a choice."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tfew.data.labels import ChoiceRule, as_choices, spelled
+from tfew.data.table import Table
+from tfew.errors import UserError, some
+
+LABEL_NAMES = (
+    "label",
+    "labels",
+    "class",
+    "category",
+    "target",
+    "sentiment",
+    "intent",
+    "topic",
+    "answer",
+    "rating",
+    "y",
+)
+TEXT_NAMES = ("text", "sentence", "review", "content", "body", "message", "tweet", "question", "query", "document")
+LONGEST_LABEL = 60  # characters
+WAYS = (  # in which a label may say which of its row's choices is right: `by`, `first`, in words
+    ("text", 0, "its text"),
+    ("number", 0, "its number, from 0"),
+    ("number", 1, "its number, from 1"),
+    ("letter", 0, "its letter"),
+)
+
+
+def label_column(table: Table, free: Sequence[str]) -> str:
+    """Of these columns the one with a label's name, else the only one whose few values come round again and again."""
+    by_name = [column for name in LABEL_NAMES for column in free if column.lower() == name]
+    candidates = by_name[:1] or [column for column in free if _has_few_values(table, column)]
+    if len(candidates) != 1:
+        which = f"; it could be {some(candidates)}" if candidates else ""
+        raise UserError(f"Which column of {table.where} is the label? Say label=, one of {some(free)}{which}.")
+    return candidates[0]
+
+
+def text_column(table: Table, free: Sequence[str]) -> str:
+    """Of these columns the one with a text's name, else the one with the longest texts."""
+    texts = [column for column in free if any(isinstance(row[column], str) for row in table.rows)]
+    if not texts:
+        raise UserError(f"{table.where} has no column of texts besides the label; it has {some(table.columns)}.")
+    by_name = [column for name in TEXT_NAMES for column in texts if column.lower() == name]
+    length = {column: sum(len(spelled(row[column])) for row in table.rows) for column in texts}
+    return by_name[0] if by_name else max(texts, key=length.__getitem__)
+
+
+def way_of_naming(table: Table, label: str, choices: str) -> tuple[str, int, str]:
+    """The first of WAYS that fits every row; raises UserError where none does, or two do that differ."""
+    rows = [{label: row[label], choices: _choices(table, number, choices)} for number, row in enumerate(table.rows)]
+    fitting = [way for way in WAYS if all(_fits(ChoiceRule(label, choices, *way[:2]), row) for row in rows)]
+    if not fitting:
+        rule = ChoiceRule(label, choices, "text")
+        number, row = next((n, row) for n, row in enumerate(rows, start=1) if not _fits(rule, row))
+        raise UserError(
+            f"{table.where}: the label {label!r} must be the right choice's text, number or letter in every row; in row"
+            f" {number} it is {spelled(row[label])!r}, with the choices {row[choices]}."
+        )
+    if [way[0] for way in fitting[:2]] == ["number", "number"]:
+        raise UserError(
+            f"{table.where}: the numbers in {label!r} may count from 0 or from 1: write the right one's text instead."
+        )
+    return fitting[0]
+
+
+def _choices(table: Table, number: int, column: str) -> list[str]:
+    try:
+        return as_choices(table.rows[number][column])
+    except ValueError as error:
+        raise UserError(f"{table.where}, row {number + 1}, column {column!r}: {error}.") from error
+
+
+def _fits(rule: ChoiceRule, row: Mapping[str, Any]) -> bool:
+    try:
+        return rule.of(row) >= 0
+    except ValueError:
+        return False
+
+
+def _has_few_values(table: Table, column: str) -> bool:
+    values = [spelled(row[column]) for row in table.rows if row[column] is not None]
+    distinct = set(values)
+    return 2 <= len(distinct) <= max(2, len(values) // 3) and max(map(len, distinct)) <= LONGEST_LABEL

@@ -1,0 +1,64 @@
+"""Which rows are held out: a stratified draw, or folds. Pure functions of the rows' labels and a seed.
+
+Stratified: every label is as common in each part as in the whole, as nearly as whole rows allow.
+"""
+
+import random
+from collections import Counter, defaultdict
+from collections.abc import Hashable, Sequence
+from typing import TypeVar
+
+Label = TypeVar("Label", bound=Hashable)
+
+
+def folds_of(labels: Sequence[Hashable], folds: int, seed: int) -> list[int]:
+    """The fold of each row, 0 to `folds` - 1.
+
+    Folds differ by at most one row in size, and by at most one row of any label. A label with fewer rows than there
+    are folds is spread as far as it goes: each of its rows is in a fold of its own.
+    """
+    fold = [0] * len(labels)
+    for position, row in enumerate(_dealt(labels, seed)):
+        fold[row] = position % folds
+    return fold
+
+
+def drawn_rows(labels: Sequence[Hashable], share: float, seed: int) -> list[int]:
+    """The rows that are held out, in order: this share of all, and as nearly as can be of every label.
+
+    No label is held out as a whole: the last of its rows stays to train on.
+    """
+    order = _dealt(labels, seed)
+    count = Counter(labels)
+    wanted = round(share * len(labels))
+    exact = {label: share * rows for label, rows in count.items()}
+    take = {label: min(int(exact[label]), rows - 1) for label, rows in count.items()}
+    by_remainder = sorted(exact, key=lambda label: take[label] - exact[label])  # stable: equals in order of appearance
+    for label in by_remainder:
+        if sum(take.values()) < wanted and take[label] < count[label] - 1:
+            take[label] += 1
+    drawn = []
+    for row in order:
+        if take[labels[row]]:
+            take[labels[row]] -= 1
+            drawn.append(row)
+    return sorted(drawn)
+
+
+def rarer_than(labels: Sequence[Label], rows: int) -> dict[Label, int]:
+    """Labels with fewer rows than this, and how many they have; rarest first."""
+    found = {label: count for label, count in Counter(labels).items() if count < rows}
+    return dict(sorted(found.items(), key=lambda item: item[1]))
+
+
+def _dealt(labels: Sequence[Hashable], seed: int) -> list[int]:
+    """All rows, label by label, those of one label in random order."""
+    by_label = defaultdict(list)
+    for row, label in enumerate(labels):
+        by_label[label].append(row)
+    draw = random.Random(f"{seed}/held out")
+    rows = []
+    for group in by_label.values():
+        draw.shuffle(group)
+        rows += group
+    return rows

@@ -1,0 +1,282 @@
+"""Rows of a file, or of standard input, one after another: memory stays flat, and reading can go on where it stopped.
+
+A row that cannot be read is a row, too, with the reason: the ones behind it can be. Only a file that makes no sense
+as a whole raises UserError.
+"""
+
+import csv
+import json
+import sys
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from tfew.data.formats import FORMATS, Format, Row, finished
+from tfew.errors import UserError, unknown
+
+STANDARD = "-"  # standard input, standard output
+ENDINGS = {".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".txt": "text", ".parquet": "parquet"}
+KINDS = ("csv", "tsv", "jsonl", "text", "parquet")
+LONGEST_LINE = 2**24  # bytes: more is no line but a file of another kind
+PARQUET_ROWS = 1024  # read at a time
+BOM = b"\xef\xbb\xbf"
+
+
+@dataclass(frozen=True)
+class Place:
+    """How far reading has come: rows, lines, and bytes of the file (of Parquet, rows)."""
+
+    row: int = 0
+    line: int = 0
+    offset: int = 0
+
+
+@dataclass(frozen=True)
+class Streamed:
+    """A row and the place behind it; with `problem`, why it cannot be used, `row` None, and `text`, as it stands."""
+
+    place: Place
+    row: Row | None
+    problem: str | None = None
+    text: str = ""
+
+
+class RowStream(ABC):
+    """`size` is what `Place.offset` runs up to; None where it is not known. `columns`: None where each row says."""
+
+    size: int | None = None
+    columns: Sequence[str] | None = None
+
+    @abstractmethod
+    def rows(self, start: Place) -> Iterator[Streamed]:
+        """The rows behind `start`; of standard input all that come, whatever `start` is."""
+
+    @abstractmethod
+    def close(self) -> None: ...
+
+
+def open_stream(
+    path: str, kind: str | None, text_column: str | None, formats: Mapping[str, Mapping[str, Any]] = FORMATS
+) -> RowStream:
+    """The rows of this file, or of standard input ("-").
+
+    `kind`: one of KINDS; None: by the file's ending, and JSON lines on standard input. `text_column`: which column
+    plain lines of text are; None: there is no such column. `formats`: as in `tfew.data.formats`.
+    """
+    kind = kind or ("jsonl" if path == STANDARD else ENDINGS.get(Path(path).suffix.lower()))
+    if kind is None:
+        raise unknown("file ending", Path(path).suffix, ENDINGS, f"of {path}; format= says what it is")
+    if kind not in KINDS:
+        raise unknown("format", kind, KINDS, "format=")
+    if path != STANDARD and not Path(path).is_file():
+        raise UserError(f"input={path} {'is a folder' if Path(path).is_dir() else 'does not exist'}.")
+    if kind == "parquet":
+        return ParquetRows(path)
+    if kind == "jsonl":
+        return JsonRows(path)
+    if kind == "text":
+        return TextRows(path, text_column)
+    described = {**FORMATS, **formats}[kind]
+    return TableRows(path, Format.from_config(described, f"dataset.formats.{kind}"))
+
+
+class LineRows(RowStream):
+    """Rows that are made of lines of text."""
+
+    encodings: Sequence[str] = ("utf-8",)
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+        self.name = "standard input" if path == STANDARD else path
+        self.size = None if path == STANDARD else Path(path).stat().st_size
+        self._file: BinaryIO = sys.stdin.buffer if path == STANDARD else open(path, "rb")  # noqa: SIM115 (see close)
+        self._place = Place()
+        self._taken: list[str] = []  # lines of the row that is being read
+        self._bad_line = ""  # why one of them cannot be used
+
+    def rows(self, start: Place) -> Iterator[Streamed]:
+        if start.offset:
+            self._file.seek(start.offset)
+            self._place = start
+        self._begin()
+        try:
+            yield from self._read()
+        except OSError as error:
+            raise UserError(f"{self.name} cannot be read: {error.strerror or error}.") from error
+
+    def close(self) -> None:
+        if self.path != STANDARD:
+            self._file.close()
+
+    @abstractmethod
+    def _read(self) -> Iterator[Streamed]: ...
+
+    def _lines(self) -> Iterator[str]:
+        while raw := self._file.readline(LONGEST_LINE):
+            self._place = Place(self._place.row, self._place.line + 1, self._place.offset + len(raw))
+            if len(raw) == LONGEST_LINE:
+                raise UserError(
+                    f"{self.name}, line {self._place.line} is longer than {LONGEST_LINE:,} bytes: is it of the format"
+                    " that format= or its ending says?"
+                )
+            line = self._decoded(raw.removeprefix(BOM) if self._place.line == 1 else raw)
+            self._taken.append(line)
+            yield line
+
+    def _decoded(self, raw: bytes) -> str:
+        for encoding in self.encodings:
+            try:
+                return raw.decode(encoding)
+            except UnicodeDecodeError as error:
+                reason = f"is not {self.encodings[-1]} text (byte {raw[error.start]:#04x})"
+        self._bad_line = reason
+        return raw.decode(self.encodings[-1], errors="replace")
+
+    def _begin(self) -> None:
+        """Forgets the lines of the row before."""
+        self._taken, self._bad_line = [], ""
+
+    def _row(self, row: Row | None, problem: str | None = None) -> Streamed:
+        """What the lines taken since `_begin` are."""
+        self._place = Place(self._place.row + 1, self._place.line, self._place.offset)
+        problem, text = self._bad_line or problem, "".join(self._taken).rstrip("\r\n")
+        self._begin()
+        return Streamed(self._place, None if problem else row, problem, text if problem else "")
+
+
+class JsonRows(LineRows):
+    """JSON lines; empty ones are no rows."""
+
+    def _read(self) -> Iterator[Streamed]:
+        for line in self._lines():
+            if not line.strip():
+                self._begin()
+                continue
+            yield self._row(*_from_json(line))
+
+
+def _from_json(line: str) -> tuple[Row | None, str | None]:
+    try:
+        row = json.loads(line)
+        if "\\u" in line:
+            json.dumps(row, ensure_ascii=False).encode()
+    except json.JSONDecodeError as error:
+        return None, f"is not valid JSON: {error.msg} at column {error.colno}"
+    except UnicodeEncodeError:
+        return None, "is not valid JSON: half a surrogate pair is no character"
+    except (ValueError, RecursionError) as error:  # a number of too many digits, too deep a list
+        return None, f"is not valid JSON: {error}"
+    return row, None if isinstance(row, dict) else f"is {type(row).__name__}, not a JSON object"
+
+
+class TextRows(LineRows):
+    """Every line is a row of one column, empty ones, too."""
+
+    def __init__(self, path: str, column: str | None) -> None:
+        if column is None:
+            raise UserError(
+                f"input={path} is plain text, and the data set has not one column but several (or does not name it):"
+                " use a .csv or .jsonl file that names them."
+            )
+        super().__init__(path)
+        self.columns = (column,)
+        self._column = column
+
+    def _read(self) -> Iterator[Streamed]:
+        for line in self._lines():
+            yield self._row({self._column: line.rstrip("\r\n")})
+
+
+class TableRows(LineRows):
+    """A table with a header line."""
+
+    columns: Sequence[str]
+
+    def __init__(self, path: str, form: Format) -> None:
+        if form.pattern is not None:
+            raise UserError(f"input={path}: files of this format (dataset.formats) are not tables; use .csv or .jsonl.")
+        super().__init__(path)
+        self._form, self.encodings = form, form.encoding
+        try:
+            self.columns = self._header()
+        except UserError:
+            self.close()
+            raise
+
+    def _header(self) -> list[str]:
+        try:
+            header = next(self._cells(), None)
+        except csv.Error as error:
+            raise UserError(f"{self.name}: its header line cannot be read: {error}.") from error
+        if not header:
+            raise UserError(f"{self.name} is empty: a table begins with a line that names its columns.")
+        if self._bad_line:
+            raise UserError(f"{self.name}: its header line {self._bad_line}.")
+        if len(set(header)) < len(header):
+            twice = sorted({name for name in header if header.count(name) > 1})
+            raise UserError(f"{self.name} has two columns named {', '.join(map(repr, twice))}.")
+        return header
+
+    def _cells(self) -> Iterator[list[str]]:
+        return csv.reader(
+            self._lines(),
+            delimiter=self._form.delimiter,
+            quoting=csv.QUOTE_MINIMAL if self._form.quoting else csv.QUOTE_NONE,
+            strict=True,
+        )
+
+    def _read(self) -> Iterator[Streamed]:
+        cells = self._cells()
+        while True:
+            try:
+                row = next(cells)
+            except StopIteration:
+                return
+            except csv.Error as error:  # the reader goes on with the next line
+                yield self._row(None, f"cannot be read: {error}")
+                continue
+            if row:
+                yield self._row(*self._named(row))
+            else:
+                self._begin()
+
+    def _named(self, cells: Sequence[str]) -> tuple[Row | None, str | None]:
+        if len(cells) != len(self.columns):
+            return None, f"has {len(cells)} columns instead of the header's {len(self.columns)}"
+        try:
+            return finished(dict(zip(self.columns, cells, strict=True)), self._form, Path(self.path)), None
+        except UserError as error:
+            return None, str(error)
+
+
+class ParquetRows(RowStream):
+    def __init__(self, path: str) -> None:
+        import pyarrow
+        import pyarrow.parquet
+
+        if path == STANDARD:
+            raise UserError("Parquet cannot be read from standard input: name a file with input=.")
+        try:
+            self._file = pyarrow.parquet.ParquetFile(path)
+        except (pyarrow.ArrowException, OSError) as error:
+            raise UserError(f"input={path} cannot be read as Parquet: {error}.") from error
+        self.size = self._file.metadata.num_rows
+        self.columns = tuple(self._file.schema_arrow.names)
+
+    def close(self) -> None:
+        self._file.close()
+
+    def rows(self, start: Place) -> Iterator[Streamed]:
+        for number, row in enumerate(self._from(start.row), start=start.row + 1):
+            yield Streamed(Place(number, number, number), row)
+
+    def _from(self, skipped: int) -> Iterable[Row]:
+        group = 0
+        while group < self._file.num_row_groups and skipped >= self._file.metadata.row_group(group).num_rows:
+            skipped -= self._file.metadata.row_group(group).num_rows
+            group += 1
+        for batch in self._file.iter_batches(PARQUET_ROWS, row_groups=range(group, self._file.num_row_groups)):
+            yield from batch.slice(skipped).to_pylist()
+            skipped = max(0, skipped - len(batch))

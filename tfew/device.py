@@ -1,0 +1,39 @@
+"""How much memory the device has."""
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+MEMINFO = Path("/proc/meminfo")
+CGROUP_LIMITS = ("memory.max", "memory/memory.limit_in_bytes")  # under CGROUPS, of version 2 and 1
+CGROUPS = Path("/sys/fs/cgroup")
+
+
+@dataclass(frozen=True)
+class DeviceMemory:
+    """`total_bytes` is what a process could have at the very most, `free_bytes` what it can have now."""
+
+    total_bytes: int
+    free_bytes: int
+
+
+def memory_of(device: torch.device) -> DeviceMemory:
+    """Of a GPU its own; else this machine's, swap counted in the total, or a container's part of it."""
+    if device.type == "cuda":
+        free, total = torch.cuda.mem_get_info(device)
+        return DeviceMemory(total, free)
+    if not MEMINFO.is_file():  # not Linux
+        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        return DeviceMemory(total, total)
+    lines = (line.split() for line in MEMINFO.read_text(encoding="utf-8").splitlines())
+    kibibytes = {words[0].rstrip(":"): int(words[1]) for words in lines}
+    most = min([1024 * kibibytes["MemTotal"], *_limits()])
+    return DeviceMemory(most + 1024 * kibibytes["SwapTotal"], min(most, 1024 * kibibytes["MemAvailable"]))
+
+
+def _limits() -> list[int]:
+    """Bytes that a container may have; none where none is set ("max")."""
+    texts = [(CGROUPS / name).read_text().strip() for name in CGROUP_LIMITS if (CGROUPS / name).is_file()]
+    return [int(text) for text in texts if text.isdigit()]

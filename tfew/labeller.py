@@ -1,0 +1,163 @@
+"""One task, as prediction sees it: a row without a label becomes prompts, their scores a label with probabilities.
+
+A row is worded by every template that the task was trained with, and the probabilities are averaged. Left out are
+templates that do not answer with the labels in their order (they turn the question round, or have other choices):
+what they predict says nothing about the label.
+"""
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from tfew.data.dataset import DatasetSpec
+from tfew.data.labels import LabelRule
+from tfew.data.templates import Template
+from tfew.errors import UserError, some
+from tfew.ranking.calibration import probabilities
+from tfew.ranking.norms import rescored
+from tfew.schema import Example, Prediction, Prompt
+
+log = logging.getLogger(__name__)
+PLACEHOLDER = 0  # the label that templates are shown in place of the unknown one: some look at it
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """What was predicted for a row; `probabilities` has every choice by its label, or where labels are each row's own
+    by its text, and sums to one."""
+
+    task: str
+    label: str
+    probability: float
+    probabilities: dict[str, float]
+
+
+class WrongTemplatesError(UserError):
+    """No row can be labelled, whatever it holds."""
+
+
+class Labeller:
+    """`norm` and `temperature`: how choices are scored, and how scores become probabilities."""
+
+    def __init__(
+        self, task: str, spec: DatasetSpec, templates: Sequence[Template], norm: str, temperature: float
+    ) -> None:
+        self.task, self.spec, self.norm, self.temperature = task, spec, norm, temperature
+        self.labels = spec.label_names
+        self._templates = {template.name: template for template in templates}
+        self._spellings = _spellings(spec)
+        self._spelling_for: dict[str, tuple[str, ...]] = {}  # of the label, by the templates that were tried
+
+    @property
+    def templates(self) -> tuple[str, ...]:
+        return tuple(self._templates)
+
+    @property
+    def text_column(self) -> str | None:
+        """The column that a row of plain text is; None where there are several, or none is named."""
+        return self.spec.columns[0] if len(self.spec.columns) == 1 else None
+
+    def prompts(self, number: int, row: Mapping[str, Any] | str) -> list[Prompt]:
+        """Row `number` (from 1) in the words of each template, `dataset` being the task; raises UserError."""
+        row = self._as_row(number, row)
+        rendered = [self._rendered(template, number, row) for template in list(self._templates.values())]
+        found = [replace(prompt, dataset=self.task, label=None) for prompt in rendered if prompt is not None]
+        kept = [prompt for prompt in found if self._comparable(prompt, found[0])]
+        if not kept:
+            what = "is rendered empty by every template" if not found else "has other choices than there are labels"
+            raise UserError(f"{self.task}, row {number} {what}.")
+        return kept
+
+    def _comparable(self, prompt: Prompt, first: Prompt) -> bool:
+        if self.labels is None:
+            return prompt.choices == first.choices
+        return len(prompt.choices) == len(self.labels)
+
+    def labelled(self, prompts: Sequence[Prompt], predictions: Sequence[Prediction]) -> Labelled:
+        """From the predictions of a row's prompts, whose scores are sums."""
+        scores_1MC = np.array([[rescored(prediction, "sum", self.norm).scores for prediction in predictions]])
+        (probability_C,) = probabilities(scores_1MC, self.temperature).tolist()
+        names = prompts[0].choices if self.labels is None else self.labels
+        by_name: dict[str, float] = {}
+        for name, probability in zip(names, probability_C, strict=True):
+            by_name[name] = by_name.get(name, 0.0) + probability
+        best = names[max(range(len(names)), key=probability_C.__getitem__)]
+        return Labelled(self.task, best, by_name[best], by_name)
+
+    def _as_row(self, number: int, row: Mapping[str, Any] | str) -> Mapping[str, Any]:
+        if not isinstance(row, str):
+            return {key: value for key, value in row.items() if key != "idx"}  # rows are numbered here
+        if self.text_column is None:
+            columns = f"has columns: {some(self.spec.columns)}" if self.spec.columns else "names its columns"
+            raise UserError(f"{self.task}, row {number}: a row of {self.spec.name} is no plain text but {columns}.")
+        return {self.text_column: row}
+
+    def _rendered(self, template: Template, number: int, row: Mapping[str, Any]) -> Prompt | None:
+        if self.labels is None:
+            return template.render(self.spec.name, self._example(number, row, None))
+        spelling = self._spelling_for.get(template.name)
+        if spelling is None:
+            return self._tried(template, number, row)
+        return template.render(self.spec.name, replace(self._example(number, row, spelling[PLACEHOLDER]), label=None))
+
+    def _tried(self, template: Template, number: int, row: Mapping[str, Any]) -> Prompt | None:
+        """On the first row that a template is for, it is shown the row with each label in turn.
+
+        It has to answer with each, and to show none of them in its input; else it is left out.
+        """
+        errors: list[UserError] = []
+        for spelling in self._spellings:
+            try:
+                shown = [template.render(self.spec.name, self._example(number, row, label)) for label in spelling]
+            except UserError as error:  # it wants the label spelt otherwise, or the row is bad
+                errors.append(error)
+                continue
+            if not any(shown):
+                return None
+            if self._in_order(shown):
+                self._spelling_for[template.name] = spelling
+                return shown[PLACEHOLDER]
+        if len(errors) == len(self._spellings):
+            raise errors[0]
+        self._leave_out(template.name)
+        return None
+
+    def _in_order(self, shown: Sequence[Prompt | None]) -> bool:
+        """Whether these prompts, one for each label, differ in nothing but the right choice, which is the label's."""
+        labels = [None if prompt is None else prompt.label for prompt in shown]
+        inputs = {None if prompt is None else (prompt.input, len(prompt.choices)) for prompt in shown}
+        return labels == list(range(len(shown))) and len(inputs) == 1
+
+    def _example(self, number: int, row: Mapping[str, Any], label: str | None) -> Example:
+        """The row with this label in place of its own; None: with none at all."""
+        rule = self.spec.label
+        if rule is None or label is None:
+            example = self.spec.example(number - 1, row, self.task, labelled=False)
+        else:
+            fields = {key: value for key, value in row.items() if self.spec.rename.get(key, key) != rule.column}
+            example = self.spec.example(number - 1, {**fields, rule.column: label}, self.task)
+        return replace(example, idx=number)
+
+    def _leave_out(self, name: str) -> None:
+        if len(self._templates) == 1:
+            raise WrongTemplatesError(
+                f"No template of {self.spec.name} answers with its labels in their order (the last, {name!r}, has other"
+                " choices or turns the question round): choose others with templates=."
+            )
+        del self._templates[name]
+        log.info(f"Note: template {name!r} does not answer with the labels of {self.task} in their order; left out.")
+
+
+def _spellings(spec: DatasetSpec) -> list[tuple[str, ...]]:
+    """How the labels may stand in the rows that templates were made for: as numbers, or by name."""
+    if not isinstance(spec.label, LabelRule) or spec.label_names is None:
+        return []
+    names, first = spec.label_names, spec.label.first
+    if first is None:
+        return [names]
+    numbers = tuple(str(first + index) for index in range(len(names)))
+    meant = [spec.label.index(number) for number in numbers]  # a label may be named by another's number
+    return list(dict.fromkeys([numbers, names] if meant == list(range(len(names))) else [names]))

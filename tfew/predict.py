@@ -1,0 +1,186 @@
+"""Labels and probabilities for new rows: `python -m tfew.predict adapter=runs/NAME input=new.csv output=labels.csv`."""
+
+import hashlib
+import json
+import logging
+import os
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+
+from tfew.cli import command
+from tfew.data.stream import KINDS, STANDARD, RowStream, open_stream
+from tfew.errors import UserError, unknown
+from tfew.partial_file import PartialFile, check_free
+from tfew.result_rows import ResultRows, kind_of_output
+
+if TYPE_CHECKING:
+    from tfew.labelling import Labelling, Progress
+    from tfew.predictor import Predictor
+
+log = logging.getLogger("tfew.predict")  # __name__ is __main__ under python -m
+HEAD_BYTES = 2**16  # of the input, by which it is known again
+MOST_LABELS = 12  # in the summary
+
+
+def predict(config: DictConfig, overrides: Sequence[str] = ()) -> "Progress":
+    """Labels the rows of `config.input` into `config.output`; `overrides`: what of the settings was said aloud."""
+    source, target = str(config.input), str(config.output)
+    _check(config, source, target)
+    folders = None if config.adapters is None else _folders(Path(str(config.adapters)).expanduser())
+
+    # heavy imports only now: the request is known to make sense
+    from tfew.labelling import Labelling
+    from tfew.predictor import load_predictor
+
+    predictor = load_predictor(config, overrides, folders)
+    started = time.monotonic()
+    stream = _stream(predictor, source, config.format)
+    try:
+        labels = None if folders is not None else next(iter(predictor.tasks.values())).labels
+        results = ResultRows(kind_of_output(target), stream.columns, labels)
+        labelling = Labelling(
+            predictor,
+            stream,
+            results,
+            name="standard input" if source == STANDARD else source,
+            task_column=None if folders is None else str(config.task_column),
+            skip=config.bad_rows == "skip",
+            at_once=source == STANDARD,
+        )
+        progress = _run(config, labelling, source, target)
+    finally:
+        stream.close()
+    _summary(progress, results, target, time.monotonic() - started)
+    return progress
+
+
+def _run(config: DictConfig, labelling: "Labelling", source: str, target: str) -> "Progress":
+    if target == STANDARD:
+        try:
+            return labelling.to(sys.stdout)
+        except BrokenPipeError:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes it once more at the end
+            sys.exit("Standard output was closed: stopped.")
+    from tfew.labelling import Progress
+
+    path = Path(target).expanduser()
+    identity = {"input": _identity(source), "format": config.format, **labelling.predictor.fingerprint()}
+    go_on = config.resume and source != STANDARD
+    file = PartialFile(path, bad_rows_file(path), identity, go_on, config.overwrite)
+    try:
+        if file.finished:
+            file.finish()
+            return Progress.from_state(file.state)
+        if file.state:
+            log.info(f"{target} is unfinished; continuing behind row {file.state['place']['row']:,}.")
+        return labelling.into(file)
+    finally:
+        file.close()
+
+
+def bad_rows_file(output: Path) -> Path:
+    return output.with_name(f"{output.name}.bad.jsonl")
+
+
+def _check(config: DictConfig, source: str, target: str) -> None:
+    """What can be said before a model is loaded."""
+    if config.adapter is not None and config.adapters is not None:
+        raise UserError("adapter= is one task's adapter, adapters= those of many: give one of them.")
+    if config.bad_rows not in ("stop", "skip"):
+        raise unknown("value", config.bad_rows, ("stop", "skip"), "bad_rows=")
+    if config.format is not None and config.format not in KINDS:
+        raise unknown("format", config.format, KINDS, "format=")
+    for key in ("merge", "resume", "overwrite"):
+        if not isinstance(config[key], bool):
+            raise UserError(f"{key}={config[key]!r} is neither true nor false.")
+    kind_of_output(target)
+    if source != STANDARD and not Path(source).expanduser().is_file():
+        raise UserError(f"input={source} {'is a folder' if Path(source).is_dir() else 'does not exist'}.")
+    if source == STANDARD and sys.stdin.isatty():
+        log.info("Reading JSON lines from standard input, to its end (Ctrl-D); input=FILE reads a file.")
+    if target == STANDARD:
+        return
+    path = Path(target).expanduser()
+    unfinished = path.with_name(f"{path.name}.partial.json").is_file()
+    if not unfinished:
+        check_free(path, config.overwrite)
+    if source != STANDARD and path.exists() and path.samefile(Path(source).expanduser()):
+        raise UserError(f"output={target} would overwrite the input: choose another.")
+
+
+def _folders(path: Path) -> dict[str, str | Path]:
+    """Task names and adapter folders of a JSON file; relative paths are from here, or else from where the file is."""
+    try:
+        named = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UserError(f"adapters={path} does not exist.") from error
+    except (OSError, ValueError) as error:
+        raise UserError(f"adapters={path} cannot be read as JSON: {error}.") from error
+    if not isinstance(named, dict) or not named or not all(isinstance(value, str) for value in named.values()):
+        raise UserError(f'adapters={path} does not map task names to folders, as {{"spam": "runs/A"}} does.')
+    folders: dict[str, str | Path] = {}
+    for name, value in named.items():
+        places = [Path(value).expanduser(), path.parent / value]
+        folder = next((place for place in places if place.is_dir()), None)
+        if folder is None:
+            raise UserError(f"adapters={path}: the folder {value} of task {name!r} does not exist.")
+        folders[name] = folder
+    return folders
+
+
+def _stream(predictor: "Predictor", source: str, kind: str | None) -> RowStream:
+    labellers = list(predictor.tasks.values())
+    alone = labellers[0] if len(labellers) == 1 else None
+    path = source if source == STANDARD else str(Path(source).expanduser())
+    return open_stream(path, kind, alone.text_column if alone else None, {} if alone is None else alone.spec.formats)
+
+
+def _identity(source: str) -> dict[str, Any]:
+    """By what an input file is known again, without reading all of it."""
+    if source == STANDARD:
+        return {}
+    path = Path(source).expanduser()
+    status = os.stat(path)
+    with path.open("rb") as file:
+        head = hashlib.sha256(file.read(HEAD_BYTES)).hexdigest()
+    return {"bytes": status.st_size, "changed": status.st_mtime_ns, "head_sha256": head}
+
+
+def _summary(progress: "Progress", results: ResultRows, target: str, seconds: float) -> None:
+    """On standard output, or on standard error where the labels are on the other."""
+    out = sys.stderr if target == STANDARD else sys.stdout
+    rows = progress.rows - progress.earlier
+    before = f", and {progress.earlier:,} before" if progress.earlier else ""
+    print(f"\n{rows:,} rows in {seconds:.1f} s, {rows / seconds:,.0f} a second{before}", file=out)
+    for task, counts in sorted(progress.labels.items()):
+        print(f"  {task}: {_distribution(counts)}", file=out)
+    if progress.bad:
+        where = "" if target == STANDARD else f"; they are listed in {bad_rows_file(Path(target))}"
+        print(f"  {progress.bad:,} rows could not be labelled and are left out{where}", file=out)
+    if results.left_out:
+        columns = ", ".join(sorted(results.left_out)[:5])
+        print(f"  columns that the first row has not are left out ({columns}); output=FILE.jsonl keeps all", file=out)
+    if target != STANDARD:
+        print(f"  labels: {target}", file=out, flush=True)
+
+
+def _distribution(counts: Mapping[str, int]) -> str:
+    total = sum(counts.values())
+    most = sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))
+    shown = ", ".join(f"{label} {count:,} ({100 * count / total:.1f} %)" for label, count in most[:MOST_LABELS])
+    return shown + (f" and {len(most) - MOST_LABELS} other labels" if len(most) > MOST_LABELS else "")
+
+
+@command("predict")
+def main(config: DictConfig) -> "Progress":
+    return predict(config, HydraConfig.get().overrides.task)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,134 @@
+"""From scores to probabilities that can be believed: one temperature (Guo et al. 2017, arXiv 1706.04599).
+
+    p(choice) = mean over the row's templates of softmax(scores / T)
+
+T is fitted on held-out predictions by their cross-entropy. The target is not 1 but (n + 1) / (n + 2) (Platt 1999), so
+that T stays above 0 where all n rows are right. Expected calibration error: rows in 15 equal bins by the probability
+of what was predicted, the mean over rows of |accuracy - mean probability| of their bin.
+"""
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from tfew.schema import Prediction
+
+FEWEST_ROWS = 30  # with fewer, a temperature says more about these rows than about the model
+BINS = 15
+LOWEST, HIGHEST = 0.01, 100.0  # temperatures that are tried
+FOLDS = 5  # of the error after fitting
+GOLDEN = (math.sqrt(5) - 1) / 2
+
+
+def calibration(predictions: Sequence[Prediction]) -> dict[str, Any]:
+    """temperature, rows, ece (as it is) and ece_calibrated, which is of rows that T was not fitted on.
+
+    With too few labelled rows temperature is 1, and ece_calibrated is None; ece is None where there are none at all.
+    """
+    scores_RMC, label_R = _aligned(predictions)
+    rows = len(label_R)
+    found = {"temperature": 1.0, "rows": rows, "ece": None, "ece_calibrated": None}
+    if rows:
+        found["ece"] = expected_calibration_error(probabilities(scores_RMC, 1.0), label_R)
+    if rows >= FEWEST_ROWS:
+        found["temperature"] = fitted_temperature(scores_RMC, label_R)
+        found["ece_calibrated"] = _held_out_error(scores_RMC, label_R)
+    return found
+
+
+def probabilities(scores_RMC: np.ndarray, temperature: float) -> np.ndarray:
+    """`[R, C]` from the scores of R rows under M templates; -inf: no such choice, or where all are, no template."""
+    top_RM = scores_RMC.max(-1)
+    present_RM = np.isfinite(top_RM)
+    weight_RMC = np.exp((scores_RMC - np.where(present_RM, top_RM, 0)[..., None]) / temperature)
+    divisor_RM = np.where(present_RM, weight_RMC.sum(-1), 1) * present_RM.sum(1)[:, None]
+    probability_RC: np.ndarray = np.einsum("rmc,rm->rc", weight_RMC, 1 / divisor_RM)
+    return probability_RC
+
+
+def expected_calibration_error(probability_RC: np.ndarray, label_R: np.ndarray) -> float:
+    confidence_R = probability_RC.max(-1)
+    right_R = probability_RC.argmax(-1) == label_R
+    bin_R = np.minimum((confidence_R * BINS).astype(int), BINS - 1)
+    gap_B = np.bincount(bin_R, right_R - confidence_R, BINS)
+    return float(np.abs(gap_B).sum() / len(label_R))
+
+
+def fitted_temperature(scores_RMC: np.ndarray, label_R: np.ndarray) -> float:
+    """The best of a grid, then golden section between its neighbours, in log T, to a thousandth.
+
+    The grid is there because the loss of a mean over templates may have more than one minimum.
+    """
+
+    def loss(log_temperature: float) -> float:
+        return cross_entropy(probabilities(scores_RMC, math.exp(log_temperature)), label_R)
+
+    grid = np.linspace(math.log(LOWEST), math.log(HIGHEST), 24).tolist()
+    best = min(range(len(grid)), key=lambda place: loss(grid[place]))
+    return math.exp(_golden_section(loss, grid[max(best - 1, 0)], grid[min(best + 1, len(grid) - 1)]))
+
+
+def _golden_section(f: Callable[[float], float], low: float, high: float, width: float = 1e-3) -> float:
+    """The place of the minimum of a function that has one there."""
+    places = [high - GOLDEN * (high - low), low + GOLDEN * (high - low)]
+    values = [f(place) for place in places]
+    while high - low > width:
+        if values[0] <= values[1]:
+            high, places[1], values[1] = places[1], places[0], values[0]
+            places[0] = high - GOLDEN * (high - low)
+            values[0] = f(places[0])
+        else:
+            low, places[0], values[0] = places[0], places[1], values[1]
+            places[1] = low + GOLDEN * (high - low)
+            values[1] = f(places[1])
+    return (low + high) / 2
+
+
+def cross_entropy(probability_RC: np.ndarray, label_R: np.ndarray) -> float:
+    """Mean over rows, with Platt's target for the right choice; what it leaves is shared among the others."""
+    rows = len(label_R)
+    right_R = probability_RC[np.arange(rows), label_R]
+    target = (rows + 1) / (rows + 2)
+    tiny = np.finfo(float).tiny
+    others_R = np.maximum(1 - right_R, tiny)
+    return float(-(target * np.log(np.maximum(right_R, tiny)) + (1 - target) * np.log(others_R)).mean())
+
+
+def _held_out_error(scores_RMC: np.ndarray, label_R: np.ndarray) -> float:
+    """The error where each fifth of the rows is given the temperature of the other four."""
+    fold_R = np.arange(len(label_R)) % FOLDS
+    probability_RC = np.empty((len(label_R), scores_RMC.shape[-1]))
+    for fold in range(FOLDS):
+        rest = fold_R != fold
+        temperature = fitted_temperature(scores_RMC[rest], label_R[rest])
+        probability_RC[~rest] = probabilities(scores_RMC[~rest], temperature)
+    return expected_calibration_error(probability_RC, label_R)
+
+
+def _aligned(predictions: Sequence[Prediction]) -> tuple[np.ndarray, np.ndarray]:
+    """Scores `[R, M, C]` of labelled rows, -inf where a row has no such template or choice, and labels `[R]`.
+
+    A template that turns the question round has another right choice than the rest: it cannot be averaged with them.
+    """
+    by_row: dict[int, list[Prediction]] = defaultdict(list)
+    for prediction in predictions:
+        if prediction.label is not None:
+            by_row[prediction.idx].append(prediction)
+    labels = {idx: Counter(p.label for p in group).most_common(1)[0][0] for idx, group in by_row.items()}
+    turned = {p.template for idx, group in by_row.items() for p in group if p.label != labels[idx]}
+    kept = {idx: [p for p in group if p.template not in turned] for idx, group in by_row.items()}
+    rows = {idx: {p.template: p.scores for p in group} for idx, group in kept.items() if group}
+    return _stacked(rows), np.array([labels[idx] for idx in rows], np.int64)
+
+
+def _stacked(rows: Mapping[int, Mapping[str, Sequence[float]]]) -> np.ndarray:
+    templates = {name: place for place, name in enumerate(dict.fromkeys(name for row in rows.values() for name in row))}
+    choices = max((len(scores) for row in rows.values() for scores in row.values()), default=0)
+    scores_RMC = np.full((len(rows), len(templates), choices), -np.inf)
+    for scores_MC, row in zip(scores_RMC, rows.values(), strict=True):
+        for name, scores in row.items():
+            scores_MC[templates[name], : len(scores)] = scores
+    return scores_RMC

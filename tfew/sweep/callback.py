@@ -1,0 +1,75 @@
+"""What Hydra calls as a sweep and each of its jobs begins (`hydra.callbacks` in configs/train.yaml)."""
+
+import os
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from hydra.core.override_parser.types import Override
+from hydra.experimental.callback import Callback
+from omegaconf import DictConfig, read_write
+
+from tfew.errors import UserError
+from tfew.sweep import job
+from tfew.sweep.jobs import jobs_of, sweep_overrides
+from tfew.sweep.rounds import begin
+from tfew.sweep.state import SweepState
+
+
+class SweepCallback(Callback):
+    """`needs`: settings without which the sweep makes no sense; its file says what they are.
+
+    Launchers pickle it with the jobs, so in their processes it says where the sweep's state is.
+    """
+
+    def __init__(self, needs: Sequence[str] = ()) -> None:
+        self.needs = tuple(needs)
+        self.state: SweepState | None = None
+        self._owner = os.getpid()
+
+    def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
+        try:
+            overrides = sweep_overrides(config, config.hydra.overrides.task)
+            self._check(config, overrides)
+            _bound_processes(config)
+            self.state = begin(Path(str(config.runs)).expanduser(), jobs_of(overrides))
+        except UserError as error:
+            sys.exit(str(error))  # Hydra would only warn of it and go on
+
+    def on_job_start(self, config: DictConfig, **_: Any) -> None:
+        job.state = self.state
+        if os.getppid() == self._owner:
+            _end_with_parent()
+
+    def _check(self, config: DictConfig, overrides: Sequence[Override]) -> None:
+        if config.run_dir is not None:
+            raise UserError(
+                f"run_dir={config.run_dir} is the folder of one run, and this is a sweep (-m): use runs= instead."
+            )
+        for key in self.needs:
+            if key not in {override.key_or_group for override in overrides}:
+                raise UserError(f"This sweep needs {key}=; the head of its file in configs/sweep says what to give.")
+
+
+@cache
+def _end_with_parent() -> None:
+    """joblib's workers would wait forever to hand over what they have done, their models in memory."""
+
+    def watch(parent: int) -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, args=(os.getppid(),), daemon=True).start()
+
+
+def _bound_processes(config: DictConfig) -> None:
+    """submitit's local launcher starts a process for every job of a batch at once, and a batch is all of them."""
+    one_machine = str(config.hydra.launcher._target_).endswith(".LocalLauncher")
+    if one_machine and config.hydra.sweeper.max_batch_size is None:
+        with read_write(config.hydra):
+            config.hydra.sweeper.max_batch_size = os.cpu_count()
