@@ -93,11 +93,14 @@ def partitions(config: DictConfig) -> bool:
 
 def share_out(config: DictConfig, model: nn.Module, device: torch.device, method: Method | None) -> None:
     """The last step of building where devices share the weights (`trainer=fsdp`, `deepspeed_3`): each gets its part."""
+    if shares_weights(config) and method is not None and method.calibrates:
+        raise UserError(
+            f"method={config.method.name} is calibrated by one device with the whole model, which trainer="
+            f"{config.trainer.strategy} leaves to none: use trainer=ddp."
+        )
     if partitions(config):
         from tfew.partitioned import partition
 
-        if method is not None and method.calibrates:
-            raise UserError(f"trainer=deepspeed_3 cannot calibrate method={config.method.name}: use trainer=ddp.")
         partition(model, weight_dtype(config, device, method))
     elif shares_weights(config):
         shard(model, device, weight_dtype(config, device, method))

@@ -64,7 +64,7 @@ def processes(config: DictConfig, command: str) -> Iterator[None]:
     except BaseException as error:
         _disconnect(in_order=False)
         if isinstance(error, Exception) and not isinstance(error, UserError):
-            if others is not None and (sentence := others.failure(patience=2)):
+            if others is not None and (sentence := others.failure(patience=2 * POLITE_SECONDS)):
                 raise UserError(sentence) from error
             if _is_lost(error):
                 raise UserError(_ended("Another process of this run")) from error
