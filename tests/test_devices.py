@@ -11,6 +11,7 @@ from transformers import ByT5Tokenizer
 
 from tests.models import ragged_batch, tiny_t5, with_ia3
 from tfew import evaluation, module
+from tfew.build import build_method, share_out
 from tfew.config import checked, compose, run_name
 from tfew.data.loader import Encoder, StepSampler
 from tfew.errors import UserError
@@ -24,6 +25,7 @@ from tfew.run_folder import last_checkpoint, remove_checkpoints
 from tfew.saved_run import with_run_settings
 from tfew.schema import Batch, Prompt
 from tfew.scoring import scoring_mode
+from tfew.together import train_together
 
 
 @given(st.lists(st.integers()), st.integers(1, 9), st.integers(1, 5))
@@ -256,6 +258,15 @@ def test_what_devices_cannot_share(overrides: list[str], number: int, message: s
     with pytest.raises(UserError, match=message):
         check(config, "train", number)
     check(config, "train", 1)
+
+
+def test_what_keeps_to_one_device_or_to_whole_models(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UserError, match=r"train_together= trains on one device: say trainer.devices=1, not 2"):
+        train_together([compose("model=tiny", "dataset=mini/complaint", "trainer.devices=2")])
+    monkeypatch.setattr("tfew.build.world", lambda: 2)
+    config = compose("model=tiny", "method=fish_02", "optimizer=adamw", "trainer=fsdp")
+    with pytest.raises(UserError, match=r"method=fish_02 is calibrated by one device .* trainer=fsdp .* trainer=ddp"):
+        share_out(config, tiny_t5(), torch.device("cpu"), build_method(config))
 
 
 def test_deepspeed_is_missed_by_name(monkeypatch: pytest.MonkeyPatch, train_tiny: Any, tmp_path: Path) -> None:

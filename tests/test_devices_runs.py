@@ -211,26 +211,29 @@ def test_an_error_that_all_have_is_said_once(tmp_path: Path) -> None:
     assert "Process 1" not in said
 
 
-def test_only_the_first_writes_and_torchruns_environment_is_understood(alone: Path, tmp_path: Path) -> None:
-    """The second process may not write a fifth byte to any file; with four Python tries its folder for them."""
+def test_two_nodes_of_slurm_train_as_one_process_and_only_the_first_writes(alone: Path, tmp_path: Path) -> None:
+    """Two tasks with srun's environment, both on this machine. The second may not write a fifth byte to any file.
+
+    With four Python tries its folder for temporary files.
+    """
+    folder = tmp_path / "together"
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
-        port = str(taken.getsockname()[1])
-    folder = tmp_path / "together"
-    given = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    first = started(folder, "trainer.devices=auto", RANK="0", LOCAL_RANK="0", **given)
-    limited = "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (4, 4)); sys.argv.pop(0);"
+        port = taken.getsockname()[1]
+    slurm = {"SLURM_JOB_ID": "7", "SLURM_STEP_ID": "0", "SLURM_NTASKS": "2", "SLURM_NNODES": "2", "SLURM_LOCALID": "0",
+             "SLURM_STEP_NODELIST": "localhost", "MASTER_PORT": str(port)}  # fmt: skip
+    first = started(folder, "trainer.devices=auto", **slurm, SLURM_PROCID="0")
+    limited = "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (4, 4)); sys.argv.pop(0)"
+    code = f"{limited}; from tfew.train import main; main()"
     second = subprocess.run(
-        [sys.executable, "-c", f"{limited} from tfew.train import main; main()", "tfew.train",
-         *command(folder, "trainer.devices=auto")[3:]],
-        env={**os.environ, **given, "RANK": "1", "LOCAL_RANK": "1"},
-        capture_output=True, text=True, timeout=100, check=False,
+        [sys.executable, "-c", code, "tfew.train", *command(folder, "trainer.devices=auto")[3:]],
+        env={**os.environ, **slurm, "SLURM_PROCID": "1"}, capture_output=True, text=True, timeout=100, check=False,
     )  # fmt: skip
     said = first.communicate(timeout=100)[1]
     assert (first.returncode, second.returncode) == (0, 0), said + second.stderr
     assert second.stdout == ""
-    assert "rows to evaluate" in said
-    assert "rows to evaluate" not in second.stderr
+    assert "2 devices share the work, on 2 machines." in said
+    assert "share the work" not in second.stderr
     assert difference(alone, folder) < 1e-5
     assert files(alone) == files(folder)
 
