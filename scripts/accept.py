@@ -16,11 +16,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from hydra.errors import HydraException
 from omegaconf import DictConfig
-from omegaconf.errors import OmegaConfBaseException
 
 from tfew.adapters_io import adapter_description, load_weights
+from tfew.cli import run_script
 from tfew.comparison.tables import as_text
 from tfew.config import checked, compose, local_path, model_name, resolved
 from tfew.convert import convert
@@ -175,9 +174,4 @@ def _median(value: float | None, spread: float | None) -> str:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main(sys.argv[1:]))
-    except (UserError, HydraException, OmegaConfBaseException) as error:
-        sys.exit(str(error))
-    except KeyboardInterrupt:
-        sys.exit("Interrupted. Finished runs are kept; the same command continues.")
+    run_script(main)

@@ -13,14 +13,11 @@ stopped continues. `output=FOLDER` says where tables and figure go; a comparison
 `families= seeds=` or other options or after a failure, goes to runs/NAME_part.
 """
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from hydra.errors import HydraException
-from omegaconf.errors import OmegaConfBaseException
-
+from tfew.cli import run_script
 from tfew.comparison.numbers import Comparison
 from tfew.comparison.rows import Row, as_csv, as_json_lines, load_rows
 from tfew.comparison.runs import Outcome, Planned, Variant, plan, run_all
@@ -141,9 +138,4 @@ def _say_failures(outcome: Outcome, overrides: Sequence[str]) -> int:
 
 
 if __name__ == "__main__":
-    try:
-        sys.exit(main(sys.argv[1:]))
-    except (UserError, HydraException, OmegaConfBaseException) as error:
-        sys.exit(str(error))
-    except KeyboardInterrupt:
-        sys.exit("Interrupted. Finished runs are kept; the same command continues.")
+    run_script(main)

@@ -14,6 +14,8 @@ from tests.test_decoder_only import make
 from tfew.config import compose
 from tfew.data.loader import Encoder, collate
 from tfew.evaluate import evaluate
+from tfew.ranking.icl import Answer
+from tfew.ranking.metrics import summarise
 from tfew.ranking.norms import NORMS, available, rescored
 from tfew.ranking.rank import rank_classify, unconditional_sums
 from tfew.schema import Prediction, Prompt
@@ -91,6 +93,16 @@ def test_what_was_not_asked_for_is_not_available() -> None:
     assert available(full) == NORMS
     assert Prediction.from_json(full.to_json()) == full
     assert Prediction.from_json(bare.to_json()) == bare
+
+
+def test_accuracy_is_told_under_the_norms_that_all_rows_have() -> None:
+    """Of folds with few rows, some have labels enough in common to be scored alone, and others have not."""
+    bare = Prediction("d", "t", 0, 0, 0, (-2.0, -3.0), (2, 3), characters=(1, 2), bytes=(1, 4))
+    full = dataclasses.replace(bare, idx=1, unconditional=(-1.0, -2.5))
+    for rows in ([bare, full], [full, bare]):
+        found = summarise([Answer.of(row, "token") for row in rows], "token")["accuracy_by_norm"]
+        assert sorted(found) == ["byte", "char", "sum", "token"]
+    assert "pmi" in summarise([Answer.of(full, "token")], "token")["accuracy_by_norm"]
 
 
 def test_a_run_reports_all_norms_of_labels_and_pmi_of_endings_when_asked(made_data: Path, tmp_path: Path) -> None:

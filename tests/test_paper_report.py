@@ -5,6 +5,7 @@ import re
 import shutil
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -147,6 +148,8 @@ def test_texts_are_those_that_were_ranked(train_tiny: Any, tmp_path: Path) -> No
     lines = [json.loads(line) for line in (tmp_path / run.name / "predictions.jsonl").read_text().splitlines()]
     turned = [{**line, "label": (line["label"] + 1) % len(line["scores"])} for line in lines]
     (tmp_path / run.name / "predictions.jsonl").write_text("".join(json.dumps(line) + "\n" for line in turned))
+    assert "predictions.jsonl is damaged or has been changed" in make_report(load_runs(tmp_path))
+    save_record(tmp_path / run.name, replace(run, files={}))  # as older versions left it
     page = make_report(load_runs(tmp_path))
     assert "<blockquote>" not in page
     assert "cannot be shown as text" in page

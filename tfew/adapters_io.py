@@ -1,12 +1,13 @@
 """Adapter weights on disk: `adapter.safetensors` (what the method stores) and `adapter.json`."""
 
-import json
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tfew.errors import UserError
 from tfew.records import write_atomically, write_bytes_atomically
+from tfew.sealed import check_file, sealed, unsealed
 
 if TYPE_CHECKING:  # a description is read before anything heavy is imported
     from torch import Tensor
@@ -15,6 +16,7 @@ WEIGHTS_FILE = "adapter.safetensors"
 CONFIG_FILE = "adapter.json"
 TEMPERATURE_FILE = "temperature.json"
 FORMAT_VERSION = 1
+WEIGHTS_SHA256 = "weights_sha256"
 
 
 def save_adapter(
@@ -25,8 +27,13 @@ def save_adapter(
 
     data = save({name: tensor.cpu().contiguous() for name, tensor in weights.items()})
     write_bytes_atomically(folder / WEIGHTS_FILE, data)
-    description = {"format_version": FORMAT_VERSION, "method": dict(method), "base": dict(base)}
-    write_atomically(folder / CONFIG_FILE, json.dumps(description, indent=1) + "\n")
+    description = {
+        "format_version": FORMAT_VERSION,
+        "method": dict(method),
+        "base": dict(base),
+        WEIGHTS_SHA256: hashlib.sha256(data).hexdigest(),
+    }
+    write_atomically(folder / CONFIG_FILE, sealed(description))
     return len(data)
 
 
@@ -34,10 +41,10 @@ def adapter_description(folder: Path) -> dict[str, Any]:
     """What `save_adapter` wrote beside the weights: the method to attach before they can be loaded."""
     path = folder / CONFIG_FILE
     try:
-        description = json.loads(path.read_text(encoding="utf-8"))
+        description = unsealed(path.read_text(encoding="utf-8"))
         if description["format_version"] != FORMAT_VERSION or not {"method", "base"} <= description.keys():
             raise UserError(f"{path} has another format than this version's ({FORMAT_VERSION}).")
-        return dict(description)
+        return description
     except FileNotFoundError as error:
         raise UserError(f"{folder} holds no adapter ({CONFIG_FILE} is missing).") from error
     except (ValueError, KeyError, TypeError, OSError) as error:
@@ -46,7 +53,7 @@ def adapter_description(folder: Path) -> dict[str, Any]:
 
 def save_temperature(folder: Path, calibration: Mapping[str, Any], norm: str) -> None:
     """What held-out predictions say of the adapter's probabilities; it holds for scores under this norm."""
-    write_atomically(folder / TEMPERATURE_FILE, json.dumps({"norm": norm, **calibration}, indent=1) + "\n")
+    write_atomically(folder / TEMPERATURE_FILE, sealed({"norm": norm, **calibration}))
 
 
 def load_temperature(folder: Path, norm: str) -> float | None:
@@ -55,7 +62,7 @@ def load_temperature(folder: Path, norm: str) -> float | None:
     if not path.is_file():
         return None
     try:
-        saved = json.loads(path.read_text(encoding="utf-8"))
+        saved = unsealed(path.read_text(encoding="utf-8"))
         temperature = float(saved["temperature"])
         if not 0 < temperature < float("inf"):
             raise ValueError(f"temperature {temperature} is not above 0")
@@ -70,6 +77,7 @@ def load_weights(folder: Path) -> dict[str, "Tensor"]:
     from safetensors.torch import load_file
 
     path = folder / WEIGHTS_FILE
+    check_file(path, adapter_description(folder).get(WEIGHTS_SHA256), "Take it again from where it came from.")
     try:
         return load_file(path)
     except FileNotFoundError as error:

@@ -14,6 +14,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from tfew.errors import UserError, unknown
+from tfew.sealed import file_sha256
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 IN_PACKAGE = "pkg://"  # what begins so lies in this package, wherever that is installed: the same on every machine
@@ -265,12 +266,12 @@ def resolved_with_hashes(config: DictConfig) -> dict[str, Any]:
     if (config.model.path or "").startswith(IN_PACKAGE):
         shipped = Path(local_path(config.model.path)) / "model.safetensors"
         if shipped.is_file():
-            hashes["model.path"] = hashlib.sha256(shipped.read_bytes()).hexdigest()
+            hashes["model.path"] = file_sha256(shipped)
     for key in ADAPTERS:
         folder = OmegaConf.select(config, key)
         weights = sorted(Path(folder).glob("adapter*.safetensors")) if folder is not None else []
         if weights:
-            hashes[key] = hashlib.sha256(weights[0].read_bytes()).hexdigest()
+            hashes[key] = file_sha256(weights[0])
     return {**resolved(config), **({WEIGHT_HASHES: hashes} if hashes else {})}
 
 

@@ -84,9 +84,10 @@ def fit(config: DictConfig, method: Method, model: nn.Module, encoder: Encoder, 
     with quiet_lightning():
         trainer = _trainer(config, method, device, folder)
     module.train()  # dropout: from_pretrained gives a model in evaluation mode, and Lightning keeps the mode it finds
+    checkpoint = from_first(last_checkpoint(folder) if is_first() else None)
     try:
         with quiet_lightning():
-            trainer.fit(module, data, ckpt_path=from_first(last_checkpoint(folder)), weights_only=True)
+            trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
     except SystemExit as error:  # what Lightning makes of Ctrl-C
         raise KeyboardInterrupt from error
     except OSError as error:

@@ -32,6 +32,7 @@ from tfew.optim import clip_gradients
 from tfew.records import write_bytes_atomically
 from tfew.run_folder import CHECKPOINTS, METRICS_FILE, TOGETHER
 from tfew.scoring import token_logprob
+from tfew.sealed import check_checkpoint
 
 log = logging.getLogger(__name__)
 
@@ -230,6 +231,7 @@ def restore_together(members: Sequence[Member]) -> int:
     step = max(set.intersection(*map(_saved_steps, members)), default=0)
     if step:
         for member in members:
+            check_checkpoint(_state_path(member, step))
             member.restore(torch.load(_state_path(member, step), map_location="cpu", weights_only=True))
     return step
 

@@ -16,6 +16,7 @@ from tfew.data.loader import Encoder
 from tfew.errors import UserError
 from tfew.labeller import Labeller
 from tfew.saved_run import with_run_settings
+from tfew.sealed import file_sha256
 from tfew.task import load_mixture_spec, load_spec, train_templates
 
 log = logging.getLogger(__name__)
@@ -65,7 +66,7 @@ def load_task(name: str, settings: DictConfig, folder: Path | None, encoder: Enc
     if not templates:
         raise UserError(f"{spec.name} has no template that fits templates.use; try templates=all.")
     labeller = Labeller(name, spec, templates, norm, 1.0 if temperature is None else temperature)
-    weights = None if folder is None else hashlib.sha256((folder / WEIGHTS_FILE).read_bytes()).hexdigest()
+    weights = None if folder is None else file_sha256(folder / WEIGHTS_FILE)
     return LoadedTask(labeller, replace(encoder, max_tokens=settings.max_tokens), weights)
 
 

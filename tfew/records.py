@@ -1,19 +1,19 @@
 """The record of a run: `result.json`, written last and atomically, so that its existence means finished."""
 
-import json
 import os
 import platform
 import secrets
 import subprocess
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 from tfew.errors import UserError
 from tfew.ranks import follows
+from tfew.sealed import sealed, unsealed
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2  # 1: without `files` and the checksum
 RECORD_FILE = "result.json"
 ZERO_SHOT = "zero_shot"  # as a method: the bare model
 IN_CONTEXT = "icl"  # and, after an underscore, the mode: the bare model behind solved examples
@@ -57,6 +57,7 @@ class RunRecord:
     versions: dict[str, str]
     config: dict[str, Any]  # resolved
     mixture: dict[str, Any] | None = None  # members: {name: {templates, available rows, rows, items}}, left_out
+    files: dict[str, str] = field(default_factory=dict)  # sha256 of what lies beside the record
     schema_version: int = SCHEMA_VERSION
 
 
@@ -87,6 +88,12 @@ def write_bytes_atomically(path: Path, data: bytes) -> None:
         raise cannot_write(path, error) from error
 
 
+def remove_torn(folder: Path) -> None:
+    """Removes what killed processes left of `write_bytes_atomically`; for who alone writes in this folder."""
+    for path in folder.rglob(".*.tmp"):
+        path.unlink(missing_ok=True)
+
+
 def cannot_write(path: Path, error: OSError) -> UserError:
     return UserError(
         f"{path} cannot be written ({error.strerror or error}): choose another place with runs= or run_dir=."
@@ -95,16 +102,19 @@ def cannot_write(path: Path, error: OSError) -> UserError:
 
 def save_record(folder: Path, record: RunRecord) -> Path:
     path = folder / RECORD_FILE
-    write_atomically(path, json.dumps(asdict(record), indent=1, ensure_ascii=False) + "\n")
+    write_atomically(path, sealed(asdict(record)))
     return path
 
 
 def load_record(folder: Path) -> RunRecord:
     path = folder / RECORD_FILE
     try:
-        fields = json.loads(path.read_text(encoding="utf-8"))
-        if fields["schema_version"] != SCHEMA_VERSION:
-            raise UserError(f"{path} has schema {fields['schema_version']}; this version reads {SCHEMA_VERSION}.")
+        fields = unsealed(path.read_text(encoding="utf-8"))
+        if fields["schema_version"] not in range(1, SCHEMA_VERSION + 1):
+            raise UserError(
+                f"{path} has schema {fields['schema_version']}, and this version reads 1 to {SCHEMA_VERSION}: a newer"
+                " version of this project wrote it."
+            )
         return RunRecord(**fields)
     except FileNotFoundError as error:
         raise UserError(f"{path} does not exist: the run did not finish; finish it with resume=true.") from error

@@ -3,6 +3,7 @@
 import resource
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +15,7 @@ from tfew.costs import inference_flops, training_flops
 from tfew.label_table import by_label, confusions, doubts
 from tfew.ranks import is_first
 from tfew.records import RunRecord, git_commit, library_versions, save_record
-from tfew.run_folder import remove_checkpoints
+from tfew.run_folder import checksums, remove_checkpoints
 
 if TYPE_CHECKING:
     from torch import nn
@@ -76,8 +77,9 @@ def finish(
     )
     if adapter_bytes and "calibration" in record.metrics:
         save_temperature(folder, record.metrics["calibration"], config.score.norm)
-    path = save_record(folder, record)
     if is_first():
+        record = replace(record, files=checksums(folder))
+        path = save_record(folder, record)
         remove_checkpoints(folder)
         print_summary(record, path)
     return record

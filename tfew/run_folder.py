@@ -15,7 +15,8 @@ from tfew.claim import LOCK_FILE, claim
 from tfew.config import differences, identity, resolved_with_hashes
 from tfew.errors import UserError
 from tfew.ranks import is_first, wait_for_all
-from tfew.records import RECORD_FILE, RunRecord, cannot_write, load_record, write_atomically
+from tfew.records import RECORD_FILE, RunRecord, cannot_write, load_record, remove_torn, write_atomically
+from tfew.sealed import check_checkpoint, check_file, file_sha256
 
 log = logging.getLogger(__name__)
 
@@ -83,6 +84,7 @@ def open_run(folder: Path, config: DictConfig) -> None:
 
 
 def _open(folder: Path, config: DictConfig) -> None:
+    remove_torn(folder)
     unfinished = (folder / CONFIG_FILE).is_file() and not is_finished(folder)
     if config.resume and unfinished:
         done = last_checkpoint(folder) or [*(folder / CHECKPOINTS).glob(f"{TOGETHER}*.pt"), *folder.glob(f"{FOLD}*")]
@@ -96,12 +98,17 @@ def _open(folder: Path, config: DictConfig) -> None:
 def last_checkpoint(folder: Path) -> Path | None:
     """The checkpoint with the most steps; more than one is left where a run was killed between two.
 
-    One that is a folder (deepspeed_3) is whole when it says so.
+    One that is a folder (deepspeed_3) is whole when it says so. Raises UserError where it is damaged.
     """
     found = [
         path for path in (folder / CHECKPOINTS).glob("step=*.ckpt") if path.is_file() or (path / "latest").is_file()
     ]
-    return max(found, key=lambda path: int(path.stem.removeprefix("step="))) if found else None
+    if not found:
+        return None
+    last = max(found, key=lambda path: int(path.stem.removeprefix("step=")))
+    if last.is_file():
+        check_checkpoint(last)
+    return last
 
 
 def remove_checkpoints(folder: Path) -> None:
@@ -111,6 +118,16 @@ def remove_checkpoints(folder: Path) -> None:
             shutil.rmtree(path)
         path.unlink(missing_ok=True)
     _remove_if_empty(folder / CHECKPOINTS)
+
+
+def checksums(folder: Path) -> dict[str, str]:
+    """sha256 of each file that a run has written beside its record."""
+    return {name: file_sha256(folder / name) for name in OWN_FILES if (folder / name).is_file() and name != RECORD_FILE}
+
+
+def check_recorded(record: RunRecord, folder: Path, name: str) -> None:
+    """Raises UserError where this file of a finished run is not the one that the run has written."""
+    check_file(folder / name, record.files.get(name), "Make the run again with overwrite=true.")
 
 
 def fold_folder(folder: Path, fold: int) -> Path:

@@ -17,10 +17,11 @@ from tfew.data.formats import read_rows
 from tfew.data.hub_sets import hub_table
 from tfew.data.layout import identifiers, lines, readable
 from tfew.data.local import Wishes, describe, said
-from tfew.data.sources import file_hash, has_split, load_split
+from tfew.data.sources import has_split, load_split
 from tfew.data.table import ENDINGS, Table, read_table
 from tfew.data.templates import load_templates, select
 from tfew.errors import UserError
+from tfew.sealed import file_sha256
 
 log = logging.getLogger(__name__)
 
@@ -172,7 +173,7 @@ def _load(config: DictConfig) -> tuple[Table, dict[str, Any]]:
     if path.suffix.lower() in ENDINGS or path.exists() or not HUB_ID.fullmatch(data):
         files = {"train": [str(path)], "eval": []}
         table = read_table(path)
-        described = {"formats": table.formats, "table": {"sha256": file_hash(path)}}
+        described = {"formats": table.formats, "table": {"sha256": file_sha256(path)}}
         return table, {"files": files, "hub": None, **described}
     usual = {"config": None, "revision": "main", "train": "train", "eval": None}
     source = {**(usual if config.dataset.hub is None else resolved(config.dataset.hub)), "id": data}

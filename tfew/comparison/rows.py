@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tfew.errors import UserError
 from tfew.records import ZERO_SHOT, RunRecord
-from tfew.run_folder import PREDICTIONS_FILE
+from tfew.run_folder import PREDICTIONS_FILE, check_recorded
 from tfew.schema import Prediction
 
 DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
@@ -55,6 +55,7 @@ def reduced(record: RunRecord, variant: str, folder: Path) -> Row:
     Of the configuration only numbers go along: as a whole it holds paths of the machine.
     """
     metrics, config = record.metrics, record.config
+    check_recorded(record, folder, PREDICTIONS_FILE)
     return Row(
         variant=variant,
         dataset=record.dataset,

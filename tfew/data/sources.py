@@ -1,6 +1,5 @@
 """Where rows come from: the Hub, local files in their distributed form, or a generator of the project's own."""
 
-import hashlib
 import logging
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from tfew.data.split import drawn_rows
 from tfew.data.table import read_table
 from tfew.errors import UserError
 from tfew.schema import Example
+from tfew.sealed import file_sha256
 
 log = logging.getLogger(__name__)
 
@@ -65,14 +65,9 @@ def _table_examples(spec: DatasetSpec, split: str, labelled: bool) -> Sequence[E
     """Rows of somebody's own file, as long as it is the file that the run's settings were made from."""
     assert spec.table is not None
     path = Path(spec.files[split][0])
-    if path.is_file() and file_hash(path) != spec.table["sha256"]:
+    if path.is_file() and file_sha256(path) != spec.table["sha256"]:
         raise UserError(f"{path} has changed since this run's settings were made from it: name it again with data=.")
     return spec.examples(read_table(path).rows, str(path), labelled)
-
-
-def file_hash(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def find_source(spec: DatasetSpec, split: str, data_dir: Path | None, or_hub: bool = True) -> str | None:

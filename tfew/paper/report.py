@@ -26,7 +26,7 @@ from tfew.paper.spread import COLUMNS, Spread, in_context_scores, spread_rows, s
 from tfew.paper.table import Table, make_table
 from tfew.paper.variants import variants
 from tfew.records import RunRecord
-from tfew.run_folder import METRICS_FILE, PREDICTIONS_FILE
+from tfew.run_folder import METRICS_FILE, PREDICTIONS_FILE, check_recorded
 
 TEMPLATE = "page.html"
 OPEN_AT_ONCE = 6  # data sets; of more, their confusions and hardest rows are there to be unfolded
@@ -110,7 +110,12 @@ def _read_folders(runs: Sequence[Run], names: Mapping[str, str]) -> tuple[Answer
     for run in tqdm(runs, desc="Predictions", unit="run", leave=False, mininterval=0.5):
         name, predictions = run.record.name, run.folder / PREDICTIONS_FILE
         if run.record.counts or predictions.is_file():  # a run that ranked nothing has none to miss
-            answers.add(names[name], name, predictions)
+            try:
+                check_recorded(run.record, run.folder, PREDICTIONS_FILE)
+            except UserError as error:
+                answers.unread[name] = str(error)
+            else:
+                answers.add(names[name], name, predictions)
         if curve := read_curve(run.folder / METRICS_FILE):
             curves[run.record.dataset][names[name]].append(curve)
     return answers, curves

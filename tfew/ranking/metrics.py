@@ -47,6 +47,7 @@ def summarise(answers: Sequence[Answer], norm: str) -> dict[str, Any]:
     by_norm = {
         other: {name: accuracy([answer.under(other) for answer in group]) for name, group in by_template.items()}
         for other in answers[0].norms
+        if all(other in answer.norms for answer in answers)  # folds of a few rows may or may not have pmi
     }
     templates = {
         name: {"accuracy": by_norm[norm][name], "rows": len(group)} for name, group in sorted(by_template.items())
