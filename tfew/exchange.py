@@ -16,6 +16,7 @@ from torch import Tensor
 
 from tfew.errors import UserError, some
 from tfew.methods.peft_format import PeftAdapter
+from tfew.untrusted import parse_json
 
 PEFT_CONFIG = "adapter_config.json"
 PEFT_WEIGHTS = "adapter_model.safetensors"
@@ -25,7 +26,7 @@ PEFT_OLD_WEIGHTS = "adapter_model.bin"  # a pickle, as peft wrote before safeten
 def read_peft(folder: Path) -> PeftAdapter:
     path = folder / PEFT_CONFIG
     try:
-        config = json.loads(path.read_text(encoding="utf-8"))
+        config = parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read as JSON: {error}.") from error
     if not isinstance(config, dict):

@@ -23,6 +23,7 @@ from tfew.records import write_atomically
 from tfew.run_folder import FOLD_FILE, PREDICTIONS_FILE, fold_folder, remove_checkpoints
 from tfew.schema import Prediction
 from tfew.task import Task
+from tfew.untrusted import parse_json
 
 log = logging.getLogger(__name__)
 
@@ -72,7 +73,7 @@ def _one_fold(config: DictConfig, training: Task, held_out: Task, folder: Path) 
 def _finished(folder: Path) -> Evaluated | None:
     if not (folder / FOLD_FILE).is_file():
         return None
-    return Evaluated(**json.loads((folder / FOLD_FILE).read_text(encoding="utf-8")))
+    return Evaluated(**parse_json((folder / FOLD_FILE).read_text(encoding="utf-8")))
 
 
 def _read(folder: Path, fold: int) -> list[Prediction]:

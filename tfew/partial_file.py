@@ -14,6 +14,7 @@ from typing import Any, BinaryIO
 
 from tfew.errors import UserError
 from tfew.records import write_atomically
+from tfew.untrusted import parse_json
 
 
 class PartialFile:
@@ -88,7 +89,7 @@ class PartialFile:
         if not self._state_file.is_file():
             return None
         try:
-            saved = json.loads(self._state_file.read_text(encoding="utf-8"))
+            saved = parse_json(self._state_file.read_text(encoding="utf-8"))
             sizes, identity = saved["sizes"], saved["identity"]
             taken_name = self.path.is_file() and not _partial(self.path).exists()
             whole = all(_size(_partial(file)) >= sizes[file.name] for file in (self.path, self.side)) or taken_name

@@ -1,6 +1,5 @@
 """Predictions for RAFT's hidden test labels: `python -m tfew.raft_submit data_dir=DIR output=FOLDER`."""
 
-import json
 import logging
 from collections import Counter
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from tfew.records import RECORD_FILE, load_record, write_atomically
 from tfew.run_folder import finished_settings
 from tfew.submission import check_names, predictions_csv
 from tfew.task import Task, data_folder, load_spec, unlabelled_task
+from tfew.untrusted import parse_json
 
 log = logging.getLogger("tfew.raft_submit")  # __name__ is __main__ under python -m
 FILE = "predictions.csv"
@@ -81,7 +81,7 @@ def _runs(config: DictConfig, names: list[str]) -> dict[str, Path]:
 
 def _named_runs(path: Path) -> dict[str, Path]:
     try:
-        named = json.loads(path.read_text(encoding="utf-8"))
+        named = parse_json(path.read_text(encoding="utf-8"))
         return {str(name): Path(run).expanduser() for name, run in named.items()}
     except (OSError, ValueError, AttributeError, TypeError) as error:
         raise UserError(f"adapters={path} is not a JSON file of task names and run folders: {error}.") from error

@@ -7,7 +7,6 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-import yaml
 from omegaconf import DictConfig, OmegaConf
 
 from tfew.card import CARD_FILE, is_model_card
@@ -17,6 +16,7 @@ from tfew.errors import UserError
 from tfew.ranks import is_first, wait_for_all
 from tfew.records import RECORD_FILE, RunRecord, cannot_write, load_record, remove_torn, write_atomically
 from tfew.sealed import check_checkpoint, check_file, file_sha256
+from tfew.untrusted import parse_yaml
 
 log = logging.getLogger(__name__)
 
@@ -146,9 +146,9 @@ def saved_settings(folder: Path) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
-        settings = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"{path} cannot be read as YAML: {' '.join(str(error).split())}.") from error
+        settings = parse_yaml(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path} cannot be read as YAML: {error}.") from error
     needed = {"model", "method", "dataset", "few_shot_seed", "shots"}
     if not isinstance(settings, dict) or not needed <= settings.keys():
         raise UserError(f"{path} is not the configuration of a run of this project; choose another folder.")

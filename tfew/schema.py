@@ -11,6 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
+from tfew.untrusted import parse_json
+
 if TYPE_CHECKING:
     import torch
 
@@ -135,6 +137,6 @@ class Prediction:
 
     @classmethod
     def from_json(cls, line: str) -> Prediction:
-        row = json.loads(line)
+        row = parse_json(line)
         fields: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in row.items()}
         return cls(**fields)

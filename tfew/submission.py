@@ -2,11 +2,11 @@
 
 import csv
 import io
-import json
 from collections.abc import Sequence
 from pathlib import Path
 
 from tfew.errors import UserError, some
+from tfew.untrusted import parse_json
 
 
 def predictions_csv(task: str, predicted: Sequence[tuple[int, str]], ids: Sequence[int], names: Sequence[str]) -> str:
@@ -31,7 +31,7 @@ def check_names(task: str, names: Sequence[str], data_dir: Path | None) -> None:
         if not path.is_file():
             continue
         try:
-            official = json.loads(path.read_text(encoding="utf-8"))["label_columns"]["Label"]
+            official = parse_json(path.read_text(encoding="utf-8"))["label_columns"]["Label"]
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(f"{path} does not describe a task: {error!r}.") from error
         if set(official) != set(names):

@@ -12,6 +12,7 @@ from tfew.errors import UserError
 from tfew.records import ZERO_SHOT, RunRecord
 from tfew.run_folder import PREDICTIONS_FILE, check_recorded
 from tfew.schema import Prediction
+from tfew.untrusted import parse_json
 
 DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
 SETTINGS = ("steps", "batch_size", "shots", "eval_rows")  # of the configuration; and optimizer.lr, score.norm
@@ -101,7 +102,7 @@ def as_json_lines(rows: Sequence[Row]) -> str:
 def load_rows(path: Path) -> list[Row]:
     """The rows of a `records.jsonl`; raises UserError where it is not one."""
     try:
-        return [Row(**json.loads(line)) for line in path.read_text(encoding="utf-8").splitlines()]
+        return [Row(**parse_json(line)) for line in path.read_text(encoding="utf-8").splitlines()]
     except (OSError, ValueError, TypeError) as error:
         raise UserError(f"records={path} cannot be read as the rows of a comparison: {error}.") from error
 

@@ -1,7 +1,6 @@
 """How files of rows are read: JSON lines, tables, and the older forms that a data set's YAML describes (`formats`)."""
 
 import csv
-import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -10,6 +9,7 @@ from types import MappingProxyType
 from typing import Any
 
 from tfew.errors import UserError, unknown
+from tfew.untrusted import parse_json
 
 Row = Mapping[str, Any]
 LETTER = re.compile(r"\(([A-Z])\) ")
@@ -85,9 +85,9 @@ def _json_lines(path: Path, lines: Iterable[str]) -> Iterator[Row]:
         if not line.strip():
             continue
         try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise UserError(f"{path}, line {number} is not valid JSON: {error.msg} at column {error.colno}.") from error
+            row = parse_json(line)
+        except ValueError as error:
+            raise UserError(f"{path}, line {number} is not valid JSON: {error}.") from error
         if not isinstance(row, dict):
             raise UserError(f"{path}, line {number} is {type(row).__name__}, not a JSON object.")
         yield row

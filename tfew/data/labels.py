@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from tfew.errors import UserError, unknown
+from tfew.untrusted import parse_json
 
 CHOICE_SEPARATOR = "|||"
 WAYS = ("text", "number", "letter")  # in which a label may say which of a row's own choices is right
@@ -124,7 +125,7 @@ def _json_list(cell: str) -> list[Any] | None:
     if not cell.lstrip().startswith("["):
         return None
     try:
-        parsed = json.loads(cell)
-    except json.JSONDecodeError:
+        parsed = parse_json(cell)
+    except ValueError:
         return None
     return parsed if isinstance(parsed, list) else None

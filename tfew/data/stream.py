@@ -15,6 +15,7 @@ from typing import Any, BinaryIO
 
 from tfew.data.formats import FORMATS, Format, Row, finished
 from tfew.errors import UserError, unknown
+from tfew.untrusted import parse_json
 
 STANDARD = "-"  # standard input, standard output
 ENDINGS = {".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".txt": "text", ".parquet": "parquet"}
@@ -159,14 +160,14 @@ class JsonRows(LineRows):
 
 def _from_json(line: str) -> tuple[Row | None, str | None]:
     try:
-        row = json.loads(line)
+        row = parse_json(line)
         if "\\u" in line:
             json.dumps(row, ensure_ascii=False).encode()
     except json.JSONDecodeError as error:
         return None, f"is not valid JSON: {error.msg} at column {error.colno}"
     except UnicodeEncodeError:
         return None, "is not valid JSON: half a surrogate pair is no character"
-    except (ValueError, RecursionError) as error:  # a number of too many digits, too deep a list
+    except ValueError as error:  # a number of too many digits, too deep a list
         return None, f"is not valid JSON: {error}"
     return row, None if isinstance(row, dict) else f"is {type(row).__name__}, not a JSON object"
 

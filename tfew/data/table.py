@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from tfew.errors import UserError, unknown
+from tfew.untrusted import parse_json
 
 Row = dict[str, Any]
 ENDINGS = (".csv", ".tsv", ".jsonl", ".parquet")
@@ -102,11 +103,11 @@ def _json_rows(path: Path) -> Iterator[Row]:
         number += 1
         where = f"{path}, row {number} (line {lines.number})"
         try:
-            row = json.loads(line)
+            row = parse_json(line)
         except json.JSONDecodeError as error:
             raise UserError(f"{where} is not valid JSON: {error.msg} at column {error.colno}.") from error
-        except RecursionError as error:
-            raise UserError(f"{where} is nested too deeply.") from error
+        except ValueError as error:
+            raise UserError(f"{where} is not valid JSON: {error}.") from error
         if not isinstance(row, dict):
             raise UserError(f"{where} is {type(row).__name__}, not a JSON object.")
         yield row

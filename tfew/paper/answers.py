@@ -1,12 +1,13 @@
 """What runs answered, counted while their `predictions.jsonl` are read once: confusions, and the hardest rows."""
 
-import json
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+
+from tfew.untrusted import parse_json
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,7 @@ class Answers:
 
 def _labelled(lines: Iterable[str]) -> Iterable[tuple[str, int, str, int, int, list[float]]]:
     for line in lines:
-        row: dict[str, Any] = json.loads(line)
+        row: dict[str, Any] = parse_json(line)
         if row["label"] is not None:
             label, predicted, scores = int(row["label"]), int(row["predicted"]), row["scores"]
             _margin(scores, label, predicted)  # raises where a label has no score
