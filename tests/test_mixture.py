@@ -275,6 +275,28 @@ def test_batches_are_pure_functions_of_seed_and_step(made_mixture: Path) -> None
     assert whole != list(StepSampler(len(first.prompts), 16, 120, seed=1))
 
 
+def test_ranks_share_each_batch_also_after_they_were_resumed(
+    made_mixture: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before the kill two processes, after it three: every prompt of every batch goes to exactly one of them."""
+    from transformers import ByT5Tokenizer
+
+    drawn = DrawnPrompts(mixture_of(made_mixture), Encoder(ByT5Tokenizer(), 64), seed=0)
+
+    def batches_of(rank: int, world: int, start: int) -> list[list[tuple[int, int]]]:
+        monkeypatch.setattr("tfew.ranks.world", lambda: world)
+        monkeypatch.setattr("tfew.ranks.rank", lambda: rank)
+        return list(StepSampler(len(drawn.prompts), 16, 60, 0, start, window=4, lengths=drawn.lengths))
+
+    whole = batches_of(0, 1, 0)
+    for world, steps in ((2, range(26)), (3, range(26, 60))):  # killed in the middle of a window
+        of_ranks = [batches_of(rank, world, steps[0])[: len(steps)] for rank in range(world)]
+        for step, *parts in zip(steps, *of_ranks, strict=True):
+            assert sorted(key for part in parts for key in part) == sorted(whole[step])
+            assert len({key for part in parts for key in part}) == 16
+    assert len({row for batch in whole[:44] for _, row in batch}) == 44 * 16, "none twice in a pass over the mixture"
+
+
 def test_the_order_of_ten_million_rows_is_made_once_per_pass(monkeypatch: pytest.MonkeyPatch) -> None:
     made = []
     original = StepSampler.epoch_order

@@ -53,8 +53,11 @@ def load_tokenizer(path: str | None, revision: str, decoder_only: bool = False) 
     return tokenizer
 
 
-def load_model(path: str, revision: str, dtype: torch.dtype) -> nn.Module:
-    """An encoder-decoder or decoder-only checkpoint, in evaluation mode; raises UserError where it is not whole."""
+def load_model(path: str, revision: str, dtype: torch.dtype | str) -> nn.Module:
+    """An encoder-decoder or decoder-only checkpoint, in evaluation mode; raises UserError where it is not whole.
+
+    With `dtype="auto"`, the file's own, weights stay in the file, mapped into memory and not read.
+    """
     check_transformers_version()
     kind = AutoModelForSeq2SeqLM if is_encoder_decoder(path, revision) else AutoModelForCausalLM
     options = {"dtype": dtype, "output_loading_info": True, "ignore_mismatched_sizes": True}  # _check_keys refuses them

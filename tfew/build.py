@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -18,6 +19,8 @@ from tfew.config import differences, is_known_checkpoint, model_name, resolved
 from tfew.data.loader import Encoder
 from tfew.errors import UserError
 from tfew.methods.base import Method, adapter_parameters, attach, check_fit
+from tfew.ranks import on_this_machine, world
+from tfew.sharding import convert_what_stays, shard
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +44,7 @@ def build_trainable(config: DictConfig, encoder: Encoder | None = None) -> Train
     model = build_backbone(config, encoder.tokenizer, device, method)
     base_parameters = sum(parameter.numel() for parameter in model.parameters())
     attach_method(config, method, model, encoder.tokenizer)
+    share_out(config, model, device, method)
     return Trainable(method, model, encoder, base_parameters)
 
 
@@ -57,7 +61,7 @@ def build_encoder(config: DictConfig, decoder_only: bool | None = None) -> Encod
 
 
 def build_backbone(config: DictConfig, tokenizer: Any, device: torch.device, method: Method | None = None) -> nn.Module:
-    """The frozen model on its device: a checkpoint, or random weights of the shape `model.arch`.
+    """The frozen model on its device (but see `share_out`): a checkpoint, or random weights of the shape `model.arch`.
 
     The method that will be attached (None: nothing is) has a say in the type of the weights.
     """
@@ -66,11 +70,49 @@ def build_backbone(config: DictConfig, tokenizer: Any, device: torch.device, met
     if config.model.path is None:
         model = random_model(resolved(config.model.arch), len(tokenizer)).to(dtype)
     else:
-        model = load_model(config.model.path, config.model.revision, dtype)
+        model = load_model(config.model.path, config.model.revision, "auto" if shares_weights(config) else dtype)
     rows = model.get_input_embeddings().weight.shape[0]  # type: ignore[operator]
     if len(tokenizer) > rows:
         raise UserError(f"The tokenizer has {len(tokenizer)} tokens, the model only {rows} embedding rows.")
-    return model.requires_grad_(False).to(device)
+    model.requires_grad_(False)
+    if shares_weights(config):  # what remains is done in `share_out`
+        convert_what_stays(model, dtype)
+        return model
+    return model.to(device)
+
+
+def shares_weights(config: DictConfig) -> bool:
+    """Whether each process holds a part of the weights, so that all go through the model together."""
+    return config.trainer.strategy in ("fsdp", "deepspeed_3") and world() > 1
+
+
+def partitions(config: DictConfig) -> bool:
+    """Whether what is trained lies in parts, too."""
+    return config.trainer.strategy == "deepspeed_3" and world() > 1
+
+
+def share_out(config: DictConfig, model: nn.Module, device: torch.device, method: Method | None) -> None:
+    """The last step of building where devices share the weights (`trainer=fsdp`, `deepspeed_3`): each gets its part."""
+    if shares_weights(config) and method is not None and method.calibrates:
+        raise UserError(
+            f"method={config.method.name} is calibrated by one device with the whole model, which trainer="
+            f"{config.trainer.strategy} leaves to none: use trainer=ddp."
+        )
+    if partitions(config):
+        from tfew.partitioned import partition
+
+        partition(model, weight_dtype(config, device, method))
+    elif shares_weights(config):
+        shard(model, device, weight_dtype(config, device, method))
+
+
+def whole_adapter(config: DictConfig, model: nn.Module) -> AbstractContextManager[Any]:
+    """A context in which what is trained can be saved and counted, also where it lies in parts."""
+    if not partitions(config):
+        return nullcontext()
+    from tfew.partitioned import gathered
+
+    return gathered(model)
 
 
 def build_shape(config: DictConfig, rows: int = 0) -> nn.Module:
@@ -171,7 +213,9 @@ def build_device(config: DictConfig) -> torch.device:
     wanted = config.trainer.accelerator
     if wanted == "gpu" and not torch.cuda.is_available():
         raise UserError("trainer=gpu, but torch finds no GPU here; use trainer=cpu or trainer=auto.")
-    return torch.device("cuda" if wanted in ("auto", "gpu") and torch.cuda.is_available() else "cpu")
+    if wanted == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda") if world() == 1 else torch.device("cuda", on_this_machine()[0])
 
 
 def memory_bytes(config: DictConfig) -> float | None:

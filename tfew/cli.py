@@ -17,6 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from tfew.config import CONFIGS, LAUNCHER_NOTE
 from tfew.errors import UserError
+from tfew.ranks import is_first
 from tfew.sweep.job import run_job
 from tfew.sweep.rounds import in_rounds
 
@@ -81,5 +82,5 @@ def _messages_to_stderr() -> None:
     log = logging.getLogger("tfew")
     if not log.handlers:
         log.addHandler(_ToStderr())
-        log.setLevel(logging.INFO)
+        log.setLevel(logging.INFO if is_first() else logging.WARNING)
         log.propagate = False

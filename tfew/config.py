@@ -33,6 +33,7 @@ CHOICES = {
     "fidelity.loss_mean": ("step", "micro_batch"),
     "fidelity.field_order": ("settings", "table"),
     "trainer.accelerator": ("auto", "cpu", "gpu"),
+    "trainer.strategy": ("ddp", "fsdp", "deepspeed_3"),
     "engine": ("fast", "plain"),
 }
 AT_LEAST = {
@@ -81,6 +82,7 @@ PATHS = ("runs", "run_dir", "data_dir", "data", *ADAPTERS, *MODEL_FILES)
 
 # settings that change where and how fast a run goes, not what comes out
 NOT_IDENTITY = ("runs", "run_dir", "resume", "overwrite", "logger", "workers", "engine", "memory_gb", "train_together")
+SAME_NUMBERS = ("ddp", "fsdp")  # values of trainer.strategy with which many devices compute what one computes
 # Hydra's note that a file of configs/hydra/launcher has the name of a launcher's own declaration: both are wanted
 LAUNCHER_NOTE = "(?s).*is validated against ConfigStore schema with the same name"
 WEIGHT_HASHES = "weights_sha256"  # beside the settings in config.yaml: which weights adapters and shipped models were
@@ -157,6 +159,9 @@ def _check_values(config: DictConfig) -> None:
             raise UserError(f"{key}={value} is not a number of at least 0.")
     if not _is_number(config.warmup_ratio, float, 0) or config.warmup_ratio >= 1:
         raise UserError(f"warmup_ratio={config.warmup_ratio} is not in [0, 1).")
+    devices = config.trainer.devices
+    if devices != "auto" and not _is_number(devices, int, 1):
+        raise UserError(f"trainer.devices={devices} is neither auto nor a whole number of at least 1.")
     share = OmegaConf.select(config, "validation")
     if share is not None and not (_is_number(share, float, 0) and 0 < share < 1):
         raise UserError(f"validation={share} is not a share between 0 and 1, such as 0.25.")
@@ -245,7 +250,11 @@ def settings_hash(config: DictConfig) -> str:
 
 def identity(settings: Mapping[str, Any]) -> dict[str, Any]:
     """Settings (`resolved_with_hashes`) without those that do not change the result."""
-    return {key: value for key, value in settings.items() if key not in NOT_IDENTITY}
+    kept = {key: value for key, value in settings.items() if key not in NOT_IDENTITY}
+    if "trainer" in kept:
+        left_out = ["devices", *(["strategy"] if kept["trainer"].get("strategy") in SAME_NUMBERS else [])]
+        kept["trainer"] = {key: value for key, value in kept["trainer"].items() if key not in left_out}
+    return kept
 
 
 def resolved_with_hashes(config: DictConfig) -> dict[str, Any]:

@@ -10,12 +10,13 @@ from tfew.adapters_io import adapter_description
 from tfew.cli import command
 from tfew.config import checked, run_name, run_path
 from tfew.errors import UserError
+from tfew.ranks import from_first
 from tfew.records import IN_CONTEXT, ZERO_SHOT, RunRecord
 from tfew.report import finish
 from tfew.run_folder import few_shot_path, only_once, open_run
 from tfew.saved_run import with_run_settings
 from tfew.section import complete, on_all_rows
-from tfew.task import eval_task, in_context, save_few_shot
+from tfew.task import InContext, Task, eval_task, in_context, save_few_shot
 
 log = logging.getLogger("tfew.evaluate")  # __name__ is __main__ under python -m
 
@@ -44,7 +45,15 @@ def _evaluate(config: DictConfig, folder: Path) -> RunRecord:
     if evaluation is None:
         raise UserError(_nothing_to_evaluate(config))
 
-    from tfew.build import attach_saved, build_backbone, build_device, build_encoder, saved_method
+    from tfew.processes import processes
+
+    with processes(config, "evaluate"):
+        return from_first(_run(config, folder, evaluation, context))
+
+
+def _run(config: DictConfig, folder: Path, evaluation: Task, context: InContext | None) -> RunRecord:
+    """The job as each of its processes does it; only the first writes."""
+    from tfew.build import attach_saved, build_backbone, build_device, build_encoder, saved_method, share_out
     from tfew.evaluation import evaluate_model
     from tfew.forecast import check_memory
 
@@ -55,6 +64,7 @@ def _evaluate(config: DictConfig, folder: Path) -> RunRecord:
     base_parameters = sum(parameter.numel() for parameter in model.parameters())
     if method is not None:
         attach_saved(Path(config.adapter), method, model)
+    share_out(config, model, device, method)
 
     encoder.check_room(evaluation.prompts[0])
     open_run(folder, config)

@@ -15,7 +15,7 @@ from torch import nn
 from tqdm import tqdm
 
 from tfew.backbone import window_tokens
-from tfew.build import memory_bytes, uses_autocast
+from tfew.build import memory_bytes, shares_weights, uses_autocast
 from tfew.data.loader import Encoded, Encoder, collate
 from tfew.errors import UserError
 from tfew.methods.base import Method
@@ -24,10 +24,11 @@ from tfew.ranking.icl import COMBINATIONS, Answer, Shots, in_contexts, that_fit
 from tfew.ranking.metrics import summarise, summarise_members
 from tfew.ranking.questions import answered, questions
 from tfew.ranking.rank import rank_classify, unconditional_sums
+from tfew.ranks import gathered, is_first, share, shares, world
 from tfew.records import write_atomically
 from tfew.run_folder import PREDICTIONS_FILE
 from tfew.schema import Prediction, Prompt
-from tfew.scoring import BoundedScorer, scoring_mode
+from tfew.scoring import BoundedScorer, score_whole, scoring_mode
 from tfew.task import InContext, Task
 
 log = logging.getLogger(__name__)
@@ -128,7 +129,7 @@ def _sums(
     encoded: Sequence[Encoded],
     to_score_alone: Mapping[str, Sequence[str]],
 ) -> list[Prediction]:
-    """Every prompt's choices scored by sums.
+    """Every prompt's choices scored by sums, each by one of the processes, and known to all of them then.
 
     Batches are made of prompts of like length, longest first: little padding, and what does not fit fails at once.
     Where what stands in front is computed once (a decoder-only model), prompts with the same context stay together.
@@ -138,21 +139,25 @@ def _sums(
         range(len(prompts)),
         key=lambda place: (contexts.get(id(encoded[place].context_ids), 0), -encoded[place].length),
     )
-    batches = [
-        [encoded[place] for place in order[start : start + config.eval_batch_size]]
-        for start in range(0, len(order), config.eval_batch_size)
-    ]
-    progress = tqdm(batches, desc=f"Ranking {name}", unit="batch", mininterval=0.5)
+    size, together = config.eval_batch_size, shares_weights(config)
+    batches = [order[start : start + size] for start in range(0, len(order), size)]
+    mine = share(batches)
+    # processes that go through the model together do so equally often: one more pass does not count
+    passes = [*mine, *(batches[:1] * (len(shares(batches, world())[0]) - len(mine) if together else 0))]
+    progress = tqdm(passes, desc=f"Ranking {name}", unit="batch", mininterval=0.5) if is_first() else passes
     device = next(model.parameters()).device
-    score = BoundedScorer(model, config.engine, memory_bytes(config))
+    limit = memory_bytes(config)
+    score = partial(score_whole, model, config.engine) if together else BoundedScorer(model, config.engine, limit)
     collated = partial(collate, pad_id=encoder.pad_id)
     unconditional = {
         dataset: unconditional_sums(score, encoder.all, collated, choices, device)
         for dataset, choices in to_score_alone.items()
     }
-    in_order = [prompts[place] for place in order]
-    ranked = rank_classify(score, map(collated, progress), in_order, "sum", device, unconditional)
-    by_place = dict(zip(order, ranked, strict=True))
+    in_order = [place for batch in passes for place in batch]
+    tokens = (collated([encoded[place] for place in batch]) for batch in progress)
+    ranked = rank_classify(score, tokens, [prompts[place] for place in in_order], "sum", device, unconditional)
+    scored = list(zip(in_order, ranked, strict=True))[: sum(map(len, mine))]
+    by_place = dict(one for of_a_process in gathered(scored) for one in of_a_process)
     return [by_place[place] for place in range(len(prompts))]
 
 

@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from tfew.build import make_optimizer, memory_bytes, uses_autocast
+from tfew.build import make_optimizer, memory_bytes, partitions, shares_weights, uses_autocast
 from tfew.config import resolved
 from tfew.data.loader import DrawnPrompts, Encoder, FewShotData, collate
 from tfew.errors import UserError
@@ -27,8 +27,10 @@ from tfew.losses import LossWeights, counts
 from tfew.methods.base import Method
 from tfew.metrics_file import MetricsFile, final_loss
 from tfew.module import FewShotModule
+from tfew.ranks import from_first, is_first, world
 from tfew.records import cannot_write, write_bytes_atomically
 from tfew.run_folder import CALIBRATION_FILE, CHECKPOINTS, METRICS_FILE, last_checkpoint
+from tfew.strategy import EndsAtOnce, devices_of_trainer
 from tfew.task import Task
 
 CANNOT_WRITE = {errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.EDQUOT}
@@ -49,7 +51,8 @@ class Fitted:
 
 def fit(config: DictConfig, method: Method, model: nn.Module, encoder: Encoder, task: Task, folder: Path) -> Fitted:
     """Trains the adapter in `model`, from the run folder's last checkpoint where there is one."""
-    module = FewShotModule(
+    device = next(model.parameters()).device
+    module = _module_class(config)(
         model,
         lambda parameters: make_optimizer(config, parameters),
         LossWeights(config.loss.lm, config.loss.ul, config.loss.ln),
@@ -62,6 +65,7 @@ def fit(config: DictConfig, method: Method, model: nn.Module, encoder: Encoder, 
         loss_mean=config.fidelity.loss_mean,
         engine=config.engine,
         memory_bytes=memory_bytes(config),
+        equal_passes=shares_weights(config),
     )
     data = FewShotData(
         task.prompts,
@@ -71,16 +75,19 @@ def fit(config: DictConfig, method: Method, model: nn.Module, encoder: Encoder, 
         seed=config.seed,
         workers=config.workers,
         length_window=config.length_window,
+        # examples that are averaged together stay together
+        piece=(config.micro_batch_size or config.batch_size) if config.fidelity.loss_mean == "micro_batch" else 1,
     )
     started = time.monotonic()
     if method.calibrates:
         _calibrate(config, method, module, encoder, task, folder / CHECKPOINTS / CALIBRATION_FILE)
     with quiet_lightning():
-        trainer = _trainer(config, method, next(model.parameters()).device, folder)
+        trainer = _trainer(config, method, device, folder)
     module.train()  # dropout: from_pretrained gives a model in evaluation mode, and Lightning keeps the mode it finds
+    checkpoint = from_first(last_checkpoint(folder) if is_first() else None)
     try:
         with quiet_lightning():
-            trainer.fit(module, data, ckpt_path=last_checkpoint(folder), weights_only=True)
+            trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
     except SystemExit as error:  # what Lightning makes of Ctrl-C
         raise KeyboardInterrupt from error
     except OSError as error:
@@ -89,19 +96,34 @@ def fit(config: DictConfig, method: Method, model: nn.Module, encoder: Encoder, 
         raise
     finally:
         _finish_loggers(trainer)
+    model.to(device)  # Lightning leaves it on the CPU
     seconds = time.monotonic() - started
-    return Fitted(module.global_step, module.tokens_seen, seconds, final_loss(folder / METRICS_FILE))
+    loss = from_first(final_loss(folder / METRICS_FILE) if is_first() else 0.0)
+    return Fitted(module.global_step, module.tokens_seen, seconds, loss)
+
+
+def _module_class(config: DictConfig) -> type[FewShotModule]:
+    if not partitions(config):
+        return FewShotModule
+    from tfew.partitioned import PartitionedModule
+
+    return PartitionedModule
 
 
 def _calibrate(
     config: DictConfig, method: Method, module: FewShotModule, encoder: Encoder, task: Task, path: Path
 ) -> None:
-    """Once per run: a continued one recalls what was found, since rounding could find something else."""
-    if path.is_file():
-        method.recall(module.model, load_file(path))
-        return
-    method.calibrate(module.model, _single_losses(config, method, module, encoder, task))
-    write_bytes_atomically(path, save({name: tensor.cpu() for name, tensor in method.calibrated().items()}))
+    """Once per run: what is continued, or is another process of it, recalls what was found: rounding could differ."""
+    found: dict[str, Tensor] | None = None
+    if is_first() and path.is_file():
+        found = load_file(path)
+    elif is_first():
+        method.calibrate(module.model, _single_losses(config, method, module, encoder, task))
+        made = {name: tensor.cpu() for name, tensor in method.calibrated().items()}
+        write_bytes_atomically(path, save(made))
+        found = made if world() > 1 else None
+    if (found := from_first(found)) is not None:
+        method.recall(module.model, found)
 
 
 def _single_losses(
@@ -138,13 +160,14 @@ def quiet_lightning() -> Iterator[None]:
 def _trainer(config: DictConfig, method: Method, device: torch.device, folder: Path) -> pl.Trainer:
     return pl.Trainer(
         accelerator=device.type,
-        devices=1,
+        **devices_of_trainer(partitions(config), config.clip_norm),
         precision="bf16-mixed" if uses_autocast(config, device, method) else "32-true",
         max_steps=config.steps,
-        logger=_logger(config, folder),
+        logger=_logger(config, folder) if is_first() else False,
         callbacks=[
             StepBar(refresh_rate=max(1, config.steps // 100)),
-            MetricsCsv(folder / METRICS_FILE),
+            *([MetricsCsv(folder / METRICS_FILE)] if is_first() else []),
+            *([EndsAtOnce()] if world() > 1 else []),
             ModelCheckpoint(
                 folder / CHECKPOINTS,
                 filename="{step}",

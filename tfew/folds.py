@@ -18,6 +18,7 @@ from tfew.evaluation import Evaluated, evaluate_model, metrics_of, write_predict
 from tfew.fit import fit
 from tfew.ranking.icl import Answer
 from tfew.ranking.metrics import accuracy
+from tfew.ranks import from_first, is_first
 from tfew.records import write_atomically
 from tfew.run_folder import FOLD_FILE, PREDICTIONS_FILE, fold_folder, remove_checkpoints
 from tfew.schema import Prediction
@@ -40,7 +41,7 @@ def cross_validate(config: DictConfig, task: Task, fold_of_row: Sequence[int], f
         log.info(f"Fold {fold + 1} of {config.folds}: {len(outside)} rows to train on, {len(inside)} held out.")
         part = _one_fold(config, task.only(outside), task.only(inside), fold_folder(folder, fold))
         parts.append(part)
-        predictions.append(_read(fold_folder(folder, fold), fold))
+        predictions.append(from_first(_read(fold_folder(folder, fold), fold) if is_first() else []))
     by_row = {(p.idx, p.template): p for group in predictions for p in group}
     in_order = [by_row[prompt.idx, prompt.template] for row in task.prompts for prompt in row]
     write_predictions(folder, in_order)
@@ -53,18 +54,26 @@ def cross_validate(config: DictConfig, task: Task, fold_of_row: Sequence[int], f
 
 
 def _one_fold(config: DictConfig, training: Task, held_out: Task, folder: Path) -> Evaluated:
-    if (folder / FOLD_FILE).is_file():
+    if (done := from_first(_finished(folder))) is not None:
         log.info(f"{folder} is finished; skipped.")
-        return Evaluated(**parse_json((folder / FOLD_FILE).read_text(encoding="utf-8")))
+        return done
     started = time.monotonic()
-    folder.mkdir(exist_ok=True)
+    if is_first():
+        folder.mkdir(exist_ok=True)
     built = build_trainable(config)
     fit(config, built.method, built.model, built.encoder, training, folder)
     evaluated = evaluate_model(config, built.method, built.model, built.encoder, held_out, folder)
     evaluated = replace(evaluated, seconds=time.monotonic() - started)
     write_atomically(folder / FOLD_FILE, json.dumps(asdict(evaluated)) + "\n")
-    remove_checkpoints(folder)
+    if is_first():
+        remove_checkpoints(folder)
     return evaluated
+
+
+def _finished(folder: Path) -> Evaluated | None:
+    if not (folder / FOLD_FILE).is_file():
+        return None
+    return Evaluated(**parse_json((folder / FOLD_FILE).read_text(encoding="utf-8")))
 
 
 def _read(folder: Path, fold: int) -> list[Prediction]:

@@ -14,7 +14,7 @@ import torch
 from omegaconf import DictConfig
 from torch import nn
 
-from tfew.build import build_shape, make_optimizer, memory_bytes, uses_autocast, weight_dtype
+from tfew.build import build_shape, make_optimizer, memory_bytes, shares_weights, uses_autocast, weight_dtype
 from tfew.config import model_name
 from tfew.data.loader import Encoder
 from tfew.device import DeviceMemory, memory_of
@@ -25,6 +25,7 @@ from tfew.losses import LossWeights
 from tfew.memory import rough_bytes
 from tfew.methods.base import Method, adapter_parameters, attach
 from tfew.ranking.questions import questions
+from tfew.ranks import world
 from tfew.schema import Batch, Prompt
 from tfew.task import InContext, Task
 
@@ -122,7 +123,7 @@ def longest_batches(
 ) -> dict[str, Batch]:
     batches = {}
     if training is not None:
-        batches[TRAINING] = longest_training_batch(training.prompts, encoder, config.batch_size)
+        batches[TRAINING] = longest_training_batch(training.prompts, encoder, -(-config.batch_size // world()))
     if evaluation is not None:
         asked = [
             question
@@ -155,8 +156,11 @@ def check_memory(
     """Raises UserError where the device cannot hold what stays there all the time, whatever else is done.
 
     Where the longest batch may not fit beside it, says what to do about that. Small runs, which most are, are not
-    looked at more closely than is needed to see that they are small.
+    looked at more closely than is needed to see that they are small. Where devices share the weights, they are not
+    looked at: what each then has in memory is not foreseen.
     """
+    if shares_weights(config):
+        return
     try:
         plan = make_plan(config, method, device, len(encoder.tokenizer), training is not None)
         memory = memory_of(device)

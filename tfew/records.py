@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tfew.errors import UserError
+from tfew.ranks import follows
 from tfew.sealed import sealed, unsealed
 
 SCHEMA_VERSION = 2  # 1: without `files` and the checksum
@@ -65,7 +66,12 @@ def write_atomically(path: Path, text: str) -> None:
 
 
 def write_bytes_atomically(path: Path, data: bytes) -> None:
-    """The file is there whole or not at all, whatever happens meanwhile; raises UserError where it cannot be."""
+    """The file is there whole or not at all, whatever happens meanwhile; raises UserError where it cannot be.
+
+    Of several processes that share a run the first writes it, and the others go on as if they had.
+    """
+    if follows():
+        return
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")

@@ -13,6 +13,7 @@ from tfew.adapters_io import save_temperature
 from tfew.config import model_name, resolved
 from tfew.costs import inference_flops, training_flops
 from tfew.label_table import by_label, confusions, doubts
+from tfew.ranks import is_first
 from tfew.records import RunRecord, git_commit, library_versions, save_record
 from tfew.run_folder import checksums, remove_checkpoints
 
@@ -76,10 +77,11 @@ def finish(
     )
     if adapter_bytes and "calibration" in record.metrics:
         save_temperature(folder, record.metrics["calibration"], config.score.norm)
-    record = replace(record, files=checksums(folder))
-    path = save_record(folder, record)
-    remove_checkpoints(folder)
-    print_summary(record, path)
+    if is_first():
+        record = replace(record, files=checksums(folder))
+        path = save_record(folder, record)
+        remove_checkpoints(folder)
+        print_summary(record, path)
     return record
 
 

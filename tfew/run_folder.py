@@ -3,6 +3,7 @@
 import logging
 import shutil
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from tfew.card import CARD_FILE, is_model_card
 from tfew.claim import LOCK_FILE, claim
 from tfew.config import differences, identity, resolved_with_hashes
 from tfew.errors import UserError
+from tfew.ranks import is_first, wait_for_all
 from tfew.records import RECORD_FILE, RunRecord, cannot_write, load_record, remove_torn, write_atomically
 from tfew.sealed import check_checkpoint, check_file, file_sha256
 from tfew.untrusted import parse_yaml
@@ -40,10 +42,11 @@ def is_finished(folder: Path) -> bool:
 def only_once(folder: Path, config: DictConfig, make: Callable[[DictConfig, Path], RunRecord]) -> RunRecord:
     """The record of the finished run; it is made only where it is not there yet, and by one process at a time.
 
+    Of several that share one run (`tfew.processes`) the first claims it, and the others are made to wait for that one.
     Raises Busy, a UserError, where another process is making it.
     """
     if not to_skip(folder, config):
-        with claim(folder):
+        with claim(folder) if is_first() else nullcontext():
             if not to_skip(folder, config):  # another process may have finished it meanwhile
                 return make(config, folder)
     return load_record(folder)
@@ -70,7 +73,17 @@ def to_skip(folder: Path, config: DictConfig) -> bool:
 
 
 def open_run(folder: Path, config: DictConfig) -> None:
-    """Makes the folder ready to run in: cleared, or with `resume` as it was left. To be called last of all checks."""
+    """Makes the folder ready to run in: cleared, or with `resume` as it was left. To be called last of all checks.
+
+    Of several processes the first does so, when all have made their checks, and the others wait.
+    """
+    wait_for_all()
+    if is_first():
+        _open(folder, config)
+    wait_for_all()
+
+
+def _open(folder: Path, config: DictConfig) -> None:
     remove_torn(folder)
     unfinished = (folder / CONFIG_FILE).is_file() and not is_finished(folder)
     if config.resume and unfinished:
@@ -85,19 +98,24 @@ def open_run(folder: Path, config: DictConfig) -> None:
 def last_checkpoint(folder: Path) -> Path | None:
     """The checkpoint with the most steps; more than one is left where a run was killed between two.
 
-    Raises UserError where it is damaged.
+    One that is a folder (deepspeed_3) is whole when it says so. Raises UserError where it is damaged.
     """
-    found = list((folder / CHECKPOINTS).glob("step=*.ckpt"))
+    found = [
+        path for path in (folder / CHECKPOINTS).glob("step=*.ckpt") if path.is_file() or (path / "latest").is_file()
+    ]
     if not found:
         return None
     last = max(found, key=lambda path: int(path.stem.removeprefix("step=")))
-    check_checkpoint(last)
+    if last.is_file():
+        check_checkpoint(last)
     return last
 
 
 def remove_checkpoints(folder: Path) -> None:
     saved = [path for name in ("step=*.ckpt", f"{TOGETHER}*.pt") for path in (folder / CHECKPOINTS).glob(name)]
     for path in [*saved, folder / CHECKPOINTS / CALIBRATION_FILE]:
+        if path.is_dir():
+            shutil.rmtree(path)
         path.unlink(missing_ok=True)
     _remove_if_empty(folder / CHECKPOINTS)
 

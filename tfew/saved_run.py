@@ -40,6 +40,8 @@ def with_run_settings(
     for key in NOT_BROUGHT:
         if key in config:
             merged[key] = config[key]
+    for key in ("devices", "strategy"):
+        merged.trainer[key] = config.trainer[key]
     merged.score = OmegaConf.merge(config.score, merged.score)  # older runs do not know all of it
     for key in overridden(overrides):
         if key.partition(".")[0] not in may_change:

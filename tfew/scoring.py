@@ -22,6 +22,7 @@ from transformers.modeling_outputs import BaseModelOutput
 from tfew.engine import causal, t5
 from tfew.engine.context import Context
 from tfew.engine.parts import in_parts
+from tfew.errors import UserError
 from tfew.memory import halves, joined, scoring_bytes, too_little
 from tfew.routing import routed
 from tfew.schema import Batch
@@ -83,6 +84,16 @@ class BoundedScorer:
         if self.too_many is not None and len(batch) >= self.too_many:
             return False
         return self.limit_bytes is None or scoring_bytes(self.model, batch, self.engine) <= self.limit_bytes
+
+
+def score_whole(model: nn.Module, engine: str, batch: Batch) -> Tensor:
+    """`token_logprob` without gradients in one pass, for processes that must go through the model equally often."""
+    try:
+        return token_logprob(model, batch, engine)
+    except torch.OutOfMemoryError as error:
+        raise UserError(
+            f"The device has too little memory for {len(batch)} prompts at once: set a smaller eval_batch_size=."
+        ) from error
 
 
 def plain_token_logprob(model: nn.Module, batch: Batch) -> Tensor:

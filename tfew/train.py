@@ -4,6 +4,7 @@ The main path of the project, as a table of contents: data, model, training, eva
 """
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
@@ -12,6 +13,7 @@ from omegaconf import DictConfig
 from tfew.cli import command
 from tfew.config import checked, method_name, resolved, run_name, run_path
 from tfew.errors import UserError
+from tfew.ranks import from_first
 from tfew.records import RunRecord
 from tfew.report import finish
 from tfew.run_folder import MIXTURE_FILE, few_shot_path, only_once, open_run
@@ -36,8 +38,18 @@ def _train(config: DictConfig, folder: Path) -> RunRecord:
     evaluation = eval_task(config) if folds is None else None
 
     # heavy imports only now: the configuration and the data are known to be good
+    from tfew.processes import processes
+
+    with processes(config, "train"):
+        return from_first(_run(config, folder, training, folds, evaluation))
+
+
+def _run(
+    config: DictConfig, folder: Path, training: Task, folds: Sequence[int] | None, evaluation: Task | None
+) -> RunRecord:
+    """The job as each of its processes does it, one a device; only the first writes."""
     from tfew.adapters_io import save_adapter
-    from tfew.build import base_of, build_device, build_encoder, build_method, build_trainable
+    from tfew.build import base_of, build_device, build_encoder, build_method, build_trainable, whole_adapter
     from tfew.evaluation import evaluate_model
     from tfew.fit import fit
     from tfew.folds import cross_validate
@@ -57,14 +69,16 @@ def _train(config: DictConfig, folder: Path) -> RunRecord:
         evaluated = cross_validate(config, training, folds, folder)
         built = build_trainable(config)
     fitted = fit(config, built.method, built.model, built.encoder, training, folder)
-    stored = built.method.stored(built.model)
-    adapter_bytes = save_adapter(folder, stored, resolved(config.method), base_of(config))
+    with whole_adapter(config, built.model):
+        stored = built.method.stored(built.model)
+        adapter_bytes = save_adapter(folder, stored, resolved(config.method), base_of(config))
     if evaluation is not None:
         evaluated = evaluate_model(config, built.method, built.model, built.encoder, evaluation, folder)
-    return finish(
-        folder, config, "train", method_name(config), built.method, built.model, built.base_parameters, evaluated,
-        fitted, adapter_bytes, training.mixture,
-    )  # fmt: skip
+    with whole_adapter(config, built.model):
+        return finish(
+            folder, config, "train", method_name(config), built.method, built.model, built.base_parameters, evaluated,
+            fitted, adapter_bytes, training.mixture,
+        )  # fmt: skip
 
 
 def _save_training_rows(config: DictConfig, training: Task, folder: Path) -> None:

@@ -17,6 +17,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 from tfew.errors import UserError
+from tfew.ranks import share
 from tfew.schema import Batch, Prompt
 
 Key = tuple[int, int]  # (step, row)
@@ -217,6 +218,8 @@ class StepSampler(Sampler[list[Key]]):
 
     With `lengths`, the rows of every `window` steps are dealt out anew by length: batches with little padding, in
     random order. What a step is made of then depends on its window, and still on nothing but (seed, step).
+
+    Of several processes each gets its share of the very same batch, dealt out `piece` rows at a time.
     """
 
     def __init__(
@@ -228,9 +231,10 @@ class StepSampler(Sampler[list[Key]]):
         start: int = 0,
         window: int = 1,
         lengths: Callable[[Sequence[Key]], Sequence[Any]] | None = None,
+        piece: int = 1,
     ) -> None:
         self.rows, self.batch_size, self.steps, self.seed, self.start = rows, batch_size, steps, seed, start
-        self.window, self.lengths = window, lengths
+        self.window, self.lengths, self.piece = window, lengths, piece
         self.steps_per_epoch = rows // batch_size
         self._order, self._ordered = np.empty(0, np.int64), -1
 
@@ -239,11 +243,11 @@ class StepSampler(Sampler[list[Key]]):
         for step in range(self.start, self.steps):
             first = step - step % self.window
             if self.lengths is None or self.window == 1:
-                yield self.keys(step)
+                yield share(self.keys(step), self.piece)
                 continue
             if first != sorted_from:
                 batches, sorted_from = self._sorted(first), first
-            yield batches[step - first]
+            yield share(batches[step - first], self.piece)
 
     def keys(self, step: int) -> list[Key]:
         epoch, batch = divmod(step, self.steps_per_epoch)
@@ -281,11 +285,12 @@ class FewShotData(pl.LightningDataModule):
         seed: int,
         workers: int,
         length_window: int = 1,
+        piece: int = 1,
     ) -> None:
         super().__init__()
         self.dataset = DrawnPrompts(prompts, encoder, seed)
         self.order = StepSampler(
-            len(prompts), batch_size, steps, seed, window=length_window, lengths=self.dataset.lengths
+            len(prompts), batch_size, steps, seed, window=length_window, lengths=self.dataset.lengths, piece=piece
         )
         self.workers = workers
 

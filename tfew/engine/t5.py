@@ -20,6 +20,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from torch.nn.functional import scaled_dot_product_attention
 from transformers.activations import GELUTanh, NewGELUActivation
 from transformers.models.mt5.modeling_mt5 import MT5Attention, MT5Stack
@@ -40,13 +41,20 @@ MASK_IS_MADE = torch.empty(1, 1, 1, 1)  # transformers passes a 4D mask on as it
 def supports(model: Any) -> bool:
     """Whether this is a T5 whose attention is its own, and called when it is this engine's."""
     stacks = [model.get_encoder(), model.get_decoder()]
-    if any(type(stack) not in STACKS or stack._forward_hooks or stack._forward_pre_hooks for stack in stacks):
+    if not all(map(_is_own, stacks)):
         return False
     modules = [module for stack in stacks for module in stack.modules()]
     if any(getattr(module, "gradient_checkpointing", False) for module in modules):
         return False  # layers would run again when their attention is transformers' own
     attention = [module for module in modules if isinstance(module, ATTENTION)]
     return all(type(module) in ATTENTION and "forward" not in vars(module) for module in attention)
+
+
+def _is_own(stack: nn.Module) -> bool:
+    """Nothing is around the stack, or only what gathers weights that are shared out (FSDP2): a class and two hooks."""
+    shared = isinstance(stack, FSDPModule)
+    kind = type(stack).__bases__[-1] if shared else type(stack)
+    return kind in STACKS and len(stack._forward_hooks) + len(stack._forward_pre_hooks) == 2 * shared
 
 
 def token_logprob(model: Any, batch: Batch, parts: int = 1) -> Tensor:

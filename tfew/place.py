@@ -1,0 +1,83 @@
+"""Where a process stands among those of its run, as whoever started it says: torchrun, Slurm, or a command of ours."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from tfew.errors import UserError
+
+PARENT = "TFEW_STARTED_BY"  # in the environment of processes that a command started: its process id
+
+
+@dataclass(frozen=True)
+class Place:
+    """One process among all of the run (`rank` of `world`) and among those on its machine; where the first listens."""
+
+    rank: int
+    world: int
+    local_rank: int
+    local_world: int
+    address: str
+    port: int
+    starter: str  # who started it, for messages
+
+    def environment(self) -> dict[str, str]:
+        """As torchrun says it, which torch and Lightning read."""
+        return {
+            "RANK": str(self.rank),
+            "WORLD_SIZE": str(self.world),
+            "LOCAL_RANK": str(self.local_rank),
+            "LOCAL_WORLD_SIZE": str(self.local_world),
+            "GROUP_RANK": str(self.rank // self.local_world),
+            "MASTER_ADDR": self.address,
+            "MASTER_PORT": str(self.port),
+        }
+
+
+def place_in(environment: Mapping[str, str]) -> Place | None:
+    """The place that torchrun, srun or a command of this project gave this process; None where nobody did.
+
+    Raises UserError where Slurm gave several nodes and `srun` was not used, or spread the tasks unevenly.
+    """
+    if all(environment.get(key, "").isdigit() for key in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT")):
+        processes = int(environment["WORLD_SIZE"])
+        return Place(
+            int(environment["RANK"]),
+            processes,
+            int(environment["LOCAL_RANK"]),
+            int(environment.get("LOCAL_WORLD_SIZE", processes)),
+            environment.get("MASTER_ADDR", "127.0.0.1"),
+            int(environment["MASTER_PORT"]),
+            "this command" if PARENT in environment else "torchrun",
+        )
+    tasks, nodes = (int(environment.get(key) or 1) for key in ("SLURM_NTASKS", "SLURM_NNODES"))
+    if not environment.get("SLURM_STEP_ID"):  # in a batch script, before srun
+        if nodes > 1:
+            raise UserError(f"Slurm gave this job {nodes} nodes: start the command with srun, which uses all of them.")
+        return None
+    if tasks == 1:
+        return None
+    if tasks % nodes:
+        raise UserError(f"Slurm spread {tasks} tasks over {nodes} nodes unevenly: use --ntasks-per-node.")
+    return Place(
+        int(environment["SLURM_PROCID"]),
+        tasks,
+        int(environment["SLURM_LOCALID"]),
+        tasks // nodes,
+        environment.get("MASTER_ADDR") or _first_host(environment),
+        int(environment.get("MASTER_PORT") or _port(environment)),
+        "Slurm",
+    )
+
+
+def _first_host(environment: Mapping[str, str]) -> str:
+    from pytorch_lightning.plugins.environments import SLURMEnvironment
+
+    keys = ("SLURM_STEP_NODELIST", "SLURM_JOB_NODELIST", "SLURM_NODELIST")
+    nodes = next((environment[key] for key in keys if environment.get(key)), "127.0.0.1")
+    return SLURMEnvironment.resolve_root_node_address(nodes)
+
+
+def _port(environment: Mapping[str, str]) -> int:
+    """The same for all tasks of a job's step, another for other jobs and steps."""
+    job, step = (int(environment.get(key) or 0) for key in ("SLURM_JOB_ID", "SLURM_STEP_ID"))
+    return 10_000 + (31 * job + step) % 20_000
