@@ -51,6 +51,7 @@ def test_what_is_not_the_papers_is_refused_before_anything_runs(
     assert "Data     cb: 12 rows, 15 templates, 8 shots (draw)" in out
 
 
+@pytest.mark.slow
 def test_mistakes(made_data: Path, tmp_path: Path, vectors: Path) -> None:
     with pytest.raises(UserError, match=r"vectors= is missing: a run folder .* or the authors' t03b_ia3_finish.pt of"):
         main(["model=tiny"])

@@ -23,7 +23,8 @@ MAY_IMPORT = {
     "processes": {"place", "ranks"},
     "sharding": {"ranks"},
     "partitioned": {"methods", "module", "ranks"},
-    "strategy": {"partitioned", "ranks"},
+    "checkpoints": {"records"},
+    "strategy": {"checkpoints", "partitioned", "ranks"},
     "sealed": set(),
     "config": {"sealed"},
     "records": {"ranks", "sealed"},
@@ -170,7 +171,15 @@ MAY_IMPORT = {
     "paper": {"cli", "costs", "data", "paper", "plots", "records", "run_folder"},
 }
 PLAIN_WORDS = {"tiny", "t0", "full", "prefix", "adapter", "base", "local"}
-KNOWS_LIGHTNING = {"module.py", "data/loader.py", "fit.py", "partitioned.py", "place.py", "strategy.py"}
+KNOWS_LIGHTNING = {
+    "checkpoints.py",
+    "module.py",
+    "data/loader.py",
+    "fit.py",
+    "partitioned.py",
+    "place.py",
+    "strategy.py",
+}
 
 
 def sources() -> list[Path]:

@@ -164,6 +164,7 @@ def test_a_failing_run_is_listed_and_the_others_go_on(tmp_path: Path, capsys: py
     assert capsys.readouterr().out == "", "runs are quiet"
 
 
+@pytest.mark.slow
 def test_the_command_end_to_end(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -149,6 +149,7 @@ def check(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, fre
     return caplog.text
 
 
+@pytest.mark.slow
 def test_a_batch_that_will_not_fit_is_foreseen_and_what_is_advised_helps(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

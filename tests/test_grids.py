@@ -67,6 +67,7 @@ def test_what_shows_the_same_runs(name: str, source: str) -> None:
     assert [[word.replace(f"+sweep={name}", f"+sweep={source}") for word in job] for job in ours] == theirs
 
 
+@pytest.mark.slow
 def test_settings_work() -> None:
     """Each value of each grid, at least once; the runs of a table are all different, and lie where others find them."""
     seen: set[tuple[str, str]] = set()

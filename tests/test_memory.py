@@ -180,6 +180,7 @@ def run(tmp_path: Path, name: str, *overrides: str) -> Any:
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_a_run_within_a_budget_ends_with_the_same_adapter(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     vectors = {}

@@ -132,6 +132,7 @@ def test_what_is_stored_is_enough_to_restore(name: str) -> None:
         again.restore(fresh, {"nothing": torch.ones(1)})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", METHODS)
 def test_a_bf16_base_works(name: str) -> None:
     model = tiny_t5().to(torch.bfloat16)
@@ -144,6 +145,7 @@ def test_a_bf16_base_works(name: str) -> None:
     assert any((gradient != 0).any() for gradient in gradients)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", METHODS)
 def test_the_loss_falls(name: str) -> None:
     """On one batch, at a rate that suits a tiny random model; SAID starts from zero, so relative steps start slowly."""
@@ -157,6 +159,7 @@ def test_the_loss_falls(name: str) -> None:
         assert loss(model) < before - 0.1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", METHODS)
 def test_the_whole_job(name: str, train_tiny: Callable[..., Any]) -> None:
     narrow = ["method.reduction=8"] if name in NARROW else []

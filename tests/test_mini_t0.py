@@ -193,6 +193,7 @@ def leaks() -> Leaks:
     return Leaks()
 
 
+@pytest.mark.slow
 def test_no_label_set_of_a_held_out_family_is_one_of_pre_training(leaks: Leaks) -> None:
     ours = {words for part in mixture().parts for words in label_sets(part.name)}
     assert {frozenset({"yes", "no"}), frozenset({"same", "different"})} <= ours

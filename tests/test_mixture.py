@@ -370,6 +370,7 @@ def test_the_run_ends_without_predictions_and_says_so(
         evaluate(compose(*LOCAL, f"data_dir={made_mixture}", f"runs={tmp_path}", config_name="evaluate"))
 
 
+@pytest.mark.slow
 def test_loss_falls_and_workers_change_nothing(made_mixture: Path, tmp_path: Path) -> None:
     options = ("steps=60", "optimizer.lr=3e-2", "max_tokens=64")
     pretrain(made_mixture, tmp_path / "one", *options)

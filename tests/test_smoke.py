@@ -34,7 +34,7 @@ def test_this_file_knows_all_experiments_and_commands() -> None:
 
 @pytest.mark.parametrize("experiment", [*EXPERIMENTS, "demo", *MINI])
 def test_experiment(experiment: str, made_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    common = (f"+experiment={experiment}", f"data_dir={made_data}", f"runs={tmp_path}", *TINY, "eval_rows=300")
+    common = (f"+experiment={experiment}", f"data_dir={made_data}", f"runs={tmp_path}", *TINY, "eval_rows=60")
     record = train(compose(*common))
     assert record.dataset == (experiment if experiment in EXPERIMENTS else "commits")
     assert 0 <= record.metrics["accuracy"] <= 1
@@ -72,6 +72,7 @@ def test_preview_as_text(made_data: Path, capsys: pytest.CaptureFixture[str]) ->
     assert "renders of all 8 rows are empty and skipped" in out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help(command: str) -> None:
     result = subprocess.run(
@@ -82,6 +83,7 @@ def test_help(command: str) -> None:
     assert "runs: runs" in result.stdout
 
 
+@pytest.mark.slow
 def test_commands_work_from_any_folder(tmp_path: Path) -> None:
     result = subprocess.run(
         [sys.executable, "-m", "tfew.train", "+experiment=demo", "model=tiny", "trainer=cpu", "steps=2",

@@ -275,6 +275,7 @@ def test_what_the_bar_shows(
 # whole sweeps
 
 
+@pytest.mark.slow
 def test_one_bad_job_leaves_the_others_running_and_a_second_start_does_only_what_is_left(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

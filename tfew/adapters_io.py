@@ -77,10 +77,11 @@ def load_weights(folder: Path) -> dict[str, "Tensor"]:
     from safetensors.torch import load_file
 
     path = folder / WEIGHTS_FILE
-    check_file(path, adapter_description(folder).get(WEIGHTS_SHA256), "Take it again from where it came from.")
+    if not path.is_file():
+        raise UserError(f"{folder} holds no adapter ({WEIGHTS_FILE} is missing).")
+    if (folder / CONFIG_FILE).is_file():
+        check_file(path, adapter_description(folder).get(WEIGHTS_SHA256), "Take it again from where it came from.")
     try:
         return load_file(path)
-    except FileNotFoundError as error:
-        raise UserError(f"{folder} holds no adapter ({WEIGHTS_FILE} is missing).") from error
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path} cannot be read: {error}.") from error

@@ -8,6 +8,7 @@ import pytorch_lightning as pl
 from pytorch_lightning.plugins.environments import TorchElasticEnvironment
 from pytorch_lightning.strategies import DDPStrategy
 
+from tfew.checkpoints import WholeCheckpoints
 from tfew.ranks import on_this_machine, world
 
 
@@ -33,13 +34,13 @@ class EndsAtOnce(pl.Callback):
 def devices_of_trainer(partition: bool, clip_norm: float) -> dict[str, Any]:
     """The arguments of Lightning's Trainer that say on how many devices it works, and how."""
     if world() == 1:
-        return {"devices": 1}
+        return {"devices": 1, "plugins": [WholeCheckpoints()]}
     _, here = on_this_machine()
     return {
         "devices": here,
         "num_nodes": world() // here,
         "strategy": _partitioned(clip_norm) if partition else SummedGradients(),
-        "plugins": [TorchElasticEnvironment()],
+        "plugins": [TorchElasticEnvironment(), *([] if partition else [WholeCheckpoints()])],
     }
 
 
