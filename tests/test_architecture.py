@@ -107,7 +107,7 @@ MAY_IMPORT = {
         "section",
         "task",
     },
-    "folds": {"build", "data", "evaluation", "fit", "ranking", "ranks", "records", "run_folder", "task"},
+    "folds": {"build", "data", "evaluation", "fit", "ranking", "ranks", "records", "run_folder", "sealed", "task"},
     "section": {"config", "data", "sealed"},
     "label_table": set(),
     "submission": set(),

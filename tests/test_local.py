@@ -492,6 +492,14 @@ def test_finished_folds_are_not_done_again(reviews: Path, tmp_path: Path, monkey
     with pytest.raises(KeyboardInterrupt):
         run(*again, runs=tmp_path)
     assert not (tmp_path / "again" / "result.json").exists()
+    kept = tmp_path / "again" / "fold_0" / "predictions.jsonl"
+    text = kept.read_text()
+    kept.write_text(text.replace("0", "1", 1))
+    with pytest.raises(
+        UserError, match=r"predictions.jsonl is damaged or has been changed.* Delete .*fold_0, and resume"
+    ):
+        run(*again, "resume=true", runs=tmp_path)
+    kept.write_text(text)
     record = run(*again, "resume=true", runs=tmp_path)
     assert fitted == ["fold_0", "fold_1", "fold_1", "fold_2"]
     assert record.metrics == whole.metrics

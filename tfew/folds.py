@@ -4,7 +4,6 @@ Every fold is a training of its own, in a folder of its own under the run's, and
 that was stopped goes on with the fold it was in.
 """
 
-import json
 import logging
 import time
 from collections.abc import Sequence
@@ -14,6 +13,7 @@ from pathlib import Path
 from omegaconf import DictConfig
 
 from tfew.build import build_trainable
+from tfew.errors import UserError
 from tfew.evaluation import Evaluated, evaluate_model, metrics_of, write_predictions
 from tfew.fit import fit
 from tfew.ranking.icl import Answer
@@ -22,10 +22,12 @@ from tfew.ranks import from_first, is_first
 from tfew.records import write_atomically
 from tfew.run_folder import FOLD_FILE, PREDICTIONS_FILE, fold_folder, remove_checkpoints
 from tfew.schema import Prediction
+from tfew.sealed import check_file, file_sha256, sealed, unsealed
 from tfew.task import Task
-from tfew.untrusted import parse_json
 
 log = logging.getLogger(__name__)
+
+PREDICTIONS_SHA256 = "predictions_sha256"
 
 
 def cross_validate(config: DictConfig, task: Task, fold_of_row: Sequence[int], folder: Path) -> Evaluated:
@@ -64,16 +66,24 @@ def _one_fold(config: DictConfig, training: Task, held_out: Task, folder: Path) 
     fit(config, built.method, built.model, built.encoder, training, folder)
     evaluated = evaluate_model(config, built.method, built.model, built.encoder, held_out, folder)
     evaluated = replace(evaluated, seconds=time.monotonic() - started)
-    write_atomically(folder / FOLD_FILE, json.dumps(asdict(evaluated)) + "\n")
     if is_first():
+        checksum = file_sha256(folder / PREDICTIONS_FILE)
+        write_atomically(folder / FOLD_FILE, sealed({**asdict(evaluated), PREDICTIONS_SHA256: checksum}))
         remove_checkpoints(folder)
     return evaluated
 
 
 def _finished(folder: Path) -> Evaluated | None:
-    if not (folder / FOLD_FILE).is_file():
+    """What `_one_fold` wrote; raises UserError where it, or its predictions, are not as they were written."""
+    path, remedy = folder / FOLD_FILE, f"Delete {folder}, and resume=true does this fold again."
+    if not path.is_file():
         return None
-    return Evaluated(**parse_json((folder / FOLD_FILE).read_text(encoding="utf-8")))
+    try:
+        fields = unsealed(path.read_text(encoding="utf-8"))
+        check_file(folder / PREDICTIONS_FILE, fields.pop(PREDICTIONS_SHA256, None), remedy)
+        return Evaluated(**fields)
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{path} cannot be read: {error}. {remedy}") from error
 
 
 def _read(folder: Path, fold: int) -> list[Prediction]:
