@@ -1,12 +1,12 @@
 """Broken files of every kind that people bring, and what the commands make of them.
 
-    python -m scripts.malformed              100 of each kind, some minutes
+    python -m scripts.malformed              80 of each kind, a quarter of an hour
     python -m scripts.malformed 5 7          5 of each kind, drawn with seed 7
 
 A file that is good is broken in some way (cut off, bits and bytes changed, values of other types, fields missing,
 nested deeply, another file's contents, ...) and given to the command that reads it, as a user would. It may still be
 good: then it is counted as such. Else the command has to end with one sentence and a code other than zero, without a
-traceback, within a minute and with nothing written where its output goes; or, where bad rows are skipped, with all of
+traceback, within a minute and with nothing written under its output's name; or, where bad rows are skipped, with all of
 them listed. Exit code 1 where one does not.
 """
 
@@ -254,7 +254,8 @@ def judge(reader: Reader, folder: Path, run: Path) -> tuple[str, str]:
     said, code = log.read_text(errors="replace"), os.waitstatus_to_exitcode(ended[1])
     if "Traceback" in said or code < 0:
         return f"traceback, or signal ({code})", said
-    left = [path for path in output.rglob("*") if path.is_file()]
+    # what tfew.predict has labelled so far is kept under another name, to go on from
+    left = [path for path in output.rglob("*") if path.is_file() and ".partial" not in path.name]
     if code:
         sentence = [line for line in said.splitlines() if line.rstrip().endswith((".", ".)"))]
         return ("output left" if left else "refused" if sentence else "no sentence"), said
@@ -283,9 +284,8 @@ def make_run(root: Path) -> Path:
     return run
 
 
-def main(each: str = "100", seed: str = "0") -> int:
+def main(each: str = "80", seed: str = "0") -> int:
     import_everything()
-    faults = 0
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
         run = make_run(root)
@@ -296,8 +296,7 @@ def main(each: str = "100", seed: str = "0") -> int:
             total += counts
             print(_row(kind, counts), flush=True)
         print(_row("all", total))
-        faults = total["faults"]
-    return int(bool(faults))
+    return int(bool(total["faults"]))
 
 
 def _try_all(kind: str, reader: Reader, folder: Path, run: Path, each: int, seed: str) -> "Counter[str]":
