@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -187,7 +188,7 @@ def _from_pretrained(kind: Any, path: str, revision: str, knob: str, **options: 
     online = local or hub.reachable()
     try:
         return kind.from_pretrained(path, revision=revision, local_files_only=local or not online, **options)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+    except (OSError, ValueError, KeyError, RuntimeError, UnpicklingError) as error:  # the last: of more than tensors
         where = "" if online else " without the Hub, and there is no cached copy"
         raise UserError(
             f"{knob}={path} cannot be loaded{where}: {_one_line(error)} Name a local folder with {knob}=, or use"

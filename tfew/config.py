@@ -208,9 +208,15 @@ def _check_paths(config: DictConfig) -> None:
 
 
 def run_name(config: DictConfig, method: str | None = None) -> str:
-    """experiment-model-method-loss-sSEED-HASH; equal settings give equal names."""
+    """experiment-model-method-loss-sSEED-HASH; equal settings give equal names.
+
+    Raises UserError where it would not be a folder's name: settings come with adapters, too.
+    """
     parts = [config.name, model_name(config), method or method_name(config), config.loss.name]
-    return "-".join([*parts, f"s{config.few_shot_seed}", settings_hash(config)])
+    name = "-".join([*map(str, parts), f"s{config.few_shot_seed}", settings_hash(config)])
+    if Path(name).name != name or "\0" in name or "\\" in name:
+        raise UserError(f"{name!r}, made of the settings' names, is no name for a folder: say run_dir=.")
+    return name
 
 
 def model_name(config: DictConfig) -> str:

@@ -2,7 +2,7 @@
 
 import logging
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -135,9 +135,19 @@ def fold_folder(folder: Path, fold: int) -> Path:
 
 
 def few_shot_path(folder: Path, settings: Any) -> Path:
-    """Where a run keeps its shots: laid out so that `few_shot=files data_dir=RUN` reads them again."""
-    kind = f"{settings['shots']}_shot"
-    return folder / "few_shot" / settings["dataset"]["official_name"] / kind / f"{settings['few_shot_seed']}_seed.jsonl"
+    """Where a run keeps its shots: laid out so that `few_shot=files data_dir=RUN` reads them again.
+
+    Raises UserError where the settings, which may be somebody else's, lead out of the folder.
+    """
+    parts = (
+        settings["dataset"]["official_name"],
+        f"{settings['shots']}_shot",
+        f"{settings['few_shot_seed']}_seed.jsonl",
+    )
+    for part in map(str, parts):
+        if Path(part).name != part or part == ".." or "\0" in part:
+            raise UserError(f"{folder}: {part!r}, in the settings of this run, is no name for a file or folder.")
+    return folder.joinpath("few_shot", *map(str, parts))
 
 
 def saved_settings(folder: Path) -> dict[str, Any] | None:
@@ -152,7 +162,22 @@ def saved_settings(folder: Path) -> dict[str, Any] | None:
     needed = {"model", "method", "dataset", "few_shot_seed", "shots"}
     if not isinstance(settings, dict) or not needed <= settings.keys():
         raise UserError(f"{path} is not the configuration of a run of this project; choose another folder.")
+    if any("${" in text for text in _texts(settings)):  # of the environment's secrets, say: a run's own are resolved
+        raise UserError(
+            f"{path} refers to something outside it (${{...}}), which no run writes: it is not to be trusted."
+        )
     return settings
+
+
+def _texts(node: Any) -> Iterator[str]:
+    """All keys and values, however deep."""
+    if isinstance(node, dict):
+        node = [*node, *node.values()]
+    if isinstance(node, list):
+        for part in node:
+            yield from _texts(part)
+    elif isinstance(node, str):
+        yield node
 
 
 def finished_settings(folder: Path) -> dict[str, Any] | None:

@@ -1,0 +1,174 @@
+"""A run folder that a stranger has sent: what it says is data, and leads nowhere outside."""
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+from tfew.cli import command
+from tfew.config import compose
+from tfew.errors import UserError
+from tfew.evaluate import evaluate
+from tfew.predictor import Predictor
+from tfew.run_folder import few_shot_path, open_run, saved_settings
+from tfew.saved_run import with_run_settings
+
+_ = command  # Hydra's own resolvers are registered with it
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from tfew.train import train
+
+    root = tmp_path_factory.mktemp("honest")
+    settings = ("+experiment=demo", "dataset=mini/complaint", "model=tiny", "trainer=cpu", "steps=1", "shots=8")
+    record = train(compose(*settings, "dataset.generator.eval=4", f"runs={root}"))
+    return root / record.name
+
+
+@pytest.fixture
+def sent(run: Path, tmp_path: Path) -> Callable[[Callable[[dict[str, Any]], None]], Path]:
+    """The run with a `config.yaml` that somebody has changed."""
+
+    def make(change: Callable[[dict[str, Any]], None]) -> Path:
+        folder = tmp_path / "sent"
+        shutil.copytree(run, folder)
+        settings = yaml.safe_load((folder / "config.yaml").read_text())
+        change(settings)
+        (folder / "config.yaml").write_text(yaml.safe_dump(settings))
+        return folder
+
+    return make
+
+
+def evaluated(folder: Path, tmp_path: Path) -> dict[str, Any]:
+    """The record's text, after `python -m tfew.evaluate adapter=FOLDER`."""
+    overrides = [f"adapter={folder}", f"runs={tmp_path}/runs", "trainer=cpu"]
+    config = with_run_settings(compose(*overrides, config_name="evaluate"), overrides)
+    record = evaluate(config)
+    found: dict[str, Any] = json.loads((tmp_path / "runs" / record.name / "result.json").read_text())
+    return found
+
+
+def test_the_honest_one_works(sent: Any, tmp_path: Path) -> None:
+    assert evaluated(sent(lambda settings: None), tmp_path)["counts"]["rows"] == 4
+
+
+def test_secrets_of_the_environment_are_out_of_reach(sent: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SECRET_TOKEN", "hf_12345")
+
+    def ask(settings: dict[str, Any]) -> None:
+        settings["dataset"]["prompts"][0]["jinja"] = "${oc.env:SECRET_TOKEN} {{ text }}"
+
+    folder = sent(ask)
+    with pytest.raises(UserError, match=r"config.yaml refers to something outside it"):
+        with_run_settings(compose(f"adapter={folder}", config_name="evaluate"), [])
+    with pytest.raises(UserError, match=r"refers to something outside it"):
+        Predictor.load(folder)
+
+
+@pytest.mark.parametrize("name", ["../escaped", "/escaped", "a/b", ".."])
+def test_no_folder_outside_the_runs_is_written(name: str, sent: Any, tmp_path: Path) -> None:
+    folder = sent(lambda settings: settings["dataset"].update(name=name))
+    before = sorted(path for path in tmp_path.rglob("*") if "runs" not in path.parts)
+    if name == "..":  # with what else makes up the name, it is an ordinary one
+        evaluated(folder, tmp_path)
+    else:
+        with pytest.raises(UserError, match=r"is no name for a folder"):
+            evaluated(folder, tmp_path)
+    assert sorted(path for path in tmp_path.rglob("*") if "runs" not in path.parts) == before
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("official_name", "../../../victim"), ("official_name", "/victim"), ("few_shot_seed", "../../../0")],
+)
+def test_no_file_outside_the_run_is_removed_or_written(key: str, value: str, sent: Any, tmp_path: Path) -> None:
+    """Starting a run afresh removes the old one's shots, wherever its settings say they are."""
+
+    def change(settings: dict[str, Any]) -> None:
+        (settings["dataset"] if key == "official_name" else settings)[key] = value
+
+    folder = sent(change)
+    (folder / "result.json").unlink()
+    settings = saved_settings(folder)
+    assert settings is not None
+    kind = f"{settings['shots']}_shot"
+    place = (
+        folder / "few_shot" / settings["dataset"]["official_name"] / kind / f"{settings['few_shot_seed']}_seed.jsonl"
+    )
+    if key == "official_name" and value.startswith(".."):
+        place.parent.mkdir(parents=True, exist_ok=True)
+        place.write_text("mine")
+    with pytest.raises(UserError, match=r"in the settings of this run, is no name for a file or folder"):
+        few_shot_path(folder, settings)
+    config = compose("+experiment=demo", "dataset=mini/complaint", f"run_dir={folder}")
+    with pytest.raises(UserError, match=r"is no name for a file or folder"):
+        open_run(folder, config)
+    assert not value.startswith("..") or key != "official_name" or place.read_text() == "mine"
+
+
+@pytest.mark.parametrize("place", ["config.yaml", "adapter.json"])
+def test_no_class_of_a_strangers_choice_is_called(place: str, sent: Any, tmp_path: Path) -> None:
+    """`os.mkdir` as the method, optimiser and logger of the run."""
+    trace = tmp_path / "called"
+
+    def change(settings: dict[str, Any]) -> None:
+        if place == "config.yaml":
+            for group in ("method", "optimizer", "logger"):
+                settings[group] = {**settings[group], "_target_": "os.mkdir", "path": str(trace)}
+
+    folder = sent(change)
+    if place == "adapter.json":
+        description = json.loads((folder / "adapter.json").read_text())
+        description["method"] = {"name": "ia3", "_target_": "os.mkdir", "path": str(trace)}
+        del description["sha256"]
+        (folder / "adapter.json").write_text(json.dumps(description))
+        with pytest.raises(UserError, match=r"names a method that is none of this project's: 'os.mkdir'"):
+            evaluated(folder, tmp_path)
+    else:
+        evaluated(folder, tmp_path)
+    assert not trace.exists()
+
+
+def test_templates_of_the_settings_are_run_in_the_sandbox(sent: Any, tmp_path: Path) -> None:
+    def change(settings: dict[str, Any]) -> None:
+        settings["dataset"]["prompts"] = [
+            {"name": "w", "answer_choices": "a ||| b", "jinja": "{{ ''.__class__.__mro__[1].__subclasses__() }}"}
+        ]
+
+    with pytest.raises(UserError, match=r"unsafe"):
+        evaluated(sent(change), tmp_path)
+
+
+class Trace:
+    """A pickle that makes a folder when it is loaded."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return os.mkdir, (str(self.path),)
+
+
+@pytest.mark.parametrize("name", ["model.path", "model.tokenizer"])
+def test_a_pickle_as_the_runs_base_model_is_not_run(name: str, sent: Any, run: Path, tmp_path: Path) -> None:
+    base, trace = tmp_path / "base", tmp_path / "called"
+    base.mkdir()
+    torch.save({"shared.weight": Trace(trace)}, base / "pytorch_model.bin")
+    (base / "config.json").write_text(json.dumps({"model_type": "t5", "architectures": ["T5ForConditionalGeneration"]}))
+    (base / "evil.py").write_text(f"import os\nos.mkdir({str(trace)!r})\n")
+    (base / "tokenizer_config.json").write_text(json.dumps({"auto_map": {"AutoTokenizer": [None, "evil.Tokenizer"]}}))
+    folder = sent(lambda settings: settings["model"].update({name.partition(".")[2]: str(base)}))
+    if name == "model.path":
+        with pytest.raises(UserError, match=r"cannot be loaded"):
+            evaluated(folder, tmp_path)
+    else:
+        evaluated(folder, tmp_path)  # with an ordinary tokenizer: code that it names is not looked at
+    assert not trace.exists()
