@@ -58,6 +58,8 @@ def cross_validate(config: DictConfig, task: Task, fold_of_row: Sequence[int], f
 def _one_fold(config: DictConfig, training: Task, held_out: Task, folder: Path) -> Evaluated:
     if (done := from_first(_finished(folder))) is not None:
         log.info(f"{folder} is finished; skipped.")
+        if is_first():
+            remove_checkpoints(folder)
         return done
     started = time.monotonic()
     if is_first():

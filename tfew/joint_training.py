@@ -123,7 +123,8 @@ class JointTraining:
                 values = self._step(step, [(self.members[n], next(batches[n])) for n in active])
                 for n, of_member in zip(active, values, strict=True):
                     files[n].write(step + 1, of_member)
-                if (step + 1) % checkpoint_every == 0 and step + 1 < steps.stop:
+                # the last, too: one that was killed when others had been finished goes on with the very same vectors
+                if (step + 1) % checkpoint_every == 0 or step + 1 == steps.stop:
                     save_together(self.members, step + 1)
         finally:
             for file in files:

@@ -3,7 +3,7 @@
 import logging
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +49,9 @@ def only_once(folder: Path, config: DictConfig, make: Callable[[DictConfig, Path
         with claim(folder) if is_first() else nullcontext():
             if not to_skip(folder, config):  # another process may have finished it meanwhile
                 return make(config, folder)
-    return load_record(folder)
+    record = load_record(folder)
+    tidy(folder)
+    return record
 
 
 def to_skip(folder: Path, config: DictConfig) -> bool:
@@ -70,6 +72,14 @@ def to_skip(folder: Path, config: DictConfig) -> bool:
     if is_finished(folder):
         log.info(f"{folder} is finished; skipped (overwrite=true redoes it).")
     return is_finished(folder)
+
+
+def tidy(folder: Path) -> None:
+    """Removes what a run leaves that was killed after its last word."""
+    if is_first() and any((folder / name).exists() for name in (LOCK_FILE, CHECKPOINTS)):
+        with suppress(UserError), claim(folder):  # of who holds it still, or may not write here
+            remove_checkpoints(folder)
+            remove_torn(folder)
 
 
 def open_run(folder: Path, config: DictConfig) -> None:

@@ -19,7 +19,7 @@ from tfew.config import checked, compose, differences, method_name, resolved, ru
 from tfew.errors import UserError
 from tfew.records import RunRecord, load_record
 from tfew.report import finish
-from tfew.run_folder import METRICS_FILE, MIXTURE_FILE, few_shot_path, open_run, to_skip
+from tfew.run_folder import METRICS_FILE, MIXTURE_FILE, few_shot_path, open_run, tidy, to_skip
 from tfew.section import complete
 from tfew.task import Task, eval_task, save_few_shot, save_mixture, train_task
 
@@ -79,7 +79,10 @@ def train_together(configs: Sequence[DictConfig]) -> list[RunRecord]:
                     jobs.append(Job(config, folder, train_task(config), eval_task(config)))
         if jobs:
             _make(jobs)
-    return [load_record(folder) for folder in folders]
+    records = [load_record(folder) for folder in folders]
+    for folder in folders:
+        tidy(folder)
+    return records
 
 
 def _make(jobs: Sequence[Job]) -> None:
