@@ -12,6 +12,7 @@ import torch
 
 from tests.test_train import folder, predictions, vectors
 from tfew import joint_training
+from tfew import together as together_module
 from tfew.config import compose
 from tfew.errors import UserError
 from tfew.records import RunRecord
@@ -124,7 +125,7 @@ class KilledError(BaseException):
     """In place of a signal that cannot be caught."""
 
 
-@pytest.mark.parametrize("moment", ["between two saves", "while saving"])
+@pytest.mark.parametrize("moment", ["between two saves", "while saving", "one is finished"])
 def test_killed_and_continued_bit_for_bit(moment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     options = ("dataset=mini/complaint", "steps=10", "checkpoint_every=3", "model.arch.dropout_rate=0.1")
     whole = together(tmp_path / "whole", [0, "few_shot_seed=1 steps=5"], *options)
@@ -132,7 +133,7 @@ def test_killed_and_continued_bit_for_bit(moment: str, tmp_path: Path, monkeypat
         step, save = joint_training.JointTraining._step, joint_training.write_bytes_atomically
 
         def dying_step(self: Any, number: int, batches: Any) -> Any:
-            if number == 7:
+            if number == 7 and moment != "one is finished":
                 raise KilledError
             return step(self, number, batches)
 
@@ -141,7 +142,14 @@ def test_killed_and_continued_bit_for_bit(moment: str, tmp_path: Path, monkeypat
             if path.name == "together-step=6.pt":
                 raise KilledError
 
+        def dying_end(run: Path, *arguments: Any) -> None:
+            finish(run, *arguments)
+            raise KilledError
+
+        finish = together_module.finish
         patch.setattr(joint_training.JointTraining, "_step", dying_step)
+        if moment == "one is finished":
+            patch.setattr(together_module, "finish", dying_end)
         if moment == "while saving":
             patch.setattr(joint_training, "write_bytes_atomically", dying_save)
         with pytest.raises(KilledError):
@@ -152,7 +160,7 @@ def test_killed_and_continued_bit_for_bit(moment: str, tmp_path: Path, monkeypat
         joint_training.JointTraining, "run", lambda self, start, every: (started.append(start), run(self, start, every))
     )
     cut = together(tmp_path / "cut", [0, "few_shot_seed=1 steps=5"], *options, "resume=true")
-    assert started == [6 if moment == "between two saves" else 3]
+    assert started == [{"between two saves": 6, "while saving": 3, "one is finished": 10}[moment]]
     for ours, theirs in zip(cut, whole, strict=True):
         found, expected = vectors(folder(ours)), vectors(folder(theirs))
         assert all(found[name].equal(expected[name]) for name in expected)

@@ -86,6 +86,13 @@ def test_a_finished_run_is_skipped_and_redone_when_asked(
         assert train_tiny() == first
     assert "is finished; skipped (overwrite=true redoes it)" in caplog.text
     assert (folder(first) / "result.json").stat().st_mtime_ns == stamp
+    (folder(first) / "checkpoint").mkdir()  # left by one that was killed after its last word
+    for left in (".lock", "checkpoint/step=2.ckpt", ".result.json.0.tmp"):
+        (folder(first) / left).touch()
+    train_tiny()
+    assert not [
+        path for path in folder(first).glob("*") if path.name in (".lock", "checkpoint") or path.suffix == ".tmp"
+    ]
     again = train_tiny("overwrite=true")
     assert (folder(again) / "result.json").stat().st_mtime_ns > stamp
     assert again.metrics == first.metrics

@@ -1,0 +1,33 @@
+"""Short forms of the harnesses in scripts/ that break things; their long forms are run by hand (slow)."""
+
+import subprocess
+import sys
+
+import pytest
+
+pytestmark = pytest.mark.slow
+
+
+def run(module: str, *arguments: str) -> str:
+    command = [sys.executable, "-m", f"scripts.{module}", *arguments]
+    result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=900)
+    assert result.returncode == 0, result.stdout + result.stderr[-3000:]
+    return result.stdout
+
+
+def test_killed_runs_end_as_undisturbed_ones_do() -> None:
+    trials, at_any_time, at_a_file, same = map(int, run("kill_and_resume", "6", "3").splitlines()[-1].split()[1:])
+    assert trials == same == 6
+    assert at_any_time + at_a_file >= 6
+
+
+def test_broken_files_are_told_in_a_sentence() -> None:
+    refused, listed, _, faults = map(int, run("malformed", "1", "1").splitlines()[-1].split()[1:])
+    assert refused + listed > 9
+    assert not faults
+
+
+def test_a_sweep_under_fire_ends_as_an_undisturbed_one_does() -> None:
+    said = run("sweep_under_fire", "6")
+    assert "Files, predictions and table are those of the undisturbed sweep." in said
+    assert "6 records, 0 of them written twice" in said
