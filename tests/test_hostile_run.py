@@ -3,6 +3,8 @@
 import json
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -172,3 +174,12 @@ def test_a_pickle_as_the_runs_base_model_is_not_run(name: str, sent: Any, run: P
     else:
         evaluated(folder, tmp_path)  # with an ordinary tokenizer: code that it names is not looked at
     assert not trace.exists()
+
+
+def test_settings_with_a_part_missing_are_told_in_a_sentence(sent: Any, tmp_path: Path) -> None:
+    folder = sent(lambda settings: settings.pop("score"))
+    command_line = [sys.executable, "-m", "tfew.evaluate", f"adapter={folder}", f"runs={tmp_path}/runs"]
+    result = subprocess.run(command_line, capture_output=True, text=True, check=False)
+    assert result.returncode == 1
+    assert "The settings are not complete, or of another kind: Missing key score." in result.stderr
+    assert "Traceback" not in result.stderr
