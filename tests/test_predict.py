@@ -469,6 +469,7 @@ def test_killed_and_started_again(
             for file in self._files.values():
                 file.write(text.encode()[:7])
                 file.flush()
+            (tmp_path / ".out.csv.partial.json.0.tmp").touch()
             raise KilledError
         write(self, text, side, state)
         if dies and moment == "after":

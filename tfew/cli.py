@@ -48,7 +48,7 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callabl
                 raise CompactHydraException(str(error)) from error
             except (
                 OmegaConfBaseException
-            ) as error:  # settings come from files, too: a run's, which somebody has changed
+            ) as error:  # of a run's file, which somebody has changed
                 what = str(error).splitlines()[0]
                 raise CompactHydraException(f"The settings are not complete, or of another kind: {what}.") from error
             except KeyboardInterrupt:

@@ -6,6 +6,7 @@ off when writing goes on.
 """
 
 import fcntl
+import glob
 import json
 import os
 from collections.abc import Mapping
@@ -40,6 +41,8 @@ class PartialFile:
             for path in (self.path, self.side):
                 self._files[path] = _opened(_partial(path))
                 fcntl.flock(self._files[path], fcntl.LOCK_EX | fcntl.LOCK_NB)
+            for torn in self.path.parent.glob(f".{glob.escape(self._state_file.name)}.*.tmp"):  # by a kill
+                torn.unlink(missing_ok=True)
             for path, file in self._files.items():
                 file.truncate(0 if saved is None else saved["sizes"][path.name])
                 file.seek(0, os.SEEK_END)
