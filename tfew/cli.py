@@ -46,9 +46,7 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callabl
                 return function(config)
             except UserError as error:
                 raise CompactHydraException(str(error)) from error
-            except (
-                OmegaConfBaseException
-            ) as error:  # of a run's file, which somebody has changed
+            except OmegaConfBaseException as error:  # of a run's file, which somebody has changed
                 what = str(error).splitlines()[0]
                 raise CompactHydraException(f"The settings are not complete, or of another kind: {what}.") from error
             except KeyboardInterrupt:

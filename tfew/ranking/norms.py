@@ -12,8 +12,9 @@ All follow from the sums, so one pass gives them all.
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
-from tfew.schema import Prediction
+from tfew.schema import Prediction, Prompt
 
 NORMS = ("token", "sum", "char", "byte", "pmi")
 
@@ -43,6 +44,11 @@ def rescored(prediction: Prediction, norm: str, other: str) -> Prediction:
 def best(scores: Sequence[float]) -> int:
     """The place of the highest score; ties go to the first."""
     return max(range(len(scores)), key=scores.__getitem__)
+
+
+def predicted(prompt: Prompt, scores: tuple[float, ...], **counted: Any) -> Prediction:
+    """The prediction that these scores of the prompt's choices make; `counted`: what the norms need."""
+    return Prediction(prompt.dataset, prompt.template, prompt.idx, prompt.label, best(scores), scores, **counted)
 
 
 def _terms(prediction: Prediction, norm: str) -> list[tuple[float, float]]:

@@ -12,7 +12,7 @@ Norms go on top of each; a channel's norm counts the tokens, characters and byte
 from collections.abc import Sequence
 from dataclasses import replace
 
-from tfew.ranking.norms import best
+from tfew.ranking.norms import best, predicted
 from tfew.schema import Prediction, Prompt
 
 METHODS = ("direct", "channel", "calibrated")
@@ -43,12 +43,8 @@ def answered(prompt: Prompt, method: str, predictions: Sequence[Prediction]) -> 
         scores = tuple(score - off for score, off in zip(asked.scores, free.scores, strict=True))
         return replace(asked, scores=scores, predicted=best(scores))
     scores = tuple(prediction.scores[0] for prediction in predictions)
-    return Prediction(
-        prompt.dataset,
-        prompt.template,
-        prompt.idx,
-        prompt.label,
-        best(scores),
+    return predicted(
+        prompt,
         scores,
         tokens=tuple(prediction.tokens[0] for prediction in predictions),
         characters=(len(prompt.input),) * len(scores),

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tfew.ranking.norms import best, rescored
+from tfew.ranking.norms import predicted, rescored
 from tfew.schema import Batch, Prediction, Prompt
 from tfew.scoring import rank_scores
 
@@ -36,12 +36,8 @@ def rank_classify(
             choices = len(prompt.choices)
             scores = tuple(scores_C[:choices])
             alone = unconditional.get(prompt.dataset)
-            prediction = Prediction(
-                prompt.dataset,
-                prompt.template,
-                prompt.idx,
-                prompt.label,
-                best(scores),
+            prediction = predicted(
+                prompt,
                 scores,
                 tokens=tuple(tokens_C[:choices]),
                 characters=tuple(map(len, prompt.choices)),
