@@ -3,9 +3,9 @@
     python -m scripts.sweep_under_fire                            200 runs, 4 joblib workers, some minutes
     python -m scripts.sweep_under_fire 40 submitit_local 7        40 runs, submitit's local executor, seed 7
 
-While the sweep runs, one of its worker processes is killed (SIGKILL) every few seconds, now and then the sweep itself
-with all that it has started, and a second one of the same command starts a little later, as if by somebody else. What
-ended is started again until all is done. Then: one record for each run, none that was written a second time, no file
+While the sweep runs, one of its worker processes is killed (SIGKILL) after every few runs, now and then the sweep itself
+with all that it has started; and half-way a second sweep of the same command begins, as if by somebody else. What ended
+is started again until all is done. Then: one record for each run, none that was written a second time, no file
 left over, predictions byte for byte those of the undisturbed sweep, and the same table. POSIX only.
 """
 
@@ -26,7 +26,8 @@ from tfew.records import RECORD_FILE
 from tfew.run_folder import PREDICTIONS_FILE
 
 WORKERS = 4
-SECONDS_BETWEEN_KILLS = 6.0  # on average
+MOST_BETWEEN_KILLS = 16  # finished runs
+LATEST_KILL_SECONDS = 3.0  # after the last of them
 SHARE_OF_SWEEPS = 0.15  # of the kills: the sweep itself, and all its processes
 LATEST_SECONDS = 3600
 
@@ -83,21 +84,22 @@ def under_fire(runs: Path, count: int, launcher: str, source: random.Random) -> 
     fire, started = Fire(), time.monotonic()
     sweeps: list[subprocess.Popen[bytes] | None] = [None, None]
     done = [False, False]
-    next_kill = 0.0
+    next_kill, moment = 1, 0.0
     with _bar("Under fire", count) as bar:
         while not all(done) and time.monotonic() - started < LATEST_SECONDS:
             for number, sweep in enumerate(sweeps):
-                later = number * SECONDS_BETWEEN_KILLS  # the second of the same command
-                if not done[number] and sweep is None and time.monotonic() - started >= later:
+                if not done[number] and sweep is None and len(fire.records) >= number * count // 2:
                     sweeps[number] = start(runs, count, launcher)
                     fire.starts += 1
                 elif sweep is not None and sweep.poll() is not None:
                     done[number], sweeps[number] = sweep.returncode == 0, None
             fire.watch(runs)
             _show(bar, runs)
-            if time.monotonic() - started >= next_kill:
+            if len(fire.records) >= next_kill and not moment:
+                moment = time.monotonic() + source.uniform(0, LATEST_KILL_SECONDS)
+            if moment and time.monotonic() >= moment:
                 _kill_one([sweep for sweep in sweeps if sweep is not None], fire, source)
-                next_kill = time.monotonic() - started + source.expovariate(1 / SECONDS_BETWEEN_KILLS)
+                next_kill, moment = len(fire.records) + source.randint(1, MOST_BETWEEN_KILLS), 0.0
     fire.watch(runs)
     fire.seconds = time.monotonic() - started
     return fire
