@@ -3,10 +3,10 @@
     python -m scripts.sweep_under_fire                            200 runs, 4 joblib workers, some minutes
     python -m scripts.sweep_under_fire 40 submitit_local 7        40 runs, submitit's local executor, seed 7
 
-While the sweep runs, one of its worker processes is killed (SIGKILL) after every few runs, now and then the sweep itself
-with all that it has started; and half-way a second sweep of the same command begins, as if by somebody else. What ended
-is started again until all is done. Then: one record for each run, none that was written a second time, no file
-left over, predictions byte for byte those of the undisturbed sweep, and the same table. POSIX only.
+While the sweep runs, one of its worker processes is killed (SIGKILL) after every few runs, now and then the sweep
+itself with all that it has started; and half-way a second sweep of the same command begins, as if by somebody else.
+What ended is started again until all is done. Then: one record for each run, none that was written a second time, no
+file left over, predictions byte for byte those of the undisturbed sweep, and the same table. POSIX only.
 """
 
 import os
