@@ -26,7 +26,7 @@ from tfew.records import RECORD_FILE
 from tfew.run_folder import PREDICTIONS_FILE
 
 WORKERS = 4
-MOST_BETWEEN_KILLS = 16  # finished runs
+MOST_BETWEEN_KILLS = 36  # finished runs
 LATEST_KILL_SECONDS = 3.0  # after the last of them
 SHARE_OF_SWEEPS = 0.15  # of the kills: the sweep itself, and all its processes
 LATEST_SECONDS = 3600
