@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
+from tqdm import tqdm
 
 COMMANDS = ("train", "evaluate", "predict", "preview", "convert")
 LATER = ("build", "evaluation", "fit", "folds", "labelling", "predictor", "joint_training", "together", "exchange")
@@ -16,6 +17,7 @@ LATER = ("build", "evaluation", "fit", "folds", "labelling", "predictor", "joint
 def import_everything() -> None:
     """What commands import as late as they can; one thread, since a fork would miss all others."""
     torch.set_num_threads(1)
+    tqdm.monitor_interval = 0  # its thread may hold the lock of all bars while a fork is made
     for module in (*COMMANDS, *LATER, "paper.__main__"):
         importlib.import_module(f"tfew.{module}")
 
