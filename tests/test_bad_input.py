@@ -32,6 +32,7 @@ def run(*arguments: str, command: str = "train", **environment: str) -> subproce
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -301,7 +302,8 @@ def test_a_disk_that_fills_up_while_training(tmp_path: Path) -> None:
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert result.returncode == 1
-    assert "run cannot be written (File too large): choose another place with runs= or run_dir=." in result.stderr
+    assert "cannot be written (File too large): choose another place with runs= or run_dir=." in result.stderr
+    assert f"{tmp_path}/run" in result.stderr
     assert "Traceback" not in result.stderr
     assert not (tmp_path / "run" / "result.json").exists()
 

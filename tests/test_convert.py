@@ -367,6 +367,7 @@ def test_peft_adapters_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     refused(PeftAdapter({"peft_type": "MULTITASK_PROMPT_TUNING"}, {}), r"prompt tuning needs prompt_embeddings")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["ia3", "lora", "prompt_10"])
 def test_the_command_through_peft_and_back(name: str, train_tiny: Callable[..., Any], tmp_path: Path) -> None:
     run = run_folder(train_tiny, f"method={name}", "optimizer.lr=0.1")

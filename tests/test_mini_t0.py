@@ -201,6 +201,7 @@ def test_no_label_set_of_a_held_out_family_is_one_of_pre_training(leaks: Leaks) 
     assert not ours & leaks.labels
 
 
+@pytest.mark.slow
 def test_nothing_held_out_occurs_in_pre_training(leaks: Leaks) -> None:
     assert len(leaks.fixed.pattern.split("|")) > 80
     assert len(leaks.utterances) > 10_000

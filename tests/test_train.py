@@ -339,6 +339,7 @@ def test_names_are_made_of_what_matters() -> None:
         assert run_name(compose("+experiment=rte", other)) != name
 
 
+@pytest.mark.slow
 def test_tensorboard_and_offline_wandb(train_tiny: Train, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     board = train_tiny("logger=tensorboard", runs=tmp_path / "a")
     assert list(folder(board).rglob("events.out.tfevents.*"))
