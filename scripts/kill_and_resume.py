@@ -174,6 +174,8 @@ def trial(jobs: Jobs, job: str, undisturbed: Undisturbed, source: random.Random)
             if not killed:
                 break
             kills[moment.operation > 0] += 1
+            if jobs.files() == undisturbed.files:  # killed after its last word: it is finished, and says so
+                break
         if not kills.total():
             jobs.clear()
     if jobs.files() != undisturbed.files:  # one that was killed after its last word is finished
