@@ -37,6 +37,7 @@ def options(data: Path, runs: Path, vectors: Path, *more: str) -> list[str]:
     return [f"vectors={vectors}", f"data_dir={data}", f"runs={runs}", *TINY, *more]
 
 
+@pytest.mark.slow
 def test_what_is_not_the_papers_is_refused_before_anything_runs(
     made_data: Path, tmp_path: Path, vectors: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -286,6 +286,7 @@ def test_an_optimiser_that_cannot_be_foreseen(caplog: pytest.LogCaptureFixture) 
     assert "what tests.test_cost.NeedsNumbers keeps cannot be foreseen" in caplog.text
 
 
+@pytest.mark.slow
 def test_a_real_step_beside_the_forecast(
     train_tiny: Callable[..., Any], made_data: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -79,6 +79,7 @@ def test_flops_of_scoring_by_hand() -> None:
     assert counted.flops == repeated + sum(plain[part] for part in ("encoder", "decoder", "attention", "head"))
 
 
+@pytest.mark.slow
 def test_flops_of_training_by_hand() -> None:
     """Forward once; backward once again for a frozen matrix, twice for one that is trained."""
     parts = products(inputs=21, prefixes=15, rows=6)

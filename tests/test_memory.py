@@ -198,6 +198,7 @@ def test_a_run_within_a_budget_ends_with_the_same_adapter(tmp_path: Path, caplog
     assert not (tmp_path / "none" / "result.json").exists()
 
 
+@pytest.mark.slow
 def test_pieces_survive_a_resume_and_a_device_that_is_full_is_halved_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -248,6 +248,7 @@ def test_starting_from_an_adapter_of_other_settings_is_refused(train_tiny: Calla
         train_tiny("method=said_20k", "method.seed=7", f"init_adapter={first}")
 
 
+@pytest.mark.slow
 def test_a_continued_run_recalls_its_calibration(
     train_tiny: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

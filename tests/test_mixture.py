@@ -349,6 +349,7 @@ def losses(folder: Path) -> list[float]:
         return [float(row["loss"]) for row in csv.DictReader(file)]
 
 
+@pytest.mark.slow
 def test_the_run_ends_without_predictions_and_says_so(
     made_mixture: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -459,6 +460,7 @@ def test_wordings_without_a_known_answer_are_not_trained_on(made_mixture: Path) 
         train_task(compose(*config, "shots=null"))
 
 
+@pytest.mark.slow
 def test_a_pretrained_run_is_evaluated_on_another_data_set_and_redone(made_mixture: Path, tmp_path: Path) -> None:
     pretrain(made_mixture, tmp_path / "run")
     overrides = [f"adapter={tmp_path}/run", "dataset=t0/mrpc", "eval_rows=3"]

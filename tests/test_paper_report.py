@@ -10,6 +10,8 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.test_paper import in_context, record
 from tfew.config import compose
 from tfew.paper.__main__ import paper
@@ -103,6 +105,7 @@ def chance(run: RunRecord, value: float = 0.5) -> RunRecord:
     return run
 
 
+@pytest.mark.slow
 def test_a_real_run_is_told_as_its_files_have_it(train_tiny: Any, tmp_path: Path) -> None:
     runs = tmp_path / "runs"
     first = train_tiny("few_shot_seed=0", runs=runs)

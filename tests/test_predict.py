@@ -198,6 +198,7 @@ def test_tasks_come_and_go(runs: dict[str, Path]) -> None:
         Predictor.load(runs["commits"], "trainer=cpu").add("two", runs["blank"])
 
 
+@pytest.mark.slow
 def test_adapters_that_cannot_share_a_batch(runs: dict[str, Path], tmp_path: Path) -> None:
     lora = folder(trained(tmp_path, "commits", "method=lora", "steps=2"))
     with pytest.raises(UserError, match=r"The method LoRA cannot share a batch with other tasks"):

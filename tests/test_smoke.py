@@ -32,7 +32,9 @@ def test_this_file_knows_all_experiments_and_commands() -> None:
     assert files | {path.parent.name for path in package.glob("*/__main__.py")} == set(COMMANDS)
 
 
-@pytest.mark.parametrize("experiment", [*EXPERIMENTS, "demo", *MINI])
+@pytest.mark.parametrize(
+    "experiment", [*EXPERIMENTS, "demo", *(pytest.param(name, marks=pytest.mark.slow) for name in MINI)]
+)
 def test_experiment(experiment: str, made_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     common = (f"+experiment={experiment}", f"data_dir={made_data}", f"runs={tmp_path}", *TINY, "eval_rows=60")
     record = train(compose(*common))

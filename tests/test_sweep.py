@@ -310,6 +310,7 @@ def test_one_bad_job_leaves_the_others_running_and_a_second_start_does_only_what
     assert not (tmp_path / ".sweep").exists()
 
 
+@pytest.mark.slow
 def test_values_that_cannot_be_are_failures_of_their_jobs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

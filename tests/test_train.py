@@ -98,6 +98,7 @@ def test_a_finished_run_is_skipped_and_redone_when_asked(
     assert again.metrics == first.metrics
 
 
+@pytest.mark.slow
 def test_results_depend_on_neither_workers_nor_evaluation_batches_nor_micro_batches(
     train_tiny: Train, tmp_path: Path
 ) -> None:
@@ -290,6 +291,7 @@ def test_a_run_killed_as_it_began_is_no_foreign_folder(train_tiny: Train, tmp_pa
     assert train_tiny(f"run_dir={tmp_path}/run", "resume=true").counts["rows"] == 12
 
 
+@pytest.mark.slow
 def test_another_adapter_at_the_same_path_is_another_run(train_tiny: Train, tmp_path: Path) -> None:
     start = tmp_path / "start"
     train_tiny(f"run_dir={start}")
