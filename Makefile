@@ -3,7 +3,7 @@ PYTHON := $(VENV)/bin/python
 READY := $(VENV)/.ready
 PIP := $(VENV)/bin/pip install --disable-pip-version-check
 
-.PHONY: help env demo demo_full mini_t0 mini_t0_table mini_tables mini_icl accept test test_full check bench always
+.PHONY: help audit env demo demo_full mini_t0 mini_t0_table mini_tables mini_icl accept test test_full check bench always
 .DEFAULT_GOAL := help
 
 help:  ## what each target does
@@ -75,6 +75,11 @@ test_full: $(READY)  ## all tests
 
 bench: $(READY)  ## ours against the official recipe, HF peft and lm-evaluation-harness, side by side
 	$(PYTHON) -m scripts.bench
+
+audit: $(READY)  ## known vulnerabilities of what is installed (pip-audit, in an environment of its own; asks PyPI)
+	python3 -m venv $(VENV)-audit
+	$(VENV)-audit/bin/pip install --disable-pip-version-check --quiet pip-audit
+	$(VENV)-audit/bin/pip-audit --strict --skip-editable --path $$($(PYTHON) -c "import sysconfig; print(sysconfig.get_path('purelib'))")
 
 check: $(READY)  ## formatter, linter, type checker
 	$(VENV)/bin/ruff format --check .

@@ -77,7 +77,7 @@ def _arch(config: DictConfig) -> dict[str, Any]:
         return resolved(config.model.arch)
     from tfew.backbone import checkpoint_config
 
-    checkpoint = checkpoint_config(local_path(config.model.path), config.model.revision)
+    checkpoint = checkpoint_config(local_path(config.model.path), config.model.revision, config.trust_remote_code)
     return {**resolved(config.model.arch), **{key: getattr(checkpoint, key, None) for key in SHAPE}}
 
 

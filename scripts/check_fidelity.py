@@ -23,6 +23,7 @@ from torch.utils.data import DataLoader
 from transformers import T5Config, T5ForConditionalGeneration
 
 from tfew.backbone import give_own_head
+from tfew.bounds import FIDELITY
 from tfew.build import make_method, make_optimizer
 from tfew.config import compose, resolved
 from tfew.fit import quiet_lightning
@@ -32,7 +33,6 @@ from tfew.module import FewShotModule
 from tfew.schema import Batch
 from tfew.scoring import ENGINES, rank_scores, scoring_mode, token_logprob
 
-TOLERANCE = 1e-4
 VECTOR = ".ia3"
 RECORDED = {
     "optimizer.lr": r"\blr ([\d.e-]+)",
@@ -223,9 +223,9 @@ def main() -> int:
         for name, value in differences.items():
             print(f"  {name:<32} {value:.2e}")
     worst = float(torch.tensor([value for row in table.values() for value in row.values()]).max())  # keeps a NaN
-    verdict = "within" if worst <= TOLERANCE else "BEYOND"
-    print(f"largest difference {worst:.2e}, {verdict} {TOLERANCE:.0e}")
-    return 0 if worst <= TOLERANCE else 1
+    verdict = "within" if worst <= FIDELITY else "BEYOND"
+    print(f"largest difference {worst:.2e}, {verdict} {FIDELITY:.0e}")
+    return 0 if worst <= FIDELITY else 1
 
 
 if __name__ == "__main__":

@@ -168,7 +168,7 @@ def readers(run: Path) -> dict[str, Reader]:
 
 def broken(data: bytes, source: random.Random) -> bytes:
     """The contents, broken in one way."""
-    kind = source.choice((_cut, _flipped, _overwritten, _inserted, _another, _doubled, _without_a_line, _other_value))
+    kind = source.choice((_cut, _flipped, _overwritten, _inserted, _another, _doubled, _without_a_line, other_value))
     return kind(data, source)
 
 
@@ -209,7 +209,7 @@ def _without_a_line(data: bytes, source: random.Random) -> bytes:
     return b"".join(lines)
 
 
-def _other_value(data: bytes, source: random.Random) -> bytes:
+def other_value(data: bytes, source: random.Random) -> bytes:
     """A value of a JSON file, or of one of its lines, replaced or gone; of other files, some bytes."""
     lines = data.splitlines(keepends=True)
     whole = _json(data)
@@ -225,7 +225,7 @@ def _other_value(data: bytes, source: random.Random) -> bytes:
 def _json(data: bytes) -> Any:
     try:
         return json.loads(data)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
 
 

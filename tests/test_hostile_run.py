@@ -49,9 +49,9 @@ def sent(run: Path, tmp_path: Path) -> Callable[[Callable[[dict[str, Any]], None
     return make
 
 
-def evaluated(folder: Path, tmp_path: Path) -> dict[str, Any]:
+def evaluated(folder: Path, tmp_path: Path, *more: str) -> dict[str, Any]:
     """The record's text, after `python -m tfew.evaluate adapter=FOLDER`."""
-    overrides = [f"adapter={folder}", f"runs={tmp_path}/runs", "trainer=cpu"]
+    overrides = [f"adapter={folder}", f"runs={tmp_path}/runs", "trainer=cpu", *more]
     config = with_run_settings(compose(*overrides, config_name="evaluate"), overrides)
     record = evaluate(config)
     found: dict[str, Any] = json.loads((tmp_path / "runs" / record.name / "result.json").read_text())
@@ -176,6 +176,33 @@ def test_a_pickle_as_the_runs_base_model_is_not_run(name: str, sent: Any, run: P
     assert not trace.exists()
 
 
+def test_code_that_a_model_brings_is_run_where_the_command_line_names_it_and_nowhere_else(
+    sent: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    base, trace = tmp_path / "base", tmp_path / "called"
+    base.mkdir()
+    (base / "config.json").write_text(json.dumps({"model_type": "own", "auto_map": {"AutoConfig": "own.OwnConfig"}}))
+    (base / "own.py").write_text(
+        "import os\nfrom transformers import PretrainedConfig\n"
+        f"os.makedirs({str(trace)!r}, exist_ok=True)\n"
+        "class OwnConfig(PretrainedConfig):\n    model_type = 'own'\n    is_encoder_decoder = True\n"
+    )
+    monkeypatch.setattr("transformers.dynamic_module_utils.HF_MODULES_CACHE", str(tmp_path / "modules"))
+    monkeypatch.setattr("builtins.input", lambda *_: "y")  # who is asked says yes: nobody is
+    folder = sent(
+        lambda settings: settings.update(trust_remote_code=str(base), model={**settings["model"], "path": str(base)})
+    )
+    with pytest.raises(UserError, match=r"base brings Python code of its own, which is not run: read it, and if you"):
+        evaluated(folder, tmp_path)
+    for trusted in ("bigscience/T0_3B", str(tmp_path)):
+        with pytest.raises(UserError, match=rf"trust_remote_code={trusted} is to name the model"):
+            evaluated(folder, tmp_path, f"trust_remote_code={trusted}")
+    assert not trace.exists()
+    with pytest.raises(UserError, match=r"cannot be loaded"):  # it has no weights
+        evaluated(folder, tmp_path, f"trust_remote_code={base}")
+    assert trace.exists()
+
+
 def test_settings_with_a_part_missing_are_told_in_a_sentence(sent: Any, tmp_path: Path) -> None:
     folder = sent(lambda settings: settings.pop("score"))
     command_line = [sys.executable, "-m", "tfew.evaluate", f"adapter={folder}", f"runs={tmp_path}/runs"]
@@ -183,3 +210,52 @@ def test_settings_with_a_part_missing_are_told_in_a_sentence(sent: Any, tmp_path
     assert result.returncode == 1
     assert "The settings are not complete, or of another kind: Missing key score." in result.stderr
     assert "Traceback" not in result.stderr
+
+
+@pytest.mark.slow
+def test_no_secret_of_the_environment_is_written_or_said(tmp_path: Path) -> None:
+    """Everything that a run, its card, its report and its predictions leave, and all that they print."""
+    names = (
+        "HF_TOKEN",
+        "HUGGING_FACE_HUB_TOKEN",
+        "WANDB_API_KEY",
+        "AWS_SECRET_ACCESS_KEY",
+        "GITHUB_TOKEN",
+        "MY_PASSWORD",
+    )
+    secrets = {name: f"secret{number:034}" for number, name in enumerate(names)}
+    rows = tmp_path / "rows.csv"
+    rows.write_text("text,label\n" + "".join(f"row {i} is {'ab'[i % 2]},{'ab'[i % 2]}\n" for i in range(24)))
+    run = tmp_path / "runs" / "run"
+    small = ("model=tiny", "trainer=cpu")
+    local = (
+        "+experiment=local",
+        f"data={rows}",
+        "text=text",
+        "label=label",
+        *small,
+        "folds=2",
+        "steps=2",
+        "batch_size=4",
+    )
+    commands = [
+        ("train", *local, f"run_dir={run}", "logger=wandb"),
+        ("predict", f"adapter={run}", f"input={rows}", f"output={tmp_path}/labels.jsonl", "trainer=cpu"),
+        ("predict", f"adapter={run}", f"input={tmp_path}/none.csv", f"output={tmp_path}/none.jsonl"),  # a failure
+        ("convert", f"adapter={run}", "to=card"),
+        ("convert", f"adapter={run}", "to=peft", f"output={tmp_path}/peft"),
+        ("paper", "report=true", f"runs={tmp_path}/runs"),
+    ]
+    environment = {**os.environ, **secrets, "WANDB_MODE": "offline", "WANDB_DIR": str(tmp_path)}
+    said = b""
+    for module, *arguments in commands:
+        command_line = [sys.executable, "-m", f"tfew.{module}", *arguments]
+        result = subprocess.run(command_line, capture_output=True, env=environment, check=False)
+        assert result.returncode == int("none.csv" in " ".join(arguments)), result.stderr.decode()
+        said += result.stdout + result.stderr
+    files = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    assert {"result.json", "README.md", "report.html", "labels.jsonl", "adapter.json"} <= {path.name for path in files}
+    assert any(path.suffix == ".wandb" for path in files)
+    for secret in secrets.values():
+        assert secret.encode() not in said
+        assert not [path for path, data in files.items() if secret.encode() in data]

@@ -15,18 +15,25 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from transformers import ByT5Tokenizer
 
-from tests.models import tiny_t5, with_ia3
+from tests.models import ia3, tiny_t5, with_ia3
 from tests.test_engine import lively
 from tests.test_losses import reference
+from tests.test_sealed import record
 from tfew.adapters_io import load_weights, save_adapter
+from tfew.build import method_arguments
+from tfew.config import compose, resolved
 from tfew.data.formats import read_rows
 from tfew.data.loader import Encoded, Encoder, collate
 from tfew.data.templates import InlineTemplate
+from tfew.exchange import read_peft, read_tensors, write_peft, write_tensors
 from tfew.losses import LossWeights, counts, loss_terms
 from tfew.ranking.norms import NORMS, best, rescored
+from tfew.records import load_record, save_record
 from tfew.schema import Batch, Example, Prediction, Prompt
 from tfew.scoring import ENGINES, scoring_mode, token_logprob
 
+ARGUMENTS = method_arguments(resolved(compose("method=ia3").method))
+EXCHANGED = {"gated": with_ia3(tiny_t5()), "relu": with_ia3(tiny_t5("relu"))}
 MODELS = {"t5": with_ia3(tiny_t5()), "llama": with_ia3(lively("llama"))}
 settings.register_profile(
     "tfew",
@@ -191,6 +198,42 @@ def test_adapters_survive_their_file(shapes: dict[str, list[int]], tmp_path: Pat
     assert loaded.keys() == tensors.keys()
     assert all(torch.equal(loaded[name], tensor) for name, tensor in tensors.items())
     assert size >= sum(tensor.numel() * 4 for tensor in tensors.values())
+
+
+@pytest.mark.parametrize(("kind", "way"), [("gated", "official"), ("gated", "peft"), ("relu", "peft")])
+@given(seed=st.integers(0, 10**6))
+def test_adapters_survive_other_projects_forms(kind: str, way: str, seed: int, tmp_path: Path) -> None:
+    """Vectors as they are stored -> a file of that form -> read again, bit for bit, whatever they are."""
+    model, method = EXCHANGED[kind], ia3()
+    generator = torch.Generator().manual_seed(seed)
+    stored = {name: torch.randn(t.shape, generator=generator) * 10 for name, t in method.stored(model).items()}
+    method.restore(model, stored)
+    if way == "official":
+        write_tensors(tmp_path / "vectors.pt", method.to_official(model))
+        back = method.from_official(model, read_tensors(tmp_path / "vectors.pt"))
+    else:
+        write_peft(tmp_path, method.to_peft(model), None)
+        _, back = method.from_peft(
+            method_arguments(resolved(compose("method=ia3").method)), read_peft(tmp_path), model, "refuse"
+        )
+    assert back.keys() == stored.keys()
+    assert all(torch.equal(back[name], tensor) for name, tensor in stored.items())
+
+
+NUMBER = st.floats(allow_nan=False) | st.integers(-(2**63) + 1, 2**63 - 1)
+SCORES = st.fixed_dictionaries({"accuracy": NUMBER | st.none()}, optional={"chance": NUMBER, "other": st.lists(TEXT)})
+
+
+@given(
+    metrics=st.fixed_dictionaries({}, optional={"accuracy": NUMBER, "templates": st.dictionaries(TEXT, SCORES)}),
+    counts=st.dictionaries(TEXT, st.integers(0, 2**63 - 1)),
+    config=st.dictionaries(TEXT.map(lambda text: f"a {text}"), st.none() | NUMBER | TEXT | st.lists(NUMBER)),
+    commit=TEXT | st.none(),
+)
+def test_records_survive_their_file(metrics: Any, counts: Any, config: Any, commit: Any, tmp_path: Path) -> None:
+    made = record(metrics=metrics, counts=counts, config=config, git_commit=commit)
+    save_record(tmp_path, made)
+    assert load_record(tmp_path) == made
 
 
 @given(texts=st.lists(TEXT, min_size=1, max_size=4), choice=TEXT, most=st.integers(2, 30))

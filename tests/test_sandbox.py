@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from tfew import bounds
 from tfew.config import CONFIGS
 from tfew.data import sandbox
 from tfew.data.rendering import END, START
@@ -78,16 +79,16 @@ def test_hostile_templates_are_stopped(jinja: str, message: str) -> None:
     ],
 )
 def test_what_takes_long_is_stopped(jinja: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sandbox, "SECONDS", 0.5)
+    monkeypatch.setattr(bounds, "TEMPLATE_SECONDS", 0.5)
     with pytest.raises(UserError, match=r"row 7 cannot be rendered: it takes longer than 0.5 seconds\.$"):
         rendered(jinja)
-    monkeypatch.setattr(sandbox, "SECONDS", 30.0)
+    monkeypatch.setattr(bounds, "TEMPLATE_SECONDS", 30.0)
     assert rendered("{{ text | center(11) }}!").input == "some text !"  # there is a new process
 
 
 def test_what_is_constant_is_not_computed_here(monkeypatch: pytest.MonkeyPatch) -> None:
     """A compiler would compute 1 ** 10**9 and the like before anything is rendered."""
-    monkeypatch.setattr(sandbox, "SECONDS", 0.5)
+    monkeypatch.setattr(bounds, "TEMPLATE_SECONDS", 0.5)
     with pytest.raises(UserError, match=r"The template 'q' cannot be used: it takes longer than 0.5 seconds"):
         InlineTemplate("q", "{{ 1 | round(-10**9) }}", ["a"])
     with pytest.raises(UserError, match="The answer choices of 'q' cannot be used: it takes longer"):

@@ -25,8 +25,8 @@ def record(**changes: Any) -> RunRecord:
     numbers: dict[str, Any] = {"counts": {}, "parameters": {}, "flops": {}, "seconds": {"train": 1e-7}}
     rest: dict[str, Any] = {"git_commit": None, "versions": {}, "config": {"déjà": [1, None]}, **changes}
     return RunRecord(
-        **texts, few_shot_seed=0, seed=0, metrics={"accuracy": 0.1 + 0.2}, **numbers, peak_memory_bytes=0,
-        adapter_bytes=0, **rest,
+        **texts, few_shot_seed=0, seed=0, peak_memory_bytes=0, adapter_bytes=0,
+        **{"metrics": {"accuracy": 0.1 + 0.2}, **numbers, **rest},
     )  # fmt: skip
 
 

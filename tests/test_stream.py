@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from tfew.data.stream import LONGEST_LINE, Place, RowStream, Streamed, open_stream
+from tfew.bounds import LINE_BYTES
+from tfew.data.stream import Place, RowStream, Streamed, open_stream
 from tfew.errors import UserError
 
 
@@ -131,8 +132,8 @@ def test_files_that_make_no_sense(
 
 
 def test_a_line_without_end_is_refused_before_it_fills_the_memory(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=f"line 1 is longer than {LONGEST_LINE:,} bytes"):
-        read(written(tmp_path / "a.jsonl", b"[" + b"1," * (LONGEST_LINE // 2)))
+    with pytest.raises(UserError, match=f"line 1 is longer than {LINE_BYTES:,} bytes"):
+        read(written(tmp_path / "a.jsonl", b"[" + b"1," * (LINE_BYTES // 2)))
 
 
 def test_the_data_sets_own_formats(tmp_path: Path) -> None:

@@ -13,12 +13,13 @@ from typing import Any
 import pytest
 
 from tfew import train as train_module
+from tfew.bounds import SWEEP_DEATHS
 from tfew.claim import LOCK_FILE, Busy, hold
 from tfew.errors import UserError
 from tfew.records import RunRecord, save_record
 from tfew.sweep import bar, job, rounds
 from tfew.sweep.job import run_job
-from tfew.sweep.rounds import MOST_DEATHS, begin, in_rounds
+from tfew.sweep.rounds import begin, in_rounds
 from tfew.sweep.state import BUSY, FAILED, FOUND, MADE, Outcome, SweepState
 
 QUICK = ("+experiment=demo", "model=tiny", "trainer=cpu", "steps=2", "dataset.generator.eval=4")
@@ -173,7 +174,7 @@ def test_a_process_that_dies_costs_another_round_and_one_that_keeps_dying_is_giv
     with pytest.raises(SystemExit) as end:
         in_rounds(in_a_round(tmp_path, 4, work))
     assert end.value.code == 1
-    assert tries == [0, *[1] * MOST_DEATHS, 2, 2, 3]
+    assert tries == [0, *[1] * SWEEP_DEATHS, 2, 2, 3]
     out = capsys.readouterr().out
     assert f"Sweep of 4 runs in {tmp_path}/: 3 made, 0 finished before, 1 failed, in 0:00:0" in out
     assert "FAILED: few_shot_seed=1: killed 3 times, or a process beside it was: for want of memory?\n" in out

@@ -2,10 +2,13 @@
 
 import os
 import re
+from dataclasses import dataclass
 
 import pytest
+from typing_extensions import TypedDict
 
-from tfew.untrusted import parse_json, parse_yaml
+from tfew.errors import UserError
+from tfew.untrusted import as_declared, parse_json, parse_yaml
 
 LAUGHS = "a: &a [x, x]\n" + "".join(
     f"{k}: &{k} [{', '.join([f'*{p}'] * 9)}]\n" for p, k in zip("abcdef", "bcdefg", strict=True)
@@ -48,3 +51,49 @@ def test_what_is_no_yaml(text: str, message: str, tmp_path: os.PathLike[str]) ->
     with pytest.raises(ValueError, match=message):
         parse_yaml(text.replace("{}", folder))
     assert not os.path.exists(folder)
+
+
+@dataclass(frozen=True)
+class Counted:
+    name: str
+    rows: dict[str, int]
+    share: float
+    parts: tuple[float, ...] | None = None
+
+
+class Wanted(TypedDict, total=False):
+    rows: dict[str, float | None]
+
+
+@pytest.mark.parametrize("found", [Counted("a", {"b": 2}, 1), Counted("", {}, float("nan"), (1, 2.5))])
+def test_what_is_as_declared_comes_back(found: Counted) -> None:
+    assert as_declared(found) is found
+
+
+@pytest.mark.parametrize(
+    ("found", "message"),
+    [
+        (Counted(3, {}, 1.0), "name: input should be a valid string"),  # type: ignore[arg-type]
+        (Counted("a", {"b": "2"}, 1.0), "rows.b: input should be a valid integer"),  # type: ignore[dict-item]
+        (Counted("a", {"b": True}, 1.0), "rows.b: input should be a valid integer"),
+        (Counted("a", {}, "1"), "share: input should be a valid number"),  # type: ignore[arg-type]
+        (Counted("a", {}, 1.0, (1.0, None)), "parts.1: input should be a valid number"),  # type: ignore[arg-type]
+    ],
+)
+def test_what_is_of_another_kind_is_named(found: Counted, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        as_declared(found)
+
+
+def test_a_plain_dictionary_agrees_with_a_declaration_or_not() -> None:
+    found = {"rows": {"a": 1, "b": None}, "more": object()}
+    assert as_declared(found, Wanted) is found
+    with pytest.raises(ValueError, match=r"rows\.a.*: input should be a valid number"):
+        as_declared({"rows": {"a": "1"}}, Wanted)
+    with pytest.raises(ValueError, match=r"^input should be a valid dict"):
+        as_declared([], Wanted)
+
+
+def test_a_sentence_stays_on_its_line_and_moves_no_cursor() -> None:
+    hostile = "a\nb\r\x1b[2Jc\x00\u2028d\u202ee\ud800é³"
+    assert str(UserError(f"{hostile} is bad.")) == r"a\nb\r\x1b[2Jc\x00\u2028d\u202ee\ud800é³ is bad."

@@ -21,31 +21,34 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 from transformers.models.t5.modeling_t5 import T5Attention
 
 from tfew import hub
+from tfew.bounds import OLDEST_TRANSFORMERS
 from tfew.config import local_path
 from tfew.errors import UserError, some
 
 log = logging.getLogger(__name__)
-OLDEST_TRANSFORMERS = (5, 15)
 INITS = ("t5", "look_up")
 LIKE_LOGIT, POSITION_LOGIT = 5.0, 4.0  # attention to a token's like, and spread over distances, of random weights
 ROWS_MULTIPLE = 128  # T5's embeddings are padded to it: 32,100 pieces, 32,128 rows
 
 
-def is_encoder_decoder(path: str, revision: str) -> bool:
-    return bool(checkpoint_config(path, revision).is_encoder_decoder)
+def is_encoder_decoder(path: str, revision: str, trusted: str | None = None) -> bool:
+    return bool(checkpoint_config(path, revision, trusted).is_encoder_decoder)
 
 
-def checkpoint_config(path: str, revision: str) -> Any:
-    """What a checkpoint says of its shape, without its weights."""
-    return _from_pretrained(AutoConfig, path, revision, "model.path")
+def checkpoint_config(path: str, revision: str, trusted: str | None = None) -> Any:
+    """What a checkpoint says of its shape, without its weights.
+
+    `trusted`, here and below: the checkpoint whose own Python code may be run; of any other one none is.
+    """
+    return _from_pretrained(AutoConfig, path, revision, "model.path", trusted)
 
 
-def load_tokenizer(path: str | None, revision: str, decoder_only: bool = False) -> Any:
+def load_tokenizer(path: str | None, revision: str, decoder_only: bool = False, trusted: str | None = None) -> Any:
     """The tokenizer at `path`, folder or Hub id; None gives bytes (ByT5), which needs no files."""
     if path is None:
         tokenizer = ByT5Tokenizer()
     else:
-        tokenizer = _from_pretrained(_tokenizer_class(path), path, revision, "model.tokenizer")
+        tokenizer = _from_pretrained(_tokenizer_class(path), path, revision, "model.tokenizer", trusted)
     if not decoder_only and tokenizer("x")["input_ids"][-1] != tokenizer.eos_token_id:
         raise UserError(
             f"The tokenizer {path} does not end a text with its end-of-text token, which every choice needs."
@@ -54,16 +57,16 @@ def load_tokenizer(path: str | None, revision: str, decoder_only: bool = False) 
     return tokenizer
 
 
-def load_model(path: str, revision: str, dtype: torch.dtype | str) -> nn.Module:
+def load_model(path: str, revision: str, dtype: torch.dtype | str, trusted: str | None = None) -> nn.Module:
     """An encoder-decoder or decoder-only checkpoint, in evaluation mode; raises UserError where it is not whole.
 
     With `dtype="auto"`, the file's own, weights stay in the file, mapped into memory and not read.
     """
     check_transformers_version()
-    kind = AutoModelForSeq2SeqLM if is_encoder_decoder(path, revision) else AutoModelForCausalLM
+    kind = AutoModelForSeq2SeqLM if is_encoder_decoder(path, revision, trusted) else AutoModelForCausalLM
     options = {"dtype": dtype, "output_loading_info": True, "ignore_mismatched_sizes": True}  # _check_keys refuses them
     with _without_notes_on_tying():
-        model, report = _from_pretrained(kind, path, revision, "model.path", **options)
+        model, report = _from_pretrained(kind, path, revision, "model.path", trusted, **options)
     _check_keys(path, report)
     check_head(model, path)
     return model
@@ -102,14 +105,14 @@ def shape_of(arch: Mapping[str, Any], rows: int = 0) -> nn.Module:
         return _t5(arch, rows).eval()
 
 
-def shape_at(path: str, revision: str) -> nn.Module:
+def shape_at(path: str, revision: str, trusted: str | None = None) -> nn.Module:
     """A checkpoint's model without memory for its weights, from its config.json alone."""
     check_transformers_version()
-    config = checkpoint_config(path, revision)
+    config = checkpoint_config(path, revision, trusted)
     kind = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
     try:
         with torch.device("meta"):
-            model = kind.from_config(config)
+            model = kind.from_config(config, trust_remote_code=_is_trusted(path, trusted))
             if _has_own_head(config):
                 give_own_head(model)
     except ValueError as error:  # of a kind that transformers has no such model of
@@ -182,13 +185,24 @@ def check_transformers_version() -> None:
         )
 
 
-def _from_pretrained(kind: Any, path: str, revision: str, knob: str, **options: Any) -> Any:
+def _is_trusted(path: str, trusted: str | None) -> bool:
+    return trusted is not None and local_path(trusted) == local_path(path)
+
+
+def _from_pretrained(kind: Any, path: str, revision: str, knob: str, trusted: str | None, **options: Any) -> Any:
+    trust = _is_trusted(path, trusted)  # never left open: transformers would ask on a terminal
     path = local_path(path)
     local = Path(path).is_dir()
     online = local or hub.reachable()
     try:
-        return kind.from_pretrained(path, revision=revision, local_files_only=local or not online, **options)
+        where_from = {"revision": revision, "local_files_only": local or not online}
+        return kind.from_pretrained(path, **where_from, trust_remote_code=trust, **options)
     except (OSError, ValueError, KeyError, RuntimeError, UnpicklingError) as error:  # the last: of more than tensors
+        if "trust_remote_code" in str(error):
+            raise UserError(
+                f"{knob}={path} brings Python code of its own, which is not run: read it, and if you trust it say"
+                f" trust_remote_code={path}."
+            ) from error
         where = "" if online else " without the Hub, and there is no cached copy"
         raise UserError(
             f"{knob}={path} cannot be loaded{where}: {_one_line(error)} Name a local folder with {knob}=, or use"

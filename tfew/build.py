@@ -4,6 +4,7 @@ import logging
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from inspect import isabstract
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -12,7 +13,7 @@ from hydra.utils import get_class
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
-from tfew.adapters_io import adapter_description, load_weights
+from tfew.adapters_io import CONFIG_FILE, adapter_description, load_weights
 from tfew.backbone import is_encoder_decoder, load_model, load_tokenizer, random_model, shape_at, shape_of
 from tfew.card import hub_id
 from tfew.config import differences, is_known_checkpoint, model_name, resolved
@@ -21,6 +22,7 @@ from tfew.errors import UserError
 from tfew.methods.base import Method, adapter_parameters, attach, check_fit
 from tfew.ranks import on_this_machine, world
 from tfew.sharding import convert_what_stays, shard
+from tfew.untrusted import as_declared
 
 log = logging.getLogger(__name__)
 
@@ -55,9 +57,10 @@ def build_encoder(config: DictConfig, decoder_only: bool | None = None) -> Encod
     """
     path = config.model.path
     if decoder_only is None:
-        decoder_only = path is not None and not is_encoder_decoder(path, config.model.revision)
+        decoder_only = path is not None and not is_encoder_decoder(path, config.model.revision, _trusted(config))
     path = config.model.tokenizer or config.model.path
-    return Encoder(load_tokenizer(path, config.model.revision, decoder_only), config.max_tokens, decoder_only)
+    tokenizer = load_tokenizer(path, config.model.revision, decoder_only, _trusted(config))
+    return Encoder(tokenizer, config.max_tokens, decoder_only)
 
 
 def build_backbone(config: DictConfig, tokenizer: Any, device: torch.device, method: Method | None = None) -> nn.Module:
@@ -70,7 +73,8 @@ def build_backbone(config: DictConfig, tokenizer: Any, device: torch.device, met
     if config.model.path is None:
         model = random_model(resolved(config.model.arch), len(tokenizer)).to(dtype)
     else:
-        model = load_model(config.model.path, config.model.revision, "auto" if shares_weights(config) else dtype)
+        wanted = "auto" if shares_weights(config) else dtype
+        model = load_model(config.model.path, config.model.revision, wanted, _trusted(config))
     rows = model.get_input_embeddings().weight.shape[0]  # type: ignore[operator]
     if len(tokenizer) > rows:
         raise UserError(f"The tokenizer has {len(tokenizer)} tokens, the model only {rows} embedding rows.")
@@ -123,7 +127,11 @@ def build_shape(config: DictConfig, rows: int = 0) -> nn.Module:
     _check_model(config)
     if config.model.path is None or is_known_checkpoint(config):
         return shape_of(resolved(config.model.arch), 0 if config.model.path else rows)
-    return shape_at(config.model.path, config.model.revision)
+    return shape_at(config.model.path, config.model.revision, _trusted(config))
+
+
+def _trusted(config: DictConfig) -> str | None:
+    return config.trust_remote_code
 
 
 def _check_model(config: DictConfig) -> None:
@@ -183,6 +191,8 @@ def _described(folder: Path, config: DictConfig) -> tuple[str, dict[str, Any]]:
     """Name and description of a saved adapter's method; says so where the adapter belongs to another base."""
     saved = adapter_description(folder)
     description = saved["method"]
+    if not isinstance(description, dict) or not isinstance(description.get("name"), str):
+        raise UserError(f"{folder / CONFIG_FILE} does not say which method it is of.")
     if saved["base"] != base_of(config):
         log.info(f"Note: {folder} was trained on {saved['base']}, and is used on {base_of(config)}.")
     if not str(description.get("_target_", "")).startswith("tfew.methods."):
@@ -234,7 +244,7 @@ def make_method(description: Mapping[str, Any]) -> Method:
         kind = get_class(description["_target_"])
     except Exception as error:
         raise UserError(f"There is no method {description['_target_']!r} (method._target_).") from error
-    if not issubclass(kind, Method):
+    if not issubclass(kind, Method) or isabstract(kind):
         raise UserError(f"method._target_={description['_target_']} is not a tfew.methods.base.Method.")
     _check_arguments(kind, arguments)
     return kind(**arguments)
@@ -265,6 +275,10 @@ def _check_arguments(kind: type[Method], arguments: Mapping[str, Any]) -> None:
         }.get(hint, (True, ""))
         if not good[0]:
             raise UserError(f"method.{name}={value} is not {good[1]}.")
+        try:
+            as_declared(value, hint)
+        except ValueError as error:
+            raise UserError(f"method.{name}={value} is of another kind ({error}).") from error
 
 
 def _is_list_of_text(value: object) -> bool:

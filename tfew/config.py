@@ -13,6 +13,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from tfew.bounds import NAME_BYTES
 from tfew.errors import UserError, unknown
 from tfew.sealed import file_sha256
 
@@ -78,10 +79,14 @@ FLAGS = (
 )
 ADAPTERS = ("init_adapter", "adapter")
 MODEL_FILES = ("model.path", "model.tokenizer")
-PATHS = ("runs", "run_dir", "data_dir", "data", *ADAPTERS, *MODEL_FILES)
+PATHS = ("runs", "run_dir", "data_dir", "data", "trust_remote_code", *ADAPTERS, *MODEL_FILES)
+OTHER_PATHS = ("input", "output", "adapters", "manage")  # of some commands, which make them whole themselves
 
 # settings that change where and how fast a run goes, not what comes out
-NOT_IDENTITY = ("runs", "run_dir", "resume", "overwrite", "logger", "workers", "engine", "memory_gb", "train_together")
+NOT_IDENTITY = (
+    "runs", "run_dir", "resume", "overwrite", "logger", "workers", "engine", "memory_gb", "train_together",
+    "trust_remote_code",
+)  # fmt: skip
 SAME_NUMBERS = ("ddp", "fsdp")  # values of trainer.strategy with which many devices compute what one computes
 # Hydra's note that a file of configs/hydra/launcher has the name of a launcher's own declaration: both are wanted
 LAUNCHER_NOTE = "(?s).*is validated against ConfigStore schema with the same name"
@@ -192,6 +197,17 @@ def _check_combinations(config: DictConfig) -> None:
 
 
 def _check_paths(config: DictConfig) -> None:
+    for key in (*PATHS, *OTHER_PATHS):
+        path = str(OmegaConf.select(config, key, default=""))
+        if "\0" in path or any(len(os.fsencode(part)) > NAME_BYTES for part in Path(path).parts):
+            shown = path if len(path) < 100 else f"{path[:100]}..."
+            raise UserError(f"{key}={shown} is no path: a name in it has a NUL, or more than {NAME_BYTES} bytes.")
+    named = [OmegaConf.select(config, key) for key in MODEL_FILES]
+    if (trusted := config.get("trust_remote_code")) is not None and trusted not in named:
+        raise UserError(
+            f"trust_remote_code={trusted} is to name the model whose own code may be run, and here are"
+            f" {' and '.join(f'{key}={value}' for key, value in zip(MODEL_FILES, named, strict=True))}."
+        )
     if config.data_dir is not None and not Path(config.data_dir).is_dir():
         raise UserError(f"data_dir={config.data_dir} does not exist.")
     for key in ADAPTERS:

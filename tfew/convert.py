@@ -265,7 +265,10 @@ def _card(source: Path, record: RunRecord | None) -> str:
 
 
 def _card_text(record: RunRecord, method: "Method") -> str:
-    return model_card(record, in_peft=bool(method.peft_types), merges=method.merges)
+    try:
+        return model_card(record, in_peft=bool(method.peft_types), merges=method.merges)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise UserError(f"The record of {record.name} has not all that a card says of a run: {error!r}.") from error
 
 
 def _card_beside(target: Path) -> Path:

@@ -5,7 +5,18 @@ from difflib import get_close_matches
 
 
 class UserError(Exception):
-    """One clear sentence: the bad value, the good values, the knob to turn."""
+    """One clear sentence on one line: the bad value, the good values, the knob to turn.
+
+    It may quote what stands in a file. A line break there, or what a terminal would act on, is shown as an escape.
+    """
+
+    def __init__(self, sentence: str) -> None:
+        super().__init__(printable(sentence))
+
+
+def printable(text: str) -> str:
+    """With escapes (`\\n`) for what is no visible character."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def unknown(what: str, bad: object, good: Iterable[object], knob: str) -> UserError:

@@ -14,6 +14,7 @@ import torch
 from omegaconf import DictConfig
 from torch import nn
 
+from tfew.bounds import ADVISED_MEMORY
 from tfew.build import build_shape, make_optimizer, memory_bytes, shares_weights, uses_autocast, weight_dtype
 from tfew.config import model_name
 from tfew.data.loader import Encoder
@@ -31,7 +32,6 @@ from tfew.task import InContext, Task
 
 log = logging.getLogger(__name__)
 TRAINING, SCORING = "training", "scoring"
-OF_WHAT_IS_FREE = 0.8  # what is advised to be used of it: allocators round, and kernels take something for themselves
 
 
 @dataclass(frozen=True)
@@ -208,7 +208,7 @@ def advise(config: DictConfig, plan: Plan, memory: DeviceMemory, counted: Mappin
         f"{model_name(config)} is expected to take {in_words(plan.fixed.total_bytes)} all the time{longest}, and this"
         f" {plan.device_name} has {in_words(memory.free_bytes)} free."
     )
-    usable = OF_WHAT_IS_FREE * room
+    usable = ADVISED_MEMORY * room
     ways = [*_budget(config, counted, needs, usable), *_fewer_at_once(config, needs, room, usable)]
     if not ways:
         return f"{start} {_ways_out(plan, memory.free_bytes)}"

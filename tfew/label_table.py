@@ -3,9 +3,10 @@
 from collections.abc import Mapping
 from typing import Any
 
+from tfew.bounds import FEW_ROWS
+
 MOST_IN_MATRIX = 10  # labels; of more, the commonest confusions are listed
 MOST_LISTED = 10
-FEW_ROWS = 5  # of a label, below which its numbers mean little
 
 
 def by_label(metrics: Mapping[str, Any]) -> list[str]:

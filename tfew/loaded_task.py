@@ -23,7 +23,8 @@ log = logging.getLogger(__name__)
 # what the command line may say beside an adapter; the rest was settled when it was trained
 PREDICTION_SETTINGS = (
     "adapter", "adapters", "input", "output", "format", "bad_rows", "task_column", "merge", "dataset", "templates",
-    "score", "model", "trainer", "max_tokens", "eval_batch_size", "engine", "memory_gb", "resume", "overwrite",
+    "score", "model", "trainer", "max_tokens", "eval_batch_size", "engine", "memory_gb", "trust_remote_code",
+    "resume", "overwrite",
 )  # fmt: skip
 
 

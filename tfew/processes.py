@@ -13,7 +13,6 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from datetime import timedelta
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
@@ -22,13 +21,13 @@ from typing import Any
 import torch
 from omegaconf import DictConfig, OmegaConf
 
+from tfew.bounds import PROCESS_WAIT
 from tfew.errors import UserError
 from tfew.place import PARENT, Place, place_in
 from tfew.ranks import rank, world
 
 log = logging.getLogger(__name__)
 
-LONGEST_WAIT = timedelta(minutes=30)  # of one process for another: the first may write, or load, alone
 POLL_SECONDS = 0.2
 GRACE_SECONDS = 5.0  # that the first process has to notice for itself that another is gone
 POLITE_SECONDS = 3.0  # that the others wait with an error that the first most likely has, too, and says
@@ -168,7 +167,7 @@ def _connect(config: DictConfig, place: Place, store: Any) -> None:
         rank=place.rank,
         world_size=place.world,
         store=store,
-        timeout=LONGEST_WAIT,
+        timeout=PROCESS_WAIT,
         device_id=torch.device("cuda", place.local_rank) if gpu else None,
     )
 
@@ -238,7 +237,7 @@ class _Others:
         self._over.set()
         for process in self._started:
             try:
-                process.wait(timeout=LONGEST_WAIT.total_seconds())
+                process.wait(timeout=PROCESS_WAIT.total_seconds())
             except subprocess.TimeoutExpired:
                 process.kill()
 

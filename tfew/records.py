@@ -9,9 +9,12 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from typing_extensions import TypedDict
+
 from tfew.errors import UserError
 from tfew.ranks import follows
 from tfew.sealed import sealed, unsealed
+from tfew.untrusted import as_declared
 
 SCHEMA_VERSION = 2  # 1: without `files` and the checksum
 RECORD_FILE = "result.json"
@@ -59,6 +62,40 @@ class RunRecord:
     mixture: dict[str, Any] | None = None  # members: {name: {templates, available rows, rows, items}}, left_out
     files: dict[str, str] = field(default_factory=dict)  # sha256 of what lies beside the record
     schema_version: int = SCHEMA_VERSION
+
+
+class _Scores(TypedDict, total=False):
+    accuracy: float | None
+    accuracy_iqr: float
+    chance: float
+    f1_macro: float
+
+
+class _OfTemplate(TypedDict):
+    accuracy: float | None
+
+
+class _Metrics(_Scores, total=False):
+    templates: dict[str, _OfTemplate]
+    members: dict[str, _Scores]
+    accuracy_by_norm: dict[str, float]
+    final_loss: float
+
+
+class _Config(TypedDict, total=False):
+    icl: dict[str, Any] | None
+    templates: dict[str, Any] | None
+    dataset: dict[str, Any] | None
+    optimizer: dict[str, Any]
+    score: dict[str, Any]
+    model: dict[str, Any]
+
+
+class _Read(TypedDict, total=False):
+    """Of what is in `metrics` and `config` the part that tables, reports and cards count on."""
+
+    metrics: _Metrics
+    config: _Config
 
 
 def write_atomically(path: Path, text: str) -> None:
@@ -115,7 +152,7 @@ def load_record(folder: Path) -> RunRecord:
                 f"{path} has schema {fields['schema_version']}, and this version reads 1 to {SCHEMA_VERSION}: a newer"
                 " version of this project wrote it."
             )
-        return RunRecord(**fields)
+        return as_declared(RunRecord(**as_declared(fields, _Read)))
     except FileNotFoundError as error:
         raise UserError(f"{path} does not exist: the run did not finish; finish it with resume=true.") from error
     except (ValueError, TypeError, KeyError) as error:

@@ -5,9 +5,10 @@ import shutil
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NotRequired
 
 from omegaconf import DictConfig, OmegaConf
+from typing_extensions import TypedDict
 
 from tfew.card import CARD_FILE, is_model_card
 from tfew.claim import LOCK_FILE, claim
@@ -16,7 +17,7 @@ from tfew.errors import UserError
 from tfew.ranks import is_first, wait_for_all
 from tfew.records import RECORD_FILE, RunRecord, cannot_write, load_record, remove_torn, write_atomically
 from tfew.sealed import check_checkpoint, check_file, file_sha256
-from tfew.untrusted import parse_yaml
+from tfew.untrusted import as_declared, parse_yaml
 
 log = logging.getLogger(__name__)
 
@@ -160,6 +161,36 @@ def few_shot_path(folder: Path, settings: Any) -> Path:
     return folder.joinpath("few_shot", *map(str, parts))
 
 
+class _Model(TypedDict):
+    name: str | int | float
+    path: str | None
+    revision: str
+    tokenizer: NotRequired[str | None]
+    arch: NotRequired[dict[str, Any] | None]
+
+
+class _Named(TypedDict, total=False):
+    name: str | int | float | None
+    path: str | None
+
+
+class _Settings(TypedDict, total=False):
+    """What the settings of a run are at least, before anything is done by them; commands check the values."""
+
+    name: str | int | float
+    model: _Model
+    method: _Named
+    dataset: dict[str, Any]
+    templates: dict[str, Any]
+    loss: dict[str, Any]
+    optimizer: dict[str, Any]
+    trainer: dict[str, Any]
+    logger: dict[str, Any]
+    fidelity: dict[str, Any]
+    score: dict[str, Any]
+    icl: dict[str, Any]
+
+
 def saved_settings(folder: Path) -> dict[str, Any] | None:
     """`config.yaml` of a run; None where there is none; raises UserError where it is not one of this project."""
     path = folder / CONFIG_FILE
@@ -172,6 +203,10 @@ def saved_settings(folder: Path) -> dict[str, Any] | None:
     needed = {"model", "method", "dataset", "few_shot_seed", "shots"}
     if not isinstance(settings, dict) or not needed <= settings.keys():
         raise UserError(f"{path} is not the configuration of a run of this project; choose another folder.")
+    try:
+        as_declared(settings, _Settings)
+    except ValueError as error:
+        raise UserError(f"{path} is not the configuration of a run of this project: {error}.") from error
     if any("${" in text for text in _texts(settings)):  # of the environment's secrets, say: a run's own are resolved
         raise UserError(
             f"{path} refers to something outside it (${{...}}), which no run writes: it is not to be trusted."

@@ -15,10 +15,10 @@ from tfew.section import on_other_rows
 EVALUATION_SETTINGS = (
     "adapter", "dataset", "data", "text", "label", "data_dir", "templates", "score", "model", "trainer", "max_tokens",
     "eval_batch_size", "eval_rows", "eval_seed", "icl", "runs", "run_dir", "resume", "overwrite", "workers", "engine",
-    "memory_gb",
+    "memory_gb", "trust_remote_code",
 )  # fmt: skip
 # of that run, not of this one; and how it was computed, which older runs do not know
-NOT_BROUGHT = ("runs", "run_dir", "resume", "overwrite", "engine", "memory_gb", "icl")
+NOT_BROUGHT = ("runs", "run_dir", "resume", "overwrite", "engine", "memory_gb", "icl", "trust_remote_code")
 
 
 def with_run_settings(

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
-from tfew.untrusted import parse_json
+from tfew.untrusted import as_declared, parse_own_json
 
 if TYPE_CHECKING:
     import torch
@@ -137,6 +137,13 @@ class Prediction:
 
     @classmethod
     def from_json(cls, line: str) -> Prediction:
-        row = parse_json(line)
+        """What `to_json` gave; raises ValueError or TypeError for anything else."""
+        row = parse_own_json(line)
+        if not isinstance(row, dict):
+            raise ValueError(f"it is {type(row).__name__}, no JSON object")
         fields: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in row.items()}
-        return cls(**fields)
+        found = as_declared(cls(**fields))
+        for name in ("predicted", "label"):
+            if (choice := fields[name]) is not None and not 0 <= choice < len(found.scores):
+                raise ValueError(f"{name} is {choice}, and there are {len(found.scores)} choices")
+        return found

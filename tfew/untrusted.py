@@ -1,27 +1,93 @@
 """Text that a stranger may have sent, as JSON or YAML: data and nothing else, or ValueError.
 
 Python's own reader raises RecursionError on what is nested deeply. YAML's safe loader makes no objects, but an alias
-lets a small file stand for one that no memory holds; no file of this project needs any.
+lets a small file stand for one that no memory holds; no file of this project needs any. In the files that the project
+writes itself values have the types that the code declares.
 """
 
 import json
-from typing import Any
+from collections.abc import Callable
+from functools import cache
+from typing import Any, TypeVar, get_type_hints
 
 import yaml
 
+from tfew.bounds import WHOLE_NUMBER
 
-def parse_json(text: str) -> Any:
+T = TypeVar("T")
+
+
+def parse_json(text: str, parse_int: Callable[[str], int] = int) -> Any:
     try:
-        return json.loads(text)
+        found = json.loads(text, parse_int=parse_int)
+        _check_characters(text, found)
+        return found
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
+
+
+def parse_own_json(text: str) -> Any:
+    """JSON that this project has written; numbers that it cannot have written are refused, too."""
+    return parse_json(text, _whole_number)
+
+
+def as_declared(found: T, kind: Any = None) -> T:
+    """`found`, a data class whose fields have the declared types; ValueError says which has not.
+
+    `kind`: a TypedDict that a plain `found` is to agree with; other keys than it names are not looked at.
+    """
+    from pydantic import ValidationError
+
+    own: Any = found.__class__
+    try:
+        if kind is not None:
+            _checker(kind).validate_python(found, strict=True)
+        else:
+            _model(own).model_validate(vars(found), strict=True)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False)[0]
+        raise ValueError(": ".join(filter(None, [".".join(map(str, first["loc"])), first["msg"].lower()]))) from error
+    return found
+
+
+def _check_characters(text: str, found: Any) -> None:
+    """Escapes can stand for what is no character, and that can be neither written nor tokenised."""
+    if "\\" not in text:
+        return
+    try:
+        json.dumps(found, ensure_ascii=False, default=str, skipkeys=True).encode()
+    except UnicodeEncodeError as error:
+        raise ValueError("half a surrogate pair is no character") from error
+
+
+def _whole_number(digits: str) -> int:
+    if abs(number := int(digits)) > WHOLE_NUMBER:
+        raise ValueError(f"the number {digits[:20]}... is too large")
+    return number
+
+
+@cache
+def _checker(kind: Any) -> Any:
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(kind)
+
+
+@cache
+def _model(kind: Any) -> Any:
+    from pydantic import ConfigDict, create_model
+
+    fields: dict[str, Any] = {name: (hint, ...) for name, hint in get_type_hints(kind).items()}
+    return create_model(kind.__name__, __config__=ConfigDict(arbitrary_types_allowed=True), **fields)
 
 
 def parse_yaml(text: str) -> Any:
     try:
         if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text, yaml.SafeLoader)):
             raise ValueError("it has aliases (*name)")
-        return yaml.load(text, yaml.SafeLoader)
+        found = yaml.load(text, yaml.SafeLoader)
+        _check_characters(text, found)
+        return found
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
     except yaml.YAMLError as error:

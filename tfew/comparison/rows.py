@@ -8,12 +8,15 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from tfew.errors import UserError
+from tfew.bounds import COMPARED_TEMPLATES
+from tfew.errors import UserError, some
 from tfew.records import ZERO_SHOT, RunRecord
 from tfew.run_folder import PREDICTIONS_FILE, check_recorded
 from tfew.schema import Prediction
-from tfew.untrusted import parse_json
+from tfew.untrusted import as_declared, parse_own_json
 
+NORMS = ("token", "sum")  # that a table of rows shows
+STAGES = ("train", "evaluate")
 DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
 SETTINGS = ("steps", "batch_size", "shots", "eval_rows")  # of the configuration; and optimizer.lr, score.norm
 
@@ -83,15 +86,18 @@ def reduced(record: RunRecord, variant: str, folder: Path) -> Row:
 
 
 def right_by_row(predictions: Path) -> str:
-    """`Row.right` from a `predictions.jsonl`; raises UserError where that is gone or has too many templates."""
+    """`Row.right` from a `predictions.jsonl`; raises UserError where there is none, or too many templates."""
     if not predictions.is_file():
         raise UserError(f"{predictions} is gone, and tables need it: make the run again with overwrite=true.")
     right: dict[int, int] = defaultdict(int)
-    with predictions.open(encoding="utf-8") as file:
-        for prediction in map(Prediction.from_json, file):
-            right[prediction.idx] += prediction.predicted == prediction.label
-    if right and max(right.values()) >= len(DIGITS):
-        raise UserError(f"{predictions} has more than {len(DIGITS) - 1} templates: choose fewer with templates=.")
+    try:
+        with predictions.open(encoding="utf-8") as file:
+            for prediction in map(Prediction.from_json, file):
+                right[prediction.idx] += prediction.predicted == prediction.label
+    except (OSError, ValueError, TypeError) as error:
+        raise UserError(f"{predictions} cannot be read: {error}; make the run again with overwrite=true.") from error
+    if right and max(right.values()) > COMPARED_TEMPLATES:
+        raise UserError(f"{predictions} has more than {COMPARED_TEMPLATES} templates: choose fewer with templates=.")
     return "".join(DIGITS[right[idx]] for idx in sorted(right))
 
 
@@ -102,9 +108,20 @@ def as_json_lines(rows: Sequence[Row]) -> str:
 def load_rows(path: Path) -> list[Row]:
     """The rows of a `records.jsonl`; raises UserError where it is not one."""
     try:
-        return [Row(**parse_json(line)) for line in path.read_text(encoding="utf-8").splitlines()]
+        return [_row(line) for line in path.read_text(encoding="utf-8").splitlines()]
     except (OSError, ValueError, TypeError) as error:
         raise UserError(f"records={path} cannot be read as the rows of a comparison: {error}.") from error
+
+
+def _row(line: str) -> Row:
+    row = as_declared(Row(**parse_own_json(line)))
+    needed = {"accuracy_by_norm": NORMS, "seconds": STAGES, "settings": (*SETTINGS, "lr", "score_norm")}
+    for name, keys in needed.items():
+        if missing := set(keys) - getattr(row, name).keys():
+            raise ValueError(f"{name} lacks {some(missing)}")
+    if wrong := set(row.right) - set(DIGITS):
+        raise ValueError(f"right holds {some(wrong)}")
+    return row
 
 
 def as_csv(rows: Sequence[Row]) -> str:
@@ -115,10 +132,10 @@ def as_csv(rows: Sequence[Row]) -> str:
     header = ("variant", "dataset", "seed", "accuracy", "accuracy_token", "accuracy_sum", "chance", "model", "method")
     writer.writerow([*header, "loss", *settings, "trained_parameters", "train_seconds", "evaluate_seconds", "name"])
     for row in rows:
-        accuracies = (row.accuracy, row.accuracy_by_norm["token"], row.accuracy_by_norm["sum"], row.chance)
+        accuracies = (row.accuracy, *(row.accuracy_by_norm[norm] for norm in NORMS), row.chance)
         writer.writerow([
             row.variant, row.dataset, row.seed, *(f"{100 * value:.2f}" for value in accuracies), row.model, row.method,
             row.loss, *(row.settings[key] for key in settings), row.trained_parameters,
-            *(f"{row.seconds[key]:.2f}" for key in ("train", "evaluate")), row.name,
+            *(f"{row.seconds[stage]:.2f}" for stage in STAGES), row.name,
         ])  # fmt: skip
     return text.getvalue()

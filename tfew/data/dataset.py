@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, overload
 
 from tfew.data.labels import LabelRule, Rule, as_choices, label_rule
-from tfew.errors import UserError
+from tfew.errors import UserError, some
 from tfew.schema import Example
+from tfew.untrusted import as_declared
 
 
 @dataclass(frozen=True)
@@ -23,11 +24,11 @@ class DatasetSpec:
     paper_name: str
     columns: tuple[str, ...]
     label: Rule | None
-    prompts: str | Sequence[Mapping[str, Any]]
+    prompts: str | Sequence[Mapping[str, Any]] | None  # None: not described yet (`tfew.section`)
     train_templates_first: int | None
     shots: int | None
     hub: Mapping[str, Any] | None
-    files: Mapping[str, Sequence[str]]
+    files: Mapping[str, Sequence[Any]]  # names, and lists of names of files that belong together
     rows: Mapping[str, int | None]
     generator: Mapping[str, Any] | None = None
     rename: Mapping[str, str] = field(default_factory=dict)
@@ -44,8 +45,17 @@ class DatasetSpec:
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> DatasetSpec:
-        rule = None if config["label"] is None else label_rule(config["name"], config["label"])
-        return cls(**{**config, "columns": tuple(config["columns"]), "label": rule})
+        """Raises UserError for keys, or kinds of values, that the section `dataset` cannot have."""
+        known = {field.name: field.default is MISSING and field.default_factory is MISSING for field in fields(cls)}
+        if wrong := {*(config.keys() - known), *(name for name, needed in known.items() if needed) - config.keys()}:
+            raise UserError(f"dataset. has or lacks {some(map(str, wrong))}; a data set has {', '.join(known)}.")
+        rule = None if config["label"] is None else label_rule(str(config["name"]), config["label"])
+        columns = config["columns"]
+        listed = {"columns": tuple(columns)} if isinstance(columns, list) else {}
+        try:
+            return as_declared(cls(**{**config, **listed, "label": rule}))
+        except ValueError as error:
+            raise UserError(f"dataset.{error}.") from error
 
     @property
     def label_names(self) -> tuple[str, ...] | None:

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from tfew.bounds import LABEL_CHARACTERS
 from tfew.data.labels import ChoiceRule, as_choices, spelled
 from tfew.data.table import Table
 from tfew.errors import UserError, some
@@ -21,7 +22,6 @@ LABEL_NAMES = (
     "y",
 )
 TEXT_NAMES = ("text", "sentence", "review", "content", "body", "message", "tweet", "question", "query", "document")
-LONGEST_LABEL = 60  # characters
 WAYS = (  # in which a label may say which of its row's choices is right: `by`, `first`, in words
     ("text", 0, "its text"),
     ("number", 0, "its number, from 0"),
@@ -85,4 +85,4 @@ def _fits(rule: ChoiceRule, row: Mapping[str, Any]) -> bool:
 def _has_few_values(table: Table, column: str) -> bool:
     values = [spelled(row[column]) for row in table.rows if row[column] is not None]
     distinct = set(values)
-    return 2 <= len(distinct) <= max(2, len(values) // 3) and max(map(len, distinct)) <= LONGEST_LABEL
+    return 2 <= len(distinct) <= max(2, len(values) // 3) and max(map(len, distinct)) <= LABEL_CHARACTERS

@@ -4,10 +4,12 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NotRequired
+
+from typing_extensions import TypedDict
 
 from tfew.errors import UserError, unknown
-from tfew.untrusted import parse_json
+from tfew.untrusted import as_declared, parse_json
 
 CHOICE_SEPARATOR = "|||"
 WAYS = ("text", "number", "letter")  # in which a label may say which of a row's own choices is right
@@ -106,19 +108,31 @@ def as_choices(cell: Any) -> list[str]:
     return choices
 
 
+class _Label(TypedDict):
+    column: str
+    names: NotRequired[list[Any] | None]
+    first: NotRequired[int | None]
+    choices: NotRequired[str | None]
+    by: NotRequired[str | None]
+
+
 def label_rule(dataset: str, label: Mapping[str, Any]) -> Rule:
     """`label` of a data set's YAML."""
+    try:
+        as_declared(label, _Label)
+    except ValueError as error:
+        raise UserError(f"dataset.label of {dataset}: {error}.") from error
     if label.get("choices") is not None:
-        if label["by"] not in WAYS:
-            raise unknown("value", label["by"], WAYS, "dataset.label.by=")
-        return ChoiceRule(label["column"], label["choices"], label["by"], label["first"] or 0)
-    names = tuple(tuple(n) if isinstance(n, list) else (n,) for n in label["names"])
+        if label.get("by") not in WAYS:
+            raise unknown("value", label.get("by"), WAYS, "dataset.label.by=")
+        return ChoiceRule(label["column"], label["choices"], label["by"], label.get("first") or 0)
+    names = tuple(tuple(n) if isinstance(n, list) else (n,) for n in label.get("names") or ())
     if not all(isinstance(name, str) for group in names for name in group):
         raise UserError(
             f"dataset.label.names of {dataset} holds something that is not text: {label['names']}."
             " Quote it: YAML reads a bare yes, no, on or off as a boolean."
         )
-    return LabelRule(label["column"], names, label["first"])
+    return LabelRule(label["column"], names, label.get("first"))
 
 
 def _json_list(cell: str) -> list[Any] | None:

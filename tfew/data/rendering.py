@@ -15,8 +15,6 @@ from jinja2 import StrictUndefined, Template, meta
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 
-MOST_CHARACTERS = 1_000_000  # of one render: some 200,000 words
-MEMORY_BYTES = 512 * 2**20  # of the process
 START, END = "\ufdd0", "\ufdd1"  # around what may be cut: not characters, so no text should hold them
 
 
@@ -56,15 +54,15 @@ def chunks(template: Template, fields: Mapping[str, Any], cut: Iterable[str]) ->
     return template.generate({**fields, **marked})
 
 
-def bounded(pieces: Iterable[str]) -> str:
+def bounded(pieces: Iterable[str], most_characters: int) -> str:
     """Raises ValueError as soon as there are too many characters."""
     kept: list[str] = []
     size = 0
     for piece in pieces:
         kept.append(piece)
         size += len(piece)
-        if size > MOST_CHARACTERS:
-            raise ValueError(f"it prints more than {MOST_CHARACTERS:,} characters")
+        if size > most_characters:
+            raise ValueError(f"it prints more than {most_characters:,} characters")
     return "".join(kept)
 
 
@@ -74,7 +72,8 @@ class Server:
     To `{source, fields, cut, seed}` the text is what the template renders, to `{source}` a list of its columns.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, most_characters: int, memory_bytes: int) -> None:
+        self._most_characters, self._memory_bytes = most_characters, memory_bytes
         self._environment = environment()
         self._templates: dict[str, Template] = {}
 
@@ -86,9 +85,13 @@ class Server:
             if "fields" not in request:
                 return {"text": json.dumps(sorted(meta.find_undeclared_variables(self._environment.parse(source))))}
             random.seed(request["seed"])  # the filter `random` draws from it
-            return {"text": bounded(chunks(self._templates[source], request["fields"], request["cut"]))}
+            return {
+                "text": bounded(
+                    chunks(self._templates[source], request["fields"], request["cut"]), self._most_characters
+                )
+            }
         except MemoryError:
-            return {"error": f"it needs more than {MEMORY_BYTES // 2**20} MB of memory"}
+            return {"error": f"it needs more than {self._memory_bytes // 2**20} MB of memory"}
         except RecursionError:
             return {"error": "it calls itself without end"}
         except ValueError as error:
@@ -97,19 +100,20 @@ class Server:
             return {"error": f"{type(error).__name__}: {error}"}
 
 
-def _limit_memory() -> None:
+def _limit_memory(most_bytes: int) -> None:
     try:
         import resource
 
-        resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
+        resource.setrlimit(resource.RLIMIT_AS, (most_bytes, most_bytes))
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     except (ImportError, ValueError, OSError):  # no such limit on this system: the time limit remains
         pass
 
 
 def main() -> None:
-    _limit_memory()
-    server = Server()
+    most_characters, memory_bytes = map(int, sys.argv[1:])
+    _limit_memory(memory_bytes)
+    server = Server(most_characters, memory_bytes)
     for line in sys.stdin:
         print(json.dumps(server.answer(json.loads(line))), flush=True)
 

@@ -22,11 +22,8 @@ from typing import Any
 from jinja2 import Template, meta, nodes
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
+from tfew import bounds
 from tfew.data import rendering
-
-SECONDS = 5.0  # for one render
-START_SECONDS = 60.0  # for the process to start, on a machine that is busy
-MOST_SOURCE = 100_000  # characters of a template
 
 # what cannot make a text much longer than the row and the template are
 PLAIN_NODES = (
@@ -47,8 +44,8 @@ class SafeTemplate:
     """A Jinja template; raises RenderError where it is no valid one."""
 
     def __init__(self, source: str) -> None:
-        if len(source) > MOST_SOURCE:
-            raise RenderError(f"it has {len(source):,} characters, and at most {MOST_SOURCE:,} are read")
+        if len(source) > (most := bounds.TEMPLATE_SOURCE_CHARACTERS):
+            raise RenderError(f"it has {len(source):,} characters, and at most {most:,} are read")
         self.source = source
         try:
             tree = _environment().parse(source)
@@ -98,18 +95,19 @@ class _Process:
     def ask(self, request: Mapping[str, Any]) -> str:
         if self._process is None:
             self._start()
-        answer = self._answer(request, SECONDS)
+        answer = self._answer(request, bounds.TEMPLATE_SECONDS)
         if "error" in answer:
             raise RenderError(answer["error"])
         return answer["text"]
 
     def _start(self) -> None:
         # not -m: the package and all that it imports would take longer to start than to render
-        command = [sys.executable, "-P", str(Path(rendering.__file__))]
+        most = (bounds.TEMPLATE_OUTPUT_CHARACTERS, bounds.TEMPLATE_MEMORY_BYTES)
+        command = [sys.executable, "-P", str(Path(rendering.__file__)), *map(str, most)]
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
         )
-        self._answer({"source": ""}, START_SECONDS)
+        self._answer({"source": ""}, bounds.TEMPLATE_START_SECONDS)
 
     def _answer(self, request: Mapping[str, Any], seconds: float) -> dict[str, str]:
         assert self._process is not None

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from tfew.bounds import LINE_BYTES
 from tfew.data.formats import FORMATS, Format, Row, finished
 from tfew.errors import UserError, unknown
 from tfew.untrusted import parse_json
@@ -20,7 +21,6 @@ from tfew.untrusted import parse_json
 STANDARD = "-"  # standard input, standard output
 ENDINGS = {".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".txt": "text", ".parquet": "parquet"}
 KINDS = ("csv", "tsv", "jsonl", "text", "parquet")
-LONGEST_LINE = 2**24  # bytes: more is no line but a file of another kind
 PARQUET_ROWS = 1024  # read at a time
 BOM = b"\xef\xbb\xbf"
 
@@ -115,11 +115,11 @@ class LineRows(RowStream):
     def _read(self) -> Iterator[Streamed]: ...
 
     def _lines(self) -> Iterator[str]:
-        while raw := self._file.readline(LONGEST_LINE):
+        while raw := self._file.readline(LINE_BYTES + 1):
             self._place = Place(self._place.row, self._place.line + 1, self._place.offset + len(raw))
-            if len(raw) == LONGEST_LINE:
+            if len(raw) > LINE_BYTES:
                 raise UserError(
-                    f"{self.name}, line {self._place.line} is longer than {LONGEST_LINE:,} bytes: is it of the format"
+                    f"{self.name}, line {self._place.line} is longer than {LINE_BYTES:,} bytes: is it of the format"
                     " that format= or its ending says?"
                 )
             line = self._decoded(raw.removeprefix(BOM) if self._place.line == 1 else raw)
@@ -161,12 +161,8 @@ class JsonRows(LineRows):
 def _from_json(line: str) -> tuple[Row | None, str | None]:
     try:
         row = parse_json(line)
-        if "\\u" in line:
-            json.dumps(row, ensure_ascii=False).encode()
     except json.JSONDecodeError as error:
         return None, f"is not valid JSON: {error.msg} at column {error.colno}"
-    except UnicodeEncodeError:
-        return None, "is not valid JSON: half a surrogate pair is no character"
     except ValueError as error:  # a number of too many digits, too deep a list
         return None, f"is not valid JSON: {error}"
     return row, None if isinstance(row, dict) else f"is {type(row).__name__}, not a JSON object"

@@ -12,6 +12,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from tfew.bounds import CELL_CHARACTERS
 from tfew.errors import UserError, unknown
 from tfew.untrusted import parse_json
 
@@ -19,7 +20,6 @@ Row = dict[str, Any]
 ENDINGS = (".csv", ".tsv", ".jsonl", ".parquet")
 DELIMITERS = (",", ";", "\t", "|")
 SAMPLE_LINES = 200  # that the delimiter is found out from
-LONGEST_CELL = 10_000_000  # characters
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ def _parquet_rows(path: Path) -> Iterator[Row]:
 
 
 def _delimited_rows(path: Path) -> Iterator[Row]:
-    csv.field_size_limit(LONGEST_CELL)
+    csv.field_size_limit(CELL_CHARACTERS)
     delimiter, quoting = _form(path)
     lines = _Lines(path)
     cells = csv.reader(lines, delimiter=delimiter, quoting=quoting, strict=True)  # type: ignore[arg-type]

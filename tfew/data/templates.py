@@ -7,14 +7,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
 from functools import cache
-from typing import Any
+from typing import Any, NotRequired
 
 from jinja2 import Environment, meta
+from typing_extensions import TypedDict
 
 from tfew.data.labels import CHOICE_SEPARATOR
 from tfew.data.sandbox import RenderError, SafeTemplate, split_marks
-from tfew.errors import UserError, unknown
+from tfew.errors import UserError, some, unknown
 from tfew.schema import Example, Prompt
+from tfew.untrusted import as_declared
 
 Rendered = tuple[str, str | None, list[str], tuple[tuple[int, int], ...]]
 
@@ -134,10 +136,12 @@ class InlineTemplate(Template):
         return text, None, choices, cuttable
 
 
-def load_templates(prompts: str | Sequence[Mapping[str, Any]]) -> list[Template]:
+def load_templates(prompts: str | Sequence[Mapping[str, Any]] | None) -> list[Template]:
     """All templates of a promptsource collection ("super_glue/rte"), sorted by name, or the inline ones as listed."""
+    if prompts is None:
+        raise UserError("dataset.prompts is null: there is nothing that words the rows.")
     if not isinstance(prompts, str):
-        return [InlineTemplate(**prompt) for prompt in prompts]
+        return [_inline(prompt) for prompt in prompts]
     dataset, _, subset = prompts.partition("/")
     library = _promptsource()
     if (dataset, subset or None) not in _collections(library):
@@ -147,6 +151,24 @@ def load_templates(prompts: str | Sequence[Mapping[str, Any]]) -> list[Template]
         warnings.simplefilter("ignore", ResourceWarning)  # promptsource leaves the file open
         found = library.DatasetTemplates(dataset, subset or None).templates.values()
     return sorted((PromptsourceTemplate(template) for template in found), key=lambda template: template.name)
+
+
+class _Prompt(TypedDict):
+    """A template as a data set's YAML, or a run's settings, have it."""
+
+    name: str
+    jinja: str
+    answer_choices: str | list[Any]
+    cut: NotRequired[list[str] | None]
+
+
+def _inline(prompt: Mapping[str, Any]) -> InlineTemplate:
+    try:
+        if more := prompt.keys() - _Prompt.__annotations__:
+            raise ValueError(f"it has {some(map(str, more))}")
+        return InlineTemplate(**as_declared(prompt, _Prompt))
+    except (AttributeError, ValueError) as error:  # the first: it has no keys at all
+        raise UserError(f"A template of dataset.prompts is not complete, or of another kind: {error}.") from error
 
 
 def find_promptsource(name: str) -> tuple[str, str | None, frozenset[str]]:

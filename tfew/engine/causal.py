@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 
+from tfew.bounds import ENGINE_AGREEMENT, ENGINE_AGREEMENT_16_BIT
 from tfew.engine.context import Context
 from tfew.engine.prefixes import Prefixes, prefixes
 from tfew.engine.vocabulary import token_logprob_of_states
@@ -32,8 +33,6 @@ Mask = Callable[[Prefixes, Tensor, Tensor, int], Tensor]
 
 log = logging.getLogger(__name__)
 WINDOWS = ("sliding_window", "window_size", "attention_chunk_size")
-# the most that a right mask's difference from the plain way may be of a wrong mask's: in float32, and in less
-ROUNDING, COARSE_ROUNDING = 1e-3, 0.1
 
 
 class Fits(NamedTuple):
@@ -207,7 +206,7 @@ def _agrees(model: Any, plain: Callable[[Any, Batch], Tensor], way: Callable[...
     finally:
         model.train(was_training)
     exact = _dtype(model) == torch.float32 and not torch.is_autocast_enabled(batch.input_ids.device.type)
-    return bool(ours < (ROUNDING if exact else COARSE_ROUNDING) * wrong)
+    return bool(ours < (ENGINE_AGREEMENT if exact else ENGINE_AGREEMENT_16_BIT) * wrong)
 
 
 def _made_up(rows: int) -> Batch:

@@ -2,12 +2,11 @@
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from tfew.untrusted import parse_json
+from tfew.schema import Prediction
 
 
 @dataclass(frozen=True)
@@ -62,12 +61,13 @@ class Answers:
         except FileNotFoundError:
             self.unread[run] = f"{predictions.name} is not there"
             return
-        except (OSError, ValueError, TypeError, KeyError, IndexError) as error:
+        except (OSError, ValueError, TypeError) as error:
             self.unread[run] = f"{predictions.name} cannot be read ({type(error).__name__}: {error})"
             return
-        for dataset, idx, template, label, predicted, scores in found:
-            self.confusions[dataset][variant][label, predicted] += 1
-            row = self.rows[dataset][idx]
+        for prediction, label in found:
+            predicted, scores = prediction.predicted, prediction.scores
+            self.confusions[prediction.dataset][variant][label, predicted] += 1
+            row = self.rows[prediction.dataset][prediction.idx]
             row.asked += 1
             row.asked_by[variant] += 1
             if predicted != label:
@@ -76,8 +76,8 @@ class Answers:
                 row.wrong_by[variant] += 1
                 row.margins += margin
                 if row.worst is None or margin > row.worst.margin:
-                    row.worst = Sample(template, label, predicted, tuple(scores), margin, run)
-        self.runs.update({dataset for dataset, *_ in found})
+                    row.worst = Sample(prediction.template, label, predicted, scores, margin, run)
+        self.runs.update({prediction.dataset for prediction, _ in found})
 
     def hardest(self, dataset: str, most: int) -> list[tuple[int, RowTally]]:
         """Row numbers and tallies, hardest first; rows that are never wrong are none."""
@@ -85,15 +85,12 @@ class Answers:
         return sorted(wrong, key=lambda pair: (pair[1].difficulty, -pair[0]), reverse=True)[:most]
 
 
-def _labelled(lines: Iterable[str]) -> Iterable[tuple[str, int, str, int, int, list[float]]]:
-    for line in lines:
-        row: dict[str, Any] = parse_json(line)
-        if row["label"] is not None:
-            label, predicted, scores = int(row["label"]), int(row["predicted"]), row["scores"]
-            _margin(scores, label, predicted)  # raises where a label has no score
-            yield str(row["dataset"]), int(row["idx"]), str(row["template"]), label, predicted, scores
+def _labelled(lines: Iterable[str]) -> Iterator[tuple[Prediction, int]]:
+    for prediction in map(Prediction.from_json, lines):
+        if prediction.label is not None:
+            yield prediction, prediction.label
 
 
 def _margin(scores: Sequence[float], label: int, predicted: int) -> float:
-    margin = float(scores[predicted]) - float(scores[label])
+    margin = scores[predicted] - scores[label]
     return margin if math.isfinite(margin) else 0.0

@@ -63,9 +63,8 @@ def _figure_2(number: str, records: Sequence[RunRecord], model: str | None) -> F
     for row, share in spec["shares"].items():
         points.append(Point(row, False, share, mean(_printed_row(spec["of"], row)), 0))
         cell = table.cells[row][AVERAGE]
-        updated = [
-            100 * r.parameters["trained"] / r.parameters["total"] for r in runs[row] if r.parameters.get("total")
-        ]
+        counts = [run.parameters for run in runs[row] if run.parameters.get("total")]
+        updated = [100 * count.get("trained", 0) / count["total"] for count in counts]
         if cell.ours is not None and updated:
             points.append(Point(row, True, median(updated), cell.ours, cell.runs))
     shares = "The paper's shares are its parameter counts over T0-3B's 2.85 billion, its averages means of its cells."

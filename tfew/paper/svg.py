@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
 LOCAL_NAME = re.compile(r"\{.*\}")
 REFERENCE = re.compile(r"(?<=url\(#)[\w.-]+(?=\))|(?<=^#)[\w.-]+$")
+NO_XML = re.compile("[\0-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]")  # that a name in a record may hold all the same
 FONTS = re.compile(r"font-family:[^;]*;?")  # the page's own instead
 PAGE_COLORS = {
     INK: "var(--ink)", FAINT: "var(--faint)", GRID: "var(--grid)", "#ffffff": "var(--card)",
@@ -25,7 +26,7 @@ def inline_svg(drawing: "Figure", name: str, alternative: str) -> str:
 
     `name` begins its ids, which have to be unique in a page; `alternative` says in words what it shows.
     """
-    root = ElementTree.fromstring(rendered(drawing, SVG))
+    root = ElementTree.fromstring(NO_XML.sub("\N{REPLACEMENT CHARACTER}", rendered(drawing, SVG).decode()))
     used = {match for node in root.iter() for value in node.attrib.values() for match in REFERENCE.findall(value)}
     for node in list(root.iter()):
         node.tag = LOCAL_NAME.sub("", node.tag)

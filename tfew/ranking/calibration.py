@@ -14,11 +14,10 @@ from typing import Any
 
 import numpy as np
 
+from tfew.bounds import CALIBRATION_ROWS, HIGHEST_TEMPERATURE, LOWEST_TEMPERATURE
 from tfew.schema import Prediction
 
-FEWEST_ROWS = 30  # with fewer, a temperature says more about these rows than about the model
 BINS = 15
-LOWEST, HIGHEST = 0.01, 100.0  # temperatures that are tried
 FOLDS = 5  # of the error after fitting
 GOLDEN = (math.sqrt(5) - 1) / 2
 
@@ -33,7 +32,7 @@ def calibration(predictions: Sequence[Prediction]) -> dict[str, Any]:
     found = {"temperature": 1.0, "rows": rows, "ece": None, "ece_calibrated": None}
     if rows:
         found["ece"] = expected_calibration_error(probabilities(scores_RMC, 1.0), label_R)
-    if rows >= FEWEST_ROWS:
+    if rows >= CALIBRATION_ROWS:
         found["temperature"] = fitted_temperature(scores_RMC, label_R)
         found["ece_calibrated"] = _held_out_error(scores_RMC, label_R)
     return found
@@ -66,7 +65,7 @@ def fitted_temperature(scores_RMC: np.ndarray, label_R: np.ndarray) -> float:
     def loss(log_temperature: float) -> float:
         return cross_entropy(probabilities(scores_RMC, math.exp(log_temperature)), label_R)
 
-    grid = np.linspace(math.log(LOWEST), math.log(HIGHEST), 24).tolist()
+    grid = np.linspace(math.log(LOWEST_TEMPERATURE), math.log(HIGHEST_TEMPERATURE), 24).tolist()
     best = min(range(len(grid)), key=lambda place: loss(grid[place]))
     return math.exp(_golden_section(loss, grid[max(best - 1, 0)], grid[min(best + 1, len(grid) - 1)]))
 

@@ -7,10 +7,8 @@ from types import FrameType
 import uvicorn
 from fastapi import FastAPI
 
+from tfew.bounds import CUT_OFF_SECONDS, LAST_WORDS_SECONDS
 from tfew.service.queue import LabelQueue
-
-LINGER_SECONDS = 1.0  # after the last answer: who asks meanwhile is told 503 rather than cut off
-CUT_OFF_SECONDS = 5  # then, for who has not sent a whole request or does not take its answer
 
 
 class GracefulServer(uvicorn.Server):
@@ -30,7 +28,7 @@ class GracefulServer(uvicorn.Server):
     async def on_tick(self, counter: int) -> bool:
         if self._queue.ended and self._ended is None:
             self._ended = time.monotonic()
-        over = self._ended is not None and time.monotonic() - self._ended > LINGER_SECONDS
+        over = self._ended is not None and time.monotonic() - self._ended > LAST_WORDS_SECONDS
         return over or await super().on_tick(counter)
 
 

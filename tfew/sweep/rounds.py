@@ -17,6 +17,7 @@ from typing import Any
 
 from hydra.errors import CompactHydraException
 
+from tfew.bounds import SWEEP_DEATHS
 from tfew.claim import LOCK_FILE, held, hold
 from tfew.records import RECORD_FILE
 from tfew.sweep.bar import EVERY_SECONDS, SweepBar
@@ -24,7 +25,6 @@ from tfew.sweep.state import BUSY, FAILED, FOUND, MADE, OWNER, Outcome, SweepSta
 
 FULL_ERROR = "HYDRA_FULL_ERROR"  # set to 1, Hydra shows where an exception comes from
 FOLDER = ".sweep"  # in the root of the runs
-MOST_DEATHS = 3  # with joblib a job dies with its neighbour, so one death says little
 AGAIN = "The same command continues: finished runs are skipped."
 
 current: "Sweep | None" = None  # the one that this process has begun
@@ -112,8 +112,8 @@ class Sweep:
         for job in died:
             self.state.forget(job)
             self._deaths[job] += 1
-            if self._deaths[job] == MOST_DEATHS:
-                error = f"killed {MOST_DEATHS} times, or a process beside it was: for want of memory?"
+            if self._deaths[job] == SWEEP_DEATHS:
+                error = f"killed {SWEEP_DEATHS} times, or a process beside it was: for want of memory?"
                 self.state.settle(job, Outcome(FAILED, error=error))
         return len(died)
 
