@@ -414,7 +414,7 @@ def keep(name: str, corpus: Path) -> int:
 
 def outcome(name: str, data: bytes) -> str:
     """What a reader says to it, without what changes from one input to the next."""
-    return " ".join(re.sub(r"\W?\d+|'[^']*'|\"[^\"]*\"|/dev/shm\S*", " ", judge(TARGETS[name], data)).split()[:12])
+    return " ".join(re.sub(r"\W?\d+|'[^']*'|\"[^\"]*\"|/dev/shm\S*", " ", judge(TARGETS[name], data)).split()[:30])
 
 
 def main(name: str = "", what: str = "600", corpus: str = "") -> int:
