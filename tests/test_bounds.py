@@ -117,19 +117,19 @@ def slow_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 
 
 def test_template_seconds(slow_process: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bounds, "TEMPLATE_SECONDS", 2.0)
+    monkeypatch.setattr(bounds, "TEMPLATE_SECONDS", 1.0)
     process = slow_process()
     assert process.ask({"source": "0.2"}) == "done"
-    with pytest.raises(RenderError, match="it takes longer than 2 seconds"):
+    with pytest.raises(RenderError, match="it takes longer than 1 seconds"):
         process.ask({"source": "60"})
     assert process.ask({"source": "0.2"}) == "done"
     process.close()
 
 
 def test_template_start_seconds(slow_process: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bounds, "TEMPLATE_START_SECONDS", 2.0)
+    monkeypatch.setattr(bounds, "TEMPLATE_START_SECONDS", 1.0)
     process = slow_process(start_seconds=60)
-    with pytest.raises(RenderError, match="it takes longer than 2 seconds"):
+    with pytest.raises(RenderError, match="it takes longer than 1 seconds"):
         process.ask({"source": "0"})
     process.close()
 

@@ -224,6 +224,7 @@ def test_a_run_among_others_is_the_run_alone(tmp_path: Path) -> None:
     assert files[0].read_bytes() == files[1].read_bytes()
 
 
+@pytest.mark.slow
 def test_a_comparison_in_part_leaves_the_shipped_tables_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -137,6 +137,7 @@ def test_shipped_splits_are_whole() -> None:
             assert all(idx < spec.rows["train"] for split in splits.values() for idx, _ in split)
 
 
+@pytest.mark.slow
 def test_draw_is_seeded_and_can_be_read_again(made_data: Path, tmp_path: Path) -> None:
     rows = pool()
     assert [e.idx for e in draw(rows, 5, 1)] == [e.idx for e in draw(rows, 5, 1)] != [e.idx for e in draw(rows, 5, 2)]

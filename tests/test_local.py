@@ -475,6 +475,7 @@ def test_a_table_that_has_changed_is_another_run_and_no_longer_the_old_ones(revi
     assert run(f"data={reviews}", "folds=null", "validation=0.25", runs=tmp_path).name != first.name
 
 
+@pytest.mark.slow
 def test_finished_folds_are_not_done_again(reviews: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import tfew.folds
 

@@ -274,6 +274,7 @@ def test_a_continued_run_recalls_its_calibration(
     assert resumed.metrics == whole.metrics
 
 
+@pytest.mark.slow
 def test_costs_of_a_shape_that_some_methods_cannot_take(capsys: pytest.CaptureFixture[str]) -> None:
     rows = cost(compose("model=tiny", "methods=all", config_name="cost"))
     assert {row["method"] for row in rows if "cannot" in row} == {"compacter", "compacter_pp"}

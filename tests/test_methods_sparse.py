@@ -123,6 +123,7 @@ def test_restored_on_a_fresh_base(make: Callable[[], Method], dtype: torch.dtype
     assert all(torch.equal(second[name], tensor) for name, tensor in weights.items())
 
 
+@pytest.mark.slow
 def test_fisher_scores_are_mean_squared_gradients_of_single_examples() -> None:
     model = tiny_t5()
     attach(fish(), model)

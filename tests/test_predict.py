@@ -509,6 +509,7 @@ def test_killed_and_started_again(
     assert {path.name for path in tmp_path.iterdir()} == {"out.csv", "out.csv.bad.jsonl"}
 
 
+@pytest.mark.slow
 def test_what_is_unfinished_is_not_continued_as_something_else(
     many: dict[str, Any], runs: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -201,6 +201,7 @@ def test_adapters_survive_their_file(shapes: dict[str, list[int]], tmp_path: Pat
 
 
 @pytest.mark.parametrize(("kind", "way"), [("gated", "official"), ("gated", "peft"), ("relu", "peft")])
+@settings(max_examples=8)
 @given(seed=st.integers(0, 10**6))
 def test_adapters_survive_other_projects_forms(kind: str, way: str, seed: int, tmp_path: Path) -> None:
     """Vectors as they are stored -> a file of that form -> read again, bit for bit, whatever they are."""

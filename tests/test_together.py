@@ -94,6 +94,7 @@ def test_different_tasks_with_settings_of_their_own(engine: str, tmp_path: Path)
     assert_same_runs(ours, apart(tmp_path / "b", DIFFERENT, *options))
 
 
+@pytest.mark.slow
 def test_memory_that_does_not_suffice_makes_smaller_pieces(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     options = ("dataset=mini/complaint", "steps=6")
     ours = together(tmp_path / "a", [0, 1], *options, "memory_gb=0.003", "engine=plain")
@@ -102,6 +103,7 @@ def test_memory_that_does_not_suffice_makes_smaller_pieces(tmp_path: Path, caplo
         together(tmp_path / "c", [0, 1], *options, "memory_gb=0.00001")
 
 
+@pytest.mark.slow
 def test_they_start_from_the_same_adapter(tmp_path: Path) -> None:
     (start,) = apart(tmp_path / "start", [5], "dataset=mini/commits", "steps=10")
     options = ("dataset=mini/complaint", "steps=6", f"init_adapter={folder(start)}")
@@ -125,6 +127,7 @@ class KilledError(BaseException):
     """In place of a signal that cannot be caught."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", ["between two saves", "while saving", "one is finished"])
 def test_killed_and_continued_bit_for_bit(moment: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     options = ("dataset=mini/complaint", "steps=10", "checkpoint_every=3", "model.arch.dropout_rate=0.1")
