@@ -7,11 +7,13 @@ from typing import Any
 import pytest
 
 from tests.conftest import EXPERIMENTS
-from tfew.config import compose
+from tfew.config import compose, resolved
+from tfew.data.dataset import DatasetSpec
 from tfew.data.fewshot import OFFICIAL_SPLITS, draw, few_shot_examples, pick_official, row_hash
 from tfew.data.formats import read_rows
 from tfew.data.labels import LabelRule
 from tfew.data.sources import load_split
+from tfew.data.templates import load_templates
 from tfew.errors import UserError
 from tfew.run_folder import few_shot_path
 from tfew.schema import Example
@@ -247,3 +249,27 @@ def test_official_files_lie_as_they_are(experiment: str, real_data: Path) -> Non
 def test_real_evaluation_sets_have_their_published_sizes(experiment: str, rows: int, real_data: Path) -> None:
     spec = load_spec(compose(f"dataset={experiment}"))
     assert len(load_split(spec, "eval", real_data)) == rows == spec.rows["eval"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"colums": ["text"]}, r"dataset\. has or lacks colums; a data set has name, official_name"),
+        ({"columns": 3}, r"dataset\.columns: input should be a valid tuple"),
+        ({"rows": {"train": "many"}}, r"dataset\.rows\.train.*: input should be a valid integer"),
+        ({"label": {"names": ["no", "yes"]}}, r"dataset\.label of complaint: column: field required"),
+        ({"label": ["text"]}, r"dataset\.label of complaint: input should be a valid dict"),
+        ({"prompts": None}, r"dataset\.prompts is null"),
+        ({"prompts": [{"name": "a", "jinja": "b"}]}, r"A template .* of another kind: answer_choices: field required"),
+        ({"prompts": [{"name": "a", "jinja": 3, "answer_choices": "c"}]}, r"jinja: input should be a valid string"),
+        (
+            {"prompts": [{"name": "a", "jinja": "b", "answer_choices": "c", "jina": "d"}]},
+            r"of another kind: it has jina",
+        ),
+        ({"prompts": ["super_glue/rte"]}, r"A template of dataset\.prompts .*kind: input should be a valid dict"),
+    ],
+)
+def test_a_data_sets_file_that_cannot_be_is_told_by_its_key(change: dict[str, Any], message: str) -> None:
+    section = {**resolved(compose("dataset=mini/complaint").dataset), **change}
+    with pytest.raises(UserError, match=message):
+        load_templates(DatasetSpec.from_config(section).prompts)

@@ -24,7 +24,7 @@ class DatasetSpec:
     paper_name: str
     columns: tuple[str, ...]
     label: Rule | None
-    prompts: str | Sequence[Mapping[str, Any]] | None  # None: not described yet (`tfew.section`)
+    prompts: str | Sequence[Any] | None  # as `load_templates` takes them; None: not described yet (`tfew.section`)
     train_templates_first: int | None
     shots: int | None
     hub: Mapping[str, Any] | None

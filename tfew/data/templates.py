@@ -164,10 +164,11 @@ class _Prompt(TypedDict):
 
 def _inline(prompt: Mapping[str, Any]) -> InlineTemplate:
     try:
-        if more := prompt.keys() - _Prompt.__annotations__:
-            raise ValueError(f"it has {some(map(str, more))}")
-        return InlineTemplate(**as_declared(prompt, _Prompt))
-    except (AttributeError, ValueError) as error:  # the first: it has no keys at all
+        known = as_declared(prompt, _Prompt)
+        if more := known.keys() - _Prompt.__annotations__:
+            raise ValueError(f"it has {some(map(str, more))}, too")
+        return InlineTemplate(**known)
+    except ValueError as error:
         raise UserError(f"A template of dataset.prompts is not complete, or of another kind: {error}.") from error
 
 
