@@ -5,7 +5,8 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable
+import zipfile
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,11 @@ from tfew.cli import command
 from tfew.config import compose
 from tfew.errors import UserError
 from tfew.evaluate import evaluate
+from tfew.exchange import read_tensors, write_tensors
 from tfew.predictor import Predictor
 from tfew.run_folder import few_shot_path, open_run, saved_settings
 from tfew.saved_run import with_run_settings
+from tfew.sealed import check_checkpoint
 
 _ = command  # Hydra's own resolvers are registered with it
 
@@ -210,6 +213,38 @@ def test_settings_with_a_part_missing_are_told_in_a_sentence(sent: Any, tmp_path
     assert result.returncode == 1
     assert "The settings are not complete, or of another kind: Missing key score." in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def repacked(path: Path, compression: int, extra: Mapping[str, bytes]) -> Path:
+    """The same archive, packed in this way, with more entries."""
+    target = path.with_name("repacked.pt")
+    with zipfile.ZipFile(path) as old, zipfile.ZipFile(target, "w", compression) as new:
+        for name in old.namelist():
+            new.writestr(name, old.read(name))
+        for name, content in extra.items():
+            new.writestr(name, content)
+    return target
+
+
+def test_an_archive_leads_out_of_no_folder(tmp_path: Path) -> None:
+    folder = tmp_path / "a" / "b"
+    folder.mkdir(parents=True)
+    write_tensors(folder / "vectors.pt", {"k": torch.ones(3)})
+    names = ("../escaped", "../../escaped", f"{tmp_path}/escaped", "vectors/../../escaped")
+    path = repacked(folder / "vectors.pt", zipfile.ZIP_STORED, dict.fromkeys(names, b"mine"))
+    assert torch.equal(read_tensors(path)["k"], torch.ones(3))
+    assert {file.name for file in tmp_path.rglob("*") if file.is_file()} == {"vectors.pt", "repacked.pt"}
+
+
+@pytest.mark.parametrize("read", [read_tensors, check_checkpoint])
+def test_a_small_archive_does_not_become_large(read: Callable[[Path], object], tmp_path: Path) -> None:
+    write_tensors(tmp_path / "vectors.pt", {"k": torch.zeros(2**22)})
+    read(tmp_path / "vectors.pt")
+    path = repacked(tmp_path / "vectors.pt", zipfile.ZIP_DEFLATED, {})
+    assert path.stat().st_size < 100_000
+    assert torch.load(path, weights_only=True)["k"].shape == (2**22,)  # which torch would read
+    with pytest.raises(UserError, match=r"it would unpack to 16,77\d,\d\d\d bytes"):
+        read(path)
 
 
 @pytest.mark.slow

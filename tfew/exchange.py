@@ -16,7 +16,7 @@ from torch import Tensor
 
 from tfew.errors import UserError, some
 from tfew.methods.peft_format import PeftAdapter
-from tfew.untrusted import parse_json
+from tfew.untrusted import check_archive, parse_json
 
 PEFT_CONFIG = "adapter_config.json"
 PEFT_WEIGHTS = "adapter_model.safetensors"
@@ -44,6 +44,7 @@ def write_peft(folder: Path, adapter: PeftAdapter, base: str | None) -> None:
 def read_tensors(path: Path) -> dict[str, Tensor]:
     """A pickled dictionary of tensors; anything else is refused, unexecuted."""
     try:
+        check_archive(path)
         with warnings.catch_warnings():  # that it may not know every pickle protocol: it refuses what it does not know
             warnings.simplefilter("ignore")
             found = torch.load(path, map_location="cpu", weights_only=True)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tfew.errors import UserError
-from tfew.untrusted import parse_own_json
+from tfew.untrusted import check_archive, parse_own_json
 
 SEAL = "sha256"
 
@@ -51,6 +51,7 @@ def check_checkpoint(path: Path) -> None:
     import torch
 
     try:
+        check_archive(path)
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()
         torch.load(path, map_location="meta", weights_only=True)

@@ -1,4 +1,4 @@
-"""Text that a stranger may have sent, as JSON or YAML: data and nothing else, or ValueError.
+"""JSON, YAML and archives that a stranger may have sent: data and nothing else, or ValueError.
 
 Python's own reader raises RecursionError on what is nested deeply. YAML's safe loader makes no objects, but an alias
 lets a small file stand for one that no memory holds; no file of this project needs any. In the files that the project
@@ -6,8 +6,10 @@ writes itself values have the types that the code declares.
 """
 
 import json
+import zipfile
 from collections.abc import Callable
 from functools import cache
+from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
 import yaml
@@ -29,6 +31,18 @@ def parse_json(text: str, parse_int: Callable[[str], int] = int) -> Any:
 def parse_own_json(text: str) -> Any:
     """JSON that this project has written; numbers that it cannot have written are refused, too."""
     return parse_json(text, _whole_number)
+
+
+def check_archive(path: Path) -> None:
+    """Raises ValueError where a zip archive holds more than it is large; other files are none of its business.
+
+    torch packs nothing, and reads what is packed all the same: a small file could fill any memory.
+    """
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            unpacked = sum(entry.file_size for entry in archive.infolist())
+        if unpacked > path.stat().st_size:
+            raise ValueError(f"it would unpack to {unpacked:,} bytes")
 
 
 def as_declared(found: T, kind: Any = None) -> T:
