@@ -118,7 +118,7 @@ def record(data: bytes, folder: Path) -> None:
     """result.json, in all tables and figures and in the report."""
     from tfew.build import make_method
     from tfew.config import resolved
-    from tfew.convert import _card_text
+    from tfew.convert import card_text
     from tfew.paper.figures import make_figure
     from tfew.paper.report import make_report
     from tfew.paper.runs import load_runs
@@ -133,7 +133,7 @@ def record(data: bytes, folder: Path) -> None:
         _refusing(partial(make_table, number, records, records[0].model))
     for number in ("2", "3"):
         _refusing(partial(make_figure, number, records, records[0].model))
-    _refusing(partial(_card_text, records[0], make_method(resolved(_train().method))))
+    _refusing(partial(card_text, records[0], make_method(resolved(_train().method))))
     make_report(runs)
 
 
@@ -417,10 +417,12 @@ def outcome(name: str, data: bytes) -> str:
     return " ".join(re.sub(r"\W?\d+|'[^']*'|\"[^\"]*\"|/dev/shm\S*", " ", judge(TARGETS[name], data)).split()[:30])
 
 
-def main(name: str = "", what: str = "600", corpus: str = "") -> int:
-    if name not in TARGETS or not corpus:
+def main(name: str = "", what: str = "", corpus: str = "") -> int:
+    if name not in TARGETS or not corpus or not (what == "keep" or what.isdecimal()):
         sys.exit(f"python -m scripts.fuzz TARGET SECONDS|keep DIR, where TARGET is one of {', '.join(TARGETS)}.")
     if what == "keep":
+        if not Path(corpus).is_dir():
+            sys.exit(f"{corpus} is no folder: fuzz first (python -m scripts.fuzz {name} 600 {corpus}).")
         print(f"{keep(name, Path(corpus))} inputs added to {SEEDS / name}.jsonl")
         return 0
     try:

@@ -302,7 +302,7 @@ def test_hub_seconds(more: float, answers: bool, monkeypatch: pytest.MonkeyPatch
 
 
 def test_process_wait(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What torch is told, whose business the waiting is; and a process that has not ended by then is killed."""
+    """What torch is told, whose business the waiting is."""
     told: dict[str, Any] = {}
     monkeypatch.setattr(torch.distributed, "init_process_group", lambda backend, **options: told.update(options))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")

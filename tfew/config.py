@@ -194,6 +194,12 @@ def _check_combinations(config: DictConfig) -> None:
         raise UserError(
             f"templates.name={config.templates.name!r} goes with templates=single, not {config.templates.use}."
         )
+    named = [OmegaConf.select(config, key) for key in MODEL_FILES]
+    if (trusted := config.get("trust_remote_code")) is not None and trusted not in named:
+        raise UserError(
+            f"trust_remote_code={trusted} is to name the model whose own code may be run, and here are"
+            f" {' and '.join(f'{key}={value}' for key, value in zip(MODEL_FILES, named, strict=True))}."
+        )
 
 
 def _check_paths(config: DictConfig) -> None:
@@ -202,12 +208,6 @@ def _check_paths(config: DictConfig) -> None:
         if "\0" in path or any(len(os.fsencode(part)) > NAME_BYTES for part in Path(path).parts):
             shown = path if len(path) < 100 else f"{path[:100]}..."
             raise UserError(f"{key}={shown} is no path: a name in it has a NUL, or more than {NAME_BYTES} bytes.")
-    named = [OmegaConf.select(config, key) for key in MODEL_FILES]
-    if (trusted := config.get("trust_remote_code")) is not None and trusted not in named:
-        raise UserError(
-            f"trust_remote_code={trusted} is to name the model whose own code may be run, and here are"
-            f" {' and '.join(f'{key}={value}' for key, value in zip(MODEL_FILES, named, strict=True))}."
-        )
     if config.data_dir is not None and not Path(config.data_dir).is_dir():
         raise UserError(f"data_dir={config.data_dir} does not exist.")
     for key in ADAPTERS:

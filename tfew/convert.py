@@ -56,7 +56,7 @@ def convert(config: DictConfig) -> Path:
             path.write_text(_card(source, record), encoding="utf-8")
     else:
         loaded = LOADERS[kind](config, source)
-        card = None if record is None else _card_text(record, loaded.method)
+        card = None if record is None else card_text(record, loaded.method)
         with replacing(target) as path:
             WRITERS[config.to](path, loaded)
             if card is not None and path.is_dir():
@@ -261,10 +261,10 @@ def _card(source: Path, record: RunRecord | None) -> str:
     from tfew.build import make_method
 
     assert record is not None  # _target has seen to it
-    return _card_text(record, make_method(adapter_description(source)["method"]))
+    return card_text(record, make_method(adapter_description(source)["method"]))
 
 
-def _card_text(record: RunRecord, method: "Method") -> str:
+def card_text(record: RunRecord, method: "Method") -> str:
     try:
         return model_card(record, in_peft=bool(method.peft_types), merges=method.merges)
     except (KeyError, TypeError, ValueError, AttributeError) as error:

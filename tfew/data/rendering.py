@@ -85,11 +85,8 @@ class Server:
             if "fields" not in request:
                 return {"text": json.dumps(sorted(meta.find_undeclared_variables(self._environment.parse(source))))}
             random.seed(request["seed"])  # the filter `random` draws from it
-            return {
-                "text": bounded(
-                    chunks(self._templates[source], request["fields"], request["cut"]), self._most_characters
-                )
-            }
+            pieces = chunks(self._templates[source], request["fields"], request["cut"])
+            return {"text": bounded(pieces, self._most_characters)}
         except MemoryError:
             return {"error": f"it needs more than {self._memory_bytes // 2**20} MB of memory"}
         except RecursionError:
