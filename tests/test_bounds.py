@@ -31,7 +31,6 @@ from tfew.data.stream import Place, open_stream
 from tfew.data.table import Table, read_table
 from tfew.engine import causal
 from tfew.errors import UserError
-from tfew.forecast import SCORING, TRAINING, _fewer_at_once
 from tfew.label_table import doubts
 from tfew.ranking.calibration import calibration, fitted_temperature
 from tfew.schema import Prediction
@@ -43,6 +42,7 @@ from tfew.untrusted import parse_own_json
 ROOT = Path(__file__).parent.parent
 NAMES = [name for name, value in vars(bounds).items() if name.isupper()]
 ELSEWHERE = {  # bounds whose edge another file tests, in these functions
+    "ADVISED_MEMORY": ("test_cost.py", "test_advice_by_hand"),
     "SWEEP_DEATHS": (
         "test_sweep.py",
         "test_a_process_that_dies_costs_another_round_and_one_that_keeps_dying_is_given_up",
@@ -151,7 +151,7 @@ def test_line_bytes(tmp_path: Path) -> None:
         lines(path)
 
 
-@pytest.mark.parametrize("key", ["data_dir", "runs", "model.path", "trust_remote_code", "data"])
+@pytest.mark.parametrize("key", ["data_dir", "runs", "model.path", "init_adapter", "data"])
 def test_name_bytes(key: str, tmp_path: Path) -> None:
     def tried(name: str) -> str:
         try:
@@ -265,15 +265,6 @@ def test_engine_agreement(edge: float, dtype: torch.dtype) -> None:
 def test_engine_agreement_16_bit() -> None:
     assert bounds.ENGINE_AGREEMENT < bounds.ENGINE_AGREEMENT_16_BIT
     assert not agrees(bounds.ENGINE_AGREEMENT_16_BIT, torch.float32)
-
-
-def test_advised_memory() -> None:
-    config: Any = SimpleNamespace(micro_batch_size=None, batch_size=100, eval_batch_size=10)
-    usable = bounds.ADVISED_MEMORY * 1.0
-    assert _fewer_at_once(config, {TRAINING: 2.0}, 1.0, usable) == ["micro_batch_size=40"]
-    assert _fewer_at_once(config, {SCORING: 10 * usable}, 1.0, usable) == ["eval_batch_size=1"]
-    assert _fewer_at_once(config, {SCORING: 10.1 * usable}, 1.0, usable) == []
-    assert "ADVISED_MEMORY * room" in (ROOT / "tfew" / "forecast.py").read_text()
 
 
 def test_oldest_transformers(monkeypatch: pytest.MonkeyPatch) -> None:

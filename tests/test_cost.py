@@ -193,7 +193,11 @@ def test_advice_by_hand() -> None:
     assert "200.0 MB for the longest batch of training" in said
     assert (
         "Say memory_gb=0.07, which computes in pieces what takes more, or micro_batch_size=3, or" in said
-    )  # 0.8 * 100 MB
+    )  # ADVISED_MEMORY is 0.8 of the 100 MB
+    for scoring_bytes, at_once in ((1_280_000_000, 1), (1_290_000_000, None)):  # sixteen prompts: one just fits, or not
+        said = forecast.advise(config, plan, memory, {"scoring": Counted(1, scoring_bytes)})
+        assert said is not None
+        assert (f"eval_batch_size={at_once}" in said) == ("eval_batch_size" in said) == (at_once is not None)
     said = forecast.advise(config, plan, memory, {"training": step, "scoring": Counted(1, 160_000_000)})
     assert said is not None
     assert "micro_batch_size=3 and eval_batch_size=8" in said
