@@ -8,6 +8,7 @@ same counts; that is what the tests compare.
 Not seen: what a kernel takes for itself while it runs, and an allocator's rounding.
 """
 
+import gc
 import weakref
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -54,7 +55,7 @@ class Counted:
 
     `flops`: two a multiply-add, of matrix products and attention, by torch's own counter. `kept_bytes`: the most that
     is kept for a backward pass, of one micro-batch. `gradient_bytes`, `optimizer_bytes`: what is there from step to
-    step. `peak_bytes`: the most that is there at a time, all of these included.
+    step. `peak_bytes`: the most that is there at a time, all of these included, and what waits to be collected.
     """
 
     flops: int
@@ -109,7 +110,7 @@ def training_step(model: nn.Module, batch: Batch, optimizer: "OptimizerBytes", r
             kept.append(of_micro_batch)
             yield
 
-    with flop_counter, held:
+    with _collector_off(), flop_counter, held:
         make_gradients(model, batch, recipe, watch)
         in_step = held.now + optimizer.passing
     gradient_bytes = sum(p.grad.nbytes for p in adapter_parameters(model).values() if p.grad is not None)
@@ -124,7 +125,7 @@ def training_step(model: nn.Module, batch: Batch, optimizer: "OptimizerBytes", r
 
 def scoring_pass(model: nn.Module, batch: Batch, recipe: Recipe) -> Counted:
     flop_counter, held = _flop_counter(), HeldBytes(_tensors(model, batch))
-    with flop_counter, held:
+    with _collector_off(), flop_counter, held:
         score(model, batch, recipe)
     return Counted(flop_counter.get_total_flops(), held.peak)
 
@@ -207,6 +208,19 @@ class HeldBytes(TorchDispatchMode):
 
     def _free(self, size: int) -> None:
         self.now -= size
+
+
+@contextmanager
+def _collector_off() -> Iterator[None]:
+    """What torch's `checkpoint` recomputed hangs in cycles for a while: Python's collector, which runs when it likes,
+    would free it sooner in one count than in the next."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def _flop_counter() -> FlopCounterMode:
