@@ -16,7 +16,7 @@ $(READY): requirements.txt pyproject.toml
 	python3 -m venv $(VENV)
 	$(PIP) --quiet -r requirements.txt
 	$(PIP) --quiet --no-deps --ignore-requires-python promptsource==0.2.3
-	$(PIP) --quiet --no-deps --no-build-isolation -e .
+	PYTHONWARNINGS="ignore:Editable installation" $(PIP) --quiet --no-deps --no-build-isolation -e .
 	@touch $(READY)
 
 demo: $(READY)  ## the main job, offline: zero-shot, (IA)³ and full fine-tuning on three synthetic tasks, 5 seeds
