@@ -89,7 +89,7 @@ def _behind(model: Any, batch: Batch, context: Context, length: int, sees: Mask 
         laid.ids_BK[example_E, place_E][None],
         laid.position_BK[example_E, place_E][None] + length,
         sees_EX[None],
-        past_key_values=context.cache(model, batch, length),
+        cache=context.cache(model, batch, length),
     )
     line_BK = (laid.present_BK.flatten().cumsum(0) - 1).view_as(laid.present_BK)
     return _logprob(model, batch, laid.tree, state_1ED[0, line_BK[laid.tree.example_M, laid.place_M]])

@@ -37,7 +37,7 @@ class Context:
         ids_K = batch.input_ids[0, :length]
         if _agreement(ids_K, self.ids_K.to(ids_K.device)) < length:
             made = DynamicCache(config=model.config)
-            model.base_model(input_ids=ids_K[None], past_key_values=made, use_cache=True)
+            model.base_model(input_ids=ids_K[None], cache=made, use_cache=True)
             self.ids_K = ids_K
             self._layers = [(layer.keys, layer.values) for layer in made.layers]
         return Cache(layers=[_Kept(keys[:, :, :length], values[:, :, :length]) for keys, values in self._layers])

@@ -79,10 +79,10 @@ class PrefixCache:
     def get_seq_length(self, layer: int | None = None) -> int:
         return len(self.key) + (0 if self.cache is None else self.cache.get_seq_length(layer))
 
-    def update(self, key_BHLD: Tensor, value_BHLD: Tensor, layer: int | None) -> tuple[Tensor, Tensor]:
+    def update(self, key_BHLD: Tensor, value_BHLD: Tensor, layer: int | None, **other: Any) -> tuple[Tensor, Tensor]:
         """Keys and values `[B, H, P + L, D]`."""
         if self.cache is not None:
-            key_BHLD, value_BHLD = self.cache.update(key_BHLD, value_BHLD, layer)
+            key_BHLD, value_BHLD = self.cache.update(key_BHLD, value_BHLD, layer, **other)
         return _before(self.key, key_BHLD), _before(self.value, value_BHLD)
 
 
@@ -99,10 +99,9 @@ class _WithPrefix:
         mask: Tensor | None = None,
         key_value_states: Tensor | None = None,
         position_bias: Tensor | None = None,
-        past_key_values: Any = None,
+        cache: Any = None,
         **kwargs: Any,
     ) -> Any:
-        cache = past_key_values
         if self.prefix is not None:
             earlier = cache.self_attention_cache if isinstance(cache, EncoderDecoderCache) else cache
             key, value = self.prefix()
@@ -118,7 +117,7 @@ class _WithPrefix:
             mask=mask,
             key_value_states=key_value_states,
             position_bias=position_bias,  # None in a stack's first layer, which makes it for all, prefix included
-            past_key_values=cache,
+            cache=cache,
             **kwargs,
         )
 

@@ -138,7 +138,7 @@ def _put_in_front(stack: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
     for name in ("attention_mask", "encoder_attention_mask"):
         if kwargs.get(name) is not None:
             kwargs[name] = nn.functional.pad(kwargs[name], (len(stack.prompt), 0), value=1)
-    cache = kwargs.get("past_key_values")
+    cache = kwargs.get("cache")
     if cache is None or cache.get_seq_length() == 0:  # else generation goes on, and the cache holds the prompt already
         embeds_BLD = kwargs.get("inputs_embeds")
         if embeds_BLD is None:
@@ -150,7 +150,7 @@ def _put_in_front(stack: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
 
 def _cut_off(stack: Any, args: tuple[()], kwargs: dict[str, Any], output: Any) -> None:
     """After the decoder ran: its states without those at the prompt."""
-    cache = kwargs.get("past_key_values")
+    cache = kwargs.get("cache")
     states_BLD = output.last_hidden_state
     if cache is None or cache.get_seq_length() == states_BLD.shape[1]:  # this call began with the prompt
         output.last_hidden_state = states_BLD[:, len(stack.prompt) :]
