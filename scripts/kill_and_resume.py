@@ -27,6 +27,7 @@ from typing import Any
 import yaml
 from tqdm import tqdm
 
+from scripts.arguments import parser, positive
 from scripts.forked import import_everything, start
 from tfew.mini_t0.world import generate
 
@@ -183,14 +184,18 @@ def trial(jobs: Jobs, job: str, undisturbed: Undisturbed, source: random.Random)
     return kills[False], kills[True], _different(jobs.files(), undisturbed.files)
 
 
-def main(trials: str = "100", seed: str = "0") -> int:
+def main() -> int:
+    arguments = parser(__doc__)
+    arguments.add_argument("trials", nargs="?", type=positive, default=100)
+    arguments.add_argument("seed", nargs="?", type=int, default=0)
+    given = arguments.parse_args()
     import_everything()
-    source = random.Random(int(seed))
+    source = random.Random(given.seed)
     numbers: dict[str, list[int]] = {job: [0, 0, 0, 0] for job in JOBS}
     with tempfile.TemporaryDirectory() as name:
         jobs = Jobs(Path(name))
         undisturbed = {job: jobs.undisturbed(job) for job in JOBS}
-        for number in tqdm(range(int(trials)), desc="Trials", unit="trial"):
+        for number in tqdm(range(given.trials), desc="Trials", unit="trial"):
             job = list(JOBS)[number % len(JOBS)]
             at_a_time, at_an_operation, different = trial(jobs, job, undisturbed[job], source)
             counted = (1, at_a_time, at_an_operation, int(not different))
@@ -206,4 +211,4 @@ def main(trials: str = "100", seed: str = "0") -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))
+    sys.exit(main())

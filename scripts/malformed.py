@@ -29,6 +29,7 @@ import pyarrow
 import pyarrow.parquet
 from tqdm import tqdm
 
+from scripts.arguments import parser, positive
 from scripts.forked import import_everything, start
 
 SECONDS = 60.0
@@ -284,7 +285,11 @@ def make_run(root: Path) -> Path:
     return run
 
 
-def main(each: str = "80", seed: str = "0") -> int:
+def main() -> int:
+    arguments = parser(__doc__)
+    arguments.add_argument("each", nargs="?", type=positive, default=80)
+    arguments.add_argument("seed", nargs="?", type=int, default=0)
+    given = arguments.parse_args()
     import_everything()
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
@@ -292,14 +297,14 @@ def main(each: str = "80", seed: str = "0") -> int:
         print(f"{'':<30}{'refused':>9}{'listed':>9}{'still good':>12}{'faults':>9}")
         total: Counter[str] = Counter()
         for kind, reader in readers(run).items():
-            counts = _try_all(kind, reader, root / "try", run, int(each), seed)
+            counts = _try_all(kind, reader, root / "try", run, given.each, given.seed)
             total += counts
             print(_row(kind, counts), flush=True)
         print(_row("all", total))
     return int(bool(total["faults"]))
 
 
-def _try_all(kind: str, reader: Reader, folder: Path, run: Path, each: int, seed: str) -> "Counter[str]":
+def _try_all(kind: str, reader: Reader, folder: Path, run: Path, each: int, seed: int) -> "Counter[str]":
     counts: Counter[str] = Counter()
     for number in tqdm(range(-1, each), desc=kind, unit="file", leave=False):
         shutil.rmtree(folder, ignore_errors=True)
@@ -327,4 +332,4 @@ def _row(kind: str, counts: "Counter[str]") -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))
+    sys.exit(main())

@@ -22,6 +22,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from scripts.arguments import parser, positive
 from tfew.records import RECORD_FILE
 from tfew.run_folder import PREDICTIONS_FILE
 
@@ -177,15 +178,21 @@ def wrong(whole: Path, disturbed: Path, fire: Fire, count: int) -> list[str]:
     return found
 
 
-def main(count: str = "200", launcher: str = "joblib", seed: str = "0") -> int:
+def main() -> int:
+    arguments = parser(__doc__)
+    arguments.add_argument("runs", nargs="?", type=positive, default=200)
+    arguments.add_argument("launcher", nargs="?", choices=("joblib", "submitit_local"), default="joblib")
+    arguments.add_argument("seed", nargs="?", type=int, default=0)
+    given = arguments.parse_args()
+    runs, launcher = given.runs, given.launcher
     with tempfile.TemporaryDirectory() as name:
         whole, disturbed = Path(name) / "whole", Path(name) / "disturbed"
-        seconds = undisturbed(whole, int(count), launcher)
-        fire = under_fire(disturbed, int(count), launcher, random.Random(int(seed)))
-        found = wrong(whole, disturbed, fire, int(count))
+        seconds = undisturbed(whole, runs, launcher)
+        fire = under_fire(disturbed, runs, launcher, random.Random(given.seed))
+        found = wrong(whole, disturbed, fire, runs)
         text = table(disturbed, Path(name) / "ours")
     print(f"\n{text}")
-    print(f"{count} runs, {launcher}, {WORKERS} workers: {seconds:.0f} s undisturbed, {fire.seconds:.0f} s under fire")
+    print(f"{runs} runs, {launcher}, {WORKERS} workers: {seconds:.0f} s undisturbed, {fire.seconds:.0f} s under fire")
     print(
         f"{fire.workers_killed} workers and {fire.sweeps_killed} whole sweeps killed, {fire.starts} starts;"
         f" {len(fire.records)} records, {len(fire.written_twice)} of them written twice"
@@ -195,4 +202,4 @@ def main(count: str = "200", launcher: str = "joblib", seed: str = "0") -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(*sys.argv[1:]))
+    sys.exit(main())

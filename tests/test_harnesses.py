@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from importlib import import_module
 
 import pytest
 
@@ -31,3 +32,25 @@ def test_a_sweep_under_fire_ends_as_an_undisturbed_one_does() -> None:
     said = run("sweep_under_fire", "6")
     assert "Files, predictions and table are those of the undisturbed sweep." in said
     assert "6 records, 0 of them written twice" in said
+
+
+@pytest.mark.parametrize(
+    ("module", "bad"),
+    [
+        ("kill_and_resume", ("many",)),
+        ("kill_and_resume", ("1", "x")),
+        ("malformed", ("0",)),
+        ("sweep_under_fire", ("-1",)),
+        ("sweep_under_fire", ("1", "slurm")),
+        ("bench.steady", ("1.5",)),
+        ("shard_memory", ("400", "two")),
+    ],
+)
+def test_what_is_no_number_is_told(
+    module: str, bad: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", [module, *bad])
+    with pytest.raises(SystemExit) as stopped:
+        import_module(f"scripts.{module}").main()
+    assert stopped.value.code == 2
+    assert bad[-1] in capsys.readouterr().err.splitlines()[-1]

@@ -557,6 +557,11 @@ def test_two_processes_do_not_write_one_file(tmp_path: Path) -> None:
         (["adapter=RUN", "input=INPUT", "score.method=channel"], "score.method=channel is for evaluation"),
         (["adapter=RUN", "input=INPUT", "steps=3"], "steps= belongs to training"),
         (["adapter=RUN", "input=INPUT", "output=INPUT", "overwrite=true"], "would overwrite the input"),
+        (
+            ["adapter=RUN", "input=INPUT", "trainer=ddp"],
+            "Labels are made on one device: say trainer.devices=1, not auto",
+        ),
+        (["adapters=TASKS", "input=INPUT", "trainer.devices=2"], "say trainer.devices=1, not 2"),
         (["adapters=TASKS", "input=INPUT", "merge=true"], "folds one task's vectors into the model"),
         (["adapters=EMPTY", "input=INPUT"], "does not map task names to folders"),
         (["adapters=WRONG", "input=INPUT"], "the folder nowhere of task 'a' does not exist"),

@@ -73,6 +73,11 @@ def load_task(name: str, settings: DictConfig, folder: Path | None, encoder: Enc
 
 def settings_of(config: DictConfig, overrides: Sequence[str], folder: str | Path | None) -> DictConfig:
     """The settings that the adapter in this folder brings, under those of the command line."""
+    if config.trainer.devices != 1:
+        raise UserError(
+            f"Labels are made on one device: say trainer.devices=1, not {config.trainer.devices}. For several, divide"
+            " the rows into files and start the command for each."
+        )
     config = config.copy()
     config.adapter = None if folder is None else str(folder)
     config.resume = config.overwrite = False  # of the output, and no run's affair

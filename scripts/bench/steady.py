@@ -13,10 +13,14 @@ import tempfile
 import time
 from pathlib import Path
 
+from scripts.arguments import parser, positive
 from scripts.bench.stream import resident_mb
 
 
-def main(steps: str = "10000") -> None:
+def main() -> None:
+    arguments = parser(__doc__)
+    arguments.add_argument("steps", nargs="?", type=positive, default=10_000)
+    steps = arguments.parse_args().steps
     with tempfile.TemporaryDirectory() as name:
         run = Path(name) / "run"
         command = [sys.executable, "-m", "tfew.train", "+experiment=demo", "dataset=mini/complaint", f"steps={steps}"]
@@ -26,7 +30,7 @@ def main(steps: str = "10000") -> None:
         )  # fmt: skip
         print("   steps   resident MB   steps a second", flush=True)
         try:
-            watch(process, run / "metrics.csv", int(steps))
+            watch(process, run / "metrics.csv", steps)
         finally:
             process.kill()
             process.wait()
@@ -37,7 +41,7 @@ def watch(process: "subprocess.Popen[bytes]", metrics: Path, steps: int) -> None
     while process.poll() is None and shown < steps:
         time.sleep(0.2)
         done = metrics.read_bytes().count(b"\n") - 1 if metrics.is_file() else 0
-        if done >= shown + steps // 10:
+        if done >= shown + max(1, steps // 10):
             now, resident = time.monotonic(), resident_mb(process.pid, "VmRSS")
             peak = max(peak, resident_mb(process.pid, "VmHWM"))
             print(f"{done:8,d} {resident:13.1f} {(done - shown) / (now - last):16.1f}", flush=True)
@@ -46,4 +50,4 @@ def watch(process: "subprocess.Popen[bytes]", metrics: Path, steps: int) -> None
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main()
