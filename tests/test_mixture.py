@@ -306,9 +306,7 @@ def test_the_order_of_ten_million_rows_is_made_once_per_pass(monkeypatch: pytest
         return original(self, epoch)
 
     monkeypatch.setattr(StepSampler, "epoch_order", counting)
-    started = time.monotonic()
     assert sum(len(batch) for batch in StepSampler(10_000_000, 16, 20_000, seed=0)) == 320_000
-    assert time.monotonic() - started < 20
     assert made == [0]
     list(StepSampler(50, 8, 20, seed=0))
     assert made == [0, 0, 1, 2, 3]
