@@ -27,7 +27,7 @@ from typing import Any
 import yaml
 from tqdm import tqdm
 
-from scripts.arguments import parser, positive
+from scripts.arguments import given
 from scripts.forked import import_everything, start
 from tfew.mini_t0.world import generate
 
@@ -185,17 +185,14 @@ def trial(jobs: Jobs, job: str, undisturbed: Undisturbed, source: random.Random)
 
 
 def main() -> int:
-    arguments = parser(__doc__)
-    arguments.add_argument("trials", nargs="?", type=positive, default=100)
-    arguments.add_argument("seed", nargs="?", type=int, default=0)
-    given = arguments.parse_args()
+    trials, seed = given(__doc__, trials=100, seed=0)
     import_everything()
-    source = random.Random(given.seed)
+    source = random.Random(seed)
     numbers: dict[str, list[int]] = {job: [0, 0, 0, 0] for job in JOBS}
     with tempfile.TemporaryDirectory() as name:
         jobs = Jobs(Path(name))
         undisturbed = {job: jobs.undisturbed(job) for job in JOBS}
-        for number in tqdm(range(given.trials), desc="Trials", unit="trial"):
+        for number in tqdm(range(trials), desc="Trials", unit="trial"):
             job = list(JOBS)[number % len(JOBS)]
             at_a_time, at_an_operation, different = trial(jobs, job, undisturbed[job], source)
             counted = (1, at_a_time, at_an_operation, int(not different))

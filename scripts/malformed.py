@@ -29,7 +29,7 @@ import pyarrow
 import pyarrow.parquet
 from tqdm import tqdm
 
-from scripts.arguments import parser, positive
+from scripts.arguments import given
 from scripts.forked import import_everything, start
 
 SECONDS = 60.0
@@ -286,10 +286,7 @@ def make_run(root: Path) -> Path:
 
 
 def main() -> int:
-    arguments = parser(__doc__)
-    arguments.add_argument("each", nargs="?", type=positive, default=80)
-    arguments.add_argument("seed", nargs="?", type=int, default=0)
-    given = arguments.parse_args()
+    each, seed = given(__doc__, each=80, seed=0)
     import_everything()
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
@@ -297,7 +294,7 @@ def main() -> int:
         print(f"{'':<30}{'refused':>9}{'listed':>9}{'still good':>12}{'faults':>9}")
         total: Counter[str] = Counter()
         for kind, reader in readers(run).items():
-            counts = _try_all(kind, reader, root / "try", run, given.each, given.seed)
+            counts = _try_all(kind, reader, root / "try", run, each, seed)
             total += counts
             print(_row(kind, counts), flush=True)
         print(_row("all", total))

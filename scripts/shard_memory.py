@@ -17,7 +17,7 @@ from pathlib import Path
 
 from transformers import ByT5Tokenizer, logging
 
-from scripts.arguments import parser, positive
+from scripts.arguments import given
 from tfew.backbone import random_model
 
 SHAPE = {
@@ -92,11 +92,7 @@ def table(megabytes: int, processes: int, folder: Path) -> tuple[int, dict[str, 
 
 
 def main() -> None:
-    arguments = parser(__doc__)
-    arguments.add_argument("megabytes", nargs="?", type=positive, default=400)
-    arguments.add_argument("processes", nargs="?", type=positive, default=2)
-    given = arguments.parse_args()
-    megabytes, processes = given.megabytes, given.processes
+    megabytes, processes = given(__doc__, megabytes=400, processes=2)
     with tempfile.TemporaryDirectory() as folder:
         weights, rows = table(megabytes, processes, Path(folder))
     print(f"a model of {weights / MB:.0f} MB in {processes} processes; MB, less a tiny model's")

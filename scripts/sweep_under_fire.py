@@ -22,7 +22,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from scripts.arguments import parser, positive
+from scripts.arguments import given
 from tfew.records import RECORD_FILE
 from tfew.run_folder import PREDICTIONS_FILE
 
@@ -179,16 +179,11 @@ def wrong(whole: Path, disturbed: Path, fire: Fire, count: int) -> list[str]:
 
 
 def main() -> int:
-    arguments = parser(__doc__)
-    arguments.add_argument("runs", nargs="?", type=positive, default=200)
-    arguments.add_argument("launcher", nargs="?", choices=("joblib", "submitit_local"), default="joblib")
-    arguments.add_argument("seed", nargs="?", type=int, default=0)
-    given = arguments.parse_args()
-    runs, launcher = given.runs, given.launcher
+    runs, launcher, seed = given(__doc__, runs=200, launcher=("joblib", "submitit_local"), seed=0)
     with tempfile.TemporaryDirectory() as name:
         whole, disturbed = Path(name) / "whole", Path(name) / "disturbed"
         seconds = undisturbed(whole, runs, launcher)
-        fire = under_fire(disturbed, runs, launcher, random.Random(given.seed))
+        fire = under_fire(disturbed, runs, launcher, random.Random(seed))
         found = wrong(whole, disturbed, fire, runs)
         text = table(disturbed, Path(name) / "ours")
     print(f"\n{text}")

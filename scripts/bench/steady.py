@@ -13,14 +13,12 @@ import tempfile
 import time
 from pathlib import Path
 
-from scripts.arguments import parser, positive
+from scripts.arguments import given
 from scripts.bench.stream import resident_mb
 
 
 def main() -> None:
-    arguments = parser(__doc__)
-    arguments.add_argument("steps", nargs="?", type=positive, default=10_000)
-    steps = arguments.parse_args().steps
+    (steps,) = given(__doc__, steps=10_000)
     with tempfile.TemporaryDirectory() as name:
         run = Path(name) / "run"
         command = [sys.executable, "-m", "tfew.train", "+experiment=demo", "dataset=mini/complaint", f"steps={steps}"]
