@@ -229,7 +229,7 @@ def test_tokenizers_that_do_not_work(tmp_path: Path) -> None:
 
 def test_a_transformers_that_scores_wrongly_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backbone.transformers, "__version__", "5.0.2")
-    with pytest.raises(UserError, match=r"transformers 5.0.2 scores T5 wrongly or slowly; install 5.15 or later"):
+    with pytest.raises(UserError, match=r"5.0.2 is too old, and would score wrongly; install 5.24 or later"):
         load_model("x", "main", torch.float32)
 
 

@@ -272,7 +272,7 @@ def test_oldest_transformers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(transformers, "__version__", f"{major}.{minor}.0")
     check_transformers_version()
     monkeypatch.setattr(transformers, "__version__", f"{major}.{minor - 1}.9")
-    with pytest.raises(UserError, match=r"install 5.15 or later"):
+    with pytest.raises(UserError, match=r"install 5.24 or later"):
         check_transformers_version()
 
 

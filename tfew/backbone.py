@@ -2,7 +2,8 @@
 
 transformers 5 loses an untied output head (T0, Flan-T5, T5 v1.1) without a word in three ways: `load_state_dict`
 into a model built from a config, `tie_weights()`, `resize_token_embeddings()`. Versions 5.0 scale T5's decoder
-output always, and before 5.15 T5 has no SDPA. So the version, the head and the keys are checked on every load.
+output always, before 5.15 T5 has no SDPA, and before 5.24 a cache (of prefixes and contexts) has another name, and
+would not be seen. So the version, the head and the keys are checked on every load.
 """
 
 import json
@@ -180,7 +181,7 @@ def check_transformers_version() -> None:
     found = tuple(int(part) for part in re.findall(r"\d+", transformers.__version__)[:2])
     if found < OLDEST_TRANSFORMERS:
         raise UserError(
-            f"transformers {transformers.__version__} scores T5 wrongly or slowly; install"
+            f"transformers {transformers.__version__} is too old, and would score wrongly; install"
             f" {'.'.join(map(str, OLDEST_TRANSFORMERS))} or later (requirements.txt)."
         )
 
