@@ -75,8 +75,8 @@ def settings_of(config: DictConfig, overrides: Sequence[str], folder: str | Path
     """The settings that the adapter in this folder brings, under those of the command line."""
     if config.trainer.devices != 1:
         raise UserError(
-            f"Labels are made on one device: say trainer.devices=1, not {config.trainer.devices}. For several, divide"
-            " the rows into files and start the command for each."
+            f"Labels are made on one device: say trainer.devices=1, not {config.trainer.devices}. For several, start"
+            " the command once for each, with its part of the rows."
         )
     config = config.copy()
     config.adapter = None if folder is None else str(folder)
