@@ -18,13 +18,13 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from tfew.adapters_io import adapter_description, load_weights
 from tfew.cli import run_script
 from tfew.comparison.tables import as_text
 from tfew.config import checked, compose, local_path, model_name, resolved
 from tfew.convert import convert
 from tfew.data.templates import load_templates, select
 from tfew.errors import UserError
+from tfew.models.adapters_io import adapter_description, load_weights
 from tfew.paper.__main__ import finished_runs
 from tfew.paper.table import Cell, make_table
 from tfew.sweep.jobs import planned_jobs
@@ -75,7 +75,7 @@ def _arch(config: DictConfig) -> dict[str, Any]:
     """`model.arch` with the shape that the checkpoint really has, where there is one."""
     if config.model.path is None:
         return resolved(config.model.arch)
-    from tfew.backbone import checkpoint_config
+    from tfew.models.backbone import checkpoint_config
 
     checkpoint = checkpoint_config(local_path(config.model.path), config.model.revision, config.trust_remote_code)
     return {**resolved(config.model.arch), **{key: getattr(checkpoint, key, None) for key in SHAPE}}
@@ -114,9 +114,9 @@ def _vectors(source: Path, config: DictConfig, overrides: Sequence[str]) -> Path
 
 def _check_vectors(folder: Path, config: DictConfig) -> None:
     """Raises UserError where they are not vectors of (IA)³ of the number that the model's shape asks for."""
-    from tfew.backbone import shape_of
-    from tfew.build import make_method
     from tfew.methods.base import attach
+    from tfew.models.backbone import shape_of
+    from tfew.models.build import make_method
 
     description = adapter_description(folder)["method"]
     if description["name"] != config.method.name:
@@ -132,7 +132,7 @@ def _check_vectors(folder: Path, config: DictConfig) -> None:
 def _say_what_it_takes(configs: Sequence[DictConfig]) -> None:
     import torch
 
-    from tfew.backbone import shape_of
+    from tfew.models.backbone import shape_of
 
     device = "cuda" if torch.cuda.is_available() and configs[0].trainer.accelerator != "cpu" else "cpu"
     parameters = sum(parameter.numel() for parameter in shape_of(_arch(configs[0])).parameters())

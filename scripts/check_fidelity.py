@@ -22,16 +22,16 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from transformers import T5Config, T5ForConditionalGeneration
 
-from tfew.backbone import give_own_head
 from tfew.bounds import FIDELITY
-from tfew.build import make_method, make_optimizer
 from tfew.config import compose, resolved
-from tfew.fit import quiet_lightning
-from tfew.losses import LossWeights, counts
 from tfew.methods.base import adapter_parameters, attach
-from tfew.module import FewShotModule
+from tfew.models.backbone import give_own_head
+from tfew.models.build import make_method, make_optimizer
 from tfew.schema import Batch
-from tfew.scoring import ENGINES, rank_scores, scoring_mode, token_logprob
+from tfew.scoring.losses import LossWeights, counts
+from tfew.scoring.score import ENGINES, rank_scores, scoring_mode, token_logprob
+from tfew.training.fit import quiet_lightning
+from tfew.training.module import FewShotModule
 
 VECTOR = ".ia3"
 RECORDED = {

@@ -19,14 +19,14 @@ from pathlib import Path
 
 from tfew.cli import run_script
 from tfew.comparison.numbers import Comparison
+from tfew.comparison.plots import draw_accuracies
 from tfew.comparison.rows import Row, as_csv, as_json_lines, load_rows
 from tfew.comparison.runs import Outcome, Planned, Variant, plan, run_all
 from tfew.comparison.tables import accuracy_cells, as_text, report
 from tfew.config import checked, compose, local_path
 from tfew.errors import UserError, unknown
 from tfew.evaluate import evaluate
-from tfew.plots import draw_accuracies
-from tfew.records import write_atomically
+from tfew.files.atomic import write_atomically
 from tfew.train import train
 
 SEEDS = (0, 1, 32, 42, 1024)  # the paper's

@@ -13,15 +13,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tfew.adapters_io import load_weights
-from tfew.backbone import check_head, load_model, load_tokenizer, random_model
 from tfew.config import compose, local_path, resolved
-from tfew.costs import training_flops
+from tfew.costs.formulas import training_flops
 from tfew.data.members import load_mixture
 from tfew.data.mixture import MixtureSpec
+from tfew.files.atomic_output import replacing
 from tfew.mini_t0.tokenizer import learn_tokenizer
-from tfew.output import replacing
-from tfew.records import RunRecord
+from tfew.models.adapters_io import load_weights
+from tfew.models.backbone import check_head, load_model, load_tokenizer, random_model
+from tfew.runs.records import RunRecord
 from tfew.train import train
 
 if TYPE_CHECKING:

@@ -4,12 +4,12 @@ import torch
 from torch import nn
 from transformers import T5Config, T5ForConditionalGeneration
 
-from tfew.backbone import random_model
-from tfew.build import make_method
 from tfew.config import compose, resolved
 from tfew.data.loader import Encoded, collate
 from tfew.methods.base import attach
 from tfew.methods.ia3 import IA3
+from tfew.models.backbone import random_model
+from tfew.models.build import make_method
 from tfew.schema import Batch
 
 ARCH = {

@@ -17,11 +17,11 @@ TINY = ("model=tiny", "trainer=cpu", "few_shot=draw", "shots=8")
 @pytest.fixture(scope="module")
 def vectors(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """(IA)³ vectors of the tiny model, as a run of pre-training leaves them, and `official.pt` with the same."""
-    from tfew.adapters_io import save_adapter
-    from tfew.backbone import random_model
-    from tfew.build import make_method
     from tfew.config import compose, resolved
     from tfew.methods.base import attach
+    from tfew.models.adapters_io import save_adapter
+    from tfew.models.backbone import random_model
+    from tfew.models.build import make_method
 
     config = compose("model=tiny")
     model = random_model(resolved(config.model.arch), 384)

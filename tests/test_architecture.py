@@ -1,4 +1,4 @@
-"""Who may import whom (the drawing in README.md), read off the source, and what start-up must not load."""
+"""Which layer may import which, read off the source, and what start-up must not load."""
 
 import ast
 import re
@@ -11,176 +11,34 @@ import pytest
 from tfew.config import CONFIGS
 
 PACKAGE = Path(__file__).parents[1] / "tfew"
-ENTRY_POINTS = {"train", "evaluate", "predict", "serve", "preview", "cost", "convert", "raft_submit"}
-# what each part may import of the package; every part may import errors, schema and untrusted
-MAY_IMPORT = {
-    "bounds": set(),
-    "errors": set(),
-    "schema": set(),
-    "untrusted": set(),
-    "hub": set(),
-    "ranks": set(),
-    "place": set(),
-    "processes": {"place", "ranks"},
-    "sharding": {"ranks"},
-    "partitioned": {"methods", "module", "ranks"},
-    "checkpoints": {"records"},
-    "strategy": {"checkpoints", "partitioned", "ranks"},
-    "sealed": set(),
-    "config": {"sealed"},
-    "records": {"ranks", "sealed"},
-    "costs": set(),
-    "optim": set(),
-    "routing": set(),
-    "engine": {"engine", "routing"},
-    "memory": {"engine"},
-    "scoring": {"engine", "memory", "routing"},
-    "losses": {"scoring"},
-    "methods": {"methods", "routing"},
-    "mini_t0": {"mini_t0"},
-    "data": {"data", "hub", "mini_t0", "ranks", "sealed"},
-    "ranking": {"ranking", "scoring"},
-    "adapters_io": {"records", "sealed"},
-    "backbone": {"config", "hub"},
-    "module": {"losses", "memory", "methods", "optim", "ranks", "scoring"},
-    "claim": {"records"},
-    "run_folder": {"card", "claim", "config", "ranks", "records", "sealed"},
-    "task": {"config", "data", "records"},
-    "build": {"adapters_io", "backbone", "card", "config", "data", "methods", "partitioned", "ranks", "sharding"},
-    "fit": {
-        "build",
-        "config",
-        "data",
-        "losses",
-        "methods",
-        "metrics_file",
-        "module",
-        "partitioned",
-        "ranks",
-        "records",
-        "run_folder",
-        "strategy",
-        "task",
-    },
-    "evaluation": {
-        "backbone",
-        "build",
-        "data",
-        "methods",
-        "ranking",
-        "ranks",
-        "records",
-        "run_folder",
-        "scoring",
-        "task",
-    },
-    "metrics_file": set(),
-    "joint_training": {
-        "data",
-        "losses",
-        "memory",
-        "methods",
-        "metrics_file",
-        "module",
-        "optim",
-        "records",
-        "run_folder",
-        "scoring",
-        "sealed",
-    },
-    "together": {
-        "adapters_io",
-        "build",
-        "claim",
-        "config",
-        "data",
-        "evaluation",
-        "fit",
-        "forecast",
-        "joint_training",
-        "losses",
-        "methods",
-        "metrics_file",
-        "optim",
-        "records",
-        "report",
-        "run_folder",
-        "section",
-        "task",
-    },
-    "folds": {"build", "data", "evaluation", "fit", "ranking", "ranks", "records", "run_folder", "sealed", "task"},
-    "section": {"config", "data", "sealed"},
-    "label_table": set(),
-    "submission": set(),
-    "device": set(),
-    "lengths": {"data"},
-    "dry_run": {"losses", "memory", "methods", "optim", "scoring"},
-    "forecast": {
-        "build",
-        "config",
-        "data",
-        "device",
-        "dry_run",
-        "lengths",
-        "losses",
-        "memory",
-        "methods",
-        "ranking",
-        "ranks",
-        "task",
-    },
-    "measure": {"build", "data", "dry_run", "forecast", "methods"},
-    "account": {"build", "config", "costs", "data", "device", "dry_run", "forecast", "lengths", "measure", "task"},
-    "report": {
-        "adapters_io",
-        "config",
-        "costs",
-        "evaluation",
-        "fit",
-        "label_table",
-        "methods",
-        "ranks",
-        "records",
-        "run_folder",
-    },
-    "saved_run": {"cli", "config", "run_folder", "section"},
-    "labeller": {"data", "ranking"},
-    "loaded_task": {"adapters_io", "config", "data", "labeller", "saved_run", "sealed", "task"},
-    "predictor": {
-        "adapters_io",
-        "build",
-        "config",
-        "data",
-        "labeller",
-        "loaded_task",
-        "methods",
-        "ranking",
-        "scoring",
-    },
-    "result_rows": {"labeller"},
-    "tasks_file": set(),
-    "service": {"labeller", "predictor", "service"},
-    "partial_file": {"records"},
-    "labelling": {"data", "labeller", "partial_file", "predictor", "result_rows"},
-    "sweep": {"claim", "config", "records", "sweep"},
-    "cli": {"config", "ranks", "sweep"},
-    "card": {"records"},
-    "output": set(),
-    "exchange": {"methods"},
-    "comparison": {"comparison", "config", "ranking", "records", "run_folder"},
-    "plots": {"comparison", "records"},
-    "paper": {"cli", "costs", "data", "paper", "plots", "records", "run_folder"},
-}
+# from the ground up; each may import those above it in this list, and a package its own modules
+LAYERS = """
+bounds errors
+devices
+files
+schema config
+mini_t0
+data
+scoring
+methods
+runs
+models
+task dataset_config
+ranking
+training
+costs
+summary
+together
+sweep
+cli
+comparison
+prediction
+paper service
+train evaluate predict serve preview cost convert raft_submit
+"""
+ABOVE_ALL = {"__init__", "__main__", "api"}
 PLAIN_WORDS = {"tiny", "t0", "full", "prefix", "adapter", "base", "local"}
-KNOWS_LIGHTNING = {
-    "checkpoints.py",
-    "module.py",
-    "data/loader.py",
-    "fit.py",
-    "partitioned.py",
-    "place.py",
-    "strategy.py",
-}
+KNOWS_LIGHTNING = {"data/loader.py", "devices/launch_env.py", "runs/checkpoints.py"}  # and all of training/
 
 
 def sources() -> list[Path]:
@@ -190,21 +48,43 @@ def sources() -> list[Path]:
 def imports(path: Path) -> set[str]:
     tree = ast.parse(path.read_text())
     found = {a.name for node in ast.walk(tree) if isinstance(node, ast.Import) for a in node.names}
-    return found | {node.module for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and node.module}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module, *(f"{node.module}.{a.name}" for a in node.names)}
+    return found
+
+
+def module(path: Path) -> str:
+    return ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts)
 
 
 def part(path: Path) -> str:
     return path.relative_to(PACKAGE).with_suffix("").parts[0]
 
 
+def layer(name: str) -> int:
+    return next(number for number, names in enumerate(LAYERS.strip().splitlines()) if name in names.split())
+
+
 @pytest.mark.parametrize("path", sources(), ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_layers(path: Path) -> None:
-    own = {name.split(".")[1] for name in imports(path) if name.startswith("tfew.")}
-    assert not own & ENTRY_POINTS, "entry points are imported by nobody"
-    if part(path) not in ENTRY_POINTS and part(path) != "__init__":
-        assert own <= MAY_IMPORT[part(path)] | {"bounds", "errors", "schema", "untrusted"}
-    if path.relative_to(PACKAGE).as_posix() not in KNOWS_LIGHTNING:
+    own = {name.split(".")[1] for name in imports(path) if name.startswith("tfew.")} - {part(path)}
+    if part(path) not in ABOVE_ALL:
+        assert all(layer(name) < layer(part(path)) for name in own), sorted(own)
+    if part(path) != "training" and path.relative_to(PACKAGE).as_posix() not in KNOWS_LIGHTNING:
         assert not any("lightning" in name for name in imports(path))
+
+
+def test_no_module_imports_itself_by_way_of_others() -> None:
+    importing = {module(path): imports(path) for path in sources()}
+    for start in importing:
+        seen: set[str] = set()
+        queue = [start]
+        while queue:
+            new = (importing[queue.pop()] & importing.keys()) - seen
+            assert start not in new, f"{start} imports itself by way of {sorted(seen)}"
+            seen |= new
+            queue += new
 
 
 def words(path: Path) -> set[str]:
@@ -242,12 +122,13 @@ def test_the_checks_can_fail(tmp_path: Path) -> None:
     bad.write_text('"""wic is fine here."""\nimport tfew.train\nif name == "rte":\n    method = "ia3"\n')
     assert words(bad) == {"name", "rte", "method", "ia3"}
     assert imports(bad) == {"tfew.train"}
+    assert layer("files") < layer("models") < layer("training")
 
 
 def test_start_up_loads_nothing_heavy() -> None:
     code = (
         "import sys, tfew.train, tfew.evaluate, tfew.predict, tfew.preview, tfew.cost, tfew.convert\n"
-        "import tfew.comparison.tables, tfew.comparison.runs, tfew.paper.__main__, tfew.plots, tfew.sweep.callback\n"
+        "import tfew.comparison.tables, tfew.comparison.plots, tfew.paper.__main__, tfew.sweep.callback\n"
         "print([m for m in ('torch', 'transformers', 'pytorch_lightning', 'datasets', 'pandas', 'matplotlib')"
         " if m in sys.modules])"
     )

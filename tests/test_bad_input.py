@@ -14,11 +14,12 @@ import torch
 from transformers import T5Config, T5ForConditionalGeneration
 
 from tests.models import tiny_t5
-from tfew import backbone, hub
-from tfew.adapters_io import load_weights, save_adapter
-from tfew.backbone import load_model, load_tokenizer
 from tfew.config import checked, compose
 from tfew.errors import UserError
+from tfew.files import hub
+from tfew.models import backbone
+from tfew.models.adapters_io import load_weights, save_adapter
+from tfew.models.backbone import load_model, load_tokenizer
 from tfew.train import train
 
 
@@ -248,7 +249,7 @@ def test_adapters_that_do_not_fit(train_tiny: Callable[..., Any], tmp_path: Path
 
 
 def test_an_adapter_may_not_name_code_of_its_own(train_tiny: Callable[..., Any], tmp_path: Path) -> None:
-    from tfew.build import saved_method
+    from tfew.models.build import saved_method
 
     save_adapter(tmp_path, {}, {"name": "x", "_target_": "os.system"}, {})
     with pytest.raises(UserError, match=r"names a method that is none of this project's: 'os.system'"):

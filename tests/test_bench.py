@@ -16,8 +16,8 @@ from scripts.bench.contenders import CONTENDERS, batches, prepared, score
 from scripts.bench.limit import SHAPES, useful_flops
 from scripts.bench.workload import Workload, encode, make_encoder, make_model, make_prompts
 from tfew.data.loader import collate
-from tfew.engine.prefixes import prefixes
-from tfew.scoring import scoring_mode, token_logprob
+from tfew.scoring.prefixes import prefixes
+from tfew.scoring.score import scoring_mode, token_logprob
 
 ROOT = Path(__file__).parents[1]
 

@@ -20,24 +20,26 @@ from omegaconf import OmegaConf
 
 from scripts.bench import service as service_bench
 from tests.test_engine import lively
-from tfew import bounds, hub, processes
-from tfew.backbone import check_transformers_version
+from tfew import bounds
 from tfew.comparison.rows import right_by_row
 from tfew.config import CONFIGS, checked, compose
 from tfew.data import rendering, sandbox
-from tfew.data.guesses import label_column
+from tfew.data.infer_columns import label_column
 from tfew.data.sandbox import RenderError, SafeTemplate
 from tfew.data.stream import Place, open_stream
 from tfew.data.table import Table, read_table
-from tfew.engine import causal
+from tfew.devices import launcher as processes
 from tfew.errors import UserError
-from tfew.label_table import doubts
+from tfew.files import hub
+from tfew.files.untrusted import parse_own_json
+from tfew.models.backbone import check_transformers_version
 from tfew.ranking.calibration import calibration, fitted_temperature
+from tfew.ranking.label_table import doubts
 from tfew.schema import Prediction
-from tfew.scoring import scoring_mode
+from tfew.scoring import decoder_only as causal
+from tfew.scoring.score import scoring_mode
 from tfew.service import server
 from tfew.service.server import GracefulServer
-from tfew.untrusted import parse_own_json
 
 ROOT = Path(__file__).parent.parent
 NAMES = [name for name, value in vars(bounds).items() if name.isupper()]

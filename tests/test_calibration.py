@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tfew.adapters_io import load_temperature, save_temperature
 from tfew.errors import UserError
+from tfew.models.adapters_io import load_temperature, save_temperature
 from tfew.ranking.calibration import (
     calibration,
     cross_entropy,

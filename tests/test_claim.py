@@ -11,11 +11,11 @@ from typing import Any
 
 import pytest
 
-from tfew import run_folder
-from tfew.claim import LOCK_FILE, Busy, claim, held, hold
 from tfew.errors import UserError
+from tfew.runs import run_folder
+from tfew.runs.run_lock import LOCK_FILE, Busy, claim, held, hold
 
-HOLDER = "import sys, time; from pathlib import Path; from tfew.claim import claim\nwith claim(Path(sys.argv[1])): print('held', flush=True); time.sleep(600)"  # fmt: skip  # noqa: E501
+HOLDER = "import sys, time; from pathlib import Path; from tfew.runs.run_lock import claim\nwith claim(Path(sys.argv[1])): print('held', flush=True); time.sleep(600)"  # fmt: skip  # noqa: E501
 
 
 @pytest.fixture

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torchmetrics.functional.classification import multiclass_confusion_matrix, multiclass_f1_score
 
-from tfew.label_table import by_label, confusions, doubts
 from tfew.ranking.classes import confusion, f1_macro, scores_by_class, summarise_classes, wilson_interval
 from tfew.ranking.icl import Answer
+from tfew.ranking.label_table import by_label, confusions, doubts
 from tfew.ranking.metrics import summarise
 from tfew.schema import Prediction
 

@@ -11,12 +11,12 @@ import pytest
 
 from scripts.demo import FILES, main
 from tfew.comparison.numbers import Comparison
+from tfew.comparison.plots import draw_accuracies
 from tfew.comparison.rows import Row, as_csv, as_json_lines, load_rows, right_by_row
 from tfew.comparison.runs import Variant, plan, run_all
 from tfew.comparison.tables import accuracy_cells, as_text, norm_cells, paired_cells, report, seed_cells
 from tfew.errors import UserError
 from tfew.evaluate import evaluate
-from tfew.plots import draw_accuracies
 from tfew.schema import Prediction
 from tfew.train import train
 
@@ -206,7 +206,7 @@ def _without_training(monkeypatch: pytest.MonkeyPatch) -> None:
     def fit(*_: object) -> None:
         raise RuntimeError("not to be trained")
 
-    monkeypatch.setattr("tfew.fit.fit", fit)
+    monkeypatch.setattr("tfew.training.fit.fit", fit)
 
 
 def test_a_run_among_others_is_the_run_alone(tmp_path: Path) -> None:

@@ -27,14 +27,14 @@ from transformers import (
 )
 
 from tests.models import tiny_t5, with_ia3
-from tfew.adapters_io import adapter_description
-from tfew.build import attach_saved, make_method, saved_method
 from tfew.config import compose, resolved
 from tfew.convert import convert, with_base_of_run
 from tfew.errors import UserError
-from tfew.exchange import read_peft, read_tensors, write_peft, write_tensors
 from tfew.methods.base import Method, adapter_parameters, attach, merge
 from tfew.methods.peft_format import PeftAdapter, target_names
+from tfew.models.adapters_io import adapter_description
+from tfew.models.build import attach_saved, make_method, saved_method
+from tfew.models.exchange import read_peft, read_tensors, write_peft, write_tensors
 
 # peft 0.21 asks a transformers 5 model for an attribute by its old name
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")
@@ -455,7 +455,7 @@ def test_output_is_whole_or_not_there(
     def full(*_: Any, **__: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("tfew.exchange.save_file", full)
+    monkeypatch.setattr("tfew.models.exchange.save_file", full)
     with pytest.raises(UserError, match=r"output=.*out cannot be written \(No space left on device\)"):
         convert(request(*peft_request, "overwrite=true"))
     assert {path.name: path.read_bytes() for path in target.iterdir()} == before
@@ -513,7 +513,7 @@ def run_folder(train_tiny: Callable[..., Any], *overrides: str) -> Path:
 
 
 def attach_to_tiny(folder: Path) -> tuple[Any, Any]:
-    from tfew.build import build_backbone, build_encoder
+    from tfew.models.build import build_backbone, build_encoder
 
     config = compose("model=tiny")
     tokenizer = build_encoder(config).tokenizer

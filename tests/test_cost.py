@@ -13,17 +13,18 @@ from transformers import ByT5Tokenizer, T5Config, T5ForConditionalGeneration
 
 from tests.models import tiny_t5
 from tests.test_decoder_only import make
-from tfew import device, forecast
-from tfew.backbone import shape_at
-from tfew.build import build_encoder, build_method, build_shape, is_known_checkpoint
 from tfew.config import checked, compose
 from tfew.cost import cost
+from tfew.costs import device_memory as device
+from tfew.costs import memory_forecast as forecast
+from tfew.costs.device_memory import DeviceMemory, memory_of
+from tfew.costs.dry_run import Counted
+from tfew.costs.lengths import Spread, assumed_batch, longest_scoring_batch, longest_training_batch, measure
 from tfew.data.loader import Encoder
-from tfew.device import DeviceMemory, memory_of
-from tfew.dry_run import Counted
 from tfew.errors import UserError
 from tfew.evaluate import evaluate
-from tfew.lengths import Spread, assumed_batch, longest_scoring_batch, longest_training_batch, measure
+from tfew.models.backbone import shape_at
+from tfew.models.build import build_encoder, build_method, build_shape, is_known_checkpoint
 from tfew.schema import Prompt
 from tfew.train import train
 
@@ -119,7 +120,7 @@ def test_what_cannot_fit_is_refused_before_it_is_loaded(
     def load(*_: Any) -> None:
         raise AssertionError("was loaded")
 
-    monkeypatch.setattr("tfew.build.build_backbone", load)
+    monkeypatch.setattr("tfew.models.build.build_backbone", load)
     overrides = ("+experiment=rte", "model=tiny", "trainer=cpu", f"data_dir={made_data}", "few_shot=draw", "shots=8")
     config = compose(*overrides, f"runs={tmp_path}/runs", config_name=command)
     run = {"train": train, "evaluate": evaluate}[command]
@@ -260,7 +261,7 @@ def test_an_account_without_what_cannot_be_counted(
     def asks_for_numbers(*_: Any) -> None:
         raise RuntimeError("no numbers here")
 
-    monkeypatch.setattr("tfew.account.dry_runs", asks_for_numbers)
+    monkeypatch.setattr("tfew.costs.cost_report.dry_runs", asks_for_numbers)
     (row,) = cost(compose("model=tiny", "trainer=cpu", config_name="cost"))
     assert row["flops"]["counted"] == {}
     assert row["memory"]["weight_bytes"] == 4 * row["total"]
@@ -346,6 +347,6 @@ def test_what_cannot_be_counted_is_said(made_mixture: Path, tmp_path: Path) -> N
 
 
 def test_measuring_does_not_load_what_cannot_fit(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tfew.account.memory_of", lambda device: DeviceMemory(1000, 1000))
+    monkeypatch.setattr("tfew.costs.cost_report.memory_of", lambda device: DeviceMemory(1000, 1000))
     with pytest.raises(UserError, match="tiny does not fit this CPU"):
         cost(compose("model=tiny", "trainer=cpu", "measure=true", config_name="cost"))

@@ -15,7 +15,7 @@ from tfew.data.labels import LabelRule
 from tfew.data.sources import load_split
 from tfew.data.templates import load_templates
 from tfew.errors import UserError
-from tfew.run_folder import few_shot_path
+from tfew.runs.run_folder import few_shot_path
 from tfew.schema import Example
 from tfew.task import eval_task, load_spec, save_few_shot, train_task
 

@@ -21,7 +21,7 @@ from transformers import (
 from tests.models import ragged_batch, with_ia3
 from tfew.config import compose
 from tfew.errors import UserError
-from tfew.scoring import scoring_mode, token_logprob
+from tfew.scoring.score import scoring_mode, token_logprob
 from tfew.train import train
 
 SIZE: dict[str, Any] = {"vocab_size": 384, "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 1}

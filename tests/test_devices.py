@@ -10,22 +10,23 @@ from hypothesis import strategies as st
 from transformers import ByT5Tokenizer
 
 from tests.models import ragged_batch, tiny_t5, with_ia3
-from tfew import evaluation, module
-from tfew.build import build_method, share_out
 from tfew.config import checked, compose, run_name
 from tfew.data.loader import Encoder, StepSampler
+from tfew.devices.distributed import shares
+from tfew.devices.launch_env import PARENT, Place, place_in
+from tfew.devices.launcher import check, how_many
 from tfew.errors import UserError
-from tfew.losses import LossWeights
 from tfew.methods.base import adapter_parameters
-from tfew.module import FewShotModule
-from tfew.place import PARENT, Place, place_in
-from tfew.processes import check, how_many
-from tfew.ranks import shares
-from tfew.run_folder import last_checkpoint, remove_checkpoints
-from tfew.saved_run import with_run_settings
+from tfew.models.build import build_method, share_out
+from tfew.prediction.saved_run import with_run_settings
+from tfew.ranking import evaluation
+from tfew.runs.run_folder import last_checkpoint, remove_checkpoints
 from tfew.schema import Batch, Prompt
-from tfew.scoring import scoring_mode
+from tfew.scoring.losses import LossWeights
+from tfew.scoring.score import scoring_mode
 from tfew.together import train_together
+from tfew.training import module
+from tfew.training.module import FewShotModule
 
 
 @given(st.lists(st.integers()), st.integers(1, 9), st.integers(1, 5))
@@ -49,8 +50,8 @@ def test_processes_share_the_very_batch_of_one(window: int, piece: int, monkeypa
     alone = batches()
     together = []
     for rank in range(3):
-        monkeypatch.setattr("tfew.ranks.world", lambda: 3)
-        monkeypatch.setattr("tfew.ranks.rank", lambda rank=rank: rank)
+        monkeypatch.setattr("tfew.devices.distributed.world", lambda: 3)
+        monkeypatch.setattr("tfew.devices.distributed.rank", lambda rank=rank: rank)
         together.append(batches())
     for step, whole in enumerate(alone):
         parts = [batches_of_rank[step] for batches_of_rank in together]
@@ -138,9 +139,9 @@ class Together:
     def sums(self, *arguments: Any) -> Any:
         self.said = []
         for rank in range(self.number):
-            self.patch.setattr("tfew.ranks.world", lambda: self.number)
+            self.patch.setattr("tfew.devices.distributed.world", lambda: self.number)
             self.patch.setattr(evaluation, "world", lambda: self.number)
-            self.patch.setattr("tfew.ranks.rank", lambda rank=rank: rank)
+            self.patch.setattr("tfew.devices.distributed.rank", lambda rank=rank: rank)
             self.patch.setattr(evaluation, "gathered", self._gather)
             try:
                 return evaluation._sums(*arguments)
@@ -263,18 +264,18 @@ def test_what_devices_cannot_share(overrides: list[str], number: int, message: s
 def test_what_keeps_to_one_device_or_to_whole_models(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match=r"train_together= trains on one device: say trainer.devices=1, not 2"):
         train_together([compose("model=tiny", "dataset=mini/complaint", "trainer.devices=2")])
-    monkeypatch.setattr("tfew.build.world", lambda: 2)
+    monkeypatch.setattr("tfew.models.build.world", lambda: 2)
     config = compose("model=tiny", "method=fish_02", "optimizer=adamw", "trainer=fsdp")
     with pytest.raises(UserError, match=r"method=fish_02 is calibrated by one device .* trainer=fsdp .* trainer=ddp"):
         share_out(config, tiny_t5(), torch.device("cpu"), build_method(config))
 
 
 def test_deepspeed_is_missed_by_name(monkeypatch: pytest.MonkeyPatch, train_tiny: Any, tmp_path: Path) -> None:
-    monkeypatch.setattr("tfew.processes.find_spec", lambda _: None)
+    monkeypatch.setattr("tfew.devices.launcher.find_spec", lambda _: None)
     with pytest.raises(UserError, match=r"trainer=deepspeed_3 needs DeepSpeed, which is not installed: pip install"):
         train_tiny("trainer=deepspeed_3")
     assert not list(tmp_path.iterdir())
-    monkeypatch.setattr("tfew.processes.find_spec", lambda _: "there")
+    monkeypatch.setattr("tfew.devices.launcher.find_spec", lambda _: "there")
     with pytest.raises(UserError, match=r"trainer=deepspeed_3 is for training on several devices"):
         train_tiny("trainer=deepspeed_3")
 

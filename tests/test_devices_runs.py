@@ -13,12 +13,12 @@ from typing import Any
 
 import pytest
 
-from scripts.shard_memory import table
+from scripts.drills.shard_memory import table
 from tests.test_train import metrics, vectors
 from tfew.config import compose
 from tfew.evaluate import evaluate
-from tfew.records import RunRecord
-from tfew.run_folder import is_finished
+from tfew.runs.records import RunRecord
+from tfew.runs.run_folder import is_finished
 from tfew.train import train
 
 pytestmark = pytest.mark.slow
@@ -179,7 +179,7 @@ def broken(tmp_path: Path) -> str:
 import os
 if os.environ.get("RANK") == "1":
     from tfew.errors import UserError
-    from tfew.module import FewShotModule
+    from tfew.training.module import FewShotModule
     real = FewShotModule.training_step
     def failing(self, *arguments):
         if self.global_step == 3:

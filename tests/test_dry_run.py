@@ -11,11 +11,8 @@ from torch.profiler import ProfilerActivity, profile
 from tests.models import ARCH, ragged_batch, tiny_t5
 from tests.test_decoder_only import KINDS, make
 from tests.test_methods import METHODS, configured
-from tfew.backbone import random_model, shape_of
-from tfew.build import make_method, make_optimizer
 from tfew.config import compose, resolved
-from tfew.data.loader import Encoded, collate
-from tfew.dry_run import (
+from tfew.costs.dry_run import (
     Counted,
     HeldBytes,
     OptimizerBytes,
@@ -26,10 +23,13 @@ from tfew.dry_run import (
     training_step,
     without_numbers,
 )
-from tfew.losses import LossWeights
+from tfew.data.loader import Encoded, collate
 from tfew.methods.base import adapter_parameters, attach
+from tfew.models.backbone import random_model, shape_of
+from tfew.models.build import make_method, make_optimizer
 from tfew.schema import Batch
-from tfew.scoring import scoring_mode, token_logprob
+from tfew.scoring.losses import LossWeights
+from tfew.scoring.score import scoring_mode, token_logprob
 
 CPU = torch.device("cpu")
 NO_OPTIMIZER = OptimizerBytes(0, 0)

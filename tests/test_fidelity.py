@@ -116,7 +116,8 @@ def test_a_head_that_was_lost_is_noticed(run: Run, tmp_path: Path) -> None:
 @pytest.mark.parametrize("change", ["epsilon", "length"])
 def test_a_recipe_that_differs_is_noticed(change: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """0.01 in the unlikelihood term and the end-of-text token in the length both show in the losses."""
-    from tfew import losses, scoring
+    from tfew.scoring import losses
+    from tfew.scoring import score as scoring
 
     if change == "epsilon":
         original = losses.unlikelihood_loss
@@ -143,8 +144,8 @@ def test_usage(run: Run) -> None:
 
 def test_the_recorded_clean_losses() -> None:
     """Step 0 of the full loss, as the recording's notes give it without the constant."""
-    from tfew.losses import LossWeights, counts, loss_terms
-    from tfew.scoring import scoring_mode, token_logprob
+    from tfew.scoring.losses import LossWeights, counts, loss_terms
+    from tfew.scoring.score import scoring_mode, token_logprob
 
     expected = json.loads((GOLDEN / "expected.json").read_text())
     tensors = load_file(GOLDEN / "tensors.safetensors")

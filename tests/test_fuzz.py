@@ -1,4 +1,4 @@
-"""The readers that `scripts/fuzz.py` tries, on what is whole and on all that fuzzing has found (tests/seeds)."""
+"""The readers that `scripts/drills/fuzz.py` tries, on what is whole and on all that fuzzing has found (tests/seeds)."""
 
 import os
 import pickle
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts.fuzz import SEEDS, TARGETS, ForbiddenError, judge, outcome, seeds, whole
+from scripts.drills.fuzz import SEEDS, TARGETS, ForbiddenError, judge, outcome, seeds, whole
 from tfew.errors import UserError
 
 

@@ -18,11 +18,11 @@ from tfew.cli import command
 from tfew.config import compose
 from tfew.errors import UserError
 from tfew.evaluate import evaluate
-from tfew.exchange import read_tensors, write_tensors
-from tfew.predictor import Predictor
-from tfew.run_folder import few_shot_path, open_run, saved_settings
-from tfew.saved_run import with_run_settings
-from tfew.sealed import check_checkpoint
+from tfew.files.checksums import check_checkpoint
+from tfew.models.exchange import read_tensors, write_tensors
+from tfew.prediction.predictor import Predictor
+from tfew.prediction.saved_run import with_run_settings
+from tfew.runs.run_folder import few_shot_path, open_run, saved_settings
 
 _ = command  # Hydra's own resolvers are registered with it
 

@@ -11,7 +11,7 @@ from tests.models import ia3, ragged_batch, t5_of_t0_3b_shape, tiny_t5, with_ia3
 from tfew.errors import UserError
 from tfew.methods.base import adapter_parameters, attach
 from tfew.methods.ia3 import IA3, InputScaled, OutputScaled
-from tfew.scoring import scoring_mode, token_logprob
+from tfew.scoring.score import scoring_mode, token_logprob
 
 
 def test_parameter_count_is_the_papers() -> None:

@@ -17,14 +17,14 @@ from tests.test_engine import lively
 from tfew.config import compose
 from tfew.data.content_free import content_columns
 from tfew.data.loader import Encoded, Encoder, collate
-from tfew.engine.context import Context
 from tfew.errors import UserError
 from tfew.evaluate import evaluate
 from tfew.ranking.icl import Answer, combined, that_fit
-from tfew.ranking.questions import answered, questions
-from tfew.records import RunRecord
+from tfew.ranking.score_methods import answered, questions
+from tfew.runs.records import RunRecord
 from tfew.schema import Batch, Example, Prediction, Prompt
-from tfew.scoring import plain_token_logprob, scoring_mode, token_logprob
+from tfew.scoring.context import Context
+from tfew.scoring.score import plain_token_logprob, scoring_mode, token_logprob
 from tfew.task import eval_task, in_context
 
 SHOTS = (("The sky is", "blue"), ("Grass is", "green"))

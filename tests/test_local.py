@@ -10,14 +10,14 @@ import pytest
 from omegaconf import OmegaConf
 
 from tests.test_train import vectors
-from tfew.card import model_card
 from tfew.config import checked, compose
-from tfew.data.local import Wishes, describe
 from tfew.data.table import Table, read_table
+from tfew.data.user_table import Wishes, describe
+from tfew.dataset_config import complete
 from tfew.errors import UserError
 from tfew.evaluate import evaluate, with_run_settings
+from tfew.runs.card import model_card
 from tfew.schema import Prediction
-from tfew.section import complete
 from tfew.task import eval_task, load_spec, row_folds, train_task
 from tfew.train import train
 
@@ -477,10 +477,10 @@ def test_a_table_that_has_changed_is_another_run_and_no_longer_the_old_ones(revi
 
 @pytest.mark.slow
 def test_finished_folds_are_not_done_again(reviews: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import tfew.folds
+    import tfew.training.cross_validation
 
     whole = run(f"data={reviews}", "folds=3", f"run_dir={tmp_path}/whole", runs=tmp_path)
-    fitted, fit = [], tfew.folds.fit
+    fitted, fit = [], tfew.training.cross_validation.fit
 
     def interrupted(config: Any, method: Any, model: Any, encoder: Any, task: Any, folder: Path) -> Any:
         fitted.append(folder.name)
@@ -488,7 +488,7 @@ def test_finished_folds_are_not_done_again(reviews: Path, tmp_path: Path, monkey
             raise KeyboardInterrupt
         return fit(config, method, model, encoder, task, folder)
 
-    monkeypatch.setattr(tfew.folds, "fit", interrupted)
+    monkeypatch.setattr(tfew.training.cross_validation, "fit", interrupted)
     again = (f"data={reviews}", "folds=3", f"run_dir={tmp_path}/again")
     with pytest.raises(KeyboardInterrupt):
         run(*again, runs=tmp_path)

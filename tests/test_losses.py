@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from tests.models import ragged_batch
-from tfew.losses import Counts, LossWeights, counts, loss_terms
 from tfew.schema import Batch
+from tfew.scoring.losses import Counts, LossWeights, counts, loss_terms
 
 ALL = LossWeights(lm=1, ul=1, ln=1)
 

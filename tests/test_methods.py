@@ -13,16 +13,16 @@ from transformers import ByT5Tokenizer
 
 from tests.models import ragged_batch, tiny_t5
 from tests.test_train import folder
-from tfew.adapters_io import load_weights
-from tfew.build import make_method, make_optimizer
 from tfew.config import CONFIGS, compose, resolved
 from tfew.cost import cost
 from tfew.errors import UserError
-from tfew.losses import LossWeights, counts, loss_terms
 from tfew.methods.base import Method, adapter_parameters, attach
 from tfew.methods.fish import FISH
-from tfew.module import FewShotModule
-from tfew.scoring import scoring_mode, token_logprob
+from tfew.models.adapters_io import load_weights
+from tfew.models.build import make_method, make_optimizer
+from tfew.scoring.losses import LossWeights, counts, loss_terms
+from tfew.scoring.score import scoring_mode, token_logprob
+from tfew.training.module import FewShotModule
 
 METHODS = sorted(path.stem for path in CONFIGS.glob("method/*.yaml"))
 NOT_NEUTRAL = {"prompt_10", "prompt_100", "prefix", "adapter", "compacter", "compacter_pp"}

@@ -13,14 +13,14 @@ from torch import Tensor, nn
 from transformers import BartConfig, BartForConditionalGeneration
 
 from tests.models import ragged_batch, t5_of_t0_3b_shape, tiny_t5
-from tfew.backbone import give_own_head
-from tfew.build import NOT_ARGUMENTS, make_method
 from tfew.config import compose, resolved
 from tfew.errors import UserError
 from tfew.methods.adapter import Adapter
 from tfew.methods.base import Method, adapter_parameters, attach
 from tfew.methods.compacter import Compacter, PHMLinear
-from tfew.scoring import scoring_mode, token_logprob
+from tfew.models.backbone import give_own_head
+from tfew.models.build import NOT_ARGUMENTS, make_method
+from tfew.scoring.score import scoring_mode, token_logprob
 
 NEUTRAL = ("full", "layernorm", "bitfit")
 BOTTLENECKS = ("adapter", "compacter", "compacter_pp")

@@ -26,7 +26,7 @@ from tfew.methods.base import Method, adapter_parameters, attach
 from tfew.methods.prefix import FoldedPrefix, PrefixTuning, fit_error
 from tfew.methods.prompt import PromptTuning
 from tfew.schema import Batch
-from tfew.scoring import scoring_mode, token_logprob
+from tfew.scoring.score import scoring_mode, token_logprob
 
 CONFIGS = Path(__file__).parents[1] / "configs" / "method"
 COMMON = {k: v for k, v in ARCH.items() if k != "init_seed"} | {"vocab_size": 128, "decoder_start_token_id": 0}

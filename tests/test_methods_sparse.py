@@ -10,16 +10,16 @@ from torch import Tensor, nn
 from transformers.optimization import Adafactor
 
 from tests.models import ragged_batch, t5_of_t0_3b_shape, tiny_t5
-from tfew.backbone import give_own_head
-from tfew.build import NOT_ARGUMENTS, make_method
 from tfew.config import compose, resolved
 from tfew.errors import UserError
-from tfew.losses import LossWeights, counts, loss_terms
 from tfew.methods.base import Method, adapter_parameters, attach
 from tfew.methods.fish import FISH, fisher_scores, top_positions
 from tfew.methods.said import SAID, SharedVector, fastfood, hadamard_matrix, power_of_two, walsh_hadamard
+from tfew.models.backbone import give_own_head
+from tfew.models.build import NOT_ARGUMENTS, make_method
 from tfew.schema import Batch
-from tfew.scoring import scoring_mode, token_logprob
+from tfew.scoring.losses import LossWeights, counts, loss_terms
+from tfew.scoring.score import scoring_mode, token_logprob
 
 EXAMPLES = 4
 

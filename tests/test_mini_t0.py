@@ -230,7 +230,7 @@ CHECKPOINT = Path(local_path("pkg://mini_t0/checkpoint"))
 def test_the_shipped_checkpoint_is_small_and_whole() -> None:
     import torch
 
-    from tfew.backbone import load_model, load_tokenizer
+    from tfew.models.backbone import load_model, load_tokenizer
 
     size = sum(path.stat().st_size for path in CHECKPOINT.glob("*") if path.suffix in (".safetensors", ".json"))
     assert size <= 6_000_000
@@ -246,8 +246,8 @@ def test_the_shipped_checkpoint_is_small_and_whole() -> None:
 @pytest.mark.slow
 def test_the_vocabulary_is_made_again_the_same(tmp_path: Path) -> None:
     from scripts.make_mini_t0 import vocabulary_texts
-    from tfew.backbone import load_tokenizer
     from tfew.mini_t0.tokenizer import learn_tokenizer
+    from tfew.models.backbone import load_tokenizer
 
     config = compose("+experiment=pretrain_mini_t0")
     again = learn_tokenizer(vocabulary_texts(config), config.model.arch.vocab_size)

@@ -11,14 +11,14 @@ from transformers import BartConfig, BartForConditionalGeneration, MT5Config, MT
 
 from tests.models import ARCH, ia3, ragged_batch, tiny_t5
 from tests.test_decoder_only import SIZE, make
-from tfew.build import make_method
 from tfew.config import compose, resolved
 from tfew.errors import UserError
-from tfew.losses import LossWeights, counts, loss_terms
-from tfew.methods.bank import BARE, TaskBank, put_scalings, without_tasks
 from tfew.methods.base import Method, attach
+from tfew.methods.task_bank import BARE, TaskBank, put_scalings, without_tasks
+from tfew.models.build import make_method
 from tfew.schema import Batch
-from tfew.scoring import scoring_mode, token_logprob
+from tfew.scoring.losses import LossWeights, counts, loss_terms
+from tfew.scoring.score import scoring_mode, token_logprob
 
 TASKS = 8
 IA3 = ia3()

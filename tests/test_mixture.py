@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tfew.card import model_card
 from tfew.config import compose
 from tfew.data.dataset import DatasetSpec
 from tfew.data.loader import DrawnPrompts, Encoder, StepSampler
@@ -27,7 +26,8 @@ from tfew.data.templates import load_templates
 from tfew.errors import UserError
 from tfew.evaluate import evaluate, with_run_settings
 from tfew.preview import preview
-from tfew.records import RunRecord
+from tfew.runs.card import model_card
+from tfew.runs.records import RunRecord
 from tfew.task import eval_task, load_mixture_spec, load_spec, train_task
 from tfew.train import train
 
@@ -284,8 +284,8 @@ def test_ranks_share_each_batch_also_after_they_were_resumed(
     drawn = DrawnPrompts(mixture_of(made_mixture), Encoder(ByT5Tokenizer(), 64), seed=0)
 
     def batches_of(rank: int, world: int, start: int) -> list[list[tuple[int, int]]]:
-        monkeypatch.setattr("tfew.ranks.world", lambda: world)
-        monkeypatch.setattr("tfew.ranks.rank", lambda: rank)
+        monkeypatch.setattr("tfew.devices.distributed.world", lambda: world)
+        monkeypatch.setattr("tfew.devices.distributed.rank", lambda: rank)
         return list(StepSampler(len(drawn.prompts), 16, 60, 0, start, window=4, lengths=drawn.lengths))
 
     whole = batches_of(0, 1, 0)

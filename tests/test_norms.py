@@ -17,9 +17,9 @@ from tfew.evaluate import evaluate
 from tfew.ranking.icl import Answer
 from tfew.ranking.metrics import summarise
 from tfew.ranking.norms import NORMS, available, rescored
-from tfew.ranking.rank import rank_classify, unconditional_sums
+from tfew.ranking.rank_classification import rank_classify, unconditional_sums
 from tfew.schema import Prediction, Prompt
-from tfew.scoring import scoring_mode, token_logprob
+from tfew.scoring.score import scoring_mode, token_logprob
 
 CHOICES = (("yes", "größer", "no, never"), ("a", "bcd"))
 PROMPTS = [Prompt("d", "t", idx, "is it so?" * (idx + 1), choices, 0) for idx, choices in enumerate(CHOICES)]

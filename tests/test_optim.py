@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from tfew.optim import clip_gradients, linear_decay_with_warmup
+from tfew.training.optim import clip_gradients, linear_decay_with_warmup
 
 
 def learning_rates(steps: int, ratio: float) -> list[float]:

@@ -12,7 +12,7 @@ import uvicorn
 from tests.chromium import CONTROL, Chromium, chromium, program, waited_for
 from tests.test_predict import trained, unlabelled
 from tests.test_train import folder
-from tfew.predictor import Predictor
+from tfew.prediction.predictor import Predictor
 from tfew.service.app import make_app
 from tfew.service.limits import Limits
 from tfew.service.metrics import Metrics

@@ -19,7 +19,7 @@ from tfew.paper.reference import AVERAGE, printed
 from tfew.paper.render import as_csv, as_latex, as_markdown
 from tfew.paper.table import make_table, specs
 from tfew.paper.table_1 import table_1
-from tfew.records import RunRecord, save_record
+from tfew.runs.records import RunRecord, save_record
 
 SEEDS = (0, 1, 32, 42, 1024)
 TABLES = sorted((number for number, spec in specs()["tables"].items() if "averages_of" not in spec), key=int)

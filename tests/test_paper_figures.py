@@ -16,7 +16,7 @@ from tfew.paper.reference import AVERAGE, printed
 from tfew.paper.specs import specs
 from tfew.paper.spread import in_context_scores, spreads
 from tfew.paper.variants import variants
-from tfew.records import RunRecord, save_record
+from tfew.runs.records import RunRecord, save_record
 
 # percent of T0-3B's parameters, from the counts that the paper prints; those of Figure 2 written down here again
 SHARES = {"Full Model Fine-tuning": 3e9, "LayerNorm": 250e3, "Adapter": 12.9e6, "LoRA": 9.1e6, "(IA)^3": 540e3,

@@ -19,7 +19,7 @@ from tfew.paper.answers import Answers
 from tfew.paper.curves import median_curve, read_curve
 from tfew.paper.report import make_report
 from tfew.paper.runs import Run, load_runs
-from tfew.records import RunRecord, save_record
+from tfew.runs.records import RunRecord, save_record
 
 VOID = {"meta", "br", "link", "img", "input", "hr"}
 HOSTILE = '<script>alert("x")</script>&\'$\\frac{1}{0}$'

@@ -17,20 +17,21 @@ from typing import Any
 import pytest
 
 from tests.test_train import folder, predictions
-from tfew import labelling, partial_file
 from tfew.config import compose, resolved
 from tfew.data.dataset import DatasetSpec
 from tfew.data.sources import load_split
 from tfew.data.stream import Place, Streamed
 from tfew.data.templates import Template, load_templates
 from tfew.errors import UserError
-from tfew.labeller import Labelled, Labeller, WrongTemplatesError
-from tfew.labelling import windows
+from tfew.files import partial_file
 from tfew.mini_t0.world import generate
 from tfew.predict import predict
-from tfew.predictor import Predictor
-from tfew.records import RunRecord
-from tfew.result_rows import ResultRows
+from tfew.prediction import bulk_predict as labelling
+from tfew.prediction.bulk_predict import windows
+from tfew.prediction.predictor import Predictor
+from tfew.prediction.result_rows import ResultRows
+from tfew.prediction.task_predictor import Labelled, Labeller, WrongTemplatesError
+from tfew.runs.records import RunRecord
 from tfew.train import train
 
 FAMILIES = ("commits", "complaint", "blank")
@@ -102,7 +103,7 @@ def test_probabilities_are_the_evaluations_scores(runs: dict[str, Path]) -> None
 
 def test_calibration_error_of_what_is_delivered_is_the_records(runs: dict[str, Path]) -> None:
     from tfew.ranking.calibration import expected_calibration_error
-    from tfew.records import load_record
+    from tfew.runs.records import load_record
 
     for family in FAMILIES:
         predictor = Predictor.load(runs[family], "trainer=cpu")

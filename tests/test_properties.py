@@ -19,18 +19,18 @@ from tests.models import ia3, tiny_t5, with_ia3
 from tests.test_engine import lively
 from tests.test_losses import reference
 from tests.test_sealed import record
-from tfew.adapters_io import load_weights, save_adapter
-from tfew.build import method_arguments
 from tfew.config import compose, resolved
 from tfew.data.formats import read_rows
 from tfew.data.loader import Encoded, Encoder, collate
 from tfew.data.templates import InlineTemplate
-from tfew.exchange import read_peft, read_tensors, write_peft, write_tensors
-from tfew.losses import LossWeights, counts, loss_terms
+from tfew.models.adapters_io import load_weights, save_adapter
+from tfew.models.build import method_arguments
+from tfew.models.exchange import read_peft, read_tensors, write_peft, write_tensors
 from tfew.ranking.norms import NORMS, best, rescored
-from tfew.records import load_record, save_record
+from tfew.runs.records import load_record, save_record
 from tfew.schema import Batch, Example, Prediction, Prompt
-from tfew.scoring import ENGINES, scoring_mode, token_logprob
+from tfew.scoring.losses import LossWeights, counts, loss_terms
+from tfew.scoring.score import ENGINES, scoring_mode, token_logprob
 
 ARGUMENTS = method_arguments(resolved(compose("method=ia3").method))
 EXCHANGED = {"gated": with_ia3(tiny_t5()), "relu": with_ia3(tiny_t5("relu"))}

@@ -10,17 +10,17 @@ import pytest
 import torch
 
 from tests.models import ragged_batch, tiny_t5, with_ia3
-from tfew.backbone import load_tokenizer
 from tfew.config import CONFIGS, checked, compose
 from tfew.data.loader import Encoder, even_limit
 from tfew.data.sources import load_split
+from tfew.dataset_config import complete
 from tfew.errors import UserError
-from tfew.losses import LossWeights, counts, loss_terms
+from tfew.models.backbone import load_tokenizer
+from tfew.prediction.submission import predictions_csv
 from tfew.raft_submit import submit
 from tfew.schema import Prompt
-from tfew.scoring import token_logprob
-from tfew.section import complete
-from tfew.submission import predictions_csv
+from tfew.scoring.losses import LossWeights, counts, loss_terms
+from tfew.scoring.score import token_logprob
 from tfew.task import load_spec, train_task, unlabelled_task
 from tfew.train import train
 

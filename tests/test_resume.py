@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.test_train import vectors
-from tfew.run_folder import is_finished
+from tfew.runs.run_folder import is_finished
 
 STEPS = 120  # so many that the last kill, at 55 at most, comes in time on a busy machine
 pytestmark = pytest.mark.slow

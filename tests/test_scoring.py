@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tests.models import ragged_batch, tiny_t5, with_ia3
-from tfew.scoring import rank_scores, scoring_mode, token_logprob
+from tfew.scoring.score import rank_scores, scoring_mode, token_logprob
 
 
 @pytest.mark.parametrize("feed_forward", ["gated-gelu", "relu"])

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 import torch
 
-from tfew.adapters_io import adapter_description, load_temperature, load_weights, save_adapter, save_temperature
 from tfew.errors import UserError
-from tfew.records import RunRecord, load_record, save_record
-from tfew.run_folder import PREDICTIONS_FILE, check_recorded
-from tfew.sealed import check_checkpoint, file_sha256, sealed, unsealed
+from tfew.files.checksums import check_checkpoint, file_sha256, sealed, unsealed
+from tfew.models.adapters_io import adapter_description, load_temperature, load_weights, save_adapter, save_temperature
+from tfew.runs.records import RunRecord, load_record, save_record
+from tfew.runs.run_folder import PREDICTIONS_FILE, check_recorded
 
 DRAWS = 60
 

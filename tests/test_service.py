@@ -24,14 +24,14 @@ from starlette.testclient import TestClient
 
 from tests.test_predict import trained, unlabelled
 from tests.test_train import folder
-from tfew.adapters_io import load_weights
-from tfew.build import saved_method
 from tfew.config import compose
 from tfew.errors import UserError
-from tfew.labeller import Labeller
-from tfew.loaded_task import settings_of
-from tfew.methods.bank import Scaling
-from tfew.predictor import Predictor
+from tfew.methods.task_bank import Scaling
+from tfew.models.adapters_io import load_weights
+from tfew.models.build import saved_method
+from tfew.prediction.loaded_task import settings_of
+from tfew.prediction.predictor import Predictor
+from tfew.prediction.task_predictor import Labeller
 from tfew.serve import serve
 from tfew.service.app import make_app
 from tfew.service.limits import Limits

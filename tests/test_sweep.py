@@ -14,9 +14,9 @@ import pytest
 
 from tfew import train as train_module
 from tfew.bounds import SWEEP_DEATHS
-from tfew.claim import LOCK_FILE, Busy, hold
 from tfew.errors import UserError
-from tfew.records import RunRecord, save_record
+from tfew.runs.records import RunRecord, save_record
+from tfew.runs.run_lock import LOCK_FILE, Busy, hold
 from tfew.sweep import bar, job, rounds
 from tfew.sweep.job import run_job
 from tfew.sweep.rounds import begin, in_rounds
@@ -281,7 +281,7 @@ def test_one_bad_job_leaves_the_others_running_and_a_second_start_does_only_what
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     common = (*QUICK, f"runs={tmp_path}", "few_shot_seed=0,1,2")
-    from tfew import fit
+    from tfew.training import fit
 
     real = fit.fit
 

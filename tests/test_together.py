@@ -11,13 +11,13 @@ import pytest
 import torch
 
 from tests.test_train import folder, predictions, vectors
-from tfew import joint_training
 from tfew import together as together_module
 from tfew.config import compose
 from tfew.errors import UserError
-from tfew.records import RunRecord
+from tfew.runs.records import RunRecord
 from tfew.together import settings_of_each, train_together
 from tfew.train import train
+from tfew.training import joint_training
 
 COMMON = (
     "+experiment=mini_few_shot", "model=tiny", "model.arch.dropout_rate=0",

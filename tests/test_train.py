@@ -14,8 +14,8 @@ from safetensors.torch import load_file
 from tfew.config import compose
 from tfew.errors import UserError
 from tfew.evaluate import evaluate, with_run_settings
-from tfew.records import RunRecord, load_record
-from tfew.run_folder import is_finished
+from tfew.runs.records import RunRecord, load_record
+from tfew.runs.run_folder import is_finished
 from tfew.schema import Prediction
 from tfew.train import train
 
@@ -276,7 +276,7 @@ def test_a_run_that_stopped_while_evaluating_goes_on(
         raise UserError("stopped")
 
     with monkeypatch.context() as patched:
-        patched.setattr("tfew.evaluation.evaluate_model", stop)
+        patched.setattr("tfew.ranking.evaluation.evaluate_model", stop)
         with pytest.raises(UserError, match="stopped"):
             train_tiny(*common, f"run_dir={tmp_path}/cut")
     resumed = train_tiny(*common, f"run_dir={tmp_path}/cut", "resume=true")
@@ -302,7 +302,7 @@ def test_another_adapter_at_the_same_path_is_another_run(train_tiny: Train, tmp_
 
 
 def test_an_old_model_card_goes_with_its_run_and_a_readme_stays(train_tiny: Train, tmp_path: Path) -> None:
-    from tfew.card import model_card
+    from tfew.runs.card import model_card
 
     record = train_tiny(f"run_dir={tmp_path}/run")
     card = tmp_path / "run" / "README.md"
@@ -318,7 +318,7 @@ def test_the_record_names_the_checkpoint_that_was_used(train_tiny: Train, tmp_pa
     from transformers import ByT5Tokenizer
 
     from tests.models import tiny_t5
-    from tfew.card import model_card
+    from tfew.runs.card import model_card
 
     tiny_t5(rows=384).save_pretrained(tmp_path / "mine")
     ByT5Tokenizer().save_pretrained(tmp_path / "mine")

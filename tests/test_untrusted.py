@@ -8,7 +8,7 @@ import pytest
 from typing_extensions import TypedDict
 
 from tfew.errors import UserError
-from tfew.untrusted import as_declared, parse_json, parse_yaml
+from tfew.files.untrusted import as_declared, parse_json, parse_yaml
 
 LAUGHS = "a: &a [x, x]\n" + "".join(
     f"{k}: &{k} [{', '.join([f'*{p}'] * 9)}]\n" for p, k in zip("abcdef", "bcdefg", strict=True)

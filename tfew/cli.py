@@ -16,8 +16,8 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from tfew.config import CONFIGS, LAUNCHER_NOTE
+from tfew.devices.distributed import is_first
 from tfew.errors import UserError
-from tfew.ranks import is_first
 from tfew.sweep.job import run_job
 from tfew.sweep.rounds import in_rounds
 

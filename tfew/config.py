@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from tfew.bounds import NAME_BYTES
 from tfew.errors import UserError, unknown
-from tfew.sealed import file_sha256
+from tfew.files.checksums import file_sha256
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 IN_PACKAGE = "pkg://"  # what begins so lies in this package, wherever that is installed: the same on every machine

@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from tfew.card import CARD_FILE, hub_id, model_card
 from tfew.cli import command, overridden
 from tfew.config import CONFIGS, checked, local_path, resolved
 from tfew.errors import UserError, unknown
-from tfew.output import free_path, overlap, replacing
-from tfew.records import RECORD_FILE, RunRecord, load_record
-from tfew.run_folder import finished_settings, is_finished
+from tfew.files.atomic_output import free_path, overlap, replacing
+from tfew.files.hub import hub_id
+from tfew.runs.card import CARD_FILE, model_card
+from tfew.runs.records import RECORD_FILE, RunRecord, load_record
+from tfew.runs.run_folder import finished_settings, is_finished
 
 if TYPE_CHECKING:
     from torch import nn
@@ -136,8 +137,8 @@ def _target(config: DictConfig, source: Path, kind: str) -> Path:
 
 
 def _load_tfew(config: DictConfig, source: Path) -> Loaded:
-    from tfew.adapters_io import adapter_description
-    from tfew.build import attach_saved, base_of, saved_method
+    from tfew.models.adapters_io import adapter_description
+    from tfew.models.build import attach_saved, base_of, saved_method
 
     _, method = saved_method(source, config)
     model, tokenizer = _base(config)
@@ -146,9 +147,9 @@ def _load_tfew(config: DictConfig, source: Path) -> Loaded:
 
 
 def _load_peft(config: DictConfig, source: Path) -> Loaded:
-    from tfew.build import base_of, make_method, method_arguments
-    from tfew.exchange import read_peft
     from tfew.methods.base import attach
+    from tfew.models.build import base_of, make_method, method_arguments
+    from tfew.models.exchange import read_peft
 
     adapter = read_peft(source)
     recipe = _recipe_for_peft(config, adapter.config.get("peft_type"))
@@ -162,9 +163,9 @@ def _load_peft(config: DictConfig, source: Path) -> Loaded:
 
 
 def _load_official(config: DictConfig, source: Path) -> Loaded:
-    from tfew.build import base_of, make_method
-    from tfew.exchange import read_tensors
     from tfew.methods.base import attach
+    from tfew.models.build import base_of, make_method
+    from tfew.models.exchange import read_tensors
 
     tensors = read_tensors(source)
     model, tokenizer = _base(config)
@@ -176,13 +177,13 @@ def _load_official(config: DictConfig, source: Path) -> Loaded:
 
 
 def _write_tfew(path: Path, loaded: Loaded) -> None:
-    from tfew.adapters_io import save_adapter
+    from tfew.models.adapters_io import save_adapter
 
     save_adapter(path, loaded.method.stored(loaded.model), loaded.description, loaded.base)
 
 
 def _write_peft(path: Path, loaded: Loaded) -> None:
-    from tfew.exchange import write_peft
+    from tfew.models.exchange import write_peft
 
     adapter = loaded.method.to_peft(loaded.model)
     path.mkdir()
@@ -190,7 +191,7 @@ def _write_peft(path: Path, loaded: Loaded) -> None:
 
 
 def _write_official(path: Path, loaded: Loaded) -> None:
-    from tfew.exchange import write_tensors
+    from tfew.models.exchange import write_tensors
 
     write_tensors(path, loaded.method.to_official(loaded.model))
 
@@ -220,7 +221,7 @@ WRITERS: dict[str, Callable[[Path, Loaded], None]] = {
 def _base(config: DictConfig) -> tuple["nn.Module", Any]:
     import torch
 
-    from tfew.build import build_backbone, build_encoder
+    from tfew.models.build import build_backbone, build_encoder
 
     tokenizer = build_encoder(config).tokenizer
     return build_backbone(config, tokenizer, torch.device("cpu")), tokenizer
@@ -228,7 +229,7 @@ def _base(config: DictConfig) -> tuple["nn.Module", Any]:
 
 def _named(description: dict[str, Any]) -> dict[str, Any]:
     """The method's YAML that has these very arguments, if there is one: a file has lengths, but no name."""
-    from tfew.build import method_arguments
+    from tfew.models.build import method_arguments
 
     for path in sorted((CONFIGS / "method").glob("*.yaml")):
         recipe = OmegaConf.to_container(OmegaConf.load(path))
@@ -257,8 +258,8 @@ def _recipe_for_peft(config: DictConfig, peft_type: Any) -> dict[str, Any]:
 
 
 def _card(source: Path, record: RunRecord | None) -> str:
-    from tfew.adapters_io import adapter_description
-    from tfew.build import make_method
+    from tfew.models.adapters_io import adapter_description
+    from tfew.models.build import make_method
 
     assert record is not None  # _target has seen to it
     return card_text(record, make_method(adapter_description(source)["method"]))

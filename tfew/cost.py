@@ -12,8 +12,8 @@ from omegaconf import DictConfig
 
 from tfew.cli import command
 from tfew.config import CONFIGS, checked, compose, model_name, resolved
+from tfew.dataset_config import complete
 from tfew.errors import UserError, unknown
-from tfew.section import complete
 from tfew.task import tasks_at_hand
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def cost(config: DictConfig) -> list[dict[str, Any]]:
 def _one_run(config: DictConfig) -> tuple[list[dict[str, Any]], str]:
     training, evaluation = tasks_at_hand(complete(config))
 
-    from tfew.account import account, as_text
+    from tfew.costs.cost_report import account, as_text
     from tfew.paper.table_1 import papers_lengths
 
     row = account(config, training, evaluation, int(papers_lengths().query_tokens))
@@ -83,7 +83,7 @@ def _own_lengths(config: DictConfig) -> "tuple[CostLengths, list[str]] | None":
     if training is None:
         return None
 
-    from tfew.account import encoder_at_hand, lengths_as_text, measured_lengths
+    from tfew.costs.cost_report import encoder_at_hand, lengths_as_text, measured_lengths
     from tfew.paper.table_1 import CostLengths
 
     lengths = measured_lengths(encoder_at_hand(config), training, evaluation)
@@ -114,8 +114,8 @@ def _cost_lines(rows: "Mapping[str, CostRow]", printed: bool = True) -> list[str
 
 
 def _count(config: DictConfig, method_config: DictConfig) -> dict[str, Any]:
-    from tfew.build import build_shape, make_method
     from tfew.methods.base import attach
+    from tfew.models.build import build_shape, make_method
 
     model = build_shape(config)
     total = sum(parameter.numel() for parameter in model.parameters())

@@ -6,16 +6,16 @@ from pathlib import Path
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from tfew.adapters_io import adapter_description
 from tfew.cli import command
 from tfew.config import checked, run_name, run_path
+from tfew.dataset_config import complete, on_all_rows
+from tfew.devices.distributed import from_first
 from tfew.errors import UserError
-from tfew.ranks import from_first
-from tfew.records import IN_CONTEXT, ZERO_SHOT, RunRecord
-from tfew.report import finish
-from tfew.run_folder import few_shot_path, only_once, open_run
-from tfew.saved_run import with_run_settings
-from tfew.section import complete, on_all_rows
+from tfew.models.adapters_io import adapter_description
+from tfew.prediction.saved_run import with_run_settings
+from tfew.runs.records import IN_CONTEXT, ZERO_SHOT, RunRecord
+from tfew.runs.run_folder import few_shot_path, only_once, open_run
+from tfew.summary import finish
 from tfew.task import InContext, Task, eval_task, in_context, save_few_shot
 
 log = logging.getLogger("tfew.evaluate")  # __name__ is __main__ under python -m
@@ -45,7 +45,7 @@ def _evaluate(config: DictConfig, folder: Path) -> RunRecord:
     if evaluation is None:
         raise UserError(_nothing_to_evaluate(config))
 
-    from tfew.processes import processes
+    from tfew.devices.launcher import processes
 
     with processes(config, "evaluate"):
         return from_first(_run(config, folder, evaluation, context))
@@ -53,9 +53,9 @@ def _evaluate(config: DictConfig, folder: Path) -> RunRecord:
 
 def _run(config: DictConfig, folder: Path, evaluation: Task, context: InContext | None) -> RunRecord:
     """The job as each of its processes does it; only the first writes."""
-    from tfew.build import attach_saved, build_backbone, build_device, build_encoder, saved_method, share_out
-    from tfew.evaluation import evaluate_model
-    from tfew.forecast import check_memory
+    from tfew.costs.memory_forecast import check_memory
+    from tfew.models.build import attach_saved, build_backbone, build_device, build_encoder, saved_method, share_out
+    from tfew.ranking.evaluation import evaluate_model
 
     method = None if config.adapter is None else saved_method(Path(config.adapter), config)[1]
     device, encoder = build_device(config), build_encoder(config)

@@ -15,13 +15,13 @@ from omegaconf import DictConfig
 from tfew.cli import command
 from tfew.data.stream import KINDS, STANDARD, RowStream, open_stream
 from tfew.errors import UserError, unknown
-from tfew.partial_file import PartialFile, check_free
-from tfew.result_rows import ResultRows, kind_of_output
-from tfew.tasks_file import task_folders
+from tfew.files.partial_file import PartialFile, check_free
+from tfew.prediction.result_rows import ResultRows, kind_of_output
+from tfew.prediction.tasks_file import task_folders
 
 if TYPE_CHECKING:
-    from tfew.labelling import Labelling, Progress
-    from tfew.predictor import Predictor
+    from tfew.prediction.bulk_predict import Labelling, Progress
+    from tfew.prediction.predictor import Predictor
 
 log = logging.getLogger("tfew.predict")  # __name__ is __main__ under python -m
 HEAD_BYTES = 2**16  # of the input, by which it is known again
@@ -35,8 +35,8 @@ def predict(config: DictConfig, overrides: Sequence[str] = ()) -> "Progress":
     folders = None if config.adapters is None else task_folders(Path(str(config.adapters)).expanduser())
 
     # heavy imports only now: the request is known to make sense
-    from tfew.labelling import Labelling
-    from tfew.predictor import load_predictor
+    from tfew.prediction.bulk_predict import Labelling
+    from tfew.prediction.predictor import load_predictor
 
     predictor = load_predictor(config, overrides, folders)
     started = time.monotonic()
@@ -67,7 +67,7 @@ def _run(config: DictConfig, labelling: "Labelling", source: str, target: str) -
         except BrokenPipeError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes it once more at the end
             sys.exit("Standard output was closed: stopped.")
-    from tfew.labelling import Progress
+    from tfew.prediction.bulk_predict import Progress
 
     path = Path(target).expanduser()
     identity = {"input": _identity(source), "format": config.format, **labelling.predictor.fingerprint()}

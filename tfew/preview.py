@@ -11,9 +11,9 @@ from tfew.cli import command
 from tfew.config import checked
 from tfew.data.members import overview
 from tfew.data.mixture import MixtureSpec
+from tfew.dataset_config import complete
 from tfew.errors import UserError, unknown
 from tfew.schema import Prompt
-from tfew.section import complete
 from tfew.task import Task, data_folder, eval_task, load_mixture_spec, local_task, train_task
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def _preview_mixture(config: DictConfig, spec: MixtureSpec) -> list[dict[str, An
 
 
 def _show(config: DictConfig, task: Task, rows: Sequence[int]) -> list[dict[str, Any]]:
-    from tfew.build import build_encoder
+    from tfew.models.build import build_encoder
 
     encoder = build_encoder(config)
     shown = []

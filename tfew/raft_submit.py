@@ -11,11 +11,12 @@ from omegaconf import DictConfig, OmegaConf
 from tfew.cli import command
 from tfew.config import CONFIGS, WEIGHT_HASHES
 from tfew.errors import UserError, some, unknown
-from tfew.records import RECORD_FILE, load_record, write_atomically
-from tfew.run_folder import finished_settings
-from tfew.submission import check_names, predictions_csv
+from tfew.files.atomic import write_atomically
+from tfew.files.untrusted import parse_json
+from tfew.prediction.submission import check_names, predictions_csv
+from tfew.runs.records import RECORD_FILE, load_record
+from tfew.runs.run_folder import finished_settings
 from tfew.task import Task, data_folder, load_spec, unlabelled_task
-from tfew.untrusted import parse_json
 
 log = logging.getLogger("tfew.raft_submit")  # __name__ is __main__ under python -m
 FILE = "predictions.csv"
@@ -105,8 +106,8 @@ def _plan(config: DictConfig, name: str, run: Path) -> Planned:
 
 def _predict(task: Planned) -> list[tuple[int, str]]:
     """Id and label of every row."""
-    from tfew.build import attach_saved, build_backbone, build_device, build_encoder, saved_method
-    from tfew.evaluation import rank
+    from tfew.models.build import attach_saved, build_backbone, build_device, build_encoder, saved_method
+    from tfew.ranking.evaluation import rank
 
     device, encoder = build_device(task.settings), build_encoder(task.settings)
     _, method = saved_method(task.run, task.settings)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
-from tfew.untrusted import as_declared, parse_own_json
+from tfew.files.untrusted import as_declared, parse_own_json
 
 if TYPE_CHECKING:
     import torch

@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 
 from tfew.cli import command, overridden
 from tfew.errors import UserError
-from tfew.tasks_file import task_folders
+from tfew.prediction.tasks_file import task_folders
 
 if TYPE_CHECKING:
     from tfew.service.limits import Limits
@@ -38,7 +38,7 @@ def serve(config: DictConfig, overrides: Sequence[str] = ()) -> None:
         from tfew.service.metrics import Metrics
     except ModuleNotFoundError as error:
         raise UserError(f"{error}: pip install -r requirements.txt brings what the service needs.") from error
-    from tfew.predictor import load_predictor
+    from tfew.prediction.predictor import load_predictor
     from tfew.service.queue import LabelQueue
 
     said = [override for override in overrides if overridden([override])[0].partition(".")[0] not in OWN_SETTINGS]

@@ -21,7 +21,7 @@ from tfew.data.sources import find_source, has_split, is_local, load_split
 from tfew.data.split import folds_of, rarer_than
 from tfew.data.templates import Template, load_templates, select
 from tfew.errors import UserError, some
-from tfew.records import write_atomically
+from tfew.files.atomic import write_atomically
 from tfew.schema import Example, Prompt
 
 log = logging.getLogger(__name__)

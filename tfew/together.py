@@ -1,7 +1,7 @@
 """Several runs trained in one process: `python -m tfew.train +experiment=rte train_together=5`.
 
 Each run has the settings, folder, record and adapter that it would have alone, and is found finished by whoever asks
-for it alone. What they share is the frozen model and, in training, the batches (`tfew.joint_training`).
+for it alone. What they share is the frozen model and, in training, the batches (`tfew.training.joint_training`).
 """
 
 import logging
@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, ListConfig
 
-from tfew.claim import claim
 from tfew.config import checked, compose, differences, method_name, resolved, run_name, run_path
+from tfew.dataset_config import complete
 from tfew.errors import UserError
-from tfew.records import RunRecord, load_record
-from tfew.report import finish
-from tfew.run_folder import METRICS_FILE, MIXTURE_FILE, few_shot_path, open_run, tidy, to_skip
-from tfew.section import complete
+from tfew.runs.records import RunRecord, load_record
+from tfew.runs.run_folder import METRICS_FILE, MIXTURE_FILE, few_shot_path, open_run, tidy, to_skip
+from tfew.runs.run_lock import claim
+from tfew.summary import finish
 from tfew.task import Task, eval_task, save_few_shot, save_mixture, train_task
 
 if TYPE_CHECKING:
@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from torch import nn
 
     from tfew.data.loader import Encoder
-    from tfew.joint_training import Member
     from tfew.methods.base import Method
+    from tfew.training.joint_training import Member
 
 log = logging.getLogger(__name__)
 SEEDS = (0, 1, 32, 42, 1024)  # the paper's
@@ -87,10 +87,10 @@ def train_together(configs: Sequence[DictConfig]) -> list[RunRecord]:
 
 def _make(jobs: Sequence[Job]) -> None:
     # heavy imports only now: all configurations and data are known to be good
-    from tfew.build import build_backbone, build_device, build_encoder, build_method
-    from tfew.forecast import check_memory
-    from tfew.methods.bank import without_tasks
+    from tfew.costs.memory_forecast import check_memory
     from tfew.methods.base import attach
+    from tfew.methods.task_bank import without_tasks
+    from tfew.models.build import build_backbone, build_device, build_encoder, build_method
 
     first = jobs[0].config
     device, method, encoder = build_device(first), build_method(first), build_encoder(first)
@@ -110,11 +110,11 @@ def _make(jobs: Sequence[Job]) -> None:
 def _member(job: Job, method: "Method", model: "nn.Module", encoder: "Encoder") -> "Member":
     from torch import nn
 
-    from tfew.build import build_method, make_optimizer, starting_weights
     from tfew.data.loader import FewShotData
-    from tfew.joint_training import Member
-    from tfew.losses import LossWeights
-    from tfew.optim import linear_decay_with_warmup
+    from tfew.models.build import build_method, make_optimizer, starting_weights
+    from tfew.scoring.losses import LossWeights
+    from tfew.training.joint_training import Member
+    from tfew.training.optim import linear_decay_with_warmup
 
     config = job.config
     build_method(config)  # checks it against this run's optimiser
@@ -164,8 +164,8 @@ def _fit(
 
     import torch
 
-    from tfew.build import memory_bytes, uses_autocast
-    from tfew.joint_training import JointTraining, restore_together
+    from tfew.models.build import memory_bytes, uses_autocast
+    from tfew.training.joint_training import JointTraining, restore_together
 
     first = jobs[0].config
     mixed = uses_autocast(first, device, method)
@@ -190,11 +190,11 @@ def _complete(
     seconds: float,
 ) -> None:  # fmt: skip
     """Adapter, evaluation and record, as a run alone has them; `seconds`: its share of the training."""
-    from tfew.adapters_io import save_adapter
-    from tfew.build import base_of
-    from tfew.evaluation import evaluate_model
-    from tfew.fit import Fitted
-    from tfew.metrics_file import final_loss
+    from tfew.models.adapters_io import save_adapter
+    from tfew.models.build import base_of
+    from tfew.ranking.evaluation import evaluate_model
+    from tfew.runs.metrics_file import final_loss
+    from tfew.training.fit import Fitted
 
     config, folder, evaluation = job.config, job.folder, job.evaluation
     weights = {name: vector.detach() for name, vector in member.weights.items()}

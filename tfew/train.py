@@ -12,12 +12,12 @@ from omegaconf import DictConfig
 
 from tfew.cli import command
 from tfew.config import checked, method_name, resolved, run_name, run_path
+from tfew.dataset_config import complete
+from tfew.devices.distributed import from_first
 from tfew.errors import UserError
-from tfew.ranks import from_first
-from tfew.records import RunRecord
-from tfew.report import finish
-from tfew.run_folder import MIXTURE_FILE, few_shot_path, only_once, open_run
-from tfew.section import complete
+from tfew.runs.records import RunRecord
+from tfew.runs.run_folder import MIXTURE_FILE, few_shot_path, only_once, open_run
+from tfew.summary import finish
 from tfew.task import Task, eval_task, row_folds, save_few_shot, save_mixture, train_task
 from tfew.together import settings_of_each, train_together
 
@@ -38,7 +38,7 @@ def _train(config: DictConfig, folder: Path) -> RunRecord:
     evaluation = eval_task(config) if folds is None else None
 
     # heavy imports only now: the configuration and the data are known to be good
-    from tfew.processes import processes
+    from tfew.devices.launcher import processes
 
     with processes(config, "train"):
         return from_first(_run(config, folder, training, folds, evaluation))
@@ -48,12 +48,12 @@ def _run(
     config: DictConfig, folder: Path, training: Task, folds: Sequence[int] | None, evaluation: Task | None
 ) -> RunRecord:
     """The job as each of its processes does it, one a device; only the first writes."""
-    from tfew.adapters_io import save_adapter
-    from tfew.build import base_of, build_device, build_encoder, build_method, build_trainable, whole_adapter
-    from tfew.evaluation import evaluate_model
-    from tfew.fit import fit
-    from tfew.folds import cross_validate
-    from tfew.forecast import check_memory
+    from tfew.costs.memory_forecast import check_memory
+    from tfew.models.adapters_io import save_adapter
+    from tfew.models.build import base_of, build_device, build_encoder, build_method, build_trainable, whole_adapter
+    from tfew.ranking.evaluation import evaluate_model
+    from tfew.training.cross_validation import cross_validate
+    from tfew.training.fit import fit
 
     encoder = build_encoder(config)
     if training.mixture is None:

@@ -32,9 +32,9 @@ from scripts.bench.report import write_report
 from scripts.bench.rival import harness
 from scripts.bench.workload import Workload, encode, make_encoder, make_model, make_prompts
 from tfew.data.loader import Encoded, Encoder, collate
-from tfew.engine.prefixes import prefixes
 from tfew.errors import UserError, unknown
 from tfew.schema import Prompt
+from tfew.scoring.prefixes import prefixes
 
 CPU = torch.device("cpu")
 EXAMPLES = {2: 32, 4: 32, 20: 16, 77: 16}

@@ -15,13 +15,13 @@ import torch
 from torch import Tensor, nn
 
 from scripts.bench.workload import make_model
-from tfew.build import make_method
 from tfew.config import compose, resolved
 from tfew.data.loader import Encoded, collate
-from tfew.losses import LossWeights, counts, loss_terms
 from tfew.methods.base import adapter_parameters, attach
+from tfew.models.build import make_method
 from tfew.schema import Batch
-from tfew.scoring import rank_scores, scoring_mode, token_logprob
+from tfew.scoring.losses import LossWeights, counts, loss_terms
+from tfew.scoring.score import rank_scores, scoring_mode, token_logprob
 
 BATCH = 16  # examples scored at a time
 Logprob = Callable[[nn.Module, Batch], Tensor]

@@ -24,12 +24,12 @@ from torch import nn
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from scripts.bench.limit import COMMON, ROWS, SHAPES, matmul_flops_per_second, useful_flops, wait_for
-from tfew.engine.prefixes import prefixes
-from tfew.losses import LossWeights, counts, loss_terms
 from tfew.methods.base import adapter_parameters, attach
 from tfew.methods.ia3 import IA3
 from tfew.schema import Batch
-from tfew.scoring import ENGINES, scoring_mode, token_logprob
+from tfew.scoring.losses import LossWeights, counts, loss_terms
+from tfew.scoring.prefixes import prefixes
+from tfew.scoring.score import ENGINES, scoring_mode, token_logprob
 
 MEDIAN_TOKENS = 103
 LONGEST_CHOICE = {2: 2, 4: 32, 20: 4, 77: 7}

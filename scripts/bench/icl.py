@@ -16,9 +16,9 @@ from transformers import GPT2Config, GPT2LMHeadModel
 
 from scripts.bench.workload import Workload, encode, make_encoder, make_prompts
 from tfew.data.loader import Encoder, collate
-from tfew.engine.context import Context
 from tfew.schema import Batch
-from tfew.scoring import scoring_mode, token_logprob
+from tfew.scoring.context import Context
+from tfew.scoring.score import scoring_mode, token_logprob
 
 SHOTS, QUERIES, TOKENS, ROUNDS = 32, 64, 30, 3
 BATCH = 16

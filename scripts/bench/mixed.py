@@ -26,13 +26,13 @@ from tqdm import tqdm
 
 from scripts.bench.limit import COMMON, SHAPES
 from scripts.bench.workload import Workload, encode, make_encoder, make_model, make_prompts
-from tfew.build import make_method
 from tfew.config import compose, resolved
 from tfew.data.loader import collate
-from tfew.methods.bank import TaskBank
 from tfew.methods.base import Method, attach
+from tfew.methods.task_bank import TaskBank
+from tfew.models.build import make_method
 from tfew.schema import Batch
-from tfew.scoring import scoring_mode, token_logprob
+from tfew.scoring.score import scoring_mode, token_logprob
 from tfew.together import settings_of_each, train_together
 from tfew.train import train
 

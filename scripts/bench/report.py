@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 import transformers
 
-from tfew.records import write_atomically
+from tfew.files.atomic import write_atomically
 
 if TYPE_CHECKING:
     from scripts.bench.__main__ import Case

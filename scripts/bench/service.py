@@ -28,9 +28,9 @@ from tfew.bounds import SERVICE
 from tfew.cli import run_script
 from tfew.config import compose
 from tfew.errors import UserError
-from tfew.labeller import Labelled
 from tfew.mini_t0.world import generate
-from tfew.predictor import Predictor
+from tfew.prediction.predictor import Predictor
+from tfew.prediction.task_predictor import Labelled
 from tfew.train import train
 
 FAMILIES = ("entails", "commits", "consequence", "ending", "blank", "same_sense", "request", "complaint")

@@ -11,9 +11,9 @@ from pathlib import Path
 from torch import nn
 
 from scripts.bench.limit import COMMON, ROWS, SHAPES
-from tfew.backbone import load_tokenizer, random_model
 from tfew.config import compose, local_path
 from tfew.data.loader import Encoded, Encoder
+from tfew.models.backbone import load_tokenizer, random_model
 from tfew.schema import Prompt
 
 LONGEST = {2: 1, 4: 31, 20: 3, 77: 6}  # words of a choice: yes/no, endings of a story, topics, intents

@@ -10,10 +10,10 @@ from pathlib import Path
 
 from tfew.bounds import COMPARED_TEMPLATES
 from tfew.errors import UserError, some
-from tfew.records import ZERO_SHOT, RunRecord
-from tfew.run_folder import PREDICTIONS_FILE, check_recorded
+from tfew.files.untrusted import as_declared, parse_own_json
+from tfew.runs.records import ZERO_SHOT, RunRecord
+from tfew.runs.run_folder import PREDICTIONS_FILE, check_recorded
 from tfew.schema import Prediction
-from tfew.untrusted import as_declared, parse_own_json
 
 NORMS = ("token", "sum")  # that a table of rows shows
 STAGES = ("train", "evaluate")

@@ -18,7 +18,7 @@ from tqdm import tqdm
 from tfew.comparison.rows import Row, reduced
 from tfew.config import compose
 from tfew.errors import UserError
-from tfew.records import RECORD_FILE, RunRecord
+from tfew.runs.records import RECORD_FILE, RunRecord
 
 Commands = Mapping[str, Callable[[DictConfig], RunRecord]]
 

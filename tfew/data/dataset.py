@@ -8,8 +8,8 @@ from typing import Any, overload
 
 from tfew.data.labels import LabelRule, Rule, as_choices, label_rule
 from tfew.errors import UserError, some
+from tfew.files.untrusted import as_declared
 from tfew.schema import Example
-from tfew.untrusted import as_declared
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,9 @@ class DatasetSpec:
     paper_name: str
     columns: tuple[str, ...]
     label: Rule | None
-    prompts: str | Sequence[Any] | None  # as `load_templates` takes them; None: not described yet (`tfew.section`)
+    prompts: (
+        str | Sequence[Any] | None
+    )  # as `load_templates` takes them; None: not described yet (`tfew.dataset_config`)
     train_templates_first: int | None
     shots: int | None
     hub: Mapping[str, Any] | None

@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import Any
 
 from tfew.errors import UserError, unknown
-from tfew.untrusted import parse_json
+from tfew.files.untrusted import parse_json
 
 Row = Mapping[str, Any]
 LETTER = re.compile(r"\(([A-Z])\) ")

@@ -3,9 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
-from tfew import hub
 from tfew.data.table import Table
 from tfew.errors import UserError
+from tfew.files import hub
 
 
 def load_from_hub(source: Mapping[str, Any], split: str, without: str) -> Any:

@@ -9,7 +9,7 @@ from typing import Any, NotRequired
 from typing_extensions import TypedDict
 
 from tfew.errors import UserError, unknown
-from tfew.untrusted import as_declared, parse_json
+from tfew.files.untrusted import as_declared, parse_json
 
 CHOICE_SEPARATOR = "|||"
 WAYS = ("text", "number", "letter")  # in which a label may say which of a row's own choices is right

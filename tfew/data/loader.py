@@ -16,8 +16,8 @@ import pytorch_lightning as pl
 import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
+from tfew.devices.distributed import share
 from tfew.errors import UserError
-from tfew.ranks import share
 from tfew.schema import Batch, Prompt
 
 Key = tuple[int, int]  # (step, row)

@@ -10,8 +10,8 @@ from tfew.data.hub_sets import load_from_hub
 from tfew.data.split import drawn_rows
 from tfew.data.table import read_table
 from tfew.errors import UserError
+from tfew.files.checksums import file_sha256
 from tfew.schema import Example
-from tfew.sealed import file_sha256
 
 log = logging.getLogger(__name__)
 

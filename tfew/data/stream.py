@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 from tfew.bounds import LINE_BYTES
 from tfew.data.formats import FORMATS, Format, Row, finished
 from tfew.errors import UserError, unknown
-from tfew.untrusted import parse_json
+from tfew.files.untrusted import parse_json
 
 STANDARD = "-"  # standard input, standard output
 ENDINGS = {".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".txt": "text", ".parquet": "parquet"}

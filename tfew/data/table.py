@@ -14,7 +14,7 @@ from typing import Any
 
 from tfew.bounds import CELL_CHARACTERS
 from tfew.errors import UserError, unknown
-from tfew.untrusted import parse_json
+from tfew.files.untrusted import parse_json
 
 Row = dict[str, Any]
 ENDINGS = (".csv", ".tsv", ".jsonl", ".parquet")

@@ -15,8 +15,8 @@ from typing_extensions import TypedDict
 from tfew.data.labels import CHOICE_SEPARATOR
 from tfew.data.sandbox import RenderError, SafeTemplate, split_marks
 from tfew.errors import UserError, some, unknown
+from tfew.files.untrusted import as_declared
 from tfew.schema import Example, Prompt
-from tfew.untrusted import as_declared
 
 Rendered = tuple[str, str | None, list[str], tuple[tuple[int, int], ...]]
 

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 
 from tfew.errors import UserError, some
-from tfew.methods.bank import Scaler, Scaling
 from tfew.methods.merging import check_plain
 from tfew.methods.peft_format import PeftAdapter
+from tfew.methods.task_bank import Scaler, Scaling
 
 
 class Method(ABC):

@@ -16,11 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from tfew.errors import UserError, some, unknown
-from tfew.methods.bank import Scaler, Scaling
 from tfew.methods.base import Method, check_fit
 from tfew.methods.merging import scale_inputs, scale_outputs, ungraft
 from tfew.methods.peft_format import PREFIX, PeftAdapter, common_config, is_transposed, target_names
 from tfew.methods.surgery import LINEAR, features, find_linears, graft, no_match, sibling_names
+from tfew.methods.task_bank import Scaler, Scaling
 
 FUSED_LAYOUTS = ("thirds", "per_head")
 PEFT_KEY = "ia3_l"

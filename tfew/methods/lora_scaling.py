@@ -8,10 +8,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from tfew.methods.bank import Scaler, Scaling
 from tfew.methods.base import Method
 from tfew.methods.merging import scale_inputs, scale_outputs, ungraft
 from tfew.methods.surgery import features, graft, require_linears
+from tfew.methods.task_bank import Scaler, Scaling
 
 
 class BothScaled(nn.Module):

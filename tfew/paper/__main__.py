@@ -14,13 +14,14 @@ from omegaconf import DictConfig
 
 from tfew.cli import command
 from tfew.errors import UserError, unknown
+from tfew.files.atomic import write_atomically, write_bytes_atomically
 from tfew.paper.figures import Figure, figure_csv, make_figure
 from tfew.paper.render import as_csv, as_latex, as_markdown
 from tfew.paper.runs import load_runs
 from tfew.paper.specs import specs
 from tfew.paper.spread import COLUMNS, Spread, in_context_scores, spread_csv, spread_rows, spreads
 from tfew.paper.table import Table, make_table
-from tfew.records import RunRecord, write_atomically, write_bytes_atomically
+from tfew.runs.records import RunRecord
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Drawing
@@ -97,7 +98,7 @@ def _spread_figure(config: DictConfig, records: list[RunRecord]) -> list[Spread]
 
 
 def _write_figure(config: DictConfig, number: str, drawing: "Drawing", points: str) -> None:
-    from tfew.plots import PDF, PNG, rendered
+    from tfew.comparison.plots import PDF, PNG, rendered
 
     folder = Path(config.output)
     for form in (PNG, PDF):

@@ -13,7 +13,7 @@ import numpy as np
 
 from tfew.errors import UserError
 from tfew.paper.reference import AVERAGE, printed
-from tfew.records import RunRecord
+from tfew.runs.records import RunRecord
 
 ACCURACY = "accuracy"
 

@@ -5,9 +5,9 @@ from itertools import product
 from textwrap import wrap
 from typing import TYPE_CHECKING, Any
 
+from tfew.comparison.plots import COLORS, FAINT, GRID, INK, blank, chance_line, plain, strip, style
 from tfew.paper.figures import EVERYTHING, Figure, Point
 from tfew.paper.spread import Spread
-from tfew.plots import COLORS, FAINT, GRID, INK, blank, chance_line, plain, strip, style
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Drawing

@@ -15,7 +15,7 @@ from tfew.paper.reference import AVERAGE, printed
 from tfew.paper.specs import specs
 from tfew.paper.table import Table, make_table, runs_by_row
 from tfew.paper.table_1 import table_1
-from tfew.records import RunRecord
+from tfew.runs.records import RunRecord
 
 EVERYTHING = 99.0  # percent of the model from which on a method trains all of it
 

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 from tfew.paper.cells import median_and_iqr, template_scores
 from tfew.paper.runs import Run
-from tfew.records import RECORD_FILE, RunRecord
+from tfew.runs.records import RECORD_FILE, RunRecord
 
 
 @dataclass(frozen=True)

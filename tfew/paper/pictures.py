@@ -14,7 +14,7 @@ from tfew.paper.figures import make_figure
 from tfew.paper.specs import specs
 from tfew.paper.spread import Spread, scores_of, spreads
 from tfew.paper.svg import inline_svg
-from tfew.records import RunRecord
+from tfew.runs.records import RunRecord
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Drawing

@@ -25,8 +25,8 @@ from tfew.paper.specs import specs
 from tfew.paper.spread import COLUMNS, Spread, in_context_scores, spread_rows, spreads
 from tfew.paper.table import Table, make_table
 from tfew.paper.variants import variants
-from tfew.records import RunRecord
-from tfew.run_folder import METRICS_FILE, PREDICTIONS_FILE, check_recorded
+from tfew.runs.records import RunRecord
+from tfew.runs.run_folder import METRICS_FILE, PREDICTIONS_FILE, check_recorded
 
 TEMPLATE = "page.html"
 OPEN_AT_ONCE = 6  # data sets; of more, their confusions and hardest rows are there to be unfolded

@@ -6,7 +6,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from tfew.errors import UserError
-from tfew.records import RECORD_FILE, RunRecord, load_record
+from tfew.runs.records import RECORD_FILE, RunRecord, load_record
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from statistics import mean
 from tfew.paper.cells import median_and_iqr, order_seed, template_scores
 from tfew.paper.specs import specs
 from tfew.paper.variants import variants
-from tfew.records import RunRecord
+from tfew.runs.records import RunRecord
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ import re
 from typing import TYPE_CHECKING
 from xml.etree import ElementTree
 
-from tfew.plots import COLORS, FAINT, GRID, INK, SVG, rendered
+from tfew.comparison.plots import COLORS, FAINT, GRID, INK, SVG, rendered
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

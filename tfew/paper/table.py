@@ -9,7 +9,7 @@ from tfew.paper.cells import ACCURACY, Cell, has_metric, make_average, make_cell
 from tfew.paper.reference import AVERAGE
 from tfew.paper.specs import specs
 from tfew.paper.table_1 import table_1
-from tfew.records import RunRecord
+from tfew.runs.records import RunRecord
 
 FLOPS, BYTES = "flops", "bytes"
 COSTS = {"inference": "inference FLOPs", "training": "training FLOPs", "disk": "disk space"}

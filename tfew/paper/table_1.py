@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from tfew.costs import in_context_tokens, inference_flops, token_bytes, training_flops
+from tfew.costs.formulas import in_context_tokens, inference_flops, token_bytes, training_flops
 from tfew.paper.specs import specs
 
 FLOAT32_BYTES = 4

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tfew.errors import UserError
-from tfew.records import RunRecord
+from tfew.runs.records import RunRecord
 from tfew.schema import Prompt
 
 log = logging.getLogger(__name__)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from tfew.paper.table import is_pretrained
-from tfew.records import RunRecord
+from tfew.runs.records import RunRecord
 
 Facet = Callable[[RunRecord], Any]
 

@@ -30,7 +30,7 @@ from tfew.service.queue import Answer, ClosedError, FullError, LabelQueue
 from tfew.service.table import read_table, written_table
 
 if TYPE_CHECKING:
-    from tfew.labeller import Labelled
+    from tfew.prediction.task_predictor import Labelled
 
 PAGE = Path(__file__).with_name("page.html")
 PROBLEMS: dict[int | str, dict[str, Any]] = {

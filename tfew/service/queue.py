@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 from tfew.errors import UserError
 
 if TYPE_CHECKING:
-    from tfew.labeller import Labelled
-    from tfew.predictor import Predictor, Prepared
+    from tfew.prediction.predictor import Predictor, Prepared
+    from tfew.prediction.task_predictor import Labelled
 
 
 @dataclass(frozen=True)

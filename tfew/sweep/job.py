@@ -13,9 +13,9 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from tfew.claim import Busy
 from tfew.errors import UserError
-from tfew.records import RECORD_FILE, RunRecord
+from tfew.runs.records import RECORD_FILE, RunRecord
+from tfew.runs.run_lock import Busy
 from tfew.sweep.state import BUSY, FAILED, FOUND, MADE, Outcome, SweepState
 
 state: SweepState | None = None  # of the sweep that this process runs jobs of; tfew/sweep/callback.py sets it

@@ -18,8 +18,8 @@ from typing import Any
 from hydra.errors import CompactHydraException
 
 from tfew.bounds import SWEEP_DEATHS
-from tfew.claim import LOCK_FILE, held, hold
-from tfew.records import RECORD_FILE
+from tfew.runs.records import RECORD_FILE
+from tfew.runs.run_lock import LOCK_FILE, held, hold
 from tfew.sweep.bar import EVERY_SECONDS, SweepBar
 from tfew.sweep.state import BUSY, FAILED, FOUND, MADE, OWNER, Outcome, SweepState
 

@@ -1,6 +1,6 @@
 """What becomes of each job of a sweep: small files in a folder that all its processes see, wherever they run.
 
-N.started    held (tfew/claim.py) while job N runs; what a killed process leaves is held no more
+N.started    held (tfew/runs/run_lock.py) while job N runs; what a killed process leaves is held no more
 N.json       its outcome, written when it ends
 N.log        what it printed; kept where it failed
 owner        held by the process that began the sweep
@@ -12,8 +12,8 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from tfew.claim import held, hold
-from tfew.records import write_atomically
+from tfew.files.atomic import write_atomically
+from tfew.runs.run_lock import held, hold
 
 OWNER = "owner"
 MADE, FOUND, FAILED, BUSY = "made", "found", "failed", "busy"

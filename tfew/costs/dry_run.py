@@ -1,0 +1,236 @@
+"""A training step and a scoring pass without numbers: what they keep, hold and compute, from shapes alone.
+
+torch's fake tensors have a shape, a type and a device, and no contents. They go through the very code that real ones
+go through, so which kernel attention takes, what autograd keeps, what the engine does only once is what it will be.
+Token ids are real, since the engine cuts by them. A model with numbers goes through the same functions and gives the
+same counts; that is what the tests compare.
+
+Not seen: what a kernel takes for itself while it runs, and an allocator's rounding.
+"""
+
+import gc
+import weakref
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map_only
+from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
+
+from tfew.methods.base import adapter_parameters
+from tfew.schema import Batch
+from tfew.scoring.losses import LossWeights, counts, loss_terms
+from tfew.scoring.memory import Kept, counting_kept
+from tfew.scoring.score import token_logprob
+from tfew.training.optim import clip_gradients
+
+
+def _attention(query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
+    return sdpa_flop_count(query, key, value)
+
+
+def _attention_backward(gradient: Any, query: Any, key: Any, value: Any, *_: Any, **__: Any) -> int:
+    return sdpa_backward_flop_count(gradient, query, key, value)
+
+
+# attention's kernel on a CPU, which torch's counter does not know; its operands are those of the kernels that it knows
+CPU_ATTENTION = {
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
+}
+
+
+COPIES_INSIDE = (torch.ops.aten.logsumexp.default,)  # what holds a copy of its input while it runs
+
+
+@dataclass(frozen=True)
+class Counted:
+    """Of one optimiser step or scoring pass; bytes are beside the weights, those of the adapter among them.
+
+    `flops`: two a multiply-add, of matrix products and attention, by torch's own counter. `kept_bytes`: the most that
+    is kept for a backward pass, of one micro-batch. `gradient_bytes`, `optimizer_bytes`: what is there from step to
+    step. `peak_bytes`: the most that is there at a time, all of these included, and what waits to be collected.
+    """
+
+    flops: int
+    peak_bytes: int
+    kept_bytes: int = 0
+    gradient_bytes: int = 0
+    optimizer_bytes: int = 0
+
+
+def without_numbers(model: nn.Module, device: torch.device) -> nn.Module:
+    """The model, changed in place: each parameter and buffer as a fake tensor on this device; shared ones stay so."""
+    mode = FakeTensorMode(allow_non_fake_inputs=True)
+    made: dict[int, Tensor] = {}
+
+    def fake(tensor: Tensor | None) -> Tensor | None:
+        if tensor is not None and id(tensor) not in made:
+            with mode:
+                empty = torch.empty(tensor.shape, dtype=tensor.dtype, device=device)
+            is_parameter = isinstance(tensor, nn.Parameter)
+            made[id(tensor)] = nn.Parameter(empty, tensor.requires_grad) if is_parameter else empty
+        return None if tensor is None else made[id(tensor)]
+
+    for module in list(model.modules()):
+        tensors: Any
+        for tensors in (module._parameters, module._buffers):
+            tensors.update({name: fake(tensor) for name, tensor in tensors.items()})
+    return model
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a batch is computed; as in `tfew.training.module` and `tfew.scoring.score`."""
+
+    weights: LossWeights
+    unlikely_epsilon: float
+    engine: str
+    micro_batch_size: int | None = None
+    autocast: bool = False
+
+
+MakeOptimizer = Callable[[list[nn.Parameter]], torch.optim.Optimizer]
+Watch = Callable[[], AbstractContextManager[Any]]
+
+
+def training_step(model: nn.Module, batch: Batch, optimizer: "OptimizerBytes", recipe: Recipe) -> Counted:
+    """What one step takes when it is not the first, so that the optimiser's state is there."""
+    flop_counter, held, kept = _flop_counter(), HeldBytes(_tensors(model, batch)), list[Kept]()
+
+    @contextmanager
+    def watch() -> Iterator[None]:
+        with counting_kept(model) as of_micro_batch:
+            kept.append(of_micro_batch)
+            yield
+
+    with _collector_off(), flop_counter, held:
+        make_gradients(model, batch, recipe, watch)
+        in_step = held.now + optimizer.passing
+    gradient_bytes = sum(p.grad.nbytes for p in adapter_parameters(model).values() if p.grad is not None)
+    return Counted(
+        flops=flop_counter.get_total_flops(),
+        peak_bytes=max(held.peak, in_step) + optimizer.state,
+        kept_bytes=max(of_micro_batch.bytes for of_micro_batch in kept),
+        gradient_bytes=gradient_bytes,
+        optimizer_bytes=optimizer.state,
+    )
+
+
+def scoring_pass(model: nn.Module, batch: Batch, recipe: Recipe) -> Counted:
+    flop_counter, held = _flop_counter(), HeldBytes(_tensors(model, batch))
+    with _collector_off(), flop_counter, held:
+        score(model, batch, recipe)
+    return Counted(flop_counter.get_total_flops(), held.peak)
+
+
+def make_gradients(model: nn.Module, batch: Batch, recipe: Recipe, watch: Watch = nullcontext) -> None:
+    """All of an optimiser step but the optimiser; `watch` is around each forward pass."""
+    model.train()
+    model.zero_grad()
+    total = counts(batch)
+    with _mixed(batch, recipe):
+        for micro in batch.split(recipe.micro_batch_size or len(batch)):
+            with watch():
+                logprob = token_logprob(model, micro, recipe.engine)
+                loss = loss_terms(logprob, micro, recipe.weights, total, recipe.unlikely_epsilon)["loss"]
+            loss.backward()
+            del logprob, loss
+        clip_gradients(adapter_parameters(model).values(), 1.0)
+
+
+def score(model: nn.Module, batch: Batch, recipe: Recipe) -> None:
+    model.eval()
+    # not inference mode, in which torch takes operations apart below autocast, where they lack its types
+    with torch.no_grad(), _mixed(batch, recipe):
+        token_logprob(model, batch, recipe.engine)
+
+
+@dataclass(frozen=True)
+class OptimizerBytes:
+    """What an optimiser keeps from step to step, and what comes and goes while it steps.
+
+    The second is that of the largest parameter: they are updated one after the other. (Not on a GPU by AdamW, which
+    there takes all at once, and as much again as is trained.)
+    """
+
+    state: int
+    passing: int
+
+
+def optimizer_bytes(parameters: Iterable[nn.Parameter], make_optimizer: MakeOptimizer) -> OptimizerBytes:
+    """Of two steps on fake parameters, one for each different shape."""
+    kinds = Counter((parameter.shape, parameter.dtype, parameter.device) for parameter in parameters)
+    state, passing = 0, [0]
+    for (shape, dtype, device), count in kinds.items():
+        with FakeTensorMode():
+            parameter = nn.Parameter(torch.empty(shape, dtype=dtype, device=device))
+            parameter.grad = torch.empty_like(parameter)
+            optimizer = make_optimizer([parameter])
+            optimizer.step()
+            kept = [value for value in optimizer.state[parameter].values() if isinstance(value, Tensor)]
+            with HeldBytes([parameter, parameter.grad, *kept]) as held:
+                optimizer.step()
+        state += count * sum(tensor.nbytes for tensor in kept)
+        passing.append(held.peak)
+    return OptimizerBytes(state, max(passing))
+
+
+class HeldBytes(TorchDispatchMode):
+    """Counts what operations allocate and what of it is still there; `known` was there before."""
+
+    def __init__(self, known: Iterable[Tensor]) -> None:
+        super().__init__()
+        self.now = self.peak = 0
+        self._seen = weakref.WeakSet(tensor.untyped_storage() for tensor in known)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        tree_map_only(Tensor, self._count, result)
+        if func in COPIES_INSIDE:
+            self.peak = max(self.peak, self.now + args[0].nbytes)
+        return result
+
+    def _count(self, tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage not in self._seen:
+            self._seen.add(storage)
+            weakref.finalize(storage, self._free, storage.nbytes())
+            self.now += storage.nbytes()
+            self.peak = max(self.peak, self.now)
+        return tensor
+
+    def _free(self, size: int) -> None:
+        self.now -= size
+
+
+@contextmanager
+def _collector_off() -> Iterator[None]:
+    """What torch's `checkpoint` recomputed hangs in cycles for a while: Python's collector, which runs when it likes,
+    would free it sooner in one count than in the next."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
+def _flop_counter() -> FlopCounterMode:
+    return FlopCounterMode(display=False, custom_mapping=CPU_ATTENTION)
+
+
+def _mixed(batch: Batch, recipe: Recipe) -> Any:
+    return torch.autocast(batch.input_ids.device.type, torch.bfloat16, enabled=recipe.autocast)
+
+
+def _tensors(model: nn.Module, batch: Batch) -> list[Tensor]:
+    of_batch = [tensor for tensor in vars(batch).values() if tensor is not None]
+    return [*model.parameters(), *model.buffers(), *of_batch]

@@ -1,0 +1,97 @@
+"""Seconds and bytes of real steps on the real model: what `measure=true` adds to the forecast."""
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from omegaconf import DictConfig
+from safetensors.torch import save
+
+from tfew.costs.dry_run import Counted, make_gradients, score, scoring_pass, training_step
+from tfew.costs.memory_forecast import SCORING, TRAINING, Plan, make_recipe
+from tfew.data.loader import Encoder
+from tfew.methods.base import adapter_parameters
+from tfew.models.build import attach_method, build_backbone, build_method, make_optimizer
+from tfew.schema import Batch
+
+ROUNDS = 3  # of which the median is taken, after one that is not counted
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Of a "training" step and a "scoring" pass; `peak_bytes` is beside the weights.
+
+    On a GPU the peak is what torch's allocator gave out at most; on a CPU, where nothing counts that, what operations
+    asked for. `adapter_file_bytes` is None where what is saved is only known after a calibration.
+    """
+
+    seconds: dict[str, float]
+    peak_bytes: dict[str, int]
+    counted: dict[str, Counted]
+    adapter_file_bytes: int | None
+
+
+def measure_run(config: DictConfig, plan: Plan, encoder: Encoder, batches: Mapping[str, Batch]) -> Measured:
+    """Loads the model, attaches the method and computes each batch a few times."""
+    method = build_method(config)
+    model = build_backbone(config, encoder.tokenizer, plan.device, method)
+    attach_method(config, method, model, encoder.tokenizer)
+    recipe = make_recipe(config, plan.autocast)
+    optimizer = make_optimizer(config, list(adapter_parameters(model).values()))
+    on_device = {what: batch.to(plan.device) for what, batch in batches.items()}
+
+    def step() -> None:
+        make_gradients(model, on_device[TRAINING], recipe)
+        optimizer.step()
+
+    calls: dict[str, Callable[[], None]] = {TRAINING: step, SCORING: lambda: score(model, on_device[SCORING], recipe)}
+    counts: dict[str, Callable[[], Counted]] = {
+        TRAINING: lambda: training_step(model, on_device[TRAINING], plan.optimizer, recipe),
+        SCORING: lambda: scoring_pass(model, on_device[SCORING], recipe),
+    }
+    file_bytes = None
+    if not method.calibrates:
+        file_bytes = len(save({name: tensor.cpu().contiguous() for name, tensor in method.stored(model).items()}))
+    seconds, peaks = {}, {}
+    before = _allocated(plan.device)
+    _most_allocated(plan.device)
+    for what in sorted(batches):  # scoring first: a training step leaves the optimiser's state behind
+        seconds[what] = _seconds(calls[what], plan.device)
+        peaks[what] = _most_allocated(plan.device) - before
+    optimizer.zero_grad()
+    counted = {what: counts[what]() for what in batches}
+    if plan.device.type != "cuda":
+        peaks = {what: count.peak_bytes for what, count in counted.items()}
+    return Measured(seconds, peaks, counted, file_bytes)
+
+
+def _seconds(call: Callable[[], Any], device: torch.device) -> float:
+    taken = []
+    for _ in range(1 + ROUNDS):
+        _wait_for(device)
+        started = time.perf_counter()
+        call()
+        _wait_for(device)
+        taken.append(time.perf_counter() - started)
+    return statistics.median(taken[1:])
+
+
+def _allocated(device: torch.device) -> int:
+    return torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
+
+
+def _most_allocated(device: torch.device) -> int:
+    """Since it was asked for last."""
+    if device.type != "cuda":
+        return 0
+    most = torch.cuda.max_memory_allocated(device)
+    torch.cuda.reset_peak_memory_stats(device)
+    return most
+
+
+def _wait_for(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

@@ -1,0 +1,208 @@
+"""The section `dataset` made whole before a run starts, where it rests on files: a user's table, RAFT's instructions.
+
+What comes out is an ordinary section, complete in itself: a run's config.yaml needs nothing else to word new rows.
+"""
+
+import logging
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from tfew.config import resolved
+from tfew.data.dataset import DatasetSpec
+from tfew.data.formats import read_rows
+from tfew.data.hub_sets import hub_table
+from tfew.data.layout import identifiers, lines, readable
+from tfew.data.sources import has_split, load_split
+from tfew.data.table import ENDINGS, Table, read_table
+from tfew.data.templates import load_templates, select
+from tfew.data.user_table import Wishes, describe, said
+from tfew.errors import UserError
+from tfew.files.checksums import file_sha256
+
+log = logging.getLogger(__name__)
+
+OWN = ("data", "text", "label", "choices", "template")
+HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
+
+
+def complete(config: DictConfig) -> DictConfig:
+    """The configuration (a checked one) with its data set described in full; changed in place and returned."""
+    dataset = config.dataset
+    given = [key for key in OWN if config.get(key) is not None]
+    if given and dataset.get("table") is None:
+        raise UserError(f"{given[0]}= is for a table of your own: say +experiment=local (or dataset=local).")
+    if dataset.get("table") is not None and dataset.prompts is None:
+        _describe_table(config)
+    if dataset.get("layout") is not None and dataset.prompts is None:
+        _lay_out(config)
+    return config
+
+
+def on_all_rows(config: DictConfig) -> DictConfig:
+    """The same; where nothing is held out to evaluate on, the training rows are, for a model not trained on them."""
+    if config.dataset.get("members") is not None:  # of a mixture, members say what they are evaluated on
+        return config
+    spec = DatasetSpec.from_config(resolved(config.dataset))
+    if not has_split(spec, "eval"):
+        for source in ("files", "hub", "rows"):
+            if config.dataset[source] is not None:
+                config.dataset[source].eval = config.dataset[source].train
+    return config
+
+
+def on_other_rows(config: DictConfig) -> DictConfig:
+    """A finished run's settings with `data=` to evaluate on, whose columns may be called otherwise (`text= label=`)."""
+    dataset = config.dataset
+    if dataset.get("table") is None:
+        raise UserError(f"data= is for a run on a table of one's own; this adapter was trained on {dataset.name}.")
+    _, source = _load(config)
+    renamed = {**dataset.rename, **_renamed(config)}
+    held_out = {**dataset.held_out, "share": None}
+    rows = {"train": None, "eval": None}
+    _put(config, {**source, "rename": renamed, "held_out": held_out, "rows": rows})
+    return on_all_rows(config)
+
+
+def _renamed(config: DictConfig) -> dict[str, str]:
+    """The columns named on the command line -> those that the run's templates know."""
+    texts = [column for column in config.dataset.columns if column != config.dataset.label.get("choices")]
+    named = _as_columns(config.text) or []
+    if len(named) != len(texts):
+        raise UserError(f"text={','.join(named)} must name as many columns as the run has texts: {', '.join(texts)}.")
+    back = {new: old for old, new in config.dataset.rename.items()}
+    pairs = [*zip(named, texts, strict=True), (str(config.label), config.dataset.label.column)]
+    return {name: known for name, known in pairs if name != back.get(known, known)}
+
+
+def _describe_table(config: DictConfig) -> None:
+    if config.data is None:
+        raise UserError("data= is missing: the file with your rows (.csv, .tsv, .jsonl, .parquet), or a Hub id.")
+    table, source = _load(config)
+    template = config.template if config.template is None else _read_template(str(config.template))
+    wishes = Wishes(_as_columns(config.text), _as_name(config.label), _plain(config.choices), template)
+    described = describe(table, wishes)
+    name = _name(str(config.data))
+    if config.name == config.dataset.name:
+        config.name = name
+    rows = {"train": len(table.rows), "eval": None}
+    _put(config, {**described.section, **source, "name": name, "rows": rows})
+    config.text, config.label = described.text, described.label
+    if described.single is not None:
+        config.templates.use, config.templates.name = "single", described.single
+    notes = [*described.notes, *_answers_of_a_collection(config, table)]
+    log.info(f"{table.where}: " + "; ".join(notes) + ".")
+
+
+def _answers_of_a_collection(config: DictConfig, table: Table) -> list[str]:
+    """What the first of promptsource's templates answers for which label: they have an order of their own."""
+    spec = DatasetSpec.from_config(resolved(config.dataset))
+    if not isinstance(spec.prompts, str) or spec.label_names is None:
+        return []
+    template = select(load_templates(spec.prompts), config.templates.use, config.templates.name)[0]
+    prompt = template.render(spec.name, spec.example(0, table.rows[0], table.where))
+    if prompt is None or len(prompt.choices) != len(spec.label_names):
+        return []
+    return [f"template {template.name!r} says {said(spec.label_names, prompt.choices)}"]
+
+
+def _lay_out(config: DictConfig) -> None:
+    """`dataset.layout` as a template: instruction and fields from the file of settings, which has a line for each."""
+    dataset, layout = config.dataset, config.dataset.layout
+    fields, instruction = _settings(config)
+    rename = {**identifiers(fields), **dataset.rename}
+    if config.get("fidelity") is not None and config.fidelity.get("field_order") == "table":
+        unworded = {**resolved(dataset), "columns": [], "prompts": [], "rename": {}}
+        place = {name: place for place, name in enumerate(_first_fields(DatasetSpec.from_config(unworded), config))}
+        fields = sorted(fields, key=lambda name: place.get(name, len(place)))
+    columns = {name: rename.get(name, name) for name in fields}
+    words = [readable(name) for name in DatasetSpec.from_config({**resolved(dataset), "columns": []}).label_names or ()]
+    jinja = lines(columns, layout.question, instruction, layout.labels if layout.list_labels else None)
+    prompt = {"name": "layout", "jinja": jinja, "answer_choices": words, "cut": list(columns.values())}
+    known = {"columns": list(columns.values()), "rename": rename, "may_be_empty": list(columns.values())}
+    _put(config, {**known, "prompts": [prompt]})
+
+
+def _settings(config: DictConfig) -> tuple[list[str], str]:
+    """The fields and the instruction of this task."""
+    name, root = config.dataset.name, Path(config.data_dir or ".")
+    path = next((root / file for file in config.dataset.layout.settings if (root / file).is_file()), None)
+    if path is None:
+        raise UserError(
+            f"{name} is worded by {' or '.join(config.dataset.layout.settings)} under data_dir={config.data_dir}, which"
+            " is not there: it comes with the code of RAFT and of T-Few; or say 'dataset.layout.settings=[PATH]'."
+        )
+    rows = read_rows(path)
+    if len(rows) < 2 or not all(name in row for row in rows[:2]):
+        raise UserError(f"{path} must have two lines, fields and instruction of each task, with {name!r} in both.")
+    return [str(field) for field in rows[0][name]], str(rows[1][name])
+
+
+def _first_fields(spec: DatasetSpec, config: DictConfig) -> dict[str, Any]:
+    """The first training row, with its columns in the table's order."""
+    data_dir = None if config.data_dir is None else Path(config.data_dir)
+    return load_split(spec, "train", data_dir)[0].fields
+
+
+def _put(config: DictConfig, keys: dict[str, Any]) -> None:
+    """Sets these keys of `dataset`; raises UserError for text that would mean something else there."""
+    for key, value in keys.items():
+        if bad := next((text for text in _texts(value) if "${" in text or text == "???"), None):
+            raise UserError(
+                f"{bad!r} (dataset.{key}) would mean something else in a configuration: spell it otherwise."
+            )
+        OmegaConf.update(config, f"dataset.{key}", value, merge=False)
+
+
+def _texts(value: Any) -> Iterator[str]:
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping):
+        yield from (text for item in value.items() for part in item for text in _texts(part))
+    elif isinstance(value, list):
+        yield from (text for part in value for text in _texts(part))
+
+
+def _load(config: DictConfig) -> tuple[Table, dict[str, Any]]:
+    """The table, and the keys of `dataset` that say where it is."""
+    data = str(config.data)
+    path = Path(data).expanduser().resolve()
+    if path.suffix.lower() in ENDINGS or path.exists() or not HUB_ID.fullmatch(data):
+        files = {"train": [str(path)], "eval": []}
+        table = read_table(path)
+        described = {"formats": table.formats, "table": {"sha256": file_sha256(path)}}
+        return table, {"files": files, "hub": None, **described}
+    usual = {"config": None, "revision": "main", "train": "train", "eval": None}
+    source = {**(usual if config.dataset.hub is None else resolved(config.dataset.hub)), "id": data}
+    return hub_table(source, "train"), {"files": {"train": [], "eval": []}, "hub": source, "table": {"sha256": None}}
+
+
+def _read_template(template: str) -> str:
+    """Jinja that stands in a file, which spares the shell's and Hydra's quotation marks."""
+    path = Path(template).expanduser()
+    if len(template) > 200 or "{" in template or not path.is_file():
+        return template
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"template={template} cannot be read: {error}.") from error
+
+
+def _name(data: str) -> str:
+    return re.sub(r"[^\w.-]+", "_", Path(data).stem if Path(data).suffix.lower() in ENDINGS else data) or "table"
+
+
+def _as_columns(value: Any) -> list[str] | None:
+    value = _plain(value)
+    return None if value is None else [str(column) for column in (value if isinstance(value, list) else [value])]
+
+
+def _as_name(value: Any) -> str | None:
+    return None if value is None else str(value)
+
+
+def _plain(value: Any) -> Any:
+    return OmegaConf.to_container(value) if OmegaConf.is_config(value) else value

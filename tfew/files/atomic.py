@@ -1,0 +1,47 @@
+"""Files that are written whole or not at all, also where the process is killed or the disk is full."""
+
+import os
+import secrets
+from pathlib import Path
+
+from tfew.devices.distributed import follows
+from tfew.errors import UserError
+
+
+def write_atomically(path: Path, text: str) -> None:
+    write_bytes_atomically(path, text.encode())
+
+
+def write_bytes_atomically(path: Path, data: bytes) -> None:
+    """The file is there whole or not at all, whatever happens meanwhile; raises UserError where it cannot be.
+
+    Of several processes that share a run the first writes it, and the others go on as if they had.
+    """
+    if follows():
+        return
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+        try:
+            with temporary.open("xb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+    except OSError as error:
+        raise cannot_write(path, error) from error
+
+
+def remove_torn(folder: Path) -> None:
+    """Removes what killed processes left of `write_bytes_atomically`; for who alone writes in this folder."""
+    for path in folder.rglob(".*.tmp"):
+        path.unlink(missing_ok=True)
+
+
+def cannot_write(path: Path, error: OSError) -> UserError:
+    return UserError(
+        f"{path} cannot be written ({error.strerror or error}): choose another place with runs= or run_dir=."
+    )

@@ -1,0 +1,130 @@
+"""Vectors of many tasks in one model: each row of a batch is scaled by its own task's (T-Few's mixed-task batches).
+
+Holds for methods that do nothing but scale what enters or leaves linear layers, `Method.scalings`. In such a layer
+the vectors of K tasks are a matrix, and each row of the input picks its own by the task `tfew.scoring.routing` names:
+
+    y = W (x * inputs_KD[task]) * outputs_KD[task]
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tfew.methods.merging import ungraft
+from tfew.methods.surgery import features, graft
+from tfew.scoring.routing import tasks_of_rows
+
+BARE = 0  # in a TaskBank the place of the model as it is
+ROOM = 4  # places to begin with
+SIDES = ("task_inputs", "task_outputs")
+
+
+@dataclass(frozen=True)
+class Scaling:
+    """The factors of a linear layer's inputs and outputs (bias included); None: ones."""
+
+    inputs: Tensor | None = None
+    outputs: Tensor | None = None
+
+
+# from a method's `stored` weights to what they do to each layer, by its name; gradients pass through
+Scaler = Callable[[Mapping[str, Tensor]], dict[str, Scaling]]
+
+
+class ScaledByTask(nn.Module):
+    """A linear layer with the factors of K tasks, `[K, inputs]` and `[K, outputs]`, or None for ones."""
+
+    task_inputs: Tensor | None
+    task_outputs: Tensor | None
+
+    def forward(self, input: Tensor) -> Tensor:
+        task_R = tasks_of_rows()
+        if task_R is None:
+            raise RuntimeError(
+                "the model holds vectors of many tasks, and the batch (task_id) does not say whose it is"
+            )
+        return _scaled(super().forward(_scaled(input, self.task_inputs, task_R)), self.task_outputs, task_R)
+
+
+def _scaled(x: Tensor, factor_KD: Tensor | None, task_R: Tensor) -> Tensor:
+    """`x` `[..., D]`, whose tokens are R rows one after the other, however they are shaped."""
+    if factor_KD is None:
+        return x
+    rows_RWD = x.reshape(len(task_R), -1, x.shape[-1])
+    return (rows_RWD * factor_KD.index_select(0, task_R)[:, None]).to(x.dtype).view(x.shape)
+
+
+def put_scalings(model: nn.Module, tasks: Sequence[Mapping[str, Scaling]]) -> None:
+    """Task k of a batch is scaled by `tasks[k]` (by layer name) from now on; gradients reach the factors."""
+    layer: Any
+    for name in dict.fromkeys(name for scalings in tasks for name in scalings):
+        layer = scaled_by_task(model, name)
+        for side, size, of_tasks in zip(SIDES, features(layer), _by_side(tasks, name), strict=True):
+            if any(factor is not None for factor in of_tasks):
+                ones = torch.ones(size, device=layer.weight.device)
+                setattr(layer, side, torch.stack([ones if factor is None else factor for factor in of_tasks]))
+
+
+def _by_side(tasks: Sequence[Mapping[str, Scaling]], name: str) -> tuple[list[Tensor | None], list[Tensor | None]]:
+    found = [scalings.get(name, Scaling()) for scalings in tasks]
+    return [scaling.inputs for scaling in found], [scaling.outputs for scaling in found]
+
+
+def scaled_by_task(model: nn.Module, name: str) -> Any:
+    """The layer of this name, made a `ScaledByTask` where it is none yet."""
+    layer: Any = model.get_submodule(name)
+    if not isinstance(layer, ScaledByTask):
+        for side in SIDES:
+            layer.register_buffer(side, None, persistent=False)
+        graft(layer, ScaledByTask)
+    return layer
+
+
+def without_tasks(model: nn.Module) -> None:
+    """The model as it was before any task's scalings."""
+    for layer in model.modules():
+        if isinstance(layer, ScaledByTask):
+            ungraft(layer, *SIDES)
+
+
+class TaskBank:
+    """Tasks that come and go while the model is in use, between two batches; place 0 is the bare model."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self.model = model
+        self.places = ROOM
+        self._free = list(range(1, ROOM))
+        self._layers: dict[str, Any] = {}
+
+    def add(self, scalings: Mapping[str, Scaling]) -> int:
+        """Takes a task in and returns its place, the number to give its examples as `Batch.task_id`."""
+        if not self._free:
+            self._make_room()
+        place = self._free.pop(0)
+        for name, scaling in scalings.items():
+            layer = self._layers[name] = scaled_by_task(self.model, name)
+            for side, size, factor in zip(SIDES, features(layer), (scaling.inputs, scaling.outputs), strict=True):
+                if factor is not None:
+                    if getattr(layer, side) is None:
+                        setattr(layer, side, torch.ones(self.places, size, device=layer.weight.device))
+                    getattr(layer, side)[place] = factor.detach()
+        return place
+
+    def remove(self, place: int) -> None:
+        """Frees a task's place; the next one that comes may get it."""
+        for factor_KD in self._factors().values():
+            factor_KD[place] = 1
+        self._free = sorted([*self._free, place])
+
+    def _make_room(self) -> None:
+        for (layer, side), factor_KD in self._factors().items():
+            setattr(layer, side, torch.cat([factor_KD, torch.ones_like(factor_KD)]))
+        self._free = list(range(self.places, 2 * self.places))
+        self.places *= 2
+
+    def _factors(self) -> dict[tuple[Any, str], Tensor]:
+        found = {(layer, side): getattr(layer, side) for layer in self._layers.values() for side in SIDES}
+        return {key: factor_KD for key, factor_KD in found.items() if factor_KD is not None}

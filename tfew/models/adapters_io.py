@@ -1,0 +1,87 @@
+"""Adapter weights on disk: `adapter.safetensors` (what the method stores) and `adapter.json`."""
+
+import hashlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from tfew.errors import UserError
+from tfew.files.atomic import write_atomically, write_bytes_atomically
+from tfew.files.checksums import check_file, sealed, unsealed
+
+if TYPE_CHECKING:  # a description is read before anything heavy is imported
+    from torch import Tensor
+
+WEIGHTS_FILE = "adapter.safetensors"
+CONFIG_FILE = "adapter.json"
+TEMPERATURE_FILE = "temperature.json"
+FORMAT_VERSION = 1
+WEIGHTS_SHA256 = "weights_sha256"
+
+
+def save_adapter(
+    folder: Path, weights: Mapping[str, "Tensor"], method: Mapping[str, Any], base: Mapping[str, Any]
+) -> int:
+    """Writes what the method stores and how it was made (method and base model); returns the file's size in bytes."""
+    from safetensors.torch import save
+
+    data = save({name: tensor.cpu().contiguous() for name, tensor in weights.items()})
+    write_bytes_atomically(folder / WEIGHTS_FILE, data)
+    description = {
+        "format_version": FORMAT_VERSION,
+        "method": dict(method),
+        "base": dict(base),
+        WEIGHTS_SHA256: hashlib.sha256(data).hexdigest(),
+    }
+    write_atomically(folder / CONFIG_FILE, sealed(description))
+    return len(data)
+
+
+def adapter_description(folder: Path) -> dict[str, Any]:
+    """What `save_adapter` wrote beside the weights: the method to attach before they can be loaded."""
+    path = folder / CONFIG_FILE
+    try:
+        description = unsealed(path.read_text(encoding="utf-8"))
+        if description["format_version"] != FORMAT_VERSION or not {"method", "base"} <= description.keys():
+            raise UserError(f"{path} has another format than this version's ({FORMAT_VERSION}).")
+        return description
+    except FileNotFoundError as error:
+        raise UserError(f"{folder} holds no adapter ({CONFIG_FILE} is missing).") from error
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        raise UserError(f"{path} does not describe an adapter of this project: {error}.") from error
+
+
+def save_temperature(folder: Path, calibration: Mapping[str, Any], norm: str) -> None:
+    """What held-out predictions say of the adapter's probabilities; it holds for scores under this norm."""
+    write_atomically(folder / TEMPERATURE_FILE, sealed({"norm": norm, **calibration}))
+
+
+def load_temperature(folder: Path, norm: str) -> float | None:
+    """What `save_temperature` wrote; None where there is none for this norm."""
+    path = folder / TEMPERATURE_FILE
+    if not path.is_file():
+        return None
+    try:
+        saved = unsealed(path.read_text(encoding="utf-8"))
+        temperature = float(saved["temperature"])
+        if not 0 < temperature < float("inf"):
+            raise ValueError(f"temperature {temperature} is not above 0")
+        return temperature if saved["norm"] == norm and saved["ece_calibrated"] is not None else None
+    except (ValueError, KeyError, TypeError, OSError) as error:
+        raise UserError(f"{path} does not hold an adapter's temperature: {error}; delete it to do without.") from error
+
+
+def load_weights(folder: Path) -> dict[str, "Tensor"]:
+    """The tensors that `save_adapter` wrote."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    path = folder / WEIGHTS_FILE
+    if not path.is_file():
+        raise UserError(f"{folder} holds no adapter ({WEIGHTS_FILE} is missing).")
+    if (folder / CONFIG_FILE).is_file():
+        check_file(path, adapter_description(folder).get(WEIGHTS_SHA256), "Take it again from where it came from.")
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path} cannot be read: {error}.") from error

@@ -1,0 +1,239 @@
+"""Loading the frozen model and its tokenizer, and refusing one that is not what its files say.
+
+transformers 5 loses an untied output head (T0, Flan-T5, T5 v1.1) without a word in three ways: `load_state_dict`
+into a model built from a config, `tie_weights()`, `resize_token_embeddings()`. Versions 5.0 scale T5's decoder
+output always, before 5.15 T5 has no SDPA, and before 5.24 a cache (of prefixes and contexts) has another name, and
+would not be seen. So the version, the head and the keys are checked on every load.
+"""
+
+import json
+import logging
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+import transformers
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer, ByT5Tokenizer
+from transformers.models.t5.modeling_t5 import T5Attention
+
+from tfew.bounds import OLDEST_TRANSFORMERS
+from tfew.config import local_path
+from tfew.errors import UserError, some
+from tfew.files import hub
+
+log = logging.getLogger(__name__)
+INITS = ("t5", "look_up")
+LIKE_LOGIT, POSITION_LOGIT = 5.0, 4.0  # attention to a token's like, and spread over distances, of random weights
+ROWS_MULTIPLE = 128  # T5's embeddings are padded to it: 32,100 pieces, 32,128 rows
+
+
+def is_encoder_decoder(path: str, revision: str, trusted: str | None = None) -> bool:
+    return bool(checkpoint_config(path, revision, trusted).is_encoder_decoder)
+
+
+def checkpoint_config(path: str, revision: str, trusted: str | None = None) -> Any:
+    """What a checkpoint says of its shape, without its weights.
+
+    `trusted`, here and below: the checkpoint whose own Python code may be run; of any other one none is.
+    """
+    return _from_pretrained(AutoConfig, path, revision, "model.path", trusted)
+
+
+def load_tokenizer(path: str | None, revision: str, decoder_only: bool = False, trusted: str | None = None) -> Any:
+    """The tokenizer at `path`, folder or Hub id; None gives bytes (ByT5), which needs no files."""
+    if path is None:
+        tokenizer = ByT5Tokenizer()
+    else:
+        tokenizer = _from_pretrained(_tokenizer_class(path), path, revision, "model.tokenizer", trusted)
+    if not decoder_only and tokenizer("x")["input_ids"][-1] != tokenizer.eos_token_id:
+        raise UserError(
+            f"The tokenizer {path} does not end a text with its end-of-text token, which every choice needs."
+        )
+    tokenizer.model_max_length = 10**9  # cutting is done, and counted, in tfew.data.loader
+    return tokenizer
+
+
+def load_model(path: str, revision: str, dtype: torch.dtype | str, trusted: str | None = None) -> nn.Module:
+    """An encoder-decoder or decoder-only checkpoint, in evaluation mode; raises UserError where it is not whole.
+
+    With `dtype="auto"`, the file's own, weights stay in the file, mapped into memory and not read.
+    """
+    check_transformers_version()
+    kind = AutoModelForSeq2SeqLM if is_encoder_decoder(path, revision, trusted) else AutoModelForCausalLM
+    options = {"dtype": dtype, "output_loading_info": True, "ignore_mismatched_sizes": True}  # _check_keys refuses them
+    with _without_notes_on_tying():
+        model, report = _from_pretrained(kind, path, revision, "model.path", trusted, **options)
+    _check_keys(path, report)
+    check_head(model, path)
+    return model
+
+
+@contextmanager
+def _without_notes_on_tying() -> Iterator[None]:
+    """transformers notes at every load of such a T5 that its head is not tied, which `check_head` sees to."""
+    level = transformers.logging.get_verbosity()
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers.logging.set_verbosity(level)
+        transformers.logging.enable_progress_bar()
+
+
+def window_tokens(model: nn.Module) -> int | None:
+    """How many tokens the model can see at a time: its table of positions; None where positions are relative (T5)."""
+    window: int | None = getattr(model.config, "max_position_embeddings", None)
+    return window
+
+
+def random_model(arch: Mapping[str, Any], rows: int) -> nn.Module:
+    """A T5 of this shape with seeded random weights and at least `rows` embedding rows."""
+    check_transformers_version()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(arch["init_seed"])
+        return _t5(arch, rows).eval()
+
+
+def shape_of(arch: Mapping[str, Any], rows: int = 0) -> nn.Module:
+    """The same without memory for its weights (device "meta"), for counting."""
+    with torch.device("meta"):
+        return _t5(arch, rows).eval()
+
+
+def shape_at(path: str, revision: str, trusted: str | None = None) -> nn.Module:
+    """A checkpoint's model without memory for its weights, from its config.json alone."""
+    check_transformers_version()
+    config = checkpoint_config(path, revision, trusted)
+    kind = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
+    try:
+        with torch.device("meta"):
+            model = kind.from_config(config, trust_remote_code=_is_trusted(path, trusted))
+            if _has_own_head(config):
+                give_own_head(model)
+    except ValueError as error:  # of a kind that transformers has no such model of
+        raise UserError(f"model.path={path} is no model that can be scored: {_one_line(error)}") from error
+    return model.eval()
+
+
+def _t5(arch: Mapping[str, Any], rows: int) -> nn.Module:
+    arguments = {**arch, "vocab_size": max(arch["vocab_size"], -(-rows // ROWS_MULTIPLE) * ROWS_MULTIPLE)}
+    del arguments["init_seed"]
+    look_up = arguments.pop("init", INITS[0]) == INITS[1]
+    model = transformers.T5ForConditionalGeneration(transformers.T5Config(decoder_start_token_id=0, **arguments))
+    give_own_head(model)
+    if look_up:
+        _start_looking_up(model)
+    return model
+
+
+def _start_looking_up(model: nn.Module) -> None:
+    """Starting values with which a small T5 learns to look things up in minutes, which T5's own take hours for.
+
+    Queries start equal to keys, so that a token looks for its like (Trockman and Kolter 2023, "Mimetic initialization
+    of self-attention layers"); position biases start wide, so that each head looks a way of its own: from T5's narrow
+    start they need thousands of steps to matter. The output head starts as the scaled embeddings: to say a word that
+    was shown is then one thing to learn for all words together.
+    """
+    config: Any = model.config
+    with torch.no_grad():
+        model.lm_head.weight.copy_(model.get_input_embeddings().weight * config.d_model**-0.5)  # type: ignore[operator, union-attr]
+        for module in model.modules():
+            if not isinstance(module, T5Attention):
+                continue
+            module.q.weight.normal_(std=(LIKE_LOGIT / (config.d_model * config.d_kv)) ** 0.5)
+            module.k.weight.copy_(module.q.weight)
+            if module.has_relative_attention_bias:
+                module.relative_attention_bias.weight.normal_(std=POSITION_LOGIT)
+
+
+def give_own_head(model: nn.Module) -> None:
+    """Unties `lm_head` from the embeddings: a T5 built from a config is tied whatever the config says."""
+    config: Any = model.config
+    model.lm_head = nn.Linear(config.d_model, config.vocab_size, bias=False)
+    nn.init.normal_(model.lm_head.weight, std=config.d_model**-0.5)
+    config.tie_word_embeddings = False
+
+
+def check_head(model: nn.Module, path: str) -> None:
+    """Raises UserError where a model that should have an output head of its own has the embeddings instead."""
+    head = model.get_output_embeddings()  # type: ignore[operator]
+    embeddings = model.get_input_embeddings()  # type: ignore[operator]
+    if _has_own_head(model.config) and torch.equal(head.weight, embeddings.weight):
+        raise UserError(
+            f"The output head of {path} (lm_head) was lost on load: it equals the input embeddings, but this kind of"
+            " checkpoint (T5 v1.1, T0, Flan-T5) has one of its own. Scores would be wrong; the checkpoint may have"
+            " been saved by code that tied the two."
+        )
+
+
+def _has_own_head(config: Any) -> bool:
+    """T5 v1.1, T0, Flan-T5: what their files say as `tie_word_embeddings: false`."""
+    return getattr(config, "scale_decoder_outputs", None) is False
+
+
+def check_transformers_version() -> None:
+    found = tuple(int(part) for part in re.findall(r"\d+", transformers.__version__)[:2])
+    if found < OLDEST_TRANSFORMERS:
+        raise UserError(
+            f"transformers {transformers.__version__} is too old, and would score wrongly; install"
+            f" {'.'.join(map(str, OLDEST_TRANSFORMERS))} or later (requirements.txt)."
+        )
+
+
+def _is_trusted(path: str, trusted: str | None) -> bool:
+    return trusted is not None and local_path(trusted) == local_path(path)
+
+
+def _from_pretrained(kind: Any, path: str, revision: str, knob: str, trusted: str | None, **options: Any) -> Any:
+    trust = _is_trusted(path, trusted)  # never left open: transformers would ask on a terminal
+    path = local_path(path)
+    local = Path(path).is_dir()
+    online = local or hub.reachable()
+    try:
+        where_from = {"revision": revision, "local_files_only": local or not online}
+        return kind.from_pretrained(path, **where_from, trust_remote_code=trust, **options)
+    except (OSError, ValueError, KeyError, RuntimeError, UnpicklingError) as error:  # the last: of more than tensors
+        if "trust_remote_code" in str(error):
+            raise UserError(
+                f"{knob}={path} brings Python code of its own, which is not run: read it, and if you trust it say"
+                f" trust_remote_code={path}."
+            ) from error
+        where = "" if online else " without the Hub, and there is no cached copy"
+        raise UserError(
+            f"{knob}={path} cannot be loaded{where}: {_one_line(error)} Name a local folder with {knob}=, or use"
+            " model=tiny, which needs no download."
+        ) from error
+
+
+def _tokenizer_class(path: str) -> Any:
+    """A folder with nothing but T5's SentencePiece model says what it is by that alone."""
+    folder = Path(local_path(path))
+    bare = folder.is_dir() and not any((folder / n).is_file() for n in ("tokenizer_config.json", "config.json"))
+    if not bare:
+        return AutoTokenizer
+    if not (folder / "spiece.model").is_file():
+        raise UserError(f"model.tokenizer={path} holds neither tokenizer_config.json nor spiece.model.")
+    return transformers.T5Tokenizer
+
+
+def _check_keys(path: str, report: Mapping[str, Any]) -> None:
+    missing, unexpected = sorted(report["missing_keys"]), sorted(report["unexpected_keys"])
+    wrong = [f"{key} {list(file)} instead of {list(model)}" for key, file, model in report["mismatched_keys"]]
+    if missing or unexpected or wrong:
+        raise UserError(
+            f"The checkpoint {path} does not fit its model: in the model but not in the file: {some(missing)}; in the"
+            f" file but not in the model: {some(unexpected)}; of another shape: {some(wrong)}."
+        )
+
+
+def _one_line(error: BaseException) -> str:
+    if isinstance(error, json.JSONDecodeError):
+        return f"not valid JSON: {error}."
+    text = " ".join(str(error).split())
+    return text if len(text) <= 600 else text[:597] + "..."

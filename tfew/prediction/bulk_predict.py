@@ -1,0 +1,169 @@
+"""A stream of rows labelled and written in order, some at a time: memory does not depend on how many they are.
+
+A window of rows is read, sorted by length into batches, and written in its own order; the state of the output is
+saved behind each window. Where windows begin follows from the rows alone, so that a run that was killed makes the same
+windows again, and with them the same batches and the very same file.
+"""
+
+import json
+import sys
+import time
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, TextIO
+
+from tqdm import tqdm
+
+from tfew.data.stream import Place, RowStream, Streamed
+from tfew.errors import UserError
+from tfew.files.partial_file import PartialFile
+from tfew.prediction.predictor import Predictor, Prepared
+from tfew.prediction.result_rows import ResultRows
+from tfew.prediction.task_predictor import Labelled
+
+WINDOW_BATCHES = 32
+WINDOW_CHARACTERS = 2**22  # of the texts of a window: a few long rows are a window, too
+SHOWN_BAD_ROWS = 5
+OWN = "a choice of the row's own"
+
+
+@dataclass
+class Progress:
+    """How far it came: rows labelled, rows that could not be, and how often each task's labels were given.
+
+    Choices of rows' own are counted together, as OWN. `earlier`: rows of both kinds before this start.
+    """
+
+    place: Place = field(default_factory=Place)
+    labelled: int = 0
+    bad: int = 0
+    labels: dict[str, dict[str, int]] = field(default_factory=dict)
+    earlier: int = 0
+
+    @classmethod
+    def from_state(cls, state: Mapping[str, Any]) -> "Progress":
+        if not state:
+            return cls()
+        labelled, bad = state["labelled"], state["bad"]
+        return cls(Place(**state["place"]), labelled, bad, state["labels"], labelled + bad)
+
+    @property
+    def rows(self) -> int:
+        return self.labelled + self.bad
+
+    def count(self, labelled: Sequence[Labelled], with_labels: Collection[str]) -> None:
+        """`with_labels`: the tasks whose rows all have the same labels."""
+        self.labelled += len(labelled)
+        for row in labelled:
+            counts = self.labels.setdefault(row.task, {})
+            label = row.label if row.task in with_labels else OWN
+            counts[label] = counts.get(label, 0) + 1
+
+
+class Labelling:
+    """`name` of the input, for messages; `task_column`: says whose a row is, None: there is one task; `skip`: go on
+    behind rows that cannot be labelled; `at_once`: rows may come slowly, so answer them batch by batch."""
+
+    def __init__(
+        self, predictor: Predictor, stream: RowStream, results: ResultRows, name: str,
+        task_column: str | None = None, skip: bool = False, at_once: bool = False,
+    ) -> None:  # fmt: skip
+        self.predictor, self.stream, self.results, self.name = predictor, stream, results, name
+        self.task_column, self.skip = task_column, skip
+        self.with_labels = {name for name, labeller in predictor.tasks.items() if labeller.labels is not None}
+        self.window_rows = predictor.batch_size * (1 if at_once else WINDOW_BATCHES)
+
+    def into(self, file: PartialFile) -> Progress:
+        """All rows into the file, from where it was left."""
+        progress = Progress.from_state(file.state)
+        if file.state.get("columns") is not None:
+            self.results.columns = file.state["columns"]
+        for window in self._windows(progress):
+            text, bad = self._labelled(window, progress)
+            state = {**asdict(progress), "columns": self.results.columns}
+            listed = "".join(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in bad)
+            file.write(text, listed, state)
+        if not progress.labelled and not file.state.get("is_headed"):
+            file.write(self.results.text([], [], first=True), "", {**asdict(progress), "is_headed": True})
+        file.finish()
+        return progress
+
+    def to(self, output: TextIO) -> Progress:
+        """All rows to standard output."""
+        progress = Progress()
+        for window in self._windows(progress):
+            text, bad = self._labelled(window, progress)
+            output.write(text)
+            output.flush()
+            for row in bad[: max(0, SHOWN_BAD_ROWS - progress.bad + len(bad))]:
+                print(f"{self.name}, line {row['line']} is skipped: {row['reason']}", file=sys.stderr)
+        return progress
+
+    def _labelled(self, window: Sequence[Streamed], progress: Progress) -> tuple[str, list[dict[str, Any]]]:
+        """The window's lines, and what is to be said of its bad rows; counts both."""
+        readable = [row for row in window if row.row is not None]
+        prepared = dict(
+            zip(
+                (row.place.row for row in readable),
+                self.predictor.prepare([(row.place.row, self._task_of(row.row), row.row or {}) for row in readable]),
+                strict=True,
+            )
+        )
+        good: list[tuple[Streamed, Prepared]] = []
+        bad = []
+        for row in window:
+            found = prepared.get(row.place.row)
+            if isinstance(found, Prepared):
+                good.append((row, found))
+            else:
+                bad.append(self._bad(row, found))
+        labelled = self.predictor.answer([found for _, found in good])
+        text = self.results.text([row.row or {} for row, _ in good], labelled, first=not progress.labelled)
+        progress.count(labelled, self.with_labels)
+        progress.bad += len(bad)
+        progress.place = window[-1].place
+        return text if good else "", bad
+
+    def _task_of(self, row: Mapping[str, Any] | None) -> str | None:
+        task = None if self.task_column is None or row is None else row.get(self.task_column)
+        return None if task is None else str(task)
+
+    def _bad(self, row: Streamed, problem: UserError | None) -> dict[str, Any]:
+        """What the side file says of a row that cannot be labelled; raises UserError where that ends the run."""
+        reason = str(problem) if problem is not None else f"row {row.place.row} {row.problem}."
+        if not self.skip:
+            raise UserError(
+                f"{self.name}, line {row.place.line}: {reason} The same command with bad_rows=skip goes on, and lists"
+                " such rows."
+            )
+        content = row.text if row.row is None else row.row
+        return {"row": row.place.row, "line": row.place.line, "reason": reason, "content": content}
+
+    def _windows(self, progress: Progress) -> Iterator[list[Streamed]]:
+        """With a bar by bytes, or where those are not known, by rows."""
+        size = self.stream.size
+        form = (
+            "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}" if size else "{desc}: {elapsed}{postfix}"
+        )
+        bar = tqdm(desc="Predicting", total=size, initial=progress.place.offset, bar_format=form, mininterval=0.5)
+        started = time.monotonic()
+        with bar:
+            for window in windows(self.stream.rows(progress.place), self.window_rows, WINDOW_CHARACTERS):
+                yield window
+                rate = (progress.rows - progress.earlier) / (time.monotonic() - started)
+                bar.set_postfix_str(f"{progress.rows:,} rows, {rate:,.0f} a second")
+                bar.update(progress.place.offset - bar.n)
+
+
+def windows(rows: Iterator[Streamed], most_rows: int, most_characters: int) -> Iterator[list[Streamed]]:
+    """A window ends with the row that fills it."""
+    window: list[Streamed] = []
+    characters = 0
+    for row in rows:
+        window.append(row)
+        characters += len(row.text) + sum(len(value) for value in (row.row or {}).values() if isinstance(value, str))
+        if len(window) == most_rows or characters >= most_characters:
+            yield window
+            window, characters = [], 0
+    if window:
+        yield window

@@ -1,0 +1,26 @@
+"""The file that names many tasks and where their adapters are: {"spam": "runs/A", "topic": "runs/B"}."""
+
+from pathlib import Path
+
+from tfew.errors import UserError
+from tfew.files.untrusted import parse_json
+
+
+def task_folders(path: Path) -> dict[str, str | Path]:
+    """Task names and adapter folders of a JSON file; relative paths are from here, or else from where the file is."""
+    try:
+        named = parse_json(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise UserError(f"adapters={path} does not exist.") from error
+    except (OSError, ValueError) as error:
+        raise UserError(f"adapters={path} cannot be read as JSON: {error}.") from error
+    if not isinstance(named, dict) or not named or not all(isinstance(value, str) for value in named.values()):
+        raise UserError(f'adapters={path} does not map task names to folders, as {{"spam": "runs/A"}} does.')
+    folders: dict[str, str | Path] = {}
+    for name, value in named.items():
+        places = [Path(value).expanduser(), path.parent / value]
+        folder = next((place for place in places if place.is_dir()), None)
+        if folder is None:
+            raise UserError(f"adapters={path}: the folder {value} of task {name!r} does not exist.")
+        folders[name] = folder
+    return folders

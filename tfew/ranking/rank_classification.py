@@ -1,0 +1,64 @@
+"""Rank classification (paper section 3.1): the predicted choice is the one with the best score."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tfew.ranking.norms import predicted, rescored
+from tfew.schema import Batch, Prediction, Prompt
+from tfew.scoring.score import rank_scores
+
+TENSOR_NORMS = ("token", "sum")
+AT_A_TIME = 100  # texts scored as the choices of one empty input
+
+
+def rank_classify(
+    token_logprob: Callable[[Batch], Tensor],
+    batches: Iterable[Batch],
+    prompts: Sequence[Prompt],
+    norm: str,
+    device: torch.device,
+    unconditional: Mapping[str, Mapping[str, float]],
+) -> Iterator[Prediction]:
+    """One prediction per prompt, in order; `batches` hold the prompts in the same order. Ties go to the first.
+
+    `unconditional`: of some data sets each choice's log-probability after an empty input, for the norm "pmi".
+    """
+    remaining = iter(prompts)
+    for batch in batches:
+        batch = batch.to(device)
+        made_with = norm if norm in TENSOR_NORMS else "sum"
+        scores_BC = rank_scores(token_logprob(batch), batch.choice_mask, made_with).tolist()
+        tokens_BC = batch.choice_mask.sum(-1).tolist()
+        for scores_C, tokens_C, prompt in zip(scores_BC, tokens_BC, remaining, strict=False):
+            choices = len(prompt.choices)
+            scores = tuple(scores_C[:choices])
+            alone = unconditional.get(prompt.dataset)
+            prediction = predicted(
+                prompt,
+                scores,
+                tokens=tuple(tokens_C[:choices]),
+                characters=tuple(map(len, prompt.choices)),
+                bytes=tuple(len(choice.encode()) for choice in prompt.choices),
+                unconditional=None if alone is None else tuple(alone[choice] for choice in prompt.choices),
+            )
+            yield rescored(prediction, made_with, norm)
+
+
+def unconditional_sums(
+    token_logprob: Callable[[Batch], Tensor],
+    encode: Callable[[list[Prompt]], list[Any]],
+    collated: Callable[[list[Any]], Batch],
+    choices: Sequence[str],
+    device: torch.device,
+) -> dict[str, float]:
+    """The log-probability of each of these texts after an empty input, some at a time."""
+    sums: dict[str, float] = {}
+    for start in range(0, len(choices), AT_A_TIME):
+        some = tuple(choices[start : start + AT_A_TIME])
+        batch = collated(encode([Prompt("", "", 0, "", some, None)])).to(device)
+        (scores_C,) = rank_scores(token_logprob(batch), batch.choice_mask, "sum").tolist()
+        sums.update(zip(some, scores_C, strict=True))
+    return sums

@@ -1,0 +1,128 @@
+"""The model card of a trained adapter: its run's record as a README.md that can be published as it is.
+
+Only named fields of the record go in: the configuration as a whole holds paths of the machine.
+"""
+
+import re
+from pathlib import Path
+
+from tfew.files.hub import hub_id
+from tfew.runs.records import RunRecord
+
+CARD_FILE = "README.md"
+TAGS = "tags: [tfew, few-shot]"
+
+
+def is_model_card(path: Path) -> bool:
+    """Whether this is a file that `model_card` made, and nobody's own."""
+    return path.is_file() and TAGS in path.read_text(encoding="utf-8", errors="replace").splitlines()[:4]
+
+
+def model_card(record: RunRecord, in_peft: bool, merges: bool) -> str:
+    """Markdown; whether HF peft has this method, and whether it can be folded into a plain checkpoint."""
+    base = hub_id(record.config["model"]["path"])
+    use = _use(record, base, in_peft, merges)
+    return "\n".join([*_front_matter(base), *_body(record, base), *_numbers(record), *use])
+
+
+def _front_matter(base: str | None) -> list[str]:
+    return ["---", *([f"base_model: {base}"] if base else []), TAGS, "---", ""]
+
+
+def _body(record: RunRecord, base: str | None) -> list[str]:
+    return [
+        f"# {record.method} for {record.dataset} on {base or record.model}",
+        "",
+        "A few-shot adapter made with tfew, an implementation of T-Few (Liu et al. 2022, arXiv 2205.05638).",
+        "",
+        "| | |",
+        "|---|---|",
+        f"| base model | {base or record.model + ' (no checkpoint of the Hub)'} |",
+        f"| method | {record.method} |",
+        f"| trained parameters | {record.parameters['trainable']:,} of {record.parameters['total']:,} |",
+        f"| data set | {_data(record)} |",
+        f"| training | {record.config['steps']} steps of {record.config['batch_size']} examples,"
+        f" loss {record.loss}, seed {record.seed}, {record.seconds['train']:.0f} s |",
+        f"| adapter | {record.adapter_bytes:,} bytes |",
+        f"| run | {record.name} |",
+        f"| code | commit {record.git_commit or 'unknown'}, torch {record.versions['torch']},"
+        f" transformers {record.versions['transformers']} |",
+        "",
+    ]
+
+
+def _data(record: RunRecord) -> str:
+    if record.mixture is None and record.config["shots"] is None:
+        return f"{record.dataset}, all {record.config['dataset']['rows']['train']} rows"
+    if record.mixture is None:
+        return f"{record.dataset}, {record.config['shots']} shots, few-shot seed {record.few_shot_seed}"
+    return f"{record.dataset}, a mixture of {', '.join(record.mixture['members'])}"
+
+
+def _numbers(record: RunRecord) -> list[str]:
+    metrics = record.metrics
+    if not record.counts:
+        start = ": a starting point for few-shot training (`init_adapter=FOLDER`)" if record.mixture else ""
+        return [f"Not evaluated{start}.", ""]
+    if "members" in metrics:
+        rows = [
+            f"| {name} | {100 * part['accuracy']:.1f} | {100 * part['chance']:.1f} |"
+            for name, part in {**metrics["members"], "mean of members": metrics}.items()
+        ]
+        return [*_results(record), "| member | accuracy | chance |", "|---|---:|---:|", *rows, ""]
+    rows = [
+        f"| {name.replace('|', '/')} | {100 * template['accuracy']:.1f} | {template['rows']:,} |"
+        for name, template in metrics["templates"].items()
+    ]
+    return [
+        *_results(record),
+        "| template | accuracy | rows |",
+        "|---|---:|---:|",
+        *rows,
+        f"| median (IQR) | {100 * metrics['accuracy']:.1f} ({100 * metrics['accuracy_iqr']:.1f}) |"
+        f" {record.counts['rows']:,} |",
+        f"| chance | {100 * metrics['chance']:.1f} | |",
+        "",
+    ]
+
+
+def _results(record: RunRecord) -> list[str]:
+    where = "held-out folds of the training rows" if record.split == "folds" else f"the {record.split} split"
+    what = f"Rank classification on {where}, {record.counts['rows']:,} rows, accuracy in percent."
+    return ["## Results", "", what, ""]
+
+
+def _use(record: RunRecord, base: str | None, in_peft: bool, merges: bool) -> list[str]:
+    named = record.config["model"]["name"]
+    model = f"model={named}" if named == record.model else f"model.path={base or 'BASE_MODEL'}"
+    data = "data=FILE" if record.config["dataset"].get("table") else f"dataset={record.dataset}"
+    lines = [
+        "## Use",
+        "",
+        "FOLDER is the adapter's, as `tfew.train` left it or `to=tfew` made it.",
+        "",
+        "```",
+        f"python -m tfew.evaluate adapter=FOLDER {model} {data}",
+    ]
+    if merges:
+        lines.append(
+            f"python -m tfew.convert adapter=FOLDER {model} to=merged output=MERGED   # for Transformers alone"
+        )
+    if not in_peft:
+        return [*lines, "```", ""]
+    return [
+        *lines,
+        f"python -m tfew.convert adapter=FOLDER {model} to=peft output=PEFT       # for HF peft",
+        "```",
+        "",
+        "After conversion for HF peft:",
+        "",
+        "```python",
+        "from peft import PeftModel",
+        "from transformers import AutoModelForSeq2SeqLM  # AutoModelForCausalLM for a decoder-only model",
+        "",
+        f"model = AutoModelForSeq2SeqLM.from_pretrained({(base or 'BASE_MODEL')!r})",
+        'model = PeftModel.from_pretrained(model, "PEFT")',
+        "```",
+        "",
+    ]

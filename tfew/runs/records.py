@@ -1,0 +1,143 @@
+"""The record of a run: `result.json`, written last and atomically, so that its existence means finished."""
+
+import platform
+import subprocess
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from typing_extensions import TypedDict
+
+from tfew.errors import UserError
+from tfew.files.atomic import write_atomically
+from tfew.files.checksums import sealed, unsealed
+from tfew.files.untrusted import as_declared
+
+SCHEMA_VERSION = 2  # 1: without `files` and the checksum
+RECORD_FILE = "result.json"
+ZERO_SHOT = "zero_shot"  # as a method: the bare model
+IN_CONTEXT = "icl"  # and, after an underscore, the mode: the bare model behind solved examples
+LIBRARIES = (
+    "torch",
+    "transformers",
+    "datasets",
+    "pytorch-lightning",
+    "hydra-core",
+    "promptsource",
+    "sentencepiece",
+)
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """Everything a table needs to know of a run. Accuracies are fractions; units are in the names."""
+
+    name: str
+    command: str  # train | evaluate
+    experiment: str
+    model: str
+    method: str  # or ZERO_SHOT
+    loss: str
+    dataset: str
+    split: str  # eval, or folds: all training rows, each held out in one fold of a cross-validation
+    few_shot_seed: int
+    seed: int
+    # accuracy (median over templates), accuracy_iqr, chance, templates: {name: {...}}; of a mixture, members: {name:
+    # {...}}, and accuracy and chance are means over them; final_loss, the mean of the last tenth of training, of a
+    # mixture and where nothing was evaluated; of one template accuracy_interval; of data with classes f1_macro, and of
+    # one template classes: {name: {precision, recall, f1, rows, predicted}}, confusion, majority; folds: accuracies
+    metrics: dict[str, Any]
+    counts: dict[str, int]  # evaluated rows, prompts, prompts cut at max_tokens, templates that rendered empty
+    parameters: dict[str, int]  # trainable (what the adapter consists of), trained (what training moves), total (base)
+    flops: dict[str, float]  # training, evaluation: by the paper's formula (tfew/costs/formulas.py)
+    seconds: dict[str, float]  # train, evaluate
+    peak_memory_bytes: int
+    adapter_bytes: int
+    git_commit: str | None
+    versions: dict[str, str]
+    config: dict[str, Any]  # resolved
+    mixture: dict[str, Any] | None = None  # members: {name: {templates, available rows, rows, items}}, left_out
+    files: dict[str, str] = field(default_factory=dict)  # sha256 of what lies beside the record
+    schema_version: int = SCHEMA_VERSION
+
+
+class _Scores(TypedDict, total=False):
+    accuracy: float | None
+    accuracy_iqr: float
+    chance: float
+    f1_macro: float
+
+
+class _OfTemplate(TypedDict):
+    accuracy: float | None
+
+
+class _Metrics(_Scores, total=False):
+    templates: dict[str, _OfTemplate]
+    members: dict[str, _Scores]
+    accuracy_by_norm: dict[str, float]
+    final_loss: float
+
+
+class _Config(TypedDict, total=False):
+    icl: dict[str, Any] | None
+    templates: dict[str, Any] | None
+    dataset: dict[str, Any] | None
+    optimizer: dict[str, Any]
+    score: dict[str, Any]
+    model: dict[str, Any]
+
+
+class _Read(TypedDict, total=False):
+    """Of what is in `metrics` and `config` the part that tables, reports and cards count on."""
+
+    metrics: _Metrics
+    config: _Config
+
+
+def save_record(folder: Path, record: RunRecord) -> Path:
+    path = folder / RECORD_FILE
+    write_atomically(path, sealed(asdict(record)))
+    return path
+
+
+def load_record(folder: Path) -> RunRecord:
+    path = folder / RECORD_FILE
+    try:
+        fields = unsealed(path.read_text(encoding="utf-8"))
+        if fields["schema_version"] not in range(1, SCHEMA_VERSION + 1):
+            raise UserError(
+                f"{path} has schema {fields['schema_version']}, and this version reads 1 to {SCHEMA_VERSION}: a newer"
+                " version of this project wrote it."
+            )
+        return as_declared(RunRecord(**as_declared(fields, _Read)))
+    except FileNotFoundError as error:
+        raise UserError(f"{path} does not exist: the run did not finish; finish it with resume=true.") from error
+    except (ValueError, TypeError, KeyError) as error:
+        raise UserError(f"{path} is not a record of this project: {error}.") from error
+
+
+def library_versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for name in LIBRARIES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def git_commit() -> str | None:
+    """Commit of this code, "+changes" where the working tree differs; None outside a checkout."""
+    folder = Path(__file__).parent
+    try:
+        commit = _git(folder, "rev-parse", "HEAD")
+        return commit + ("+changes" if _git(folder, "status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    result = subprocess.run(["git", *arguments], cwd=folder, check=True, capture_output=True, text=True)
+    return result.stdout.strip()

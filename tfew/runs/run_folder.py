@@ -1,0 +1,272 @@
+"""The folder of one run: whether it is finished, may be continued, or starts afresh."""
+
+import logging
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext, suppress
+from pathlib import Path
+from typing import Any, NotRequired
+
+from omegaconf import DictConfig, OmegaConf
+from typing_extensions import TypedDict
+
+from tfew.runs.card import CARD_FILE, is_model_card
+from tfew.runs.run_lock import LOCK_FILE, claim
+from tfew.config import differences, identity, resolved_with_hashes
+from tfew.errors import UserError
+from tfew.devices.distributed import is_first, wait_for_all
+from tfew.runs.records import RECORD_FILE, RunRecord, load_record
+from tfew.files.atomic import cannot_write, remove_torn, write_atomically
+from tfew.files.checksums import check_checkpoint, check_file, file_sha256
+from tfew.files.untrusted import as_declared, parse_yaml
+
+log = logging.getLogger(__name__)
+
+CONFIG_FILE = "config.yaml"
+PREDICTIONS_FILE = "predictions.jsonl"
+METRICS_FILE = "metrics.csv"
+MIXTURE_FILE = "mixture.json"
+CHECKPOINTS = "checkpoint"
+CALIBRATION_FILE = "calibration.safetensors"
+TOGETHER = "together-step="  # begins the name of a checkpoint of runs that are trained together
+FOLD = "fold_"  # and its number: the folder of one fold of a cross-validation
+FOLD_FILE = "fold.json"  # what its evaluation took; written last
+ADAPTER_FILES = ("adapter.safetensors", "adapter.json", "temperature.json")
+# and CONFIG_FILE
+OWN_FILES = (RECORD_FILE, PREDICTIONS_FILE, METRICS_FILE, MIXTURE_FILE, *ADAPTER_FILES)
+LOGGER_FOLDERS = ("tensorboard", "wandb")
+
+
+def is_finished(folder: Path) -> bool:
+    return (folder / RECORD_FILE).is_file()
+
+
+def only_once(folder: Path, config: DictConfig, make: Callable[[DictConfig, Path], RunRecord]) -> RunRecord:
+    """The record of the finished run; it is made only where it is not there yet, and by one process at a time.
+
+    Of several that share one run (`tfew.devices.launcher`) the first claims it, and the others are made to wait for that one.
+    Raises Busy, a UserError, where another process is making it.
+    """
+    if not to_skip(folder, config):
+        with claim(folder) if is_first() else nullcontext():
+            if not to_skip(folder, config):  # another process may have finished it meanwhile
+                return make(config, folder)
+    record = load_record(folder)
+    tidy(folder)
+    return record
+
+
+def to_skip(folder: Path, config: DictConfig) -> bool:
+    """Whether the very same run is finished already; changes nothing.
+
+    Raises UserError where the folder holds something else: a run of other settings, or files that are no run's.
+    """
+    _refuse_foreign(folder)
+    old = saved_settings(folder)
+    if old is None or config.overwrite:
+        return False
+    ours = identity(resolved_with_hashes(config))
+    if ours != identity(old):
+        raise UserError(
+            f"{folder} holds a run with other settings ({'; '.join(differences(ours, identity(old))[:5])}):"
+            " choose another run_dir=, or say overwrite=true."
+        )
+    if is_finished(folder):
+        log.info(f"{folder} is finished; skipped (overwrite=true redoes it).")
+    return is_finished(folder)
+
+
+def tidy(folder: Path) -> None:
+    """Removes what a run leaves that was killed after its last word."""
+    if is_first() and any((folder / name).exists() for name in (LOCK_FILE, CHECKPOINTS)):
+        with suppress(UserError), claim(folder):  # of who holds it still, or may not write here
+            remove_checkpoints(folder)
+            remove_torn(folder)
+
+
+def open_run(folder: Path, config: DictConfig) -> None:
+    """Makes the folder ready to run in: cleared, or with `resume` as it was left. To be called last of all checks.
+
+    Of several processes the first does so, when all have made their checks, and the others wait.
+    """
+    wait_for_all()
+    if is_first():
+        _open(folder, config)
+    wait_for_all()
+
+
+def _open(folder: Path, config: DictConfig) -> None:
+    remove_torn(folder)
+    unfinished = (folder / CONFIG_FILE).is_file() and not is_finished(folder)
+    if config.resume and unfinished:
+        done = last_checkpoint(folder) or [*(folder / CHECKPOINTS).glob(f"{TOGETHER}*.pt"), *folder.glob(f"{FOLD}*")]
+        log.info(f"{folder} is unfinished; {'continuing' if done else 'no checkpoint yet, starting afresh'}.")
+    elif unfinished or is_finished(folder):
+        log.info(f"{folder} is {'unfinished; starting afresh' if unfinished else 'finished; redoing it'}.")
+        _clear(folder)
+    write_atomically(folder / CONFIG_FILE, OmegaConf.to_yaml(OmegaConf.create(resolved_with_hashes(config))))
+
+
+def last_checkpoint(folder: Path) -> Path | None:
+    """The checkpoint with the most steps; more than one is left where a run was killed between two.
+
+    One that is a folder (deepspeed_3) is whole when it says so. Raises UserError where it is damaged.
+    """
+    found = [
+        path for path in (folder / CHECKPOINTS).glob("step=*.ckpt") if path.is_file() or (path / "latest").is_file()
+    ]
+    if not found:
+        return None
+    last = max(found, key=lambda path: int(path.stem.removeprefix("step=")))
+    if last.is_file():
+        check_checkpoint(last)
+    return last
+
+
+def remove_checkpoints(folder: Path) -> None:
+    saved = [path for name in ("step=*.ckpt", f"{TOGETHER}*.pt") for path in (folder / CHECKPOINTS).glob(name)]
+    for path in [*saved, folder / CHECKPOINTS / CALIBRATION_FILE]:
+        if path.is_dir():
+            shutil.rmtree(path)
+        path.unlink(missing_ok=True)
+    _remove_if_empty(folder / CHECKPOINTS)
+
+
+def checksums(folder: Path) -> dict[str, str]:
+    """sha256 of each file that a run has written beside its record."""
+    return {name: file_sha256(folder / name) for name in OWN_FILES if (folder / name).is_file() and name != RECORD_FILE}
+
+
+def check_recorded(record: RunRecord, folder: Path, name: str) -> None:
+    """Raises UserError where this file of a finished run is not the one that the run has written."""
+    check_file(folder / name, record.files.get(name), "Make the run again with overwrite=true.")
+
+
+def fold_folder(folder: Path, fold: int) -> Path:
+    return folder / f"{FOLD}{fold}"
+
+
+def few_shot_path(folder: Path, settings: Any) -> Path:
+    """Where a run keeps its shots: laid out so that `few_shot=files data_dir=RUN` reads them again.
+
+    Raises UserError where the settings, which may be somebody else's, lead out of the folder.
+    """
+    parts = (
+        settings["dataset"]["official_name"],
+        f"{settings['shots']}_shot",
+        f"{settings['few_shot_seed']}_seed.jsonl",
+    )
+    for part in map(str, parts):
+        if Path(part).name != part or part == ".." or "\0" in part:
+            raise UserError(f"{folder}: {part!r}, in the settings of this run, is no name for a file or folder.")
+    return folder.joinpath("few_shot", *map(str, parts))
+
+
+class _Model(TypedDict):
+    name: str | int | float
+    path: str | None
+    revision: str
+    tokenizer: NotRequired[str | None]
+    arch: NotRequired[dict[str, Any] | None]
+
+
+class _Named(TypedDict, total=False):
+    name: str | int | float | None
+    path: str | None
+
+
+class _Settings(TypedDict, total=False):
+    """What the settings of a run are at least, before anything is done by them; commands check the values."""
+
+    name: str | int | float
+    model: _Model
+    method: _Named
+    dataset: dict[str, Any]
+    templates: dict[str, Any]
+    loss: dict[str, Any]
+    optimizer: dict[str, Any]
+    trainer: dict[str, Any]
+    logger: dict[str, Any]
+    fidelity: dict[str, Any]
+    score: dict[str, Any]
+    icl: dict[str, Any]
+
+
+def saved_settings(folder: Path) -> dict[str, Any] | None:
+    """`config.yaml` of a run; None where there is none; raises UserError where it is not one of this project."""
+    path = folder / CONFIG_FILE
+    if not path.is_file():
+        return None
+    try:
+        settings = parse_yaml(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"{path} cannot be read as YAML: {error}.") from error
+    needed = {"model", "method", "dataset", "few_shot_seed", "shots"}
+    if not isinstance(settings, dict) or not needed <= settings.keys():
+        raise UserError(f"{path} is not the configuration of a run of this project; choose another folder.")
+    try:
+        as_declared(settings, _Settings)
+    except ValueError as error:
+        raise UserError(f"{path} is not the configuration of a run of this project: {error}.") from error
+    if any("${" in text for text in _texts(settings)):  # of the environment's secrets, say: a run's own are resolved
+        raise UserError(
+            f"{path} refers to something outside it (${{...}}), which no run writes: it is not to be trusted."
+        )
+    return settings
+
+
+def _texts(node: Any) -> Iterator[str]:
+    """All keys and values, however deep."""
+    if isinstance(node, dict):
+        node = [*node, *node.values()]
+    if isinstance(node, list):
+        for part in node:
+            yield from _texts(part)
+    elif isinstance(node, str):
+        yield node
+
+
+def finished_settings(folder: Path) -> dict[str, Any] | None:
+    """`saved_settings` of a run that an adapter is taken from, which must be finished."""
+    settings = saved_settings(folder)
+    if settings is not None:
+        load_record(folder)  # raises where there is none that can be read
+    return settings
+
+
+def _refuse_foreign(folder: Path) -> None:
+    """A run that was killed as it began leaves at most its lock and an unfinished file of `write_atomically`."""
+    foreign = [
+        path
+        for path in folder.glob("*")
+        if path.name != LOCK_FILE and not (path.name.startswith(".") and path.suffix == ".tmp")
+    ]
+    if foreign and not (folder / CONFIG_FILE).is_file():
+        raise UserError(f"{folder} is not empty and holds no run of this project: choose another run_dir=.")
+
+
+def _clear(folder: Path) -> None:
+    """Removes what a run writes and nothing else; the record goes first, so a half-cleared run is no finished one."""
+    settings = saved_settings(folder)
+    try:
+        for name in OWN_FILES:
+            (folder / name).unlink(missing_ok=True)
+        remove_checkpoints(folder)
+        if is_model_card(folder / CARD_FILE):  # its numbers are the old run's
+            (folder / CARD_FILE).unlink()
+        for path in [*(folder / name for name in LOGGER_FOLDERS), *folder.glob(f"{FOLD}*")]:
+            if path.is_dir():
+                shutil.rmtree(path)
+        if settings is not None:
+            shots = few_shot_path(folder, settings)
+            shots.unlink(missing_ok=True)
+            for parent in (shots.parent, shots.parents[1], shots.parents[2]):
+                _remove_if_empty(parent)
+        (folder / CONFIG_FILE).unlink(missing_ok=True)
+    except OSError as error:
+        raise cannot_write(folder, error) from error
+
+
+def _remove_if_empty(folder: Path) -> None:
+    if folder.is_dir() and not any(folder.iterdir()):
+        folder.rmdir()

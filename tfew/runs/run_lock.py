@@ -1,0 +1,132 @@
+"""One process per run: a lock that dies with its owner, so that a killed run blocks nobody and leaves nothing to mend.
+
+It is the operating system's own (flock) on a small file. It holds between the processes of one machine whatever the
+file system, and between machines where that passes locks on: NFS does unless mounted with nolock, Lustre with flock.
+Where there are no locks at all, a note says so and nothing is locked.
+"""
+
+import errno
+import fcntl
+import logging
+import os
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from datetime import datetime
+from pathlib import Path
+
+from tfew.errors import UserError
+from tfew.files.atomic import cannot_write
+
+log = logging.getLogger(__name__)
+
+LOCK_FILE = ".lock"  # in a run folder, while the run is being made
+NO_LOCKS = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS}
+
+
+class Busy(UserError):
+    """Another process holds what was to be claimed."""
+
+    def __init__(self, path: Path, owner: str) -> None:
+        super().__init__(
+            f"{path.parent} is being worked on by {owner or 'another process'}: wait for it to end, or choose another"
+            " place with runs= or run_dir=."
+        )
+        self.folder = path.parent
+
+
+@contextmanager
+def claim(folder: Path) -> Iterator[None]:
+    """Holds a run folder, which is made if need be; what was made and stays empty is removed again.
+
+    Raises Busy where another process holds it, UserError where it cannot be written.
+    """
+    missing = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        with hold(folder / LOCK_FILE):
+            yield
+    finally:
+        for path in missing:
+            with suppress(OSError):  # of what is not empty
+                path.rmdir()
+
+
+@contextmanager
+def hold(path: Path) -> Iterator[None]:
+    """Holds this file, which is there as long as it is held or until its killed owner's successor removes it."""
+    descriptor = _locked(path)
+    try:
+        yield
+    finally:
+        # before it is let go, so that who opened it meanwhile sees that it is gone; and children that were forked
+        # have it open, too
+        path.unlink(missing_ok=True)
+        os.close(descriptor)
+
+
+def held(path: Path) -> bool:
+    """Whether a living process holds this file."""
+    try:
+        descriptor = os.open(path, os.O_RDWR)
+    except FileNotFoundError:
+        return False
+    try:
+        return not _try_lock(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _locked(path: Path) -> int:
+    while True:
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
+        except FileNotFoundError:  # the folder went as its owner ended
+            continue
+        except OSError as error:
+            raise cannot_write(path.parent, error) from error
+        try:
+            if not _lock(descriptor):
+                raise Busy(path, os.read(descriptor, 1000).decode(errors="replace"))
+            if _is_still(path, descriptor):
+                os.truncate(descriptor, 0)
+                os.write(descriptor, _who().encode())
+                return os.dup(descriptor)
+        except OSError as error:
+            raise cannot_write(path.parent, error) from error
+        finally:
+            os.close(descriptor)
+        # else it was removed by its owner after it was opened here: on to the new one
+
+
+def _lock(descriptor: int) -> bool:
+    """Tries for a moment: `held` takes a lock that long, too."""
+    for _ in range(5):
+        if _try_lock(descriptor):
+            return True
+        time.sleep(0.02)
+    return False
+
+
+def _try_lock(descriptor: int) -> bool:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        log.info("Note: no locks on this file system; nothing keeps two processes from making the same run.")
+    return True
+
+
+def _is_still(path: Path, descriptor: int) -> bool:
+    try:
+        return os.path.samestat(path.stat(), os.fstat(descriptor))
+    except FileNotFoundError:
+        return False
+
+
+def _who() -> str:
+    return f"process {os.getpid()} on {socket.gethostname()} since {datetime.now():%Y-%m-%d %H:%M:%S}"

@@ -1,0 +1,144 @@
+"""Keeping to a budget of memory (`memory_gb=`), and getting by with less where a device has no more.
+
+Two things take memory beside the weights: what training keeps for its backward pass, which is counted as it is kept,
+and what one pass holds for a moment, which is estimated. What does not fit is done in halves, examples first, then the
+choices of one example; losses are shares of the whole step and scores are each choice's own, so the results are those
+of the whole (but for the draws of dropout, which are others).
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tfew.errors import UserError
+from tfew.schema import Batch
+from tfew.scoring.vocabulary import LOGIT_BYTES
+
+NUMBERS_KEPT = 4  # for each that enters or leaves a matrix, attention's included
+
+
+class OverBudgetError(RuntimeError):
+    """More would be kept than the budget allows."""
+
+
+OUT_OF_MEMORY = (OverBudgetError, torch.OutOfMemoryError)
+
+
+class Kept:
+    """Bytes that were kept for a backward pass so far."""
+
+    bytes = 0
+
+
+@contextmanager
+def counting_kept(model: nn.Module, limit_bytes: float | None = None) -> Iterator[Kept]:
+    """Counts what is kept for a backward pass, each storage once; weights do not count."""
+    seen = {tensor.untyped_storage()._cdata for tensor in (*model.parameters(), *model.buffers())}
+    kept = Kept()
+
+    def count(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage._cdata not in seen:  # not its data's address, which a tensor without numbers has not
+            seen.add(storage._cdata)
+            kept.bytes += storage.nbytes()
+            if limit_bytes is not None and kept.bytes > limit_bytes:
+                raise OverBudgetError(f"{kept.bytes:,} bytes would be kept, the budget is {limit_bytes:,.0f}")
+        return tensor.detach()  # an operation that kept its own output would never be freed, unless by a backward pass
+
+    with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
+        yield kept
+
+
+@contextmanager
+def kept_within(limit_bytes: float | None, model: nn.Module) -> Iterator[None]:
+    """Raises OverBudgetError as soon as more than this is kept for a backward pass; weights do not count."""
+    if limit_bytes is None:
+        yield
+        return
+    with counting_kept(model, limit_bytes):
+        yield
+
+
+def scoring_bytes(model: Any, batch: Batch, engine: str) -> int:
+    """About the most that one pass without gradients holds at a time: an upper estimate, from shapes alone."""
+    examples, length = batch.input_ids.shape
+    present = int(batch.choice_mask.any(-1).sum())
+    tokens, padded = int(batch.choice_mask.sum()), present * batch.choice_ids.shape[2]
+    width, widest, heads, item_bytes = _sizes(model)
+    if engine == "plain":  # inputs are repeated for every choice, and all logits are there at once, twice in float32
+        repeated = present * length
+        tokens = padded
+        logit_bytes = tokens * model.config.vocab_size * (item_bytes + 8)
+    else:
+        repeated = examples * length
+        logit_bytes = 3 * min(LOGIT_BYTES, 4 * tokens * model.config.vocab_size)
+    states = max(repeated, tokens) * (4 * widest + 8 * width)
+    row = length if model.config.is_encoder_decoder else length + batch.choice_mask.sum((1, 2)).max().item()
+    scores = 2 * examples * heads * row * row
+    in_rows = 4 * padded * width if model.config.is_encoder_decoder else 0  # choices side by side in self-attention
+    return int((states + scores + in_rows) * item_bytes + logit_bytes)
+
+
+def rough_bytes(model: Any, batch: Batch, engine: str) -> float:
+    """More than training keeps for its backward pass, up to thirty times as much: tells at once that a run is small."""
+    examples, length = batch.input_ids.shape
+    present, tokens = int(batch.choice_mask.any(-1).sum()), batch.choice_ids.shape[2]
+    inputs = present if engine == "plain" or not model.config.is_encoder_decoder else examples
+    places = inputs * length + present * tokens
+    numbers = NUMBERS_KEPT * places * sum(sum(weight.shape) for weight in _matrices(model))
+    logits = present * tokens * model.config.vocab_size if engine == "plain" else 0
+    return 4.0 * (numbers + NUMBERS_KEPT * logits)
+
+
+def halves(batch: Batch) -> tuple[Batch, Batch] | None:
+    """The batch by examples, one example by choices; None for one choice of one example."""
+    if len(batch) > 1:
+        first, *rest = batch.split((len(batch) + 1) // 2)
+        return first, rest[0]
+    present = int(batch.choice_mask.any(-1).sum())
+    if present == 1:
+        return None
+    first, second = replace(
+        batch, choice_ids=batch.choice_ids[:, :present], choice_mask=batch.choice_mask[:, :present]
+    ).by_choices(2)
+    return first, second
+
+
+def joined(parts: tuple[Tensor, Tensor], batch: Batch) -> Tensor:
+    """What `halves` separated, as `[B, C, T]` again."""
+    whole = torch.cat(parts, dim=0 if len(batch) > 1 else 1)
+    absent = batch.choice_mask.shape[1] - whole.shape[1]
+    return torch.nn.functional.pad(whole, (0, 0, 0, absent))
+
+
+def too_little(limit_bytes: float | None, what: str) -> UserError:
+    """For when nothing is left to be halved."""
+    has = "The device has" if limit_bytes is None else f"memory_gb={limit_bytes / 1e9:g} is"
+    return UserError(
+        f"{has} too little memory for {what}: use shorter texts (max_tokens=), a smaller model"
+        f"{'' if limit_bytes is None else ', or more of it'}."
+    )
+
+
+def _sizes(model: Any) -> tuple[int, int, int, int]:
+    """Width of the states, widest layer but for the output head, heads, bytes of a number."""
+    config, head = model.config, model.get_output_embeddings()
+    width = getattr(config, "d_model", None) or config.hidden_size
+    heads = getattr(config, "num_heads", None) or config.num_attention_heads
+    widest = max(max(weight.shape) for weight in _matrices(model))
+    return width, widest, heads, head.weight.element_size()
+
+
+def _matrices(model: Any) -> list[Tensor]:
+    """Those that states are multiplied with, but for the output head's."""
+    head = model.get_output_embeddings()
+    weights = [
+        module.weight
+        for module in model.modules()
+        if module is not head and not isinstance(module, nn.Embedding) and getattr(module, "weight", None) is not None
+    ]
+    return [weight for weight in weights if weight.dim() == 2]

@@ -1,0 +1,169 @@
+"""The end of a run: its record, written last, and the summary that a person reads."""
+
+import resource
+import sys
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from omegaconf import DictConfig
+
+from tfew.config import model_name, resolved
+from tfew.costs.formulas import inference_flops, training_flops
+from tfew.devices.distributed import is_first
+from tfew.models.adapters_io import save_temperature
+from tfew.ranking.label_table import by_label, confusions, doubts
+from tfew.runs.records import RunRecord, git_commit, library_versions, save_record
+from tfew.runs.run_folder import checksums, remove_checkpoints
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from tfew.methods.base import Method
+    from tfew.ranking.evaluation import Evaluated
+    from tfew.training.fit import Fitted
+
+
+def finish(
+    folder: Path,
+    config: DictConfig,
+    command: str,
+    method_name: str,
+    method: "Method | None",
+    model: "nn.Module",
+    base_parameters: int,
+    evaluated: "Evaluated | None",
+    fitted: "Fitted | None" = None,
+    adapter_bytes: int = 0,
+    mixture: dict[str, Any] | None = None,
+) -> RunRecord:
+    """Writes `result.json`, prints the summary, removes the checkpoints that are no longer needed."""
+    total = base_parameters
+    encoder_decoder = bool(model.config.is_encoder_decoder)  # type: ignore[union-attr]
+    trainable = method.stored_count(model) if method else 0
+    record = RunRecord(
+        name=folder.resolve().name,
+        command=command,
+        experiment=config.name,
+        model=model_name(config),
+        method=method_name,
+        loss=config.loss.name,
+        dataset=config.dataset.name,
+        split="folds" if evaluated and "folds" in evaluated.metrics else "eval",
+        few_shot_seed=config.few_shot_seed,
+        seed=config.seed,
+        metrics={
+            **(evaluated.metrics if evaluated else {}),
+            **({"final_loss": fitted.final_loss} if fitted and (mixture or not evaluated) else {}),
+        },
+        counts=evaluated.counts if evaluated else {},
+        parameters={
+            "trainable": trainable,
+            "trained": method.trained_count(model) if method and fitted else 0,
+            "total": total,
+        },
+        flops={
+            "training": training_flops(total, fitted.tokens if fitted else 0, encoder_decoder),
+            "evaluation": inference_flops(total, evaluated.tokens if evaluated else 0, encoder_decoder),
+        },
+        seconds={"train": fitted.seconds if fitted else 0.0, "evaluate": evaluated.seconds if evaluated else 0.0},
+        peak_memory_bytes=_peak_memory_bytes(),
+        adapter_bytes=adapter_bytes,
+        git_commit=git_commit(),
+        versions=library_versions(),
+        config=resolved(config),
+        mixture=mixture,
+    )
+    if adapter_bytes and "calibration" in record.metrics:
+        save_temperature(folder, record.metrics["calibration"], config.score.norm)
+    if is_first():
+        record = replace(record, files=checksums(folder))
+        path = save_record(folder, record)
+        remove_checkpoints(folder)
+        print_summary(record, path)
+    return record
+
+
+def print_summary(record: RunRecord, path: Path) -> None:
+    """A small table on standard output, and where the record lies."""
+    counts, seconds = record.counts, record.seconds
+    print(f"\n{record.dataset}: {record.method} on {record.model}, loss {record.loss}, seed {record.few_shot_seed}")
+    if "accuracy_interval" in record.metrics and "classes" in record.config["dataset"]:
+        _print_labels(record.metrics, counts["rows"])
+    else:
+        _print_metrics(record.metrics)
+    if record.mixture and record.mixture["left_out"]:
+        print(f"  left out of the mixture: {', '.join(record.mixture['left_out'])}")
+    if counts.get("cut_prompts"):
+        print(f"  {counts['cut_prompts']} of {counts['prompts']} prompts did not fit max_tokens and were cut.")
+    if counts.get("empty_renders"):
+        print(f"  {counts['empty_renders']} times a template rendered nothing for a row and was skipped.")
+    parameters, took = record.parameters, f"evaluated in {seconds['evaluate']:.0f} s"
+    if parameters["trained"]:
+        took = f"trained {parameters['trained']:,} parameters in {seconds['train']:.0f} s, {took}"
+    print(f"  model of {parameters['total']:,} parameters, adapter of {parameters['trainable']:,}; {took}")
+    print(f"  record: {path}", flush=True)
+
+
+def _print_metrics(metrics: Mapping[str, Any]) -> None:
+    if "members" in metrics:
+        width = max(len(name) for name in [*metrics["members"], "mean of members"])
+        print(f"  {'member':<{width}}  accuracy   (IQR)  chance")
+        for name, member in metrics["members"].items():
+            print(f"  {name:<{width}}  {_percents(member, 'accuracy', 'accuracy_iqr', 'chance')}")
+        print(f"  {'mean of members':<{width}}  {_percents(metrics, 'accuracy')}")
+    elif "templates" in metrics:
+        templates = metrics["templates"]
+        width = max(len(name) for name in templates)
+        print(f"  {'template':<{width}}  accuracy   rows")
+        for name, template in templates.items():
+            print(f"  {name:<{width}}  {100 * template['accuracy']:8.1f}  {template['rows']:5d}")
+        print(
+            f"  {'median (IQR)':<{width}}  {100 * metrics['accuracy']:8.1f}  ({100 * metrics['accuracy_iqr']:.1f});"
+            f" chance {100 * metrics['chance']:.1f}"
+        )
+        print(_probabilities(metrics["calibration"]))
+    else:
+        print(f"  nothing evaluated; mean loss of the last tenth of training {metrics['final_loss']:.4f}")
+
+
+def _print_labels(metrics: Mapping[str, Any], rows: int) -> None:
+    """For rows that somebody labelled by hand: every number, and how far it is to be trusted."""
+    low, high = metrics["accuracy_interval"]
+    what = "held-out rows, each by an adapter that was trained without it" if "folds" in metrics else "rows"
+    print(f"  accuracy {100 * metrics['accuracy']:.1f} % (95 % interval {100 * low:.1f} to {100 * high:.1f})", end="")
+    print(f" on {rows} {what}; chance {100 * metrics['chance']:.1f} %")
+    if "classes" in metrics:
+        print(f"  macro-F1 {100 * metrics['f1_macro']:.1f} %\n")
+        print("\n".join(f"  {line}".rstrip() for line in [*by_label(metrics), "", *confusions(metrics), ""]))
+    print(_probabilities(metrics["calibration"]))
+    for sentence in doubts(metrics, rows):
+        print(f"  {sentence}")
+
+
+def _probabilities(calibration: Mapping[str, Any]) -> str:
+    """How far probabilities are from accuracies (expected calibration error), before and after the temperature."""
+    if calibration["ece"] is None:
+        return "  probabilities: nothing to check them with, no row has a label"
+    if calibration["ece_calibrated"] is None:
+        few = f"{calibration['rows']} rows are too few to fit a temperature to"
+        return f"  probabilities: calibration error {calibration['ece']:.3f}; {few}"
+    return (
+        f"  probabilities: calibration error {calibration['ece']:.3f}, and {calibration['ece_calibrated']:.3f} at"
+        f" temperature {calibration['temperature']:.3g} (on {calibration['rows']} rows)"
+    )
+
+
+def _percents(values: Mapping[str, Any], *keys: str) -> str:
+    return "".join(f"{100 * values[key]:8.1f}" for key in keys)
+
+
+def _peak_memory_bytes() -> int:
+    """Of the GPU where one is used, else of the process."""
+    import torch
+
+    if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
+        return torch.cuda.max_memory_allocated()
+    unit = 1 if sys.platform == "darwin" else 1024  # Linux counts kibibytes
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -1,0 +1,72 @@
+"""`trainer=deepspeed_3`: weights, gradients and the optimiser's state in parts on all devices (DeepSpeed's ZeRO 3).
+
+DeepSpeed adds up the gradients, clips them and moves the weights by itself; here it is told what a step is. The
+optimiser sees flat parts of all trained weights together: AdamW does not mind, Adafactor, which scales by the size of
+each weight's own update, then computes other numbers than on one device.
+"""
+
+from typing import Any
+
+import torch
+from pytorch_lightning.strategies import DDPStrategy, DeepSpeedStrategy
+
+from tfew.devices.distributed import world
+from tfew.devices.zero import ZERO_3
+from tfew.training.module import FewShotModule, check_finite
+
+
+class Partitioned(DeepSpeedStrategy):
+    """Lightning's strategy, whose processes are connected already, for an engine that is also tested on CPUs."""
+
+    def __init__(self, clip_norm: float) -> None:
+        super().__init__(stage=3, exclude_frozen_parameters=True)
+        assert isinstance(self.config, dict)
+        self.config.update({**ZERO_3, "gradient_clipping": clip_norm})
+
+    @property
+    def root_device(self) -> torch.device:
+        device = super().root_device
+        return torch.device(device.type, device.index or 0)  # DeepSpeed wants a number, of a CPU, too
+
+    def setup_environment(self) -> None:
+        DDPStrategy.setup_environment(self)
+
+    def setup_distributed(self) -> None:
+        self.set_world_ranks()
+        self._init_deepspeed_distributed()
+
+    def setup_precision_plugin(self) -> None:
+        super().setup_precision_plugin()
+        plugin: Any = self.precision_plugin
+        plugin.convert_input = lambda batch: batch  # whole numbers and masks; frozen, which Lightning's own refuses
+
+    def training_step(self, *arguments: Any, **keywords: Any) -> Any:
+        """Not by way of the engine, which takes a step for one forward pass."""
+        assert self.lightning_module is not None
+        return self.lightning_module.training_step(*arguments, **keywords)
+
+
+class PartitionedModule(FewShotModule):
+    def on_train_start(self) -> None:
+        pass  # weights were taken from the first process when they were cut
+
+    def _added_up(self, terms: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        names, values = list(terms), torch.stack(list(terms.values()))
+        torch.distributed.all_reduce(values)
+        return dict(zip(names, values, strict=True))
+
+    def _backward_of(self, loss: torch.Tensor, last: bool) -> None:
+        engine = self._engine()
+        engine.optimizer.clear_backward_seen_flag()  # says: add to what there is; the engine's own forward would
+        engine.set_gradient_accumulation_boundary(last)
+        self.manual_backward(loss * world())  # it means over processes, and ours are shares of one sum
+
+    def _move(self, values: dict[str, float], step: int, optimizer: Any) -> float:
+        check_finite(values, step)
+        optimizer.step()
+        grad_norm = float(self._engine().get_global_grad_norm())
+        check_finite({**values, "grad_norm": grad_norm}, step)
+        return grad_norm
+
+    def _engine(self) -> Any:
+        return self.trainer.strategy.model

@@ -1,0 +1,244 @@
+"""Lightning around one training run: the trainer, checkpoints to resume from, metrics.csv, the progress bar."""
+
+import errno
+import logging
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from hydra.utils import get_class
+from omegaconf import DictConfig
+from pytorch_lightning.callbacks import ModelCheckpoint, TQDMProgressBar
+from safetensors.torch import load_file, save
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from tfew.config import resolved
+from tfew.data.loader import DrawnPrompts, Encoder, FewShotData, collate
+from tfew.devices.distributed import from_first, is_first, world
+from tfew.errors import UserError
+from tfew.files.atomic import cannot_write, write_bytes_atomically
+from tfew.methods.base import Method
+from tfew.models.build import make_optimizer, memory_bytes, partitions, shares_weights, uses_autocast
+from tfew.runs.metrics_file import MetricsFile, final_loss
+from tfew.runs.run_folder import CALIBRATION_FILE, CHECKPOINTS, METRICS_FILE, last_checkpoint
+from tfew.scoring.losses import LossWeights, counts
+from tfew.task import Task
+from tfew.training.module import FewShotModule
+from tfew.training.strategy import EndsAtOnce, devices_of_trainer
+
+CANNOT_WRITE = {errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.EDQUOT}
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """What training took; steps, tokens and loss count what was before an interruption, too, the seconds do not.
+
+    `final_loss`: mean over the last 10 % of the steps.
+    """
+
+    steps: int
+    tokens: int
+    seconds: float
+    final_loss: float
+
+
+def fit(config: DictConfig, method: Method, model: nn.Module, encoder: Encoder, task: Task, folder: Path) -> Fitted:
+    """Trains the adapter in `model`, from the run folder's last checkpoint where there is one."""
+    device = next(model.parameters()).device
+    module = _module_class(config)(
+        model,
+        lambda parameters: make_optimizer(config, parameters),
+        LossWeights(config.loss.lm, config.loss.ul, config.loss.ln),
+        steps=config.steps,
+        warmup_ratio=config.warmup_ratio,
+        clip_norm=config.clip_norm,
+        seed=config.seed,
+        micro_batch_size=config.micro_batch_size,
+        unlikely_epsilon=config.fidelity.unlikely_epsilon,
+        loss_mean=config.fidelity.loss_mean,
+        engine=config.engine,
+        memory_bytes=memory_bytes(config),
+        equal_passes=shares_weights(config),
+    )
+    data = FewShotData(
+        task.prompts,
+        encoder,
+        batch_size=config.batch_size,
+        steps=config.steps,
+        seed=config.seed,
+        workers=config.workers,
+        length_window=config.length_window,
+        # examples that are averaged together stay together
+        piece=(config.micro_batch_size or config.batch_size) if config.fidelity.loss_mean == "micro_batch" else 1,
+    )
+    started = time.monotonic()
+    if method.calibrates:
+        _calibrate(config, method, module, encoder, task, folder / CHECKPOINTS / CALIBRATION_FILE)
+    with quiet_lightning():
+        trainer = _trainer(config, method, device, folder)
+    module.train()  # dropout: from_pretrained gives a model in evaluation mode, and Lightning keeps the mode it finds
+    checkpoint = from_first(last_checkpoint(folder) if is_first() else None)
+    try:
+        with quiet_lightning():
+            trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
+    except SystemExit as error:  # what Lightning makes of Ctrl-C
+        raise KeyboardInterrupt from error
+    except OSError as error:
+        if error.errno in CANNOT_WRITE:
+            raise cannot_write(folder, error) from error
+        raise
+    finally:
+        _finish_loggers(trainer)
+    model.to(device)  # Lightning leaves it on the CPU
+    seconds = time.monotonic() - started
+    loss = from_first(final_loss(folder / METRICS_FILE) if is_first() else 0.0)
+    return Fitted(module.global_step, module.tokens_seen, seconds, loss)
+
+
+def _module_class(config: DictConfig) -> type[FewShotModule]:
+    if not partitions(config):
+        return FewShotModule
+    from tfew.training.deepspeed import PartitionedModule
+
+    return PartitionedModule
+
+
+def _calibrate(
+    config: DictConfig, method: Method, module: FewShotModule, encoder: Encoder, task: Task, path: Path
+) -> None:
+    """Once per run: what is continued, or is another process of it, recalls what was found: rounding could differ."""
+    found: dict[str, Tensor] | None = None
+    if is_first() and path.is_file():
+        found = load_file(path)
+    elif is_first():
+        method.calibrate(module.model, _single_losses(config, method, module, encoder, task))
+        made = {name: tensor.cpu() for name, tensor in method.calibrated().items()}
+        write_bytes_atomically(path, save(made))
+        found = made if world() > 1 else None
+    if (found := from_first(found)) is not None:
+        method.recall(module.model, found)
+
+
+def _single_losses(
+    config: DictConfig, method: Method, module: FewShotModule, encoder: Encoder, task: Task
+) -> Iterator[Tensor]:
+    """The training loss of each single training example, in the wording drawn for step 0, without dropout."""
+    prompts = DrawnPrompts(task.prompts, encoder, config.seed)
+    device = next(module.model.parameters()).device
+    module.eval()
+    for row in tqdm(range(task.rows), desc="Calibrating", unit="example", mininterval=0.5):
+        batch = collate([prompts[0, row]], encoder.pad_id).to(device)
+        with torch.autocast(device.type, torch.bfloat16, enabled=uses_autocast(config, device, method)):
+            loss = module.terms(batch, counts(batch))["loss"]
+        yield loss
+
+
+@contextmanager
+def quiet_lightning() -> Iterator[None]:
+    """Without Lightning's advertisements, and without warnings that do not apply here."""
+    logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
+    with warnings.catch_warnings():
+        # few-shot sets are tiny: more loader processes only cost start-up
+        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+        # checkpoints are meant to be of the state after the step, and to lie beside an earlier one for a moment
+        warnings.filterwarnings("ignore", message="(?s).*ModelCheckpoint with manual optimization.*")
+        warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
+        # StepSampler starts at the resumed step by itself
+        warnings.filterwarnings("ignore", message=".*resuming from a checkpoint that ended before the epoch ended.*")
+        # Lightning 2.6.6 with torch 2.13
+        warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated.*")
+        yield
+
+
+def _trainer(config: DictConfig, method: Method, device: torch.device, folder: Path) -> pl.Trainer:
+    return pl.Trainer(
+        accelerator=device.type,
+        **devices_of_trainer(partitions(config), config.clip_norm),
+        precision="bf16-mixed" if uses_autocast(config, device, method) else "32-true",
+        max_steps=config.steps,
+        logger=_logger(config, folder) if is_first() else False,
+        callbacks=[
+            StepBar(refresh_rate=max(1, config.steps // 100)),
+            *([MetricsCsv(folder / METRICS_FILE)] if is_first() else []),
+            *([EndsAtOnce()] if world() > 1 else []),
+            ModelCheckpoint(
+                folder / CHECKPOINTS,
+                filename="{step}",
+                every_n_train_steps=config.checkpoint_every,
+                save_on_train_epoch_end=False,
+                enable_version_counter=False,
+            ),
+        ],
+        log_every_n_steps=1,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+        num_sanity_val_steps=0,
+    )
+
+
+def _finish_loggers(trainer: pl.Trainer) -> None:
+    """wandb goes on with an open run, so the next job of a sweep would land in this one's."""
+    for logger in trainer.loggers:
+        experiment: Any = getattr(logger, "experiment", None)
+        finish = getattr(experiment, "finish", None)
+        if finish is not None:
+            finish()
+
+
+def _logger(config: DictConfig, folder: Path) -> Any:
+    if config.logger._target_ is None:
+        return False
+    arguments = {"name": folder.resolve().name, **resolved(config.logger), "save_dir": str(folder)}
+    target = arguments.pop("_target_")
+    try:
+        logger = get_class(target)(**arguments)
+        _ = logger.experiment  # a missing login shows here and not in the middle of training
+        return logger
+    except Exception as error:  # each service has its own kinds
+        raise UserError(
+            f"{target} cannot start: {' '.join(str(error).split())} (wandb needs a login or WANDB_MODE=offline;"
+            " logger=csv needs nothing)."
+        ) from error
+
+
+class StepBar(TQDMProgressBar):
+    """Lightning's bar, named for what it shows: all steps are one epoch to Lightning."""
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, *_: Any) -> None:
+        super().on_train_epoch_start(trainer)
+        self.train_progress_bar.set_description("Training")
+
+
+class MetricsCsv(pl.Callback):
+    """`metrics.csv`, whatever logger is chosen."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._file: MetricsFile | None = None
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._file = MetricsFile(self.path, trainer.global_step)
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        assert self._file is not None
+        values = {name: value.item() for name, value in trainer.callback_metrics.items()}
+        self._file.write(trainer.global_step, values)
+
+    def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._close()
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        self._close()
+
+    def _close(self) -> None:
+        if self._file is not None:
+            self._file.close()

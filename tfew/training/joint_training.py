@@ -1,0 +1,246 @@
+"""Several adapters trained at once: one forward and backward pass over the examples of all of them in one batch.
+
+Each has parameters, optimiser, schedule, clipping, data order and loss of its own, as if it were trained alone; the
+frozen model is shared; each example is scaled by its own adapter's vectors (`tfew.methods.task_bank`). No gradient of
+one reaches another, so the results are those of separate runs up to rounding, but for dropout, which is drawn for
+the batch as a whole.
+"""
+
+import io
+import itertools
+import logging
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
+from tqdm import tqdm
+
+from tfew.data.loader import DrawnPrompts, Encoded, StepSampler, collate
+from tfew.errors import UserError
+from tfew.files.atomic import write_bytes_atomically
+from tfew.files.checksums import check_checkpoint
+from tfew.methods.task_bank import Scaler, put_scalings
+from tfew.runs.metrics_file import MetricsFile
+from tfew.runs.run_folder import CHECKPOINTS, METRICS_FILE, TOGETHER
+from tfew.scoring.losses import Counts, LossWeights, counts, loss_terms
+from tfew.scoring.memory import OUT_OF_MEMORY, kept_within, too_little
+from tfew.scoring.score import token_logprob
+from tfew.training.module import check_finite, denominators, step_seed
+from tfew.training.optim import clip_gradients
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Member:
+    """What one of the runs has of its own; `weights` are what its method stores, on the model's device."""
+
+    folder: Path
+    weights: dict[str, nn.Parameter]
+    scaler: Scaler
+    optimizer: torch.optim.Optimizer
+    schedule: LambdaLR
+    prompts: DrawnPrompts
+    order: StepSampler
+    loss: LossWeights
+    unlikely_epsilon: float
+    loss_mean: str
+    clip_norm: float
+    seed: int
+    micro_batch_size: int | None = None
+    tokens_seen: int = 0
+
+    @property
+    def steps(self) -> int:
+        return self.order.steps
+
+    def batches(self, start: int) -> Iterator[list[Encoded]]:
+        self.order.start = start
+        batches = map(self.prompts.__getitems__, self.order)
+        if self.loss.ul or self.loss.ln:
+            return batches
+        return ([_right_choice(item) for item in batch] for batch in batches)  # no other has a part in the loss
+
+    def state(self) -> dict[str, Any]:
+        return {
+            "weights": {name: weight.detach().cpu() for name, weight in self.weights.items()},
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": self.schedule.state_dict(),
+            "tokens_seen": self.tokens_seen,
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        with torch.no_grad():
+            for name, weight in self.weights.items():
+                weight.copy_(state["weights"][name])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.load_state_dict(state["schedule"])
+        self.tokens_seen = state["tokens_seen"]
+
+
+@dataclass(frozen=True)
+class Part:
+    """Examples of one member that are computed at a time: one of `of_step` such parts of its step."""
+
+    member: Member
+    items: list[Encoded]
+    step_counts: Counts
+    of_step: int
+
+
+class JointTraining:
+    """`autocast` gives the context that forward passes run in; the model has no method attached."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        members: Sequence[Member],
+        engine: str,
+        pad_id: int,
+        memory_bytes: float | None = None,
+        autocast: Callable[[], AbstractContextManager[Any]] = nullcontext,
+    ) -> None:
+        self.model, self.members = model, members
+        self.engine, self.pad_id, self.memory_bytes, self.autocast = engine, pad_id, memory_bytes, autocast
+        self.device = next(model.parameters()).device
+        self.most: int | None = None  # examples of a member at a time, where memory does not suffice for more
+
+    def run(self, start: int, checkpoint_every: int) -> None:
+        """From step `start` to each one's end; every step is written to the member's `metrics.csv`."""
+        self.model.train()
+        files = [MetricsFile(member.folder / METRICS_FILE, start) for member in self.members]
+        batches = [member.batches(start) for member in self.members]
+        steps = range(start, max(member.steps for member in self.members))
+        try:
+            for step in tqdm(steps, desc=f"Training {len(self.members)} adapters", unit="step", mininterval=0.5):
+                active = [n for n, member in enumerate(self.members) if step < member.steps]
+                values = self._step(step, [(self.members[n], next(batches[n])) for n in active])
+                for n, of_member in zip(active, values, strict=True):
+                    files[n].write(step + 1, of_member)
+                # the last, too: one that was killed when others had been finished goes on with the very same vectors
+                if (step + 1) % checkpoint_every == 0 or step + 1 == steps.stop:
+                    save_together(self.members, step + 1)
+        finally:
+            for file in files:
+                file.close()
+
+    def _step(self, step: int, batches: Sequence[tuple[Member, list[Encoded]]]) -> list[dict[str, float]]:
+        """One optimiser step of each; what `FewShotModule.training_step` is to one."""
+        of_members = self._gradients(step, batches)
+        values: list[dict[str, float]] = []
+        for (member, items), terms in zip(batches, of_members, strict=True):
+            grad_norm = clip_gradients(member.weights.values(), member.clip_norm)
+            of_member = {name: value.item() for name, value in {**terms, "grad_norm": grad_norm}.items()}
+            try:
+                check_finite(of_member, step)
+            except UserError as error:
+                raise UserError(f"{member.folder}: {error}") from error
+            member.optimizer.step()
+            member.schedule.step()
+            member.tokens_seen += sum(item.length + sum(map(len, item.choice_ids)) for item in items)
+            values.append({**of_member, "lr": float(member.schedule.get_last_lr()[0])})
+        return values
+
+    def _gradients(self, step: int, batches: Sequence[tuple[Member, list[Encoded]]]) -> list[dict[str, Tensor]]:
+        """Each one's gradients and loss terms; where memory does not suffice, again in smaller pieces."""
+        while True:
+            torch.manual_seed(step_seed(batches[0][0].seed, step))
+            for member, _ in batches:
+                member.optimizer.zero_grad()
+            try:
+                return self._backward(batches)
+            except OUT_OF_MEMORY as error:
+                self._halve(batches, error)
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+
+    def _backward(self, batches: Sequence[tuple[Member, list[Encoded]]]) -> list[dict[str, Tensor]]:
+        totals: list[dict[str, Tensor]] = [{} for _ in batches]
+        step_counts = [counts(collate(items, self.pad_id)) for _, items in batches]
+        pieces = [self._pieces(member, items) for member, items in batches]
+        for of_members in itertools.zip_longest(*pieces):
+            present = [n for n, items in enumerate(of_members) if items is not None]
+            parts = [Part(batches[n][0], of_members[n], step_counts[n], len(pieces[n])) for n in present]
+            with kept_within(self.memory_bytes, self.model), self.autocast():
+                of_parts = self._terms(parts)
+            torch.stack([terms["loss"] for terms in of_parts]).sum().backward()
+            for n, terms in zip(present, of_parts, strict=True):
+                for name, value in terms.items():
+                    totals[n][name] = totals[n].get(name, 0) + value.detach()
+        return totals
+
+    def _terms(self, parts: Sequence[Part]) -> list[dict[str, Tensor]]:
+        """Loss terms of each one's examples, as shares of its step; all are scored in one batch."""
+        put_scalings(self.model, [part.member.scaler(part.member.weights) for part in parts])
+        sizes = [len(part.items) for part in parts]
+        batch = collate([item for part in parts for item in part.items], self.pad_id)
+        task_id = torch.repeat_interleave(torch.arange(len(sizes)), torch.tensor(sizes))
+        batch = replace(batch, task_id=task_id).to(self.device)
+        logprob_BCT = token_logprob(self.model, batch, self.engine)
+        found, start = [], 0
+        for part, size in zip(parts, sizes, strict=True):
+            member, rows = part.member, slice(start, start + size)
+            own = batch.part(rows)
+            total, share = denominators(own, part.step_counts, part.of_step, member.loss_mean)
+            terms = loss_terms(logprob_BCT[rows], own, member.loss, total, member.unlikely_epsilon)
+            found.append({name: value * share for name, value in terms.items()})
+            start += size
+        return found
+
+    def _pieces(self, member: Member, items: list[Encoded]) -> list[list[Encoded]]:
+        size = min(member.micro_batch_size or len(items), self.most or len(items))
+        return [items[start : start + size] for start in range(0, len(items), size)]
+
+    def _halve(self, batches: Sequence[tuple[Member, list[Encoded]]], error: RuntimeError) -> None:
+        """For the rest of the run, and said each time."""
+        most = max(len(self._pieces(member, items)[0]) for member, items in batches)
+        if most == 1:
+            raise too_little(self.memory_bytes, f"one example of each of {len(batches)} runs in training") from error
+        if any(member.loss_mean == "micro_batch" for member, _ in batches):
+            raise UserError(
+                f"There is too little memory for {most} examples of each run at a time, and with"
+                " fidelity.loss_mean=micro_batch the loss depends on their number: set micro_batch_size= yourself."
+            ) from error
+        self.most = (most + 1) // 2
+        log.info(f"Note: memory does not suffice for {most} examples of each run at a time; from here on {self.most}.")
+
+
+def _right_choice(item: Encoded) -> Encoded:
+    return replace(item, choice_ids=[item.choice_ids[item.label]], label=0)
+
+
+def save_together(members: Iterable[Member], step: int) -> None:
+    """Each one's state in its own folder; what was saved before goes when all are there."""
+    members = list(members)
+    for member in members:
+        data = io.BytesIO()
+        torch.save(member.state(), data)
+        write_bytes_atomically(_state_path(member, step), data.getvalue())
+    for member in members:
+        for old in _saved_steps(member) - {step}:
+            _state_path(member, old).unlink()
+
+
+def restore_together(members: Sequence[Member]) -> int:
+    """The last step that all of them have been saved at, and are now put back to; 0 where there is none."""
+    step = max(set.intersection(*map(_saved_steps, members)), default=0)
+    if step:
+        for member in members:
+            check_checkpoint(_state_path(member, step))
+            member.restore(torch.load(_state_path(member, step), map_location="cpu", weights_only=True))
+    return step
+
+
+def _state_path(member: Member, step: int) -> Path:
+    return member.folder / CHECKPOINTS / f"{TOGETHER}{step}.pt"
+
+
+def _saved_steps(member: Member) -> set[int]:
+    paths = (member.folder / CHECKPOINTS).glob(f"{TOGETHER}*.pt")
+    return {int(match[1]) for path in paths if (match := re.fullmatch(rf"{TOGETHER}(\d+)\.pt", path.name))}

@@ -1,0 +1,50 @@
+"""What Lightning is told of a run's processes, which `tfew.devices.launcher` has started and connected."""
+
+import signal
+import threading
+from typing import Any
+
+import pytorch_lightning as pl
+from pytorch_lightning.plugins.environments import TorchElasticEnvironment
+from pytorch_lightning.strategies import DDPStrategy
+
+from tfew.devices.distributed import on_this_machine, world
+from tfew.runs.checkpoints import WholeCheckpoints
+
+
+class SummedGradients(DDPStrategy):
+    """Lightning's strategy of one process a device, without torch's DistributedDataParallel around the model.
+
+    That averages gradients during each backward pass, and waits for the other processes there. Ours are sums, made once
+    a step (`tfew.training.module`), and processes may differ in how many passes a step takes them.
+    """
+
+    def configure_ddp(self) -> None:
+        pass
+
+
+class EndsAtOnce(pl.Callback):
+    """Lightning answers SIGTERM with a message to the other processes, of which one is gone when torchrun sends it."""
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def devices_of_trainer(partition: bool, clip_norm: float) -> dict[str, Any]:
+    """The arguments of Lightning's Trainer that say on how many devices it works, and how."""
+    if world() == 1:
+        return {"devices": 1, "plugins": [WholeCheckpoints()]}
+    _, here = on_this_machine()
+    return {
+        "devices": here,
+        "num_nodes": world() // here,
+        "strategy": _partitioned(clip_norm) if partition else SummedGradients(),
+        "plugins": [TorchElasticEnvironment(), *([] if partition else [WholeCheckpoints()])],
+    }
+
+
+def _partitioned(clip_norm: float) -> Any:
+    from tfew.training.deepspeed import Partitioned
+
+    return Partitioned(clip_norm)
