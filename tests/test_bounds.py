@@ -19,7 +19,7 @@ import uvicorn
 from omegaconf import OmegaConf
 
 from scripts.bench import service as service_bench
-from tests.test_engine import lively
+from tests.scoring.test_engines import lively
 from tfew import bounds
 from tfew.comparison.rows import right_by_row
 from tfew.config import CONFIGS, checked, compose
@@ -46,10 +46,10 @@ NAMES = [name for name, value in vars(bounds).items() if name.isupper()]
 ELSEWHERE = {  # bounds whose edge another file tests, in these functions
     "ADVISED_MEMORY": ("test_cost.py", "test_advice_by_hand"),
     "SWEEP_DEATHS": (
-        "test_sweep.py",
+        "sweep/test_rounds.py",
         "test_a_process_that_dies_costs_another_round_and_one_that_keeps_dying_is_given_up",
     ),
-    "FIDELITY": ("test_fidelity.py", "test_a_recipe_that_differs_is_noticed"),
+    "FIDELITY": ("scripts/test_check_fidelity.py", "test_a_recipe_that_differs_is_noticed"),
 }
 
 

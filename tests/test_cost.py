@@ -12,7 +12,7 @@ import torch
 from transformers import ByT5Tokenizer, T5Config, T5ForConditionalGeneration
 
 from tests.models import tiny_t5
-from tests.test_decoder_only import make
+from tests.scoring.test_decoder_only import make
 from tfew.config import checked, compose
 from tfew.cost import cost
 from tfew.costs import device_memory as device

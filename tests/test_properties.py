@@ -15,10 +15,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from transformers import ByT5Tokenizer
 
+from tests.files.test_checksums import record
 from tests.models import ia3, tiny_t5, with_ia3
-from tests.test_engine import lively
-from tests.test_losses import reference
-from tests.test_sealed import record
+from tests.scoring.test_engines import lively
+from tests.scoring.test_losses import reference
 from tfew.config import compose, resolved
 from tfew.data.formats import read_rows
 from tfew.data.loader import Encoded, Encoder, collate

@@ -25,7 +25,7 @@ def test_this_file_knows_all_experiments_and_commands() -> None:
         path.relative_to(CONFIGS / "experiment").with_suffix("").as_posix()
         for path in CONFIGS.glob("experiment/**/*.yaml")
     }
-    raft = {f"raft/{path.stem}" for path in CONFIGS.glob("dataset/raft/*.yaml")}  # tests/test_raft.py runs them
+    raft = {f"raft/{path.stem}" for path in CONFIGS.glob("dataset/raft/*.yaml")}  # tests/test_raft_submit.py runs them
     assert names == {*EXPERIMENTS, *MINI, *raft, "demo", "pretrain_ia3", "pretrain_mini_t0", "local", "local_mini"}
     package = CONFIGS.parent / "tfew"
     files = {path.stem for path in package.glob("*.py") if "__main__" in path.read_text()}

@@ -10,7 +10,7 @@ from torch import nn
 from transformers import ByT5Tokenizer
 
 from tests.models import tiny_t5, with_ia3
-from tests.test_decoder_only import make
+from tests.scoring.test_decoder_only import make
 from tfew.config import compose
 from tfew.data.loader import Encoder, collate
 from tfew.evaluate import evaluate

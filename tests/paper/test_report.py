@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.test_paper import in_context, record
+from tests.paper.test_table import in_context, record
 from tfew.config import compose
 from tfew.paper.__main__ import paper
 from tfew.paper.answers import Answers

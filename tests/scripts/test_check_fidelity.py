@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from scripts import check_fidelity
 from tfew.bounds import FIDELITY
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 GOLDEN = ROOT / "tests" / "golden" / "official_trajectory"
 
 

@@ -297,7 +297,8 @@ def test_a_new_method_is_one_class_and_one_yaml(train_tiny: Callable[..., Any], 
     group = tmp_path / "configs" / "method"
     group.mkdir(parents=True)
     (group / "throw_away.yaml").write_text(
-        "name: throw_away\nsteps: 9\nlr: 0.01\nscale_parameter: true\n_target_: tests.test_methods.ThrowAway\nsize: 3\n"
+        "name: throw_away\nsteps: 9\nlr: 0.01\nscale_parameter: true\n"
+        "_target_: tests.methods.test_base.ThrowAway\nsize: 3\n"
     )
     record = train_tiny(f"hydra.searchpath=[file://{tmp_path}/configs]", "method=throw_away")
     assert (record.method, record.parameters["trainable"]) == ("throw_away", 64)

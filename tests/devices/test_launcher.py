@@ -190,7 +190,7 @@ if os.environ.get("RANK") == "1":
     folder = tmp_path / "broken"
     folder.mkdir()
     (folder / "sitecustomize.py").write_text(code)
-    return os.pathsep.join([str(folder), str(Path(__file__).parents[1])])
+    return os.pathsep.join([str(folder), str(Path(__file__).parents[2])])
 
 
 def test_an_error_of_another_process_is_said_and_ends_the_run(broken: str, tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ from tfew.methods.prompt import PromptTuning
 from tfew.schema import Batch
 from tfew.scoring.score import scoring_mode, token_logprob
 
-CONFIGS = Path(__file__).parents[1] / "configs" / "method"
+CONFIGS = Path(__file__).parents[2] / "configs" / "method"
 COMMON = {k: v for k, v in ARCH.items() if k != "init_seed"} | {"vocab_size": 128, "decoder_start_token_id": 0}
 PREFIX_LENGTH = 3
 PROMPT_LENGTH = 4

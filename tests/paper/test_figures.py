@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.test_paper import as_runs, in_context, record
+from tests.paper.test_table import as_runs, in_context, record
 from tfew.config import compose
 from tfew.paper.__main__ import paper
 from tfew.paper.figures import make_figure

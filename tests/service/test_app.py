@@ -41,7 +41,7 @@ from tfew.service.table import read_table
 
 FAMILIES = ("complaint", "request")
 LIMITS = Limits(20, 20_000, 60.0, ("testserver", "127.0.0.1"), None)
-README = Path(__file__).parents[1] / "README.md"
+README = Path(__file__).parents[2] / "README.md"
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ from transformers import (
 )
 
 from tests.models import ARCH, ragged_batch, tiny_t5, with_ia3
-from tests.test_decoder_only import KINDS, WIDE, make
+from tests.scoring.test_decoder_only import KINDS, WIDE, make
 from tfew.config import CONFIGS, compose, resolved
 from tfew.data.loader import Encoded, collate
 from tfew.methods.base import adapter_parameters, attach

@@ -22,7 +22,7 @@ HOLDER = "import sys, time; from pathlib import Path; from tfew.runs.run_lock im
 def holder(tmp_path: Path) -> Iterator[subprocess.Popen[str]]:
     """Another process that holds `tmp_path`/runs/run."""
     command = [sys.executable, "-c", HOLDER, str(tmp_path / "runs" / "run")]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[1]) as process:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2]) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "held\n"
         yield process
