@@ -20,13 +20,14 @@ from omegaconf import DictConfig
 
 from tfew.cli import run_script
 from tfew.comparison.tables import as_text
-from tfew.config import checked, compose, local_path, model_name, resolved
+from tfew.config import checked, compose, local_path, resolved
 from tfew.convert import convert
 from tfew.data.templates import load_templates, select
 from tfew.errors import UserError
 from tfew.models.adapters_io import adapter_description, load_weights
 from tfew.paper.__main__ import finished_runs
 from tfew.paper.table import Cell, make_table
+from tfew.runs.identity import model_name
 from tfew.sweep.jobs import planned_jobs
 from tfew.task import eval_task, load_spec, train_task
 

@@ -5,7 +5,7 @@ from torch import nn
 from transformers import T5Config, T5ForConditionalGeneration
 
 from tfew.config import compose, resolved
-from tfew.data.loader import Encoded, collate
+from tfew.data.tokenization import TokenizedPrompt, collate
 from tfew.methods.base import attach
 from tfew.methods.ia3 import IA3
 from tfew.models.backbone import random_model
@@ -68,5 +68,5 @@ def ragged_batch(seed: int = 0, examples: int = 5) -> Batch:
     items = []
     for position in range(examples):
         choices = [tokens(number(1, 6)) for _ in range(1 + position % 4)]
-        items.append(Encoded(tokens(number(3, 12)), choices, number(0, len(choices) - 1), 0, 0))
+        items.append(TokenizedPrompt(tokens(number(3, 12)), choices, number(0, len(choices) - 1), 0, 0))
     return collate(items, pad_id=0)

@@ -16,7 +16,8 @@ LAYERS = """
 bounds errors
 devices
 files
-schema config
+schema settings
+config
 mini_t0
 data
 scoring

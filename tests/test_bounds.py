@@ -26,15 +26,15 @@ from tfew.config import CONFIGS, checked, compose
 from tfew.data import rendering, sandbox
 from tfew.data.infer_columns import label_column
 from tfew.data.sandbox import RenderError, SafeTemplate
-from tfew.data.stream import Place, open_stream
+from tfew.data.stream import StreamPosition, open_stream
 from tfew.data.table import Table, read_table
 from tfew.devices import launcher as processes
 from tfew.errors import UserError
 from tfew.files import hub
 from tfew.files.untrusted import parse_own_json
 from tfew.models.backbone import check_transformers_version
-from tfew.ranking.calibration import calibration, fitted_temperature
 from tfew.ranking.label_table import doubts
+from tfew.ranking.temperature import calibration, fitted_temperature
 from tfew.schema import Prediction
 from tfew.scoring import decoder_only as causal
 from tfew.scoring.score import scoring_mode
@@ -139,7 +139,7 @@ def test_template_start_seconds(slow_process: Any, monkeypatch: pytest.MonkeyPat
 def lines(path: Path) -> int:
     stream = open_stream(str(path), None, "text")
     try:
-        return len(list(stream.rows(Place())))
+        return len(list(stream.rows(StreamPosition())))
     finally:
         stream.close()
 
@@ -299,7 +299,7 @@ def test_process_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     told: dict[str, Any] = {}
     monkeypatch.setattr(torch.distributed, "init_process_group", lambda backend, **options: told.update(options))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    place = processes.Place(0, 2, 0, 2, "127.0.0.1", 1, "a test")
+    place = processes.StreamPosition(0, 2, 0, 2, "127.0.0.1", 1, "a test")
     with monkeypatch.context() as patch:
         for name in place.environment():
             patch.setenv(name, "")

@@ -513,10 +513,10 @@ def run_folder(train_tiny: Callable[..., Any], *overrides: str) -> Path:
 
 
 def attach_to_tiny(folder: Path) -> tuple[Any, Any]:
-    from tfew.models.build import build_backbone, build_encoder
+    from tfew.models.build import build_backbone, build_tokenizer
 
     config = compose("model=tiny")
-    tokenizer = build_encoder(config).tokenizer
+    tokenizer = build_tokenizer(config).tokenizer
     model = build_backbone(config, tokenizer, torch.device("cpu"))
     attach_saved(folder, saved_method(folder, config)[1], model)
     return model.eval(), tokenizer

@@ -20,16 +20,16 @@ from tfew.costs import memory_forecast as forecast
 from tfew.costs.device_memory import DeviceMemory, memory_of
 from tfew.costs.dry_run import Counted
 from tfew.costs.lengths import Spread, assumed_batch, longest_scoring_batch, longest_training_batch, measure
-from tfew.data.loader import Encoder
+from tfew.data.tokenization import PromptTokenizer
 from tfew.errors import UserError
 from tfew.evaluate import evaluate
 from tfew.models.backbone import shape_at
-from tfew.models.build import build_encoder, build_method, build_shape, is_known_checkpoint
+from tfew.models.build import build_method, build_shape, build_tokenizer, is_known_checkpoint
 from tfew.schema import Prompt
 from tfew.train import train
 
 CPU = torch.device("cpu")
-BYTES = Encoder(ByT5Tokenizer(), max_tokens=256)
+BYTES = PromptTokenizer(ByT5Tokenizer(), max_tokens=256)
 PLENTY = DeviceMemory(10**15, 10**15)
 
 
@@ -146,7 +146,7 @@ def check(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, fre
     caplog.clear()
     caplog.set_level(logging.INFO)
     tasks = tasks_at_hand(config)
-    forecast.check_memory(config, CPU, build_method(config), build_encoder(config), *tasks)
+    forecast.check_memory(config, CPU, build_method(config), build_tokenizer(config), *tasks)
     return caplog.text
 
 

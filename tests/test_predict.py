@@ -20,7 +20,7 @@ from tests.test_train import folder, predictions
 from tfew.config import compose, resolved
 from tfew.data.dataset import DatasetSpec
 from tfew.data.sources import load_split
-from tfew.data.stream import Place, Streamed
+from tfew.data.stream import Streamed, StreamPosition
 from tfew.data.templates import Template, load_templates
 from tfew.errors import UserError
 from tfew.files import partial_file
@@ -30,7 +30,7 @@ from tfew.prediction import bulk_predict as labelling
 from tfew.prediction.bulk_predict import windows
 from tfew.prediction.predictor import Predictor
 from tfew.prediction.result_rows import ResultRows
-from tfew.prediction.task_predictor import Labelled, Labeller, WrongTemplatesError
+from tfew.prediction.task_predictor import Labelled, TaskPredictor, WrongTemplatesError
 from tfew.runs.records import RunRecord
 from tfew.train import train
 
@@ -49,13 +49,13 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {family: folder(trained(root, family)) for family in FAMILIES}
 
 
-def rows_of(family: str) -> list[dict[str, Any]]:
+def packing(family: str) -> list[dict[str, Any]]:
     rows = generate(split="eval", family=family, seed=0, train=20000, validation=1000, eval=ROWS)
     return [dict(rows[number]) for number in range(ROWS)]
 
 
 def unlabelled(family: str) -> list[dict[str, Any]]:
-    return [{key: value for key, value in row.items() if key not in ("label", "idx")} for row in rows_of(family)]
+    return [{key: value for key, value in row.items() if key not in ("label", "idx")} for row in packing(family)]
 
 
 def write_jsonl(path: Path, rows: Sequence[Mapping[str, Any]]) -> Path:
@@ -102,7 +102,7 @@ def test_probabilities_are_the_evaluations_scores(runs: dict[str, Path]) -> None
 
 
 def test_calibration_error_of_what_is_delivered_is_the_records(runs: dict[str, Path]) -> None:
-    from tfew.ranking.calibration import expected_calibration_error
+    from tfew.ranking.temperature import expected_calibration_error
     from tfew.runs.records import load_record
 
     for family in FAMILIES:
@@ -113,7 +113,7 @@ def test_calibration_error_of_what_is_delivered_is_the_records(runs: dict[str, P
         import numpy as np
 
         probability = np.array([list(row.probabilities.values()) for row in labelled])
-        labels = np.array([row["label"] for row in rows_of(family)])
+        labels = np.array([row["label"] for row in packing(family)])
         expected = load_record(runs[family]).metrics["calibration"]["ece"]
         assert expected_calibration_error(probability, labels) == pytest.approx(expected, abs=1e-5)
 
@@ -239,10 +239,10 @@ def test_the_bare_model_can_be_asked_too(tmp_path: Path) -> None:
 # ---- templates that need the label, turn the question round, or answer something else
 
 
-def labeller(name: str, templates: str, data_dir: Path) -> tuple[Labeller, list[Any]]:
+def labeller(name: str, templates: str, data_dir: Path) -> tuple[TaskPredictor, list[Any]]:
     spec = DatasetSpec.from_config(resolved(compose(f"dataset={name}").dataset))
     chosen = [t for t in load_templates(spec.prompts) if templates in ("", t.name) and t.has_choices]
-    return Labeller("task", spec, chosen, "token", 1.0), list(load_split(spec, "eval", data_dir))
+    return TaskPredictor("task", spec, chosen, "token", 1.0), list(load_split(spec, "eval", data_dir))
 
 
 @pytest.mark.parametrize(
@@ -284,17 +284,17 @@ def test_templates_that_do_not_answer_with_the_labels_are_left_out(caplog: pytes
     turned = Made("turned", "is it wrong that {text}", "{other}")
     telling = Made("telling", "{text} ({label})", "{label}")
     constant = Made("constant", "{text}", "1")
-    ours = Labeller("task", spec, [turned, straight, telling, constant], "token", 1.0)
+    ours = TaskPredictor("task", spec, [turned, straight, telling, constant], "token", 1.0)
     assert [prompt.template for prompt in ours.prompts(1, {"text": "x"})] == ["straight"]
     assert ours.templates == ("straight",)
     for only in (turned, telling, constant):
         with pytest.raises(WrongTemplatesError, match=r"No template of complaint answers with its labels.*templates="):
-            Labeller("task", spec, [only], "token", 1.0).prompts(1, {"text": "x"})
+            TaskPredictor("task", spec, [only], "token", 1.0).prompts(1, {"text": "x"})
 
 
 def test_a_bad_first_row_leaves_no_template_out() -> None:
     spec = DatasetSpec.from_config(resolved(compose("dataset=mini/complaint", "dataset.columns=[text]").dataset))
-    ours = Labeller("task", spec, [Made("straight", "{text}", "{label}")], "token", 1.0)
+    ours = TaskPredictor("task", spec, [Made("straight", "{text}", "{label}")], "token", 1.0)
     with pytest.raises(UserError, match="task, row 1 lacks 'text'"):
         ours.prompts(1, {})
     assert len(ours.prompts(2, {"text": "x"})) == 1
@@ -589,7 +589,7 @@ def test_windows_are_bounded_in_rows_and_in_characters() -> None:
     def rows(texts: Sequence[str]) -> Iterator[Streamed]:
         for number, text in enumerate(texts, start=1):
             asked.append(number)
-            yield Streamed(Place(number, number, number), {"text": text})
+            yield Streamed(StreamPosition(number, number, number), {"text": text})
 
     asked: list[int] = []
     first = next(windows(rows(["x"] * 1000), 16, 10**6))

@@ -21,8 +21,8 @@ from tests.scoring.test_engines import lively
 from tests.scoring.test_losses import reference
 from tfew.config import compose, resolved
 from tfew.data.formats import read_rows
-from tfew.data.loader import Encoded, Encoder, collate
 from tfew.data.templates import InlineTemplate
+from tfew.data.tokenization import PromptTokenizer, TokenizedPrompt, collate
 from tfew.models.adapters_io import load_weights, save_adapter
 from tfew.models.build import method_arguments
 from tfew.models.exchange import read_peft, read_tensors, write_peft, write_tensors
@@ -52,15 +52,15 @@ def ids(most: int) -> st.SearchStrategy[list[int]]:
 
 
 @st.composite
-def items(draw: st.DrawFn, most: int = 5) -> list[Encoded]:
+def items(draw: st.DrawFn, most: int = 5) -> list[TokenizedPrompt]:
     found = []
     for _ in range(draw(st.integers(1, most))):
         choices = draw(st.lists(ids(5), min_size=1, max_size=5))
-        found.append(Encoded(draw(ids(10)), choices, draw(st.integers(0, len(choices) - 1)), 0, 0))
+        found.append(TokenizedPrompt(draw(ids(10)), choices, draw(st.integers(0, len(choices) - 1)), 0, 0))
     return found
 
 
-def scored(kind: str, engine: str, some: list[Encoded]) -> list[list[list[float]]]:
+def scored(kind: str, engine: str, some: list[TokenizedPrompt]) -> list[list[list[float]]]:
     """Token log-probabilities as lists, without anything that is padding."""
     batch = collate(some, pad_id=0)
     with scoring_mode(MODELS[kind]):
@@ -80,14 +80,17 @@ def close(first: Any, second: Any) -> None:
 @pytest.mark.parametrize("kind", MODELS)
 @given(some=items())
 def test_a_score_does_not_depend_on_the_batch_its_order_or_its_padding(
-    kind: str, engine: str, some: list[Encoded]
+    kind: str, engine: str, some: list[TokenizedPrompt]
 ) -> None:
     together = scored(kind, engine, some)
     close(together, [scored(kind, engine, [item])[0] for item in some])
     close(together[::-1], scored(kind, engine, some[::-1]))
-    close(together, scored(kind, engine, [*some, Encoded([*range(2, 42), 1], [[*range(2, 22), 1]] * 7, 0, 0, 0)])[:-1])
+    close(
+        together,
+        scored(kind, engine, [*some, TokenizedPrompt([*range(2, 42), 1], [[*range(2, 22), 1]] * 7, 0, 0, 0)])[:-1],
+    )
     first = some[0]
-    turned = Encoded(first.input_ids, first.choice_ids[::-1], 0, 0, 0)
+    turned = TokenizedPrompt(first.input_ids, first.choice_ids[::-1], 0, 0, 0)
     close([together[0][::-1]], scored(kind, engine, [turned]))
 
 
@@ -100,14 +103,16 @@ def test_probabilities_of_choices_that_leave_nothing_out_add_up_to_one(
     """Every first token but one ends its choice; behind that one stands every token again."""
     rows = MODELS[kind].get_output_embeddings().weight.shape[0]  # type: ignore[operator]
     choices = [[token] for token in range(rows) if token != first] + [[first, token] for token in range(rows)]
-    (sums,) = ([sum(tokens) for tokens in row] for row in scored(kind, engine, [Encoded(input_ids, choices, 0, 0, 0)]))
+    (sums,) = (
+        [sum(tokens) for tokens in row] for row in scored(kind, engine, [TokenizedPrompt(input_ids, choices, 0, 0, 0)])
+    )
     assert sum(map(math.exp, sums)) == pytest.approx(1, abs=1e-4)
     assert max(sums) < 0
 
 
 @given(some=items(), epsilon=st.sampled_from([0.01, 0.1, 1e-6]), seed=st.integers(0, 1000))
 def test_losses_equal_float64_loops_and_their_gradients_finite_differences(
-    some: list[Encoded], epsilon: float, seed: int
+    some: list[TokenizedPrompt], epsilon: float, seed: int
 ) -> None:
     batch = collate(some, pad_id=0)
     generator = torch.Generator().manual_seed(seed)
@@ -126,7 +131,7 @@ def test_losses_equal_float64_loops_and_their_gradients_finite_differences(
 
 
 @given(some=items(), size=st.integers(1, 5))
-def test_losses_of_parts_add_up(some: list[Encoded], size: int) -> None:
+def test_losses_of_parts_add_up(some: list[TokenizedPrompt], size: int) -> None:
     batch = collate(some, pad_id=0)
     logprob = -torch.rand(batch.choice_mask.shape, dtype=torch.float64) * batch.choice_mask
 
@@ -239,10 +244,10 @@ def test_records_survive_their_file(metrics: Any, counts: Any, config: Any, comm
 
 @given(texts=st.lists(TEXT, min_size=1, max_size=4), choice=TEXT, most=st.integers(2, 30))
 def test_encoding_loses_nothing_but_what_it_counts(texts: list[str], choice: str, most: int) -> None:
-    encoder = Encoder(ByT5Tokenizer(), most)
+    prompt_tokenizer = PromptTokenizer(ByT5Tokenizer(), most)
     prompts = [Prompt("d", "t", i, text, (choice,), 0) for i, text in enumerate(texts)]
-    for prompt, item in zip(prompts, encoder.all(prompts), strict=True):
+    for prompt, item in zip(prompts, prompt_tokenizer.all(prompts), strict=True):
         whole = ByT5Tokenizer()(prompt.input)["input_ids"]
         assert len(item.input_ids) + item.cut_tokens == len(whole)
         assert item.input_ids == [*whole[: len(item.input_ids) - 1], whole[-1]]
-        assert item == encoder(prompt)
+        assert item == prompt_tokenizer(prompt)

@@ -11,8 +11,8 @@ import torch
 
 from tests.models import ragged_batch, tiny_t5, with_ia3
 from tfew.config import CONFIGS, checked, compose
-from tfew.data.loader import Encoder, even_limit
 from tfew.data.sources import load_split
+from tfew.data.tokenization import PromptTokenizer, even_limit
 from tfew.dataset_config import complete
 from tfew.errors import UserError
 from tfew.models.backbone import load_tokenizer
@@ -179,18 +179,18 @@ def test_the_longest_parts_are_cut_and_nothing_else() -> None:
     text = "Instruction!\nTitle: short\nBody: " + "b" * 100 + "\nNote: " + "n" * 40 + "\nLabel:"
     spans = tuple((text.index(part), text.index(part) + len(part)) for part in ("short", "b" * 100, "n" * 40))
     prompt = Prompt("d", "t", 0, text, ("x", "y"), 0, spans)
-    encoded = Encoder(tokenizer, 100)(prompt)
+    encoded = PromptTokenizer(tokenizer, 100)(prompt)
     assert tokenizer.decode(encoded.input_ids) == (
         f"Instruction!\nTitle: short\nBody: {'b' * 26}\nNote: {'n' * 26}\nLabel:</s>"
     )
     assert encoded.cut_tokens == len(text) + 1 - 100
-    assert Encoder(tokenizer, 500)(prompt).input_ids == tokenizer(text)["input_ids"]
-    decoder = Encoder(tokenizer, 100, decoder_only=True)(prompt)
+    assert PromptTokenizer(tokenizer, 500)(prompt).input_ids == tokenizer(text)["input_ids"]
+    decoder = PromptTokenizer(tokenizer, 100, decoder_only=True)(prompt)
     assert tokenizer.decode(decoder.input_ids).endswith("\nLabel:")
     with pytest.raises(
         UserError, match=r"Template 't' of d has 42 tokens besides the texts.*max_tokens=44 is too small"
     ):
-        Encoder(tokenizer, 44)(prompt)
+        PromptTokenizer(tokenizer, 44)(prompt)
 
 
 @pytest.mark.real_data
@@ -209,7 +209,7 @@ def test_real_prompts_keep_instruction_labels_and_question(task: str, real_data:
         fixed = sum(len(ids) for ids in tokenizer(kept, add_special_tokens=False)["input_ids"]) + 1
         assert fixed < config.max_tokens - 50
         for most in (config.max_tokens, fixed + 2 * len(prompt.cuttable)):
-            ids = Encoder(tokenizer, most)(prompt).input_ids
+            ids = PromptTokenizer(tokenizer, most)(prompt).input_ids
             assert len(ids) <= most
             text = " ".join(tokenizer.decode(ids).split())
             assert text.startswith(" ".join(tokenizer.decode(tokenizer(kept[0])["input_ids"][:-1]).split()))

@@ -331,7 +331,7 @@ def test_the_record_names_the_checkpoint_that_was_used(train_tiny: Train, tmp_pa
 
 
 def test_names_are_made_of_what_matters() -> None:
-    from tfew.config import run_name
+    from tfew.runs.identity import run_name
 
     name = run_name(compose("+experiment=rte"))
     assert name.startswith("rte-t0_3b-ia3-tfew-s0-")

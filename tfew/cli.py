@@ -16,7 +16,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from tfew.config import CONFIGS, LAUNCHER_NOTE
-from tfew.devices.distributed import is_first
+from tfew.devices.distributed import is_main_process
 from tfew.errors import UserError
 from tfew.sweep.job import run_job
 from tfew.sweep.rounds import in_rounds
@@ -85,5 +85,5 @@ def _messages_to_stderr() -> None:
     log = logging.getLogger("tfew")
     if not log.handlers:
         log.addHandler(_ToStderr())
-        log.setLevel(logging.INFO if is_first() else logging.WARNING)
+        log.setLevel(logging.INFO if is_main_process() else logging.WARNING)
         log.propagate = False

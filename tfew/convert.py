@@ -221,9 +221,9 @@ WRITERS: dict[str, Callable[[Path, Loaded], None]] = {
 def _base(config: DictConfig) -> tuple["nn.Module", Any]:
     import torch
 
-    from tfew.models.build import build_backbone, build_encoder
+    from tfew.models.build import build_backbone, build_tokenizer
 
-    tokenizer = build_encoder(config).tokenizer
+    tokenizer = build_tokenizer(config).tokenizer
     return build_backbone(config, tokenizer, torch.device("cpu")), tokenizer
 
 

@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig
 
 from tfew.cli import command
-from tfew.config import CONFIGS, checked, compose, model_name, resolved
+from tfew.config import CONFIGS, checked, compose, resolved
 from tfew.dataset_config import complete
 from tfew.errors import UserError, unknown
+from tfew.runs.identity import model_name
 from tfew.task import tasks_at_hand
 
 if TYPE_CHECKING:
@@ -83,10 +84,10 @@ def _own_lengths(config: DictConfig) -> "tuple[CostLengths, list[str]] | None":
     if training is None:
         return None
 
-    from tfew.costs.cost_report import encoder_at_hand, lengths_as_text, measured_lengths
+    from tfew.costs.cost_report import lengths_as_text, measured_lengths, tokenizer_at_hand
     from tfew.paper.table_1 import CostLengths
 
-    lengths = measured_lengths(encoder_at_hand(config), training, evaluation)
+    lengths = measured_lengths(tokenizer_at_hand(config), training, evaluation)
     trained, query = lengths["training"], lengths.get("evaluation", lengths["training"])["query"]
     own = CostLengths(query["median"], trained["shot"]["median"], config.shots, trained["query"]["median"])
     return own, lengths_as_text(lengths)

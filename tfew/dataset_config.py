@@ -14,9 +14,8 @@ from omegaconf import DictConfig, OmegaConf
 from tfew.config import resolved
 from tfew.data.dataset import DatasetSpec
 from tfew.data.formats import read_rows
-from tfew.data.hub_sets import hub_table
 from tfew.data.layout import identifiers, lines, readable
-from tfew.data.sources import has_split, load_split
+from tfew.data.sources import has_split, hub_table, load_split
 from tfew.data.table import ENDINGS, Table, read_table
 from tfew.data.templates import load_templates, select
 from tfew.data.user_table import Wishes, describe, said

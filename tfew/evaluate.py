@@ -7,14 +7,15 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from tfew.cli import command
-from tfew.config import checked, run_name, run_path
+from tfew.config import checked
 from tfew.dataset_config import complete, on_all_rows
-from tfew.devices.distributed import from_first
+from tfew.devices.distributed import broadcast_object
 from tfew.errors import UserError
 from tfew.models.adapters_io import adapter_description
 from tfew.prediction.saved_run import with_run_settings
+from tfew.runs.identity import run_name, run_path
 from tfew.runs.records import IN_CONTEXT, ZERO_SHOT, RunRecord
-from tfew.runs.run_folder import few_shot_path, only_once, open_run
+from tfew.runs.run_folder import few_shot_path, open_run, run_once
 from tfew.summary import finish
 from tfew.task import InContext, Task, eval_task, in_context, save_few_shot
 
@@ -29,7 +30,7 @@ def evaluate(config: DictConfig) -> RunRecord:
     if config.adapter is None:
         config = on_all_rows(config)
     folder = run_path(config, f"evaluate-{run_name(config, _method_name(config))}")
-    return only_once(folder, config, _evaluate)
+    return run_once(folder, config, _evaluate)
 
 
 def _method_name(config: DictConfig) -> str:
@@ -48,30 +49,30 @@ def _evaluate(config: DictConfig, folder: Path) -> RunRecord:
     from tfew.devices.launcher import processes
 
     with processes(config, "evaluate"):
-        return from_first(_run(config, folder, evaluation, context))
+        return broadcast_object(_run(config, folder, evaluation, context))
 
 
 def _run(config: DictConfig, folder: Path, evaluation: Task, context: InContext | None) -> RunRecord:
     """The job as each of its processes does it; only the first writes."""
     from tfew.costs.memory_forecast import check_memory
-    from tfew.models.build import attach_saved, build_backbone, build_device, build_encoder, saved_method, share_out
+    from tfew.models.build import attach_saved, build_backbone, build_device, build_tokenizer, saved_method, shard_model
     from tfew.ranking.evaluation import evaluate_model
 
     method = None if config.adapter is None else saved_method(Path(config.adapter), config)[1]
-    device, encoder = build_device(config), build_encoder(config)
-    check_memory(config, device, method, encoder, None, evaluation, context)
-    model = build_backbone(config, encoder.tokenizer, device, method)
+    device, prompt_tokenizer = build_device(config), build_tokenizer(config)
+    check_memory(config, device, method, prompt_tokenizer, None, evaluation, context)
+    model = build_backbone(config, prompt_tokenizer.tokenizer, device, method)
     base_parameters = sum(parameter.numel() for parameter in model.parameters())
     if method is not None:
         attach_saved(Path(config.adapter), method, model)
-    share_out(config, model, device, method)
+    shard_model(config, model, device, method)
 
-    encoder.check_room(evaluation.prompts[0])
+    prompt_tokenizer.check_room(evaluation.prompts[0])
     open_run(folder, config)
     if context is not None:
         save_few_shot(context.examples, few_shot_path(folder, config))
     log.info(f"{folder}: {evaluation.rows} rows to evaluate.")
-    evaluated = evaluate_model(config, method, model, encoder, evaluation, folder, context)
+    evaluated = evaluate_model(config, method, model, prompt_tokenizer, evaluation, folder, context)
     return finish(folder, config, "evaluate", _method_name(config), method, model, base_parameters, evaluated)
 
 

@@ -20,7 +20,7 @@ from tfew.prediction.result_rows import ResultRows, kind_of_output
 from tfew.prediction.tasks_file import task_folders
 
 if TYPE_CHECKING:
-    from tfew.prediction.bulk_predict import Labelling, Progress
+    from tfew.prediction.bulk_predict import BulkPrediction, Progress
     from tfew.prediction.predictor import Predictor
 
 log = logging.getLogger("tfew.predict")  # __name__ is __main__ under python -m
@@ -35,7 +35,7 @@ def predict(config: DictConfig, overrides: Sequence[str] = ()) -> "Progress":
     folders = None if config.adapters is None else task_folders(Path(str(config.adapters)).expanduser())
 
     # heavy imports only now: the request is known to make sense
-    from tfew.prediction.bulk_predict import Labelling
+    from tfew.prediction.bulk_predict import BulkPrediction
     from tfew.prediction.predictor import load_predictor
 
     predictor = load_predictor(config, overrides, folders)
@@ -44,7 +44,7 @@ def predict(config: DictConfig, overrides: Sequence[str] = ()) -> "Progress":
     try:
         labels = None if folders is not None else next(iter(predictor.tasks.values())).labels
         results = ResultRows(kind_of_output(target), stream.columns, labels)
-        labelling = Labelling(
+        labelling = BulkPrediction(
             predictor,
             stream,
             results,
@@ -60,7 +60,7 @@ def predict(config: DictConfig, overrides: Sequence[str] = ()) -> "Progress":
     return progress
 
 
-def _run(config: DictConfig, labelling: "Labelling", source: str, target: str) -> "Progress":
+def _run(config: DictConfig, labelling: "BulkPrediction", source: str, target: str) -> "Progress":
     if target == STANDARD:
         try:
             return labelling.to(sys.stdout)

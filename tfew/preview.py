@@ -17,7 +17,7 @@ from tfew.schema import Prompt
 from tfew.task import Task, data_folder, eval_task, load_mixture_spec, local_task, train_task
 
 if TYPE_CHECKING:
-    from tfew.data.loader import Encoded
+    from tfew.data.tokenization import TokenizedPrompt
 
 
 def preview(config: DictConfig) -> list[dict[str, Any]]:
@@ -56,15 +56,15 @@ def _preview_mixture(config: DictConfig, spec: MixtureSpec) -> list[dict[str, An
 
 
 def _show(config: DictConfig, task: Task, rows: Sequence[int]) -> list[dict[str, Any]]:
-    from tfew.models.build import build_encoder
+    from tfew.models.build import build_tokenizer
 
-    encoder = build_encoder(config)
+    prompt_tokenizer = build_tokenizer(config)
     shown = []
     for number, row in enumerate((task.prompts[row] for row in rows), start=1):
         if not config.json:
             print(f"==== {row[0].dataset} {config.split}, row {row[0].idx} ({number} of {task.rows}) ====")
         for prompt in row:
-            description = _describe(prompt, encoder(prompt))
+            description = _describe(prompt, prompt_tokenizer(prompt))
             print(json.dumps(description, ensure_ascii=False) if config.json else _as_text(description))
             shown.append(description)
     return shown
@@ -92,7 +92,7 @@ def _members_as_text(spec: MixtureSpec, members: Sequence[Mapping[str, Any]]) ->
     return "\n".join(lines) + "\n"
 
 
-def _describe(prompt: Prompt, encoded: "Encoded") -> dict[str, Any]:
+def _describe(prompt: Prompt, encoded: "TokenizedPrompt") -> dict[str, Any]:
     return {
         "template": prompt.template,
         "idx": prompt.idx,

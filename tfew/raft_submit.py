@@ -9,11 +9,12 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from tfew.cli import command
-from tfew.config import CONFIGS, WEIGHT_HASHES
+from tfew.config import CONFIGS
 from tfew.errors import UserError, some, unknown
 from tfew.files.atomic import write_atomically
 from tfew.files.untrusted import parse_json
 from tfew.prediction.submission import check_names, predictions_csv
+from tfew.runs.identity import WEIGHT_HASHES
 from tfew.runs.records import RECORD_FILE, load_record
 from tfew.runs.run_folder import finished_settings
 from tfew.task import Task, data_folder, load_spec, unlabelled_task
@@ -106,14 +107,14 @@ def _plan(config: DictConfig, name: str, run: Path) -> Planned:
 
 def _predict(task: Planned) -> list[tuple[int, str]]:
     """Id and label of every row."""
-    from tfew.models.build import attach_saved, build_backbone, build_device, build_encoder, saved_method
+    from tfew.models.build import attach_saved, build_backbone, build_device, build_tokenizer, saved_method
     from tfew.ranking.evaluation import rank
 
-    device, encoder = build_device(task.settings), build_encoder(task.settings)
+    device, prompt_tokenizer = build_device(task.settings), build_tokenizer(task.settings)
     _, method = saved_method(task.run, task.settings)
-    model = build_backbone(task.settings, encoder.tokenizer, device, method)
+    model = build_backbone(task.settings, prompt_tokenizer.tokenizer, device, method)
     attach_saved(task.run, method, model)
-    answers = rank(task.settings, method, model, encoder, task.rows, None).answers
+    answers = rank(task.settings, method, model, prompt_tokenizer, task.rows, None).answers
     predictions = [answer.under(task.settings.score.norm) for answer in answers]
     return [(prediction.idx, task.label_names[prediction.predicted]) for prediction in predictions]
 

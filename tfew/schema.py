@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any
 
-from tfew.files.untrusted import as_declared, parse_own_json
+from tfew.files.untrusted import parse_own_json, validated
 
 if TYPE_CHECKING:
     import torch
@@ -142,7 +142,7 @@ class Prediction:
         if not isinstance(row, dict):
             raise ValueError(f"it is {type(row).__name__}, no JSON object")
         fields: dict[str, Any] = {key: tuple(value) if isinstance(value, list) else value for key, value in row.items()}
-        found = as_declared(cls(**fields))
+        found = validated(cls(**fields))
         for name in ("predicted", "label"):
             if (choice := fields[name]) is not None and not 0 <= choice < len(found.scores):
                 raise ValueError(f"{name} is {choice}, and there are {len(found.scores)} choices")

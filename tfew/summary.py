@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
-from tfew.config import model_name, resolved
+from tfew.config import resolved
 from tfew.costs.formulas import inference_flops, training_flops
-from tfew.devices.distributed import is_first
+from tfew.devices.distributed import is_main_process
 from tfew.models.adapters_io import save_temperature
 from tfew.ranking.label_table import by_label, confusions, doubts
+from tfew.runs.identity import model_name
 from tfew.runs.records import RunRecord, git_commit, library_versions, save_record
 from tfew.runs.run_folder import checksums, remove_checkpoints
 
@@ -77,7 +78,7 @@ def finish(
     )
     if adapter_bytes and "calibration" in record.metrics:
         save_temperature(folder, record.metrics["calibration"], config.score.norm)
-    if is_first():
+    if is_main_process():
         record = replace(record, files=checksums(folder))
         path = save_record(folder, record)
         remove_checkpoints(folder)

@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, ListConfig
 
-from tfew.config import checked, compose, differences, method_name, resolved, run_name, run_path
+from tfew.config import checked, compose, resolved
 from tfew.dataset_config import complete
 from tfew.errors import UserError
+from tfew.runs.identity import differences, method_name, run_name, run_path
 from tfew.runs.records import RunRecord, load_record
-from tfew.runs.run_folder import METRICS_FILE, MIXTURE_FILE, few_shot_path, open_run, tidy, to_skip
-from tfew.runs.run_lock import claim
+from tfew.runs.run_folder import METRICS_FILE, MIXTURE_FILE, already_finished, few_shot_path, open_run, tidy
+from tfew.runs.run_lock import lock_run
 from tfew.summary import finish
 from tfew.task import Task, eval_task, save_few_shot, save_mixture, train_task
 
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from tfew.data.loader import Encoder
+    from tfew.data.tokenization import PromptTokenizer
     from tfew.methods.base import Method
     from tfew.training.joint_training import Member
 
@@ -73,9 +74,9 @@ def train_together(configs: Sequence[DictConfig]) -> list[RunRecord]:
     with ExitStack() as claims:
         jobs = []
         for config, folder in zip(configs, folders, strict=True):
-            if not to_skip(folder, config):
-                claims.enter_context(claim(folder))
-                if not to_skip(folder, config):  # another process may have finished it meanwhile
+            if not already_finished(folder, config):
+                claims.enter_context(lock_run(folder))
+                if not already_finished(folder, config):  # another process may have finished it meanwhile
                     jobs.append(Job(config, folder, train_task(config), eval_task(config)))
         if jobs:
             _make(jobs)
@@ -90,24 +91,26 @@ def _make(jobs: Sequence[Job]) -> None:
     from tfew.costs.memory_forecast import check_memory
     from tfew.methods.base import attach
     from tfew.methods.task_bank import without_tasks
-    from tfew.models.build import build_backbone, build_device, build_encoder, build_method
+    from tfew.models.build import build_backbone, build_device, build_method, build_tokenizer
 
     first = jobs[0].config
-    device, method, encoder = build_device(first), build_method(first), build_encoder(first)
-    check_memory(first, device, method, encoder, jobs[0].training, jobs[0].evaluation)  # the others come on top
-    model = build_backbone(first, encoder.tokenizer, device, method)
+    device, method, prompt_tokenizer = build_device(first), build_method(first), build_tokenizer(first)
+    check_memory(
+        first, device, method, prompt_tokenizer, jobs[0].training, jobs[0].evaluation
+    )  # the others come on top
+    model = build_backbone(first, prompt_tokenizer.tokenizer, device, method)
     base_parameters = sum(parameter.numel() for parameter in model.parameters())
-    members = [_member(job, method, model, encoder) for job in jobs]
+    members = [_member(job, method, model, prompt_tokenizer) for job in jobs]
     for job in jobs:
         _open(job)
-    seconds = _fit(jobs, members, method, model, encoder, device)
+    seconds = _fit(jobs, members, method, model, prompt_tokenizer, device)
     without_tasks(model)
     attach(method, model)
     for job, member in zip(jobs, members, strict=True):
-        _complete(job, member, method, model, encoder, base_parameters, seconds / len(jobs))
+        _complete(job, member, method, model, prompt_tokenizer, base_parameters, seconds / len(jobs))
 
 
-def _member(job: Job, method: "Method", model: "nn.Module", encoder: "Encoder") -> "Member":
+def _member(job: Job, method: "Method", model: "nn.Module", prompt_tokenizer: "PromptTokenizer") -> "Member":
     from torch import nn
 
     from tfew.data.loader import FewShotData
@@ -122,7 +125,7 @@ def _member(job: Job, method: "Method", model: "nn.Module", encoder: "Encoder") 
     optimizer = make_optimizer(config, list(weights.values()))
     data = FewShotData(
         job.training.prompts,
-        replace(encoder, max_tokens=config.max_tokens),
+        replace(prompt_tokenizer, max_tokens=config.max_tokens),
         batch_size=config.batch_size,
         steps=config.steps,
         seed=config.seed,
@@ -155,8 +158,8 @@ def _open(job: Job) -> None:
 
 
 def _fit(
-    jobs: Sequence[Job], members: "Sequence[Member]", method: "Method", model: "nn.Module", encoder: "Encoder",
-    device: "torch.device",
+    jobs: Sequence[Job], members: "Sequence[Member]", method: "Method", model: "nn.Module",
+    prompt_tokenizer: "PromptTokenizer", device: "torch.device",
 ) -> float:  # fmt: skip
     """Seconds that the training took."""
     import time
@@ -173,7 +176,7 @@ def _fit(
         model,
         members,
         first.engine,
-        encoder.pad_id,
+        prompt_tokenizer.pad_id,
         memory_bytes(first),
         partial(torch.autocast, device.type, torch.bfloat16, enabled=mixed),
     )
@@ -186,8 +189,8 @@ def _fit(
 
 
 def _complete(
-    job: Job, member: "Member", method: "Method", model: "nn.Module", encoder: "Encoder", base_parameters: int,
-    seconds: float,
+    job: Job, member: "Member", method: "Method", model: "nn.Module",
+    prompt_tokenizer: "PromptTokenizer", base_parameters: int, seconds: float,
 ) -> None:  # fmt: skip
     """Adapter, evaluation and record, as a run alone has them; `seconds`: its share of the training."""
     from tfew.models.adapters_io import save_adapter
@@ -199,9 +202,9 @@ def _complete(
     config, folder, evaluation = job.config, job.folder, job.evaluation
     weights = {name: vector.detach() for name, vector in member.weights.items()}
     method.restore(model, weights)
-    encoder = replace(encoder, max_tokens=config.max_tokens)
+    prompt_tokenizer = replace(prompt_tokenizer, max_tokens=config.max_tokens)
     adapter_bytes = save_adapter(folder, method.stored(model), resolved(config.method), base_of(config))
-    evaluated = evaluate_model(config, method, model, encoder, evaluation, folder) if evaluation else None
+    evaluated = evaluate_model(config, method, model, prompt_tokenizer, evaluation, folder) if evaluation else None
     fitted = Fitted(member.steps, member.tokens_seen, seconds, final_loss(folder / METRICS_FILE))
     finish(
         folder, config, "train", method_name(config), method, model, base_parameters, evaluated, fitted, adapter_bytes,

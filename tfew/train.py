@@ -11,12 +11,13 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from tfew.cli import command
-from tfew.config import checked, method_name, resolved, run_name, run_path
+from tfew.config import checked, resolved
 from tfew.dataset_config import complete
-from tfew.devices.distributed import from_first
+from tfew.devices.distributed import broadcast_object
 from tfew.errors import UserError
+from tfew.runs.identity import method_name, run_name, run_path
 from tfew.runs.records import RunRecord
-from tfew.runs.run_folder import MIXTURE_FILE, few_shot_path, only_once, open_run
+from tfew.runs.run_folder import MIXTURE_FILE, few_shot_path, open_run, run_once
 from tfew.summary import finish
 from tfew.task import Task, eval_task, row_folds, save_few_shot, save_mixture, train_task
 from tfew.together import settings_of_each, train_together
@@ -29,7 +30,7 @@ def train(config: DictConfig) -> RunRecord:
     if config.train_together is not None:
         raise UserError("train_together= is of the command line; in Python call tfew.together.train_together.")
     config = complete(checked(config))
-    return only_once(run_path(config, run_name(config)), config, _train)
+    return run_once(run_path(config, run_name(config)), config, _train)
 
 
 def _train(config: DictConfig, folder: Path) -> RunRecord:
@@ -41,7 +42,7 @@ def _train(config: DictConfig, folder: Path) -> RunRecord:
     from tfew.devices.launcher import processes
 
     with processes(config, "train"):
-        return from_first(_run(config, folder, training, folds, evaluation))
+        return broadcast_object(_run(config, folder, training, folds, evaluation))
 
 
 def _run(
@@ -50,16 +51,23 @@ def _run(
     """The job as each of its processes does it, one a device; only the first writes."""
     from tfew.costs.memory_forecast import check_memory
     from tfew.models.adapters_io import save_adapter
-    from tfew.models.build import base_of, build_device, build_encoder, build_method, build_trainable, whole_adapter
+    from tfew.models.build import (
+        base_of,
+        build_device,
+        build_method,
+        build_tokenizer,
+        build_trainable,
+        gathered_adapter,
+    )
     from tfew.ranking.evaluation import evaluate_model
     from tfew.training.cross_validation import cross_validate
     from tfew.training.fit import fit
 
-    encoder = build_encoder(config)
+    prompt_tokenizer = build_tokenizer(config)
     if training.mixture is None:
-        encoder.check_room(training.prompts[0])
-    check_memory(config, build_device(config), build_method(config), encoder, training, evaluation)
-    built = build_trainable(config, encoder)
+        prompt_tokenizer.check_room(training.prompts[0])
+    check_memory(config, build_device(config), build_method(config), prompt_tokenizer, training, evaluation)
+    built = build_trainable(config, prompt_tokenizer)
     open_run(folder, config)
     _save_training_rows(config, training, folder)
     log.info(f"{folder}: {_what_there_is(config, training, evaluation)}.")
@@ -68,13 +76,13 @@ def _run(
         del built  # each fold has a model of its own
         evaluated = cross_validate(config, training, folds, folder)
         built = build_trainable(config)
-    fitted = fit(config, built.method, built.model, built.encoder, training, folder)
-    with whole_adapter(config, built.model):
+    fitted = fit(config, built.method, built.model, built.prompt_tokenizer, training, folder)
+    with gathered_adapter(config, built.model):
         stored = built.method.stored(built.model)
         adapter_bytes = save_adapter(folder, stored, resolved(config.method), base_of(config))
     if evaluation is not None:
-        evaluated = evaluate_model(config, built.method, built.model, built.encoder, evaluation, folder)
-    with whole_adapter(config, built.model):
+        evaluated = evaluate_model(config, built.method, built.model, built.prompt_tokenizer, evaluation, folder)
+    with gathered_adapter(config, built.model):
         return finish(
             folder, config, "train", method_name(config), built.method, built.model, built.base_parameters, evaluated,
             fitted, adapter_bytes, training.mixture,

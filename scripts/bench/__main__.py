@@ -31,7 +31,7 @@ from scripts.bench.limit import matmul_flops_per_second, useful_flops
 from scripts.bench.report import write_report
 from scripts.bench.rival import harness
 from scripts.bench.workload import Workload, encode, make_encoder, make_model, make_prompts
-from tfew.data.loader import Encoded, Encoder, collate
+from tfew.data.tokenization import PromptTokenizer, TokenizedPrompt, collate
 from tfew.errors import UserError, unknown
 from tfew.schema import Prompt
 from tfew.scoring.prefixes import prefixes
@@ -98,18 +98,18 @@ def main(arguments: Sequence[str]) -> None:
     quick = arguments[:1] == ["quick"]
     rounds = 2 if quick else 3
     started = time.time()
-    encoder = make_encoder()
+    prompt_tokenizer = make_encoder()
     measured = []
-    with harness(make_model("small"), encoder.tokenizer) as rival:
+    with harness(make_model("small"), prompt_tokenizer.tokenizer) as rival:
         for case, rivals in tqdm(cases(quick), desc="Cases", unit="case"):
-            prompts = make_prompts(case.workload, encoder)
-            items = encode(prompts, encoder)
+            prompts = make_prompts(case.workload, prompt_tokenizer)
+            items = encode(prompts, prompt_tokenizer)
             calls: dict[str, Callable[[], float]] = {}
             for name in (*rivals, "ours"):
                 if name == HARNESS:
                     calls[name] = partial(rival.seconds, prompts)
                 else:
-                    calls[name] = _timed(case, name, prompts, encoder)
+                    calls[name] = _timed(case, name, prompts, prompt_tokenizer)
             flops = _flops(case, items)
             first = {name: call() for name, call in calls.items()}  # not counted
             for number in range(rounds):
@@ -127,25 +127,25 @@ def main(arguments: Sequence[str]) -> None:
     write_report(measured, memory, starts(3 if quick else 5), rounds, time.time() - started)
 
 
-def _flops(case: Case, items: list[Encoded]) -> float:
-    def scoring(of: list[Encoded]) -> float:
+def _flops(case: Case, items: list[TokenizedPrompt]) -> float:
+    def scoring(of: list[TokenizedPrompt]) -> float:
         return useful_flops(case.shape, [len(i.input_ids) for i in of], len(prefixes(collate(of, 0)).depth_M))
 
     training = 2 * scoring(items[:TRAINED])
     return {"scoring": scoring(items), "training step": training}.get(case.what, STEPS * training + scoring(items))
 
 
-def _timed(case: Case, name: str, prompts: list[Prompt], encoder: Encoder) -> Callable[[], float]:
+def _timed(case: Case, name: str, prompts: list[Prompt], prompt_tokenizer: PromptTokenizer) -> Callable[[], float]:
     model = prepared(name, case.shape)
     optimizer = make_optimizer(model)
-    batch = collate(encode(prompts[:TRAINED], encoder), encoder.pad_id)
+    batch = collate(encode(prompts[:TRAINED], prompt_tokenizer), prompt_tokenizer.pad_id)
 
     def call() -> float:
         started = time.perf_counter()
         for _ in range({"scoring": 0, "training step": 1}.get(case.what, STEPS)):
             training_step(name, model, batch, optimizer)
         if case.what != "training step":
-            score(name, model, encode(prompts, encoder), encoder.pad_id)
+            score(name, model, encode(prompts, prompt_tokenizer), prompt_tokenizer.pad_id)
         return time.perf_counter() - started
 
     return call
@@ -153,11 +153,16 @@ def _timed(case: Case, name: str, prompts: list[Prompt], encoder: Encoder) -> Ca
 
 def training_bytes(name: str, choices: int) -> int:
     """Peak of the process's memory during a training step, less what it had before: the model is loaded then."""
-    encoder = make_encoder()
-    batch = collate(encode(make_prompts(Workload(choices, 128, False, TRAINED), encoder), encoder), encoder.pad_id)
+    prompt_tokenizer = make_encoder()
+    batch = collate(
+        encode(make_prompts(Workload(choices, 128, False, TRAINED), prompt_tokenizer), prompt_tokenizer),
+        prompt_tokenizer.pad_id,
+    )
     model = prepared(name, "small")
     optimizer = make_optimizer(model)
-    small = collate(encode(make_prompts(Workload(2, 8, True, 1), encoder), encoder), encoder.pad_id)
+    small = collate(
+        encode(make_prompts(Workload(2, 8, True, 1), prompt_tokenizer), prompt_tokenizer), prompt_tokenizer.pad_id
+    )
     training_step(name, model, small, optimizer)  # what a first step allocates once
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak starts anew (Linux)
     before = _status_bytes("VmRSS")

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from scripts.bench.workload import make_model
 from tfew.config import compose, resolved
-from tfew.data.loader import Encoded, collate
+from tfew.data.tokenization import TokenizedPrompt, collate
 from tfew.methods.base import adapter_parameters, attach
 from tfew.models.build import make_method
 from tfew.schema import Batch
@@ -63,14 +63,14 @@ def prepared(name: str, shape: str) -> nn.Module:
     return get_peft_model(model, config)
 
 
-def batches(name: str, items: Sequence[Encoded], pad_id: int) -> Iterator[Batch]:
+def batches(name: str, items: Sequence[TokenizedPrompt], pad_id: int) -> Iterator[Batch]:
     if name == "ours":
         items = sorted(items, key=lambda item: -len(item.input_ids))
     for start in range(0, len(items), BATCH):
         yield collate(items[start : start + BATCH], pad_id)
 
 
-def score(name: str, model: nn.Module, items: Sequence[Encoded], pad_id: int) -> list[list[float]]:
+def score(name: str, model: nn.Module, items: Sequence[TokenizedPrompt], pad_id: int) -> list[list[float]]:
     with scoring_mode(model):
         return [
             scores

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from transformers import GPT2Config, GPT2LMHeadModel
 
 from scripts.bench.workload import Workload, encode, make_encoder, make_prompts
-from tfew.data.loader import Encoder, collate
+from tfew.data.tokenization import PromptTokenizer, collate
 from tfew.schema import Batch
 from tfew.scoring.context import Context
 from tfew.scoring.score import scoring_mode, token_logprob
@@ -53,16 +53,18 @@ WAYS: dict[str, Callable[[nn.Module, list[Batch]], list[Tensor]]] = {
 
 
 def main() -> None:
-    encoder = Encoder(make_encoder().tokenizer, 512, decoder_only=True)
-    examples = make_prompts(Workload(2, TOKENS, False, SHOTS + QUERIES), encoder)
+    prompt_tokenizer = PromptTokenizer(make_encoder().tokenizer, 512, decoder_only=True)
+    examples = make_prompts(Workload(2, TOKENS, False, SHOTS + QUERIES), prompt_tokenizer)
     shots = tuple((prompt.input, prompt.choices[prompt.label or 0]) for prompt in examples[:SHOTS])
-    context_ids = encoder.context(shots)
-    items = sorted(encode(examples[SHOTS:], encoder), key=lambda item: -len(item.input_ids))
+    context_ids = prompt_tokenizer.context(shots)
+    items = sorted(encode(examples[SHOTS:], prompt_tokenizer), key=lambda item: -len(item.input_ids))
     batches = [
-        collate([replace(item, context_ids=context_ids) for item in items[start : start + BATCH]], encoder.pad_id)
+        collate(
+            [replace(item, context_ids=context_ids) for item in items[start : start + BATCH]], prompt_tokenizer.pad_id
+        )
         for start in range(0, QUERIES, BATCH)
     ]
-    model = model_of(len(encoder.tokenizer))
+    model = model_of(len(prompt_tokenizer.tokenizer))
     seconds: dict[str, list[float]] = {name: [] for name in WAYS}
     scores: dict[str, list[Tensor]] = {}
     with scoring_mode(model):

@@ -27,7 +27,7 @@ from tqdm import tqdm
 from scripts.bench.limit import COMMON, SHAPES
 from scripts.bench.workload import Workload, encode, make_encoder, make_model, make_prompts
 from tfew.config import compose, resolved
-from tfew.data.loader import collate
+from tfew.data.tokenization import collate
 from tfew.methods.base import Method, attach
 from tfew.methods.task_bank import TaskBank
 from tfew.models.build import make_method
@@ -103,9 +103,9 @@ def training() -> None:
 
 
 def _batch(rows: int) -> Batch:
-    encoder = make_encoder()
-    prompts = make_prompts(Workload(2, 32, False, TASKS * rows), encoder)
-    return collate(encode(prompts, encoder), encoder.pad_id)
+    prompt_tokenizer = make_encoder()
+    prompts = make_prompts(Workload(2, 32, False, TASKS * rows), prompt_tokenizer)
+    return collate(encode(prompts, prompt_tokenizer), prompt_tokenizer.pad_id)
 
 
 def _vectors(method: Method, model: nn.Module, task: int) -> dict[str, Tensor]:

@@ -12,7 +12,7 @@ from torch import nn
 
 from scripts.bench.limit import COMMON, ROWS, SHAPES
 from tfew.config import compose, local_path
-from tfew.data.loader import Encoded, Encoder
+from tfew.data.tokenization import PromptTokenizer, TokenizedPrompt
 from tfew.models.backbone import load_tokenizer, random_model
 from tfew.schema import Prompt
 
@@ -36,18 +36,18 @@ def make_model(shape: str) -> nn.Module:
     return random_model({**COMMON, **SHAPES[shape], "init_seed": 0}, ROWS)
 
 
-def make_encoder() -> Encoder:
-    return Encoder(load_tokenizer(str(checkpoint()), "main"), max_tokens=512)
+def make_encoder() -> PromptTokenizer:
+    return PromptTokenizer(load_tokenizer(str(checkpoint()), "main"), max_tokens=512)
 
 
 def checkpoint() -> Path:
     return Path(local_path(compose("model=mini_t0").model.path))
 
 
-def make_prompts(workload: Workload, encoder: Encoder) -> list[Prompt]:
+def make_prompts(workload: Workload, prompt_tokenizer: PromptTokenizer) -> list[Prompt]:
     """Seeded; endings of a story are each example's own, all other choices the same for all examples."""
     source = random.Random(f"{workload}")
-    words = _whole_words(encoder)
+    words = _whole_words(prompt_tokenizer)
     count, longest = workload.choices, LONGEST[workload.choices]
     labels = _labels(source, words, count, longest)
     prompts = []
@@ -59,8 +59,8 @@ def make_prompts(workload: Workload, encoder: Encoder) -> list[Prompt]:
     return prompts
 
 
-def encode(prompts: list[Prompt], encoder: Encoder) -> list[Encoded]:
-    return encoder.all(prompts)
+def encode(prompts: list[Prompt], prompt_tokenizer: PromptTokenizer) -> list[TokenizedPrompt]:
+    return prompt_tokenizer.all(prompts)
 
 
 def _labels(source: random.Random, words: list[str], count: int, longest: int) -> tuple[str, ...]:
@@ -74,9 +74,9 @@ def _labels(source: random.Random, words: list[str], count: int, longest: int) -
     return tuple(sorted(labels))
 
 
-def _whole_words(encoder: Encoder) -> list[str]:
+def _whole_words(prompt_tokenizer: PromptTokenizer) -> list[str]:
     """Words that are one token each: a text has as many tokens as words, and the end-of-text token."""
-    tokenizer = encoder.tokenizer
+    tokenizer = prompt_tokenizer.tokenizer
     words = sorted({tokenizer.decode([i]).strip() for i in range(len(tokenizer))})
     ids = tokenizer(words)["input_ids"] if words else []
     found = [word for word, word_ids in zip(words, ids, strict=True) if word.isalpha() and len(word_ids) == 2]

@@ -64,7 +64,7 @@ def settings(data: bytes, folder: Path) -> None:
     rows: list[dict[str, Any]] = [{"text": "the lemon is bad", "n": 3}, {"text": "ü {{ 7 * 7 }}", "n": None}]
     for number, row in enumerate(rows, start=1):
         for prompt in task.labeller.prompts(number, row):
-            task.encoder(prompt)
+            task.prompt_tokenizer(prompt)
 
 
 def template(data: bytes, folder: Path) -> None:
@@ -120,9 +120,9 @@ def record(data: bytes, folder: Path) -> None:
     from tfew.convert import card_text
     from tfew.models.build import make_method
     from tfew.paper.figures import make_figure
+    from tfew.paper.reference import specs
     from tfew.paper.report import make_report
     from tfew.paper.runs import load_runs
-    from tfew.paper.specs import specs
     from tfew.paper.table import make_table
 
     (folder / "run").mkdir()
@@ -164,14 +164,14 @@ TARGETS: dict[str, Target] = {
 
 def _read(path: Path) -> None:
     """As rows to label, whole and from every place on; then as a table to train on."""
-    from tfew.data.stream import Place, open_stream
+    from tfew.data.stream import StreamPosition, open_stream
     from tfew.data.table import read_table
     from tfew.data.user_table import Wishes, describe
 
     def streamed() -> None:
         stream = open_stream(str(path), None, "text")
         try:
-            found = list(stream.rows(Place()))
+            found = list(stream.rows(StreamPosition()))
             for number in {len(found) // 3, len(found) - 1} & set(range(len(found))):
                 rest = list(stream.rows(found[number].place))
                 assert repr(rest) == repr(found[number + 1 :]), "from the middle on, other rows are read"
@@ -201,12 +201,12 @@ def _check(error: Exception) -> str:
 
 def _sealed(data: bytes) -> bytes:
     """With the checksum that belongs to these fields, if they are any."""
-    from tfew.files.checksums import SEAL, sealed
+    from tfew.files.checksums import SEAL, to_checked_json
     from tfew.files.untrusted import parse_json
 
     try:
         fields = parse_json(data.decode())
-        return sealed({key: value for key, value in fields.items() if key != SEAL}).encode()
+        return to_checked_json({key: value for key, value in fields.items() if key != SEAL}).encode()
     except (ValueError, AttributeError, RecursionError):
         return data
 
@@ -228,9 +228,9 @@ def _train() -> Any:
 
 @cache
 def _encoder() -> Any:
-    from tfew.models.build import build_encoder
+    from tfew.models.build import build_tokenizer
 
-    return build_encoder(_train())
+    return build_tokenizer(_train())
 
 
 @cache

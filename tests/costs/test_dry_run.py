@@ -23,7 +23,7 @@ from tfew.costs.dry_run import (
     training_step,
     without_numbers,
 )
-from tfew.data.loader import Encoded, collate
+from tfew.data.tokenization import TokenizedPrompt, collate
 from tfew.methods.base import adapter_parameters, attach
 from tfew.models.backbone import random_model, shape_of
 from tfew.models.build import make_method, make_optimizer
@@ -49,7 +49,7 @@ def attached(model: nn.Module, name: str) -> nn.Module:
 
 def even_batch() -> Batch:
     """Three inputs of 7 tokens, two choices of 3 tokens each that begin unlike."""
-    return collate([Encoded([5] * 6 + [1], [[7, 8, 1], [9, 8, 1]], 0, 0, 0) for _ in range(3)], pad_id=0)
+    return collate([TokenizedPrompt([5] * 6 + [1], [[7, 8, 1], [9, 8, 1]], 0, 0, 0) for _ in range(3)], pad_id=0)
 
 
 def products(inputs: int, prefixes: int, rows: int) -> dict[str, int]:

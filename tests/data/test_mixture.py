@@ -19,10 +19,11 @@ import pytest
 
 from tfew.config import compose
 from tfew.data.dataset import DatasetSpec
-from tfew.data.loader import DrawnPrompts, Encoder, StepSampler
+from tfew.data.loader import DrawnPrompts, StepSampler
 from tfew.data.mixture import Mixture, MixtureSpec, make_part
 from tfew.data.sources import load_split
 from tfew.data.templates import load_templates
+from tfew.data.tokenization import PromptTokenizer
 from tfew.errors import UserError
 from tfew.evaluate import evaluate, with_run_settings
 from tfew.preview import preview
@@ -266,8 +267,8 @@ def test_one_bad_row_does_not_end_a_run_and_is_said_once(
 def test_batches_are_pure_functions_of_seed_and_step(made_mixture: Path) -> None:
     from transformers import ByT5Tokenizer
 
-    encoder = Encoder(ByT5Tokenizer(), 64)
-    first, second = (DrawnPrompts(mixture_of(made_mixture), encoder, seed=0) for _ in range(2))
+    prompt_tokenizer = PromptTokenizer(ByT5Tokenizer(), 64)
+    first, second = (DrawnPrompts(mixture_of(made_mixture), prompt_tokenizer, seed=0) for _ in range(2))
     whole = list(StepSampler(len(first.prompts), 16, 120, seed=0))
     later = list(StepSampler(len(second.prompts), 16, 120, seed=0, start=47))
     assert later == whole[47:]
@@ -281,7 +282,7 @@ def test_ranks_share_each_batch_also_after_they_were_resumed(
     """Before the kill two processes, after it three: every prompt of every batch goes to exactly one of them."""
     from transformers import ByT5Tokenizer
 
-    drawn = DrawnPrompts(mixture_of(made_mixture), Encoder(ByT5Tokenizer(), 64), seed=0)
+    drawn = DrawnPrompts(mixture_of(made_mixture), PromptTokenizer(ByT5Tokenizer(), 64), seed=0)
 
     def batches_of(rank: int, world: int, start: int) -> list[list[tuple[int, int]]]:
         monkeypatch.setattr("tfew.devices.distributed.world", lambda: world)

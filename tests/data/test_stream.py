@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tfew.bounds import LINE_BYTES
-from tfew.data.stream import Place, RowStream, Streamed, open_stream
+from tfew.data.stream import RowStream, Streamed, StreamPosition, open_stream
 from tfew.errors import UserError
 
 
@@ -19,10 +19,10 @@ def written(path: Path, data: str | bytes) -> str:
     return str(path)
 
 
-def read(path: str, kind: str | None = None, start: Place | None = None, **options: Any) -> list[Streamed]:
+def read(path: str, kind: str | None = None, start: StreamPosition | None = None, **options: Any) -> list[Streamed]:
     stream = open_stream(path, kind, **{"text_column": "text", **options})
     try:
-        return list(stream.rows(start or Place()))
+        return list(stream.rows(start or StreamPosition()))
     finally:
         stream.close()
 
@@ -103,7 +103,7 @@ def test_a_bad_row_is_one_row(name: str, bad: bytes, problem: str, tmp_path: Pat
     assert rows[1].problem is not None
     assert problem in rows[1].problem
     assert rows[1].text == bad.decode(errors="replace")
-    assert rows[1].place == Place(2, len(lines) - 1, sum(map(len, lines[:-1])) + len(lines) - 1)
+    assert rows[1].place == StreamPosition(2, len(lines) - 1, sum(map(len, lines[:-1])) + len(lines) - 1)
 
 
 def test_a_quotation_mark_that_is_never_closed_is_a_bad_row(tmp_path: Path) -> None:
@@ -149,7 +149,7 @@ def test_standard_input_is_read_as_it_comes(monkeypatch: pytest.MonkeyPatch) -> 
 
     monkeypatch.setattr(sys, "stdin", Input())
     stream: RowStream = open_stream("-", None, None)
-    rows = stream.rows(Place())
+    rows = stream.rows(StreamPosition())
     assert next(rows).row == {"text": "a"}
     assert Input.buffer.tell() < len(Input.buffer.getvalue()), "the second line is not read before it is asked for"
     assert stream.size is None

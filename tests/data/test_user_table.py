@@ -482,11 +482,11 @@ def test_finished_folds_are_not_done_again(reviews: Path, tmp_path: Path, monkey
     whole = run(f"data={reviews}", "folds=3", f"run_dir={tmp_path}/whole", runs=tmp_path)
     fitted, fit = [], tfew.training.cross_validation.fit
 
-    def interrupted(config: Any, method: Any, model: Any, encoder: Any, task: Any, folder: Path) -> Any:
+    def interrupted(config: Any, method: Any, model: Any, prompt_tokenizer: Any, task: Any, folder: Path) -> Any:
         fitted.append(folder.name)
         if len(fitted) == 2:
             raise KeyboardInterrupt
-        return fit(config, method, model, encoder, task, folder)
+        return fit(config, method, model, prompt_tokenizer, task, folder)
 
     monkeypatch.setattr(tfew.training.cross_validation, "fit", interrupted)
     again = (f"data={reviews}", "folds=3", f"run_dir={tmp_path}/again")

@@ -10,16 +10,18 @@ from hypothesis import strategies as st
 from transformers import ByT5Tokenizer
 
 from tests.models import ragged_batch, tiny_t5, with_ia3
-from tfew.config import checked, compose, run_name
-from tfew.data.loader import Encoder, StepSampler
-from tfew.devices.distributed import shares
-from tfew.devices.launch_env import PARENT, Place, place_in
+from tfew.config import checked, compose
+from tfew.data.loader import StepSampler
+from tfew.data.tokenization import PromptTokenizer
+from tfew.devices.distributed import deal_out
+from tfew.devices.launch_env import PARENT, LaunchEnv, read_launch_env
 from tfew.devices.launcher import check, how_many
 from tfew.errors import UserError
 from tfew.methods.base import adapter_parameters
-from tfew.models.build import build_method, share_out
+from tfew.models.build import build_method, shard_model
 from tfew.prediction.saved_run import with_run_settings
 from tfew.ranking import evaluation
+from tfew.runs.identity import run_name
 from tfew.runs.run_folder import last_checkpoint, remove_checkpoints
 from tfew.schema import Batch, Prompt
 from tfew.scoring.losses import LossWeights
@@ -32,7 +34,7 @@ from tfew.training.module import FewShotModule
 @given(st.lists(st.integers()), st.integers(1, 9), st.integers(1, 5))
 def test_everything_is_dealt_once_and_in_order(items: list[int], processes: int, piece: int) -> None:
     numbered = list(enumerate(items))
-    dealt = shares(numbered, processes, piece)
+    dealt = deal_out(numbered, processes, piece)
     assert sorted(item for hand in dealt for item in hand) == numbered
     assert all(hand == sorted(hand) for hand in dealt)
     sizes = [len(hand) for hand in dealt]
@@ -77,7 +79,7 @@ def gradients(made: Any, share: Batch, table: list[list[int]] | None, patch: pyt
         said.append(list(row))
         return table or [list(row)]
 
-    patch.setattr(module, "numbers_of_all", numbers)
+    patch.setattr(module, "all_gather_integers", numbers)
     made.model.zero_grad()
     whole = made._whole_step(share)
     terms = made._backward(share, whole)
@@ -95,7 +97,7 @@ def test_shares_of_a_step_add_up_to_it(
     """Seven ragged examples over three processes; and that neither averaging shares nor own means would do."""
     batch = ragged_batch(examples=7)
     piece = micro or 1 if loss_mean == "micro_batch" else 1
-    parts = [batch._each(lambda t, rows=rows: t[rows]) for rows in shares(list(range(7)), 3, piece)]
+    parts = [batch._each(lambda t, rows=rows: t[rows]) for rows in deal_out(list(range(7)), 3, piece)]
     made = trained_module(loss_mean, micro, equal_passes)
     terms, wanted, _ = gradients(made, batch, None, monkeypatch)
     table = [gradients(made, part, None, monkeypatch)[2] for part in parts]
@@ -161,9 +163,9 @@ class Together:
 def test_every_prompt_is_scored_once_whatever_the_remainder(
     prompts: int, processes: int, together: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model, encoder = with_ia3(tiny_t5(rows=384)), Encoder(ByT5Tokenizer(), 32)
+    model, prompt_tokenizer = with_ia3(tiny_t5(rows=384)), PromptTokenizer(ByT5Tokenizer(), 32)
     texts = [Prompt("d", "t", i, "ab" * (i % 5 + 1), ("yes", "no", "maybe")[: 2 + i % 2], 0) for i in range(prompts)]
-    encoded = encoder.all(texts)
+    encoded = prompt_tokenizer.all(texts)
     config = compose("model=tiny", "eval_batch_size=2")
     passes: list[int] = []
     real = evaluation.rank_classify
@@ -172,11 +174,11 @@ def test_every_prompt_is_scored_once_whatever_the_remainder(
         return real(score, (passes.append(len(b)) or b for b in batches), *rest)  # type: ignore[func-returns-value]
 
     with scoring_mode(model):
-        alone = evaluation._sums(config, model, encoder, "d", texts, encoded, {})
+        alone = evaluation._sums(config, model, prompt_tokenizer, "d", texts, encoded, {})
         monkeypatch.setattr(evaluation, "rank_classify", spied)
-        monkeypatch.setattr(evaluation, "shares_weights", lambda _: together)
+        monkeypatch.setattr(evaluation, "shards_weights", lambda _: together)
         group = Together(monkeypatch, processes)
-        shared = group.sums(config, model, encoder, "d", texts, encoded, {})
+        shared = group.sums(config, model, prompt_tokenizer, "d", texts, encoded, {})
     assert shared == alone
     assert sorted(place for said in group.said for place, _ in said) == list(range(prompts))
     batches = -(-prompts // 2)
@@ -194,12 +196,15 @@ SLURM = {
 
 
 def test_places_given_by_torchrun_and_slurm() -> None:
-    assert place_in({}) is None
-    assert place_in(TORCHRUN) == Place(5, 8, 1, 4, "node7", 29500, "torchrun")
-    assert place_in({**TORCHRUN, PARENT: "77"}) == Place(5, 8, 1, 4, "node7", 29500, "this command")
-    given = place_in(SLURM)
-    assert given == Place(5, 8, 1, 4, "gpu07", given.port if given else 0, "Slurm")
-    others = [place_in({**SLURM, "SLURM_PROCID": "0", "SLURM_LOCALID": "0"}), place_in({**SLURM, "SLURM_STEP_ID": "1"})]
+    assert read_launch_env({}) is None
+    assert read_launch_env(TORCHRUN) == LaunchEnv(5, 8, 1, 4, "node7", 29500, "torchrun")
+    assert read_launch_env({**TORCHRUN, PARENT: "77"}) == LaunchEnv(5, 8, 1, 4, "node7", 29500, "this command")
+    given = read_launch_env(SLURM)
+    assert given == LaunchEnv(5, 8, 1, 4, "gpu07", given.port if given else 0, "Slurm")
+    others = [
+        read_launch_env({**SLURM, "SLURM_PROCID": "0", "SLURM_LOCALID": "0"}),
+        read_launch_env({**SLURM, "SLURM_STEP_ID": "1"}),
+    ]
     assert [(other.address, other.port == given.port) for other in others if other and given] == [
         ("gpu07", True),
         ("gpu07", False),
@@ -210,22 +215,22 @@ def test_places_given_by_torchrun_and_slurm() -> None:
         "RANK": "5", "WORLD_SIZE": "8", "LOCAL_RANK": "1", "LOCAL_WORLD_SIZE": "4", "GROUP_RANK": "1",
         "MASTER_ADDR": "gpu07", "MASTER_PORT": str(given.port),
     }  # fmt: skip
-    assert place_in({**SLURM, **TORCHRUN}) == place_in(TORCHRUN), "torchrun inside a Slurm job"
+    assert read_launch_env({**SLURM, **TORCHRUN}) == read_launch_env(TORCHRUN), "torchrun inside a Slurm job"
 
 
 def test_slurm_without_srun_and_tasks_that_do_not_fit() -> None:
     batch_script = {key: value for key, value in SLURM.items() if key != "SLURM_STEP_ID"}
-    assert place_in({**batch_script, "SLURM_NNODES": "1"}) is None
-    assert place_in({**SLURM, "SLURM_NTASKS": "1", "SLURM_NNODES": "1"}) is None
+    assert read_launch_env({**batch_script, "SLURM_NNODES": "1"}) is None
+    assert read_launch_env({**SLURM, "SLURM_NTASKS": "1", "SLURM_NNODES": "1"}) is None
     with pytest.raises(UserError, match=r"Slurm gave this job 2 nodes: start the command with srun"):
-        place_in(batch_script)
+        read_launch_env(batch_script)
     with pytest.raises(UserError, match=r"spread 8 tasks over 3 nodes unevenly: use --ntasks-per-node"):
-        place_in({**SLURM, "SLURM_NNODES": "3"})
+        read_launch_env({**SLURM, "SLURM_NNODES": "3"})
 
 
 def test_how_many_processes(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level("INFO")
-    eight = place_in(TORCHRUN)
+    eight = read_launch_env(TORCHRUN)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     assert how_many(compose(), None) == 1
     assert how_many(compose("trainer=ddp"), None) == 4
@@ -267,7 +272,7 @@ def test_what_keeps_to_one_device_or_to_whole_models(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr("tfew.models.build.world", lambda: 2)
     config = compose("model=tiny", "method=fish_02", "optimizer=adamw", "trainer=fsdp")
     with pytest.raises(UserError, match=r"method=fish_02 is calibrated by one device .* trainer=fsdp .* trainer=ddp"):
-        share_out(config, tiny_t5(), torch.device("cpu"), build_method(config))
+        shard_model(config, tiny_t5(), torch.device("cpu"), build_method(config))
 
 
 def test_deepspeed_is_missed_by_name(monkeypatch: pytest.MonkeyPatch, train_tiny: Any, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from tfew.errors import UserError
-from tfew.files.checksums import check_checkpoint, file_sha256, sealed, unsealed
+from tfew.files.checksums import check_checkpoint, file_sha256, from_checked_json, to_checked_json
 from tfew.models.adapters_io import adapter_description, load_temperature, load_weights, save_adapter, save_temperature
 from tfew.runs.records import RunRecord, load_record, save_record
 from tfew.runs.run_folder import PREDICTIONS_FILE, check_recorded
@@ -84,11 +84,11 @@ def test_damage_is_named_or_does_not_matter(name: str, folder: Path) -> None:
 
 @pytest.mark.parametrize("value", [0.1 + 0.2, 1e-320, float("inf"), "é\u2028", [1, {"b": 2, "a": None}], True])
 def test_what_is_sealed_comes_back(value: object) -> None:
-    text = sealed({"z": value, "a": 1})
-    assert unsealed(text) == {"z": value, "a": 1}
+    text = to_checked_json({"z": value, "a": 1})
+    assert from_checked_json(text) == {"z": value, "a": 1}
     assert list(json.loads(text)) == ["z", "a", "sha256"]
     with pytest.raises(ValueError, match="its checksum is another"):
-        unsealed(text.replace('"a": 1', '"a": 2'))
+        from_checked_json(text.replace('"a": 1', '"a": 2'))
 
 
 def test_records_of_the_first_schema_still_load_and_later_ones_say_what_they_are(tmp_path: Path) -> None:

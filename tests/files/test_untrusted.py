@@ -8,7 +8,7 @@ import pytest
 from typing_extensions import TypedDict
 
 from tfew.errors import UserError
-from tfew.files.untrusted import as_declared, parse_json, parse_yaml
+from tfew.files.untrusted import parse_json, parse_yaml, validated
 
 LAUGHS = "a: &a [x, x]\n" + "".join(
     f"{k}: &{k} [{', '.join([f'*{p}'] * 9)}]\n" for p, k in zip("abcdef", "bcdefg", strict=True)
@@ -67,7 +67,7 @@ class Wanted(TypedDict, total=False):
 
 @pytest.mark.parametrize("found", [Counted("a", {"b": 2}, 1), Counted("", {}, float("nan"), (1, 2.5))])
 def test_what_is_as_declared_comes_back(found: Counted) -> None:
-    assert as_declared(found) is found
+    assert validated(found) is found
 
 
 @pytest.mark.parametrize(
@@ -82,16 +82,16 @@ def test_what_is_as_declared_comes_back(found: Counted) -> None:
 )
 def test_what_is_of_another_kind_is_named(found: Counted, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        as_declared(found)
+        validated(found)
 
 
 def test_a_plain_dictionary_agrees_with_a_declaration_or_not() -> None:
     found = {"rows": {"a": 1, "b": None}, "more": object()}
-    assert as_declared(found, Wanted) is found
+    assert validated(found, Wanted) is found
     with pytest.raises(ValueError, match=r"rows\.a.*: input should be a valid number"):
-        as_declared({"rows": {"a": "1"}}, Wanted)
+        validated({"rows": {"a": "1"}}, Wanted)
     with pytest.raises(ValueError, match=r"^input should be a valid dict"):
-        as_declared([], Wanted)
+        validated([], Wanted)
 
 
 def test_a_sentence_stays_on_its_line_and_moves_no_cursor() -> None:

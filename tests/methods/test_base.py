@@ -57,8 +57,8 @@ def ready(name: str, model: nn.Module) -> Method:
     torch.manual_seed(0)
     attach(method, model)
     method.initialise(model, ByT5Tokenizer())
-    if method.calibrates:
-        method.calibrate(model, _single_losses(model))
+    if method.needs_mask:
+        method.compute_mask(model, _single_losses(model))
     return method
 
 

@@ -43,8 +43,8 @@ def single_losses(model: nn.Module) -> Iterator[Tensor]:
 def ready(method: Method, model: nn.Module) -> nn.Module:
     """The model as it stands when training begins."""
     attach(method, model)
-    if method.calibrates:
-        method.calibrate(model, single_losses(model))
+    if method.needs_mask:
+        method.compute_mask(model, single_losses(model))
     return model
 
 
@@ -189,7 +189,7 @@ def test_fish_keeps_the_entries_of_a_restored_adapter() -> None:
     weights = {"lm_head.weight.indices": torch.arange(647, dtype=torch.int32), "lm_head.weight.values": torch.ones(647)}
     attach(method, model)
     method.restore(model, weights)
-    method.calibrate(model, iter(()))
+    method.compute_mask(model, iter(()))
     assert torch.equal(method.kept["lm_head.weight"], torch.arange(647))
     assert list(method.kept) == ["lm_head.weight"]
 

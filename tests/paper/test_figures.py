@@ -12,8 +12,7 @@ from tests.paper.test_table import as_runs, in_context, record
 from tfew.config import compose
 from tfew.paper.__main__ import paper
 from tfew.paper.figures import make_figure
-from tfew.paper.reference import AVERAGE, printed
-from tfew.paper.specs import specs
+from tfew.paper.reference import AVERAGE, printed, specs
 from tfew.paper.spread import in_context_scores, spreads
 from tfew.paper.variants import variants
 from tfew.runs.records import RunRecord, save_record
@@ -81,7 +80,7 @@ def make(tmp_path: Path, records: list[RunRecord], *overrides: str) -> Any:
     return paper(compose(*overrides, f"runs={tmp_path}/runs", f"output={tmp_path}/out", config_name="paper"))
 
 
-def rows_of(path: Path) -> list[dict[str, str]]:
+def packing(path: Path) -> list[dict[str, str]]:
     return list(csv.DictReader(path.read_text().splitlines()))
 
 
@@ -100,7 +99,7 @@ def test_a_figure_is_written_and_its_points_are_counted(tmp_path: Path, capsys: 
     out = capsys.readouterr().out
     assert "15 points of the paper, 3 of ours (mini_t0)" in out
     check_pictures(tmp_path / "out", "2")
-    lines = rows_of(tmp_path / "out" / "figure_2.csv")
+    lines = packing(tmp_path / "out" / "figure_2.csv")
     assert len(lines) == len(figure.points) == 18
     assert [(line["row"], line["x"]) for line in lines if line["source"] == "ours"] == [
         ("Full Model Fine-tuning", "100"), ("LoRA", "2"), ("(IA)^3", "0.3"),
@@ -155,7 +154,7 @@ def test_the_spread_is_drawn_and_told(tmp_path: Path, capsys: pytest.CaptureFixt
     runs += [record("rte", 0, [70.0], model="$tiny<"), record("copa", 0, [60.0], method="zero_shot", model="$tiny<")]
     make(tmp_path, runs, "figure=icl")
     check_pictures(tmp_path / "out", "icl")
-    lines = rows_of(tmp_path / "out" / "figure_icl.csv")
+    lines = packing(tmp_path / "out" / "figure_icl.csv")
     assert [(line["data set"], line["group"], line["swing by order"]) for line in lines] == [
         ("copa", "zero-shot", ""), ("rte", "in context, ensemble", "3.0"), ("rte", "(IA)^3", ""),
     ]  # fmt: skip

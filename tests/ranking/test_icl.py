@@ -16,7 +16,7 @@ from tests.scoring.test_decoder_only import KINDS, SIZE, make
 from tests.scoring.test_engines import lively
 from tfew.config import compose
 from tfew.data.content_free import content_columns
-from tfew.data.loader import Encoded, Encoder, collate
+from tfew.data.tokenization import PromptTokenizer, TokenizedPrompt, collate
 from tfew.errors import UserError
 from tfew.evaluate import evaluate
 from tfew.ranking.icl import Answer, combined, that_fit
@@ -253,11 +253,11 @@ def test_a_start_token_stands_once_before_the_context() -> None:
     inner.pre_tokenizer = pre_tokenizers.Whitespace()
     inner.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 0)])
     tokenizer = PreTrainedTokenizerFast(tokenizer_object=inner, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
-    item = Encoder(tokenizer, 16, decoder_only=True)(
+    item = PromptTokenizer(tokenizer, 16, decoder_only=True)(
         Prompt("d", "t", 0, "c", ("a",), 0, shots=(("a", "b"), ("b", "a")))
     )
     assert collate([item], 1).input_ids.tolist() == [[0, 3, 4, 4, 3, 5]]
-    alone = Encoder(tokenizer, 16, decoder_only=True)(Prompt("d", "t", 0, "c", ("a",), 0))
+    alone = PromptTokenizer(tokenizer, 16, decoder_only=True)(Prompt("d", "t", 0, "c", ("a",), 0))
     assert alone.input_ids == [0, 5]
 
 
@@ -268,7 +268,9 @@ def behind(context_ids: list[int], seed: int, examples: int) -> Batch:
         length = int(torch.randint(1, most + 1, (1,), generator=generator))
         return [*torch.randint(2, 300, (length,), generator=generator).tolist(), 1]
 
-    items = [Encoded(tokens(8), [tokens(4) for _ in range(1 + n % 4)], 0, 0, 0, context_ids) for n in range(examples)]
+    items = [
+        TokenizedPrompt(tokens(8), [tokens(4) for _ in range(1 + n % 4)], 0, 0, 0, context_ids) for n in range(examples)
+    ]
     return collate(items, pad_id=0)
 
 

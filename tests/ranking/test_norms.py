@@ -12,7 +12,7 @@ from transformers import ByT5Tokenizer
 from tests.models import tiny_t5, with_ia3
 from tests.scoring.test_decoder_only import make
 from tfew.config import compose
-from tfew.data.loader import Encoder, collate
+from tfew.data.tokenization import PromptTokenizer, collate
 from tfew.evaluate import evaluate
 from tfew.ranking.icl import Answer
 from tfew.ranking.metrics import summarise
@@ -27,58 +27,62 @@ CPU = torch.device("cpu")
 
 
 @torch.no_grad()
-def slow_sum(model: Any, encoder: Encoder, text: str, choice: str) -> float:
+def slow_sum(model: Any, prompt_tokenizer: PromptTokenizer, text: str, choice: str) -> float:
     """The log-probability of one choice after one text, by transformers' loss or a whole unpadded sequence."""
-    item = encoder(Prompt("d", "t", 0, text, (choice,), 0))
+    item = prompt_tokenizer(Prompt("d", "t", 0, text, (choice,), 0))
     (target,) = item.choice_ids
-    if not encoder.decoder_only:
+    if not prompt_tokenizer.decoder_only:
         labels = torch.tensor([target])
         return -float(model(input_ids=torch.tensor([item.input_ids]), labels=labels).loss) * len(target)
     logits = model(input_ids=torch.tensor([[*item.input_ids, *target]])).logits[0].log_softmax(-1)
     return float(sum(logits[len(item.input_ids) - 1 + t, token] for t, token in enumerate(target)))
 
 
-def slow_score(model: nn.Module, encoder: Encoder, text: str, choice: str, norm: str) -> float:
-    total = slow_sum(model, encoder, text, choice)
-    tokens = len(encoder(Prompt("d", "t", 0, text, (choice,), 0)).choice_ids[0])
+def slow_score(model: nn.Module, prompt_tokenizer: PromptTokenizer, text: str, choice: str, norm: str) -> float:
+    total = slow_sum(model, prompt_tokenizer, text, choice)
+    tokens = len(prompt_tokenizer(Prompt("d", "t", 0, text, (choice,), 0)).choice_ids[0])
     return {
         "sum": lambda: total,
         "token": lambda: total / tokens,
         "char": lambda: total / len(choice),
         "byte": lambda: total / len(choice.encode("utf-8")),
-        "pmi": lambda: total - slow_sum(model, encoder, "", choice),
+        "pmi": lambda: total - slow_sum(model, prompt_tokenizer, "", choice),
     }[norm]()
 
 
-def ranked(model: nn.Module, encoder: Encoder, norm: str) -> list[Prediction]:
+def ranked(model: nn.Module, prompt_tokenizer: PromptTokenizer, norm: str) -> list[Prediction]:
     def collated(items: Any) -> Any:
-        return collate(items, encoder.pad_id)
+        return collate(items, prompt_tokenizer.pad_id)
 
     def score(batch: Any) -> torch.Tensor:
         return token_logprob(model, batch)
 
     with scoring_mode(model):
         texts = sorted({choice for choices in CHOICES for choice in choices})
-        unconditional = unconditional_sums(score, encoder.all, collated, texts, CPU)
-        return list(rank_classify(score, [collated(encoder.all(PROMPTS))], PROMPTS, norm, CPU, {"d": unconditional}))
+        unconditional = unconditional_sums(score, prompt_tokenizer.all, collated, texts, CPU)
+        return list(
+            rank_classify(score, [collated(prompt_tokenizer.all(PROMPTS))], PROMPTS, norm, CPU, {"d": unconditional})
+        )
 
 
 @pytest.mark.parametrize("kind", ["t5", "llama"])
 @pytest.mark.parametrize("norm", NORMS)
 def test_each_norm_against_one_choice_at_a_time(norm: str, kind: str) -> None:
     model = with_ia3(tiny_t5(rows=384) if kind == "t5" else make(kind))
-    encoder = Encoder(ByT5Tokenizer(), 64, decoder_only=kind != "t5")
-    for prediction, prompt in zip(ranked(model, encoder, norm), PROMPTS, strict=True):
-        expected = [slow_score(model, encoder, prompt.input, choice, norm) for choice in prompt.choices]
+    prompt_tokenizer = PromptTokenizer(ByT5Tokenizer(), 64, decoder_only=kind != "t5")
+    for prediction, prompt in zip(ranked(model, prompt_tokenizer, norm), PROMPTS, strict=True):
+        expected = [slow_score(model, prompt_tokenizer, prompt.input, choice, norm) for choice in prompt.choices]
         assert prediction.scores == pytest.approx(expected, abs=1e-4)
         assert prediction.predicted == max(range(len(expected)), key=expected.__getitem__)
 
 
 def test_one_pass_gives_all_norms() -> None:
-    model, encoder = with_ia3(tiny_t5(rows=384)), Encoder(ByT5Tokenizer(), 64)
+    model, prompt_tokenizer = with_ia3(tiny_t5(rows=384)), PromptTokenizer(ByT5Tokenizer(), 64)
     for made in NORMS:
         for other in NORMS:
-            for ours, expected in zip(ranked(model, encoder, made), ranked(model, encoder, other), strict=True):
+            for ours, expected in zip(
+                ranked(model, prompt_tokenizer, made), ranked(model, prompt_tokenizer, other), strict=True
+            ):
                 again = rescored(ours, made, other)
                 assert again.scores == pytest.approx(expected.scores, abs=1e-4)
                 assert again.predicted == expected.predicted

@@ -13,7 +13,7 @@ import pytest
 
 from tfew.errors import UserError
 from tfew.runs import run_folder
-from tfew.runs.run_lock import LOCK_FILE, Busy, claim, held, hold
+from tfew.runs.run_lock import LOCK_FILE, RunLocked, lock_run, is_locked, lock_file
 
 HOLDER = "import sys, time; from pathlib import Path; from tfew.runs.run_lock import claim\nwith claim(Path(sys.argv[1])): print('held', flush=True); time.sleep(600)"  # fmt: skip  # noqa: E501
 
@@ -33,51 +33,51 @@ def test_who_comes_second_is_told_and_a_killed_owner_blocks_nobody(
     tmp_path: Path, holder: subprocess.Popen[str]
 ) -> None:
     folder = tmp_path / "runs" / "run"
-    assert held(folder / LOCK_FILE)
-    with pytest.raises(Busy, match=rf"run is being worked on by process {holder.pid} on .* since \d{{4}}-") as error, claim(folder):  # fmt: skip  # noqa: E501
+    assert is_locked(folder / LOCK_FILE)
+    with pytest.raises(RunLocked, match=rf"run is being worked on by process {holder.pid} on .* since \d{{4}}-") as error, lock_run(folder):  # fmt: skip  # noqa: E501
         pytest.fail("two processes hold one folder")
     assert error.value.folder == folder
-    assert held(folder / LOCK_FILE), "asking takes nothing from its owner"
+    assert is_locked(folder / LOCK_FILE), "asking takes nothing from its owner"
     os.kill(holder.pid, signal.SIGKILL)
     holder.wait()
     assert (folder / LOCK_FILE).exists()
-    assert not held(folder / LOCK_FILE)
-    with claim(folder):
+    assert not is_locked(folder / LOCK_FILE)
+    with lock_run(folder):
         assert f"process {os.getpid()} on" in (folder / LOCK_FILE).read_text()
-        with pytest.raises(Busy), claim(folder):
+        with pytest.raises(RunLocked), lock_run(folder):
             pytest.fail("held twice by one process")
     assert not (folder / LOCK_FILE).exists()
 
 
 def test_nothing_is_left_of_what_stays_empty(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError, match="bad data"), claim(tmp_path / "new" / "runs" / "run"):
+    with pytest.raises(RuntimeError, match="bad data"), lock_run(tmp_path / "new" / "runs" / "run"):
         raise RuntimeError("bad data")
     assert list(tmp_path.iterdir()) == []
-    with claim(tmp_path / "new" / "run"):
+    with lock_run(tmp_path / "new" / "run"):
         (tmp_path / "new" / "run" / "file").touch()
     assert [path.name for path in (tmp_path / "new" / "run").iterdir()] == ["file"]
     (tmp_path / "mine").mkdir()
-    with claim(tmp_path / "mine"):
+    with lock_run(tmp_path / "mine"):
         pass
     assert (tmp_path / "mine").is_dir(), "somebody else's empty folder"
 
 
 def test_a_forked_child_does_not_keep_it(tmp_path: Path) -> None:
     """Data-loader workers are forked and may outlive a run for a moment."""
-    with hold(tmp_path / "lock"):
+    with lock_file(tmp_path / "lock"):
         child = os.fork()
         if child == 0:
             signal.pause()
-    assert not held(tmp_path / "lock")
-    with hold(tmp_path / "lock"):
-        assert held(tmp_path / "lock")
+    assert not is_locked(tmp_path / "lock")
+    with lock_file(tmp_path / "lock"):
+        assert is_locked(tmp_path / "lock")
     os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
 
 
 def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match=r"file/run cannot be written \(Not a directory\)"), claim(tmp_path / "file" / "run"):  # fmt: skip  # noqa: E501
+    with pytest.raises(UserError, match=r"file/run cannot be written \(Not a directory\)"), lock_run(tmp_path / "file" / "run"):  # fmt: skip  # noqa: E501
         pytest.fail("there is no such place")
 
 
@@ -100,17 +100,17 @@ def test_a_run_that_is_finished_while_it_is_claimed_is_not_made_again(
 ) -> None:
     """Between the first look and the claim another process ends the same run."""
     asked = []
-    to_skip = run_folder.to_skip
+    already_finished = run_folder.already_finished
 
     def other_is_quicker(*arguments: Any) -> bool:
-        asked.append(to_skip(*arguments))
+        asked.append(already_finished(*arguments))
         if len(asked) == 1:
-            monkeypatch.setattr(run_folder, "to_skip", to_skip)
+            monkeypatch.setattr(run_folder, "already_finished", already_finished)
             train_tiny(f"run_dir={tmp_path}/run")
-            monkeypatch.setattr(run_folder, "to_skip", other_is_quicker)
+            monkeypatch.setattr(run_folder, "already_finished", other_is_quicker)
         return asked[-1]
 
-    monkeypatch.setattr(run_folder, "to_skip", other_is_quicker)
+    monkeypatch.setattr(run_folder, "already_finished", other_is_quicker)
     record = train_tiny(f"run_dir={tmp_path}/run")
     assert asked == [False, True]
     assert record == train_tiny(f"run_dir={tmp_path}/run")

@@ -22,14 +22,14 @@ from transformers import (
 from tests.models import ARCH, ragged_batch, tiny_t5, with_ia3
 from tests.scoring.test_decoder_only import KINDS, WIDE, make
 from tfew.config import CONFIGS, compose, resolved
-from tfew.data.loader import Encoded, collate
+from tfew.data.tokenization import TokenizedPrompt, collate
 from tfew.methods.base import adapter_parameters, attach
 from tfew.models.build import make_method
 from tfew.schema import Batch, Prediction
 from tfew.scoring import decoder_only, encoder_decoder, vocabulary
 from tfew.scoring import score as scoring
 from tfew.scoring.losses import LossWeights, counts, loss_terms
-from tfew.scoring.packed import rows_by, rows_of
+from tfew.scoring.packed import packing, packing_by_row
 from tfew.scoring.prefixes import prefixes
 from tfew.scoring.score import scoring_mode, token_logprob
 
@@ -46,7 +46,7 @@ def shared_batch() -> Batch:
         [[7, 7, 7, 7, 7, 7, 1], [7, 7, 1]],
     ]
     inputs = [[9, 3, 4, 1], [8, 1], [*range(20, 60), 1], [4, 4, 4, 1]]
-    return collate([Encoded(i, c, 0, 0, 0) for i, c in zip(inputs, choices, strict=True)], pad_id=0)
+    return collate([TokenizedPrompt(i, c, 0, 0, 0) for i, c in zip(inputs, choices, strict=True)], pad_id=0)
 
 
 BATCHES = {"ragged": ragged_batch(3, examples=7), "shared": shared_batch(), "one": ragged_batch(1, examples=1)}
@@ -59,9 +59,9 @@ def attached(name: str, model: nn.Module) -> nn.Module:
     method = make_method(resolved(compose(*overrides).method))
     torch.manual_seed(0)
     attach(method, model)
-    if method.calibrates:
+    if method.needs_mask:
         losses = (token_logprob(model, ragged_batch(seed), "plain").sum() for seed in range(2))
-        method.calibrate(model, losses)
+        method.compute_mask(model, losses)
     with torch.no_grad():
         for parameter in adapter_parameters(model).values():
             parameter += 0.05 * torch.randn(parameter.shape)
@@ -214,13 +214,13 @@ def test_prefixes_against_sets_of_tuples() -> None:
 def test_rows_and_line_are_inverse() -> None:
     present = torch.tensor([[1, 1, 0], [1, 0, 0], [1, 1, 1]]).bool()
     line = torch.randn(6, 2)
-    rows = rows_of(present)
+    rows = packing(present)
     assert torch.equal(rows.line(rows.padded(line)), line)
     assert torch.equal(rows.padded(line)[present], line)
-    by = rows_by(torch.tensor([0, 0, 1, 2, 2, 2]), 3)
+    by = packing_by_row(torch.tensor([0, 0, 1, 2, 2, 2]), 3)
     assert by.present_RW is not None
     assert torch.equal(by.present_RW, present)
-    whole = rows_of(torch.ones(2, 3, dtype=torch.bool))
+    whole = packing(torch.ones(2, 3, dtype=torch.bool))
     assert torch.equal(whole.line(whole.padded(line)), line)
 
 
@@ -302,7 +302,7 @@ def test_padding_does_not_run_out_of_positions() -> None:
     torch.manual_seed(0)
     config = GPT2Config(n_embd=32, n_head=4, n_layer=2, n_positions=16, vocab_size=384)
     many = [[5 + c, 6, 7, 1] for c in range(12)]
-    batch = collate([Encoded([3, 4, 5], many, 0, 0, 0), Encoded([3] * 10, [[5, 1]], 0, 0, 0)], pad_id=0)
+    batch = collate([TokenizedPrompt([3, 4, 5], many, 0, 0, 0), TokenizedPrompt([3] * 10, [[5, 1]], 0, 0, 0)], pad_id=0)
     model = GPT2LMHeadModel(config).eval()
     assert decoder_only.supports(model, scoring.plain_token_logprob)
     assert_same_scores(model, batch)

@@ -17,12 +17,12 @@ from tests.models import ragged_batch, tiny_t5, with_ia3
 from tests.scoring.test_decoder_only import make
 from tests.scoring.test_engines import shared_batch
 from tfew.config import compose
-from tfew.data.loader import Encoded, collate
+from tfew.data.tokenization import TokenizedPrompt, collate
 from tfew.errors import UserError
 from tfew.models.backbone import random_model
 from tfew.schema import Batch
 from tfew.scoring import score as scoring
-from tfew.scoring.memory import OverBudgetError, halves, joined, kept_within, scoring_bytes
+from tfew.scoring.memory import OverBudgetError, halves, joined, saved_tensors_within, scoring_bytes
 from tfew.scoring.score import BoundedScorer, scoring_mode, token_logprob
 from tfew.train import train
 from tfew.training.module import FewShotModule
@@ -62,7 +62,7 @@ def test_one_example_is_scored_choice_by_choice(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr("tfew.scoring.memory.LOGIT_BYTES", 1000)
     model = with_ia3(tiny_t5())
     choices = [[2 + c, *range(3, 20), 1] for c in range(5)]
-    batch = collate([Encoded([9, 1], choices, 0, 0, 0)], pad_id=0)
+    batch = collate([TokenizedPrompt([9, 1], choices, 0, 0, 0)], pad_id=0)
     with scoring_mode(model):
         whole = token_logprob(model, batch)
         single = max(scoring_bytes(model, part, "fast") for part in batch.by_choices(5))
@@ -101,7 +101,7 @@ def test_halves_join_to_the_whole() -> None:
 def test_what_was_kept_for_nothing_is_freed() -> None:
     """Attention keeps its own output; a hook that hands that very tensor back makes a circle that nothing frees."""
     query = torch.randn(1, 1, 8, 4, requires_grad=True)
-    with kept_within(1e9, nn.Linear(1, 1)):
+    with saved_tensors_within(1e9, nn.Linear(1, 1)):
         output = nn.functional.scaled_dot_product_attention(query * 1, query * 2, query * 3)
     kept = weakref.ref(output)
     del output
@@ -113,11 +113,11 @@ def test_what_is_kept_is_counted_once_and_without_weights() -> None:
     layer = nn.Linear(100, 100, bias=False)
     x = torch.randn(10, 100, requires_grad=True)
     bytes_kept = 10 * 100 * 4 * 2  # x, for the weight's gradient, and exp's result; the weight itself does not count
-    with kept_within(bytes_kept, layer):
+    with saved_tensors_within(bytes_kept, layer):
         layer(x).exp()
-    with kept_within(None, layer):
+    with saved_tensors_within(None, layer):
         layer(x).exp()
-    with pytest.raises(OverBudgetError), kept_within(bytes_kept - 1, layer):
+    with pytest.raises(OverBudgetError), saved_tensors_within(bytes_kept - 1, layer):
         layer(x).exp()
 
 
@@ -139,7 +139,7 @@ def test_choices_in_parts_have_the_same_scores_and_gradients(engine: str, kind: 
 def many_choices() -> Batch:
     """77 choices of which one is long: rows of attention are mostly padding."""
     choices = [[2 + c, 3, 1] for c in range(76)] + [[*range(2, 90), 1]]
-    return collate([Encoded([9, 8, 1], choices, 0, 0, 0)], pad_id=0)
+    return collate([TokenizedPrompt([9, 8, 1], choices, 0, 0, 0)], pad_id=0)
 
 
 @pytest.mark.parametrize("rows", [100, 5000])

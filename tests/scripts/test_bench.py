@@ -15,7 +15,7 @@ from scripts.bench.__main__ import Case, cases
 from scripts.bench.contenders import CONTENDERS, batches, prepared, score
 from scripts.bench.limit import SHAPES, useful_flops
 from scripts.bench.workload import Workload, encode, make_encoder, make_model, make_prompts
-from tfew.data.loader import collate
+from tfew.data.tokenization import collate
 from tfew.scoring.prefixes import prefixes
 from tfew.scoring.score import scoring_mode, token_logprob
 
@@ -25,8 +25,11 @@ ROOT = Path(__file__).parents[2]
 @pytest.mark.parametrize("choices", [2, 20])
 def test_useful_operations_are_those_that_torch_counts(choices: int) -> None:
     """Of one example there is no padding; what the formula leaves out is the decoder's attention to itself."""
-    encoder = make_encoder()
-    batch = collate(encode(make_prompts(Workload(choices, 40, True, 1), encoder), encoder), encoder.pad_id)
+    prompt_tokenizer = make_encoder()
+    batch = collate(
+        encode(make_prompts(Workload(choices, 40, True, 1), prompt_tokenizer), prompt_tokenizer),
+        prompt_tokenizer.pad_id,
+    )
     model = make_model("tiny")
     # torch does not count the kernel that attention has on a CPU
     with scoring_mode(model), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
@@ -37,22 +40,22 @@ def test_useful_operations_are_those_that_torch_counts(choices: int) -> None:
 
 
 def test_texts_have_the_lengths_they_should() -> None:
-    encoder = make_encoder()
+    prompt_tokenizer = make_encoder()
     for choices, longest in {2: 2, 4: 32, 20: 4, 77: 7}.items():
-        items = encode(make_prompts(Workload(choices, 64, False, 40), encoder), encoder)
+        items = encode(make_prompts(Workload(choices, 64, False, 40), prompt_tokenizer), prompt_tokenizer)
         lengths = [len(item.input_ids) for item in items]
         assert 16 <= min(lengths) < 40 < 90 < max(lengths) <= 112
         assert all(len(item.choice_ids) == choices for item in items)
         assert max(len(ids) for item in items for ids in item.choice_ids) <= longest
         assert len({tuple(ids) for ids in items[0].choice_ids}) == choices
-    even = encode(make_prompts(Workload(2, 64, True, 5), encoder), encoder)
+    even = encode(make_prompts(Workload(2, 64, True, 5), prompt_tokenizer), prompt_tokenizer)
     assert {len(item.input_ids) for item in even} == {64}
 
 
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # peft 0.21.2
 def test_contenders_compute_the_same_scores() -> None:
-    encoder = make_encoder()
-    items = encode(make_prompts(Workload(4, 32, False, 6), encoder), encoder)
+    prompt_tokenizer = make_encoder()
+    items = encode(make_prompts(Workload(4, 32, False, 6), prompt_tokenizer), prompt_tokenizer)
     scores = {}
     for name in CONTENDERS:
         model = prepared(name, "tiny")

@@ -31,7 +31,7 @@ from tfew.models.adapters_io import load_weights
 from tfew.models.build import saved_method
 from tfew.prediction.loaded_task import settings_of
 from tfew.prediction.predictor import Predictor
-from tfew.prediction.task_predictor import Labeller
+from tfew.prediction.task_predictor import TaskPredictor
 from tfew.serve import serve
 from tfew.service.app import make_app
 from tfew.service.limits import Limits
@@ -351,7 +351,9 @@ def test_a_thousand_tasks_at_once(runs: dict[str, Path], predictor: Predictor, t
     base = method.scalings(many.model, weights)
     for number in range(998):
         name, strength = f"task {number}", 1 + number / 100
-        own = Labeller(name, labeller.spec, list(labeller._templates.values()), labeller.norm, labeller.temperature)
+        own = TaskPredictor(
+            name, labeller.spec, list(labeller._templates.values()), labeller.norm, labeller.temperature
+        )
         place = bank.add({layer: stronger(scaling, strength) for layer, scaling in base.items()})
         many._tasks[name] = replace(template, labeller=own, place=place)
     queue = LabelQueue(many, most_waiting=2000, batch_rows=64)

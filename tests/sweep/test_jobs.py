@@ -8,8 +8,9 @@ import pytest
 from omegaconf import DictConfig, OmegaConf
 
 from tests.conftest import EXPERIMENTS
-from tfew.config import CONFIGS, checked, compose, run_name
+from tfew.config import CONFIGS, checked, compose
 from tfew.paper.table import specs
+from tfew.runs.identity import run_name
 from tfew.sweep.callback import SweepCallback
 from tfew.sweep.jobs import planned_jobs
 

@@ -16,7 +16,7 @@ from tfew import train as train_module
 from tfew.bounds import SWEEP_DEATHS
 from tfew.errors import UserError
 from tfew.runs.records import RunRecord, save_record
-from tfew.runs.run_lock import LOCK_FILE, Busy, hold
+from tfew.runs.run_lock import LOCK_FILE, RunLocked, lock_file
 from tfew.sweep import bar, job, rounds
 from tfew.sweep.job import run_job
 from tfew.sweep.rounds import begin, in_rounds
@@ -78,7 +78,7 @@ def raising(error: BaseException) -> Callable[[Any], Any]:
         (UserError("steps=0 is too few."), Outcome(FAILED, error="steps=0 is too few.")),
         (RuntimeError("CUDA out\n of memory"), Outcome(FAILED, error="RuntimeError: CUDA out of memory")),
         (SystemExit("no licence"), Outcome(FAILED, error="SystemExit: no licence")),
-        (Busy(Path("runs/x/.lock"), "process 1"), Outcome(BUSY, "runs/x")),
+        (RunLocked(Path("runs/x/.lock"), "process 1"), Outcome(BUSY, "runs/x")),
     ],
 )
 def test_what_a_job_raises_is_written_down(
@@ -184,7 +184,7 @@ def test_a_process_that_dies_costs_another_round_and_one_that_keeps_dying_is_giv
 def test_runs_of_another_process_are_waited_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Job 0's run is finished by its owner; job 1's is given up, and done here in a second round."""
     theirs = [tmp_path / "a", tmp_path / "b"]
-    owners = [hold(folder / LOCK_FILE) for folder in theirs]
+    owners = [lock_file(folder / LOCK_FILE) for folder in theirs]
     for owner in owners:
         owner.__enter__()
     tries: list[int] = []
@@ -246,7 +246,7 @@ def test_remains_of_killed_sweeps_are_removed_and_living_ones_left(tmp_path: Pat
     dead, living = (tmp_path / ".sweep" / name for name in ("20260101-000000-1", "20260101-000000-2"))
     dead.mkdir(parents=True)
     (dead / "0.log").touch()
-    with hold(living / "owner"):
+    with lock_file(living / "owner"):
         in_rounds(in_a_round(tmp_path, 1, lambda state, number: state.settle(number, Outcome(MADE))))
         assert not dead.exists()
         assert (living / "owner").exists()

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tfew.bounds import COMPARED_TEMPLATES
 from tfew.errors import UserError, some
-from tfew.files.untrusted import as_declared, parse_own_json
+from tfew.files.untrusted import parse_own_json, validated
 from tfew.runs.records import ZERO_SHOT, RunRecord
 from tfew.runs.run_folder import PREDICTIONS_FILE, check_recorded
 from tfew.schema import Prediction
@@ -114,7 +114,7 @@ def load_rows(path: Path) -> list[Row]:
 
 
 def _row(line: str) -> Row:
-    row = as_declared(Row(**parse_own_json(line)))
+    row = validated(Row(**parse_own_json(line)))
     needed = {"accuracy_by_norm": NORMS, "seconds": STAGES, "settings": (*SETTINGS, "lr", "score_norm")}
     for name, keys in needed.items():
         if missing := set(keys) - getattr(row, name).keys():

@@ -7,16 +7,16 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from tfew.config import is_known_checkpoint, model_name
 from tfew.costs.device_memory import memory_of
 from tfew.costs.dry_run import Counted
 from tfew.costs.formulas import inference_flops, training_flops
 from tfew.costs.lengths import assumed_batch, measure
 from tfew.costs.measure import measure_run
 from tfew.costs.memory_forecast import SCORING, TRAINING, Plan, advise, dry_runs, longest_batches, make_plan, too_large
-from tfew.data.loader import Encoder
+from tfew.data.tokenization import PromptTokenizer
 from tfew.errors import UserError
-from tfew.models.build import build_device, build_encoder, build_method
+from tfew.models.build import build_device, build_method, build_tokenizer
+from tfew.runs.identity import is_known_checkpoint, model_name
 from tfew.schema import Batch
 from tfew.task import Task
 
@@ -31,10 +31,10 @@ def account(config: DictConfig, training: Task | None, evaluation: Task | None, 
     Raises UserError where `measure=true` is to load what cannot fit the device.
     """
     device, method = build_device(config), build_method(config)
-    encoder = None
+    prompt_tokenizer = None
     if config.model.path is None or training is not None or config.measure:
-        encoder = encoder_at_hand(config)
-    rows = len(encoder.tokenizer) if encoder is not None and config.model.path is None else 0
+        prompt_tokenizer = tokenizer_at_hand(config)
+    rows = len(prompt_tokenizer.tokenizer) if prompt_tokenizer is not None and config.model.path is None else 0
     plan = make_plan(config, method, device, rows)
     memory = memory_of(device)
     if config.measure and (reason := too_large(config, plan, memory)):
@@ -44,9 +44,9 @@ def account(config: DictConfig, training: Task | None, evaluation: Task | None, 
         SCORING: assumed_batch(config.eval_batch_size, assumed_tokens),
     }
     lengths = {}
-    if training is not None and encoder is not None:
-        lengths = measured_lengths(encoder, training, evaluation)
-        batches = longest_batches(config, encoder, training, evaluation)
+    if training is not None and prompt_tokenizer is not None:
+        lengths = measured_lengths(prompt_tokenizer, training, evaluation)
+        batches = longest_batches(config, prompt_tokenizer, training, evaluation)
     counted = _counted(config, plan, batches)
     return {
         **_parameters(config, plan),
@@ -62,18 +62,22 @@ def account(config: DictConfig, training: Task | None, evaluation: Task | None, 
         },
         "memory": {**asdict(plan.fixed), **_peaks(counted), **asdict(memory)},
         "advice": advise(config, plan, memory, counted),
-        "measured": asdict(measure_run(config, plan, encoder, batches)) if config.measure and encoder else None,
+        "measured": asdict(measure_run(config, plan, prompt_tokenizer, batches))
+        if config.measure and prompt_tokenizer
+        else None,
     }
 
 
-def encoder_at_hand(config: DictConfig) -> Encoder:
+def tokenizer_at_hand(config: DictConfig) -> PromptTokenizer:
     """Without asking the Hub what kind of model it is where configs/model says so."""
-    return build_encoder(config, decoder_only=False if is_known_checkpoint(config) else None)
+    return build_tokenizer(config, decoder_only=False if is_known_checkpoint(config) else None)
 
 
-def measured_lengths(encoder: Encoder, training: Task, evaluation: Task | None) -> dict[str, dict[str, Any]]:
+def measured_lengths(
+    prompt_tokenizer: PromptTokenizer, training: Task, evaluation: Task | None
+) -> dict[str, dict[str, Any]]:
     tasks = {TRAINING: training, EVALUATION: evaluation}
-    return {what: asdict(measure(task.prompts, encoder)) for what, task in tasks.items() if task is not None}
+    return {what: asdict(measure(task.prompts, prompt_tokenizer)) for what, task in tasks.items() if task is not None}
 
 
 def _parameters(config: DictConfig, plan: Plan) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, 
 from tfew.methods.base import adapter_parameters
 from tfew.schema import Batch
 from tfew.scoring.losses import LossWeights, counts, loss_terms
-from tfew.scoring.memory import Kept, counting_kept
+from tfew.scoring.memory import Kept, counting_saved_tensors
 from tfew.scoring.score import token_logprob
 from tfew.training.optim import clip_gradients
 
@@ -106,7 +106,7 @@ def training_step(model: nn.Module, batch: Batch, optimizer: "OptimizerBytes", r
 
     @contextmanager
     def watch() -> Iterator[None]:
-        with counting_kept(model) as of_micro_batch:
+        with counting_saved_tensors(model) as of_micro_batch:
             kept.append(of_micro_batch)
             yield
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from itertools import chain
 from statistics import mean, median
 
-from tfew.data.loader import Encoded, Encoder, collate
+from tfew.data.tokenization import PromptTokenizer, TokenizedPrompt, collate
 from tfew.schema import Batch, Prompt
 
 MOST_ROWS = 1000  # of which lengths are measured; of more rows, so many at even distances
@@ -33,11 +33,11 @@ class Lengths:
     shot: Spread | None
 
 
-def measure(prompts: Sequence[Sequence[Prompt]], encoder: Encoder) -> Lengths:
+def measure(prompts: Sequence[Sequence[Prompt]], prompt_tokenizer: PromptTokenizer) -> Lengths:
     """Of each row every prompt."""
     step = max(1, len(prompts) / MOST_ROWS)
     rows = [prompts[int(number * step)] for number in range(min(len(prompts), MOST_ROWS))]
-    encoded = encoder.all([prompt for row in rows for prompt in row])
+    encoded = prompt_tokenizer.all([prompt for row in rows for prompt in row])
     shots = [len(item.input_ids) + len(item.choice_ids[item.label]) for item in encoded if item.label >= 0]
     return Lengths(
         rows=len(rows),
@@ -48,24 +48,24 @@ def measure(prompts: Sequence[Sequence[Prompt]], encoder: Encoder) -> Lengths:
     )
 
 
-def longest_training_batch(prompts: Sequence[Sequence[Prompt]], encoder: Encoder, size: int) -> Batch:
+def longest_training_batch(prompts: Sequence[Sequence[Prompt]], prompt_tokenizer: PromptTokenizer, size: int) -> Batch:
     """A step trains on different rows, each in one of its wordings: the longest wordings of the longest rows.
 
     Where there are very many rows, those at even distances are looked at.
     """
     step = max(1, len(prompts) / MOST_ROWS)
     rows = [prompts[int(number * step)] for number in range(min(len(prompts), max(size, MOST_ROWS)))]
-    return _longest([max(row, key=_characters) for row in rows], encoder, size)
+    return _longest([max(row, key=_characters) for row in rows], prompt_tokenizer, size)
 
 
-def longest_scoring_batch(prompts: Sequence[Prompt], encoder: Encoder, size: int) -> Batch:
-    return _longest(prompts, encoder, size)
+def longest_scoring_batch(prompts: Sequence[Prompt], prompt_tokenizer: PromptTokenizer, size: int) -> Batch:
+    return _longest(prompts, prompt_tokenizer, size)
 
 
 def assumed_batch(size: int, query_tokens: int, choices: int = 2, choice_tokens: int = 4) -> Batch:
     """Where there are no data: texts of this length with all their choices, none of which shares a beginning."""
     texts = [
-        Encoded(
+        TokenizedPrompt(
             [2] * (query_tokens - choices * choice_tokens),
             [[2 + choice] * (choice_tokens - 1) + [1] for choice in range(choices)],
             label=0,
@@ -77,13 +77,13 @@ def assumed_batch(size: int, query_tokens: int, choices: int = 2, choice_tokens:
     return collate(texts, pad_id=0)
 
 
-def tokens_of(item: Encoded) -> int:
+def tokens_of(item: TokenizedPrompt) -> int:
     return item.length + sum(map(len, item.choice_ids))
 
 
-def _longest(prompts: Sequence[Prompt], encoder: Encoder, size: int) -> Batch:
-    encoded = encoder.all(sorted(prompts, key=_characters, reverse=True)[: CANDIDATES * size])
-    return collate(sorted(encoded, key=tokens_of, reverse=True)[:size], encoder.pad_id)
+def _longest(prompts: Sequence[Prompt], prompt_tokenizer: PromptTokenizer, size: int) -> Batch:
+    encoded = prompt_tokenizer.all(sorted(prompts, key=_characters, reverse=True)[: CANDIDATES * size])
+    return collate(sorted(encoded, key=tokens_of, reverse=True)[:size], prompt_tokenizer.pad_id)
 
 
 def _characters(prompt: Prompt) -> int:

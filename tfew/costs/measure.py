@@ -12,7 +12,7 @@ from safetensors.torch import save
 
 from tfew.costs.dry_run import Counted, make_gradients, score, scoring_pass, training_step
 from tfew.costs.memory_forecast import SCORING, TRAINING, Plan, make_recipe
-from tfew.data.loader import Encoder
+from tfew.data.tokenization import PromptTokenizer
 from tfew.methods.base import adapter_parameters
 from tfew.models.build import attach_method, build_backbone, build_method, make_optimizer
 from tfew.schema import Batch
@@ -34,11 +34,13 @@ class Measured:
     adapter_file_bytes: int | None
 
 
-def measure_run(config: DictConfig, plan: Plan, encoder: Encoder, batches: Mapping[str, Batch]) -> Measured:
+def measure_run(
+    config: DictConfig, plan: Plan, prompt_tokenizer: PromptTokenizer, batches: Mapping[str, Batch]
+) -> Measured:
     """Loads the model, attaches the method and computes each batch a few times."""
     method = build_method(config)
-    model = build_backbone(config, encoder.tokenizer, plan.device, method)
-    attach_method(config, method, model, encoder.tokenizer)
+    model = build_backbone(config, prompt_tokenizer.tokenizer, plan.device, method)
+    attach_method(config, method, model, prompt_tokenizer.tokenizer)
     recipe = make_recipe(config, plan.autocast)
     optimizer = make_optimizer(config, list(adapter_parameters(model).values()))
     on_device = {what: batch.to(plan.device) for what, batch in batches.items()}
@@ -53,7 +55,7 @@ def measure_run(config: DictConfig, plan: Plan, encoder: Encoder, batches: Mappi
         SCORING: lambda: scoring_pass(model, on_device[SCORING], recipe),
     }
     file_bytes = None
-    if not method.calibrates:
+    if not method.needs_mask:
         file_bytes = len(save({name: tensor.cpu().contiguous() for name, tensor in method.stored(model).items()}))
     seconds, peaks = {}, {}
     before = _allocated(plan.device)

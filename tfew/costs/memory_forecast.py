@@ -15,7 +15,6 @@ from omegaconf import DictConfig
 from torch import nn
 
 from tfew.bounds import ADVISED_MEMORY
-from tfew.config import model_name
 from tfew.costs.device_memory import DeviceMemory, memory_of
 from tfew.costs.dry_run import (
     Counted,
@@ -27,12 +26,13 @@ from tfew.costs.dry_run import (
     without_numbers,
 )
 from tfew.costs.lengths import longest_scoring_batch, longest_training_batch
-from tfew.data.loader import Encoder
-from tfew.devices.distributed import world
+from tfew.data.tokenization import PromptTokenizer
+from tfew.devices.distributed import world_size
 from tfew.errors import UserError
 from tfew.methods.base import Method, adapter_parameters, attach
-from tfew.models.build import build_shape, make_optimizer, memory_bytes, shares_weights, uses_autocast, weight_dtype
+from tfew.models.build import build_shape, make_optimizer, memory_bytes, shards_weights, uses_autocast, weight_dtype
 from tfew.ranking.score_methods import questions
+from tfew.runs.identity import model_name
 from tfew.schema import Batch, Prompt
 from tfew.scoring.losses import LossWeights
 from tfew.scoring.memory import rough_bytes
@@ -124,14 +124,16 @@ def dry_runs(config: DictConfig, plan: Plan, batches: Mapping[str, Batch]) -> di
 
 def longest_batches(
     config: DictConfig,
-    encoder: Encoder,
+    prompt_tokenizer: PromptTokenizer,
     training: Task | None,
     evaluation: Task | None,
     context: InContext | None = None,
 ) -> dict[str, Batch]:
     batches = {}
     if training is not None:
-        batches[TRAINING] = longest_training_batch(training.prompts, encoder, -(-config.batch_size // world()))
+        batches[TRAINING] = longest_training_batch(
+            training.prompts, prompt_tokenizer, -(-config.batch_size // world_size())
+        )
     if evaluation is not None:
         asked = [
             question
@@ -139,7 +141,7 @@ def longest_batches(
             for prompt in row
             for question in questions(_in_context(prompt, context, config), config.score.method)
         ]
-        batches[SCORING] = longest_scoring_batch(asked, encoder, config.eval_batch_size)
+        batches[SCORING] = longest_scoring_batch(asked, prompt_tokenizer, config.eval_batch_size)
     return batches
 
 
@@ -156,7 +158,7 @@ def check_memory(
     config: DictConfig,
     device: torch.device,
     method: Method | None,
-    encoder: Encoder,
+    prompt_tokenizer: PromptTokenizer,
     training: Task | None,
     evaluation: Task | None,
     context: InContext | None = None,
@@ -167,14 +169,14 @@ def check_memory(
     looked at more closely than is needed to see that they are small. Where devices share the weights, they are not
     looked at: what each then has in memory is not foreseen.
     """
-    if shares_weights(config):
+    if shards_weights(config):
         return
     try:
-        plan = make_plan(config, method, device, len(encoder.tokenizer), training is not None)
+        plan = make_plan(config, method, device, len(prompt_tokenizer.tokenizer), training is not None)
         memory = memory_of(device)
         if reason := too_large(config, plan, memory):
             raise UserError(reason)
-        batches = longest_batches(config, encoder, training, evaluation, context)
+        batches = longest_batches(config, prompt_tokenizer, training, evaluation, context)
         room = memory.free_bytes - plan.fixed.total_bytes
         if all(rough_bytes(plan.model, batch, config.engine) < room for batch in batches.values()):
             return

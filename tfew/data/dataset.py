@@ -8,7 +8,7 @@ from typing import Any, overload
 
 from tfew.data.labels import LabelRule, Rule, as_choices, label_rule
 from tfew.errors import UserError, some
-from tfew.files.untrusted import as_declared
+from tfew.files.untrusted import validated
 from tfew.schema import Example
 
 
@@ -55,7 +55,7 @@ class DatasetSpec:
         columns = config["columns"]
         listed = {"columns": tuple(columns)} if isinstance(columns, list) else {}
         try:
-            return as_declared(cls(**{**config, **listed, "label": rule}))
+            return validated(cls(**{**config, **listed, "label": rule}))
         except ValueError as error:
             raise UserError(f"dataset.{error}.") from error
 

@@ -9,7 +9,7 @@ from typing import Any, NotRequired
 from typing_extensions import TypedDict
 
 from tfew.errors import UserError, unknown
-from tfew.files.untrusted import as_declared, parse_json
+from tfew.files.untrusted import parse_json, validated
 
 CHOICE_SEPARATOR = "|||"
 WAYS = ("text", "number", "letter")  # in which a label may say which of a row's own choices is right
@@ -119,7 +119,7 @@ class _Label(TypedDict):
 def label_rule(dataset: str, label: Mapping[str, Any]) -> Rule:
     """`label` of a data set's YAML."""
     try:
-        as_declared(label, _Label)
+        validated(label, _Label)
     except ValueError as error:
         raise UserError(f"dataset.label of {dataset}: {error}.") from error
     if label.get("choices") is not None:

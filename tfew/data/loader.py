@@ -1,11 +1,10 @@
-"""Prompt -> Batch: tokenising, cutting, padding, and the order of training batches.
+"""The order of training batches.
 
 Which rows form the batch of a step, and with which template each is worded, are pure functions of (seed, step), so
 that workers, ranks and an interruption change nothing.
 """
 
 import hashlib
-import itertools
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -13,189 +12,31 @@ from typing import Any
 
 import numpy as np
 import pytorch_lightning as pl
-import torch
 from torch.utils.data import DataLoader, Dataset, Sampler
 
-from tfew.devices.distributed import share
-from tfew.errors import UserError
+from tfew.data.tokenization import PromptTokenizer, TokenizedPrompt, collate
+from tfew.devices.distributed import split_between_processes
 from tfew.schema import Batch, Prompt
 
 Key = tuple[int, int]  # (step, row)
 FEW = 1000  # rows of a set whose tokens are kept
 
 
-@dataclass(frozen=True)
-class Encoded:
-    """A tokenised prompt; every choice ends in the end-of-text token. The counts are of tokens that did not fit.
-
-    `context_ids`, what stands before the input, is one list for all prompts that have the same context.
-    """
-
-    input_ids: list[int]
-    choice_ids: list[list[int]]
-    label: int
-    cut_tokens: int
-    cut_choice_tokens: int
-    context_ids: Sequence[int] = ()
-
-    @property
-    def length(self) -> int:
-        return len(self.context_ids) + len(self.input_ids)
-
-
-@dataclass(frozen=True)
-class Encoder:
-    """Text to tokens, each text cut at `max_tokens`.
-
-    An input that has parts which may be cut (`Prompt.cuttable`) loses tokens of those alone, at their ends: of the
-    longest first, until the longest are equally long. An input without such parts loses its end.
-
-    For an encoder-decoder input and choices both end in end-of-text, as officially, also where cut. For a decoder
-    alone (`decoder_only`) a choice continues the input: the input has no end-of-text, the choice starts with a space.
-    """
-
-    tokenizer: Any
-    max_tokens: int
-    decoder_only: bool = False
-
-    @property
-    def pad_id(self) -> int:
-        pad = self.tokenizer.pad_token_id
-        return int(self.tokenizer.eos_token_id if pad is None else pad)  # padding is masked: any token will do
-
-    def __call__(self, prompt: Prompt) -> Encoded:
-        return self.all([prompt])[0]
-
-    def all(self, prompts: Sequence[Prompt]) -> list[Encoded]:
-        """Many prompts at once, which is much faster; a choice that many of them share is tokenised once."""
-        inputs = [self._input(ids) for ids in self.tokenizer([prompt.input for prompt in prompts])["input_ids"]]
-        texts = list(dict.fromkeys(choice for prompt in prompts for choice in prompt.choices))
-        choice_ids = dict(zip(texts, map(self._choice, self._tokenized_choices(texts)), strict=True))
-        contexts = {shots: self.context(shots) for shots in dict.fromkeys(prompt.shots for prompt in prompts)}
-        encoded = []
-        for prompt, (input_ids, cut) in zip(prompts, inputs, strict=True):
-            if cut and prompt.cuttable:
-                input_ids = self._fitted(prompt)
-            choices = [choice_ids[choice] for choice in prompt.choices]
-            label = -1 if prompt.label is None else prompt.label
-            context_ids = contexts[prompt.shots]
-            own_ids = input_ids[self._starts(input_ids) :] if context_ids else input_ids
-            cut_choices = sum(n for _, n in choices)
-            encoded.append(Encoded(own_ids, [ids for ids, _ in choices], label, cut, cut_choices, context_ids))
-        return encoded
-
-    def context(self, shots: Sequence[tuple[str, str]]) -> list[int]:
-        """What stands before an input in context: solved examples, each ending in an empty line, none cut.
-
-        Each is tokenised by itself, as the input is. A start-of-text token stands before them all, and only there.
-        """
-        if not shots:
-            return []
-        start = self.tokenizer("")["input_ids"][:1]
-        first = start[: self._starts(start)]
-        return [token for ids in (first, *map(self.shot, shots)) for token in ids]
-
-    def shot(self, shot: tuple[str, str]) -> list[int]:
-        text, answer = shot
-        return list(self.tokenizer(f"{text} {answer}\n\n", add_special_tokens=False)["input_ids"])
-
-    def _starts(self, ids: Sequence[int]) -> int:
-        """How many tokens at the beginning only say that a text starts."""
-        return int(bool(ids) and ids[0] == self.tokenizer.bos_token_id and ids[0] != self.tokenizer.eos_token_id)
-
-    def _input(self, ids: list[int]) -> tuple[list[int], int]:
-        if not self.decoder_only:
-            return _cut_before_end(ids, self.max_tokens)
-        if ids and ids[-1] == self.tokenizer.eos_token_id:
-            ids = ids[:-1]
-        if not ids:  # a choice follows something: the start of a text
-            start = self.tokenizer.bos_token_id
-            ids = [self.tokenizer.eos_token_id if start is None else start]
-        return ids[: self.max_tokens], max(0, len(ids) - self.max_tokens)
-
-    def check_room(self, prompts: Sequence[Prompt]) -> None:
-        """Raises UserError where the parts that are never cut would leave nothing of those that may be."""
-        for prompt in prompts:
-            if prompt.cuttable:
-                self._room(prompt, self._pieces(prompt))
-
-    def _fitted(self, prompt: Prompt) -> list[int]:
-        """The input's tokens, of which its cuttable parts give up what is too many; each part is tokenised alone."""
-        pieces = self._pieces(prompt)
-        most = even_limit([len(part) for part in pieces[1::2]], self._room(prompt, pieces))
-        ids = itertools.chain.from_iterable(part[:most] if number % 2 else part for number, part in enumerate(pieces))
-        return [*ids, *self._ends()]
-
-    def _pieces(self, prompt: Prompt) -> list[list[int]]:
-        """Tokens of the parts: by turns one that is kept and one that may be cut."""
-        bounds = [0, *(place for span in prompt.cuttable for place in span), len(prompt.input)]
-        texts = [prompt.input[start:end] for start, end in itertools.pairwise(bounds)]
-        return list(self.tokenizer(texts, add_special_tokens=False)["input_ids"])
-
-    def _ends(self) -> list[int]:
-        return [] if self.decoder_only else [self.tokenizer.eos_token_id]
-
-    def _room(self, prompt: Prompt, pieces: Sequence[Sequence[int]]) -> int:
-        """Tokens that are left for what may be cut, at least one for each part."""
-        kept = sum(map(len, pieces[::2])) + len(self._ends())
-        if self.max_tokens - kept < len(prompt.cuttable):
-            raise UserError(
-                f"Template {prompt.template!r} of {prompt.dataset} has {kept} tokens besides the texts that may be cut,"
-                f" which leaves nothing of them: max_tokens={self.max_tokens} is too small."
-            )
-        return self.max_tokens - kept
-
-    def _tokenized_choices(self, texts: Sequence[str]) -> list[list[int]]:
-        if not texts:
-            return []
-        if not self.decoder_only:
-            return list(self.tokenizer(texts)["input_ids"])
-        return list(self.tokenizer([" " + text for text in texts], add_special_tokens=False)["input_ids"])
-
-    def _choice(self, ids: list[int]) -> tuple[list[int], int]:
-        return _cut_before_end([*ids, self.tokenizer.eos_token_id] if self.decoder_only else ids, self.max_tokens)
-
-
-def collate(items: Sequence[Encoded], pad_id: int) -> Batch:
-    """Pads to the longest input, the most choices and the longest choice."""
-    choices = max(len(item.choice_ids) for item in items)
-    absent: list[list[int]] = [[]]
-    rows = [ids for item in items for ids in item.choice_ids + absent * (choices - len(item.choice_ids))]
-    choice_ids, choice_mask = _padded(rows, pad_id)
-    input_ids, input_mask = _padded([[*item.context_ids, *item.input_ids] for item in items], pad_id)
-    return Batch(
-        input_ids=input_ids,
-        input_mask=input_mask,
-        choice_ids=choice_ids.view(len(items), choices, -1),
-        choice_mask=choice_mask.view(len(items), choices, -1),
-        label=torch.tensor([item.label for item in items]),
-    )
-
-
-def _padded(rows: Sequence[Sequence[int]], pad_id: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Token ids `[R, W]` and which of them are no padding."""
-    length_R = np.fromiter(map(len, rows), np.int64, len(rows))
-    mask_RW = np.arange(length_R.max()) < length_R[:, None]
-    ids_RW = np.full(mask_RW.shape, pad_id, np.int64)
-    ids_RW[mask_RW] = np.fromiter(itertools.chain.from_iterable(rows), np.int64, length_R.sum())
-    return torch.from_numpy(ids_RW), torch.from_numpy(mask_RW)
-
-
-class DrawnPrompts(Dataset[Encoded]):
+class DrawnPrompts(Dataset[TokenizedPrompt]):
     """Item (step, row) is the row in the wording drawn for that step."""
 
-    def __init__(self, prompts: Sequence[Sequence[Prompt]], encoder: Encoder, seed: int) -> None:
-        self.prompts, self.encoder, self.seed = prompts, encoder, seed
-        self._kept: dict[Key, Encoded] = {}
-        self._encoded: dict[Prompt, Encoded] = {}
+    def __init__(self, prompts: Sequence[Sequence[Prompt]], prompt_tokenizer: PromptTokenizer, seed: int) -> None:
+        self.prompts, self.prompt_tokenizer, self.seed = prompts, prompt_tokenizer, seed
+        self._kept: dict[Key, TokenizedPrompt] = {}
+        self._encoded: dict[Prompt, TokenizedPrompt] = {}
 
-    def __getitems__(self, keys: list[Key]) -> list[Encoded]:
+    def __getitems__(self, keys: list[Key]) -> list[TokenizedPrompt]:
         """What DataLoader asks for where it is there: a batch at once."""
         if all(key in self._kept for key in keys):
             return [self._kept.pop(key) for key in keys]
         return self._encode(keys)
 
-    def __getitem__(self, key: Key) -> Encoded:
+    def __getitem__(self, key: Key) -> TokenizedPrompt:
         return self._kept.pop(key, None) or self._encode([key])[0]
 
     def lengths(self, keys: Sequence[Key]) -> list[tuple[int, int]]:
@@ -203,11 +44,11 @@ class DrawnPrompts(Dataset[Encoded]):
         self._kept = dict(zip(keys, self._encode(keys), strict=True))
         return [(len(item.input_ids), max(map(len, item.choice_ids))) for item in self._kept.values()]
 
-    def _encode(self, keys: Sequence[Key]) -> list[Encoded]:
+    def _encode(self, keys: Sequence[Key]) -> list[TokenizedPrompt]:
         """Few-shot sets come round again and again: their prompts are tokenised once."""
         drawn = [random.Random(f"{self.seed}/{step}/{row}").choice(self.prompts[row]) for step, row in keys]
         new = [prompt for prompt in dict.fromkeys(drawn) if prompt not in self._encoded]
-        made = dict(zip(new, self.encoder.all(new), strict=True)) if new else {}
+        made = dict(zip(new, self.prompt_tokenizer.all(new), strict=True)) if new else {}
         if len(self.prompts) <= FEW:
             self._encoded.update(made)
         return [made.get(prompt) or self._encoded[prompt] for prompt in drawn]
@@ -243,11 +84,11 @@ class StepSampler(Sampler[list[Key]]):
         for step in range(self.start, self.steps):
             first = step - step % self.window
             if self.lengths is None or self.window == 1:
-                yield share(self.keys(step), self.piece)
+                yield split_between_processes(self.keys(step), self.piece)
                 continue
             if first != sorted_from:
                 batches, sorted_from = self._sorted(first), first
-            yield share(batches[step - first], self.piece)
+            yield split_between_processes(batches[step - first], self.piece)
 
     def keys(self, step: int) -> list[Key]:
         epoch, batch = divmod(step, self.steps_per_epoch)
@@ -279,7 +120,7 @@ class FewShotData(pl.LightningDataModule):
     def __init__(
         self,
         prompts: Sequence[Sequence[Prompt]],
-        encoder: Encoder,
+        prompt_tokenizer: PromptTokenizer,
         batch_size: int,
         steps: int,
         seed: int,
@@ -288,20 +129,20 @@ class FewShotData(pl.LightningDataModule):
         piece: int = 1,
     ) -> None:
         super().__init__()
-        self.dataset = DrawnPrompts(prompts, encoder, seed)
+        self.dataset = DrawnPrompts(prompts, prompt_tokenizer, seed)
         self.order = StepSampler(
             len(prompts), batch_size, steps, seed, window=length_window, lengths=self.dataset.lengths, piece=piece
         )
         self.workers = workers
 
-    def train_dataloader(self) -> DataLoader[Encoded]:
+    def train_dataloader(self) -> DataLoader[TokenizedPrompt]:
         assert self.trainer is not None
         self.order.start = self.trainer.global_step
         return DataLoader(
             self.dataset,
             batch_sampler=self.order,
             num_workers=self.workers,
-            collate_fn=_Collate(self.dataset.encoder.pad_id),
+            collate_fn=_Collate(self.dataset.prompt_tokenizer.pad_id),
         )
 
 
@@ -309,20 +150,5 @@ class FewShotData(pl.LightningDataModule):
 class _Collate:  # a class and not a closure: worker processes must be able to pickle it
     pad_id: int
 
-    def __call__(self, items: Sequence[Encoded]) -> Batch:
+    def __call__(self, items: Sequence[TokenizedPrompt]) -> Batch:
         return collate(items, self.pad_id)
-
-
-def even_limit(lengths: Sequence[int], room: int) -> int:
-    """The most that each may have so that all together have at most `room`; what is shorter leaves its share over."""
-    for position, length in enumerate(rising := sorted(lengths)):
-        share = room // (len(rising) - position)
-        if share < length:
-            return share
-        room -= length
-    return max(rising, default=0)
-
-
-def _cut_before_end(ids: list[int], max_tokens: int) -> tuple[list[int], int]:
-    cut = len(ids) - max_tokens
-    return (ids, 0) if cut <= 0 else ([*ids[: max_tokens - 1], ids[-1]], cut)

@@ -26,7 +26,7 @@ BOM = b"\xef\xbb\xbf"
 
 
 @dataclass(frozen=True)
-class Place:
+class StreamPosition:
     """How far reading has come: rows, lines, and bytes of the file (of Parquet, rows)."""
 
     row: int = 0
@@ -38,7 +38,7 @@ class Place:
 class Streamed:
     """A row and the place behind it; with `problem`, why it cannot be used, `row` None, and `text`, as it stands."""
 
-    place: Place
+    place: StreamPosition
     row: Row | None
     problem: str | None = None
     text: str = ""
@@ -51,7 +51,7 @@ class RowStream(ABC):
     columns: Sequence[str] | None = None
 
     @abstractmethod
-    def rows(self, start: Place) -> Iterator[Streamed]:
+    def rows(self, start: StreamPosition) -> Iterator[Streamed]:
         """The rows behind `start`; of standard input all that come, whatever `start` is."""
 
     @abstractmethod
@@ -93,11 +93,11 @@ class LineRows(RowStream):
         self.name = "standard input" if path == STANDARD else path
         self.size = None if path == STANDARD else Path(path).stat().st_size
         self._file: BinaryIO = sys.stdin.buffer if path == STANDARD else open(path, "rb")  # noqa: SIM115 (see close)
-        self._place = Place()
+        self._place = StreamPosition()
         self._taken: list[str] = []  # lines of the row that is being read
         self._bad_line = ""  # why one of them cannot be used
 
-    def rows(self, start: Place) -> Iterator[Streamed]:
+    def rows(self, start: StreamPosition) -> Iterator[Streamed]:
         if start.offset:
             self._file.seek(start.offset)
             self._place = start
@@ -116,7 +116,7 @@ class LineRows(RowStream):
 
     def _lines(self) -> Iterator[str]:
         while raw := self._file.readline(LINE_BYTES + 1):
-            self._place = Place(self._place.row, self._place.line + 1, self._place.offset + len(raw))
+            self._place = StreamPosition(self._place.row, self._place.line + 1, self._place.offset + len(raw))
             if len(raw) > LINE_BYTES:
                 raise UserError(
                     f"{self.name}, line {self._place.line} is longer than {LINE_BYTES:,} bytes: is it of the format"
@@ -141,7 +141,7 @@ class LineRows(RowStream):
 
     def _row(self, row: Row | None, problem: str | None = None) -> Streamed:
         """What the lines taken since `_begin` are."""
-        self._place = Place(self._place.row + 1, self._place.line, self._place.offset)
+        self._place = StreamPosition(self._place.row + 1, self._place.line, self._place.offset)
         problem, text = self._bad_line or problem, "".join(self._taken).rstrip("\r\n")
         self._begin()
         return Streamed(self._place, None if problem else row, problem, text if problem else "")
@@ -265,9 +265,9 @@ class ParquetRows(RowStream):
     def close(self) -> None:
         self._file.close()
 
-    def rows(self, start: Place) -> Iterator[Streamed]:
+    def rows(self, start: StreamPosition) -> Iterator[Streamed]:
         for number, row in enumerate(self._from(start.row), start=start.row + 1):
-            yield Streamed(Place(number, number, number), row)
+            yield Streamed(StreamPosition(number, number, number), row)
 
     def _from(self, skipped: int) -> Iterable[Row]:
         group = 0

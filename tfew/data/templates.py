@@ -15,7 +15,7 @@ from typing_extensions import TypedDict
 from tfew.data.labels import CHOICE_SEPARATOR
 from tfew.data.sandbox import RenderError, SafeTemplate, split_marks
 from tfew.errors import UserError, some, unknown
-from tfew.files.untrusted import as_declared
+from tfew.files.untrusted import validated
 from tfew.schema import Example, Prompt
 
 Rendered = tuple[str, str | None, list[str], tuple[tuple[int, int], ...]]
@@ -164,7 +164,7 @@ class _Prompt(TypedDict):
 
 def _inline(prompt: Mapping[str, Any]) -> InlineTemplate:
     try:
-        known = as_declared(prompt, _Prompt)
+        known = validated(prompt, _Prompt)
         if more := known.keys() - _Prompt.__annotations__:
             raise ValueError(f"it has {some(map(str, more))}, too")
         return InlineTemplate(**known)

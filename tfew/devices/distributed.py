@@ -18,7 +18,7 @@ BUCKET_NUMBERS = 2**25  # of gradients, in one message: 128 MB
 
 def rank() -> int:
     """This process's number, from 0; before the processes are connected, as the environment has it."""
-    if world() > 1:
+    if world_size() > 1:
         return int(_distributed().get_rank())
     place = {key: os.environ.get(key, "") for key in ("RANK", "LOCAL_RANK", "SLURM_STEP_ID", "SLURM_PROCID")}
     if place["RANK"].isdigit() and place["LOCAL_RANK"].isdigit():
@@ -26,89 +26,89 @@ def rank() -> int:
     return int(place["SLURM_PROCID"]) if place["SLURM_STEP_ID"] and place["SLURM_PROCID"].isdigit() else 0
 
 
-def world() -> int:
+def world_size() -> int:
     """How many processes are connected."""
     distributed = _distributed()
     connected = distributed is not None and distributed.is_available() and distributed.is_initialized()
     return int(distributed.get_world_size()) if connected else 1
 
 
-def on_this_machine() -> tuple[int, int]:
+def local_rank_and_size() -> tuple[int, int]:
     """This process's number among those on its machine, and how many these are."""
-    return (int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])) if world() > 1 else (0, 1)
+    return (int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])) if world_size() > 1 else (0, 1)
 
 
-def is_first() -> bool:
+def is_main_process() -> bool:
     return rank() == 0
 
 
-def follows() -> bool:
+def is_secondary_process() -> bool:
     """Whether this is one of several connected processes, and not the first: it writes nothing."""
-    return world() > 1 and not is_first()
+    return world_size() > 1 and not is_main_process()
 
 
-def shares(items: Sequence[T], processes: int, piece: int = 1) -> list[list[T]]:
+def deal_out(items: Sequence[T], processes: int, piece: int = 1) -> list[list[T]]:
     """The items dealt out like cards, `piece` consecutive ones at a time; those of each process stay in order."""
     pieces = [items[start : start + piece] for start in range(0, len(items), piece)]
     return [[item for dealt in pieces[first::processes] for item in dealt] for first in range(processes)]
 
 
-def share(items: Sequence[T], piece: int = 1) -> list[T]:
+def split_between_processes(items: Sequence[T], piece: int = 1) -> list[T]:
     """This process's part of them."""
-    return shares(items, world(), piece)[rank() if world() > 1 else 0]
+    return deal_out(items, world_size(), piece)[rank() if world_size() > 1 else 0]
 
 
-def gathered(mine: T) -> list[T]:
+def all_gather_objects(mine: T) -> list[T]:
     """What all processes have, by rank; it is pickled on the way."""
-    everyone: list[Any] = [mine] * world()
-    if world() > 1:
+    everyone: list[Any] = [mine] * world_size()
+    if world_size() > 1:
         _distributed().all_gather_object(everyone, mine)
     return everyone
 
 
-def from_first(mine: T) -> T:
+def broadcast_object(mine: T) -> T:
     """What the first process has; the others wait for it."""
     box = [mine]
-    if world() > 1:
+    if world_size() > 1:
         _distributed().broadcast_object_list(box, src=0)
     return box[0]
 
 
-def wait_for_all() -> None:
-    gathered(None)
+def barrier() -> None:
+    all_gather_objects(None)
 
 
-def numbers_of_all(mine: Sequence[int], device: Any) -> list[list[int]]:
-    """The same few whole numbers of every process, by rank; faster than `gathered`."""
-    if world() == 1:
+def all_gather_integers(mine: Sequence[int], device: Any) -> list[list[int]]:
+    """The same few whole numbers of every process, by rank; faster than `all_gather_objects`."""
+    if world_size() == 1:
         return [list(mine)]
     import torch
 
     row = torch.tensor(mine, device=device)
-    rows = [torch.empty_like(row) for _ in range(world())]
+    rows = [torch.empty_like(row) for _ in range(world_size())]
     _distributed().all_gather(rows, row)
     table: list[list[int]] = torch.stack(rows).tolist()
     return table
 
 
-def add_up(tensor: "Tensor") -> None:
+def all_reduce(tensor: "Tensor") -> None:
     """Makes it the sum over all processes, in place, the same everywhere to the last bit."""
-    if world() > 1:
+    if world_size() > 1:
         _distributed().all_reduce(tensor)
 
 
-def add_up_gradients(parameters: Iterable["nn.Parameter"]) -> None:
+def all_reduce_gradients(parameters: Iterable["nn.Parameter"]) -> None:
     """Makes each gradient the sum over all processes, added in float32.
 
     A parameter that had no part in any process's examples is left without a gradient, as in a run of one process.
     """
-    if world() == 1:
+    if world_size() == 1:
         return
     import torch
 
     parameters = list(parameters)
     has = torch.tensor([p.grad is not None for p in parameters], dtype=torch.int32, device=parameters[0].device)
-    add_up(has)
+    all_reduce(has)
     gradients = []
     for parameter, anywhere in zip(parameters, has.tolist(), strict=True):
         if anywhere and parameter.grad is None:
@@ -117,15 +117,15 @@ def add_up_gradients(parameters: Iterable["nn.Parameter"]) -> None:
             gradients.append(parameter.grad)
     for bucket in _buckets(gradients):
         line = torch.cat([gradient.flatten().float() for gradient in bucket])
-        add_up(line)
+        all_reduce(line)
         parts = line.split([gradient.numel() for gradient in bucket])
         for gradient, part in zip(bucket, parts, strict=True):
             gradient.copy_(part.view_as(gradient))
 
 
-def take_from_first(parameters: Iterable["nn.Parameter"]) -> None:
+def broadcast_parameters(parameters: Iterable["nn.Parameter"]) -> None:
     """Gives the first process's values to all, so that no difference between machines lives on in them."""
-    if world() > 1:
+    if world_size() > 1:
         for parameter in parameters:
             _distributed().broadcast(parameter.data, src=0)
 

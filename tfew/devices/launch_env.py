@@ -9,13 +9,13 @@ PARENT = "TFEW_STARTED_BY"  # in the environment of processes that a command sta
 
 
 @dataclass(frozen=True)
-class Place:
-    """One process among all of the run (`rank` of `world`) and among those on its machine; where the first listens."""
+class LaunchEnv:
+    """One process of a run, `rank` of `world_size`, and among those on its machine; where the first listens."""
 
     rank: int
-    world: int
+    world_size: int
     local_rank: int
-    local_world: int
+    local_world_size: int
     address: str
     port: int
     starter: str  # who started it, for messages
@@ -24,23 +24,23 @@ class Place:
         """As torchrun says it, which torch and Lightning read."""
         return {
             "RANK": str(self.rank),
-            "WORLD_SIZE": str(self.world),
+            "WORLD_SIZE": str(self.world_size),
             "LOCAL_RANK": str(self.local_rank),
-            "LOCAL_WORLD_SIZE": str(self.local_world),
-            "GROUP_RANK": str(self.rank // self.local_world),
+            "LOCAL_WORLD_SIZE": str(self.local_world_size),
+            "GROUP_RANK": str(self.rank // self.local_world_size),
             "MASTER_ADDR": self.address,
             "MASTER_PORT": str(self.port),
         }
 
 
-def place_in(environment: Mapping[str, str]) -> Place | None:
+def read_launch_env(environment: Mapping[str, str]) -> LaunchEnv | None:
     """The place that torchrun, srun or a command of this project gave this process; None where nobody did.
 
     Raises UserError where Slurm gave several nodes and `srun` was not used, or spread the tasks unevenly.
     """
     if all(environment.get(key, "").isdigit() for key in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT")):
         processes = int(environment["WORLD_SIZE"])
-        return Place(
+        return LaunchEnv(
             int(environment["RANK"]),
             processes,
             int(environment["LOCAL_RANK"]),
@@ -58,7 +58,7 @@ def place_in(environment: Mapping[str, str]) -> Place | None:
         return None
     if tasks % nodes:
         raise UserError(f"Slurm spread {tasks} tasks over {nodes} nodes unevenly: use --ntasks-per-node.")
-    return Place(
+    return LaunchEnv(
         int(environment["SLURM_PROCID"]),
         tasks,
         int(environment["SLURM_LOCALID"]),

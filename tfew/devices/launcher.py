@@ -22,8 +22,8 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from tfew.bounds import PROCESS_WAIT
-from tfew.devices.distributed import rank, world
-from tfew.devices.launch_env import PARENT, Place, place_in
+from tfew.devices.distributed import rank, world_size
+from tfew.devices.launch_env import PARENT, LaunchEnv, read_launch_env
 from tfew.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -41,7 +41,7 @@ def processes(config: DictConfig, command: str) -> Iterator[None]:
     `command` is the module with the function of that name that the others are to call with these settings, in which
     the number of devices is then set.
     """
-    place = place_in(os.environ)
+    place = read_launch_env(os.environ)
     number = how_many(config, place)
     check(config, command, number)
     config.trainer.devices = number  # for the record
@@ -55,7 +55,7 @@ def processes(config: DictConfig, command: str) -> Iterator[None]:
     try:
         if place is None:
             store = torch.distributed.TCPStore("127.0.0.1", 0, number, is_master=True, wait_for_workers=False)
-            place = Place(0, number, 0, number, "127.0.0.1", store.port, "this command")
+            place = LaunchEnv(0, number, 0, number, "127.0.0.1", store.port, "this command")
             others = _Others(config, command, place)
         _connect(config, place, store)
         _say(config, place)
@@ -83,21 +83,21 @@ def processes(config: DictConfig, command: str) -> Iterator[None]:
         torch.set_num_threads(outer[2])
 
 
-def how_many(config: DictConfig, place: Place | None) -> int:
+def how_many(config: DictConfig, place: LaunchEnv | None) -> int:
     """Processes of this run; raises UserError where what was asked for is not what was started, or is not here."""
     wanted, gpus = config.trainer.devices, torch.cuda.device_count() if config.trainer.accelerator != "cpu" else 0
     if place is not None:
-        if wanted not in ("auto", place.world):
+        if wanted not in ("auto", place.world_size):
             raise UserError(
-                f"{place.starter} started {place.world} processes, but trainer.devices={wanted}: say trainer=ddp"
-                f" or trainer.devices={place.world}."
+                f"{place.starter} started {place.world_size} processes, but trainer.devices={wanted}: say trainer=ddp"
+                f" or trainer.devices={place.world_size}."
             )
-        if 0 < gpus < place.local_world:
+        if 0 < gpus < place.local_world_size:
             raise UserError(
-                f"There are {place.local_world} processes on this machine, and each sees {gpus} of its GPUs: let all"
-                " see all (in Slurm --gpus-per-node, without --gpus-per-task)."
+                f"There are {place.local_world_size} processes on this machine, and each sees {gpus} of its GPUs: let"
+                " all see all (in Slurm --gpus-per-node, without --gpus-per-task)."
             )
-        return place.world
+        return place.world_size
     if wanted != "auto":
         if 0 < gpus < wanted:
             raise UserError(f"trainer.devices={wanted}, but there are {gpus} GPUs here.")
@@ -143,9 +143,9 @@ def _check_deepspeed(command: str, number: int) -> None:
         raise UserError("trainer=deepspeed_3 is for training on several devices; elsewhere use another trainer=.")
 
 
-def _say(config: DictConfig, place: Place) -> None:
-    machines = place.world // place.local_world
-    log.info(f"{place.world} devices share the work{'' if machines == 1 else f', on {machines} machines'}.")
+def _say(config: DictConfig, place: LaunchEnv) -> None:
+    machines = place.world_size // place.local_world_size
+    log.info(f"{place.world_size} devices share the work{'' if machines == 1 else f', on {machines} machines'}.")
     if config.trainer.strategy == "deepspeed_3" and config.optimizer._target_.endswith("Adafactor"):
         log.info(
             "Note: with trainer=deepspeed_3 Adafactor sees flat parts of what is trained, so its numbers are not those"
@@ -153,19 +153,19 @@ def _say(config: DictConfig, place: Place) -> None:
         )
 
 
-def _connect(config: DictConfig, place: Place, store: Any) -> None:
+def _connect(config: DictConfig, place: LaunchEnv, store: Any) -> None:
     os.environ.update(place.environment())
     gpu = config.trainer.accelerator != "cpu" and torch.cuda.is_available()
     if gpu:
         torch.cuda.set_device(place.local_rank)
     elif "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // place.local_world))
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // place.local_world_size))
     if store is None and PARENT in os.environ:
-        store = torch.distributed.TCPStore(place.address, place.port, place.world, is_master=False)
+        store = torch.distributed.TCPStore(place.address, place.port, place.world_size, is_master=False)
     torch.distributed.init_process_group(
         "nccl" if gpu else "gloo",
         rank=place.rank,
-        world_size=place.world,
+        world_size=place.world_size,
         store=store,
         timeout=PROCESS_WAIT,
         device_id=torch.device("cuda", place.local_rank) if gpu else None,
@@ -174,7 +174,7 @@ def _connect(config: DictConfig, place: Place, store: Any) -> None:
 
 def _disconnect(in_order: bool) -> None:
     """Where processes are gone, nccl would wait for them: it ends with this process."""
-    if world() > 1 and (in_order or torch.distributed.get_backend() == "gloo"):
+    if world_size() > 1 and (in_order or torch.distributed.get_backend() == "gloo"):
         torch.distributed.destroy_process_group()
 
 
@@ -190,11 +190,13 @@ def _ended(who: str, how: str = "") -> str:
 class _Others:
     """The other processes on this machine, started with the same settings, and watched."""
 
-    def __init__(self, config: DictConfig, command: str, first: Place) -> None:
+    def __init__(self, config: DictConfig, command: str, first: LaunchEnv) -> None:
         settings = OmegaConf.to_yaml(config, resolve=True).encode()
         self._started = []
-        for number in range(1, first.world):
-            place = Place(number, first.world, number, first.world, first.address, first.port, first.starter)
+        for number in range(1, first.world_size):
+            place = LaunchEnv(
+                number, first.world_size, number, first.world_size, first.address, first.port, first.starter
+            )
             environment = {
                 **os.environ,
                 **place.environment(),

@@ -16,7 +16,7 @@ from torch import nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 
-from tfew.devices.distributed import world
+from tfew.devices.distributed import world_size
 from tfew.errors import UserError
 
 # nothing here or in transformers' blocks changes a block's output in place
@@ -41,7 +41,7 @@ def shard(model: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
             " trainer=ddp, or trainer=deepspeed_3."
         )
     warnings.filterwarnings("ignore", message=VIEW_NOTE)
-    mesh = init_device_mesh(device.type, (world(),))
+    mesh = init_device_mesh(device.type, (world_size(),))
     for _, block in found:
         whole = {parameter for parameter in block.parameters() if parameter.requires_grad}
         for weight in _matrices(block):

@@ -25,7 +25,7 @@ def partition(model: nn.Module, dtype: torch.dtype) -> None:
         deepspeed.zero.Init(module=nn.ParameterList(own), config_dict_or_path=ZERO_3)
 
 
-def gathered(parameters: Sequence[nn.Parameter]) -> AbstractContextManager[Any]:
+def gather_parameters(parameters: Sequence[nn.Parameter]) -> AbstractContextManager[Any]:
     """A context in which these parameters are whole, on every process; all must enter it."""
     import deepspeed
 

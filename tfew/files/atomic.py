@@ -4,7 +4,7 @@ import os
 import secrets
 from pathlib import Path
 
-from tfew.devices.distributed import follows
+from tfew.devices.distributed import is_secondary_process
 from tfew.errors import UserError
 
 
@@ -17,7 +17,7 @@ def write_bytes_atomically(path: Path, data: bytes) -> None:
 
     Of several processes that share a run the first writes it, and the others go on as if they had.
     """
-    if follows():
+    if is_secondary_process():
         return
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

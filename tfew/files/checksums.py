@@ -21,13 +21,13 @@ def file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def sealed(fields: Mapping[str, Any]) -> str:
+def to_checked_json(fields: Mapping[str, Any]) -> str:
     """A JSON object of these fields, and last the checksum of all others."""
     plain = json.loads(json.dumps(fields))
     return json.dumps({**plain, SEAL: _checksum(plain)}, indent=1, ensure_ascii=False) + "\n"
 
 
-def unsealed(text: str) -> dict[str, Any]:
+def from_checked_json(text: str) -> dict[str, Any]:
     """What was sealed; a JSON object without a seal, as older versions wrote them, is taken as it is.
 
     Raises ValueError where it is no JSON object, or not the one that was sealed.

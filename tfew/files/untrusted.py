@@ -45,7 +45,7 @@ def check_archive(path: Path) -> None:
             raise ValueError(f"it would unpack to {unpacked:,} bytes")
 
 
-def as_declared(found: T, kind: Any = None) -> T:
+def validated(found: T, kind: Any = None) -> T:
     """`found`, a data class whose fields have the declared types; ValueError says which has not.
 
     `kind`: a TypedDict that a plain `found` is to agree with; other keys than it names are not looked at.

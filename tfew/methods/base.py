@@ -1,6 +1,6 @@
 """What a method is: one edit of the model, after which nobody needs to know which method it was.
 
-The life of a method in a training run: `check_optimizer`, `attach`, `initialise`, `calibrate`, training of whatever
+The life of a method in a training run: `check_optimizer`, `attach`, `initialise`, `compute_mask`, training of whatever
 was left trainable, `stored` to save. To use a saved adapter: `attach`, `restore`. To count: `attach` on a model
 without memory (device "meta"), then the counts. To leave the project: `attach`, `restore`, then `merge` or one of the
 `to_...`; to come back: `from_...`. Only `attach` must be written; the rest have the usual answer.
@@ -29,7 +29,7 @@ class Method(ABC):
     # whether weights of the base model itself are trained: bfloat16 is too coarse to move them by small steps, so on a
     # GPU the base is then float32 under autocast, as everything is in the official code
     trains_base = False
-    calibrates = False  # whether `calibrate` wants to be called: it costs a pass over the training examples
+    needs_mask = False  # whether `compute_mask` wants to be called: it costs a pass over the training examples
     merges = True  # whether `merge` leaves a plain model
     may_be_zero: ClassVar[tuple[str, ...]] = ()  # whole-number arguments that may be 0; all others are at least 1
 
@@ -39,15 +39,15 @@ class Method(ABC):
     def initialise(self, model: nn.Module, tokenizer: Any) -> None:
         """Starting values that need the tokenizer; not called where a saved adapter is restored."""
 
-    def calibrate(self, model: nn.Module, losses: Iterable[Tensor]) -> None:
+    def compute_mask(self, model: nn.Module, losses: Iterable[Tensor]) -> None:
         """Called once before training; `losses` yields the training loss of each single training example."""
 
-    def calibrated(self) -> dict[str, Tensor]:
-        """What `calibrate` found, for a run that is continued: it must not be found anew."""
+    def mask_tensors(self) -> dict[str, Tensor]:
+        """What `compute_mask` found, for a run that is continued: it must not be found anew."""
         return {}
 
-    def recall(self, model: nn.Module, found: Mapping[str, Tensor]) -> None:
-        """In place of `calibrate`, with what `calibrated` gave."""
+    def load_mask(self, model: nn.Module, found: Mapping[str, Tensor]) -> None:
+        """In place of `compute_mask`, with what `mask_tensors` gave."""
 
     def stored(self, model: nn.Module) -> dict[str, Tensor]:
         """What is saved: enough to `restore` the trained function on the same base model."""

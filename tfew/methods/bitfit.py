@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from tfew.methods.base import Method
-from tfew.methods.surgery import features, graft, require_linears, train_layer_norms
+from tfew.methods.surgery import features, require_linears, swap_class, train_layer_norms
 
 
 class Biased(nn.Module):
@@ -48,4 +48,4 @@ def _train_bias(layer: Any) -> None:
         return
     zeros = torch.zeros(features(layer)[1], dtype=torch.float32, device=layer.weight.device)
     layer.added_bias = nn.Parameter(zeros)
-    graft(layer, Biased)
+    swap_class(layer, Biased)

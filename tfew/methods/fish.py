@@ -6,8 +6,8 @@ by zeroing their gradients (official `src/models/fishmask.py`). That holds only 
 with zero gradients alone: weight decay does not.
 
 Saved are the positions and values of the k entries. Values keep the base's dtype: the base itself is trained.
-The mask lies in hooks on the parameters, and torch drops those from a deep copy: copy a model before `calibrate`. One
-object of this class serves one model, the last that it was attached to.
+The mask lies in hooks on the parameters, and torch drops those from a deep copy: copy a model before
+`compute_mask`. One object of this class serves one model, the last that it was attached to.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -30,13 +30,13 @@ class FISH(Method):
     """`keep` is the fraction of all parameters that is trained."""
 
     trains_base = True
-    calibrates = True
+    needs_mask = True
 
     def __init__(self, keep: float) -> None:
         if not 0 < keep <= 1:
             raise UserError(f"method.keep={keep} is not a fraction between 0 and 1.")
         self.keep = keep
-        self.kept: dict[str, Tensor] = {}  # by parameter: flat positions, ascending; empty before `calibrate`
+        self.kept: dict[str, Tensor] = {}  # by parameter: flat positions, ascending; empty before `compute_mask`
         self._handles: list[RemovableHandle] = []
 
     def check_optimizer(self, optimizer: Mapping[str, Any]) -> None:
@@ -53,15 +53,15 @@ class FISH(Method):
         self.kept = {}
         model.requires_grad_(True)
 
-    def calibrate(self, model: nn.Module, losses: Iterable[Tensor]) -> None:
+    def compute_mask(self, model: nn.Module, losses: Iterable[Tensor]) -> None:
         """Chooses the entries. Where a saved adapter was restored, its entries stay: the file must hold all of them."""
         if not self.kept:
             self._hold(model, top_positions(fisher_scores(model, losses), self._k(model)))
 
-    def calibrated(self) -> dict[str, Tensor]:
+    def mask_tensors(self) -> dict[str, Tensor]:
         return self.kept
 
-    def recall(self, model: nn.Module, found: Mapping[str, Tensor]) -> None:
+    def load_mask(self, model: nn.Module, found: Mapping[str, Tensor]) -> None:
         device = next(model.parameters()).device
         self._hold(model, {name: positions.to(device) for name, positions in found.items()})
 

@@ -17,9 +17,9 @@ from torch import Tensor, nn
 
 from tfew.errors import UserError, some, unknown
 from tfew.methods.base import Method, check_fit
-from tfew.methods.merging import scale_inputs, scale_outputs, ungraft
+from tfew.methods.merging import restore_class, scale_inputs, scale_outputs
 from tfew.methods.peft_format import PREFIX, PeftAdapter, common_config, is_transposed, target_names
-from tfew.methods.surgery import LINEAR, features, find_linears, graft, no_match, sibling_names
+from tfew.methods.surgery import LINEAR, features, find_linears, no_match, sibling_names, swap_class
 from tfew.methods.task_bank import Scaler, Scaling
 
 FUSED_LAYOUTS = ("thirds", "per_head")
@@ -40,9 +40,9 @@ class OutputScaled(nn.Module):
         """The factor of every output `[outputs]`."""
         return self.ia3
 
-    def ia3_fold(self) -> None:
+    def merge_ia3(self) -> None:
         scale_outputs(self, self.ia3_vector())
-        ungraft(self, "ia3")
+        restore_class(self, "ia3")
 
 
 class PartlyOutputScaled(OutputScaled):
@@ -53,9 +53,9 @@ class PartlyOutputScaled(OutputScaled):
     def ia3_vector(self) -> Tensor:
         return _with_ones(self.ia3, self.ia3_positions, features(self)[1])
 
-    def ia3_fold(self) -> None:
+    def merge_ia3(self) -> None:
         scale_outputs(self, self.ia3_vector())
-        ungraft(self, "ia3", "ia3_positions")
+        restore_class(self, "ia3", "ia3_positions")
 
 
 class InputScaled(nn.Module):
@@ -70,9 +70,9 @@ class InputScaled(nn.Module):
         """The factor of every input `[inputs]`."""
         return self.ia3
 
-    def ia3_fold(self) -> None:
+    def merge_ia3(self) -> None:
         scale_inputs(self, self.ia3)
-        ungraft(self, "ia3")
+        restore_class(self, "ia3")
 
 
 class IA3(Method):
@@ -106,7 +106,7 @@ class IA3(Method):
         for name, kind in self._places(model).items():
             layer = model.get_submodule(name)
             layer.ia3 = nn.Parameter(neutral[f"{name}.ia3"])
-            graft(layer, kind)
+            swap_class(layer, kind)
             if kind is PartlyOutputScaled:
                 positions = self._keys_and_values(model, name)
                 layer.register_buffer("ia3_positions", positions.to(layer.ia3.device), persistent=False)
@@ -138,7 +138,7 @@ class IA3(Method):
         layer: Any
         for name in self._places(model):
             layer = model.get_submodule(name)
-            layer.ia3_fold()
+            layer.merge_ia3()
 
     def to_peft(self, model: nn.Module) -> PeftAdapter:
         slots = self._peft_slots(model)

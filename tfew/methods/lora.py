@@ -14,9 +14,9 @@ from torch.nn.functional import linear
 
 from tfew.errors import UserError
 from tfew.methods.base import Method, adapter_parameters
-from tfew.methods.merging import add_to_weight, ungraft
+from tfew.methods.merging import add_to_weight, restore_class
 from tfew.methods.peft_format import PREFIX, PeftAdapter, common_config, is_transposed, number, target_names
-from tfew.methods.surgery import features, find_linears, graft, require_linears, train_layer_norms
+from tfew.methods.surgery import features, find_linears, require_linears, swap_class, train_layer_norms
 
 PEFT_NAMES = {"lora_a": "lora_A.weight", "lora_b": "lora_B.weight"}
 # settings of peft's LoRA that make another function than W + scale BA with one rank and one scale for all layers
@@ -67,7 +67,7 @@ class LoRA(Method):
             options: dict[str, Any] = {"dtype": torch.float32, "device": layer.weight.device}
             layer.lora_a = nn.Parameter(self.init_scale * torch.randn(self.rank, inputs, **options))
             layer.lora_b = nn.Parameter(torch.zeros(outputs, self.rank, **options))
-            graft(layer, LowRank)
+            swap_class(layer, LowRank)
         if self.layer_norms:
             train_layer_norms(model)
 
@@ -77,7 +77,7 @@ class LoRA(Method):
         layer: Any
         for layer in map(model.get_submodule, find_linears(model, self.layers)):
             add_to_weight(layer, layer.lora_update())
-            ungraft(layer, *PEFT_NAMES)
+            restore_class(layer, *PEFT_NAMES)
 
     def to_peft(self, model: nn.Module) -> PeftAdapter:
         """peft scales by lora_alpha / r: ours is alpha = 1. Layer norms are whole modules that it swaps."""

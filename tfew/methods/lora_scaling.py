@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from tfew.methods.base import Method
-from tfew.methods.merging import scale_inputs, scale_outputs, ungraft
-from tfew.methods.surgery import features, graft, require_linears
+from tfew.methods.merging import restore_class, scale_inputs, scale_outputs
+from tfew.methods.surgery import features, require_linears, swap_class
 from tfew.methods.task_bank import Scaler, Scaling
 
 
@@ -36,7 +36,7 @@ class LoRAScaling(Method):
         for name, layer in require_linears(model, self.layers, "method.layers").items():
             layer.scale_in = nn.Parameter(neutral[f"{name}.scale_in"])
             layer.scale_out = nn.Parameter(neutral[f"{name}.scale_out"])
-            graft(layer, BothScaled)
+            swap_class(layer, BothScaled)
 
     def neutral(self, model: nn.Module) -> dict[str, Tensor]:
         vectors = {}
@@ -53,4 +53,4 @@ class LoRAScaling(Method):
         for layer in require_linears(model, self.layers, "method.layers").values():
             scale_inputs(layer, layer.scale_in)
             scale_outputs(layer, layer.scale_out)
-            ungraft(layer, "scale_in", "scale_out")
+            restore_class(layer, "scale_in", "scale_out")

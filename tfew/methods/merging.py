@@ -36,7 +36,7 @@ def add_to_weight(layer: Any, update: Tensor) -> None:
     weight.copy_(weight.float() + (update.T if isinstance(layer, Conv1D) else update))
 
 
-def ungraft(layer: nn.Module, *names: str) -> None:
+def restore_class(layer: nn.Module, *names: str) -> None:
     """Undoes `surgery.graft`: the layer's own class again, without these parameters and buffers."""
     _, kind = type(layer).__bases__
     for name in names:

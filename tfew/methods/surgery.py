@@ -23,7 +23,7 @@ def features(layer: Any) -> tuple[int, int]:
     return (rows, columns) if isinstance(layer, Conv1D) else (columns, rows)
 
 
-def graft(layer: nn.Module, mixin: type) -> None:
+def swap_class(layer: nn.Module, mixin: type) -> None:
     """Makes the layer an instance of `mixin` on top of its own class: the mixin's forward may call super()'s."""
     kind = type(layer)
     layer.__class__ = type(f"{mixin.__name__}{kind.__name__}", (mixin, kind), {})

@@ -13,8 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tfew.methods.merging import ungraft
-from tfew.methods.surgery import features, graft
+from tfew.methods.merging import restore_class
+from tfew.methods.surgery import features, swap_class
 from tfew.scoring.routing import tasks_of_rows
 
 BARE = 0  # in a TaskBank the place of the model as it is
@@ -79,7 +79,7 @@ def scaled_by_task(model: nn.Module, name: str) -> Any:
     if not isinstance(layer, ScaledByTask):
         for side in SIDES:
             layer.register_buffer(side, None, persistent=False)
-        graft(layer, ScaledByTask)
+        swap_class(layer, ScaledByTask)
     return layer
 
 
@@ -87,7 +87,7 @@ def without_tasks(model: nn.Module) -> None:
     """The model as it was before any task's scalings."""
     for layer in model.modules():
         if isinstance(layer, ScaledByTask):
-            ungraft(layer, *SIDES)
+            restore_class(layer, *SIDES)
 
 
 class TaskBank:

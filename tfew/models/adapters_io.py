@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from tfew.errors import UserError
 from tfew.files.atomic import write_atomically, write_bytes_atomically
-from tfew.files.checksums import check_file, sealed, unsealed
+from tfew.files.checksums import check_file, from_checked_json, to_checked_json
 
 if TYPE_CHECKING:  # a description is read before anything heavy is imported
     from torch import Tensor
@@ -33,7 +33,7 @@ def save_adapter(
         "base": dict(base),
         WEIGHTS_SHA256: hashlib.sha256(data).hexdigest(),
     }
-    write_atomically(folder / CONFIG_FILE, sealed(description))
+    write_atomically(folder / CONFIG_FILE, to_checked_json(description))
     return len(data)
 
 
@@ -41,7 +41,7 @@ def adapter_description(folder: Path) -> dict[str, Any]:
     """What `save_adapter` wrote beside the weights: the method to attach before they can be loaded."""
     path = folder / CONFIG_FILE
     try:
-        description = unsealed(path.read_text(encoding="utf-8"))
+        description = from_checked_json(path.read_text(encoding="utf-8"))
         if description["format_version"] != FORMAT_VERSION or not {"method", "base"} <= description.keys():
             raise UserError(f"{path} has another format than this version's ({FORMAT_VERSION}).")
         return description
@@ -53,7 +53,7 @@ def adapter_description(folder: Path) -> dict[str, Any]:
 
 def save_temperature(folder: Path, calibration: Mapping[str, Any], norm: str) -> None:
     """What held-out predictions say of the adapter's probabilities; it holds for scores under this norm."""
-    write_atomically(folder / TEMPERATURE_FILE, sealed({"norm": norm, **calibration}))
+    write_atomically(folder / TEMPERATURE_FILE, to_checked_json({"norm": norm, **calibration}))
 
 
 def load_temperature(folder: Path, norm: str) -> float | None:
@@ -62,7 +62,7 @@ def load_temperature(folder: Path, norm: str) -> float | None:
     if not path.is_file():
         return None
     try:
-        saved = unsealed(path.read_text(encoding="utf-8"))
+        saved = from_checked_json(path.read_text(encoding="utf-8"))
         temperature = float(saved["temperature"])
         if not 0 < temperature < float("inf"):
             raise ValueError(f"temperature {temperature} is not above 0")

@@ -13,16 +13,17 @@ from hydra.utils import get_class
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
-from tfew.config import differences, is_known_checkpoint, model_name, resolved
-from tfew.data.loader import Encoder
-from tfew.devices.distributed import on_this_machine, world
+from tfew.config import resolved
+from tfew.data.tokenization import PromptTokenizer
+from tfew.devices.distributed import local_rank_and_size, world_size
 from tfew.devices.sharding import convert_what_stays, shard
 from tfew.errors import UserError
 from tfew.files.hub import hub_id
-from tfew.files.untrusted import as_declared
+from tfew.files.untrusted import validated
 from tfew.methods.base import Method, adapter_parameters, attach, check_fit
 from tfew.models.adapters_io import CONFIG_FILE, adapter_description, load_weights
 from tfew.models.backbone import is_encoder_decoder, load_model, load_tokenizer, random_model, shape_at, shape_of
+from tfew.runs.identity import differences, is_known_checkpoint, model_name
 
 log = logging.getLogger(__name__)
 
@@ -36,21 +37,25 @@ class Trainable:
 
     method: Method
     model: nn.Module
-    encoder: Encoder
+    prompt_tokenizer: PromptTokenizer
     base_parameters: int
 
 
-def build_trainable(config: DictConfig, encoder: Encoder | None = None) -> Trainable:
+def build_trainable(config: DictConfig, prompt_tokenizer: PromptTokenizer | None = None) -> Trainable:
     """With this encoder, where it was built already; raises UserError where model, method and settings do not fit."""
-    device, method, encoder = build_device(config), build_method(config), encoder or build_encoder(config)
-    model = build_backbone(config, encoder.tokenizer, device, method)
+    device, method, prompt_tokenizer = (
+        build_device(config),
+        build_method(config),
+        prompt_tokenizer or build_tokenizer(config),
+    )
+    model = build_backbone(config, prompt_tokenizer.tokenizer, device, method)
     base_parameters = sum(parameter.numel() for parameter in model.parameters())
-    attach_method(config, method, model, encoder.tokenizer)
-    share_out(config, model, device, method)
-    return Trainable(method, model, encoder, base_parameters)
+    attach_method(config, method, model, prompt_tokenizer.tokenizer)
+    shard_model(config, model, device, method)
+    return Trainable(method, model, prompt_tokenizer, base_parameters)
 
 
-def build_encoder(config: DictConfig, decoder_only: bool | None = None) -> Encoder:
+def build_tokenizer(config: DictConfig, decoder_only: bool | None = None) -> PromptTokenizer:
     """`model.tokenizer`, else the checkpoint's own, else bytes; for the kind of model that `model.path` is.
 
     `decoder_only`: where that is known already, None: the checkpoint is asked.
@@ -60,11 +65,11 @@ def build_encoder(config: DictConfig, decoder_only: bool | None = None) -> Encod
         decoder_only = path is not None and not is_encoder_decoder(path, config.model.revision, _trusted(config))
     path = config.model.tokenizer or config.model.path
     tokenizer = load_tokenizer(path, config.model.revision, decoder_only, _trusted(config))
-    return Encoder(tokenizer, config.max_tokens, decoder_only)
+    return PromptTokenizer(tokenizer, config.max_tokens, decoder_only)
 
 
 def build_backbone(config: DictConfig, tokenizer: Any, device: torch.device, method: Method | None = None) -> nn.Module:
-    """The frozen model on its device (but see `share_out`): a checkpoint, or random weights of the shape `model.arch`.
+    """The frozen model on its device (see `shard_model`): a checkpoint, or random weights of the shape `model.arch`.
 
     The method that will be attached (None: nothing is) has a say in the type of the weights.
     """
@@ -73,50 +78,50 @@ def build_backbone(config: DictConfig, tokenizer: Any, device: torch.device, met
     if config.model.path is None:
         model = random_model(resolved(config.model.arch), len(tokenizer)).to(dtype)
     else:
-        wanted = "auto" if shares_weights(config) else dtype
+        wanted = "auto" if shards_weights(config) else dtype
         model = load_model(config.model.path, config.model.revision, wanted, _trusted(config))
     rows = model.get_input_embeddings().weight.shape[0]  # type: ignore[operator]
     if len(tokenizer) > rows:
         raise UserError(f"The tokenizer has {len(tokenizer)} tokens, the model only {rows} embedding rows.")
     model.requires_grad_(False)
-    if shares_weights(config):  # what remains is done in `share_out`
+    if shards_weights(config):  # what remains is done in `shard_model`
         convert_what_stays(model, dtype)
         return model
     return model.to(device)
 
 
-def shares_weights(config: DictConfig) -> bool:
+def shards_weights(config: DictConfig) -> bool:
     """Whether each process holds a part of the weights, so that all go through the model together."""
-    return config.trainer.strategy in ("fsdp", "deepspeed_3") and world() > 1
+    return config.trainer.strategy in ("fsdp", "deepspeed_3") and world_size() > 1
 
 
-def partitions(config: DictConfig) -> bool:
+def uses_zero3(config: DictConfig) -> bool:
     """Whether what is trained lies in parts, too."""
-    return config.trainer.strategy == "deepspeed_3" and world() > 1
+    return config.trainer.strategy == "deepspeed_3" and world_size() > 1
 
 
-def share_out(config: DictConfig, model: nn.Module, device: torch.device, method: Method | None) -> None:
+def shard_model(config: DictConfig, model: nn.Module, device: torch.device, method: Method | None) -> None:
     """The last step of building where devices share the weights (`trainer=fsdp`, `deepspeed_3`): each gets its part."""
-    if shares_weights(config) and method is not None and method.calibrates:
+    if shards_weights(config) and method is not None and method.needs_mask:
         raise UserError(
             f"method={config.method.name} is calibrated by one device with the whole model, which trainer="
             f"{config.trainer.strategy} leaves to none: use trainer=ddp."
         )
-    if partitions(config):
+    if uses_zero3(config):
         from tfew.devices.zero import partition
 
         partition(model, weight_dtype(config, device, method))
-    elif shares_weights(config):
+    elif shards_weights(config):
         shard(model, device, weight_dtype(config, device, method))
 
 
-def whole_adapter(config: DictConfig, model: nn.Module) -> AbstractContextManager[Any]:
+def gathered_adapter(config: DictConfig, model: nn.Module) -> AbstractContextManager[Any]:
     """A context in which what is trained can be saved and counted, also where it lies in parts."""
-    if not partitions(config):
+    if not uses_zero3(config):
         return nullcontext()
-    from tfew.devices.zero import gathered
+    from tfew.devices.zero import gather_parameters
 
-    return gathered(list(adapter_parameters(model).values()))
+    return gather_parameters(list(adapter_parameters(model).values()))
 
 
 def build_shape(config: DictConfig, rows: int = 0) -> nn.Module:
@@ -225,7 +230,7 @@ def build_device(config: DictConfig) -> torch.device:
         raise UserError("trainer=gpu, but torch finds no GPU here; use trainer=cpu or trainer=auto.")
     if wanted == "cpu" or not torch.cuda.is_available():
         return torch.device("cpu")
-    return torch.device("cuda") if world() == 1 else torch.device("cuda", on_this_machine()[0])
+    return torch.device("cuda") if world_size() == 1 else torch.device("cuda", local_rank_and_size()[0])
 
 
 def memory_bytes(config: DictConfig) -> float | None:
@@ -276,7 +281,7 @@ def _check_arguments(kind: type[Method], arguments: Mapping[str, Any]) -> None:
         if not good[0]:
             raise UserError(f"method.{name}={value} is not {good[1]}.")
         try:
-            as_declared(value, hint)
+            validated(value, hint)
         except ValueError as error:
             raise UserError(f"method.{name}={value} is of another kind ({error}).") from error
 

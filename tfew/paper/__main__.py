@@ -16,9 +16,9 @@ from tfew.cli import command
 from tfew.errors import UserError, unknown
 from tfew.files.atomic import write_atomically, write_bytes_atomically
 from tfew.paper.figures import Figure, figure_csv, make_figure
+from tfew.paper.reference import specs
 from tfew.paper.render import as_csv, as_latex, as_markdown
 from tfew.paper.runs import load_runs
-from tfew.paper.specs import specs
 from tfew.paper.spread import COLUMNS, Spread, in_context_scores, spread_csv, spread_rows, spreads
 from tfew.paper.table import Table, make_table
 from tfew.runs.records import RunRecord

@@ -11,8 +11,7 @@ from statistics import mean, median
 
 from tfew.errors import unknown
 from tfew.paper.cells import Cell
-from tfew.paper.reference import AVERAGE, printed
-from tfew.paper.specs import specs
+from tfew.paper.reference import AVERAGE, printed, specs
 from tfew.paper.table import Table, make_table, runs_by_row
 from tfew.paper.table_1 import table_1
 from tfew.runs.records import RunRecord

@@ -11,7 +11,7 @@ from tqdm import tqdm
 from tfew.errors import UserError
 from tfew.paper.curves import Curve, median_curve
 from tfew.paper.figures import make_figure
-from tfew.paper.specs import specs
+from tfew.paper.reference import specs
 from tfew.paper.spread import Spread, scores_of, spreads
 from tfew.paper.svg import inline_svg
 from tfew.runs.records import RunRecord

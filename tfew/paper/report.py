@@ -19,9 +19,8 @@ from tfew.paper.answers import Answers
 from tfew.paper.curves import Curve, read_curve
 from tfew.paper.mistakes import confusions, hardest_rows
 from tfew.paper.overview import accuracy_grid, duration, facts, run_scores, template_grids
-from tfew.paper.reference import AVERAGE
+from tfew.paper.reference import AVERAGE, specs
 from tfew.paper.runs import Run
-from tfew.paper.specs import specs
 from tfew.paper.spread import COLUMNS, Spread, in_context_scores, spread_rows, spreads
 from tfew.paper.table import Table, make_table
 from tfew.paper.variants import variants

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from statistics import mean
 
 from tfew.paper.cells import median_and_iqr, order_seed, template_scores
-from tfew.paper.specs import specs
+from tfew.paper.reference import specs
 from tfew.paper.variants import variants
 from tfew.runs.records import RunRecord
 

@@ -6,8 +6,7 @@ from typing import Any
 
 from tfew.errors import unknown
 from tfew.paper.cells import ACCURACY, Cell, has_metric, make_average, make_cell, template_scores
-from tfew.paper.reference import AVERAGE
-from tfew.paper.specs import specs
+from tfew.paper.reference import AVERAGE, specs
 from tfew.paper.table_1 import table_1
 from tfew.runs.records import RunRecord
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from tfew.costs.formulas import in_context_tokens, inference_flops, token_bytes, training_flops
-from tfew.paper.specs import specs
+from tfew.paper.reference import specs
 
 FLOAT32_BYTES = 4
 UNITS = {"B": 1, "kB": 1e3, "MB": 1e6}

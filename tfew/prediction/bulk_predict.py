@@ -14,7 +14,7 @@ from typing import Any, TextIO
 
 from tqdm import tqdm
 
-from tfew.data.stream import Place, RowStream, Streamed
+from tfew.data.stream import RowStream, Streamed, StreamPosition
 from tfew.errors import UserError
 from tfew.files.partial_file import PartialFile
 from tfew.prediction.predictor import Predictor, Prepared
@@ -34,7 +34,7 @@ class Progress:
     Choices of rows' own are counted together, as OWN. `earlier`: rows of both kinds before this start.
     """
 
-    place: Place = field(default_factory=Place)
+    place: StreamPosition = field(default_factory=StreamPosition)
     labelled: int = 0
     bad: int = 0
     labels: dict[str, dict[str, int]] = field(default_factory=dict)
@@ -45,7 +45,7 @@ class Progress:
         if not state:
             return cls()
         labelled, bad = state["labelled"], state["bad"]
-        return cls(Place(**state["place"]), labelled, bad, state["labels"], labelled + bad)
+        return cls(StreamPosition(**state["place"]), labelled, bad, state["labels"], labelled + bad)
 
     @property
     def rows(self) -> int:
@@ -60,7 +60,7 @@ class Progress:
             counts[label] = counts.get(label, 0) + 1
 
 
-class Labelling:
+class BulkPrediction:
     """`name` of the input, for messages; `task_column`: says whose a row is, None: there is one task; `skip`: go on
     behind rows that cannot be labelled; `at_once`: rows may come slowly, so answer them batch by batch."""
 

@@ -10,13 +10,14 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from tfew.config import checked, differences, resolved
-from tfew.data.loader import Encoder
+from tfew.config import checked, resolved
+from tfew.data.tokenization import PromptTokenizer
 from tfew.errors import UserError
 from tfew.files.checksums import file_sha256
 from tfew.models.adapters_io import WEIGHTS_FILE, load_temperature
 from tfew.prediction.saved_run import with_run_settings
-from tfew.prediction.task_predictor import Labeller
+from tfew.prediction.task_predictor import TaskPredictor
+from tfew.runs.identity import differences
 from tfew.task import load_mixture_spec, load_spec, train_templates
 
 log = logging.getLogger(__name__)
@@ -32,8 +33,8 @@ PREDICTION_SETTINGS = (
 class LoadedTask:
     """`place`: the task's in the model's bank; None where the model has one task's adapter, or none."""
 
-    labeller: Labeller
-    encoder: Encoder
+    labeller: TaskPredictor
+    prompt_tokenizer: PromptTokenizer
     weights_sha256: str | None
     place: int | None = None
     # of the norm pmi: log-probabilities of choices after an empty input, kept as they were needed
@@ -47,13 +48,13 @@ class LoadedTask:
             "weights": self.weights_sha256,
             "norm": labeller.norm,
             "temperature": labeller.temperature,
-            "max_tokens": self.encoder.max_tokens,
+            "max_tokens": self.prompt_tokenizer.max_tokens,
             "data": hashlib.sha256(data.encode()).hexdigest()[:16],
         }
 
 
-def load_task(name: str, settings: DictConfig, folder: Path | None, encoder: Encoder) -> LoadedTask:
-    """`folder`: of the adapter, None for the bare model; `encoder`: of the model that it will run on."""
+def load_task(name: str, settings: DictConfig, folder: Path | None, prompt_tokenizer: PromptTokenizer) -> LoadedTask:
+    """`folder`: of the adapter, None for the bare model; `prompt_tokenizer`: of the model that it will run on."""
     if load_mixture_spec(settings) is not None:
         raise UserError(f"{settings.dataset.name} is a mixture of data sets: name one of them with dataset=.")
     if settings.score.method != "direct":
@@ -66,9 +67,9 @@ def load_task(name: str, settings: DictConfig, folder: Path | None, encoder: Enc
     templates = train_templates(settings, spec)
     if not templates:
         raise UserError(f"{spec.name} has no template that fits templates.use; try templates=all.")
-    labeller = Labeller(name, spec, templates, norm, 1.0 if temperature is None else temperature)
+    labeller = TaskPredictor(name, spec, templates, norm, 1.0 if temperature is None else temperature)
     weights = None if folder is None else file_sha256(folder / WEIGHTS_FILE)
-    return LoadedTask(labeller, replace(encoder, max_tokens=settings.max_tokens), weights)
+    return LoadedTask(labeller, replace(prompt_tokenizer, max_tokens=settings.max_tokens), weights)
 
 
 def settings_of(config: DictConfig, overrides: Sequence[str], folder: str | Path | None) -> DictConfig:

@@ -18,7 +18,7 @@ from omegaconf import DictConfig
 from torch import nn
 
 from tfew.config import compose, resolved
-from tfew.data.loader import Encoded, Encoder, collate
+from tfew.data.tokenization import PromptTokenizer, TokenizedPrompt, collate
 from tfew.errors import UserError, some
 from tfew.methods.base import Method, merge
 from tfew.methods.task_bank import TaskBank
@@ -27,13 +27,13 @@ from tfew.models.build import (
     attach_saved,
     build_backbone,
     build_device,
-    build_encoder,
+    build_tokenizer,
     memory_bytes,
     saved_method,
     uses_autocast,
 )
 from tfew.prediction.loaded_task import LoadedTask, check_same_model, load_task, settings_of
-from tfew.prediction.task_predictor import Labelled, Labeller, WrongTemplatesError
+from tfew.prediction.task_predictor import Labelled, TaskPredictor, WrongTemplatesError
 from tfew.ranking.rank_classification import rank_classify, unconditional_sums
 from tfew.schema import Batch, Prediction, Prompt
 from tfew.scoring.score import BoundedScorer, scoring_mode
@@ -47,18 +47,18 @@ class Prepared:
 
     task: str
     prompts: Sequence[Prompt]
-    encoded: Sequence[Encoded]
+    encoded: Sequence[TokenizedPrompt]
 
 
 class Predictor:
     """Made by `load`, or by `load_predictor` from a configuration."""
 
     def __init__(
-        self, config: DictConfig, overrides: Sequence[str], settings: DictConfig, model: nn.Module, encoder: Encoder,
-        method: Method | None, bank: TaskBank | None,
+        self, config: DictConfig, overrides: Sequence[str], settings: DictConfig, model: nn.Module,
+        prompt_tokenizer: PromptTokenizer, method: Method | None, bank: TaskBank | None,
     ) -> None:  # fmt: skip
         self._config, self._overrides, self._settings = config, tuple(overrides), settings
-        self._encoder, self._bank = encoder, bank
+        self._encoder, self._bank = prompt_tokenizer, bank
         self.model = model
         self.device = next(model.parameters()).device
         self.batch_size = int(settings.eval_batch_size)
@@ -91,7 +91,7 @@ class Predictor:
         return self.answer([row for row in prepared if isinstance(row, Prepared)])
 
     @property
-    def tasks(self) -> dict[str, Labeller]:
+    def tasks(self) -> dict[str, TaskPredictor]:
         return {name: task.labeller for name, task in self._tasks.items()}
 
     def add(self, name: str, folder: str | Path) -> None:
@@ -121,7 +121,7 @@ class Predictor:
 
     def prepare(self, rows: Sequence[tuple[int, str | None, Row]]) -> list[Prepared | UserError]:
         """(number from 1, task, row) each, ready for `answer`, or why it cannot be; nothing is computed yet."""
-        worded = [self._worded(number, task, row) for number, task, row in rows]
+        worded = [self._rendered_prompt(number, task, row) for number, task, row in rows]
         good = [prompts for prompts in worded if not isinstance(prompts, UserError)]
         try:
             encoded = iter(self._encoded(good))
@@ -173,7 +173,7 @@ class Predictor:
             raise UserError(f"The row {which}; here are: {some(self._tasks)}.")
         return self._tasks[name]
 
-    def _worded(self, number: int, task: str | None, row: Row) -> list[Prompt] | UserError:
+    def _rendered_prompt(self, number: int, task: str | None, row: Row) -> list[Prompt] | UserError:
         try:
             return self._known(task).labeller.prompts(number, row)
         except WrongTemplatesError:
@@ -186,7 +186,7 @@ class Predictor:
         of_task: dict[str, list[Prompt]] = {}
         for prompts in rows:
             of_task.setdefault(prompts[0].dataset, []).extend(prompts)
-        encoded = {name: iter(self._tasks[name].encoder.all(prompts)) for name, prompts in of_task.items()}
+        encoded = {name: iter(self._tasks[name].prompt_tokenizer.all(prompts)) for name, prompts in of_task.items()}
         return [
             Prepared(prompts[0].dataset, prompts, [next(encoded[prompts[0].dataset]) for _ in prompts])
             for prompts in rows
@@ -200,7 +200,7 @@ class Predictor:
         except UserError as error:
             return error
 
-    def _collated(self, items: Sequence[tuple[Prompt, Encoded]]) -> Batch:
+    def _collated(self, items: Sequence[tuple[Prompt, TokenizedPrompt]]) -> Batch:
         batch = collate([encoded for _, encoded in items], self._encoder.pad_id)
         return self._placed(batch, [prompt.dataset for prompt, _ in items])
 
@@ -216,10 +216,12 @@ class Predictor:
             choices = {choice for prompt in prompts if prompt.dataset == name for choice in prompt.choices}
             if new := sorted(choices - task.alone.keys()):
 
-                def collated(items: list[Encoded], name: str = name) -> Batch:
+                def collated(items: list[TokenizedPrompt], name: str = name) -> Batch:
                     return self._placed(collate(items, self._encoder.pad_id), [name] * len(items))
 
-                task.alone.update(unconditional_sums(self._score, task.encoder.all, collated, new, self.device))
+                task.alone.update(
+                    unconditional_sums(self._score, task.prompt_tokenizer.all, collated, new, self.device)
+                )
         return {name: task.alone for name, task in needed.items()}
 
     def _labelled(self, row: Prepared, predictions: Sequence[Prediction]) -> Labelled:
@@ -235,17 +237,17 @@ def load_predictor(
     settings = settings_of(config, overrides, config.adapter)
     folder = None if config.adapter is None else Path(str(config.adapter)).expanduser()
     method = None if folder is None else saved_method(folder, settings)[1]
-    encoder = build_encoder(settings)
-    model = build_backbone(settings, encoder.tokenizer, build_device(settings), method)
+    prompt_tokenizer = build_tokenizer(settings)
+    model = build_backbone(settings, prompt_tokenizer.tokenizer, build_device(settings), method)
     if folder is not None and method is not None:
         attach_saved(folder, method, model)
         if config.merge:
             merge(method, model)
     elif config.merge:
         raise UserError("merge=true folds an adapter into the model, and there is none: say adapter=.")
-    predictor = Predictor(config, overrides, settings, model, encoder, method, None)
+    predictor = Predictor(config, overrides, settings, model, prompt_tokenizer, method, None)
     name = str(settings.dataset.name)
-    predictor._tasks[name] = load_task(name, settings, folder, encoder)
+    predictor._tasks[name] = load_task(name, settings, folder, prompt_tokenizer)
     return predictor
 
 
@@ -255,9 +257,9 @@ def _load_many(config: DictConfig, overrides: Sequence[str], folders: Mapping[st
     if not folders:
         raise UserError("adapters= names no task.")
     settings = settings_of(config, overrides, next(iter(folders.values())))
-    encoder = build_encoder(settings)
-    model = build_backbone(settings, encoder.tokenizer, build_device(settings))
-    predictor = Predictor(config, overrides, settings, model, encoder, None, TaskBank(model))
+    prompt_tokenizer = build_tokenizer(settings)
+    model = build_backbone(settings, prompt_tokenizer.tokenizer, build_device(settings))
+    predictor = Predictor(config, overrides, settings, model, prompt_tokenizer, None, TaskBank(model))
     for name, folder in folders.items():
         predictor.add(name, folder)
     return predictor

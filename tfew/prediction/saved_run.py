@@ -6,9 +6,9 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 
 from tfew.cli import overridden
-from tfew.config import WEIGHT_HASHES
 from tfew.dataset_config import on_other_rows
 from tfew.errors import UserError
+from tfew.runs.identity import WEIGHT_HASHES
 from tfew.runs.run_folder import finished_settings
 
 # what the command line may say beside adapter=RUN: the rest was settled when it was trained

@@ -16,8 +16,8 @@ from tfew.data.dataset import DatasetSpec
 from tfew.data.labels import LabelRule
 from tfew.data.templates import Template
 from tfew.errors import UserError, some
-from tfew.ranking.calibration import probabilities
 from tfew.ranking.norms import rescored
+from tfew.ranking.temperature import probabilities
 from tfew.schema import Example, Prediction, Prompt
 
 log = logging.getLogger(__name__)
@@ -39,7 +39,7 @@ class WrongTemplatesError(UserError):
     """No row can be labelled, whatever it holds."""
 
 
-class Labeller:
+class TaskPredictor:
     """`norm` and `temperature`: how choices are scored, and how scores become probabilities."""
 
     def __init__(

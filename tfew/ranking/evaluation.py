@@ -14,13 +14,13 @@ from omegaconf import DictConfig
 from torch import nn
 from tqdm import tqdm
 
-from tfew.data.loader import Encoded, Encoder, collate
-from tfew.devices.distributed import gathered, is_first, share, shares, world
+from tfew.data.tokenization import PromptTokenizer, TokenizedPrompt, collate
+from tfew.devices.distributed import all_gather_objects, deal_out, is_main_process, split_between_processes, world_size
 from tfew.errors import UserError
 from tfew.files.atomic import write_atomically
 from tfew.methods.base import Method
 from tfew.models.backbone import window_tokens
-from tfew.models.build import memory_bytes, shares_weights, uses_autocast
+from tfew.models.build import memory_bytes, shards_weights, uses_autocast
 from tfew.ranking.classes import summarise_classes
 from tfew.ranking.icl import COMBINATIONS, Answer, Shots, in_contexts, that_fit
 from tfew.ranking.metrics import summarise, summarise_members
@@ -48,14 +48,14 @@ def evaluate_model(
     config: DictConfig,
     method: Method | None,
     model: nn.Module,
-    encoder: Encoder,
+    prompt_tokenizer: PromptTokenizer,
     task: Task,
     folder: Path,
     context: InContext | None = None,
 ) -> Evaluated:
     """Scores every prompt of the task, behind the shots of `context`, and writes `predictions.jsonl` in its order."""
     started = time.monotonic()
-    ranked = rank(config, method, model, encoder, task, context)
+    ranked = rank(config, method, model, prompt_tokenizer, task, context)
     write_predictions(folder, [answer.under(config.score.norm) for answer in ranked.answers])
     counts = {
         "rows": task.rows,
@@ -88,28 +88,33 @@ class Ranked:
     """Answers to all prompts of a task, in its order, and what was scored for them."""
 
     answers: list[Answer]
-    encoded: list[Encoded]
+    encoded: list[TokenizedPrompt]
     dropped_shots: int
 
 
 def rank(
-    config: DictConfig, method: Method | None, model: nn.Module, encoder: Encoder, task: Task, context: InContext | None
+    config: DictConfig,
+    method: Method | None,
+    model: nn.Module,
+    prompt_tokenizer: PromptTokenizer,
+    task: Task,
+    context: InContext | None,
 ) -> Ranked:
     """Scores every prompt of the task, behind the shots of `context`."""
     prompts = [prompt for row in task.prompts for prompt in row]
     mode, ask = config.icl.mode if context else "none", config.score.method
-    shots, dropped = _shots_that_fit(config, model, encoder, prompts, context)
+    shots, dropped = _shots_that_fit(config, model, prompt_tokenizer, prompts, context)
     asked = [
         [questions(behind, ask) for behind in in_contexts(prompt, shots.get(prompt.template, ()), mode)]
         for prompt in prompts
     ]
     unique = list(dict.fromkeys(question for behind in asked for group in behind for question in group))
-    encoded = encoder.all(unique)
+    encoded = prompt_tokenizer.all(unique)
     device = next(model.parameters()).device
     mixed = torch.autocast(device.type, torch.bfloat16, enabled=uses_autocast(config, device, method))
     with scoring_mode(model), mixed:
         alone = {} if ask == "channel" else _to_score_alone(prompts, config.score.norm)
-        sums = dict(zip(unique, _sums(config, model, encoder, task.name, unique, encoded, alone), strict=True))
+        sums = dict(zip(unique, _sums(config, model, prompt_tokenizer, task.name, unique, encoded, alone), strict=True))
     answers = [
         Answer(
             tuple(answered(prompt, ask, [sums[question] for question in group]) for group in behind),
@@ -123,10 +128,10 @@ def rank(
 def _sums(
     config: DictConfig,
     model: nn.Module,
-    encoder: Encoder,
+    prompt_tokenizer: PromptTokenizer,
     name: str,
     prompts: Sequence[Prompt],
-    encoded: Sequence[Encoded],
+    encoded: Sequence[TokenizedPrompt],
     to_score_alone: Mapping[str, Sequence[str]],
 ) -> list[Prediction]:
     """Every prompt's choices scored by sums, each by one of the processes, and known to all of them then.
@@ -134,35 +139,39 @@ def _sums(
     Batches are made of prompts of like length, longest first: little padding, and what does not fit fails at once.
     Where what stands in front is computed once (a decoder-only model), prompts with the same context stay together.
     """
-    contexts = {id(item.context_ids): number for number, item in enumerate(encoded) if encoder.decoder_only}
+    contexts = {id(item.context_ids): number for number, item in enumerate(encoded) if prompt_tokenizer.decoder_only}
     order = sorted(
         range(len(prompts)),
         key=lambda place: (contexts.get(id(encoded[place].context_ids), 0), -encoded[place].length),
     )
-    size, together = config.eval_batch_size, shares_weights(config)
+    size, together = config.eval_batch_size, shards_weights(config)
     batches = [order[start : start + size] for start in range(0, len(order), size)]
-    mine = share(batches)
+    mine = split_between_processes(batches)
     # processes that go through the model together do so equally often: one more pass does not count
-    passes = [*mine, *(batches[:1] * (len(shares(batches, world())[0]) - len(mine) if together else 0))]
-    progress = tqdm(passes, desc=f"Ranking {name}", unit="batch", mininterval=0.5) if is_first() else passes
+    passes = [*mine, *(batches[:1] * (len(deal_out(batches, world_size())[0]) - len(mine) if together else 0))]
+    progress = tqdm(passes, desc=f"Ranking {name}", unit="batch", mininterval=0.5) if is_main_process() else passes
     device = next(model.parameters()).device
     limit = memory_bytes(config)
     score = partial(score_whole, model, config.engine) if together else BoundedScorer(model, config.engine, limit)
-    collated = partial(collate, pad_id=encoder.pad_id)
+    collated = partial(collate, pad_id=prompt_tokenizer.pad_id)
     unconditional = {
-        dataset: unconditional_sums(score, encoder.all, collated, choices, device)
+        dataset: unconditional_sums(score, prompt_tokenizer.all, collated, choices, device)
         for dataset, choices in to_score_alone.items()
     }
     in_order = [place for batch in passes for place in batch]
     tokens = (collated([encoded[place] for place in batch]) for batch in progress)
     ranked = rank_classify(score, tokens, [prompts[place] for place in in_order], "sum", device, unconditional)
     scored = list(zip(in_order, ranked, strict=True))[: sum(map(len, mine))]
-    by_place = dict(one for of_a_process in gathered(scored) for one in of_a_process)
+    by_place = dict(one for of_a_process in all_gather_objects(scored) for one in of_a_process)
     return [by_place[place] for place in range(len(prompts))]
 
 
 def _shots_that_fit(
-    config: DictConfig, model: nn.Module, encoder: Encoder, prompts: Sequence[Prompt], context: InContext | None
+    config: DictConfig,
+    model: nn.Module,
+    prompt_tokenizer: PromptTokenizer,
+    prompts: Sequence[Prompt],
+    context: InContext | None,
 ) -> tuple[dict[str, Shots], int]:
     """Each template's shots, and how many had to be left out because the model's window is full.
 
@@ -174,9 +183,13 @@ def _shots_that_fit(
     fitting, dropped = {}, 0
     for template, shots in context.shots.items():
         mine = [prompt for prompt in prompts if prompt.template == template]
-        items = encoder.all([question for prompt in mine for question in questions(prompt, config.score.method)])
-        longest = max((len(i.input_ids) + encoder.decoder_only * max(map(len, i.choice_ids)) for i in items), default=0)
-        lengths = [len(encoder.shot(shot)) for shot in shots]
+        items = prompt_tokenizer.all(
+            [question for prompt in mine for question in questions(prompt, config.score.method)]
+        )
+        longest = max(
+            (len(i.input_ids) + prompt_tokenizer.decoder_only * max(map(len, i.choice_ids)) for i in items), default=0
+        )
+        lengths = [len(prompt_tokenizer.shot(shot)) for shot in shots]
         places = that_fit(lengths, window - longest, config.icl.mode)
         if len(places) < len(shots) and (config.icl.too_long == "refuse" or not places):
             takes = f"{sum(lengths)} tokens" if config.icl.mode == "concat" else f"up to {max(lengths)} tokens each"

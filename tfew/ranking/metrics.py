@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from tfew.ranking.calibration import calibration
 from tfew.ranking.classes import wilson_interval
 from tfew.ranking.icl import Answer
+from tfew.ranking.temperature import calibration
 from tfew.schema import Prediction
 
 
@@ -39,7 +39,7 @@ def summarise(answers: Sequence[Answer], norm: str) -> dict[str, Any]:
 
     accuracy_interval: of a single template, the 95 % interval of its accuracy. chance is the accuracy of guessing among
     each prompt's own choices; accuracy_by_norm has the accuracy under each norm; calibration is what
-    `tfew.ranking.calibration` says.
+    `tfew.ranking.temperature` says.
     """
     by_template = defaultdict(list)
     for answer in answers:

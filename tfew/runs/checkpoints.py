@@ -10,7 +10,7 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 from tfew.files.atomic import write_bytes_atomically
 
 
-class WholeCheckpoints(TorchCheckpointIO):
+class AtomicCheckpointIO(TorchCheckpointIO):
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         """Raises UserError where it cannot be written."""
         del storage_options

@@ -11,8 +11,8 @@ from typing_extensions import TypedDict
 
 from tfew.errors import UserError
 from tfew.files.atomic import write_atomically
-from tfew.files.checksums import sealed, unsealed
-from tfew.files.untrusted import as_declared
+from tfew.files.checksums import to_checked_json, from_checked_json
+from tfew.files.untrusted import validated
 
 SCHEMA_VERSION = 2  # 1: without `files` and the checksum
 RECORD_FILE = "result.json"
@@ -98,20 +98,20 @@ class _Read(TypedDict, total=False):
 
 def save_record(folder: Path, record: RunRecord) -> Path:
     path = folder / RECORD_FILE
-    write_atomically(path, sealed(asdict(record)))
+    write_atomically(path, to_checked_json(asdict(record)))
     return path
 
 
 def load_record(folder: Path) -> RunRecord:
     path = folder / RECORD_FILE
     try:
-        fields = unsealed(path.read_text(encoding="utf-8"))
+        fields = from_checked_json(path.read_text(encoding="utf-8"))
         if fields["schema_version"] not in range(1, SCHEMA_VERSION + 1):
             raise UserError(
                 f"{path} has schema {fields['schema_version']}, and this version reads 1 to {SCHEMA_VERSION}: a newer"
                 " version of this project wrote it."
             )
-        return as_declared(RunRecord(**as_declared(fields, _Read)))
+        return validated(RunRecord(**validated(fields, _Read)))
     except FileNotFoundError as error:
         raise UserError(f"{path} does not exist: the run did not finish; finish it with resume=true.") from error
     except (ValueError, TypeError, KeyError) as error:

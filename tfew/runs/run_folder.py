@@ -11,14 +11,14 @@ from omegaconf import DictConfig, OmegaConf
 from typing_extensions import TypedDict
 
 from tfew.runs.card import CARD_FILE, is_model_card
-from tfew.runs.run_lock import LOCK_FILE, claim
-from tfew.config import differences, identity, resolved_with_hashes
+from tfew.runs.run_lock import LOCK_FILE, lock_run
+from tfew.runs.identity import differences, identity, resolved_with_hashes
 from tfew.errors import UserError
-from tfew.devices.distributed import is_first, wait_for_all
+from tfew.devices.distributed import is_main_process, barrier
 from tfew.runs.records import RECORD_FILE, RunRecord, load_record
 from tfew.files.atomic import cannot_write, remove_torn, write_atomically
 from tfew.files.checksums import check_checkpoint, check_file, file_sha256
-from tfew.files.untrusted import as_declared, parse_yaml
+from tfew.files.untrusted import validated, parse_yaml
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +27,7 @@ PREDICTIONS_FILE = "predictions.jsonl"
 METRICS_FILE = "metrics.csv"
 MIXTURE_FILE = "mixture.json"
 CHECKPOINTS = "checkpoint"
-CALIBRATION_FILE = "calibration.safetensors"
+MASK_FILE = "calibration.safetensors"
 TOGETHER = "together-step="  # begins the name of a checkpoint of runs that are trained together
 FOLD = "fold_"  # and its number: the folder of one fold of a cross-validation
 FOLD_FILE = "fold.json"  # what its evaluation took; written last
@@ -41,22 +41,22 @@ def is_finished(folder: Path) -> bool:
     return (folder / RECORD_FILE).is_file()
 
 
-def only_once(folder: Path, config: DictConfig, make: Callable[[DictConfig, Path], RunRecord]) -> RunRecord:
+def run_once(folder: Path, config: DictConfig, make: Callable[[DictConfig, Path], RunRecord]) -> RunRecord:
     """The record of the finished run; it is made only where it is not there yet, and by one process at a time.
 
     Of several that share one run (`tfew.devices.launcher`) the first claims it, and the others are made to wait for that one.
     Raises Busy, a UserError, where another process is making it.
     """
-    if not to_skip(folder, config):
-        with claim(folder) if is_first() else nullcontext():
-            if not to_skip(folder, config):  # another process may have finished it meanwhile
+    if not already_finished(folder, config):
+        with lock_run(folder) if is_main_process() else nullcontext():
+            if not already_finished(folder, config):  # another process may have finished it meanwhile
                 return make(config, folder)
     record = load_record(folder)
     tidy(folder)
     return record
 
 
-def to_skip(folder: Path, config: DictConfig) -> bool:
+def already_finished(folder: Path, config: DictConfig) -> bool:
     """Whether the very same run is finished already; changes nothing.
 
     Raises UserError where the folder holds something else: a run of other settings, or files that are no run's.
@@ -78,8 +78,8 @@ def to_skip(folder: Path, config: DictConfig) -> bool:
 
 def tidy(folder: Path) -> None:
     """Removes what a run leaves that was killed after its last word."""
-    if is_first() and any((folder / name).exists() for name in (LOCK_FILE, CHECKPOINTS)):
-        with suppress(UserError), claim(folder):  # of who holds it still, or may not write here
+    if is_main_process() and any((folder / name).exists() for name in (LOCK_FILE, CHECKPOINTS)):
+        with suppress(UserError), lock_run(folder):  # of who holds it still, or may not write here
             remove_checkpoints(folder)
             remove_torn(folder)
 
@@ -89,10 +89,10 @@ def open_run(folder: Path, config: DictConfig) -> None:
 
     Of several processes the first does so, when all have made their checks, and the others wait.
     """
-    wait_for_all()
-    if is_first():
+    barrier()
+    if is_main_process():
         _open(folder, config)
-    wait_for_all()
+    barrier()
 
 
 def _open(folder: Path, config: DictConfig) -> None:
@@ -125,7 +125,7 @@ def last_checkpoint(folder: Path) -> Path | None:
 
 def remove_checkpoints(folder: Path) -> None:
     saved = [path for name in ("step=*.ckpt", f"{TOGETHER}*.pt") for path in (folder / CHECKPOINTS).glob(name)]
-    for path in [*saved, folder / CHECKPOINTS / CALIBRATION_FILE]:
+    for path in [*saved, folder / CHECKPOINTS / MASK_FILE]:
         if path.is_dir():
             shutil.rmtree(path)
         path.unlink(missing_ok=True)
@@ -205,7 +205,7 @@ def saved_settings(folder: Path) -> dict[str, Any] | None:
     if not isinstance(settings, dict) or not needed <= settings.keys():
         raise UserError(f"{path} is not the configuration of a run of this project; choose another folder.")
     try:
-        as_declared(settings, _Settings)
+        validated(settings, _Settings)
     except ValueError as error:
         raise UserError(f"{path} is not the configuration of a run of this project: {error}.") from error
     if any("${" in text for text in _texts(settings)):  # of the environment's secrets, say: a run's own are resolved

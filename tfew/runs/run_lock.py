@@ -25,7 +25,7 @@ LOCK_FILE = ".lock"  # in a run folder, while the run is being made
 NO_LOCKS = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS}
 
 
-class Busy(UserError):
+class RunLocked(UserError):
     """Another process holds what was to be claimed."""
 
     def __init__(self, path: Path, owner: str) -> None:
@@ -37,14 +37,14 @@ class Busy(UserError):
 
 
 @contextmanager
-def claim(folder: Path) -> Iterator[None]:
+def lock_run(folder: Path) -> Iterator[None]:
     """Holds a run folder, which is made if need be; what was made and stays empty is removed again.
 
     Raises Busy where another process holds it, UserError where it cannot be written.
     """
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
-        with hold(folder / LOCK_FILE):
+        with lock_file(folder / LOCK_FILE):
             yield
     finally:
         for path in missing:
@@ -53,7 +53,7 @@ def claim(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def hold(path: Path) -> Iterator[None]:
+def lock_file(path: Path) -> Iterator[None]:
     """Holds this file, which is there as long as it is held or until its killed owner's successor removes it."""
     descriptor = _locked(path)
     try:
@@ -65,7 +65,7 @@ def hold(path: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def held(path: Path) -> bool:
+def is_locked(path: Path) -> bool:
     """Whether a living process holds this file."""
     try:
         descriptor = os.open(path, os.O_RDWR)
@@ -88,7 +88,7 @@ def _locked(path: Path) -> int:
             raise cannot_write(path.parent, error) from error
         try:
             if not _lock(descriptor):
-                raise Busy(path, os.read(descriptor, 1000).decode(errors="replace"))
+                raise RunLocked(path, os.read(descriptor, 1000).decode(errors="replace"))
             if _is_still(path, descriptor):
                 os.truncate(descriptor, 0)
                 os.write(descriptor, _who().encode())
@@ -101,7 +101,7 @@ def _locked(path: Path) -> int:
 
 
 def _lock(descriptor: int) -> bool:
-    """Tries for a moment: `held` takes a lock that long, too."""
+    """Tries for a moment: `is_locked` takes a lock that long, too."""
     for _ in range(5):
         if _try_lock(descriptor):
             return True

@@ -10,7 +10,7 @@ from torch.utils.checkpoint import checkpoint
 from tfew.schema import Batch
 
 
-def in_parts(logprob: Callable[[Batch], Tensor], batch: Batch, parts: int) -> Tensor:
+def in_chunks(logprob: Callable[[Batch], Tensor], batch: Batch, parts: int) -> Tensor:
     """`logprob(batch)` as `[B, C, T]`, some choices at a time; each part is computed again when gradients are made."""
 
     def of_tensors(*tensors: Tensor) -> Tensor:

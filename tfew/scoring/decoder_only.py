@@ -26,7 +26,7 @@ from tfew.bounds import ENGINE_AGREEMENT, ENGINE_AGREEMENT_16_BIT
 from tfew.schema import Batch
 from tfew.scoring.context import Context
 from tfew.scoring.prefixes import Prefixes, prefixes
-from tfew.scoring.routing import routed
+from tfew.scoring.routing import task_routing
 from tfew.scoring.vocabulary import token_logprob_of_states
 
 Mask = Callable[[Prefixes, Tensor, Tensor, int], Tensor]
@@ -58,7 +58,7 @@ def supports(model: Any, plain: Callable[[Any, Batch], Tensor]) -> bool:
 def token_logprob(model: Any, batch: Batch, sees: Mask | None = None) -> Tensor:
     """`tfew.scoring.score.token_logprob` of a model that `supports` accepts; `sees`: another mask."""
     laid = _laid_out(batch, sees or _sees)
-    with routed(batch.task_id):
+    with task_routing(batch.task_id):
         state_BKD = _states(model, laid.ids_BK, laid.position_BK, laid.sees_BKK)
     return _logprob(model, batch, laid.tree, state_BKD[laid.tree.example_M, laid.place_M])
 

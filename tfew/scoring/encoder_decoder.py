@@ -27,15 +27,15 @@ from transformers.models.mt5.modeling_mt5 import MT5Attention, MT5Stack
 from transformers.models.t5.modeling_t5 import T5Attention, T5Stack
 
 from tfew.schema import Batch
-from tfew.scoring.chunks import in_parts
-from tfew.scoring.packed import Rows, rows_by, rows_of
+from tfew.scoring.chunks import in_chunks
+from tfew.scoring.packed import Rows, packing, packing_by_row
 from tfew.scoring.prefixes import prefixes
-from tfew.scoring.routing import routed
+from tfew.scoring.routing import task_routing
 from tfew.scoring.vocabulary import token_logprob_of_states
 
 STACKS = (T5Stack, MT5Stack)
 ATTENTION = (T5Attention, MT5Attention)
-MASK_IS_MADE = torch.empty(1, 1, 1, 1)  # transformers passes a 4D mask on as it is: here to attention that needs none
+MASK_IN_BIAS = torch.empty(1, 1, 1, 1)  # transformers passes a 4D mask on as it is: here to attention that needs none
 
 
 def supports(model: Any) -> bool:
@@ -59,30 +59,30 @@ def _is_own(stack: nn.Module) -> bool:
 
 def token_logprob(model: Any, batch: Batch, parts: int = 1) -> Tensor:
     """`tfew.scoring.score.token_logprob` of a model that `supports` accepts."""
-    inputs = rows_of(batch.input_mask)
+    inputs = packing(batch.input_mask)
     task_E = batch.tasks_of(batch.input_mask.nonzero()[:, 0])
-    with _over_a_line(model.get_encoder(), _Layout(inputs, inputs, inputs, task_E)), routed(task_E):
-        line_1E = batch.input_ids[batch.input_mask][None]
-        state_1ED = model.get_encoder()(input_ids=line_1E, attention_mask=MASK_IS_MADE)[0]
+    with _packed_attention(model.get_encoder(), _Layout(inputs, inputs, inputs, task_E)), task_routing(task_E):
+        packed_1E = batch.input_ids[batch.input_mask][None]
+        state_1ED = model.get_encoder()(input_ids=packed_1E, attention_mask=MASK_IN_BIAS)[0]
     if parts == 1:
         return _decoded(model, inputs, task_E, state_1ED, batch)
-    return in_parts(partial(_decoded, model, inputs, task_E, state_1ED), batch, parts)
+    return in_chunks(partial(_decoded, model, inputs, task_E, state_1ED), batch, parts)
 
 
 def _decoded(model: Any, inputs: Rows, task_E: Tensor | None, state_1ED: Tensor, batch: Batch) -> Tensor:
     """`token_logprob` from the encoder's states, and the tasks of the inputs' tokens."""
     tree = prefixes(batch)
     choices = Rows((len(tree.prefix_NT), tree.prefix_NT.shape[1]), None, tree.prefix_NT, tree.place_M)
-    queries = rows_by(tree.example_M, len(batch))
+    queries = packing_by_row(tree.example_M, len(batch))
     start = model.config.decoder_start_token_id
-    line_1M = tree.last_token_M.masked_fill(tree.depth_M == 0, start)[None]
+    packed_1M = tree.last_token_M.masked_fill(tree.depth_M == 0, start)[None]
     layout = _Layout(choices, queries, inputs, task_E)
-    with _over_a_line(model.get_decoder(), layout), routed(batch.tasks_of(tree.example_M)):
+    with _packed_attention(model.get_decoder(), layout), task_routing(batch.tasks_of(tree.example_M)):
         state_1MD = model.get_decoder()(
-            input_ids=line_1M,
-            attention_mask=MASK_IS_MADE,
+            input_ids=packed_1M,
+            attention_mask=MASK_IN_BIAS,
             encoder_hidden_states=state_1ED,
-            encoder_attention_mask=MASK_IS_MADE,
+            encoder_attention_mask=MASK_IN_BIAS,
             use_cache=False,
         )[0]
     if getattr(model.config, "scale_decoder_outputs", False):  # the first T5, whose head is its embeddings
@@ -105,7 +105,7 @@ class _Layout:
 
 
 @contextmanager
-def _over_a_line(stack: nn.Module, layout: _Layout) -> Iterator[None]:
+def _packed_attention(stack: nn.Module, layout: _Layout) -> Iterator[None]:
     """Attention as above, and T5 v1.1's activation, written in eight operations, as the one that torch has for it."""
     attention = [module for module in stack.modules() if type(module) in ATTENTION]
     slow = [module for module in stack.modules() if type(getattr(module, "act", None)) is NewGELUActivation]
@@ -137,7 +137,7 @@ def _attend(
     query_rows, key_rows = (layout.queries, layout.keys) if crosses else (layout.own, layout.own)
     source = key_value_states if crosses else hidden_states
     queries = self.q(hidden_states)
-    with routed(layout.key_task_E) if crosses else nullcontext():  # these lines are of the inputs' tokens
+    with task_routing(layout.key_task_E) if crosses else nullcontext():  # these lines are of the inputs' tokens
         keys, values = self.k(source), self.v(source)
     query, key, value = (
         rows.padded(line[0]).unflatten(-1, (self.n_heads, -1)).transpose(1, 2)

@@ -35,7 +35,7 @@ class Kept:
 
 
 @contextmanager
-def counting_kept(model: nn.Module, limit_bytes: float | None = None) -> Iterator[Kept]:
+def counting_saved_tensors(model: nn.Module, limit_bytes: float | None = None) -> Iterator[Kept]:
     """Counts what is kept for a backward pass, each storage once; weights do not count."""
     seen = {tensor.untyped_storage()._cdata for tensor in (*model.parameters(), *model.buffers())}
     kept = Kept()
@@ -54,12 +54,12 @@ def counting_kept(model: nn.Module, limit_bytes: float | None = None) -> Iterato
 
 
 @contextmanager
-def kept_within(limit_bytes: float | None, model: nn.Module) -> Iterator[None]:
+def saved_tensors_within(limit_bytes: float | None, model: nn.Module) -> Iterator[None]:
     """Raises OverBudgetError as soon as more than this is kept for a backward pass; weights do not count."""
     if limit_bytes is None:
         yield
         return
-    with counting_kept(model, limit_bytes):
+    with counting_saved_tensors(model, limit_bytes):
         yield
 
 

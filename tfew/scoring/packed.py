@@ -14,38 +14,38 @@ from torch import Tensor
 class Rows:
     """R rows of width W over a line of E tokens; `present_RW` marks what is no padding, None where all is.
 
-    `line_RW` says which token of the line stands at a place, `place_E` at which place (of R W) a token stands; both
+    `token_RW` says which token of the line stands at a place, `place_E` at which place (of R W) a token stands; both
     are None where line and rows are the same numbers in the same order. A token may stand at several places.
     """
 
     shape: tuple[int, int]
     present_RW: Tensor | None = None
-    line_RW: Tensor | None = None
+    token_RW: Tensor | None = None
     place_E: Tensor | None = None
 
-    def padded(self, line_EX: Tensor) -> Tensor:
+    def padded(self, packed_EX: Tensor) -> Tensor:
         """`[E, X]` to `[R, W, X]`; padding repeats some token."""
-        if self.line_RW is not None:
-            line_EX = line_EX.index_select(0, self.line_RW.flatten())
-        return line_EX.view(*self.shape, line_EX.shape[-1])
+        if self.token_RW is not None:
+            packed_EX = packed_EX.index_select(0, self.token_RW.flatten())
+        return packed_EX.view(*self.shape, packed_EX.shape[-1])
 
     def line(self, rows_RWX: Tensor) -> Tensor:
         """`[R, W, X]` to `[E, X]`."""
-        line_EX = rows_RWX.flatten(0, 1)
-        return line_EX if self.place_E is None else line_EX.index_select(0, self.place_E)
+        packed_EX = rows_RWX.flatten(0, 1)
+        return packed_EX if self.place_E is None else packed_EX.index_select(0, self.place_E)
 
 
-def rows_of(present_RW: Tensor) -> Rows:
+def packing(present_RW: Tensor) -> Rows:
     """Rows in which each token stands once, row by row."""
     rows, width = present_RW.shape
     if bool(present_RW.all()):
         return Rows((rows, width))
-    line_RW = (present_RW.flatten().cumsum(0) - 1).clamp(min=0).view(rows, width)
-    return Rows((rows, width), present_RW, line_RW, present_RW.flatten().nonzero()[:, 0])
+    token_RW = (present_RW.flatten().cumsum(0) - 1).clamp(min=0).view(rows, width)
+    return Rows((rows, width), present_RW, token_RW, present_RW.flatten().nonzero()[:, 0])
 
 
-def rows_by(row_E: Tensor, rows: int) -> Rows:
+def packing_by_row(row_E: Tensor, rows: int) -> Rows:
     """Rows from each token's row; tokens of a row follow one another in the line."""
     count_R = torch.bincount(row_E, minlength=rows)
     width = int(count_R.max())
-    return rows_of(torch.arange(width, device=row_E.device) < count_R[:, None])
+    return packing(torch.arange(width, device=row_E.device) < count_R[:, None])

@@ -15,7 +15,7 @@ _tasks: ContextVar[Tensor | None] = ContextVar("tasks", default=None)
 
 
 @contextmanager
-def routed(task_R: Tensor | None) -> Iterator[None]:
+def task_routing(task_R: Tensor | None) -> Iterator[None]:
     """What runs inside sees R rows with these tasks; None: the batch names no tasks."""
     before = _tasks.set(task_R)
     try:

@@ -22,10 +22,10 @@ from transformers.modeling_outputs import BaseModelOutput
 from tfew.errors import UserError
 from tfew.schema import Batch
 from tfew.scoring import decoder_only, encoder_decoder
-from tfew.scoring.chunks import in_parts
+from tfew.scoring.chunks import in_chunks
 from tfew.scoring.context import Context
 from tfew.scoring.memory import halves, joined, scoring_bytes, too_little
-from tfew.scoring.routing import routed
+from tfew.scoring.routing import task_routing
 
 log = logging.getLogger(__name__)
 ENGINES = ("fast", "plain")
@@ -53,7 +53,7 @@ def token_logprob(
                 score = partial(decoder_only.token_logprob_behind, context=context)
     if parts == 1:
         return score(model, batch)
-    return in_parts(lambda part: score(model, part), batch, parts)
+    return in_chunks(lambda part: score(model, part), batch, parts)
 
 
 class BoundedScorer:
@@ -112,9 +112,9 @@ def plain_token_logprob(model: nn.Module, batch: Batch) -> Tensor:
 
 def _encoder_decoder_logits(model: Any, batch: Batch, example_N: Tensor, target_NT: Tensor, mask_NT: Tensor) -> Tensor:
     """Encoder once per example, decoder once per choice (official `EncoderDecoder.py`)."""
-    with routed(batch.task_id):
+    with task_routing(batch.task_id):
         encoded_BLD = model.get_encoder()(input_ids=batch.input_ids, attention_mask=batch.input_mask)[0]
-    with routed(batch.tasks_of(example_N)):
+    with task_routing(batch.tasks_of(example_N)):
         return model(
             encoder_outputs=BaseModelOutput(last_hidden_state=encoded_BLD[example_N]),
             attention_mask=batch.input_mask[example_N],
@@ -127,7 +127,7 @@ def _decoder_only_logits(model: Any, batch: Batch, example_N: Tensor, target_NT:
     """Each choice as the continuation of its input: inputs padded on the left, so that all choices start together."""
     input_BL, input_mask_BL = _pad_left(batch.input_ids, batch.input_mask)
     mask_NK = torch.cat([input_mask_BL[example_N], mask_NT], dim=1)
-    with routed(batch.tasks_of(example_N)):
+    with task_routing(batch.tasks_of(example_N)):
         logits_NTV = model(
             input_ids=torch.cat([input_BL[example_N], target_NT], dim=1),
             attention_mask=mask_NK.long(),

@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 
 from tfew.errors import UserError
 from tfew.runs.records import RECORD_FILE, RunRecord
-from tfew.runs.run_lock import Busy
+from tfew.runs.run_lock import RunLocked
 from tfew.sweep.state import BUSY, FAILED, FOUND, MADE, Outcome, SweepState
 
 state: SweepState | None = None  # of the sweep that this process runs jobs of; tfew/sweep/callback.py sets it
@@ -45,7 +45,7 @@ def _attempt(function: Callable[[DictConfig], Any], config: DictConfig, log: Pat
         try:
             result = function(config)
             return result, _outcome(result, config, mark)
-        except Busy as error:
+        except RunLocked as error:
             return None, Outcome(BUSY, str(error.folder))
         except UserError as error:
             return None, Outcome(FAILED, error=str(error))

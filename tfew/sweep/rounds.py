@@ -19,7 +19,7 @@ from hydra.errors import CompactHydraException
 
 from tfew.bounds import SWEEP_DEATHS
 from tfew.runs.records import RECORD_FILE
-from tfew.runs.run_lock import LOCK_FILE, held, hold
+from tfew.runs.run_lock import LOCK_FILE, is_locked, lock_file
 from tfew.sweep.bar import EVERY_SECONDS, SweepBar
 from tfew.sweep.state import BUSY, FAILED, FOUND, MADE, OWNER, Outcome, SweepState
 
@@ -43,7 +43,7 @@ class Sweep:
         self.full_error = os.environ.get(FULL_ERROR) == "1"
         _remove_dead(root / FOLDER)
         self.state = SweepState(root.absolute() / FOLDER / f"{datetime.now():%Y%m%d-%H%M%S}-{os.getpid()}")
-        self._owned.enter_context(hold(self.state.folder / OWNER))
+        self._owned.enter_context(lock_file(self.state.folder / OWNER))
         print(f"Sweep of {len(jobs)} runs in {root}/", file=sys.stderr, flush=True)
         self._bar = SweepBar(self.state, self._names)
 
@@ -98,7 +98,7 @@ class Sweep:
                 busy[job] = Path(str(outcome.run))
         for job, run in busy.items():
             self._bar.say("waiting for another process")
-            while held(run / LOCK_FILE):
+            while is_locked(run / LOCK_FILE):
                 time.sleep(EVERY_SECONDS)
             if (run / RECORD_FILE).is_file():
                 self.state.settle(job, Outcome(FOUND, str(run)))
@@ -175,5 +175,5 @@ def in_rounds(start: Callable[[], Any]) -> Any:
 def _remove_dead(root: Path) -> None:
     """Folders of sweeps that were killed, and logs of failed runs of earlier ones."""
     for folder in root.glob("*-*-*"):
-        if not held(folder / OWNER):
+        if not is_locked(folder / OWNER):
             rmtree(folder, ignore_errors=True)

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from tfew.files.atomic import write_atomically
-from tfew.runs.run_lock import held, hold
+from tfew.runs.run_lock import is_locked, lock_file
 
 OWNER = "owner"
 MADE, FOUND, FAILED, BUSY = "made", "found", "failed", "busy"
@@ -47,7 +47,7 @@ class SweepState:
     @contextmanager
     def started(self, job: int) -> Iterator[Path]:
         """Around a job; yields a file that was written as it started."""
-        with hold(self._mark(job)):
+        with lock_file(self._mark(job)):
             yield self._mark(job)
 
     def settle(self, job: int, outcome: Outcome) -> None:
@@ -65,12 +65,12 @@ class SweepState:
             return None
 
     def running(self) -> list[int]:
-        return [job for job in self._marked() if held(self._mark(job))]
+        return [job for job in self._marked() if is_locked(self._mark(job))]
 
     def died(self) -> list[int]:
         """Jobs whose process ended without a word."""
         # in this order: an outcome is written before its mark is let go
-        return [job for job in self._marked() if not held(self._mark(job)) and self.outcome(job) is None]
+        return [job for job in self._marked() if not is_locked(self._mark(job)) and self.outcome(job) is None]
 
     def _marked(self) -> list[int]:
         return sorted(int(path.stem) for path in self.folder.glob("*.started"))

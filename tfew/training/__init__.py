@@ -1,0 +1,9 @@
+"""Few-shot training with PyTorch Lightning.
+
+module               `FewShotModule.training_step`
+fit                  the trainer around it
+optim                schedule and clipping
+cross_validation     k folds
+joint_training       several runs in one process
+strategy, deepspeed  Lightning's strategies for several devices
+"""

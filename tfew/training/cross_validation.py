@@ -12,10 +12,10 @@ from pathlib import Path
 
 from omegaconf import DictConfig
 
-from tfew.devices.distributed import from_first, is_first
+from tfew.devices.distributed import broadcast_object, is_main_process
 from tfew.errors import UserError
 from tfew.files.atomic import write_atomically
-from tfew.files.checksums import check_file, file_sha256, sealed, unsealed
+from tfew.files.checksums import check_file, file_sha256, from_checked_json, to_checked_json
 from tfew.models.build import build_trainable
 from tfew.ranking.evaluation import Evaluated, evaluate_model, metrics_of, write_predictions
 from tfew.ranking.icl import Answer
@@ -43,7 +43,7 @@ def cross_validate(config: DictConfig, task: Task, fold_of_row: Sequence[int], f
         log.info(f"Fold {fold + 1} of {config.folds}: {len(outside)} rows to train on, {len(inside)} held out.")
         part = _one_fold(config, task.only(outside), task.only(inside), fold_folder(folder, fold))
         parts.append(part)
-        predictions.append(from_first(_read(fold_folder(folder, fold), fold) if is_first() else []))
+        predictions.append(broadcast_object(_read(fold_folder(folder, fold), fold) if is_main_process() else []))
     by_row = {(p.idx, p.template): p for group in predictions for p in group}
     in_order = [by_row[prompt.idx, prompt.template] for row in task.prompts for prompt in row]
     write_predictions(folder, in_order)
@@ -56,21 +56,21 @@ def cross_validate(config: DictConfig, task: Task, fold_of_row: Sequence[int], f
 
 
 def _one_fold(config: DictConfig, training: Task, held_out: Task, folder: Path) -> Evaluated:
-    if (done := from_first(_finished(folder))) is not None:
+    if (done := broadcast_object(_finished(folder))) is not None:
         log.info(f"{folder} is finished; skipped.")
-        if is_first():
+        if is_main_process():
             remove_checkpoints(folder)
         return done
     started = time.monotonic()
-    if is_first():
+    if is_main_process():
         folder.mkdir(exist_ok=True)
     built = build_trainable(config)
-    fit(config, built.method, built.model, built.encoder, training, folder)
-    evaluated = evaluate_model(config, built.method, built.model, built.encoder, held_out, folder)
+    fit(config, built.method, built.model, built.prompt_tokenizer, training, folder)
+    evaluated = evaluate_model(config, built.method, built.model, built.prompt_tokenizer, held_out, folder)
     evaluated = replace(evaluated, seconds=time.monotonic() - started)
-    if is_first():
+    if is_main_process():
         checksum = file_sha256(folder / PREDICTIONS_FILE)
-        write_atomically(folder / FOLD_FILE, sealed({**asdict(evaluated), PREDICTIONS_SHA256: checksum}))
+        write_atomically(folder / FOLD_FILE, to_checked_json({**asdict(evaluated), PREDICTIONS_SHA256: checksum}))
         remove_checkpoints(folder)
     return evaluated
 
@@ -81,7 +81,7 @@ def _finished(folder: Path) -> Evaluated | None:
     if not path.is_file():
         return None
     try:
-        fields = unsealed(path.read_text(encoding="utf-8"))
+        fields = from_checked_json(path.read_text(encoding="utf-8"))
         check_file(folder / PREDICTIONS_FILE, fields.pop(PREDICTIONS_SHA256, None), remedy)
         return Evaluated(**fields)
     except (ValueError, TypeError) as error:

@@ -10,12 +10,12 @@ from typing import Any
 import torch
 from pytorch_lightning.strategies import DDPStrategy, DeepSpeedStrategy
 
-from tfew.devices.distributed import world
+from tfew.devices.distributed import world_size
 from tfew.devices.zero import ZERO_3
 from tfew.training.module import FewShotModule, check_finite
 
 
-class Partitioned(DeepSpeedStrategy):
+class Zero3Strategy(DeepSpeedStrategy):
     """Lightning's strategy, whose processes are connected already, for an engine that is also tested on CPUs."""
 
     def __init__(self, clip_norm: float) -> None:
@@ -46,11 +46,11 @@ class Partitioned(DeepSpeedStrategy):
         return self.lightning_module.training_step(*arguments, **keywords)
 
 
-class PartitionedModule(FewShotModule):
+class Zero3Module(FewShotModule):
     def on_train_start(self) -> None:
         pass  # weights were taken from the first process when they were cut
 
-    def _added_up(self, terms: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    def _all_reduced(self, terms: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         names, values = list(terms), torch.stack(list(terms.values()))
         torch.distributed.all_reduce(values)
         return dict(zip(names, values, strict=True))
@@ -59,7 +59,7 @@ class PartitionedModule(FewShotModule):
         engine = self._engine()
         engine.optimizer.clear_backward_seen_flag()  # says: add to what there is; the engine's own forward would
         engine.set_gradient_accumulation_boundary(last)
-        self.manual_backward(loss * world())  # it means over processes, and ours are shares of one sum
+        self.manual_backward(loss * world_size())  # it means over processes, and ours are shares of one sum
 
     def _move(self, values: dict[str, float], step: int, optimizer: Any) -> float:
         check_finite(values, step)

@@ -20,18 +20,19 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from tfew.config import resolved
-from tfew.data.loader import DrawnPrompts, Encoder, FewShotData, collate
-from tfew.devices.distributed import from_first, is_first, world
+from tfew.data.loader import DrawnPrompts, FewShotData
+from tfew.data.tokenization import PromptTokenizer, collate
+from tfew.devices.distributed import broadcast_object, is_main_process, world_size
 from tfew.errors import UserError
 from tfew.files.atomic import cannot_write, write_bytes_atomically
 from tfew.methods.base import Method
-from tfew.models.build import make_optimizer, memory_bytes, partitions, shares_weights, uses_autocast
+from tfew.models.build import make_optimizer, memory_bytes, shards_weights, uses_autocast, uses_zero3
 from tfew.runs.metrics_file import MetricsFile, final_loss
-from tfew.runs.run_folder import CALIBRATION_FILE, CHECKPOINTS, METRICS_FILE, last_checkpoint
+from tfew.runs.run_folder import CHECKPOINTS, MASK_FILE, METRICS_FILE, last_checkpoint
 from tfew.scoring.losses import LossWeights, counts
 from tfew.task import Task
 from tfew.training.module import FewShotModule
-from tfew.training.strategy import EndsAtOnce, devices_of_trainer
+from tfew.training.strategy import ExitOnSigterm, devices_of_trainer
 
 CANNOT_WRITE = {errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.EDQUOT}
 
@@ -49,7 +50,9 @@ class Fitted:
     final_loss: float
 
 
-def fit(config: DictConfig, method: Method, model: nn.Module, encoder: Encoder, task: Task, folder: Path) -> Fitted:
+def fit(
+    config: DictConfig, method: Method, model: nn.Module, prompt_tokenizer: PromptTokenizer, task: Task, folder: Path
+) -> Fitted:
     """Trains the adapter in `model`, from the run folder's last checkpoint where there is one."""
     device = next(model.parameters()).device
     module = _module_class(config)(
@@ -65,11 +68,11 @@ def fit(config: DictConfig, method: Method, model: nn.Module, encoder: Encoder, 
         loss_mean=config.fidelity.loss_mean,
         engine=config.engine,
         memory_bytes=memory_bytes(config),
-        equal_passes=shares_weights(config),
+        equal_passes=shards_weights(config),
     )
     data = FewShotData(
         task.prompts,
-        encoder,
+        prompt_tokenizer,
         batch_size=config.batch_size,
         steps=config.steps,
         seed=config.seed,
@@ -79,12 +82,12 @@ def fit(config: DictConfig, method: Method, model: nn.Module, encoder: Encoder, 
         piece=(config.micro_batch_size or config.batch_size) if config.fidelity.loss_mean == "micro_batch" else 1,
     )
     started = time.monotonic()
-    if method.calibrates:
-        _calibrate(config, method, module, encoder, task, folder / CHECKPOINTS / CALIBRATION_FILE)
+    if method.needs_mask:
+        _compute_mask(config, method, module, prompt_tokenizer, task, folder / CHECKPOINTS / MASK_FILE)
     with quiet_lightning():
         trainer = _trainer(config, method, device, folder)
     module.train()  # dropout: from_pretrained gives a model in evaluation mode, and Lightning keeps the mode it finds
-    checkpoint = from_first(last_checkpoint(folder) if is_first() else None)
+    checkpoint = broadcast_object(last_checkpoint(folder) if is_main_process() else None)
     try:
         with quiet_lightning():
             trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
@@ -98,43 +101,43 @@ def fit(config: DictConfig, method: Method, model: nn.Module, encoder: Encoder, 
         _finish_loggers(trainer)
     model.to(device)  # Lightning leaves it on the CPU
     seconds = time.monotonic() - started
-    loss = from_first(final_loss(folder / METRICS_FILE) if is_first() else 0.0)
+    loss = broadcast_object(final_loss(folder / METRICS_FILE) if is_main_process() else 0.0)
     return Fitted(module.global_step, module.tokens_seen, seconds, loss)
 
 
 def _module_class(config: DictConfig) -> type[FewShotModule]:
-    if not partitions(config):
+    if not uses_zero3(config):
         return FewShotModule
-    from tfew.training.deepspeed import PartitionedModule
+    from tfew.training.deepspeed import Zero3Module
 
-    return PartitionedModule
+    return Zero3Module
 
 
-def _calibrate(
-    config: DictConfig, method: Method, module: FewShotModule, encoder: Encoder, task: Task, path: Path
+def _compute_mask(
+    config: DictConfig, method: Method, module: FewShotModule, prompt_tokenizer: PromptTokenizer, task: Task, path: Path
 ) -> None:
     """Once per run: what is continued, or is another process of it, recalls what was found: rounding could differ."""
     found: dict[str, Tensor] | None = None
-    if is_first() and path.is_file():
+    if is_main_process() and path.is_file():
         found = load_file(path)
-    elif is_first():
-        method.calibrate(module.model, _single_losses(config, method, module, encoder, task))
-        made = {name: tensor.cpu() for name, tensor in method.calibrated().items()}
+    elif is_main_process():
+        method.compute_mask(module.model, _single_losses(config, method, module, prompt_tokenizer, task))
+        made = {name: tensor.cpu() for name, tensor in method.mask_tensors().items()}
         write_bytes_atomically(path, save(made))
-        found = made if world() > 1 else None
-    if (found := from_first(found)) is not None:
-        method.recall(module.model, found)
+        found = made if world_size() > 1 else None
+    if (found := broadcast_object(found)) is not None:
+        method.load_mask(module.model, found)
 
 
 def _single_losses(
-    config: DictConfig, method: Method, module: FewShotModule, encoder: Encoder, task: Task
+    config: DictConfig, method: Method, module: FewShotModule, prompt_tokenizer: PromptTokenizer, task: Task
 ) -> Iterator[Tensor]:
     """The training loss of each single training example, in the wording drawn for step 0, without dropout."""
-    prompts = DrawnPrompts(task.prompts, encoder, config.seed)
+    prompts = DrawnPrompts(task.prompts, prompt_tokenizer, config.seed)
     device = next(module.model.parameters()).device
     module.eval()
     for row in tqdm(range(task.rows), desc="Calibrating", unit="example", mininterval=0.5):
-        batch = collate([prompts[0, row]], encoder.pad_id).to(device)
+        batch = collate([prompts[0, row]], prompt_tokenizer.pad_id).to(device)
         with torch.autocast(device.type, torch.bfloat16, enabled=uses_autocast(config, device, method)):
             loss = module.terms(batch, counts(batch))["loss"]
         yield loss
@@ -160,14 +163,14 @@ def quiet_lightning() -> Iterator[None]:
 def _trainer(config: DictConfig, method: Method, device: torch.device, folder: Path) -> pl.Trainer:
     return pl.Trainer(
         accelerator=device.type,
-        **devices_of_trainer(partitions(config), config.clip_norm),
+        **devices_of_trainer(uses_zero3(config), config.clip_norm),
         precision="bf16-mixed" if uses_autocast(config, device, method) else "32-true",
         max_steps=config.steps,
-        logger=_logger(config, folder) if is_first() else False,
+        logger=_logger(config, folder) if is_main_process() else False,
         callbacks=[
             StepBar(refresh_rate=max(1, config.steps // 100)),
-            *([MetricsCsv(folder / METRICS_FILE)] if is_first() else []),
-            *([EndsAtOnce()] if world() > 1 else []),
+            *([MetricsCsv(folder / METRICS_FILE)] if is_main_process() else []),
+            *([ExitOnSigterm()] if world_size() > 1 else []),
             ModelCheckpoint(
                 folder / CHECKPOINTS,
                 filename="{step}",

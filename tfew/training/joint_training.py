@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from tqdm import tqdm
 
-from tfew.data.loader import DrawnPrompts, Encoded, StepSampler, collate
+from tfew.data.loader import DrawnPrompts, StepSampler
+from tfew.data.tokenization import TokenizedPrompt, collate
 from tfew.errors import UserError
 from tfew.files.atomic import write_bytes_atomically
 from tfew.files.checksums import check_checkpoint
@@ -29,7 +30,7 @@ from tfew.methods.task_bank import Scaler, put_scalings
 from tfew.runs.metrics_file import MetricsFile
 from tfew.runs.run_folder import CHECKPOINTS, METRICS_FILE, TOGETHER
 from tfew.scoring.losses import Counts, LossWeights, counts, loss_terms
-from tfew.scoring.memory import OUT_OF_MEMORY, kept_within, too_little
+from tfew.scoring.memory import OUT_OF_MEMORY, saved_tensors_within, too_little
 from tfew.scoring.score import token_logprob
 from tfew.training.module import check_finite, denominators, step_seed
 from tfew.training.optim import clip_gradients
@@ -60,7 +61,7 @@ class Member:
     def steps(self) -> int:
         return self.order.steps
 
-    def batches(self, start: int) -> Iterator[list[Encoded]]:
+    def batches(self, start: int) -> Iterator[list[TokenizedPrompt]]:
         self.order.start = start
         batches = map(self.prompts.__getitems__, self.order)
         if self.loss.ul or self.loss.ln:
@@ -89,7 +90,7 @@ class Part:
     """Examples of one member that are computed at a time: one of `of_step` such parts of its step."""
 
     member: Member
-    items: list[Encoded]
+    items: list[TokenizedPrompt]
     step_counts: Counts
     of_step: int
 
@@ -130,7 +131,7 @@ class JointTraining:
             for file in files:
                 file.close()
 
-    def _step(self, step: int, batches: Sequence[tuple[Member, list[Encoded]]]) -> list[dict[str, float]]:
+    def _step(self, step: int, batches: Sequence[tuple[Member, list[TokenizedPrompt]]]) -> list[dict[str, float]]:
         """One optimiser step of each; what `FewShotModule.training_step` is to one."""
         of_members = self._gradients(step, batches)
         values: list[dict[str, float]] = []
@@ -147,7 +148,7 @@ class JointTraining:
             values.append({**of_member, "lr": float(member.schedule.get_last_lr()[0])})
         return values
 
-    def _gradients(self, step: int, batches: Sequence[tuple[Member, list[Encoded]]]) -> list[dict[str, Tensor]]:
+    def _gradients(self, step: int, batches: Sequence[tuple[Member, list[TokenizedPrompt]]]) -> list[dict[str, Tensor]]:
         """Each one's gradients and loss terms; where memory does not suffice, again in smaller pieces."""
         while True:
             torch.manual_seed(step_seed(batches[0][0].seed, step))
@@ -160,14 +161,14 @@ class JointTraining:
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
 
-    def _backward(self, batches: Sequence[tuple[Member, list[Encoded]]]) -> list[dict[str, Tensor]]:
+    def _backward(self, batches: Sequence[tuple[Member, list[TokenizedPrompt]]]) -> list[dict[str, Tensor]]:
         totals: list[dict[str, Tensor]] = [{} for _ in batches]
         step_counts = [counts(collate(items, self.pad_id)) for _, items in batches]
         pieces = [self._pieces(member, items) for member, items in batches]
         for of_members in itertools.zip_longest(*pieces):
             present = [n for n, items in enumerate(of_members) if items is not None]
             parts = [Part(batches[n][0], of_members[n], step_counts[n], len(pieces[n])) for n in present]
-            with kept_within(self.memory_bytes, self.model), self.autocast():
+            with saved_tensors_within(self.memory_bytes, self.model), self.autocast():
                 of_parts = self._terms(parts)
             torch.stack([terms["loss"] for terms in of_parts]).sum().backward()
             for n, terms in zip(present, of_parts, strict=True):
@@ -193,11 +194,11 @@ class JointTraining:
             start += size
         return found
 
-    def _pieces(self, member: Member, items: list[Encoded]) -> list[list[Encoded]]:
+    def _pieces(self, member: Member, items: list[TokenizedPrompt]) -> list[list[TokenizedPrompt]]:
         size = min(member.micro_batch_size or len(items), self.most or len(items))
         return [items[start : start + size] for start in range(0, len(items), size)]
 
-    def _halve(self, batches: Sequence[tuple[Member, list[Encoded]]], error: RuntimeError) -> None:
+    def _halve(self, batches: Sequence[tuple[Member, list[TokenizedPrompt]]], error: RuntimeError) -> None:
         """For the rest of the run, and said each time."""
         most = max(len(self._pieces(member, items)[0]) for member, items in batches)
         if most == 1:
@@ -211,7 +212,7 @@ class JointTraining:
         log.info(f"Note: memory does not suffice for {most} examples of each run at a time; from here on {self.most}.")
 
 
-def _right_choice(item: Encoded) -> Encoded:
+def _right_choice(item: TokenizedPrompt) -> TokenizedPrompt:
     return replace(item, choice_ids=[item.choice_ids[item.label]], label=0)
 
 

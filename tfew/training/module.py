@@ -15,12 +15,19 @@ import pytorch_lightning as pl
 import torch
 from torch import nn
 
-from tfew.devices.distributed import add_up, add_up_gradients, numbers_of_all, rank, take_from_first, world
+from tfew.devices.distributed import (
+    all_gather_integers,
+    all_reduce,
+    all_reduce_gradients,
+    broadcast_parameters,
+    rank,
+    world_size,
+)
 from tfew.errors import UserError
 from tfew.methods.base import adapter_parameters
 from tfew.schema import Batch
 from tfew.scoring.losses import Counts, LossWeights, counts, loss_terms
-from tfew.scoring.memory import OUT_OF_MEMORY, kept_within, too_little
+from tfew.scoring.memory import OUT_OF_MEMORY, saved_tensors_within, too_little
 from tfew.scoring.score import token_logprob
 from tfew.training.optim import clip_gradients, linear_decay_with_warmup
 
@@ -85,7 +92,7 @@ class FewShotModule(pl.LightningModule):
         return [optimizer], [linear_decay_with_warmup(optimizer, self.steps, self.warmup_ratio)]
 
     def on_train_start(self) -> None:
-        take_from_first(self._trained())
+        broadcast_parameters(self._trained())
 
     def training_step(self, batch: Batch, batch_idx: int) -> None:
         step = self.global_step
@@ -94,7 +101,7 @@ class FewShotModule(pl.LightningModule):
             batch = batch.right_choices()  # no other choice has a part in the loss
         optimizer: Any = self.optimizers()
         whole = self._whole_step(batch)
-        terms = self._added_up(self._gradients(batch, whole, optimizer))
+        terms = self._all_reduced(self._gradients(batch, whole, optimizer))
         values = {name: value.item() for name, value in terms.items()}
         values["grad_norm"] = self._move(values, step, optimizer)
         scheduler: Any = self.lr_schedulers()
@@ -109,7 +116,7 @@ class FewShotModule(pl.LightningModule):
         tokens = int(batch.input_mask.sum() + batch.choice_mask.sum())
         micro_batches = -(-len(batch) // (self.micro_batch_size or len(batch)))
         numbers = (own.right_tokens, own.wrong_tokens, own.examples, tokens, micro_batches)
-        columns = list(zip(*numbers_of_all(numbers, batch.label.device), strict=True))
+        columns = list(zip(*all_gather_integers(numbers, batch.label.device), strict=True))
         right, wrong, examples, tokens, in_all = map(sum, columns)
         return Step(Counts(right, wrong, examples), tokens, in_all, most=max(columns[-1]))
 
@@ -120,13 +127,13 @@ class FewShotModule(pl.LightningModule):
         optimizer.step()
         return grad_norm
 
-    def _added_up(self, terms: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    def _all_reduced(self, terms: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         """Terms and gradients of the whole step, of which each process has its share."""
-        if world() == 1:
+        if world_size() == 1:
             return terms
         values = torch.stack(list(terms.values()))
-        add_up(values)
-        add_up_gradients(self._trained())
+        all_reduce(values)
+        all_reduce_gradients(self._trained())
         return dict(zip(terms, values, strict=True))
 
     def _gradients(self, batch: Batch, whole: Step, optimizer: torch.optim.Optimizer) -> dict[str, torch.Tensor]:
@@ -175,9 +182,9 @@ class FewShotModule(pl.LightningModule):
         for number, (micro, counted) in enumerate(passes, start=1):
             total, share = denominators(micro, whole.counts, whole.micro_batches, self.loss_mean)
             share *= counted
-            with kept_within(self.memory_bytes, self.model):
+            with saved_tensors_within(self.memory_bytes, self.model):
                 self._try_largest_part(micro)
-            with kept_within(self.memory_bytes, self.model):
+            with saved_tensors_within(self.memory_bytes, self.model):
                 terms = self.terms(micro, total)
             self._backward_of(terms["loss"] * share, last=number == len(passes))
             for name, value in terms.items():
@@ -234,7 +241,7 @@ def denominators(micro: Batch, step_counts: Counts, micro_batches: int, loss_mea
 
 def step_seed(seed: int, step: int) -> int:
     """Of the draws of dropout in this step; of several processes each draws its own."""
-    words = [seed, step] if world() == 1 else [seed, step, rank()]
+    words = [seed, step] if world_size() == 1 else [seed, step, rank()]
     return int.from_bytes(hashlib.sha256("/".join(map(str, words)).encode()).digest()[:8], "big") >> 1
 
 

@@ -8,11 +8,11 @@ import pytorch_lightning as pl
 from pytorch_lightning.plugins.environments import TorchElasticEnvironment
 from pytorch_lightning.strategies import DDPStrategy
 
-from tfew.devices.distributed import on_this_machine, world
-from tfew.runs.checkpoints import WholeCheckpoints
+from tfew.devices.distributed import local_rank_and_size, world_size
+from tfew.runs.checkpoints import AtomicCheckpointIO
 
 
-class SummedGradients(DDPStrategy):
+class SummedGradientsDDP(DDPStrategy):
     """Lightning's strategy of one process a device, without torch's DistributedDataParallel around the model.
 
     That averages gradients during each backward pass, and waits for the other processes there. Ours are sums, made once
@@ -23,7 +23,7 @@ class SummedGradients(DDPStrategy):
         pass
 
 
-class EndsAtOnce(pl.Callback):
+class ExitOnSigterm(pl.Callback):
     """Lightning answers SIGTERM with a message to the other processes, of which one is gone when torchrun sends it."""
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -33,18 +33,18 @@ class EndsAtOnce(pl.Callback):
 
 def devices_of_trainer(partition: bool, clip_norm: float) -> dict[str, Any]:
     """The arguments of Lightning's Trainer that say on how many devices it works, and how."""
-    if world() == 1:
-        return {"devices": 1, "plugins": [WholeCheckpoints()]}
-    _, here = on_this_machine()
+    if world_size() == 1:
+        return {"devices": 1, "plugins": [AtomicCheckpointIO()]}
+    _, here = local_rank_and_size()
     return {
         "devices": here,
-        "num_nodes": world() // here,
-        "strategy": _partitioned(clip_norm) if partition else SummedGradients(),
-        "plugins": [TorchElasticEnvironment(), *([] if partition else [WholeCheckpoints()])],
+        "num_nodes": world_size() // here,
+        "strategy": _partitioned(clip_norm) if partition else SummedGradientsDDP(),
+        "plugins": [TorchElasticEnvironment(), *([] if partition else [AtomicCheckpointIO()])],
     }
 
 
 def _partitioned(clip_norm: float) -> Any:
-    from tfew.training.deepspeed import Partitioned
+    from tfew.training.deepspeed import Zero3Strategy
 
-    return Partitioned(clip_norm)
+    return Zero3Strategy(clip_norm)

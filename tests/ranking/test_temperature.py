@@ -9,7 +9,7 @@ import pytest
 
 from tfew.errors import UserError
 from tfew.models.adapters_io import load_temperature, save_temperature
-from tfew.ranking.calibration import (
+from tfew.ranking.temperature import (
     calibration,
     cross_entropy,
     expected_calibration_error,
