@@ -1,0 +1,126 @@
+"""Which run this is: the name and folder that settings give, and which settings do not change a result."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from tfew.config import ADAPTERS, CONFIGS, IN_PACKAGE, local_path, resolved
+from tfew.errors import UserError
+from tfew.files.checksums import file_sha256
+
+# settings that change where and how fast a run goes, not what comes out
+NOT_IDENTITY = (
+    "runs", "run_dir", "resume", "overwrite", "logger", "workers", "engine", "memory_gb", "train_together",
+    "trust_remote_code",
+)  # fmt: skip
+# settings that came later: dotted key -> the value that it came with, and with which it leaves a run's name as it was
+INTRODUCED: Mapping[str, Any] = {}
+SAME_NUMBERS = ("ddp", "fsdp")  # values of trainer.strategy with which many devices compute what one computes
+WEIGHT_HASHES = "weights_sha256"  # beside the settings in config.yaml: which weights adapters and shipped models were
+
+
+def run_name(config: DictConfig, method: str | None = None) -> str:
+    """experiment-model-method-loss-sSEED-HASH; equal settings give equal names.
+
+    Raises UserError where it would not be a folder's name: settings come with adapters, too.
+    """
+    parts = [config.name, model_name(config), method or method_name(config), config.loss.name]
+    name = "-".join([*map(str, parts), f"s{config.few_shot_seed}", settings_hash(config)])
+    if Path(name).name != name or "\0" in name or "\\" in name:
+        raise UserError(f"{name!r}, made of the settings' names, is no name for a folder: say run_dir=.")
+    return name
+
+
+def model_name(config: DictConfig) -> str:
+    """`model=`'s name, or where `model.path` says another checkpoint than it, that one's last name part."""
+    name, path = str(config.model.name), config.model.path
+    if path is None or _known_path(name) == path:
+        return name
+    return Path(path).name
+
+
+def is_known_checkpoint(config: DictConfig) -> bool:
+    """Whether `model.path` is on the Hub and `model.arch` is its shape: both as the file in configs/model has them."""
+    path = config.model.path
+    on_hub = path is not None and not path.startswith(IN_PACKAGE) and not Path(path).is_dir()
+    return on_hub and config.model.arch is not None and _known_path(str(config.model.name)) == path
+
+
+@cache
+def _known_path(name: str) -> str | None:
+    """`model.path` of a file in configs/model; each says it itself, so that Hydra need not be asked."""
+    file = CONFIGS / "model" / f"{name}.yaml"
+    return OmegaConf.load(file).path if file.is_file() else None
+
+
+def run_path(config: DictConfig, name: str) -> Path:
+    return Path(config.run_dir) if config.run_dir is not None else Path(config.runs) / name
+
+
+def method_name(config: DictConfig) -> str:
+    return str(config.method.name)
+
+
+def settings_hash(config: DictConfig) -> str:
+    settings = json.dumps(identity(resolved_with_hashes(config)), sort_keys=True)
+    return hashlib.sha256(settings.encode()).hexdigest()[:8]
+
+
+def identity(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Settings (`resolved_with_hashes`) without those that do not change the result."""
+    kept = {key: value for key, value in settings.items() if key not in NOT_IDENTITY}
+    if "trainer" in kept:
+        left_out = ["devices", *(["strategy"] if kept["trainer"].get("strategy") in SAME_NUMBERS else [])]
+        kept["trainer"] = {key: value for key, value in kept["trainer"].items() if key not in left_out}
+    return _without_introduced(kept)
+
+
+def _without_introduced(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Without later settings that have the value they came with, at whatever depth."""
+    return {
+        key: _without_introduced(value, f"{prefix}{key}.") if isinstance(value, Mapping) else value
+        for key, value in settings.items()
+        if (name := f"{prefix}{key}") not in INTRODUCED or value != INTRODUCED[name]
+    }
+
+
+def resolved_with_hashes(config: DictConfig) -> dict[str, Any]:
+    """The resolved settings, and the hash of any adapter they name: its path alone does not say what is in it.
+
+    Nor does that of a model in this package, which the next version may bring anew.
+    """
+    hashes = {}
+    if (config.model.path or "").startswith(IN_PACKAGE):
+        shipped = Path(local_path(config.model.path)) / "model.safetensors"
+        if shipped.is_file():
+            hashes["model.path"] = file_sha256(shipped)
+    for key in ADAPTERS:
+        folder = OmegaConf.select(config, key)
+        weights = sorted(Path(folder).glob("adapter*.safetensors")) if folder is not None else []
+        if weights:
+            hashes[key] = file_sha256(weights[0])
+    return {**resolved(config), **({WEIGHT_HASHES: hashes} if hashes else {})}
+
+
+def differences(ours: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
+    """Dotted keys whose values differ, as "key: theirs there, ours here"."""
+    flat_ours, flat_theirs = dict(_flatten(ours)), dict(_flatten(theirs))
+    keys = sorted(flat_ours.keys() | flat_theirs.keys())
+    return [
+        f"{key}: {flat_theirs.get(key)} there, {flat_ours.get(key)} here"
+        for key in keys
+        if flat_ours.get(key) != flat_theirs.get(key)
+    ]
+
+
+def _flatten(node: Any, prefix: str = "") -> Iterable[tuple[str, Any]]:
+    if not isinstance(node, dict):
+        yield prefix, node
+        return
+    for key, value in node.items():
+        yield from _flatten(value, f"{prefix}.{key}" if prefix else str(key))
