@@ -12,6 +12,7 @@ import math
 import re
 import sys
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,10 @@ from tfew.methods.base import adapter_parameters, attach
 from tfew.models.backbone import give_own_head
 from tfew.models.build import make_method, make_optimizer
 from tfew.schema import Batch
-from tfew.scoring.losses import LossWeights, counts
+from tfew.scoring.losses import LossConfig, counts
 from tfew.scoring.score import ENGINES, rank_scores, scoring_mode, token_logprob
+from tfew.settings import TrainingSettings
+from tfew.settings import settings as settings_of
 from tfew.training.fit import quiet_lightning
 from tfew.training.module import FewShotModule
 
@@ -63,7 +66,7 @@ def replay(
     expected: Mapping[str, Any],
     tensors: Mapping[str, Tensor],
     batches: list[Batch],
-    engine: str = ENGINES[0],
+    engine: Any = ENGINES[0],
 ) -> dict[str, float]:
     config = compose("fidelity=official", *_recorded_settings(expected["optimizer"]))
     model = make_model(expected["model_config"], tensors)
@@ -75,13 +78,12 @@ def replay(
     module = FewShotModule(
         model,
         lambda parameters: make_optimizer(config, parameters),
-        LossWeights(lm=1, ul=settings["unlikely_loss"], ln=settings["mc_loss"]),
-        steps=expected["steps"],
-        warmup_ratio=config.warmup_ratio,
-        clip_norm=config.clip_norm,
-        seed=expected.get("seed", 0),
-        unlikely_epsilon=config.fidelity.unlikely_epsilon,
-        engine=engine,
+        LossConfig(
+            {"lm": 1, "ul": settings["unlikely_loss"], "ln": settings["mc_loss"]}, config.fidelity.unlikely_epsilon
+        ),
+        replace(
+            settings_of(TrainingSettings, config), steps=expected["steps"], seed=expected.get("seed", 0), engine=engine
+        ),
     ).train()
     with quiet_lightning():
         trainer = pl.Trainer(

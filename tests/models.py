@@ -1,5 +1,8 @@
 """Tiny models and batches made in process, with seeds."""
 
+from dataclasses import replace
+from typing import Any
+
 import torch
 from torch import nn
 from transformers import T5Config, T5ForConditionalGeneration
@@ -11,6 +14,7 @@ from tfew.methods.ia3 import IA3
 from tfew.models.backbone import random_model
 from tfew.models.build import make_method
 from tfew.schema import Batch
+from tfew.settings import TrainingSettings, settings
 
 ARCH = {
     "init_seed": 0,
@@ -70,3 +74,8 @@ def ragged_batch(seed: int = 0, examples: int = 5) -> Batch:
         choices = [tokens(number(1, 6)) for _ in range(1 + position % 4)]
         items.append(TokenizedPrompt(tokens(number(3, 12)), choices, number(0, len(choices) - 1), 0, 0))
     return collate(items, pad_id=0)
+
+
+def training_settings(**changes: Any) -> TrainingSettings:
+    """Those of configs/train.yaml with these changes."""
+    return replace(settings(TrainingSettings, compose()), **changes)

@@ -299,7 +299,7 @@ def test_process_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     told: dict[str, Any] = {}
     monkeypatch.setattr(torch.distributed, "init_process_group", lambda backend, **options: told.update(options))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    place = processes.StreamPosition(0, 2, 0, 2, "127.0.0.1", 1, "a test")
+    place = processes.LaunchEnv(0, 2, 0, 2, "127.0.0.1", 1, "a test")
     with monkeypatch.context() as patch:
         for name in place.environment():
             patch.setenv(name, "")

@@ -15,12 +15,12 @@ from tests.models import tiny_t5
 from tests.scoring.test_decoder_only import make
 from tfew.config import checked, compose
 from tfew.cost import cost
-from tfew.costs import device_memory as device
 from tfew.costs import memory_forecast as forecast
-from tfew.costs.device_memory import DeviceMemory, memory_of
 from tfew.costs.dry_run import Counted
 from tfew.costs.lengths import Spread, assumed_batch, longest_scoring_batch, longest_training_batch, measure
 from tfew.data.tokenization import PromptTokenizer
+from tfew.devices import memory as device
+from tfew.devices.memory import DeviceMemory, memory_of
 from tfew.errors import UserError
 from tfew.evaluate import evaluate
 from tfew.models.backbone import shape_at

@@ -6,6 +6,7 @@ Cases are derived from the test's name (`derandomize`), so every run sees the sa
 import csv
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from tfew.models.exchange import read_peft, read_tensors, write_peft, write_tens
 from tfew.ranking.norms import NORMS, best, rescored
 from tfew.runs.records import load_record, save_record
 from tfew.schema import Batch, Example, Prediction, Prompt
-from tfew.scoring.losses import LossWeights, counts, loss_terms
+from tfew.scoring.losses import T_FEW, counts, loss_terms
 from tfew.scoring.score import ENGINES, scoring_mode, token_logprob
 
 ARGUMENTS = method_arguments(resolved(compose("method=ia3").method))
@@ -120,7 +121,7 @@ def test_losses_equal_float64_loops_and_their_gradients_finite_differences(
 
     def loss(logits: torch.Tensor) -> torch.Tensor:
         logprob = torch.nn.functional.logsigmoid(logits) * batch.choice_mask
-        return loss_terms(logprob, batch, LossWeights(1, 1, 1), counts(batch), epsilon)["loss"]
+        return loss_terms(logprob, batch, replace(T_FEW, epsilon=epsilon), counts(batch))["loss"]
 
     logprob = torch.nn.functional.logsigmoid(logits) * batch.choice_mask
     wrong = any(len(item.choice_ids) > 1 for item in some)
@@ -136,7 +137,7 @@ def test_losses_of_parts_add_up(some: list[TokenizedPrompt], size: int) -> None:
     logprob = -torch.rand(batch.choice_mask.shape, dtype=torch.float64) * batch.choice_mask
 
     def loss(part: Batch, logprob: torch.Tensor) -> float:
-        return loss_terms(logprob, part, LossWeights(1, 1, 1), counts(batch), 0.01)["loss"].item()
+        return loss_terms(logprob, part, T_FEW, counts(batch))["loss"].item()
 
     parts = zip(batch.split(size), logprob.split(size), strict=True)
     assert sum(loss(part, of_part) for part, of_part in parts) == pytest.approx(loss(batch, logprob), abs=1e-10)

@@ -19,7 +19,7 @@ from tfew.models.backbone import load_tokenizer
 from tfew.prediction.submission import predictions_csv
 from tfew.raft_submit import submit
 from tfew.schema import Prompt
-from tfew.scoring.losses import LossWeights, counts, loss_terms
+from tfew.scoring.losses import LossConfig, counts, loss_terms
 from tfew.scoring.score import token_logprob
 from tfew.task import load_spec, train_task, unlabelled_task
 from tfew.train import train
@@ -222,10 +222,10 @@ def test_real_prompts_keep_instruction_labels_and_question(task: str, real_data:
 def test_only_the_right_choice_counts_where_only_it_has_a_loss() -> None:
     """The same loss and gradients as with all choices (no dropout), for a fraction of the work."""
     batch = ragged_batch()
-    weights, found = LossWeights(1, 0, 0), []
+    weights, found = LossConfig({"lm": 1, "ul": 0, "ln": 0}), []
     for one in (batch, batch.right_choices()):
         model = with_ia3(tiny_t5()).eval()
-        loss = loss_terms(token_logprob(model, one), one, weights, counts(one), 0.01)["loss"]
+        loss = loss_terms(token_logprob(model, one), one, weights, counts(one))["loss"]
         loss.backward()
         found.append((loss, [p.grad for p in model.parameters() if p.grad is not None]))
     assert batch.right_choices().choice_ids.shape == (5, 1, batch.choice_ids.shape[2])

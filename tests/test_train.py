@@ -53,6 +53,7 @@ def test_what_a_run_leaves_behind(train_tiny: Train) -> None:
     assert record.name.startswith("demo_commits-tiny-ia3-tfew-s0-")
     assert {p.name for p in path.iterdir()} == {
         "adapter.json", "adapter.safetensors", "config.yaml", "few_shot", "metrics.csv", "predictions.jsonl",
+        "speed.csv",
         "result.json", "temperature.json",
     }  # fmt: skip
     rows = metrics(path)

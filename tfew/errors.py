@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 
 
-class UserError(Exception):
+class UserError(ValueError):
     """One clear sentence on one line: the bad value, the good values, the knob to turn.
 
     It may quote what stands in a file. A line break there, or what a terminal would act on, is shown as an escape.

@@ -66,6 +66,14 @@ class Batch:
     label: torch.Tensor
     task_id: torch.Tensor | None = None
 
+    def __post_init__(self) -> None:
+        shapes = {name: tuple(tensor.shape) for name, tensor in vars(self).items() if tensor is not None}
+        B, L = self.input_ids.shape
+        _, C, T = self.choice_ids.shape
+        wanted = {"input_ids": (B, L), "input_mask": (B, L), "choice_ids": (B, C, T), "choice_mask": (B, C, T)}
+        if wrong := {name: shape for name, shape in shapes.items() if shape != wanted.get(name, (B,))}:
+            raise ValueError(f"a batch of {B} examples, {L} input tokens, {C} choices of {T} tokens has {wrong}")
+
     def __len__(self) -> int:
         return len(self.label)
 

@@ -115,7 +115,7 @@ def _member(job: Job, method: "Method", model: "nn.Module", prompt_tokenizer: "P
 
     from tfew.data.loader import FewShotData
     from tfew.models.build import build_method, make_optimizer, starting_weights
-    from tfew.scoring.losses import LossWeights
+    from tfew.scoring.losses import LossConfig
     from tfew.training.joint_training import Member
     from tfew.training.optim import linear_decay_with_warmup
 
@@ -140,8 +140,7 @@ def _member(job: Job, method: "Method", model: "nn.Module", prompt_tokenizer: "P
         linear_decay_with_warmup(optimizer, config.steps, config.warmup_ratio),
         data.dataset,
         data.order,
-        LossWeights(config.loss.lm, config.loss.ul, config.loss.ln),
-        unlikely_epsilon=config.fidelity.unlikely_epsilon,
+        LossConfig.from_settings(config.loss, config.fidelity.unlikely_epsilon),
         loss_mean=config.fidelity.loss_mean,
         clip_norm=config.clip_norm,
         seed=config.seed,

@@ -20,7 +20,7 @@ from tfew.data.tokenization import TokenizedPrompt, collate
 from tfew.methods.base import adapter_parameters, attach
 from tfew.models.build import make_method
 from tfew.schema import Batch
-from tfew.scoring.losses import LossWeights, counts, loss_terms
+from tfew.scoring.losses import T_FEW, counts, loss_terms
 from tfew.scoring.score import rank_scores, scoring_mode, token_logprob
 
 BATCH = 16  # examples scored at a time
@@ -82,7 +82,7 @@ def score(name: str, model: nn.Module, items: Sequence[TokenizedPrompt], pad_id:
 def training_step(name: str, model: nn.Module, batch: Batch, optimizer: torch.optim.Optimizer) -> float:
     model.train()
     optimizer.zero_grad()
-    terms = loss_terms(CONTENDERS[name](model, batch), batch, LossWeights(1, 1, 1), counts(batch), 0.01)
+    terms = loss_terms(CONTENDERS[name](model, batch), batch, T_FEW, counts(batch))
     terms["loss"].backward()
     torch.nn.utils.clip_grad_norm_(list(adapter_parameters(model).values()), 1.0)
     optimizer.step()

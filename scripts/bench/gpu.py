@@ -27,7 +27,7 @@ from scripts.bench.limit import COMMON, ROWS, SHAPES, matmul_flops_per_second, u
 from tfew.methods.base import adapter_parameters, attach
 from tfew.methods.ia3 import IA3
 from tfew.schema import Batch
-from tfew.scoring.losses import LossWeights, counts, loss_terms
+from tfew.scoring.losses import T_FEW, counts, loss_terms
 from tfew.scoring.prefixes import prefixes
 from tfew.scoring.score import ENGINES, scoring_mode, token_logprob
 
@@ -131,7 +131,7 @@ def _training(model: nn.Module, batch: Batch, engine: str) -> Callable[[], objec
         model.train()
         optimizer.zero_grad()
         logprob = token_logprob(model, batch, engine)
-        loss_terms(logprob, batch, LossWeights(1, 1, 1), step_counts, 0.01)["loss"].backward()
+        loss_terms(logprob, batch, T_FEW, step_counts)["loss"].backward()
         optimizer.step()
 
     return step

@@ -28,7 +28,7 @@ from tfew.methods.base import adapter_parameters, attach
 from tfew.models.backbone import random_model, shape_of
 from tfew.models.build import make_method, make_optimizer
 from tfew.schema import Batch
-from tfew.scoring.losses import LossWeights
+from tfew.scoring.losses import T_FEW
 from tfew.scoring.score import scoring_mode, token_logprob
 
 CPU = torch.device("cpu")
@@ -39,7 +39,7 @@ OFTEN = ("ia3", "full", "prefix", "gpt2")  # the others, which are alike, are fo
 
 
 def recipe(engine: str = "fast", **other: Any) -> Recipe:
-    return Recipe(LossWeights(1.0, 1.0, 1.0), 0.01, engine, **other)
+    return Recipe(T_FEW, engine, **other)
 
 
 def attached(model: nn.Module, name: str) -> nn.Module:

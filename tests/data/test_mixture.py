@@ -285,7 +285,7 @@ def test_ranks_share_each_batch_also_after_they_were_resumed(
     drawn = DrawnPrompts(mixture_of(made_mixture), PromptTokenizer(ByT5Tokenizer(), 64), seed=0)
 
     def batches_of(rank: int, world: int, start: int) -> list[list[tuple[int, int]]]:
-        monkeypatch.setattr("tfew.devices.distributed.world", lambda: world)
+        monkeypatch.setattr("tfew.devices.distributed.world_size", lambda: world)
         monkeypatch.setattr("tfew.devices.distributed.rank", lambda: rank)
         return list(StepSampler(len(drawn.prompts), 16, 60, 0, start, window=4, lengths=drawn.lengths))
 

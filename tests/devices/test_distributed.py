@@ -1,6 +1,7 @@
 """Several devices, one process each: what they are dealt, what they add up, and who they are; without starting any."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -9,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import ByT5Tokenizer
 
-from tests.models import ragged_batch, tiny_t5, with_ia3
+from tests.models import ragged_batch, tiny_t5, training_settings, with_ia3
 from tfew.config import checked, compose
 from tfew.data.loader import StepSampler
 from tfew.data.tokenization import PromptTokenizer
@@ -24,7 +25,7 @@ from tfew.ranking import evaluation
 from tfew.runs.identity import run_name
 from tfew.runs.run_folder import last_checkpoint, remove_checkpoints
 from tfew.schema import Batch, Prompt
-from tfew.scoring.losses import LossWeights
+from tfew.scoring.losses import T_FEW
 from tfew.scoring.score import scoring_mode
 from tfew.together import train_together
 from tfew.training import module
@@ -52,7 +53,7 @@ def test_processes_share_the_very_batch_of_one(window: int, piece: int, monkeypa
     alone = batches()
     together = []
     for rank in range(3):
-        monkeypatch.setattr("tfew.devices.distributed.world", lambda: 3)
+        monkeypatch.setattr("tfew.devices.distributed.world_size", lambda: 3)
         monkeypatch.setattr("tfew.devices.distributed.rank", lambda rank=rank: rank)
         together.append(batches())
     for step, whole in enumerate(alone):
@@ -64,8 +65,8 @@ def test_processes_share_the_very_batch_of_one(window: int, piece: int, monkeypa
 
 def trained_module(loss_mean: str = "step", micro: int | None = None, equal_passes: bool = False) -> Any:
     made = FewShotModule(
-        with_ia3(tiny_t5()), lambda p: torch.optim.AdamW(p), LossWeights(1, 1, 1), steps=1, warmup_ratio=0, clip_norm=1,
-        seed=0, micro_batch_size=micro, loss_mean=loss_mean, equal_passes=equal_passes,
+        with_ia3(tiny_t5()), lambda p: torch.optim.AdamW(p), T_FEW,
+        training_settings(steps=1, micro_batch_size=micro), loss_mean, equal_passes,
     )  # fmt: skip
     made.manual_backward = lambda loss: loss.backward()  # type: ignore[method-assign, assignment]
     return made
@@ -80,11 +81,15 @@ def gradients(made: Any, share: Batch, table: list[list[int]] | None, patch: pyt
         return table or [list(row)]
 
     patch.setattr(module, "all_gather_integers", numbers)
-    made.model.zero_grad()
-    whole = made._whole_step(share)
-    terms = made._backward(share, whole)
+    terms: dict[str, float] = {}
+    made.optimizers = lambda: torch.optim.SGD(made.trained_parameters(), lr=0)
+    made.lr_schedulers = lambda: SimpleNamespace(step=lambda: None, get_last_lr=lambda: [0])
+    made.all_reduce_step = lambda sums: sums
+    made.clip_and_step = lambda optimizer, values: terms.update(values) or 0.0
+    made.log_step = lambda values, tokens: None
+    made.training_step(share, 0)
     vectors = torch.cat([p.grad.flatten() for p in adapter_parameters(made.model).values()])
-    return {name: value.item() for name, value in terms.items()}, vectors, said[0]
+    return terms, vectors, said[0]
 
 
 @pytest.mark.parametrize(
@@ -116,8 +121,8 @@ def test_shares_of_a_step_add_up_to_it(
 def test_passes_are_equal_in_number_only_where_they_must_be(equal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     made = trained_module(micro=2, equal_passes=equal)
     passed: list[int] = []
-    real = made.terms
-    made.terms = lambda batch, total: (passed.append(len(batch)), real(batch, total))[1]
+    real = made.loss_terms
+    made.loss_terms = lambda batch, total: (passed.append(len(batch)), real(batch, total))[1]
     gradients(made, ragged_batch(examples=3), [[9, 9, 3, 9, 2], [9, 9, 7, 9, 4]], monkeypatch)
     assert passed == ([2, 1, 1, 1] if equal else [2, 1])
 
@@ -125,7 +130,7 @@ def test_passes_are_equal_in_number_only_where_they_must_be(equal: bool, monkeyp
 def test_dropout_of_one_process_is_what_it_was_and_several_draw_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
     assert module.step_seed(3, 5) == 8373482881831053037  # resumed runs of earlier versions rely on it
     seeds = {module.step_seed(3, 5)}
-    monkeypatch.setattr(module, "world", lambda: 4)
+    monkeypatch.setattr(module, "world_size", lambda: 4)
     for rank in range(4):
         monkeypatch.setattr(module, "rank", lambda rank=rank: rank)
         seeds.add(module.step_seed(3, 5))
@@ -141,10 +146,10 @@ class Together:
     def sums(self, *arguments: Any) -> Any:
         self.said = []
         for rank in range(self.number):
-            self.patch.setattr("tfew.devices.distributed.world", lambda: self.number)
-            self.patch.setattr(evaluation, "world", lambda: self.number)
+            self.patch.setattr("tfew.devices.distributed.world_size", lambda: self.number)
+            self.patch.setattr(evaluation, "world_size", lambda: self.number)
             self.patch.setattr("tfew.devices.distributed.rank", lambda rank=rank: rank)
-            self.patch.setattr(evaluation, "gathered", self._gather)
+            self.patch.setattr(evaluation, "all_gather_objects", self._gather)
             try:
                 return evaluation._sums(*arguments)
             except StopIteration:
@@ -269,7 +274,7 @@ def test_what_devices_cannot_share(overrides: list[str], number: int, message: s
 def test_what_keeps_to_one_device_or_to_whole_models(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match=r"train_together= trains on one device: say trainer.devices=1, not 2"):
         train_together([compose("model=tiny", "dataset=mini/complaint", "trainer.devices=2")])
-    monkeypatch.setattr("tfew.models.build.world", lambda: 2)
+    monkeypatch.setattr("tfew.models.build.world_size", lambda: 2)
     config = compose("model=tiny", "method=fish_02", "optimizer=adamw", "trainer=fsdp")
     with pytest.raises(UserError, match=r"method=fish_02 is calibrated by one device .* trainer=fsdp .* trainer=ddp"):
         shard_model(config, tiny_t5(), torch.device("cpu"), build_method(config))

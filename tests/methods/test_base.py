@@ -20,7 +20,7 @@ from tfew.methods.base import Method, adapter_parameters, attach
 from tfew.methods.fish import FISH
 from tfew.models.adapters_io import load_weights
 from tfew.models.build import make_method, make_optimizer
-from tfew.scoring.losses import LossWeights, counts, loss_terms
+from tfew.scoring.losses import T_FEW, counts, loss_terms
 from tfew.scoring.score import scoring_mode, token_logprob
 from tfew.training.module import FewShotModule
 
@@ -43,7 +43,7 @@ def configured(name: str, *overrides: str) -> DictConfig:
 
 def loss(model: nn.Module, seed: int = 0) -> Tensor:
     batch = ragged_batch(seed)
-    return loss_terms(token_logprob(model, batch), batch, LossWeights(1, 1, 1), counts(batch), 0.01)["loss"]
+    return loss_terms(token_logprob(model, batch), batch, T_FEW, counts(batch))["loss"]
 
 
 def logprob(model: nn.Module) -> Tensor:

@@ -18,7 +18,7 @@ from tfew.methods.said import SAID, SharedVector, fastfood, hadamard_matrix, pow
 from tfew.models.backbone import give_own_head
 from tfew.models.build import NOT_ARGUMENTS, make_method
 from tfew.schema import Batch
-from tfew.scoring.losses import LossWeights, counts, loss_terms
+from tfew.scoring.losses import T_FEW, counts, loss_terms
 from tfew.scoring.score import scoring_mode, token_logprob
 
 EXAMPLES = 4
@@ -33,7 +33,7 @@ def said() -> SAID:
 
 
 def toy_loss(model: nn.Module, batch: Batch) -> Tensor:
-    return loss_terms(token_logprob(model, batch), batch, LossWeights(1, 1, 1), counts(batch), 0.01)["loss"]
+    return loss_terms(token_logprob(model, batch), batch, T_FEW, counts(batch))["loss"]
 
 
 def single_losses(model: nn.Module) -> Iterator[Tensor]:

@@ -17,7 +17,7 @@ from tfew.methods.base import Method, attach
 from tfew.methods.task_bank import BARE, TaskBank, put_scalings, without_tasks
 from tfew.models.build import make_method
 from tfew.schema import Batch
-from tfew.scoring.losses import LossWeights, counts, loss_terms
+from tfew.scoring.losses import T_FEW, counts, loss_terms
 from tfew.scoring.score import scoring_mode, token_logprob
 
 TASKS = 8
@@ -144,7 +144,7 @@ def test_each_task_gets_its_own_gradient(engine: str, parts: int) -> None:
 
     def loss(model: nn.Module, part: Batch) -> Tensor:
         logprob = token_logprob(model, part, engine, parts)
-        return loss_terms(logprob, part, LossWeights(1, 1, 1), counts(part), 0.01)["loss"]
+        return loss_terms(logprob, part, T_FEW, counts(part))["loss"]
 
     batch, mixed, method = mixed_batch(), tiny_t5(), IA3
     start = [vectors(method, mixed, task) for task in range(TASKS)]
@@ -154,8 +154,7 @@ def test_each_task_gets_its_own_gradient(engine: str, parts: int) -> None:
     rows = [torch.tensor([task, task + TASKS]) for task in range(TASKS)]
     pieces = [Batch(*(getattr(batch, name)[row] for name in vars(batch))) for row in rows]
     sum(
-        loss_terms(logprob[row], piece, LossWeights(1, 1, 1), counts(piece), 0.01)["loss"]
-        for row, piece in zip(rows, pieces, strict=True)
+        loss_terms(logprob[row], piece, T_FEW, counts(piece))["loss"] for row, piece in zip(rows, pieces, strict=True)
     ).backward()  # type: ignore[union-attr]
     for weights, given, piece in zip(own, start, pieces, strict=True):
         model = tiny_t5()

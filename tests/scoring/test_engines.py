@@ -28,7 +28,7 @@ from tfew.models.build import make_method
 from tfew.schema import Batch, Prediction
 from tfew.scoring import decoder_only, encoder_decoder, vocabulary
 from tfew.scoring import score as scoring
-from tfew.scoring.losses import LossWeights, counts, loss_terms
+from tfew.scoring.losses import T_FEW, counts, loss_terms
 from tfew.scoring.packed import packing, packing_by_row
 from tfew.scoring.prefixes import prefixes
 from tfew.scoring.score import scoring_mode, token_logprob
@@ -89,7 +89,7 @@ def assert_same_scores(model: nn.Module, batch: Batch, tolerance: float = 1e-5) 
 def gradients(model: nn.Module, batch: Batch, engine: str) -> dict[str, torch.Tensor]:
     model.zero_grad()
     logprob = token_logprob(model, batch, engine)
-    loss_terms(logprob, batch, LossWeights(1, 1, 1), counts(batch), 0.01)["loss"].backward()
+    loss_terms(logprob, batch, T_FEW, counts(batch))["loss"].backward()
     return {name: parameter.grad.clone() for name, parameter in adapter_parameters(model).items()}
 
 
@@ -146,7 +146,7 @@ def test_no_probability_is_above_one_in_bfloat16(autocast: bool, engine: str) ->
         with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
             logprob = token_logprob(model, batch, engine)
             assert logprob.max() <= 0
-            loss = loss_terms(logprob, batch, LossWeights(1, 1, 1), counts(batch), 0.01)["loss"]
+            loss = loss_terms(logprob, batch, T_FEW, counts(batch))["loss"]
         assert torch.isfinite(loss)
         loss.backward()
     assert logprob[batch.choice_mask].max() > -0.1

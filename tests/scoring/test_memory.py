@@ -204,7 +204,7 @@ def test_pieces_survive_a_resume_and_a_device_that_is_full_is_halved_too(
 ) -> None:
     """Step 3 runs out of memory once; the run is killed at step 5; what is resumed goes on in the smaller pieces."""
     caplog.set_level(logging.INFO)
-    real = FewShotModule.terms
+    real = FewShotModule.loss_terms
     seen: list[tuple[int, int]] = []
 
     def terms(self: FewShotModule, batch: Batch, total: Any) -> Any:
@@ -215,7 +215,7 @@ def test_pieces_survive_a_resume_and_a_device_that_is_full_is_halved_too(
         seen.append((self.global_step, len(batch)))
         return real(self, batch, total)
 
-    monkeypatch.setattr(FewShotModule, "terms", terms)
+    monkeypatch.setattr(FewShotModule, "loss_terms", terms)
     kill = False
     run(tmp_path, "undisturbed", "checkpoint_every=1")
     assert seen == [(0, 8), (1, 8), (2, 8), (3, 4), (3, 4), (4, 4), (4, 4), (5, 4), (5, 4)]

@@ -144,13 +144,13 @@ def test_usage(run: Run) -> None:
 
 def test_the_recorded_clean_losses() -> None:
     """Step 0 of the full loss, as the recording's notes give it without the constant."""
-    from tfew.scoring.losses import LossWeights, counts, loss_terms
+    from tfew.scoring.losses import T_FEW, counts, loss_terms
     from tfew.scoring.score import scoring_mode, token_logprob
 
     expected = json.loads((GOLDEN / "expected.json").read_text())
     tensors = load_file(GOLDEN / "tensors.safetensors")
     batch = check_fidelity.make_batch(tensors, 0, 0)
     with scoring_mode(model := check_fidelity.make_model(expected["model_config"], tensors)):
-        terms = loss_terms(token_logprob(model, batch), batch, LossWeights(1, 1, 1), counts(batch), epsilon=0.01)
+        terms = loss_terms(token_logprob(model, batch), batch, T_FEW, counts(batch))
     values = torch.stack([terms["lm_loss"], terms["ln_loss"], terms["ul_loss"]])
     torch.testing.assert_close(values, torch.tensor([11.439504, 2.154436, -0.004627]), atol=1e-5, rtol=0)

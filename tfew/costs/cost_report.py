@@ -7,13 +7,13 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from tfew.costs.device_memory import memory_of
 from tfew.costs.dry_run import Counted
 from tfew.costs.formulas import inference_flops, training_flops
 from tfew.costs.lengths import assumed_batch, measure
 from tfew.costs.measure import measure_run
 from tfew.costs.memory_forecast import SCORING, TRAINING, Plan, advise, dry_runs, longest_batches, make_plan, too_large
 from tfew.data.tokenization import PromptTokenizer
+from tfew.devices.memory import memory_of
 from tfew.errors import UserError
 from tfew.models.build import build_device, build_method, build_tokenizer
 from tfew.runs.identity import is_known_checkpoint, model_name

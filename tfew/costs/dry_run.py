@@ -25,7 +25,7 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, 
 
 from tfew.methods.base import adapter_parameters
 from tfew.schema import Batch
-from tfew.scoring.losses import LossWeights, counts, loss_terms
+from tfew.scoring.losses import LossConfig, counts, loss_terms
 from tfew.scoring.memory import Kept, counting_saved_tensors
 from tfew.scoring.score import token_logprob
 from tfew.training.optim import clip_gradients
@@ -89,8 +89,7 @@ def without_numbers(model: nn.Module, device: torch.device) -> nn.Module:
 class Recipe:
     """How a batch is computed; as in `tfew.training.module` and `tfew.scoring.score`."""
 
-    weights: LossWeights
-    unlikely_epsilon: float
+    loss: LossConfig
     engine: str
     micro_batch_size: int | None = None
     autocast: bool = False
@@ -139,7 +138,7 @@ def make_gradients(model: nn.Module, batch: Batch, recipe: Recipe, watch: Watch 
         for micro in batch.split(recipe.micro_batch_size or len(batch)):
             with watch():
                 logprob = token_logprob(model, micro, recipe.engine)
-                loss = loss_terms(logprob, micro, recipe.weights, total, recipe.unlikely_epsilon)["loss"]
+                loss = loss_terms(logprob, micro, recipe.loss, total)["loss"]
             loss.backward()
             del logprob, loss
         clip_gradients(adapter_parameters(model).values(), 1.0)

@@ -15,7 +15,6 @@ from omegaconf import DictConfig
 from torch import nn
 
 from tfew.bounds import ADVISED_MEMORY
-from tfew.costs.device_memory import DeviceMemory, memory_of
 from tfew.costs.dry_run import (
     Counted,
     OptimizerBytes,
@@ -28,13 +27,14 @@ from tfew.costs.dry_run import (
 from tfew.costs.lengths import longest_scoring_batch, longest_training_batch
 from tfew.data.tokenization import PromptTokenizer
 from tfew.devices.distributed import world_size
+from tfew.devices.memory import DeviceMemory, memory_of
 from tfew.errors import UserError
 from tfew.methods.base import Method, adapter_parameters, attach
 from tfew.models.build import build_shape, make_optimizer, memory_bytes, shards_weights, uses_autocast, weight_dtype
 from tfew.ranking.score_methods import questions
 from tfew.runs.identity import model_name
 from tfew.schema import Batch, Prompt
-from tfew.scoring.losses import LossWeights
+from tfew.scoring.losses import LossConfig
 from tfew.scoring.memory import rough_bytes
 from tfew.task import InContext, Task
 
@@ -106,8 +106,8 @@ def _optimizer_bytes(config: DictConfig, trained: list[nn.Parameter]) -> Optimiz
 
 
 def make_recipe(config: DictConfig, autocast: bool) -> Recipe:
-    weights = LossWeights(config.loss.lm, config.loss.ul, config.loss.ln)
-    return Recipe(weights, config.fidelity.unlikely_epsilon, config.engine, config.micro_batch_size, autocast)
+    loss = LossConfig.from_settings(config.loss, config.fidelity.unlikely_epsilon)
+    return Recipe(loss, config.engine, config.micro_batch_size, autocast)
 
 
 def dry_runs(config: DictConfig, plan: Plan, batches: Mapping[str, Batch]) -> dict[str, Counted]:

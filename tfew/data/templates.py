@@ -167,9 +167,9 @@ def _inline(prompt: Mapping[str, Any]) -> InlineTemplate:
         known = validated(prompt, _Prompt)
         if more := known.keys() - _Prompt.__annotations__:
             raise ValueError(f"it has {some(map(str, more))}, too")
-        return InlineTemplate(**known)
     except ValueError as error:
         raise UserError(f"A template of dataset.prompts is not complete, or of another kind: {error}.") from error
+    return InlineTemplate(**known)
 
 
 def find_promptsource(name: str) -> tuple[str, str | None, frozenset[str]]:

@@ -4,8 +4,8 @@ base                                `Method`, the interface
 ia3, lora, lora_scaling             vectors and low-rank updates beside linear layers
 adapter, compacter                  layers put in between
 prompt, prefix                      tokens and key-value pairs put in front
-bitfit, layernorm, full, fish, said  weights of the base itself
+bitfit, layernorm, full, fish, said weights of the base itself
 surgery, merging                    finding and editing linear layers; folding an adapter in
 task_bank                           many tasks' vectors in one model
-peft_format                         HF peft's files
+ia3_exchange, peft_format           HF peft's and the authors' files
 """

@@ -47,6 +47,8 @@ def adapter_description(folder: Path) -> dict[str, Any]:
         return description
     except FileNotFoundError as error:
         raise UserError(f"{folder} holds no adapter ({CONFIG_FILE} is missing).") from error
+    except UserError:
+        raise
     except (ValueError, KeyError, TypeError, OSError) as error:
         raise UserError(f"{path} does not describe an adapter of this project: {error}.") from error
 

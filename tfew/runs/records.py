@@ -11,7 +11,7 @@ from typing_extensions import TypedDict
 
 from tfew.errors import UserError
 from tfew.files.atomic import write_atomically
-from tfew.files.checksums import to_checked_json, from_checked_json
+from tfew.files.checksums import from_checked_json, to_checked_json
 from tfew.files.untrusted import validated
 
 SCHEMA_VERSION = 2  # 1: without `files` and the checksum
@@ -114,6 +114,8 @@ def load_record(folder: Path) -> RunRecord:
         return validated(RunRecord(**validated(fields, _Read)))
     except FileNotFoundError as error:
         raise UserError(f"{path} does not exist: the run did not finish; finish it with resume=true.") from error
+    except UserError:
+        raise
     except (ValueError, TypeError, KeyError) as error:
         raise UserError(f"{path} is not a record of this project: {error}.") from error
 

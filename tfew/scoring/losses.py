@@ -3,24 +3,22 @@
 Each term is a sum over a whole optimiser step divided by a count over that same step, so micro-batches and
 devices add numerators and share one denominator (`Counts`); averaging the averages would weigh tokens of short
 micro-batches more. Official counterpart: `src/models/EncoderDecoder.py`, which averages micro-batches.
+
+A new term is a function here, a line in `TERMS`, and its weight in the files of configs/loss.
 """
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from tfew.errors import unknown
 from tfew.schema import Batch
 from tfew.scoring.score import rank_scores
 
-
-@dataclass(frozen=True)
-class LossWeights:
-    """Weights of the terms: language modelling, unlikelihood, length-normalised choice loss."""
-
-    lm: float
-    ul: float
-    ln: float
+EPSILON = 0.01  # of the official code's unlikelihood term; the paper does not mention it
 
 
 @dataclass(frozen=True)
@@ -37,48 +35,70 @@ def counts(batch: Batch) -> Counts:
     return Counts(int(right.sum()), int(wrong.sum()), len(batch))
 
 
-def lm_loss(token_logprob_BCT: Tensor, mask_BCT: Tensor, label_B: Tensor, right_tokens: int) -> Tensor:
+def lm_loss(token_logprob_BCT: Tensor, batch: Batch, total: Counts, epsilon: float = EPSILON) -> Tensor:
     """Cross-entropy of the right choice: one mean over all its tokens (not a mean of means)."""
-    right, _ = _right_and_wrong(mask_BCT, label_B)
-    return -(token_logprob_BCT * right).sum() / right_tokens
+    right, _ = _right_and_wrong(batch.choice_mask, batch.label)
+    return -(token_logprob_BCT * right).sum() / total.right_tokens
 
 
-def unlikelihood_loss(
-    token_logprob_BCT: Tensor, mask_BCT: Tensor, label_B: Tensor, wrong_tokens: int, epsilon: float
-) -> Tensor:
+def unlikelihood_loss(token_logprob_BCT: Tensor, batch: Batch, total: Counts, epsilon: float = EPSILON) -> Tensor:
     """Mean of -log(1 - p + epsilon) over the wrong choices' tokens.
 
-    The official code has epsilon = 0.01, which the paper does not mention; without it a token of probability 1
-    is an infinite loss. Zero where an example set has no wrong choice at all.
+    Without epsilon a token of probability 1 is an infinite loss. Zero where an example set has no wrong choice at all.
     """
-    _, wrong = _right_and_wrong(mask_BCT, label_B)
+    _, wrong = _right_and_wrong(batch.choice_mask, batch.label)
     # padding is set to probability 0 before the log, so that its gradient is 0 and never NaN
     probability = token_logprob_BCT.masked_fill(~wrong, float("-inf")).exp()
     penalty = -torch.log(1 - probability + epsilon)
-    return (penalty * wrong).sum() / max(wrong_tokens, 1)
+    return (penalty * wrong).sum() / max(total.wrong_tokens, 1)
 
 
-def length_normalised_loss(token_logprob_BCT: Tensor, mask_BCT: Tensor, label_B: Tensor, examples: int) -> Tensor:
+def length_normalised_loss(token_logprob_BCT: Tensor, batch: Batch, total: Counts, epsilon: float = EPSILON) -> Tensor:
     """Softmax cross-entropy of the right choice over the length-normalised scores of all choices."""
-    scores_BC = rank_scores(token_logprob_BCT, mask_BCT, norm="token")
-    return torch.nn.functional.cross_entropy(scores_BC, label_B, reduction="sum") / examples
+    scores_BC = rank_scores(token_logprob_BCT, batch.choice_mask, norm="token")
+    return torch.nn.functional.cross_entropy(scores_BC, batch.label, reduction="sum") / total.examples
 
 
-def loss_terms(
-    token_logprob_BCT: Tensor, batch: Batch, weights: LossWeights, total: Counts, epsilon: float
-) -> dict[str, Tensor]:
+# key of its weight in configs/loss -> the term; `{key}_loss` is its name in logs
+TERMS: Mapping[str, Callable[..., Tensor]] = {
+    "lm": lm_loss,
+    "ul": unlikelihood_loss,
+    "ln": length_normalised_loss,
+}
+OF_RIGHT_CHOICE = ("lm",)  # terms in which the other choices have no part
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """The weight of each term of `TERMS` (0: left out), and the epsilon of the unlikelihood term."""
+
+    weights: Mapping[str, float]
+    epsilon: float = EPSILON
+
+    def __post_init__(self) -> None:
+        for name in self.weights.keys() - TERMS.keys():
+            raise unknown("loss term", name, TERMS, f"loss.{name}=")
+
+    @classmethod
+    def from_settings(cls, loss: Mapping[str, Any], epsilon: float) -> "LossConfig":
+        """From a file of configs/loss, whose numbers are weights."""
+        return cls({key: value for key, value in loss.items() if isinstance(value, int | float)}, epsilon)
+
+    @property
+    def compares_choices(self) -> bool:
+        """Whether wrong choices have a part in the loss."""
+        return any(weight for name, weight in self.weights.items() if name not in OF_RIGHT_CHOICE)
+
+
+T_FEW = LossConfig({"lm": 1, "ul": 1, "ln": 1})
+
+
+def loss_terms(token_logprob_BCT: Tensor, batch: Batch, loss: LossConfig, total: Counts) -> dict[str, Tensor]:
     """The terms in force, unweighted, by name, and `loss`, their weighted sum; `total` counts the whole step."""
-    mask, label = batch.choice_mask, batch.label
-    terms = {}
-    if weights.lm:
-        terms["lm_loss"] = lm_loss(token_logprob_BCT, mask, label, total.right_tokens)
-    if weights.ul:
-        terms["ul_loss"] = unlikelihood_loss(token_logprob_BCT, mask, label, total.wrong_tokens, epsilon)
-    if weights.ln:
-        terms["ln_loss"] = length_normalised_loss(token_logprob_BCT, mask, label, total.examples)
-    weight = {"lm_loss": weights.lm, "ul_loss": weights.ul, "ln_loss": weights.ln}
-    terms["loss"] = torch.stack([weight[name] * value for name, value in terms.items()]).sum()
-    return terms
+    weights = {name: weight for name in TERMS if (weight := loss.weights.get(name))}
+    terms = {name: TERMS[name](token_logprob_BCT, batch, total, loss.epsilon) for name in weights}
+    weighted = torch.stack([weights[name] * term for name, term in terms.items()]).sum()
+    return {**{f"{name}_loss": term for name, term in terms.items()}, "loss": weighted}
 
 
 def _right_and_wrong(mask_BCT: Tensor, label_B: Tensor) -> tuple[Tensor, Tensor]:

@@ -84,6 +84,8 @@ def _finished(folder: Path) -> Evaluated | None:
         fields = from_checked_json(path.read_text(encoding="utf-8"))
         check_file(folder / PREDICTIONS_FILE, fields.pop(PREDICTIONS_SHA256, None), remedy)
         return Evaluated(**fields)
+    except UserError:
+        raise
     except (ValueError, TypeError) as error:
         raise UserError(f"{path} cannot be read: {error}. {remedy}") from error
 

@@ -50,18 +50,19 @@ class Zero3Module(FewShotModule):
     def on_train_start(self) -> None:
         pass  # weights were taken from the first process when they were cut
 
-    def _all_reduced(self, terms: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    def all_reduce_step(self, terms: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         names, values = list(terms), torch.stack(list(terms.values()))
         torch.distributed.all_reduce(values)
         return dict(zip(names, values, strict=True))
 
-    def _backward_of(self, loss: torch.Tensor, last: bool) -> None:
+    def backward_pass(self, loss: torch.Tensor, is_last: bool) -> None:
         engine = self._engine()
         engine.optimizer.clear_backward_seen_flag()  # says: add to what there is; the engine's own forward would
-        engine.set_gradient_accumulation_boundary(last)
+        engine.set_gradient_accumulation_boundary(is_last)
         self.manual_backward(loss * world_size())  # it means over processes, and ours are shares of one sum
 
-    def _move(self, values: dict[str, float], step: int, optimizer: Any) -> float:
+    def clip_and_step(self, optimizer: Any, values: dict[str, float]) -> float:
+        step = self.global_step
         check_finite(values, step)
         optimizer.step()
         grad_norm = float(self._engine().get_global_grad_norm())

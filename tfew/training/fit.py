@@ -26,12 +26,13 @@ from tfew.devices.distributed import broadcast_object, is_main_process, world_si
 from tfew.errors import UserError
 from tfew.files.atomic import cannot_write, write_bytes_atomically
 from tfew.methods.base import Method
-from tfew.models.build import make_optimizer, memory_bytes, shards_weights, uses_autocast, uses_zero3
+from tfew.models.build import make_optimizer, shards_weights, uses_autocast, uses_zero3
 from tfew.runs.metrics_file import MetricsFile, final_loss
-from tfew.runs.run_folder import CHECKPOINTS, MASK_FILE, METRICS_FILE, last_checkpoint
-from tfew.scoring.losses import LossWeights, counts
+from tfew.runs.run_folder import CHECKPOINTS, MASK_FILE, METRICS_FILE, SPEED_FILE, last_checkpoint
+from tfew.scoring.losses import LossConfig, counts
+from tfew.settings import TrainingSettings, settings
 from tfew.task import Task
-from tfew.training.module import FewShotModule
+from tfew.training.module import SPEED, FewShotModule
 from tfew.training.strategy import ExitOnSigterm, devices_of_trainer
 
 CANNOT_WRITE = {errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.EDQUOT}
@@ -55,31 +56,27 @@ def fit(
 ) -> Fitted:
     """Trains the adapter in `model`, from the run folder's last checkpoint where there is one."""
     device = next(model.parameters()).device
+    training = settings(TrainingSettings, config)
+    loss_mean = config.fidelity.loss_mean
     module = _module_class(config)(
         model,
         lambda parameters: make_optimizer(config, parameters),
-        LossWeights(config.loss.lm, config.loss.ul, config.loss.ln),
-        steps=config.steps,
-        warmup_ratio=config.warmup_ratio,
-        clip_norm=config.clip_norm,
-        seed=config.seed,
-        micro_batch_size=config.micro_batch_size,
-        unlikely_epsilon=config.fidelity.unlikely_epsilon,
-        loss_mean=config.fidelity.loss_mean,
-        engine=config.engine,
-        memory_bytes=memory_bytes(config),
+        LossConfig.from_settings(config.loss, config.fidelity.unlikely_epsilon),
+        training,
+        loss_mean,
         equal_passes=shards_weights(config),
     )
+    examples_per_mean = training.micro_batch_size or training.batch_size
     data = FewShotData(
         task.prompts,
         prompt_tokenizer,
-        batch_size=config.batch_size,
-        steps=config.steps,
-        seed=config.seed,
-        workers=config.workers,
-        length_window=config.length_window,
+        batch_size=training.batch_size,
+        steps=training.steps,
+        seed=training.seed,
+        workers=training.workers,
+        length_window=training.length_window,
         # examples that are averaged together stay together
-        piece=(config.micro_batch_size or config.batch_size) if config.fidelity.loss_mean == "micro_batch" else 1,
+        piece=examples_per_mean if loss_mean == "micro_batch" else 1,
     )
     started = time.monotonic()
     if method.needs_mask:
@@ -139,7 +136,7 @@ def _single_losses(
     for row in tqdm(range(task.rows), desc="Calibrating", unit="example", mininterval=0.5):
         batch = collate([prompts[0, row]], prompt_tokenizer.pad_id).to(device)
         with torch.autocast(device.type, torch.bfloat16, enabled=uses_autocast(config, device, method)):
-            loss = module.terms(batch, counts(batch))["loss"]
+            loss = module.loss_terms(batch, counts(batch))["loss"]
         yield loss
 
 
@@ -169,7 +166,7 @@ def _trainer(config: DictConfig, method: Method, device: torch.device, folder: P
         logger=_logger(config, folder) if is_main_process() else False,
         callbacks=[
             StepBar(refresh_rate=max(1, config.steps // 100)),
-            *([MetricsCsv(folder / METRICS_FILE)] if is_main_process() else []),
+            *([MetricsCsv(folder)] if is_main_process() else []),
             *([ExitOnSigterm()] if world_size() > 1 else []),
             ModelCheckpoint(
                 folder / CHECKPOINTS,
@@ -220,21 +217,22 @@ class StepBar(TQDMProgressBar):
 
 
 class MetricsCsv(pl.Callback):
-    """`metrics.csv`, whatever logger is chosen."""
+    """`metrics.csv` and `speed.csv`, whatever logger is chosen."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        self._file: MetricsFile | None = None
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._files: list[MetricsFile] = []
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        self._file = MetricsFile(self.path, trainer.global_step)
+        self._files = [MetricsFile(self.folder / name, trainer.global_step) for name in (METRICS_FILE, SPEED_FILE)]
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        assert self._file is not None
         values = {name: value.item() for name, value in trainer.callback_metrics.items()}
-        self._file.write(trainer.global_step, values)
+        speed = {name: values.pop(name) for name in SPEED}
+        for file, row in zip(self._files, (values, speed), strict=True):
+            file.write(trainer.global_step, row)
 
     def on_fit_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._close()
@@ -243,5 +241,5 @@ class MetricsCsv(pl.Callback):
         self._close()
 
     def _close(self) -> None:
-        if self._file is not None:
-            self._file.close()
+        for file in self._files:
+            file.close()

@@ -10,6 +10,7 @@ import io
 import itertools
 import logging
 import re
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
@@ -23,16 +24,17 @@ from tqdm import tqdm
 
 from tfew.data.loader import DrawnPrompts, StepSampler
 from tfew.data.tokenization import TokenizedPrompt, collate
+from tfew.devices.memory import peak_memory_bytes
 from tfew.errors import UserError
 from tfew.files.atomic import write_bytes_atomically
 from tfew.files.checksums import check_checkpoint
 from tfew.methods.task_bank import Scaler, put_scalings
 from tfew.runs.metrics_file import MetricsFile
-from tfew.runs.run_folder import CHECKPOINTS, METRICS_FILE, TOGETHER
-from tfew.scoring.losses import Counts, LossWeights, counts, loss_terms
+from tfew.runs.run_folder import CHECKPOINTS, METRICS_FILE, SPEED_FILE, TOGETHER
+from tfew.scoring.losses import Counts, LossConfig, counts, loss_terms
 from tfew.scoring.memory import OUT_OF_MEMORY, saved_tensors_within, too_little
 from tfew.scoring.score import token_logprob
-from tfew.training.module import check_finite, denominators, step_seed
+from tfew.training.module import SPEED, check_finite, step_seed
 from tfew.training.optim import clip_gradients
 
 log = logging.getLogger(__name__)
@@ -49,8 +51,7 @@ class Member:
     schedule: LambdaLR
     prompts: DrawnPrompts
     order: StepSampler
-    loss: LossWeights
-    unlikely_epsilon: float
+    loss: LossConfig
     loss_mean: str
     clip_norm: float
     seed: int
@@ -64,7 +65,7 @@ class Member:
     def batches(self, start: int) -> Iterator[list[TokenizedPrompt]]:
         self.order.start = start
         batches = map(self.prompts.__getitems__, self.order)
-        if self.loss.ul or self.loss.ln:
+        if self.loss.compares_choices:
             return batches
         return ([_right_choice(item) for item in batch] for batch in batches)  # no other has a part in the loss
 
@@ -115,20 +116,26 @@ class JointTraining:
     def run(self, start: int, checkpoint_every: int) -> None:
         """From step `start` to each one's end; every step is written to the member's `metrics.csv`."""
         self.model.train()
-        files = [MetricsFile(member.folder / METRICS_FILE, start) for member in self.members]
+        files = [
+            [MetricsFile(member.folder / name, start) for name in (METRICS_FILE, SPEED_FILE)] for member in self.members
+        ]
         batches = [member.batches(start) for member in self.members]
         steps = range(start, max(member.steps for member in self.members))
         try:
             for step in tqdm(steps, desc=f"Training {len(self.members)} adapters", unit="step", mininterval=0.5):
+                started, seen = time.monotonic(), [member.tokens_seen for member in self.members]
                 active = [n for n, member in enumerate(self.members) if step < member.steps]
                 values = self._step(step, [(self.members[n], next(batches[n])) for n in active])
                 for n, of_member in zip(active, values, strict=True):
-                    files[n].write(step + 1, of_member)
+                    tokens_per_second = (self.members[n].tokens_seen - seen[n]) / (time.monotonic() - started)
+                    speed = dict(zip(SPEED, (tokens_per_second, float(peak_memory_bytes())), strict=True))
+                    for file, row in zip(files[n], (of_member, speed), strict=True):
+                        file.write(step + 1, row)
                 # the last, too: one that was killed when others had been finished goes on with the very same vectors
                 if (step + 1) % checkpoint_every == 0 or step + 1 == steps.stop:
                     save_together(self.members, step + 1)
         finally:
-            for file in files:
+            for file in itertools.chain.from_iterable(files):
                 file.close()
 
     def _step(self, step: int, batches: Sequence[tuple[Member, list[TokenizedPrompt]]]) -> list[dict[str, float]]:
@@ -188,8 +195,9 @@ class JointTraining:
         for part, size in zip(parts, sizes, strict=True):
             member, rows = part.member, slice(start, start + size)
             own = batch.part(rows)
-            total, share = denominators(own, part.step_counts, part.of_step, member.loss_mean)
-            terms = loss_terms(logprob_BCT[rows], own, member.loss, total, member.unlikely_epsilon)
+            by_micro_batch = member.loss_mean == "micro_batch"
+            total, share = (counts(own), 1 / part.of_step) if by_micro_batch else (part.step_counts, 1.0)
+            terms = loss_terms(logprob_BCT[rows], own, member.loss, total)
             found.append({name: value * share for name, value in terms.items()})
             start += size
         return found

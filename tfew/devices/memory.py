@@ -1,6 +1,7 @@
-"""How much memory the device has."""
+"""How much memory the device has, and the most that was used."""
 
 import os
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -37,3 +38,13 @@ def _limits() -> list[int]:
     """Bytes that a container may have; none where none is set ("max")."""
     texts = [(CGROUPS / name).read_text().strip() for name in CGROUP_LIMITS if (CGROUPS / name).is_file()]
     return [int(text) for text in texts if text.isdigit()]
+
+
+def peak_memory_bytes() -> int:
+    """The most so far: of the GPU where one is used, else of the process."""
+    if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
+        return torch.cuda.max_memory_allocated()
+    import resource
+
+    unit = 1 if sys.platform == "darwin" else 1024  # Linux counts kibibytes
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
