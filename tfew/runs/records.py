@@ -3,6 +3,7 @@
 import platform
 import subprocess
 from dataclasses import asdict, dataclass, field
+from html import escape
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,42 @@ class RunRecord:
     mixture: dict[str, Any] | None = None  # members: {name: {templates, available rows, rows, items}}, left_out
     files: dict[str, str] = field(default_factory=dict)  # sha256 of what lies beside the record
     schema_version: int = SCHEMA_VERSION
+
+    @property
+    def folder(self) -> Path:
+        """Where the run lies, as its settings have it."""
+        return Path(self.config.get("run_dir") or Path(self.config.get("runs", "runs")) / self.name)
+
+    def facts(self) -> dict[str, str]:
+        """What a person wants to know first, by name."""
+        percent = {key: 100 * value for key, value in self.metrics.items() if isinstance(value, float)}
+        accuracy = f"{percent['accuracy']:.1f} %" if "accuracy" in percent else "nothing evaluated"
+        known = [
+            f"{name} {percent[key]:.1f}"
+            for name, key in (("IQR", "accuracy_iqr"), ("chance", "chance"))
+            if key in percent
+        ]
+        return {
+            "accuracy": accuracy + (f" ({', '.join(known)})" if known else ""),
+            "rows": f"{self.counts.get('rows', 0):,}",
+            "adapter": f"{self.parameters['trainable']:,} of {self.parameters['total']:,} parameters",
+            "seconds": f"{self.seconds['train']:.0f} training, {self.seconds['evaluate']:.0f} evaluation",
+            "folder": str(self.folder),
+        }
+
+    @property
+    def title(self) -> str:
+        return f"{self.dataset}: {self.method} on {self.model}, loss {self.loss}, seed {self.few_shot_seed}"
+
+    def __str__(self) -> str:
+        return "\n".join([self.title, *(f"  {name:<9} {fact}" for name, fact in self.facts().items())])
+
+    def _repr_html_(self) -> str:
+        """For notebooks."""
+        rows = "".join(
+            f"<tr><th>{escape(name)}</th><td>{escape(fact)}</td></tr>" for name, fact in self.facts().items()
+        )
+        return f"<table><caption>{escape(self.title)}</caption>{rows}</table>"
 
 
 class _Scores(TypedDict, total=False):

@@ -1,0 +1,88 @@
+"""Training, evaluation and prediction from Python, with the settings of the command line.
+
+    >>> from tfew.api import Predictor, evaluate, train
+    >>> record = train("+experiment=demo", steps=100)
+    >>> print(record)
+    >>> evaluate(adapter=record.folder, eval_rows=50).metrics["accuracy"]
+    >>> Predictor.load(record.folder)([{...}])
+
+A setting is given as on the command line ("loss=lm", "+experiment=rte") or as a keyword, with two underscores for a
+dot (`optimizer__lr=1e-3`). Mistakes raise `tfew.errors.UserError`, a ValueError.
+"""
+
+import logging
+import re
+import sys
+from typing import TYPE_CHECKING, Any
+
+from tfew.config import compose
+from tfew.runs.records import RunRecord
+
+if TYPE_CHECKING:
+    from tfew.prediction.predictor import Predictor
+
+__all__ = ["Predictor", "RunRecord", "evaluate", "train"]
+
+PLAIN = re.compile(r"[A-Za-z_][\w./-]*", re.ASCII)  # text that needs no quotation marks in Hydra's grammar
+
+
+def train(*overrides: str, **settings: Any) -> RunRecord:
+    """As `tfew train OVERRIDES` does: trains, evaluates, and returns the run's record; a finished run is only read."""
+    from tfew.train import train as run
+
+    _show_messages()
+    return run(compose(*overrides, *_as_overrides(settings)))
+
+
+def evaluate(*overrides: str, **settings: Any) -> RunRecord:
+    """As `tfew evaluate OVERRIDES` does: `adapter=` a run folder, or none for the bare model."""
+    from tfew.evaluate import evaluate as run
+    from tfew.prediction.saved_run import with_run_settings
+
+    _show_messages()
+    given = [*overrides, *_as_overrides(settings)]
+    return run(with_run_settings(compose(*given, config_name="evaluate"), given))
+
+
+def __getattr__(name: str) -> Any:
+    """`Predictor`, which imports torch, when it is asked for."""
+    if name != "Predictor":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from tfew.prediction.predictor import Predictor
+
+    _show_messages()
+    return Predictor
+
+
+def _as_overrides(settings: dict[str, Any]) -> list[str]:
+    return [f"{key.replace('__', '.')}={_as_hydra(value)}" for key, value in settings.items()]
+
+
+def _as_hydra(value: Any) -> str:
+    """The value in Hydra's grammar for overrides."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, int | float):
+        return repr(value)
+    if isinstance(value, list | tuple):
+        return f"[{','.join(map(_as_hydra, value))}]"
+    if isinstance(value, dict):
+        return "{" + ",".join(f"{_as_hydra(key)}:{_as_hydra(item)}" for key, item in value.items()) + "}"
+    text = str(value)
+    if PLAIN.fullmatch(text) and text.lower() not in ("true", "false", "null", "nan", "inf"):
+        return text
+    escaped = re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + ("\\'" if found[2] else ""), text)
+    return f"'{escaped}'"
+
+
+def _show_messages() -> None:
+    """The messages of a run go to standard error, unless the program has set up logging itself."""
+    log = logging.getLogger("tfew")
+    if log.level == logging.NOTSET:
+        log.setLevel(logging.INFO)
+    if not log.handlers and not logging.getLogger().handlers:
+        handler = logging.StreamHandler(sys.stderr)
+        handler.setFormatter(logging.Formatter("%(message)s"))
+        log.addHandler(handler)
