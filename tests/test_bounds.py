@@ -249,10 +249,10 @@ def agrees(share: float, dtype: torch.dtype) -> bool:
 
     def way(model: Any, batch: Any, sees: Any) -> torch.Tensor:
         del model, batch
-        return made + (share if sees is causal._sees else 1.0)
+        return made + (share if sees is causal._attention_mask else 1.0)
 
     with scoring_mode(model):
-        return causal._agrees(model, lambda model, batch: made, way)
+        return causal._agrees_with_plain(model, lambda model, batch: made, way)
 
 
 @pytest.mark.parametrize(

@@ -208,20 +208,20 @@ def test_prefixes_against_sets_of_tuples() -> None:
             assert tree.last_token_M[m] == (beginning[-1] if beginning else 0)
             assert tree.example_M[m] == b
         assert tree.target_P.tolist() == [target for _, _, target in pairs]
-        assert torch.equal(tree.prefix_NT.flatten()[tree.place_M], torch.arange(len(tree.place_M)))
+        assert torch.equal(tree.prefix_NT.flatten()[tree.token_position_M], torch.arange(len(tree.token_position_M)))
 
 
 def test_rows_and_line_are_inverse() -> None:
     present = torch.tensor([[1, 1, 0], [1, 0, 0], [1, 1, 1]]).bool()
     line = torch.randn(6, 2)
     rows = packing(present)
-    assert torch.equal(rows.line(rows.padded(line)), line)
-    assert torch.equal(rows.padded(line)[present], line)
+    assert torch.equal(rows.pack(rows.unpack(line)), line)
+    assert torch.equal(rows.unpack(line)[present], line)
     by = packing_by_row(torch.tensor([0, 0, 1, 2, 2, 2]), 3)
-    assert by.present_RW is not None
-    assert torch.equal(by.present_RW, present)
+    assert by.mask_RW is not None
+    assert torch.equal(by.mask_RW, present)
     whole = packing(torch.ones(2, 3, dtype=torch.bool))
-    assert torch.equal(whole.line(whole.padded(line)), line)
+    assert torch.equal(whole.pack(whole.unpack(line)), line)
 
 
 @pytest.mark.parametrize("trained", [False, True])
@@ -319,16 +319,16 @@ def test_models_that_do_not_fit_take_the_plain_engine(kind: str, caplog: pytest.
 
 def test_a_decoder_that_does_not_agree_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
     """One prefix that does not see its input's first token."""
-    right = decoder_only._sees
+    right = decoder_only._attention_mask
 
     def wrong(*arguments: Any) -> torch.Tensor:
-        sees_BKK = right(*arguments)
-        sees_BKK[0, -1, 0] = False
-        return sees_BKK
+        attention_mask_BKK = right(*arguments)
+        attention_mask_BKK[0, -1, 0] = False
+        return attention_mask_BKK
 
-    monkeypatch.setattr(decoder_only, "_sees", wrong)
+    monkeypatch.setattr(decoder_only, "_attention_mask", wrong)
     assert not decoder_only.supports(lively("llama"), scoring.plain_token_logprob)
-    monkeypatch.setattr(decoder_only, "_sees", decoder_only._sees_all_before)
+    monkeypatch.setattr(decoder_only, "_attention_mask", decoder_only._causal_mask)
     assert not decoder_only.supports(lively("llama"), scoring.plain_token_logprob)
 
 

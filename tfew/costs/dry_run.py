@@ -26,7 +26,7 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, 
 from tfew.methods.base import adapter_parameters
 from tfew.schema import Batch
 from tfew.scoring.losses import LossConfig, counts, loss_terms
-from tfew.scoring.memory import Kept, counting_saved_tensors
+from tfew.scoring.memory import SavedBytes, counting_saved_tensors
 from tfew.scoring.score import token_logprob
 from tfew.training.optim import clip_gradients
 
@@ -101,7 +101,7 @@ Watch = Callable[[], AbstractContextManager[Any]]
 
 def training_step(model: nn.Module, batch: Batch, optimizer: "OptimizerBytes", recipe: Recipe) -> Counted:
     """What one step takes when it is not the first, so that the optimiser's state is there."""
-    flop_counter, held, kept = _flop_counter(), HeldBytes(_tensors(model, batch)), list[Kept]()
+    flop_counter, held, kept = _flop_counter(), HeldBytes(_tensors(model, batch)), list[SavedBytes]()
 
     @contextmanager
     def watch() -> Iterator[None]:

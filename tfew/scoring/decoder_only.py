@@ -35,106 +35,116 @@ log = logging.getLogger(__name__)
 WINDOWS = ("sliding_window", "window_size", "attention_chunk_size")
 
 
-class Fits(NamedTuple):
+class Supported(NamedTuple):
     """Whether this way gives the plain way's numbers: with choices behind their input, and behind a kept beginning."""
 
     rows: bool
     context: bool
 
 
-_fits: "WeakKeyDictionary[nn.Module, Fits]" = WeakKeyDictionary()
+_supported: "WeakKeyDictionary[nn.Module, Supported]" = WeakKeyDictionary()
 
 
 def supports(model: Any, plain: Callable[[Any, Batch], Tensor]) -> bool:
     """Whether this way gives what `plain` gives with the weights of now, tried once a model; says so where not."""
-    if model not in _fits:
-        fits = _attends_to_all(model.config) and _takes_positions(model) and _agrees(model, plain, token_logprob)
-        _fits[model] = Fits(fits, fits and _agrees(model, plain, _behind_a_new_context))
+    if model not in _supported:
+        fits = (
+            _attends_to_all_earlier(model.config)
+            and _takes_positions(model)
+            and _agrees_with_plain(model, plain, token_logprob)
+        )
+        _supported[model] = Supported(fits, fits and _agrees_with_plain(model, plain, _with_new_context))
         if not fits:
             log.info(f"Note: {type(model).__name__} cannot score choices behind a shared input; engine=plain is used.")
-    return _fits[model].rows
+    return _supported[model].rows
 
 
 def token_logprob(model: Any, batch: Batch, sees: Mask | None = None) -> Tensor:
     """`tfew.scoring.score.token_logprob` of a model that `supports` accepts; `sees`: another mask."""
-    laid = _laid_out(batch, sees or _sees)
+    laid = _lay_out(batch, sees or _attention_mask)
     with task_routing(batch.task_id):
-        state_BKD = _states(model, laid.ids_BK, laid.position_BK, laid.sees_BKK)
-    return _logprob(model, batch, laid.tree, state_BKD[laid.tree.example_M, laid.place_M])
+        state_BKD = _states(model, laid.ids_BK, laid.position_BK, laid.attention_mask_BKK)
+    return _logprob(model, batch, laid.tree, state_BKD[laid.tree.example_M, laid.token_position_M])
 
 
-def token_logprob_behind(model: Any, batch: Batch, context: Context) -> Tensor:
+def token_logprob_with_context(model: Any, batch: Batch, context: Context) -> Tensor:
     """The same without gradients; what inputs have in common at their beginning is taken from, or left in, `context`.
 
     So many examples at a time that their own tokens are about as many as the common ones: that bounds what attention
     does in vain between examples, which see nothing of one another.
     """
-    shares = _fits[model].context and batch.task_id is None  # each task's vectors make keys and values of their own
+    shares = (
+        _supported[model].context and batch.task_id is None
+    )  # each task's vectors make keys and values of their own
     length = context.length_for(batch) if shares else 0
     if length == 0:
         return token_logprob(model, batch)
     own = int(batch.input_mask.sum(-1).max()) - length + int(batch.choice_mask.sum((1, 2)).max())
     parts = batch.split(max(1, length // own))
-    return torch.cat([_behind(model, part, context, length) for part in parts])
+    return torch.cat([_with_context(model, part, context, length) for part in parts])
 
 
-def _behind(model: Any, batch: Batch, context: Context, length: int, sees: Mask | None = None) -> Tensor:
+def _with_context(model: Any, batch: Batch, context: Context, length: int, sees: Mask | None = None) -> Tensor:
     own = replace(batch, input_ids=batch.input_ids[:, length:], input_mask=batch.input_mask[:, length:])
-    laid = _laid_out(own, sees or _sees)
-    example_E, place_E = laid.present_BK.nonzero(as_tuple=True)
-    sees_EE = laid.sees_BKK[example_E[:, None], place_E[:, None], place_E] & (example_E[:, None] == example_E)
-    sees_EX = torch.cat([sees_EE.new_ones(len(sees_EE), length), sees_EE], dim=1)
+    laid = _lay_out(own, sees or _attention_mask)
+    example_E, row_position_E = laid.mask_BK.nonzero(as_tuple=True)
+    attention_mask_EE = laid.attention_mask_BKK[example_E[:, None], row_position_E[:, None], row_position_E] & (
+        example_E[:, None] == example_E
+    )
+    attention_mask_EX = torch.cat(
+        [attention_mask_EE.new_ones(len(attention_mask_EE), length), attention_mask_EE], dim=1
+    )
     state_1ED = _states(
         model,
-        laid.ids_BK[example_E, place_E][None],
-        laid.position_BK[example_E, place_E][None] + length,
-        sees_EX[None],
+        laid.ids_BK[example_E, row_position_E][None],
+        laid.position_BK[example_E, row_position_E][None] + length,
+        attention_mask_EX[None],
         cache=context.cache(model, batch, length),
     )
-    line_BK = (laid.present_BK.flatten().cumsum(0) - 1).view_as(laid.present_BK)
-    return _logprob(model, batch, laid.tree, state_1ED[0, line_BK[laid.tree.example_M, laid.place_M]])
+    packed_BK = (laid.mask_BK.flatten().cumsum(0) - 1).view_as(laid.mask_BK)
+    return _logprob(model, batch, laid.tree, state_1ED[0, packed_BK[laid.tree.example_M, laid.token_position_M]])
 
 
-def _behind_a_new_context(model: Any, batch: Batch, sees: Mask | None = None) -> Tensor:
+def _with_new_context(model: Any, batch: Batch, sees: Mask | None = None) -> Tensor:
     context = Context()
-    return _behind(model, batch, context, context.length_for(batch), sees)
+    return _with_context(model, batch, context, context.length_for(batch), sees)
 
 
 @dataclass(frozen=True)
-class _Laid:
-    """Inputs and the prefixes of their choices in rows of K places; `place_M` is where each prefix ends."""
+class _Layout:
+    """Inputs and the prefixes of their choices in rows of K places; `token_position_M` is where each prefix ends."""
 
     tree: Prefixes
-    place_M: Tensor
+    token_position_M: Tensor
     ids_BK: Tensor
     position_BK: Tensor
-    present_BK: Tensor
-    sees_BKK: Tensor
+    mask_BK: Tensor
+    attention_mask_BKK: Tensor
 
 
-def _laid_out(batch: Batch, sees: Mask) -> _Laid:
+def _lay_out(batch: Batch, sees: Mask) -> _Layout:
     tree = prefixes(batch)
     length_B = batch.input_mask.sum(-1)
     first_M = torch.searchsorted(tree.example_M, torch.arange(len(batch), device=length_B.device))[tree.example_M]
     # the empty prefix is the input itself, so its state is that of the input's last token
-    place_M = length_B[tree.example_M] + torch.arange(len(first_M), device=length_B.device) - first_M - 1
-    width = int(place_M.max()) + 1
+    token_position_M = length_B[tree.example_M] + torch.arange(len(first_M), device=length_B.device) - first_M - 1
+    width = int(token_position_M.max()) + 1
     ids_BK = _widened(batch.input_ids, width)
-    place_K = torch.arange(width, device=ids_BK.device)
-    position_BK = place_K.repeat(len(batch), 1)
+    token_position_K = torch.arange(width, device=ids_BK.device)
+    position_BK = token_position_K.repeat(len(batch), 1)
     position_BK.masked_fill_(position_BK >= length_B[:, None], 0)  # padding may lie beyond the model's last position
     follows = tree.depth_M > 0
-    at = (tree.example_M[follows], place_M[follows])
+    at = (tree.example_M[follows], token_position_M[follows])
     ids_BK[at] = tree.last_token_M[follows]
     position_BK[at] = (length_B[tree.example_M] + tree.depth_M - 1)[follows]
-    present_BK = place_K < (length_B + torch.bincount(tree.example_M, minlength=len(batch)) - 1)[:, None]
-    return _Laid(tree, place_M, ids_BK, position_BK, present_BK, sees(tree, length_B, place_M, width))
+    mask_BK = token_position_K < (length_B + torch.bincount(tree.example_M, minlength=len(batch)) - 1)[:, None]
+    return _Layout(tree, token_position_M, ids_BK, position_BK, mask_BK, sees(tree, length_B, token_position_M, width))
 
 
-def _states(model: Any, ids_BK: Tensor, position_BK: Tensor, sees_BKX: Tensor, **behind: Any) -> Tensor:
+def _states(model: Any, ids_BK: Tensor, position_BK: Tensor, attention_mask_BKX: Tensor, **behind: Any) -> Tensor:
     dtype = _dtype(model)
-    mask_B1KX = torch.zeros(sees_BKX.shape, dtype=dtype, device=ids_BK.device)
-    mask_B1KX = mask_B1KX.masked_fill(~sees_BKX, torch.finfo(dtype).min)[:, None]
+    mask_B1KX = torch.zeros(attention_mask_BKX.shape, dtype=dtype, device=ids_BK.device)
+    mask_B1KX = mask_B1KX.masked_fill(~attention_mask_BKX, torch.finfo(dtype).min)[:, None]
     inputs = {"input_ids": ids_BK, "attention_mask": mask_B1KX, "position_ids": position_BK}
     state_BKD: Tensor = model.base_model(**inputs, use_cache=bool(behind), **behind)[0]
     return state_BKD
@@ -152,21 +162,21 @@ def _widened(ids_BL: Tensor, width: int) -> Tensor:
     return ids_BK
 
 
-def _sees(tree: Prefixes, length_B: Tensor, place_M: Tensor, width: int) -> Tensor:
+def _attention_mask(tree: Prefixes, length_B: Tensor, token_position_M: Tensor, width: int) -> Tensor:
     """`[B, K, K]`: which keys (last) a query sees: the input up to itself, and the prefixes of its prefix."""
-    place_K = torch.arange(width, device=length_B.device)
-    sees_BKK = (place_K <= place_K[:, None]) & (place_K < length_B[:, None, None])
+    token_position_K = torch.arange(width, device=length_B.device)
+    attention_mask_BKK = (token_position_K <= token_position_K[:, None]) & (token_position_K < length_B[:, None, None])
     for t in range(1, tree.prefix_NT.shape[1]):  # what the prefix without its last token sees, and itself
         longer = tree.length_N > t
         before_N, prefix_N = tree.prefix_NT[longer, t - 1], tree.prefix_NT[longer, t]
-        example_N, query_N = tree.example_M[prefix_N], place_M[prefix_N]
-        sees_BKK[example_N, query_N] = sees_BKK[example_N, place_M[before_N]]
-        sees_BKK[example_N, query_N, query_N] = True
-    sees_BKK[:, place_K, place_K] = True  # padding must see something
-    return sees_BKK
+        example_N, query_N = tree.example_M[prefix_N], token_position_M[prefix_N]
+        attention_mask_BKK[example_N, query_N] = attention_mask_BKK[example_N, token_position_M[before_N]]
+        attention_mask_BKK[example_N, query_N, query_N] = True
+    attention_mask_BKK[:, token_position_K, token_position_K] = True  # padding must see something
+    return attention_mask_BKK
 
 
-def _sees_all_before(tree: Prefixes, length_B: Tensor, place_M: Tensor, width: int) -> Tensor:
+def _causal_mask(tree: Prefixes, length_B: Tensor, token_position_M: Tensor, width: int) -> Tensor:
     return torch.ones(len(length_B), width, width, dtype=torch.bool, device=length_B.device).tril()
 
 
@@ -175,7 +185,7 @@ def _dtype(model: Any) -> torch.dtype:
     return dtype
 
 
-def _attends_to_all(config: Any) -> bool:
+def _attends_to_all_earlier(config: Any) -> bool:
     if getattr(config, "final_logit_softcapping", None):  # the head is applied here as it is
         return False
     kinds = set(getattr(config, "layer_types", None) or ["full_attention"])
@@ -187,17 +197,17 @@ def _takes_positions(model: Any) -> bool:
     return "position_ids" in inspect.signature(model.base_model.forward).parameters
 
 
-def _agrees(model: Any, plain: Callable[[Any, Batch], Tensor], way: Callable[..., Tensor]) -> bool:
+def _agrees_with_plain(model: Any, plain: Callable[[Any, Batch], Tensor], way: Callable[..., Tensor]) -> bool:
     if isinstance(next(model.parameters()), FakeTensor):
         return True  # a dry run, without numbers that could agree
-    batch = _made_up(model.get_input_embeddings().num_embeddings).to(next(model.parameters()).device)
+    batch = _random_batch(model.get_input_embeddings().num_embeddings).to(next(model.parameters()).device)
     was_training = model.training
     model.eval()
     try:
         with torch.no_grad():
             expected = plain(model, batch)
             ours, wrong = (
-                (way(model, batch, sees=sees) - expected).abs().max().item() for sees in (_sees, _sees_all_before)
+                (way(model, batch, sees=sees) - expected).abs().max().item() for sees in (_attention_mask, _causal_mask)
             )
     except (ValueError, TypeError, IndexError, RuntimeError) as error:
         if isinstance(error, torch.OutOfMemoryError):
@@ -209,7 +219,7 @@ def _agrees(model: Any, plain: Callable[[Any, Batch], Tensor], way: Callable[...
     return bool(ours < (ENGINE_AGREEMENT if exact else ENGINE_AGREEMENT_16_BIT) * wrong)
 
 
-def _made_up(rows: int) -> Batch:
+def _random_batch(rows: int) -> Batch:
     """Two inputs of unlike length that begin alike; choices that share a token and are unlike long and many."""
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(0, rows, (42,), generator=generator)

@@ -1,11 +1,11 @@
-"""T5 over tokens in a line: nothing is computed for padding, and an example's keys and values once for its choices.
+"""The T5 fast path: packed tokens, so nothing is computed for padding, and one encoding shared by all choices.
 
 transformers' own stacks run as they are; only their attention layers get another forward for the time of a call (so one
-model is for one thread at a time). It projects the line, puts queries, keys and values into rows, and the result back
-into the line:
+model is for one thread at a time). It projects the packed tokens, unpacks queries, keys and values into rows, and
+packs the result again:
 
     encoder self-attention     rows: examples; T5's relative positions and the padding mask, joined once for all layers
-    decoder self-attention     rows: choices; a shared prefix stands in each row that it belongs to
+    decoder self-attention     rows: choices; a shared prefix is in each row that it belongs to
     cross-attention            rows: examples; the queries of all choices side by side on the example's keys and values
 
 So what a method changes about a projection, a feed-forward or a norm is in force; what changes attention itself
@@ -28,7 +28,7 @@ from transformers.models.t5.modeling_t5 import T5Attention, T5Stack
 
 from tfew.schema import Batch
 from tfew.scoring.chunks import in_chunks
-from tfew.scoring.packed import Rows, packing, packing_by_row
+from tfew.scoring.packed import Packing, packing, packing_by_row
 from tfew.scoring.prefixes import prefixes
 from tfew.scoring.routing import task_routing
 from tfew.scoring.vocabulary import token_logprob_of_states
@@ -69,10 +69,10 @@ def token_logprob(model: Any, batch: Batch, parts: int = 1) -> Tensor:
     return in_chunks(partial(_decoded, model, inputs, task_E, state_1ED), batch, parts)
 
 
-def _decoded(model: Any, inputs: Rows, task_E: Tensor | None, state_1ED: Tensor, batch: Batch) -> Tensor:
+def _decoded(model: Any, inputs: Packing, task_E: Tensor | None, state_1ED: Tensor, batch: Batch) -> Tensor:
     """`token_logprob` from the encoder's states, and the tasks of the inputs' tokens."""
     tree = prefixes(batch)
-    choices = Rows((len(tree.prefix_NT), tree.prefix_NT.shape[1]), None, tree.prefix_NT, tree.place_M)
+    choices = Packing((len(tree.prefix_NT), tree.prefix_NT.shape[1]), None, tree.prefix_NT, tree.token_position_M)
     queries = packing_by_row(tree.example_M, len(batch))
     start = model.config.decoder_start_token_id
     packed_1M = tree.last_token_M.masked_fill(tree.depth_M == 0, start)[None]
@@ -98,9 +98,9 @@ class _Layout:
     key_task_E: the tasks of the tokens that keys are made of.
     """
 
-    own: Rows
-    queries: Rows
-    keys: Rows
+    own: Packing
+    queries: Packing
+    keys: Packing
     key_task_E: Tensor | None
 
 
@@ -137,11 +137,11 @@ def _attend(
     query_rows, key_rows = (layout.queries, layout.keys) if crosses else (layout.own, layout.own)
     source = key_value_states if crosses else hidden_states
     queries = self.q(hidden_states)
-    with task_routing(layout.key_task_E) if crosses else nullcontext():  # these lines are of the inputs' tokens
+    with task_routing(layout.key_task_E) if crosses else nullcontext():  # these are of the inputs' tokens
         keys, values = self.k(source), self.v(source)
     query, key, value = (
-        rows.padded(line[0]).unflatten(-1, (self.n_heads, -1)).transpose(1, 2)
-        for rows, line in ((query_rows, queries), (key_rows, keys), (key_rows, values))
+        rows.unpack(packed[0]).unflatten(-1, (self.n_heads, -1)).transpose(1, 2)
+        for rows, packed in ((query_rows, queries), (key_rows, keys), (key_rows, values))
     )
     if position_bias is None:
         position_bias = _bias(self, key_rows, query)
@@ -149,11 +149,11 @@ def _attend(
     attended = scaled_dot_product_attention(
         query, key, value, attn_mask=position_bias, dropout_p=dropout, scale=self.scaling
     )
-    line = query_rows.line(attended.transpose(1, 2).flatten(2))
-    return self.o(line[None]), position_bias, None
+    packed = query_rows.pack(attended.transpose(1, 2).flatten(2))
+    return self.o(packed[None]), position_bias, None
 
 
-def _bias(attention: Any, keys: Rows, query_BHLK: Tensor) -> Tensor | None:
+def _bias(attention: Any, keys: Packing, query_BHLK: Tensor) -> Tensor | None:
     """What is added to the scores: relative positions, and the lowest number where there is nothing to see."""
     lowest = torch.finfo(query_BHLK.dtype).min
     bias = query_BHLK.new_zeros(())
@@ -162,8 +162,8 @@ def _bias(attention: Any, keys: Rows, query_BHLK: Tensor) -> Tensor | None:
         bias = attention.compute_bias(width, width, device=query_BHLK.device).to(query_BHLK.dtype)
     if attention.is_causal:
         width = keys.shape[1]
-        sees_QK = torch.ones(width, width, dtype=torch.bool, device=bias.device).tril()
-        return bias.masked_fill(~sees_QK, lowest)
-    if keys.present_RW is not None:
-        return torch.where(keys.present_RW[:, None, None], bias, lowest)
+        causal_mask_QK = torch.ones(width, width, dtype=torch.bool, device=bias.device).tril()
+        return bias.masked_fill(~causal_mask_QK, lowest)
+    if keys.mask_RW is not None:
+        return torch.where(keys.mask_RW[:, None, None], bias, lowest)
     return bias if attention.has_relative_attention_bias else None

@@ -28,17 +28,17 @@ class OverBudgetError(RuntimeError):
 OUT_OF_MEMORY = (OverBudgetError, torch.OutOfMemoryError)
 
 
-class Kept:
+class SavedBytes:
     """Bytes that were kept for a backward pass so far."""
 
     bytes = 0
 
 
 @contextmanager
-def counting_saved_tensors(model: nn.Module, limit_bytes: float | None = None) -> Iterator[Kept]:
+def counting_saved_tensors(model: nn.Module, limit_bytes: float | None = None) -> Iterator[SavedBytes]:
     """Counts what is kept for a backward pass, each storage once; weights do not count."""
     seen = {tensor.untyped_storage()._cdata for tensor in (*model.parameters(), *model.buffers())}
-    kept = Kept()
+    kept = SavedBytes()
 
     def count(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()

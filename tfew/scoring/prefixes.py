@@ -22,7 +22,7 @@ class Prefixes:
 
     last_token_M (of an empty prefix: 0), depth_M (tokens of the prefix), example_M; prefix_NT is the prefix before
     each token of each choice that is present (0 at padding), length_N the choice's tokens; prefix_P and target_P are
-    the same without padding, and place_M is one place of each prefix in the flattened prefix_NT.
+    the same without padding, and token_position_M is one place of each prefix in the flattened prefix_NT.
     """
 
     last_token_M: Tensor
@@ -32,7 +32,7 @@ class Prefixes:
     length_N: Tensor
     prefix_P: Tensor
     target_P: Tensor
-    place_M: Tensor
+    token_position_M: Tensor
 
     def to(self, device: torch.device) -> "Prefixes":
         return Prefixes(**{name: tensor.to(device) for name, tensor in vars(self).items()})
@@ -65,8 +65,8 @@ def prefixes(batch: Batch) -> Prefixes:
     rank[order] = np.arange(count)
     prefix_NT = np.where(mask_NT, rank[prefix_NT], 0)
     (places,) = mask_NT.ravel().nonzero()
-    place_M = np.empty(count, np.int64)
-    place_M[prefix_NT.ravel()[places]] = places
+    token_position_M = np.empty(count, np.int64)
+    token_position_M[prefix_NT.ravel()[places]] = places
     arrays = {
         "last_token_M": np.concatenate(last_tokens)[order],
         "depth_M": depth_M[order],
@@ -75,6 +75,6 @@ def prefixes(batch: Batch) -> Prefixes:
         "length_N": mask_NT.sum(-1),
         "prefix_P": prefix_NT[mask_NT],
         "target_P": target_NT[mask_NT],
-        "place_M": place_M,
+        "token_position_M": token_position_M,
     }
     return Prefixes(**{name: torch.from_numpy(array) for name, array in arrays.items()}).to(batch.choice_mask.device)

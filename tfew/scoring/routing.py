@@ -1,8 +1,8 @@
-"""Whose vectors are in force for which row of a layer's input: said by who runs a model, read by its layers.
+"""The task of each row of a layer's input: set by who runs a model, read by its layers.
 
 A batch may hold examples of several tasks (`Batch.task_id`), but a layer inside the model sees no batch: rows of
-padded tokens, of examples or of choices, or a line of the tokens of all examples. So whoever runs a part of a model
-says for that part whose each row is, and of a line, whose each token.
+padded tokens, of examples or of choices, or the packed tokens of all examples. So whoever runs a part of a model
+sets for that part the task of each row, or of each packed token.
 """
 
 from collections.abc import Iterator

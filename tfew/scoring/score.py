@@ -50,7 +50,7 @@ def token_logprob(
         if not config.is_encoder_decoder and decoder_only.supports(model, plain_token_logprob):
             score = decoder_only.token_logprob
             if context is not None:
-                score = partial(decoder_only.token_logprob_behind, context=context)
+                score = partial(decoder_only.token_logprob_with_context, context=context)
     if parts == 1:
         return score(model, batch)
     return in_chunks(lambda part: score(model, part), batch, parts)
