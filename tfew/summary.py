@@ -1,6 +1,5 @@
 """The end of a run: its record, written last, and the summary that a person reads."""
 
-import resource
 import sys
 from collections.abc import Mapping
 from dataclasses import replace
@@ -161,10 +160,14 @@ def _percents(values: Mapping[str, Any], *keys: str) -> str:
 
 
 def _peak_memory_bytes() -> int:
-    """Of the GPU where one is used, else of the process."""
+    """Of the GPU where one is used, else of the process; 0 where that is not counted (Windows)."""
     import torch
 
     if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
         return torch.cuda.max_memory_allocated()
+    try:
+        import resource
+    except ImportError:
+        return 0
     unit = 1 if sys.platform == "darwin" else 1024  # Linux counts kibibytes
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
