@@ -1,35 +1,42 @@
 VENV := .venv
-PYTHON := $(VENV)/bin/python
+RUN := $(VENV)/bin/python
 READY := $(VENV)/.ready
 PIP := $(VENV)/bin/pip install --disable-pip-version-check
+# the one that is installed first with TORCH=cpu, from where PyTorch keeps its builds without CUDA
+CPU_TORCH := $(shell grep '^torch==' requirements.txt) --index-url https://download.pytorch.org/whl/cpu
 
-.PHONY: help audit env demo demo_full mini_t0 mini_t0_table mini_tables mini_icl accept test test_full check bench always
+.PHONY: help audit env release fitting_python demo demo_full mini_t0 mini_t0_table mini_tables mini_icl accept test test_full check bench always
 .DEFAULT_GOAL := help
 
 help:  ## what each target does
 	@grep -E '^[a-z_0-9%]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z_0-9%]+):.*## /  make \1\t/' | sed 's/%/N/' | expand -t 22
 
-env: $(READY)  ## the environment in .venv (Python 3.11), with everything installed
+env: $(READY)  ## the environment in .venv, with everything installed; PYTHON=python3.12 names another, TORCH=cpu: no CUDA
 
-$(READY): requirements.txt pyproject.toml
-	@echo "Installing into $(VENV): torch and friends, some minutes on a first run."
-	python3 -m venv $(VENV)
-	$(PIP) --quiet -r requirements.txt
-	$(PIP) --quiet --no-deps --ignore-requires-python promptsource==0.2.3
-	PYTHONWARNINGS="ignore:Editable installation" $(PIP) --quiet --no-deps --no-build-isolation -e .
+$(READY): requirements.txt pyproject.toml | fitting_python
+	@echo "Installing into $(VENV): about $(if $(TORCH),1.8 GB,6 GB (1.8 GB without CUDA: TORCH=cpu)), 3 to 15 minutes. \
+	Interrupted, the same command goes on."
+	$$(sh scripts/find_python.sh $(VENV) $(PYTHON)) -m venv $(VENV)
+	$(if $(filter cpu,$(TORCH)),$(PIP) $(CPU_TORCH))
+	$(PIP) -r requirements.txt
+	$(PIP) --no-deps --ignore-requires-python promptsource==0.2.3
+	PYTHONWARNINGS="ignore:Editable installation" $(PIP) --no-deps --no-build-isolation -e .
 	@touch $(READY)
 
+fitting_python:
+	@sh scripts/find_python.sh $(VENV) $(PYTHON) > /dev/null
+
 demo: $(READY)  ## the main job, offline: zero-shot, (IA)³ and full fine-tuning on three synthetic tasks, 5 seeds
-	$(PYTHON) scripts/demo.py demo
+	$(RUN) scripts/demo.py demo
 
 demo_full: $(READY)  ## the same on all eight held-out tasks
-	$(PYTHON) scripts/demo.py full
+	$(RUN) scripts/demo.py full
 
 mini_t0: $(READY)  ## mini-T0, the small model that ships with the package, made again from nothing
-	$(PYTHON) scripts/make_mini_t0.py
+	$(RUN) scripts/make_mini_t0.py
 
 mini_t0_table: $(READY)  ## its ablation of the recipe: losses and score norms; VECTORS=FOLDER adds pre-trained vectors
-	$(PYTHON) scripts/demo.py table $(if $(VECTORS),init_adapter=$(VECTORS))
+	$(RUN) scripts/demo.py table $(if $(VECTORS),init_adapter=$(VECTORS))
 
 # ARGS are settings of the runs; where they lie, and of what model, the table is told too
 RUNS_FOR_TABLES = runs=runs/paper $(filter runs=% output=%,$(ARGS)) $(patsubst model=%,of_model=%,$(filter model=%,$(ARGS)))
@@ -39,53 +46,61 @@ define newline
 endef
 # the runs (configs/sweep), then those of the bare model and of in-context learning where a table has them
 define reproduce
-	$(PYTHON) -m tfew.train -m +sweep=$@ $(ARGS)
+	$(RUN) -m tfew.train -m +sweep=$@ $(ARGS)
 	$(foreach grid,$(basename $(notdir $(wildcard configs/sweep/$@_*.yaml))),\
-	$(PYTHON) -m tfew.evaluate -m +sweep=$(grid) $(filter-out init_adapter=%,$(ARGS))$(newline))
+	$(RUN) -m tfew.evaluate -m +sweep=$(grid) $(filter-out init_adapter=%,$(ARGS))$(newline))
 endef
 
 table_%: $(READY) always  ## the paper's table N: its runs, then ours beside the paper's; ARGS="model=mini_t0 data_dir=DIR ..."
 	$(reproduce)
-	$(PYTHON) -m tfew.paper table=$* $(RUNS_FOR_TABLES)
+	$(RUN) -m tfew.paper table=$* $(RUNS_FOR_TABLES)
 
 figure_%: $(READY) always  ## the paper's figure N, likewise
 	$(reproduce)
-	$(PYTHON) -m tfew.paper figure=$* $(RUNS_FOR_TABLES)
+	$(RUN) -m tfew.paper figure=$* $(RUNS_FOR_TABLES)
 
 mini_tables: $(READY)  ## Tables 3 and 4 in miniature, offline: 240 runs on mini-T0, a quarter of an hour on two cores
-	$(PYTHON) -m tfew.train -m +sweep=mini_tables $(ARGS)
-	$(PYTHON) -m tfew.paper table=3 of_model=mini_t0 runs=runs/mini_tables $(filter runs=% output=%,$(ARGS))
-	$(PYTHON) -m tfew.paper table=4 of_model=mini_t0 runs=runs/mini_tables $(filter runs=% output=%,$(ARGS))
+	$(RUN) -m tfew.train -m +sweep=mini_tables $(ARGS)
+	$(RUN) -m tfew.paper table=3 of_model=mini_t0 runs=runs/mini_tables $(filter runs=% output=%,$(ARGS))
+	$(RUN) -m tfew.paper table=4 of_model=mini_t0 runs=runs/mini_tables $(filter runs=% output=%,$(ARGS))
 
 mini_icl: $(READY)  ## how far in-context learning swings beside (IA)³, offline: 105 runs on mini-T0, then the figure
-	$(PYTHON) -m tfew.train -m +sweep=mini_tables +experiment=mini_few_shot loss=tfew runs=runs/mini_icl $(ARGS)
-	$(PYTHON) -m tfew.evaluate -m +sweep=mini_icl $(ARGS)
-	$(PYTHON) -m tfew.paper figure=icl runs=runs/mini_icl output=runs/mini_icl
+	$(RUN) -m tfew.train -m +sweep=mini_tables +experiment=mini_few_shot loss=tfew runs=runs/mini_icl $(ARGS)
+	$(RUN) -m tfew.evaluate -m +sweep=mini_icl $(ARGS)
+	$(RUN) -m tfew.paper figure=icl runs=runs/mini_icl output=runs/mini_icl
 
 accept: $(READY)  ## T0-3B from pre-trained vectors on RTE, CB and COPA beside the paper's numbers; VECTORS=FOLDER or .pt
-	$(PYTHON) scripts/accept.py $(if $(VECTORS),vectors=$(VECTORS)) $(ARGS)
+	$(RUN) scripts/accept.py $(if $(VECTORS),vectors=$(VECTORS)) $(ARGS)
 
 always:
 
 test: $(READY)  ## the tests, but for the slow ones
-	$(PYTHON) -m pytest -m "not slow"
+	$(RUN) -m pytest -m "not slow"
 
 test_full: $(READY)  ## all tests
-	$(PYTHON) -m pytest
+	$(RUN) -m pytest
 
 bench: $(READY)  ## ours against the official recipe, HF peft and lm-evaluation-harness, side by side
-	$(PYTHON) -m scripts.bench
+	$(RUN) -m scripts.bench
 
 # setuptools before 83, which promptsource needs: on macOS a source distribution may hold files that it should leave out
 ACCEPTED := PYSEC-2026-3447
 # by name and release: a build for CPUs (torch 2.13.0+cpu) is not on PyPI, its release is
 audit: $(READY)  ## known vulnerabilities of what is installed (pip-audit, in an environment of its own; asks PyPI)
-	python3 -m venv $(VENV)-audit
+	$(RUN) -m venv $(VENV)-audit
 	$(VENV)-audit/bin/pip install --disable-pip-version-check --quiet pip-audit
-	$(PYTHON) -m pip list --format=freeze --exclude-editable | sed 's/+.*//' > $(VENV)-audit/installed.txt
+	$(RUN) -m pip list --format=freeze --exclude-editable | sed 's/+.*//' > $(VENV)-audit/installed.txt
 	$(VENV)-audit/bin/pip-audit --strict --no-deps --disable-pip --ignore-vuln $(ACCEPTED) -r $(VENV)-audit/installed.txt
 
 check: $(READY)  ## formatter, linter, type checker
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
+
+release: $(READY)  ## wheel and source distribution in dist/, checked, and tried in an environment of their own; TORCH=cpu
+	$(RUN) -m venv $(VENV)-release
+	$(VENV)-release/bin/pip install --disable-pip-version-check --quiet build twine
+	rm -rf dist
+	$(VENV)-release/bin/python -m build
+	$(VENV)-release/bin/twine check --strict dist/*
+	$(RUN) -m scripts.check_wheel dist/*.whl $(if $(TORCH),torch=$(TORCH))

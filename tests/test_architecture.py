@@ -14,6 +14,7 @@ PACKAGE = Path(__file__).parents[1] / "tfew"
 # from the ground up; each may import those above it in this list, and a package its own modules
 LAYERS = """
 bounds errors
+environment
 devices
 files
 schema settings

@@ -16,4 +16,8 @@ def __getattr__(name: str) -> Any:
         from tfew import api
 
         return getattr(api, name)
+    if name == "__version__":
+        from tfew.environment.versions import own_version
+
+        return own_version()
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -28,7 +28,6 @@ LOWEST_TEMPERATURE, HIGHEST_TEMPERATURE = 0.01, 100.0  # that are tried
 # decoder-only model: in float32, and in less
 ENGINE_AGREEMENT, ENGINE_AGREEMENT_16_BIT = 1e-3, 0.1
 ADVISED_MEMORY = 0.8  # of what is free: allocators round, and kernels take something for themselves
-OLDEST_TRANSFORMERS = (5, 24)  # why: tfew/models/backbone.py
 
 # waiting
 HUB_SECONDS = 3.0  # for the Hub to answer, before only cached copies are used

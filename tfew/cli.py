@@ -17,13 +17,19 @@ from omegaconf.errors import OmegaConfBaseException
 
 from tfew.config import CONFIGS, LAUNCHER_NOTE
 from tfew.devices.distributed import is_main_process
+from tfew.environment.versions import check_versions
 from tfew.errors import UserError
 from tfew.sweep.job import run_job
 from tfew.sweep.rounds import in_rounds
 
+log = logging.getLogger(__name__)
+
 warnings.filterwarnings("ignore", message=LAUNCHER_NOTE)
 # joblib starts a worker afresh that has grown, as each does with its first model
 warnings.filterwarnings("ignore", message="A worker stopped while some jobs were given to the executor")
+
+# settings that have another name now: {old: new}. The old one works for one release, with a warning
+RENAMED: dict[str, str] = {}
 
 
 def command(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], Any]]:
@@ -37,7 +43,7 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callabl
         @hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=config_name)
         @wraps(function)
         def main(config: DictConfig) -> Any:
-            _messages_to_stderr()
+            _messages_to_stderr()  # of a sweep's job, in whatever process
             try:
                 if HydraConfig.get().mode == RunMode.MULTIRUN:
                     if "resume" in config:  # one that was stopped continues
@@ -54,9 +60,32 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callabl
                     raise
                 sys.exit("Interrupted. An unfinished run continues with resume=true.")
 
-        return partial(in_rounds, main)
+        return partial(_start, main)
 
     return decorate
+
+
+def _start(main: Callable[[], Any]) -> Any:
+    try:
+        check_versions()
+    except UserError as error:
+        sys.exit(str(error))
+    _messages_to_stderr()
+    sys.argv[1:] = with_new_names(sys.argv[1:])
+    return in_rounds(main)
+
+
+def with_new_names(arguments: Sequence[str]) -> list[str]:
+    """A command line in which settings that were renamed have their new names; says which."""
+    renamed = []
+    for argument in arguments:
+        marked, equals, value = argument.partition("=")
+        key = marked.lstrip("+~")
+        if key in RENAMED:
+            log.warning(f"{key}= is called {RENAMED[key]}= now; the old name will go with the next release.")
+            marked = marked.removesuffix(key) + RENAMED[key]
+        renamed.append(marked + equals + value)
+    return renamed
 
 
 def run_script(main: Callable[[Sequence[str]], int]) -> NoReturn:

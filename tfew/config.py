@@ -11,10 +11,13 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from tfew.bounds import NAME_BYTES
+from tfew.environment.versions import require
 from tfew.errors import UserError
 from tfew.settings import NotNegative, Settings, check_value, settings
 
-CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+PACKAGE = Path(__file__).resolve().parent
+# of an installed package its own folder; in a clone, and so in an editable install, the one beside it
+CONFIGS = PACKAGE / "configs" if (PACKAGE / "configs").is_dir() else PACKAGE.parent / "configs"
 IN_PACKAGE = "pkg://"  # what begins so lies in this package, wherever that is installed: the same on every machine
 # Hydra's note that a file of configs/hydra/launcher has the name of a launcher's own declaration: both are wanted
 LAUNCHER_NOTE = "(?s).*is validated against ConfigStore schema with the same name"
@@ -23,6 +26,7 @@ ADAPTERS = ("init_adapter", "adapter")
 MODEL_FILES = ("model.path", "model.tokenizer")
 PATHS = ("runs", "run_dir", "data_dir", "data", "trust_remote_code", *ADAPTERS, *MODEL_FILES)
 OTHER_PATHS = ("input", "output", "adapters", "manage")  # of some commands, which make them whole themselves
+LOGGER_EXTRAS = {"WandbLogger": "wandb", "TensorBoardLogger": "tensorboard"}  # what they need, by their class
 NOT_WEIGHTS = ("name", "score_norm")  # keys of loss= that are no term's weight
 
 
@@ -69,6 +73,12 @@ def checked(config: DictConfig) -> DictConfig:
     return config
 
 
+def check_logger(config: DictConfig) -> None:
+    """Before a run is trained; its settings alone may be read where the library that logged it is not."""
+    if extra := LOGGER_EXTRAS.get(str(config.logger._target_).rpartition(".")[2]):
+        require(f"logger={extra}", extra)
+
+
 def resolved(config: DictConfig) -> dict[str, Any]:
     plain = OmegaConf.to_container(config, resolve=True)
     assert isinstance(plain, dict)
@@ -79,7 +89,7 @@ def local_path(path: str) -> str:
     """The folder that a `pkg://` path means; any other path as it is."""
     if not path.startswith(IN_PACKAGE):
         return path
-    return str(Path(__file__).resolve().parent / path.removeprefix(IN_PACKAGE))
+    return str(PACKAGE / path.removeprefix(IN_PACKAGE))
 
 
 def _check_loss(config: DictConfig) -> None:

@@ -10,6 +10,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from tfew.cli import command, overridden
+from tfew.environment.versions import require
 from tfew.errors import UserError
 from tfew.prediction.tasks_file import task_folders
 
@@ -28,17 +29,15 @@ POSITIVE = ("max_body_mb", "timeout_seconds")
 def serve(config: DictConfig, overrides: Sequence[str] = ()) -> None:
     """Until SIGTERM or Ctrl-C; `overrides`: what of the settings was said aloud."""
     _check(config)
+    require("tfew.serve", "serve")
     _check_port(config.host, config.port)
     folders = None if config.adapters is None else task_folders(Path(str(config.adapters)).expanduser())
 
     # heavy imports only now: the settings are known to be good
-    try:
-        from tfew.service import server
-        from tfew.service.app import make_app
-        from tfew.service.metrics import Metrics
-    except ModuleNotFoundError as error:
-        raise UserError(f"{error}: pip install -r requirements.txt brings what the service needs.") from error
     from tfew.prediction.predictor import load_predictor
+    from tfew.service import server
+    from tfew.service.app import make_app
+    from tfew.service.metrics import Metrics
     from tfew.service.queue import LabelQueue
 
     said = [override for override in overrides if overridden([override])[0].partition(".")[0] not in OWN_SETTINGS]

@@ -1,7 +1,5 @@
 """The end of a run: its record, written last, and the summary that a person reads."""
 
-import resource
-import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -40,6 +38,8 @@ def finish(
     mixture: dict[str, Any] | None = None,
 ) -> RunRecord:
     """Writes `result.json`, prints the summary, removes the checkpoints that are no longer needed."""
+    from tfew.devices.memory import peak_memory_bytes
+
     total = base_parameters
     encoder_decoder = bool(model.config.is_encoder_decoder)  # type: ignore[union-attr]
     trainable = method.stored_count(model) if method else 0
@@ -69,7 +69,7 @@ def finish(
             "evaluation": inference_flops(total, evaluated.tokens if evaluated else 0, encoder_decoder),
         },
         seconds={"train": fitted.seconds if fitted else 0.0, "evaluate": evaluated.seconds if evaluated else 0.0},
-        peak_memory_bytes=_peak_memory_bytes(),
+        peak_memory_bytes=peak_memory_bytes(),
         adapter_bytes=adapter_bytes,
         git_commit=git_commit(),
         versions=library_versions(),
@@ -158,13 +158,3 @@ def _probabilities(calibration: Mapping[str, Any]) -> str:
 
 def _percents(values: Mapping[str, Any], *keys: str) -> str:
     return "".join(f"{100 * values[key]:8.1f}" for key in keys)
-
-
-def _peak_memory_bytes() -> int:
-    """Of the GPU where one is used, else of the process."""
-    import torch
-
-    if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
-        return torch.cuda.max_memory_allocated()
-    unit = 1 if sys.platform == "darwin" else 1024  # Linux counts kibibytes
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

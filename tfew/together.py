@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, ListConfig
 
-from tfew.config import checked, compose, resolved
+from tfew.config import check_logger, checked, compose, resolved
 from tfew.dataset_config import complete
 from tfew.errors import UserError
 from tfew.runs.identity import differences, method_name, run_name, run_path
@@ -71,6 +71,7 @@ def train_together(configs: Sequence[DictConfig]) -> list[RunRecord]:
     configs = [complete(checked(config)) for config in configs]
     folders = [run_path(config, run_name(config)) for config in configs]
     _check(configs, folders)
+    check_logger(configs[0])
     with ExitStack() as claims:
         jobs = []
         for config, folder in zip(configs, folders, strict=True):

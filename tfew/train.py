@@ -11,7 +11,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from tfew.cli import command
-from tfew.config import checked, resolved
+from tfew.config import check_logger, checked, resolved
 from tfew.dataset_config import complete
 from tfew.devices.distributed import broadcast_object
 from tfew.errors import UserError
@@ -34,6 +34,7 @@ def train(config: DictConfig) -> RunRecord:
 
 
 def _train(config: DictConfig, folder: Path) -> RunRecord:
+    check_logger(config)
     training = train_task(config)
     folds = None if config.folds is None else row_folds(config, training)
     evaluation = eval_task(config) if folds is None else None

@@ -281,11 +281,11 @@ def test_what_keeps_to_one_device_or_to_whole_models(monkeypatch: pytest.MonkeyP
 
 
 def test_deepspeed_is_missed_by_name(monkeypatch: pytest.MonkeyPatch, train_tiny: Any, tmp_path: Path) -> None:
-    monkeypatch.setattr("tfew.devices.launcher.find_spec", lambda _: None)
-    with pytest.raises(UserError, match=r"trainer=deepspeed_3 needs DeepSpeed, which is not installed: pip install"):
+    monkeypatch.setattr("tfew.environment.versions.installed", lambda _: None)
+    with pytest.raises(UserError, match=r"trainer=deepspeed_3 needs deepspeed, not installed here: pip install deeps"):
         train_tiny("trainer=deepspeed_3")
     assert not list(tmp_path.iterdir())
-    monkeypatch.setattr("tfew.devices.launcher.find_spec", lambda _: "there")
+    monkeypatch.setattr("tfew.environment.versions.installed", lambda _: "0.18")
     with pytest.raises(UserError, match=r"trainer=deepspeed_3 is for training on several devices"):
         train_tiny("trainer=deepspeed_3")
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tfew.comparison.numbers import Comparison
+from tfew.environment.versions import require
 from tfew.files.atomic import write_bytes_atomically
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ PNG, PDF, SVG = "png", "pdf", "svg"
 @contextmanager
 def style() -> Iterator[None]:
     """To draw and to save within: some of what it sets is read only when ticks are made."""
+    require("A figure", "plots")
     import matplotlib
 
     with matplotlib.rc_context({**STYLE, "svg.hashsalt": "tfew"}):

@@ -14,6 +14,7 @@ from typing_extensions import TypedDict
 
 from tfew.data.labels import CHOICE_SEPARATOR
 from tfew.data.sandbox import RenderError, SafeTemplate, split_marks
+from tfew.environment.versions import pip_install, requirements
 from tfew.errors import UserError, some, unknown
 from tfew.files.untrusted import validated
 from tfew.schema import Example, Prompt
@@ -236,7 +237,7 @@ def _promptsource() -> Any:
     except ModuleNotFoundError as error:
         raise UserError(
             f"promptsource is not ready ({error}): make env, or pip install --no-deps --ignore-requires-python"
-            " promptsource==0.2.3 and what requirements.txt lists for it."
+            f" promptsource==0.2.3 and {pip_install(requirements('paper'))}."
         ) from error
     library.env.from_string = cache(library.env.from_string)  # it compiles a template anew for every row
     return library

@@ -14,7 +14,6 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +23,7 @@ from omegaconf import DictConfig, OmegaConf
 from tfew.bounds import PROCESS_WAIT
 from tfew.devices.distributed import rank, world_size
 from tfew.devices.launch_env import PARENT, LaunchEnv, read_launch_env
+from tfew.environment.versions import require
 from tfew.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -135,10 +135,7 @@ def check(config: DictConfig, command: str, number: int) -> None:
 
 
 def _check_deepspeed(command: str, number: int) -> None:
-    if find_spec("deepspeed") is None:
-        raise UserError(
-            "trainer=deepspeed_3 needs DeepSpeed, which is not installed: pip install deepspeed, or use trainer=fsdp."
-        )
+    require("trainer=deepspeed_3", "deepspeed")
     if command != "train" or number == 1:
         raise UserError("trainer=deepspeed_3 is for training on several devices; elsewhere use another trainer=.")
 

@@ -41,10 +41,12 @@ def _limits() -> list[int]:
 
 
 def peak_memory_bytes() -> int:
-    """The most so far: of the GPU where one is used, else of the process."""
+    """Of the GPU where one is used, else of the process; 0 where that is not counted (Windows)."""
     if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
         return torch.cuda.max_memory_allocated()
-    import resource
-
+    try:
+        import resource
+    except ImportError:
+        return 0
     unit = 1 if sys.platform == "darwin" else 1024  # Linux counts kibibytes
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -5,7 +5,6 @@ OUTPUT.partial.json says how much of both is sure and what it is the beginning o
 off when writing goes on.
 """
 
-import fcntl
 import glob
 import json
 import os
@@ -15,6 +14,7 @@ from typing import Any, BinaryIO
 
 from tfew.errors import UserError
 from tfew.files.atomic import write_atomically
+from tfew.files.file_lock import try_lock
 from tfew.files.untrusted import parse_json
 
 
@@ -40,15 +40,14 @@ class PartialFile:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             for path in (self.path, self.side):
                 self._files[path] = _opened(_partial(path))
-                fcntl.flock(self._files[path], fcntl.LOCK_EX | fcntl.LOCK_NB)
+                if not try_lock(self._files[path].fileno()):
+                    self.close()
+                    raise UserError(f"output={self.path} is being written by another process.")
             for torn in self.path.parent.glob(f".{glob.escape(self._state_file.name)}.*.tmp"):  # by a kill
                 torn.unlink(missing_ok=True)
             for path, file in self._files.items():
                 file.truncate(0 if saved is None else saved["sizes"][path.name])
                 file.seek(0, os.SEEK_END)
-        except BlockingIOError as error:
-            self.close()
-            raise UserError(f"output={self.path} is being written by another process.") from error
         except OSError as error:
             self.close()
             raise _cannot_write(self.path, error) from error

@@ -8,7 +8,6 @@ would not be seen. So the version, the head and the keys are checked on every lo
 
 import json
 import logging
-import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,8 +20,8 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer, ByT5Tokenizer
 from transformers.models.t5.modeling_t5 import T5Attention
 
-from tfew.bounds import OLDEST_TRANSFORMERS
 from tfew.config import local_path
+from tfew.environment.versions import check_versions
 from tfew.errors import UserError, some
 from tfew.files import hub
 
@@ -63,7 +62,7 @@ def load_model(path: str, revision: str, dtype: torch.dtype | str, trusted: str 
 
     With `dtype="auto"`, the file's own, weights stay in the file, mapped into memory and not read.
     """
-    check_transformers_version()
+    check_versions()
     kind = AutoModelForSeq2SeqLM if is_encoder_decoder(path, revision, trusted) else AutoModelForCausalLM
     options = {"dtype": dtype, "output_loading_info": True, "ignore_mismatched_sizes": True}  # _check_keys refuses them
     with _without_notes_on_tying():
@@ -94,7 +93,7 @@ def window_tokens(model: nn.Module) -> int | None:
 
 def random_model(arch: Mapping[str, Any], rows: int) -> nn.Module:
     """A T5 of this shape with seeded random weights and at least `rows` embedding rows."""
-    check_transformers_version()
+    check_versions()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(arch["init_seed"])
         return _t5(arch, rows).eval()
@@ -108,7 +107,7 @@ def shape_of(arch: Mapping[str, Any], rows: int = 0) -> nn.Module:
 
 def shape_at(path: str, revision: str, trusted: str | None = None) -> nn.Module:
     """A checkpoint's model without memory for its weights, from its config.json alone."""
-    check_transformers_version()
+    check_versions()
     config = checkpoint_config(path, revision, trusted)
     kind = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
     try:
@@ -175,15 +174,6 @@ def check_head(model: nn.Module, path: str) -> None:
 def _has_own_head(config: Any) -> bool:
     """T5 v1.1, T0, Flan-T5: what their files say as `tie_word_embeddings: false`."""
     return getattr(config, "scale_decoder_outputs", None) is False
-
-
-def check_transformers_version() -> None:
-    found = tuple(int(part) for part in re.findall(r"\d+", transformers.__version__)[:2])
-    if found < OLDEST_TRANSFORMERS:
-        raise UserError(
-            f"transformers {transformers.__version__} is too old, and would score wrongly; install"
-            f" {'.'.join(map(str, OLDEST_TRANSFORMERS))} or later (requirements.txt)."
-        )
 
 
 def _is_trusted(path: str, trusted: str | None) -> bool:

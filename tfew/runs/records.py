@@ -10,6 +10,7 @@ from typing import Any
 
 from typing_extensions import TypedDict
 
+from tfew.environment.versions import own_version
 from tfew.errors import UserError
 from tfew.files.atomic import write_atomically
 from tfew.files.checksums import from_checked_json, to_checked_json
@@ -53,7 +54,7 @@ class RunRecord:
     parameters: dict[str, int]  # trainable (what the adapter consists of), trained (what training moves), total (base)
     flops: dict[str, float]  # training, evaluation: by the paper's formula (tfew/costs/formulas.py)
     seconds: dict[str, float]  # train, evaluate
-    peak_memory_bytes: int
+    peak_memory_bytes: int  # 0: not counted here
     adapter_bytes: int
     git_commit: str | None
     versions: dict[str, str]
@@ -158,7 +159,7 @@ def load_record(folder: Path) -> RunRecord:
 
 
 def library_versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
+    found = {"python": platform.python_version(), "tfew": own_version()}
     for name in LIBRARIES:
         try:
             found[name] = version(name)
@@ -171,6 +172,7 @@ def git_commit() -> str | None:
     """Commit of this code, "+changes" where the working tree differs; None outside a checkout."""
     folder = Path(__file__).parent
     try:
+        _git(folder, "ls-files", "--error-unmatch", Path(__file__).name)  # else an install inside some other checkout
         commit = _git(folder, "rev-parse", "HEAD")
         return commit + ("+changes" if _git(folder, "status", "--porcelain", "--untracked-files=no") else "")
     except (OSError, subprocess.CalledProcessError):

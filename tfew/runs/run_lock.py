@@ -2,12 +2,9 @@
 
 It is the operating system's own (flock) on a small file. It holds between the processes of one machine whatever the
 file system, and between machines where that passes locks on: NFS does unless mounted with nolock, Lustre with flock.
-Where there are no locks at all, a note says so and nothing is locked.
+Where there are no locks at all (Windows), a note says so and nothing is locked.
 """
 
-import errno
-import fcntl
-import logging
 import os
 import socket
 import time
@@ -18,11 +15,9 @@ from pathlib import Path
 
 from tfew.errors import UserError
 from tfew.files.atomic import cannot_write
-
-log = logging.getLogger(__name__)
+from tfew.files.file_lock import HAS_LOCKS, note_no_locks, try_lock
 
 LOCK_FILE = ".lock"  # in a run folder, while the run is being made
-NO_LOCKS = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS}
 
 
 class RunLocked(UserError):
@@ -55,6 +50,11 @@ def lock_run(folder: Path) -> Iterator[None]:
 @contextmanager
 def lock_file(path: Path) -> Iterator[None]:
     """Holds this file, which is there as long as it is held or until its killed owner's successor removes it."""
+    if not HAS_LOCKS:  # nor could an open file be removed
+        note_no_locks("here")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield
+        return
     descriptor = _locked(path)
     try:
         yield
@@ -72,7 +72,7 @@ def is_locked(path: Path) -> bool:
     except FileNotFoundError:
         return False
     try:
-        return not _try_lock(descriptor)
+        return not try_lock(descriptor)
     finally:
         os.close(descriptor)
 
@@ -103,22 +103,10 @@ def _locked(path: Path) -> int:
 def _lock(descriptor: int) -> bool:
     """Tries for a moment: `is_locked` takes a lock that long, too."""
     for _ in range(5):
-        if _try_lock(descriptor):
+        if try_lock(descriptor):
             return True
         time.sleep(0.02)
     return False
-
-
-def _try_lock(descriptor: int) -> bool:
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError as error:
-        if error.errno not in NO_LOCKS:
-            raise
-        log.info("Note: no locks on this file system; nothing keeps two processes from making the same run.")
-    return True
 
 
 def _is_still(path: Path, descriptor: int) -> bool:

@@ -1,0 +1,104 @@
+"""The command `tfew`, and what all commands share: help, versions, names that are not known, settings of old names."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+import tfew
+from tests.test_smoke import COMMANDS
+from tfew import cli
+from tfew.__main__ import main
+from tfew.config import CONFIGS
+
+
+def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run([sys.executable, *arguments], capture_output=True, text=True, check=False)
+
+
+def said(*arguments: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> str:
+    monkeypatch.setattr(sys, "argv", ["tfew", *arguments])
+    main()
+    return capsys.readouterr().out
+
+
+def test_help_has_a_line_for_each_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    out = said("--help", monkeypatch=monkeypatch, capsys=capsys)
+    lines = [line.split(maxsplit=2) for line in out.split("\n\n")[1].splitlines()]
+    assert [line[:2] for line in lines] == [["tfew", command] for command in COMMANDS]
+    assert all(len(line) == 3 for line in lines)
+    assert out == said(monkeypatch=monkeypatch, capsys=capsys)
+
+
+def test_help_imports_nothing() -> None:
+    code = "import sys, tfew.__main__; tfew.__main__.main(); print([m for m in sys.modules if m.startswith('tfew.')])"
+    result = run("-c", f"{code}; print('hydra' in sys.modules, 'torch' in sys.modules)")
+    assert result.stdout.splitlines()[-2:] == ["['tfew.__main__']", "False False"]
+
+
+def test_version(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    out = said("--version", monkeypatch=monkeypatch, capsys=capsys)
+    found = dict(line.split(maxsplit=1) for line in out.splitlines())
+    assert found["tfew"] == tfew.__version__
+    assert found["python"] == sys.version.split()[0]
+    assert found["configs"] == str(CONFIGS)
+    assert found["device"]
+    assert [*found] == ["tfew", "python", "torch", "transformers", "pytorch-lightning", "device", "configs"]
+    monkeypatch.setattr("tfew.environment.versions.installed", lambda name: {"torch": "1.0"}.get(name))
+    out = said("--version", monkeypatch=monkeypatch, capsys=capsys)
+    assert "torch              1.0 (needs <3,>=2.11)\ntransformers       not installed\n" in out
+
+
+def test_an_unknown_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        said("trian", "+experiment=demo", monkeypatch=monkeypatch, capsys=capsys)
+    assert end.value.code == 2
+    assert capsys.readouterr().err.startswith("Unknown command 'trian' (tfew COMMAND). Did you mean 'train'? Known: 't")
+
+
+@pytest.mark.parametrize("command", ["preview", "paper"])
+def test_the_same_as_the_module(command: str) -> None:
+    arguments = ("--cfg", "job", "+experiment=demo") if command == "preview" else ("table=0", "runs=nowhere")
+    short, long = run("-m", "tfew", command, *arguments), run("-m", f"tfew.{command}", *arguments)
+    assert (short.stdout, short.stderr, short.returncode) == (long.stdout, long.stderr, long.returncode)
+    assert short.returncode == (0 if command == "preview" else 1)
+
+
+def test_a_setting_of_an_old_name_works_and_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cli, "RENAMED", {"old.n_steps": "steps", "opt": "optimizer"})
+    given = [
+        "-m",
+        "+experiment=demo",
+        "old.n_steps=1,2",
+        "++old.n_steps=3",
+        "~opt",
+        "opt=adamw",
+        "opt.lr=1",
+        "name=opt=x",
+    ]
+    wanted = ["-m", "+experiment=demo", "steps=1,2", "++steps=3", "~optimizer", "optimizer=adamw", "opt.lr=1", "name=opt=x"]  # fmt: skip  # noqa: E501
+    assert cli.with_new_names(given) == wanted
+    code = "import tfew.cli; tfew.cli.RENAMED['n_steps'] = 'steps'; from tfew.train import main; main()"
+    result = run("-c", code, "+experiment=demo", "n_steps=7", "--cfg", "job")
+    assert "\nsteps: 7\n" in result.stdout
+    assert result.stderr == "n_steps= is called steps= now; the old name will go with the next release.\n"
+
+
+def test_no_setting_is_renamed_to_one_that_is_not_there() -> None:
+    from tfew.config import compose
+
+    for old, new in cli.RENAMED.items():
+        compose(f"{new}=null")
+        with pytest.raises(Exception, match=old):
+            compose(f"{old}=null")
+
+
+@pytest.mark.slow
+def test_a_command_of_a_sweep_starts_its_workers(tmp_path: os.PathLike[str]) -> None:
+    """joblib imports in each worker what was started: `tfew` is no module of Hydra's task."""
+    result = run(
+        "-m", "tfew", "train", "-m", "+experiment=demo", "model=tiny", "trainer=cpu", "steps=2", "few_shot_seed=0,1",
+        "dataset.generator.eval=4", f"runs={tmp_path}", "hydra/launcher=joblib",
+    )  # fmt: skip
+    assert "2 made, 0 finished before, 0 failed" in result.stdout, result.stderr
