@@ -44,6 +44,9 @@ RELEASED = "t03b_ia3_finish.pt of github.com/r-three/t-few, pretrained_checkpoin
 
 def main(arguments: Sequence[str]) -> int:
     """The exit code; raises UserError before anything is trained."""
+    if "--help" in arguments:
+        print(__doc__)
+        return 0
     pairs = [argument.partition("=") for argument in arguments]
     own = {key: value for key, _, value in pairs if key in OWN_OPTIONS}
     overrides = ["".join(pair) for pair in pairs if pair[0] not in OWN_OPTIONS]

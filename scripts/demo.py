@@ -69,6 +69,9 @@ OWN_OPTIONS = ("output", "records", "init_adapter", "families", "seeds")
 
 def main(arguments: Sequence[str]) -> int:
     """The exit code: 0, or 1 where a run failed; raises UserError."""
+    if "--help" in arguments:
+        print(__doc__)
+        return 0
     if not arguments or arguments[0] not in JOBS:
         raise unknown("comparison", " ".join(arguments[:1]), JOBS, "the first argument of scripts/demo.py")
     own, overrides = _options(arguments[1:])

@@ -8,11 +8,11 @@ OUTPUT_FOLDER: model.path=OUTPUT_FOLDER.
 
 import random
 import shutil
-import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tfew.cli import run_script
 from tfew.config import compose, local_path, resolved
 from tfew.costs.formulas import training_flops
 from tfew.data.members import load_mixture
@@ -32,10 +32,13 @@ TOKENIZER_PROMPTS = 100_000  # prompts of pre-training that the vocabulary is le
 MOST_BYTES = 6_000_000
 
 
-def main(arguments: list[str]) -> Path:
+def main(arguments: Sequence[str]) -> int:
+    if "--help" in arguments:
+        print(__doc__)
+        return 0
     output = Path(local_path(compose("model=mini_t0").model.path))
     if arguments and "=" not in arguments[0]:
-        output = Path(arguments.pop(0))
+        output, arguments = Path(arguments[0]), arguments[1:]
     common = ("+experiment=pretrain_mini_t0", f"runs={RUNS}", "resume=true", *arguments)
     vocabulary = RUNS / "mini_t0_vocabulary"
     if not vocabulary.is_dir():
@@ -50,7 +53,7 @@ def main(arguments: list[str]) -> Path:
     size = sum(path.stat().st_size for path in output.iterdir())
     assert size <= MOST_BYTES, f"{output} has {size:,} bytes"
     print(f"{output}: {size:,} bytes; trained in {record.seconds['train'] / 60:.1f} minutes.")
-    return output
+    return 0
 
 
 def vocabulary_texts(config: Any) -> Iterator[str]:
@@ -146,4 +149,4 @@ def _card(config: Any, record: RunRecord) -> str:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    run_script(main)

@@ -1,10 +1,10 @@
 """Writes tfew/data/official_splits/ from the official few-shot files: row numbers and hashes, no text.
 
-python scripts/make_official_splits.py ../shared/data
+python scripts/make_official_splits.py ../shared/data     which has few_shot/, as the authors' repository does
 """
 
 import json
-import sys
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from pathlib import Path
 
 from tfew.config import CONFIGS, compose
@@ -15,7 +15,10 @@ from tfew.task import load_spec
 OFFICIAL_SEEDS = (0, 1, 32, 42, 1024)
 
 
-def main(data_dir: Path) -> None:
+def main() -> None:
+    parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
+    parser.add_argument("data_dir", type=Path)
+    data_dir = parser.parse_args().data_dir
     OFFICIAL_SPLITS.mkdir(exist_ok=True)
     for path in sorted((CONFIGS / "dataset").glob("*.yaml")):
         config = compose(f"dataset={path.stem}")
@@ -34,6 +37,4 @@ def main(data_dir: Path) -> None:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) != 2:
-        sys.exit("usage: python scripts/make_official_splits.py DATA_DIR")
-    main(Path(sys.argv[1]))
+    main()

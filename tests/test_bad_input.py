@@ -13,6 +13,7 @@ import pytest
 import torch
 from transformers import T5Config, T5ForConditionalGeneration
 
+from tests.commands import run_command
 from tests.models import tiny_t5
 from tfew.config import checked, compose
 from tfew.errors import UserError
@@ -21,16 +22,6 @@ from tfew.models import backbone
 from tfew.models.adapters_io import load_weights, save_adapter
 from tfew.models.backbone import load_model, load_tokenizer
 from tfew.train import train
-
-
-def run(*arguments: str, command: str = "train", **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", f"tfew.{command}", *arguments],
-        capture_output=True,
-        text=True,
-        env={**os.environ, **environment},
-        check=False,
-    )
 
 
 @pytest.mark.slow
@@ -48,7 +39,7 @@ def run(*arguments: str, command: str = "train", **environment: str) -> subproce
     ],
 )  # fmt: skip
 def test_from_the_command_line(arguments: list[str], message: str, tmp_path: Path) -> None:
-    result = run(*arguments, f"runs={tmp_path}/runs")
+    result = run_command("tfew.train", *arguments, f"runs={tmp_path}/runs")
     assert result.returncode in (1, 2)
     assert message in result.stderr
     assert "Traceback" not in result.stderr
@@ -58,14 +49,15 @@ def test_from_the_command_line(arguments: list[str], message: str, tmp_path: Pat
 
 
 def test_full_error_shows_the_traceback() -> None:
-    result = run("data_dir=/nowhere", HYDRA_FULL_ERROR="1")
+    result = run_command("tfew.train", "data_dir=/nowhere", HYDRA_FULL_ERROR="1")
     assert result.returncode == 1
     assert "Traceback" in result.stderr
 
 
 @pytest.mark.slow
 def test_one_bad_job_of_a_sweep_leaves_the_others_running(tmp_path: Path) -> None:
-    result = run(
+    result = run_command(
+        "tfew.train",
         "-m",
         "+experiment=demo",
         "model=tiny",
@@ -310,7 +302,9 @@ def test_a_disk_that_fills_up_while_training(tmp_path: Path) -> None:
 
 
 def test_a_sweep_has_no_one_folder(tmp_path: Path) -> None:
-    result = run("-m", "+experiment=demo", "few_shot_seed=0,1", f"run_dir={tmp_path}/run", f"runs={tmp_path}/runs")
+    result = run_command(
+        "tfew.train", "-m", "+experiment=demo", "few_shot_seed=0,1", f"run_dir={tmp_path}/run", f"runs={tmp_path}/runs"
+    )
     assert result.returncode == 1
     assert "run is the folder of one run, and this is a sweep (-m): use runs= instead." in result.stderr
     assert not (tmp_path / "run").exists()

@@ -26,6 +26,7 @@ from transformers import (
     LlamaForCausalLM,
 )
 
+from tests.commands import run_command
 from tests.models import tiny_t5, with_ia3
 from tfew.config import compose, resolved
 from tfew.convert import convert, with_base_of_run
@@ -491,15 +492,15 @@ def test_requests_that_make_no_sense(
 @pytest.mark.slow
 def test_from_the_command_line(train_tiny: Callable[..., Any], tmp_path: Path) -> None:
     run = run_folder(train_tiny)
-    command = [sys.executable, "-m", "tfew.convert", f"adapter={run}", f"output={tmp_path}/peft", "to=peft"]
-    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    command = ("tfew.convert", f"adapter={run}", f"output={tmp_path}/peft", "to=peft")
+    result = run_command(*command, check=True)
     assert f"is now {tmp_path}/peft (peft)." in result.stderr
-    again = subprocess.run(command, capture_output=True, text=True, check=False)
+    again = run_command(*command)
     assert again.returncode == 1
     assert "exists and is not empty" in again.stderr
     assert "Traceback" not in again.stderr
     (run / "result.json").unlink()
-    unfinished = subprocess.run(command, capture_output=True, text=True, check=False)
+    unfinished = run_command(*command)
     assert "the run did not finish; finish it with resume=true." in unfinished.stderr
 
 

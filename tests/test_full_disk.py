@@ -2,11 +2,12 @@
 
 import os
 import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from tests.commands import run_command
 
 pytestmark = pytest.mark.slow
 BYTES = 2**21
@@ -29,14 +30,10 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
-def train(folder: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [
-            sys.executable, "-m", "tfew.train", "+experiment=demo", "model=tiny", "trainer=cpu", "steps=12",
-            "checkpoint_every=2", "dataset=mini/complaint", "dataset.generator.eval=60", "resume=true",
-            f"run_dir={folder}", *overrides,
-        ],
-        capture_output=True, text=True, check=False,
+def train(folder: Path) -> subprocess.CompletedProcess[str]:
+    return run_command(
+        "tfew.train", "+experiment=demo", "model=tiny", "trainer=cpu", "steps=12", "checkpoint_every=2",
+        "dataset=mini/complaint", "dataset.generator.eval=60", "resume=true", f"run_dir={folder}",
     )  # fmt: skip
 
 

@@ -3,8 +3,6 @@
 import json
 import os
 import shutil
-import subprocess
-import sys
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -14,6 +12,7 @@ import pytest
 import torch
 import yaml
 
+from tests.commands import run_command
 from tfew.cli import command
 from tfew.config import compose
 from tfew.errors import UserError
@@ -208,8 +207,7 @@ def test_code_that_a_model_brings_is_run_where_the_command_line_names_it_and_now
 
 def test_settings_with_a_part_missing_are_told_in_a_sentence(sent: Any, tmp_path: Path) -> None:
     folder = sent(lambda settings: settings.pop("score"))
-    command_line = [sys.executable, "-m", "tfew.evaluate", f"adapter={folder}", f"runs={tmp_path}/runs"]
-    result = subprocess.run(command_line, capture_output=True, text=True, check=False)
+    result = run_command("tfew.evaluate", f"adapter={folder}", f"runs={tmp_path}/runs")
     assert result.returncode == 1
     assert "The settings are not complete, or of another kind: Missing key score." in result.stderr
     assert "Traceback" not in result.stderr
@@ -284,16 +282,15 @@ def test_no_secret_of_the_environment_is_written_or_said(tmp_path: Path) -> None
         ("convert", f"adapter={run}", "to=peft", f"output={tmp_path}/peft"),
         ("paper", "report=true", f"runs={tmp_path}/runs"),
     ]
-    environment = {**os.environ, **secrets, "WANDB_MODE": "offline", "WANDB_DIR": str(tmp_path)}
-    said = b""
+    environment = {**secrets, "WANDB_MODE": "offline", "WANDB_DIR": str(tmp_path)}
+    said = ""
     for module, *arguments in commands:
-        command_line = [sys.executable, "-m", f"tfew.{module}", *arguments]
-        result = subprocess.run(command_line, capture_output=True, env=environment, check=False)
-        assert result.returncode == int("none.csv" in " ".join(arguments)), result.stderr.decode()
+        result = run_command(f"tfew.{module}", *arguments, **environment)
+        assert result.returncode == int("none.csv" in " ".join(arguments)), result.stderr
         said += result.stdout + result.stderr
     files = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
     assert {"result.json", "README.md", "report.html", "labels.jsonl", "adapter.json"} <= {path.name for path in files}
     assert any(path.suffix == ".wandb" for path in files)
     for secret in secrets.values():
-        assert secret.encode() not in said
+        assert secret not in said
         assert not [path for path, data in files.items() if secret.encode() in data]

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from tests.commands import run_command, start_command
 from tests.test_train import folder, predictions
 from tfew.config import compose, resolved
 from tfew.data.dataset import DatasetSpec
@@ -614,9 +615,9 @@ def test_columns_that_a_table_has_no_place_for_are_named() -> None:
 def test_killed_by_a_signal_at_random_moments(runs: dict[str, Path], tmp_path: Path) -> None:
     rows = [{"number": n, **row} for n, row in enumerate(unlabelled("commits") * 200)]
     source = write_jsonl(tmp_path / "in.jsonl", rows)
-    common = [sys.executable, "-m", "tfew.predict", f"adapter={runs['commits']}", f"input={source}", "trainer=cpu"]
-    common += ["eval_batch_size=8"]
-    subprocess.run([*common, f"output={tmp_path}/whole.csv"], check=True, capture_output=True)
+    common = ["tfew.predict", f"adapter={runs['commits']}", f"input={source}", "trainer=cpu", "eval_batch_size=8"]
+    told = [sys.executable, "-m", *common, f"output={tmp_path}/whole.csv"]
+    subprocess.run(told, check=True, capture_output=True)  # of another process than those that are forked
     whole, output, state = (tmp_path / name for name in ("whole.csv", "out.csv", "out.csv.partial.json"))
 
     def sure() -> bytes:
@@ -629,7 +630,7 @@ def test_killed_by_a_signal_at_random_moments(runs: dict[str, Path], tmp_path: P
     unfinished = 0
     for _ in range(8):
         before = sure()
-        process = subprocess.Popen([*common, f"output={output}"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        process = start_command(*common, f"output={output}")
         while process.poll() is None and sure() == before:
             time.sleep(0.005)
         time.sleep(source_of_moments.random() * 0.5)
@@ -639,6 +640,6 @@ def test_killed_by_a_signal_at_random_moments(runs: dict[str, Path], tmp_path: P
             break
         unfinished += 1
     else:
-        subprocess.run([*common, f"output={output}"], check=True, capture_output=True)
+        run_command(*common, f"output={output}", check=True)
     assert unfinished >= 3
     assert output.read_bytes() == whole.read_bytes()

@@ -1,7 +1,6 @@
 """Every public command and every experiment, for two steps, on the tiny model and data made here."""
 
 import json
-import os
 import re
 import subprocess
 import sys
@@ -9,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.commands import run_command
 from tests.conftest import EXPERIMENTS
 from tfew.config import CONFIGS, compose
 from tfew.evaluate import evaluate
@@ -99,14 +99,13 @@ def test_commands_work_from_any_folder(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_sweep_over_seeds(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "tfew.train", "-m", "+experiment=demo", "model=tiny", "trainer=cpu", "steps=2"]
+    command = ["tfew.train", "-m", "+experiment=demo", "model=tiny", "trainer=cpu", "steps=2"]
     command += ["dataset.generator.eval=4", "few_shot_seed=0,1,32", f"runs={tmp_path}", "logger=wandb"]
-    offline = {**os.environ, "WANDB_MODE": "offline"}
-    subprocess.run(command, capture_output=True, check=True, env=offline)
+    run_command(*command, WANDB_MODE="offline", check=True)
     seeds = [json.loads(path.read_text())["few_shot_seed"] for path in tmp_path.glob("demo_*/result.json")]
     assert sorted(seeds) == [0, 1, 32]
     assert len(list(tmp_path.glob("demo_*/wandb/offline-run-*/*.wandb"))) == 3, "each job logs a run of its own"
-    again = subprocess.run(command, capture_output=True, text=True, check=True, env=offline)
+    again = run_command(*command, WANDB_MODE="offline", check=True)
     assert f"Sweep of 3 runs in {tmp_path}/: 0 made, 3 finished before, 0 failed" in again.stdout
 
 

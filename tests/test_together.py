@@ -2,14 +2,13 @@
 
 import csv
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from tests.commands import run_command
 from tests.test_train import folder, predictions, vectors
 from tfew import together as together_module
 from tfew.config import compose
@@ -215,8 +214,8 @@ def test_one_run_is_not_several(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_from_the_command_line(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "tfew.train", *COMMON, "dataset=mini/complaint", "steps=3", f"runs={tmp_path}"]
-    result = subprocess.run([*command, "train_together=[0,5]"], capture_output=True, text=True, check=True)
+    options = (*COMMON, "dataset=mini/complaint", "steps=3", f"runs={tmp_path}", "train_together=[0,5]")
+    result = run_command("tfew.train", *options, check=True)
     seeds = [json.loads(path.read_text())["few_shot_seed"] for path in tmp_path.glob("*/result.json")]
     assert sorted(seeds) == [0, 5]
     assert "2 runs are trained together" in result.stderr

@@ -5,6 +5,7 @@ choices. All ways take turns in one run; the largest difference between their sc
 """
 
 import time
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Callable
 from dataclasses import replace
 from statistics import median
@@ -53,6 +54,7 @@ WAYS: dict[str, Callable[[nn.Module, list[Batch]], list[Tensor]]] = {
 
 
 def main() -> None:
+    ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter).parse_args()
     prompt_tokenizer = PromptTokenizer(make_encoder().tokenizer, 512, decoder_only=True)
     examples = make_prompts(Workload(2, TOKENS, False, SHOTS + QUERIES), prompt_tokenizer)
     shots = tuple((prompt.input, prompt.choices[prompt.label or 0]) for prompt in examples[:SHOTS])

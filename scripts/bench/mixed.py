@@ -11,9 +11,9 @@ together or one after the other. Both ways take turns in one run; the largest di
 import contextlib
 import io
 import logging
-import sys
 import tempfile
 import time
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -49,11 +49,14 @@ TRAINED = {
 }  # fmt: skip
 
 
-def main(what: str = "all") -> None:
+def main() -> None:
+    parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
+    parser.add_argument("what", nargs="?", choices=("all", "scoring", "training"), default="all")
+    what = parser.parse_args().what
     print(f"{torch.get_num_threads()} threads, torch {torch.__version__}", flush=True)
-    if what in ("all", "scoring"):
+    if what != "training":
         scoring()
-    if what in ("all", "training"):
+    if what != "scoring":
         training()
 
 
@@ -152,4 +155,4 @@ def _difference(ours: Path, theirs: Path) -> float:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main()

@@ -5,15 +5,12 @@ import platform
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 import transformers
 
+from scripts.bench.case import Case
 from tfew.files.atomic import write_atomically
-
-if TYPE_CHECKING:
-    from scripts.bench.__main__ import Case
 
 RESULTS, FIGURE = (Path(__file__).with_name(name) for name in ("RESULTS.md", "results.png"))
 SECTIONS = {
@@ -24,7 +21,7 @@ SECTIONS = {
 
 
 def write_report(
-    cases: "Sequence[Case]",
+    cases: Sequence[Case],
     memory: Mapping[tuple[str, int], int],
     starts: Mapping[str, Sequence[float]],
     rounds: int,
@@ -64,7 +61,7 @@ def _machine() -> str:
     return f"{model}, {torch.get_num_threads()} threads"
 
 
-def _table(cases: "Sequence[Case]") -> str:
+def _table(cases: Sequence[Case]) -> str:
     rivals = list(dict.fromkeys(name for case in cases for name in case.seconds if name != "ours"))
     lines = [
         f"| shape | workload | ours, s | {' | '.join(f'{name}, s | ours is faster' for name in rivals)} | share |",
@@ -95,7 +92,7 @@ def _memory(memory: Mapping[tuple[str, int], int]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _draw(cases: "Sequence[Case]") -> None:
+def _draw(cases: Sequence[Case]) -> None:
     """How many times faster ours is against the number of choices, and against the length of inputs."""
     from matplotlib.figure import Figure
 

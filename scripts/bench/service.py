@@ -133,6 +133,9 @@ def difference(label: Mapping[str, Any], right: Labelled) -> float:
 
 
 def main(arguments: Sequence[str]) -> int:
+    if "--help" in arguments:
+        print(__doc__)
+        return 0
     options = _options(arguments)
     folders = {family: _trained(family) for family in FAMILIES}
     rows = {family: _rows(family) for family in FAMILIES}

@@ -11,14 +11,16 @@ import subprocess
 import sys
 import tempfile
 import time
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from pathlib import Path
 
-from scripts.arguments import given
 from scripts.bench.stream import resident_mb
 
 
 def main() -> None:
-    (steps,) = given(__doc__, steps=10_000)
+    parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
+    parser.add_argument("steps", nargs="?", type=int, default=10_000)
+    steps = parser.parse_args().steps
     with tempfile.TemporaryDirectory() as name:
         run = Path(name) / "run"
         command = [sys.executable, "-m", "tfew.train", "+experiment=demo", "dataset=mini/complaint", f"steps={steps}"]

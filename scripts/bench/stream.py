@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from pathlib import Path
 
 from tfew.config import compose
@@ -24,15 +25,19 @@ DIFFERENT = 20000  # texts, over and over again
 FAMILY = "complaint"
 
 
-def main(gigabytes: str = "1", rows: str = "200000") -> None:
+def main() -> None:
+    parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
+    parser.add_argument("gigabytes", nargs="?", type=float, default=1)
+    parser.add_argument("rows", nargs="?", type=int, default=200_000)
+    options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         run = folder / "run"
         train(compose("+experiment=demo", f"dataset=mini/{FAMILY}", "steps=30", "trainer=cpu", f"run_dir={run}"))
         source = folder / "large.csv"
-        write_large(source, int(float(gigabytes) * 1e9))
+        write_large(source, int(options.gigabytes * 1e9))
         print(f"\n{source.stat().st_size / 1e9:.2f} GB; rows, resident MB, rows a second:", flush=True)
-        watch(source, run, folder / "labels.csv", int(rows))
+        watch(source, run, folder / "labels.csv", options.rows)
 
 
 def write_large(path: Path, size: int) -> None:
@@ -74,4 +79,4 @@ def resident_mb(process: int, which: str) -> float:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    main()

@@ -418,6 +418,9 @@ def outcome(name: str, data: bytes) -> str:
 
 
 def main(name: str = "", what: str = "", corpus: str = "") -> int:
+    if name == "--help":
+        print(__doc__)
+        return 0
     if name not in TARGETS or not corpus or not (what == "keep" or what.isdecimal()):
         sys.exit(f"python -m scripts.drills.fuzz TARGET SECONDS|keep DIR, where TARGET is one of {', '.join(TARGETS)}.")
     if what == "keep":

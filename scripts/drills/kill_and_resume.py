@@ -18,6 +18,7 @@ import signal
 import sys
 import tempfile
 import time
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -27,7 +28,6 @@ from typing import Any
 import yaml
 from tqdm import tqdm
 
-from scripts.arguments import given
 from scripts.drills.forked import import_everything, start
 from tfew.mini_t0.world import generate
 
@@ -100,7 +100,7 @@ class Jobs:
             sys.addaudithook(_reporter(self._folder, writer))
             os.write(writer, b".")
 
-        child = start(module, arguments, self._log, report)
+        child = start(f"tfew.{module}", arguments, self._log, prepare=report)
         os.close(writer)
         with open(reader, "rb", buffering=0) as operations:
             count = 0
@@ -185,14 +185,17 @@ def trial(jobs: Jobs, job: str, undisturbed: Undisturbed, source: random.Random)
 
 
 def main() -> int:
-    trials, seed = given(__doc__, trials=100, seed=0)
+    parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
+    parser.add_argument("trials", nargs="?", type=int, default=100)
+    parser.add_argument("seed", nargs="?", type=int, default=0)
+    options = parser.parse_args()
     import_everything()
-    source = random.Random(seed)
+    source = random.Random(options.seed)
     numbers: dict[str, list[int]] = {job: [0, 0, 0, 0] for job in JOBS}
     with tempfile.TemporaryDirectory() as name:
         jobs = Jobs(Path(name))
         undisturbed = {job: jobs.undisturbed(job) for job in JOBS}
-        for number in tqdm(range(trials), desc="Trials", unit="trial"):
+        for number in tqdm(range(options.trials), desc="Trials", unit="trial"):
             job = list(JOBS)[number % len(JOBS)]
             at_a_time, at_an_operation, different = trial(jobs, job, undisturbed[job], source)
             counted = (1, at_a_time, at_an_operation, int(not different))

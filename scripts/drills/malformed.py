@@ -19,6 +19,7 @@ import signal
 import sys
 import tempfile
 import time
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -29,7 +30,6 @@ import pyarrow
 import pyarrow.parquet
 from tqdm import tqdm
 
-from scripts.arguments import given
 from scripts.drills.forked import import_everything, start
 
 SECONDS = 60.0
@@ -245,7 +245,7 @@ def judge(reader: Reader, folder: Path, run: Path) -> tuple[str, str]:
     output, log = folder / "output", folder / "log"
     output.mkdir()
     arguments = [argument.format(folder=folder / "in", output=output, run=run) for argument in reader.arguments]
-    child, deadline = start(reader.module, arguments, log), time.monotonic() + SECONDS
+    child, deadline = start(f"tfew.{reader.module}", arguments, log), time.monotonic() + SECONDS
     while not (ended := os.waitpid(child, os.WNOHANG))[0]:
         if time.monotonic() > deadline:
             os.kill(child, signal.SIGKILL)
@@ -279,14 +279,17 @@ def make_run(root: Path) -> Path:
          "dataset.generator.eval=2", f"run_dir={root}/shots"),
     ]  # fmt: skip
     for module, *arguments in commands:
-        _, status = os.waitpid(start(module, arguments, root / "log"), 0)
+        _, status = os.waitpid(start(f"tfew.{module}", arguments, root / "log"), 0)
         if status:
             sys.exit(f"tfew.{module} {' '.join(arguments)} failed:\n{(root / 'log').read_text()}")
     return run
 
 
 def main() -> int:
-    each, seed = given(__doc__, each=80, seed=0)
+    parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
+    parser.add_argument("each", nargs="?", type=int, default=80)
+    parser.add_argument("seed", nargs="?", type=int, default=0)
+    options = parser.parse_args()
     import_everything()
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
@@ -294,7 +297,7 @@ def main() -> int:
         print(f"{'':<30}{'refused':>9}{'listed':>9}{'still good':>12}{'faults':>9}")
         total: Counter[str] = Counter()
         for kind, reader in readers(run).items():
-            counts = _try_all(kind, reader, root / "try", run, each, seed)
+            counts = _try_all(kind, reader, root / "try", run, options.each, options.seed)
             total += counts
             print(_row(kind, counts), flush=True)
         print(_row("all", total))

@@ -13,11 +13,11 @@ import subprocess
 import sys
 import tempfile
 import time
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from pathlib import Path
 
 from transformers import ByT5Tokenizer, logging
 
-from scripts.arguments import given
 from tfew.models.backbone import random_model
 
 SHAPE = {
@@ -92,10 +92,13 @@ def table(megabytes: int, processes: int, folder: Path) -> tuple[int, dict[str, 
 
 
 def main() -> None:
-    megabytes, processes = given(__doc__, megabytes=400, processes=2)
+    parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
+    parser.add_argument("megabytes", nargs="?", type=int, default=400)
+    parser.add_argument("processes", nargs="?", type=int, default=2)
+    options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        weights, rows = table(megabytes, processes, Path(folder))
-    print(f"a model of {weights / MB:.0f} MB in {processes} processes; MB, less a tiny model's")
+        weights, rows = table(options.megabytes, options.processes, Path(folder))
+    print(f"a model of {weights / MB:.0f} MB in {options.processes} processes; MB, less a tiny model's")
     print("trainer  process    own  in training")
     for strategy, of_processes in rows.items():
         for number, (own, training) in enumerate(of_processes):

@@ -16,13 +16,13 @@ import subprocess
 import sys
 import tempfile
 import time
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from tqdm import tqdm
 
-from scripts.arguments import given
 from tfew.runs.records import RECORD_FILE
 from tfew.runs.run_folder import PREDICTIONS_FILE
 
@@ -179,11 +179,16 @@ def wrong(whole: Path, disturbed: Path, fire: Fire, count: int) -> list[str]:
 
 
 def main() -> int:
-    runs, launcher, seed = given(__doc__, runs=200, launcher=("joblib", "submitit_local"), seed=0)
+    parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
+    parser.add_argument("runs", nargs="?", type=int, default=200)
+    parser.add_argument("launcher", nargs="?", choices=("joblib", "submitit_local"), default="joblib")
+    parser.add_argument("seed", nargs="?", type=int, default=0)
+    options = parser.parse_args()
+    runs, launcher = options.runs, options.launcher
     with tempfile.TemporaryDirectory() as name:
         whole, disturbed = Path(name) / "whole", Path(name) / "disturbed"
         seconds = undisturbed(whole, runs, launcher)
-        fire = under_fire(disturbed, runs, launcher, random.Random(seed))
+        fire = under_fire(disturbed, runs, launcher, random.Random(options.seed))
         found = wrong(whole, disturbed, fire, runs)
         text = table(disturbed, Path(name) / "ours")
     print(f"\n{text}")

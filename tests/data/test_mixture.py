@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.commands import run_command, start_command
 from tfew.config import compose
 from tfew.data.dataset import DatasetSpec
 from tfew.data.loader import DrawnPrompts, StepSampler
@@ -488,11 +489,12 @@ def test_a_mixture_that_changed_is_not_continued(made_mixture: Path, tmp_path: P
 def test_killed_and_resumed_the_run_is_the_undisturbed_one(made_mixture: Path, tmp_path: Path) -> None:
     def command(folder: Path) -> list[str]:
         options = (*LOCAL, f"data_dir={made_mixture}", "steps=60", "checkpoint_every=4", "max_tokens=64")
-        return [sys.executable, "-m", "tfew.train", *options, f"run_dir={folder}", "resume=true"]
+        return ["tfew.train", *options, f"run_dir={folder}", "resume=true"]
 
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    subprocess.run(command(whole), check=True, capture_output=True)
-    process = subprocess.Popen(command(killed), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    told = [sys.executable, "-m", *command(whole)]  # of another process than those that are forked
+    subprocess.run(told, check=True, capture_output=True)
+    process = start_command(*command(killed))
     deadline = time.monotonic() + 120
     while not (killed / "metrics.csv").is_file() or len((killed / "metrics.csv").read_text().splitlines()) < 30:
         assert process.poll() is None, "the run ended before it could be killed"
@@ -501,7 +503,7 @@ def test_killed_and_resumed_the_run_is_the_undisturbed_one(made_mixture: Path, t
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
     assert not (killed / "result.json").exists()
-    subprocess.run(command(killed), check=True, capture_output=True)
+    run_command(*command(killed), check=True)
     for name in ("metrics.csv", "adapter.safetensors", "mixture.json"):
         assert (killed / name).read_bytes() == (whole / name).read_bytes()
 

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from scripts.drills.shard_memory import table
+from tests.commands import run_command, start_command
 from tests.test_train import metrics, vectors
 from tfew.config import compose
 from tfew.evaluate import evaluate
@@ -120,14 +121,11 @@ def test_evaluation_on_three_gives_the_very_predictions_of_one(tmp_path: Path) -
 
 
 def command(folder: Path, *overrides: str) -> list[str]:
-    return [sys.executable, "-m", "tfew.train", *COMMON, f"run_dir={folder}", *overrides]
+    return ["tfew.train", *COMMON, f"run_dir={folder}", *overrides]
 
 
-def started(folder: Path, *overrides: str, **environment: str) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        command(folder, *overrides), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
-        env={**os.environ, **environment},
-    )  # fmt: skip
+def started(folder: Path, *overrides: str, **environment: str) -> Any:
+    return start_command(*command(folder, *overrides), **environment)
 
 
 def child_of(process: int) -> int:
@@ -139,11 +137,11 @@ def is_alive(process: int) -> bool:
     return status.exists() and status.read_text().rpartition(")")[2].split()[0] != "Z"
 
 
-def wait_until(condition: Callable[[], bool], process: subprocess.Popen[str], seconds: float = 120) -> None:
+def wait_until(condition: Callable[[], bool], process: Any, seconds: float = 120) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "it took too long"
-        assert process.poll() is None, process.stderr.read() if process.stderr else ""
+        assert process.poll() is None, process.communicate()[1]
         time.sleep(0.01)
 
 
@@ -226,7 +224,7 @@ def test_two_nodes_of_slurm_train_as_one_process_and_only_the_first_writes(alone
     limited = "import resource, sys; resource.setrlimit(resource.RLIMIT_FSIZE, (4, 4)); sys.argv.pop(0)"
     code = f"{limited}; from tfew.train import main; main()"
     second = subprocess.run(
-        [sys.executable, "-c", code, "tfew.train", *command(folder, "trainer.devices=auto")[3:]],
+        [sys.executable, "-c", code, *command(folder, "trainer.devices=auto")],
         env={**os.environ, **slurm, "SLURM_PROCID": "1"}, capture_output=True, text=True, timeout=100, check=False,
     )  # fmt: skip
     said = first.communicate(timeout=100)[1]
@@ -253,9 +251,7 @@ def test_deepspeed_moves_the_same_numbers_with_adamw_and_says_that_adafactors_ar
 
     def trained(name: str, *overrides: str) -> tuple[Path, str]:
         told = command(tmp_path / name, "steps=10", "engine=plain", "micro_batch_size=3", *overrides)
-        environment = {**os.environ, "DS_ACCELERATOR": "cpu"}
-        result = subprocess.run(told, env=environment, capture_output=True, text=True, timeout=500, check=True)
-        return tmp_path / name, result.stderr
+        return tmp_path / name, run_command(*told, DS_ACCELERATOR="cpu", check=True).stderr
 
     for optimizer, least, most in (("adamw", 0.0, 1e-5), ("adafactor", 1e-4, 1.0)):
         alone, _ = trained(f"{optimizer} alone", f"optimizer={optimizer}")

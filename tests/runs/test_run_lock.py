@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from tests.commands import start_command
 from tfew.errors import UserError
 from tfew.runs import run_folder
 from tfew.runs.run_lock import LOCK_FILE, RunLocked, is_locked, lock_file, lock_run
@@ -118,9 +119,8 @@ def test_a_run_that_is_finished_while_it_is_claimed_is_not_made_again(
 
 @pytest.mark.slow
 def test_the_same_run_started_twice_at_once(tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "tfew.train", "+experiment=demo", "model=tiny", "trainer=cpu", "steps=150"]
-    command += ["dataset.generator.eval=4", f"run_dir={tmp_path}/run"]
-    both = [subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    command = ["tfew.train", "+experiment=demo", "model=tiny", "trainer=cpu", "steps=150"]
+    both = [start_command(*command, "dataset.generator.eval=4", f"run_dir={tmp_path}/run") for _ in range(2)]
     errors = [process.communicate(timeout=300)[1] for process in both]
     assert sorted(process.returncode for process in both) == [0, 1]
     loser = errors[[process.returncode for process in both].index(1)]

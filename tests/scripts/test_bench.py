@@ -11,10 +11,11 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from scripts.bench import report
-from scripts.bench.__main__ import Case, cases
+from scripts.bench.case import Case, cases
 from scripts.bench.contenders import CONTENDERS, batches, prepared, score
 from scripts.bench.limit import SHAPES, useful_flops
 from scripts.bench.workload import Workload, encode, make_encoder, make_model, make_prompts
+from tests.commands import run_command
 from tfew.data.tokenization import collate
 from tfew.scoring.prefixes import prefixes
 from tfew.scoring.score import scoring_mode, token_logprob
@@ -90,14 +91,11 @@ def test_the_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pyt
 
 @pytest.mark.slow
 def test_the_gpu_script_runs_on_a_cpu_and_ends_with_its_table() -> None:
-    command = [sys.executable, "scripts/bench/gpu.py", "--shapes", "tiny", "--rounds", "2", "--choices", "2,20"]
-    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    table = result.stdout.rpartition("\n\n")[2].splitlines()
+    options = ("--shapes", "tiny", "--rounds", "2", "--choices", "2,20")
+    table = run_command("scripts.bench.gpu", *options, check=True).stdout.rpartition("\n\n")[2].splitlines()
     assert len(table) == 1 + 2 * 2 * 2
     assert all(line.split()[0] == "tiny" for line in table[1:])
-    refused = subprocess.run(
-        [*command[:2], "--shapes", "t0_99b"], cwd=ROOT, capture_output=True, text=True, check=False
-    )
+    refused = run_command("scripts.bench.gpu", "--shapes", "t0_99b")
     assert refused.returncode != 0
     assert all(shape in refused.stderr for shape in SHAPES)
 

@@ -1,6 +1,7 @@
 """The recorded official trajectory, replayed at every test run; and proof that the replay can fail."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -14,7 +15,6 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from scripts import check_fidelity
-from tfew.bounds import FIDELITY
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = ROOT / "tests" / "golden" / "official_trajectory"
@@ -48,19 +48,26 @@ Run = Callable[[Path], Result]
 
 
 @pytest.mark.slow
-def test_the_command_itself() -> None:
+def test_the_command_itself_checks_the_checkout_that_it_lies_in(tmp_path: Path) -> None:
+    (tmp_path / "tfew").mkdir()
+    (tmp_path / "tfew" / "__init__.py").write_text("raise ImportError('of somewhere else')")
     script = ROOT / "scripts" / "check_fidelity.py"
-    result = subprocess.run([sys.executable, str(script), str(GOLDEN)], capture_output=True, text=True, check=False)
+    result = subprocess.run(
+        [sys.executable, str(script), str(GOLDEN)], env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
     assert result.returncode == 0, result.stdout + result.stderr
-    assert "within 1e-04" in result.stdout
+    assert result.stdout.splitlines()[0] == f"tfew of {ROOT / 'tfew'}"
+    assert "all within the tolerance" in result.stdout
 
 
 def test_official_trajectory_is_reproduced(run: Run) -> None:
     result = run(GOLDEN)
     assert result.returncode == 0, result.stdout + result.stderr
     for variant in ("tfew", "without_ul", "without_ln", "lm_only"):
-        assert f"\n{variant}\n" in "\n" + result.stdout
-    assert "within 1e-04" in result.stdout
+        for engine in ("", ", engine=plain"):
+            assert f"\n{variant}{engine}\n" in result.stdout
+    assert "all within the tolerance" in result.stdout
 
 
 def copy(tmp_path: Path, variants: list[str], steps: int) -> tuple[Path, dict[str, Any]]:
@@ -113,33 +120,72 @@ def test_a_head_that_was_lost_is_noticed(run: Run, tmp_path: Path) -> None:
     assert run(folder).returncode == 1
 
 
-@pytest.mark.parametrize("change", ["epsilon", "length"])
-def test_a_recipe_that_differs_is_noticed(change: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """0.01 in the unlikelihood term and the end-of-text token in the length both show in the losses."""
-    from tfew.scoring import losses
-    from tfew.scoring import score as scoring
-
-    if change == "epsilon":
-        original = losses.unlikelihood_loss
-        monkeypatch.setattr(losses, "unlikelihood_loss", lambda *a: original(*a[:4], 0.0))
-    else:
-        monkeypatch.setattr(
-            losses,
-            "rank_scores",
-            lambda logprob, mask, norm: scoring.rank_scores(logprob, mask, "sum") / (mask.sum(-1) - 1).clamp(min=1),
-        )
+def replayed(*overrides: str) -> dict[str, list[str]]:
+    """By recording: which quantities are beyond their tolerance, with these settings in place of the recorded ones."""
     expected = json.loads((GOLDEN / "expected.json").read_text())
     tensors = load_file(GOLDEN / "tensors.safetensors")
     batches = [check_fidelity.make_batch(tensors, step, 0) for step in range(expected["steps"])]
-    variant = expected["variants"]["tfew"]
-    differences = check_fidelity.replay("tfew", variant, expected, tensors, batches)
-    assert differences["final vectors"] > FIDELITY
+    recorded = check_fidelity._recorded_settings
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(check_fidelity, "_recorded_settings", lambda optimizer: [*recorded(optimizer), *overrides])
+        return {
+            name: check_fidelity.beyond(check_fidelity.replay(name, variant, expected, tensors, batches))
+            for name, variant in expected["variants"].items()
+        }
+
+
+ALL, WITH_UL, WITH_LN = {"tfew", "without_ul", "without_ln", "lm_only"}, {"tfew", "without_ln"}, {"tfew", "without_ul"}
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["optimizer.scale_parameter=false"],
+        ["optimizer.weight_decay=0.001"],  # 0
+        *(
+            pytest.param(wrong, marks=pytest.mark.slow)
+            for wrong in (["+optimizer.decay_rate=-0.7"], ["optimizer.lr=0.00301"], ["warmup_ratio=0.05"])
+        ),  # -0.8, 0.003, 0.06
+    ],
+    ids=" ".join,
+)
+def test_another_optimizer_shows_in_the_vectors_of_every_recording(overrides: list[str]) -> None:
+    assert {name for name, wrong in replayed(*overrides).items() if "final vectors" in wrong} == ALL
+
+
+def test_another_clipping_shows_in_every_first_gradient() -> None:
+    """Adafactor divides by the gradients' own size, so the vectors may not tell."""
+    assert {name for name, wrong in replayed("clip_norm=0.9").items() if "first gradient" in wrong} == ALL
+
+
+@pytest.mark.parametrize(("term", "of"), [("unlikelihood", WITH_UL), ("length", WITH_LN), ("language", ALL)])
+def test_another_loss_shows_in_every_recording_that_has_its_term(
+    term: str, of: set[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No 0.01 in the unlikelihood term; no end-of-text token in the length; a mean of each example's mean."""
+    from tfew.scoring import losses
+    from tfew.scoring import score as scoring
+
+    def mean_of_means(logprob: torch.Tensor, mask: torch.Tensor, label: torch.Tensor, _: int) -> torch.Tensor:
+        right, _ = losses._right_and_wrong(mask, label)
+        return -((logprob * right).sum((1, 2)) / right.sum((1, 2))).mean()
+
+    def without_eos(logprob: torch.Tensor, mask: torch.Tensor, norm: str) -> torch.Tensor:
+        return scoring.rank_scores(logprob, mask, "sum") / (mask.sum(-1) - 1).clamp(min=1)
+
+    if term == "length":
+        monkeypatch.setattr(losses, "rank_scores", without_eos)
+    if term == "language":
+        monkeypatch.setattr(losses, "lm_loss", mean_of_means)
+    wrong = replayed(*["fidelity.unlikely_epsilon=0"] * (term == "unlikelihood"))
+    assert {name for name, quantities in wrong.items() if quantities} == of
+    assert {name for name, quantities in wrong.items() if {"loss", "final vectors"} <= set(quantities)} == of
 
 
 def test_usage(run: Run) -> None:
     result = run(ROOT / "tests")
     assert result.returncode not in (0, None)
-    assert "usage: python scripts/check_fidelity.py DIR" in result.stderr
+    assert "tests has no expected.json: give a folder with a recording" in result.stderr
 
 
 def test_the_recorded_clean_losses() -> None:

@@ -1,19 +1,17 @@
 """Short forms of the harnesses in scripts/ that break things; their long forms are run by hand (slow)."""
 
-import subprocess
 import sys
 from importlib import import_module
 
 import pytest
 
+from tests.commands import run_command
+
 pytestmark = pytest.mark.slow
 
 
 def run(module: str, *arguments: str) -> str:
-    command = [sys.executable, "-m", f"scripts.{module}", *arguments]
-    result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=900)
-    assert result.returncode == 0, result.stdout + result.stderr[-3000:]
-    return result.stdout
+    return run_command(f"scripts.drills.{module}", *arguments, check=True, timeout=900).stdout
 
 
 def test_killed_runs_end_as_undisturbed_ones_do() -> None:
@@ -37,13 +35,11 @@ def test_a_sweep_under_fire_ends_as_an_undisturbed_one_does() -> None:
 @pytest.mark.parametrize(
     ("module", "bad"),
     [
-        ("kill_and_resume", ("many",)),
-        ("kill_and_resume", ("1", "x")),
-        ("malformed", ("0",)),
-        ("sweep_under_fire", ("-1",)),
-        ("sweep_under_fire", ("1", "slurm")),
+        ("drills.kill_and_resume", ("1", "x")),
+        ("drills.malformed", ("many",)),
+        ("drills.sweep_under_fire", ("1", "slurm")),
+        ("drills.shard_memory", ("400", "two")),
         ("bench.steady", ("1.5",)),
-        ("shard_memory", ("400", "two")),
     ],
 )
 def test_what_is_no_number_is_told(

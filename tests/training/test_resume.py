@@ -1,4 +1,7 @@
-"""A run that is killed (SIGKILL) at any moment continues to the same vectors, bit for bit, and is never finished."""
+"""A run that is killed (SIGKILL) at any moment continues to the same vectors, bit for bit, and is never finished.
+
+What it is compared with is made by a process that shares nothing with the killed ones, not even the order of sets.
+"""
 
 import os
 import random
@@ -10,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.commands import run_command, start_command
 from tests.test_train import vectors
 from tfew.runs.run_folder import is_finished
 
@@ -19,8 +23,8 @@ pytestmark = pytest.mark.slow
 
 def command(folder: Path, *overrides: str) -> list[str]:
     return [
-        sys.executable, "-m", "tfew.train", "+experiment=demo", "model=tiny", "trainer=cpu", f"steps={STEPS}",
-        "checkpoint_every=4", "dataset.generator.eval=12", f"run_dir={folder}", *overrides,
+        "tfew.train", "+experiment=demo", "model=tiny", "trainer=cpu", f"steps={STEPS}", "checkpoint_every=4",
+        "dataset.generator.eval=12", f"run_dir={folder}", *overrides,
     ]  # fmt: skip
 
 
@@ -31,7 +35,7 @@ def steps_done(folder: Path) -> int:
 
 def kill_after(folder: Path, step: int) -> int:
     """Starts or continues the run, kills it once `step` steps are done; returns the steps that were done."""
-    process = subprocess.Popen(command(folder, "resume=true"), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    process = start_command(*command(folder, "resume=true"))
     deadline = time.monotonic() + 120
     while steps_done(folder) < step and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.005)
@@ -44,7 +48,7 @@ def kill_after(folder: Path, step: int) -> int:
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("whole") / "run"
-    subprocess.run(command(folder), check=True, capture_output=True)
+    subprocess.run([sys.executable, "-m", *command(folder)], check=True, capture_output=True)
     return folder
 
 
@@ -56,7 +60,7 @@ def test_killed_three_times_and_resumed(undisturbed: Path, tmp_path: Path) -> No
         killed_at.append(kill_after(folder, source.randint(low, high)))
         assert not is_finished(folder)
         assert not (folder / "adapter.safetensors").exists()
-    result = subprocess.run(command(folder, "resume=true"), capture_output=True, text=True, check=True)
+    result = run_command(*command(folder, "resume=true"), check=True)
     assert f"{folder} is unfinished; continuing" in result.stderr
     messages = [line for line in result.stderr.splitlines() if line and "Ranking" not in line]
     assert messages == [f"{folder} is unfinished; continuing.", f"{folder}: 32 shots, 12 rows to evaluate."]
@@ -73,16 +77,15 @@ def test_killed_three_times_and_resumed(undisturbed: Path, tmp_path: Path) -> No
 def test_an_unfinished_run_starts_afresh_unless_told_otherwise(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     kill_after(folder, 10)
-    result = subprocess.run(command(folder), capture_output=True, text=True, check=True)
+    result = run_command(*command(folder), check=True)
     assert f"{folder} is unfinished; starting afresh" in result.stderr
     assert steps_done(folder) == STEPS
 
 
 def test_ctrl_c_says_how_to_go_on(tmp_path: Path) -> None:
     folder = tmp_path / "run"
-    process = subprocess.Popen(
-        command(folder, "steps=20000"), stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True
-    )
+    told = [sys.executable, "-m", *command(folder, "steps=20000")]
+    process = subprocess.Popen(told, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
     while steps_done(folder) < 3 and process.poll() is None:
         time.sleep(0.005)
     process.send_signal(signal.SIGINT)

@@ -81,12 +81,17 @@ def identity(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _without_introduced(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Without later settings that have the value they came with, at whatever depth."""
-    return {
-        key: _without_introduced(value, f"{prefix}{key}.") if isinstance(value, Mapping) else value
-        for key, value in settings.items()
-        if (name := f"{prefix}{key}") not in INTRODUCED or value != INTRODUCED[name]
-    }
+    """Without later settings that have the value they came with, at whatever depth, nor a group of nothing else."""
+    kept = {}
+    for key, value in settings.items():
+        name = f"{prefix}{key}"
+        if isinstance(value, Mapping) and value:
+            value = _without_introduced(value, f"{name}.")
+            if not value:
+                continue
+        if name not in INTRODUCED or value != INTRODUCED[name]:
+            kept[key] = value
+    return kept
 
 
 def resolved_with_hashes(config: DictConfig) -> dict[str, Any]:
