@@ -120,7 +120,7 @@ def _check_vectors(folder: Path, config: DictConfig) -> None:
     """Raises UserError where they are not vectors of (IA)³ of the number that the model's shape asks for."""
     from tfew.methods.base import attach
     from tfew.models.backbone import shape_of
-    from tfew.models.build import make_method
+    from tfew.models.method_builder import make_method
 
     description = adapter_description(folder)["method"]
     if description["name"] != config.method.name:

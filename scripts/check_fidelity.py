@@ -31,7 +31,8 @@ import tfew
 from tfew.config import compose, resolved
 from tfew.methods.base import adapter_parameters, attach
 from tfew.models.backbone import give_own_head
-from tfew.models.build import make_method, make_optimizer
+from tfew.models.build import make_optimizer
+from tfew.models.method_builder import make_method
 from tfew.schema import Batch
 from tfew.scoring.losses import LossConfig, counts
 from tfew.scoring.score import ENGINES, rank_scores, scoring_mode, token_logprob

@@ -13,9 +13,11 @@ stopped continues. `output=FOLDER` says where tables and figure go; a comparison
 `families= seeds=` or other options or after a failure, goes to runs/NAME_part.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+
+from omegaconf import DictConfig
 
 from tfew.cli import run_script
 from tfew.comparison.numbers import Comparison
@@ -27,6 +29,7 @@ from tfew.config import checked, compose, local_path
 from tfew.errors import UserError, unknown
 from tfew.evaluate import evaluate
 from tfew.files.atomic import write_atomically
+from tfew.runs.records import RunRecord
 from tfew.train import train
 
 SEEDS = (0, 1, 32, 42, 1024)  # the paper's
@@ -81,11 +84,24 @@ def main(arguments: Sequence[str]) -> int:
         return 0
     planned = _plan(job, own, overrides)
     checked(compose(*planned[0].overrides, config_name=planned[0].command))  # a mistake in all of them is said once
-    outcome = run_all(planned, {"train": train, "evaluate": evaluate})
+    outcome = run_all(planned, {"train": composed(train, "train"), "evaluate": composed(evaluate, "evaluate")})
     whole = all(override.startswith("runs=") for override in overrides) and not outcome.failures
     if outcome.rows:
         _write(job, outcome.rows, _output(arguments[0], own, whole and not {"families", "seeds"} & own.keys()))
     return _say_failures(outcome, overrides)
+
+
+def composed(
+    command: Callable[[DictConfig], RunRecord], config_name: str
+) -> Callable[[Sequence[str]], tuple[RunRecord, Path]]:
+    """The command as a function of overrides; it returns the run's folder, too."""
+
+    def run(overrides: Sequence[str]) -> tuple[RunRecord, Path]:
+        config = compose(*overrides, config_name=config_name)
+        record = command(config)
+        return record, Path(config.runs) / record.name
+
+    return run
 
 
 def _output(name: str, own: dict[str, str], whole: bool) -> Path:

@@ -12,7 +12,7 @@ from tfew.data.tokenization import TokenizedPrompt, collate
 from tfew.methods.base import attach
 from tfew.methods.ia3 import IA3
 from tfew.models.backbone import random_model
-from tfew.models.build import make_method
+from tfew.models.method_builder import make_method
 from tfew.schema import Batch
 from tfew.settings import TrainingSettings, settings
 

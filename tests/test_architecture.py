@@ -40,6 +40,11 @@ train evaluate predict serve preview cost convert raft_submit
 """
 ABOVE_ALL = {"__init__", "__main__", "api"}
 PLAIN_WORDS = {"tiny", "t0", "full", "prefix", "adapter", "base", "local"}
+# commands, builders, and what handles settings as such; everything else takes plain arguments and dataclasses
+KNOWS_CONFIGURATION = """
+config settings cli task dataset_config summary together train evaluate predict serve preview cost convert raft_submit
+models.build training.fit prediction.saved_run runs.identity sweep.callback paper.__main__
+"""
 KNOWS_LIGHTNING = {"data/loader.py", "devices/launch_env.py", "runs/checkpoints.py"}  # and all of training/
 
 
@@ -75,6 +80,11 @@ def test_layers(path: Path) -> None:
         assert all(layer(name) < layer(part(path)) for name in own), sorted(own)
     if part(path) != "training" and path.relative_to(PACKAGE).as_posix() not in KNOWS_LIGHTNING:
         assert not any("lightning" in name for name in imports(path))
+
+
+def test_the_configuration_reaches_commands_and_builders() -> None:
+    knowing = {module(path).removeprefix("tfew.") for path in sources() if "omegaconf.DictConfig" in imports(path)}
+    assert knowing == set(KNOWS_CONFIGURATION.split())
 
 
 def test_no_module_imports_itself_by_way_of_others() -> None:

@@ -34,8 +34,9 @@ from tfew.errors import UserError
 from tfew.methods.base import Method, adapter_parameters, attach, merge
 from tfew.methods.peft_format import PeftAdapter, target_names
 from tfew.models.adapters_io import adapter_description
-from tfew.models.build import attach_saved, make_method, saved_method
+from tfew.models.build import attach_saved, saved_method
 from tfew.models.exchange import read_peft, read_tensors, write_peft, write_tensors
+from tfew.models.method_builder import make_method
 
 # peft 0.21 asks a transformers 5 model for an attribute by its old name
 pytestmark = pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")

@@ -24,7 +24,9 @@ from tfew.devices.memory import DeviceMemory, memory_of
 from tfew.errors import UserError
 from tfew.evaluate import evaluate
 from tfew.models.backbone import shape_at
-from tfew.models.build import build_method, build_shape, build_tokenizer, is_known_checkpoint
+from tfew.models.blueprint import Blueprint
+from tfew.models.build import build_blueprint, build_method, build_shape, build_tokenizer
+from tfew.runs.identity import is_known_checkpoint
 from tfew.schema import Prompt
 from tfew.train import train
 
@@ -89,9 +91,12 @@ def test_a_local_checkpoint_is_counted_by_its_own_shape(tmp_path: Path) -> None:
     assert sum(p.numel() for p in build_shape(checked(compose("model=t0_3b"))).parameters()) == 2_849_757_184
 
 
+def blueprint_of(config: Any) -> Blueprint:
+    return build_blueprint(config, build_method(config), CPU)
+
+
 def plan_of(*overrides: str) -> forecast.Plan:
-    config = checked(compose(*overrides))
-    return forecast.make_plan(config, build_method(config), CPU)
+    return forecast.make_plan(blueprint_of(checked(compose(*overrides))))
 
 
 def test_bytes_are_parameters_times_their_size() -> None:
@@ -124,7 +129,7 @@ def test_what_cannot_fit_is_refused_before_it_is_loaded(
     overrides = ("+experiment=rte", "model=tiny", "trainer=cpu", f"data_dir={made_data}", "few_shot=draw", "shots=8")
     config = compose(*overrides, f"runs={tmp_path}/runs", config_name=command)
     run = {"train": train, "evaluate": evaluate}[command]
-    needed = forecast.make_plan(config, build_method(config), CPU).fixed
+    needed = forecast.make_plan(blueprint_of(config)).fixed
     needed_bytes = needed.total_bytes if command == "train" else needed.weight_bytes
     having(monkeypatch, needed_bytes - 1)
     with pytest.raises(UserError, match=r"tiny does not fit this CPU: .* MB of weights.* Use a smaller model="):
@@ -146,7 +151,7 @@ def check(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, fre
     caplog.clear()
     caplog.set_level(logging.INFO)
     tasks = tasks_at_hand(config)
-    forecast.check_memory(config, CPU, build_method(config), build_tokenizer(config), *tasks)
+    forecast.check_memory(blueprint_of(config), build_tokenizer(config), *tasks)
     return caplog.text
 
 
@@ -183,28 +188,27 @@ def test_a_model_that_cannot_be_foreseen_runs_all_the_same(
 
 def test_advice_by_hand() -> None:
     """100 MB are free beside what stays; what is kept, gradients and optimiser are parts of the peak."""
-    config = checked(compose("model=tiny", "trainer=cpu"))
     plan = plan_of("model=tiny", "trainer=cpu")
     memory = DeviceMemory(10**12, plan.fixed.total_bytes + 10**8)
     step = Counted(
         flops=1, peak_bytes=300_000_000, kept_bytes=190_000_000, gradient_bytes=60_000_000, optimizer_bytes=40_000_000
     )
-    said = forecast.advise(config, plan, memory, {"training": step})
+    said = forecast.advise(plan, memory, {"training": step})
     assert said is not None
     assert "200.0 MB for the longest batch of training" in said
     assert (
         "Say memory_gb=0.07, which computes in pieces what takes more, or micro_batch_size=3, or" in said
     )  # ADVISED_MEMORY is 0.8 of the 100 MB
     for scoring_bytes, at_once in ((1_280_000_000, 1), (1_290_000_000, None)):  # sixteen prompts: one just fits, or not
-        said = forecast.advise(config, plan, memory, {"scoring": Counted(1, scoring_bytes)})
+        said = forecast.advise(plan, memory, {"scoring": Counted(1, scoring_bytes)})
         assert said is not None
         assert (f"eval_batch_size={at_once}" in said) == ("eval_batch_size" in said) == (at_once is not None)
-    said = forecast.advise(config, plan, memory, {"training": step, "scoring": Counted(1, 160_000_000)})
+    said = forecast.advise(plan, memory, {"training": step, "scoring": Counted(1, 160_000_000)})
     assert said is not None
     assert "micro_batch_size=3 and eval_batch_size=8" in said
-    bounded = checked(compose("model=tiny", "trainer=cpu", "memory_gb=0.09"))
-    assert forecast.advise(bounded, plan, memory, {"training": step}) is None
-    assert forecast.advise(config, plan, DeviceMemory(10**12, 10**12), {"training": step}) is None
+    bounded = plan_of("model=tiny", "trainer=cpu", "memory_gb=0.09")
+    assert forecast.advise(bounded, memory, {"training": step}) is None
+    assert forecast.advise(plan, DeviceMemory(10**12, 10**12), {"training": step}) is None
 
 
 def test_memory_of_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -227,7 +231,7 @@ def test_memory_of_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert 10**8 < elsewhere.free_bytes == elsewhere.total_bytes
 
 
-def test_the_account_of_a_run(made_data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_report_of_a_run(made_data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     common = ("+experiment=copa", "model=tiny", "trainer=cpu", f"data_dir={made_data}", "few_shot=draw", "shots=8")
     (row,) = cost(compose(*common, "json=true", config_name="cost"))
     assert json.loads(capsys.readouterr().out) == [row]
@@ -246,7 +250,7 @@ def test_the_account_of_a_run(made_data: Path, capsys: pytest.CaptureFixture[str
     assert (row["advice"], row["measured"], row["assumed_tokens"]) == (None, None, None)
 
 
-def test_the_account_without_data(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_report_without_data(capsys: pytest.CaptureFixture[str]) -> None:
     cost(compose("model=tiny", "trainer=cpu", "batch_size=2", "eval_batch_size=2", config_name="cost"))
     out = capsys.readouterr().out
     assert "No data are named (data_dir=): texts of 103 tokens with all choices are assumed" in out
@@ -255,7 +259,7 @@ def test_the_account_without_data(capsys: pytest.CaptureFixture[str]) -> None:
     assert out.endswith("It fits.\n")
 
 
-def test_an_account_without_what_cannot_be_counted(
+def test_a_report_without_what_cannot_be_counted(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def asks_for_numbers(*_: Any) -> None:
@@ -268,7 +272,7 @@ def test_an_account_without_what_cannot_be_counted(
     assert "The weights fit; what a step takes beside them is not known." in capsys.readouterr().out
 
 
-def test_the_account_of_a_table_of_ones_own(tmp_path: Path) -> None:
+def test_the_report_of_a_table_of_ones_own(tmp_path: Path) -> None:
     path = tmp_path / "mine.csv"
     path.write_text("text,label\n" + "".join(f"it is {'good' if i % 2 else 'bad'},{i % 2}\n" for i in range(20)))
     common = ("+experiment=local", f"data={path}", "model=tiny", "trainer=cpu", "folds=null", "validation=0.2")

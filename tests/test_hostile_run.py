@@ -13,14 +13,14 @@ import torch
 import yaml
 
 from tests.commands import run_command
-from tfew.cli import command
+from tfew.cli import command, with_run_settings
 from tfew.config import compose
 from tfew.errors import UserError
 from tfew.evaluate import evaluate
 from tfew.files.checksums import check_checkpoint
 from tfew.models.exchange import read_tensors, write_tensors
 from tfew.prediction.predictor import Predictor
-from tfew.prediction.saved_run import with_run_settings
+from tfew.runs.identity import resolved_with_hashes
 from tfew.runs.run_folder import few_shot_path, open_run, saved_settings
 
 _ = command  # Hydra's own resolvers are registered with it
@@ -111,10 +111,10 @@ def test_no_file_outside_the_run_is_removed_or_written(key: str, value: str, sen
         place.parent.mkdir(parents=True, exist_ok=True)
         place.write_text("mine")
     with pytest.raises(UserError, match=r"in the settings of this run, is no name for a file or folder"):
-        few_shot_path(folder, settings)
+        few_shot_path(folder, settings["dataset"]["official_name"], settings["shots"], settings["few_shot_seed"])
     config = compose("+experiment=demo", "dataset=mini/complaint", f"run_dir={folder}")
     with pytest.raises(UserError, match=r"is no name for a file or folder"):
-        open_run(folder, config)
+        open_run(folder, resolved_with_hashes(config), resume=False)
     assert not value.startswith("..") or key != "official_name" or place.read_text() == "mine"
 
 

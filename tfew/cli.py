@@ -1,10 +1,13 @@
-"""What all commands share: Hydra around the function, messages on stderr, one sentence for a user's mistake."""
+"""What commands share: Hydra around the function, messages on stderr, one sentence for a user's mistake; the devices;
+and the settings of the run that `adapter=` names."""
 
 import logging
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial, wraps
+from pathlib import Path
 from typing import Any, NoReturn
 
 import hydra
@@ -12,13 +15,17 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import CompactHydraException, HydraException
 from hydra.types import RunMode
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from tfew.config import CONFIGS, LAUNCHER_NOTE
+from tfew.dataset_config import on_other_rows
 from tfew.devices.distributed import is_main_process
 from tfew.environment.versions import check_versions
 from tfew.errors import UserError
+from tfew.runs.identity import WEIGHT_HASHES
+from tfew.runs.run_folder import finished_settings
+from tfew.settings import FidelitySettings, TrainerSettings, TrainingSettings, settings
 from tfew.sweep.job import run_job
 from tfew.sweep.rounds import in_rounds
 
@@ -30,6 +37,14 @@ warnings.filterwarnings("ignore", message="A worker stopped while some jobs were
 
 # settings that have another name now: {old: new}. The old one works for one release, with a warning
 RENAMED: dict[str, str] = {}
+# what the command line may say beside adapter=RUN: the rest was settled when it was trained
+EVALUATION_SETTINGS = (
+    "adapter", "dataset", "data", "text", "label", "data_dir", "templates", "score", "model", "trainer", "max_tokens",
+    "eval_batch_size", "eval_rows", "eval_seed", "icl", "runs", "run_dir", "resume", "overwrite", "workers", "engine",
+    "memory_gb", "trust_remote_code",
+)  # fmt: skip
+# of that run, not of this one; and how it was computed, which older runs do not know
+NOT_BROUGHT = ("runs", "run_dir", "resume", "overwrite", "engine", "memory_gb", "icl", "trust_remote_code")
 
 
 def command(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], Any]]:
@@ -48,7 +63,7 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callabl
                 if HydraConfig.get().mode == RunMode.MULTIRUN:
                     if "resume" in config:  # one that was stopped continues
                         config.resume = not config.overwrite
-                    return run_job(function, config)
+                    return run_job(partial(function, config), Path(str(config.get("runs"))).expanduser())
                 return function(config)
             except UserError as error:
                 raise CompactHydraException(str(error)) from error
@@ -98,9 +113,68 @@ def run_script(main: Callable[[Sequence[str]], int]) -> NoReturn:
         sys.exit("Interrupted. Finished runs are kept; the same command continues.")
 
 
+@contextmanager
+def on_all_devices(config: DictConfig, name: str) -> Iterator[None]:
+    """Inside, all processes of the run are there and do the same (see `tfew.devices.launcher`).
+
+    `name`: of the command. Sets in the configuration what follows from their number.
+    """
+    from tfew.devices.launcher import Workload, launch
+
+    training, trainer = settings(TrainingSettings, config), settings(TrainerSettings, config)
+    workload = Workload(
+        name,
+        trainer.strategy,
+        training.batch_size,
+        training.micro_batch_size,
+        settings(FidelitySettings, config).loss_mean,
+        training.memory_gb,
+        optimizer=config.optimizer._target_.rpartition(".")[2],
+    )
+    settings_yaml = OmegaConf.to_yaml(config, resolve=True)
+    with launch(workload, trainer.accelerator, trainer.devices, settings_yaml) as number:
+        config.trainer.devices = number  # for the record
+        if trainer.strategy == "deepspeed_3":
+            config.engine = "plain"  # the other reads weights where no layer runs, and has not gathered them
+        yield
+
+
 def overridden(overrides: Sequence[str]) -> list[str]:
     """The keys and groups that these command-line overrides name."""
     return [override.key_or_group for override in OverridesParser.create().parse_overrides(list(overrides))]
+
+
+def with_run_settings(
+    config: DictConfig, overrides: Sequence[str], may_change: Collection[str] = EVALUATION_SETTINGS
+) -> DictConfig:
+    """The settings of the run that `config.adapter` lies in, with what the command line says laid over them.
+
+    `may_change`: what it may say; the rest was settled when the run was trained. An adapter folder that is no run
+    folder brings no settings: then the command line is all there is.
+    """
+    if config.adapter is None:
+        return config
+    folder = Path(str(config.adapter)).expanduser()
+    saved = finished_settings(folder)
+    if saved is None:
+        return config
+    saved.pop(WEIGHT_HASHES, None)
+    merged = OmegaConf.create({**saved, "init_adapter": None})
+    for key in NOT_BROUGHT:
+        if key in config:
+            merged[key] = config[key]
+    for key in ("devices", "strategy"):
+        merged.trainer[key] = config.trainer[key]
+    merged.score = OmegaConf.merge(config.score, merged.score)  # older runs do not know all of it
+    for key in overridden(overrides):
+        if key.partition(".")[0] not in may_change:
+            good = ", ".join(may_change)
+            raise UserError(f"{key}= belongs to training, and adapter= brings its run's settings; here go: {good}.")
+        OmegaConf.update(merged, key, OmegaConf.select(config, key), merge=False, force_add=True)
+    if "data" in overridden(overrides):
+        merged = on_other_rows(merged)
+    merged.name = merged.dataset.name
+    return merged
 
 
 class _ToStderr(logging.Handler):

@@ -148,8 +148,9 @@ def _load_tfew(config: DictConfig, source: Path) -> Loaded:
 
 def _load_peft(config: DictConfig, source: Path) -> Loaded:
     from tfew.methods.base import attach
-    from tfew.models.build import base_of, make_method, method_arguments
+    from tfew.models.build import base_of
     from tfew.models.exchange import read_peft
+    from tfew.models.method_builder import make_method, method_arguments
 
     adapter = read_peft(source)
     recipe = _recipe_for_peft(config, adapter.config.get("peft_type"))
@@ -164,8 +165,9 @@ def _load_peft(config: DictConfig, source: Path) -> Loaded:
 
 def _load_official(config: DictConfig, source: Path) -> Loaded:
     from tfew.methods.base import attach
-    from tfew.models.build import base_of, make_method
+    from tfew.models.build import base_of
     from tfew.models.exchange import read_tensors
+    from tfew.models.method_builder import make_method
 
     tensors = read_tensors(source)
     model, tokenizer = _base(config)
@@ -229,7 +231,7 @@ def _base(config: DictConfig) -> tuple["nn.Module", Any]:
 
 def _named(description: dict[str, Any]) -> dict[str, Any]:
     """The method's YAML that has these very arguments, if there is one: a file has lengths, but no name."""
-    from tfew.models.build import method_arguments
+    from tfew.models.method_builder import method_arguments
 
     for path in sorted((CONFIGS / "method").glob("*.yaml")):
         recipe = OmegaConf.to_container(OmegaConf.load(path))
@@ -259,7 +261,7 @@ def _recipe_for_peft(config: DictConfig, peft_type: Any) -> dict[str, Any]:
 
 def _card(source: Path, record: RunRecord | None) -> str:
     from tfew.models.adapters_io import adapter_description
-    from tfew.models.build import make_method
+    from tfew.models.method_builder import make_method
 
     assert record is not None  # _target has seen to it
     return card_text(record, make_method(adapter_description(source)["method"]))

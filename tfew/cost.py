@@ -6,6 +6,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
@@ -14,10 +15,11 @@ from tfew.cli import command
 from tfew.config import CONFIGS, checked, compose, resolved
 from tfew.dataset_config import complete
 from tfew.errors import UserError, unknown
-from tfew.runs.identity import model_name
+from tfew.runs.identity import is_known_checkpoint, model_name
 from tfew.task import tasks_at_hand
 
 if TYPE_CHECKING:
+    from tfew.data.tokenization import PromptTokenizer
     from tfew.paper.table_1 import CostLengths, CostRow
 
 
@@ -47,11 +49,31 @@ def cost(config: DictConfig) -> list[dict[str, Any]]:
 def _one_run(config: DictConfig) -> tuple[list[dict[str, Any]], str]:
     training, evaluation = tasks_at_hand(complete(config))
 
-    from tfew.costs.cost_report import account, as_text
+    from tfew.costs.cost_report import as_text, cost_report
+    from tfew.models.build import build_blueprint, build_device, build_method, build_trainable
     from tfew.paper.table_1 import papers_lengths
 
-    row = account(config, training, evaluation, int(papers_lengths().query_tokens))
+    device, method, prompt_tokenizer = build_device(config), build_method(config), None
+    if config.model.path is None or training is not None or config.measure:
+        prompt_tokenizer = _tokenizer(config)
+    tokens = 0 if prompt_tokenizer is None else len(prompt_tokenizer.tokenizer)
+    report = cost_report(
+        build_blueprint(config, method, device, tokens),
+        prompt_tokenizer,
+        training,
+        evaluation,
+        assumed_tokens=int(papers_lengths().query_tokens),
+        load=partial(build_trainable, config, prompt_tokenizer) if config.measure else None,
+    )
+    row = {"model": model_name(config), "method": config.method.name, **report}
     return [row], f"{_counts_as_text([row])}\n\n{as_text(row)}"
+
+
+def _tokenizer(config: DictConfig) -> "PromptTokenizer":
+    """Without asking the Hub what kind of model it is where configs/model says so."""
+    from tfew.models.build import build_tokenizer
+
+    return build_tokenizer(config, decoder_only=False if is_known_checkpoint(config) else None)
 
 
 def _paper_table(config: DictConfig) -> tuple[list[dict[str, Any]], str]:
@@ -84,10 +106,10 @@ def _own_lengths(config: DictConfig) -> "tuple[CostLengths, list[str]] | None":
     if training is None:
         return None
 
-    from tfew.costs.cost_report import lengths_as_text, measured_lengths, tokenizer_at_hand
+    from tfew.costs.cost_report import lengths_as_text, measured_lengths
     from tfew.paper.table_1 import CostLengths
 
-    lengths = measured_lengths(tokenizer_at_hand(config), training, evaluation)
+    lengths = measured_lengths(_tokenizer(config), training, evaluation)
     trained, query = lengths["training"], lengths.get("evaluation", lengths["training"])["query"]
     own = CostLengths(query["median"], trained["shot"]["median"], config.shots, trained["query"]["median"])
     return own, lengths_as_text(lengths)
@@ -104,10 +126,10 @@ def _cost_lines(rows: "Mapping[str, CostRow]", printed: bool = True) -> list[str
     )
     lines = [f"{head}{'disk':>12}{beside('printed', 10)}"]
     for name, row in rows.items():
-        alone = "" if row.context_alone_flops is None else f"{row.context_alone_flops:.3e}"
+        without_query = "" if row.context_alone_flops is None else f"{row.context_alone_flops:.3e}"
         inference, training, disk, _ = row.printed
         lines.append(
-            f"{name:<12}{row.inference_flops:>12.3e}{alone:>15}{beside(f'{inference:.1e}', 10)}"
+            f"{name:<12}{row.inference_flops:>12.3e}{without_query:>15}{beside(f'{inference:.1e}', 10)}"
             f"{row.training_flops:>11.3e}{beside(f'{training:.1e}', 10)}"
             f"{row.disk_bytes / 1e3:>9,.1f} kB{beside(disk, 10)}"
         )
@@ -116,10 +138,12 @@ def _cost_lines(rows: "Mapping[str, CostRow]", printed: bool = True) -> list[str
 
 def _count(config: DictConfig, method_config: DictConfig) -> dict[str, Any]:
     from tfew.methods.base import attach
-    from tfew.models.build import build_shape, make_method
+    from tfew.models.build import build_shape
+    from tfew.models.loaded_model import parameter_count
+    from tfew.models.method_builder import make_method
 
     model = build_shape(config)
-    total = sum(parameter.numel() for parameter in model.parameters())
+    total = parameter_count(model)
     method = make_method(resolved(method_config))
     try:
         attach(method, model)

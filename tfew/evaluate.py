@@ -1,23 +1,24 @@
 """Rank classification with a saved adapter or the bare model: `python -m tfew.evaluate adapter=runs/NAME`."""
 
 import logging
+from functools import partial
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from tfew.cli import command
+from tfew.cli import command, on_all_devices, with_run_settings
 from tfew.config import checked
 from tfew.dataset_config import complete, on_all_rows
 from tfew.devices.distributed import broadcast_object
 from tfew.errors import UserError
 from tfew.models.adapters_io import adapter_description
-from tfew.prediction.saved_run import with_run_settings
-from tfew.runs.identity import run_name, run_path
+from tfew.runs.identity import resolved_with_hashes, run_name, run_path
 from tfew.runs.records import IN_CONTEXT, ZERO_SHOT, RunRecord
-from tfew.runs.run_folder import few_shot_path, open_run, run_once
-from tfew.summary import finish
-from tfew.task import InContext, Task, eval_task, in_context, save_few_shot
+from tfew.runs.run_folder import open_run, run_once
+from tfew.settings import EvaluationSettings, settings
+from tfew.summary import RunResult, finish
+from tfew.task import InContext, Task, eval_task, in_context, save_shots
 
 log = logging.getLogger("tfew.evaluate")  # __name__ is __main__ under python -m
 
@@ -30,7 +31,7 @@ def evaluate(config: DictConfig) -> RunRecord:
     if config.adapter is None:
         config = on_all_rows(config)
     folder = run_path(config, f"evaluate-{run_name(config, _method_name(config))}")
-    return run_once(folder, config, _evaluate)
+    return run_once(folder, resolved_with_hashes(config), config.overwrite, partial(_evaluate, config))
 
 
 def _method_name(config: DictConfig) -> str:
@@ -46,34 +47,31 @@ def _evaluate(config: DictConfig, folder: Path) -> RunRecord:
     if evaluation is None:
         raise UserError(_nothing_to_evaluate(config))
 
-    from tfew.devices.launcher import processes
-
-    with processes(config, "evaluate"):
+    with on_all_devices(config, "evaluate"):
         return broadcast_object(_run(config, folder, evaluation, context))
 
 
 def _run(config: DictConfig, folder: Path, evaluation: Task, context: InContext | None) -> RunRecord:
     """The job as each of its processes does it; only the first writes."""
+    # heavy imports only now: the configuration and the data are known to be good
     from tfew.costs.memory_forecast import check_memory
-    from tfew.models.build import attach_saved, build_backbone, build_device, build_tokenizer, saved_method, shard_model
+    from tfew.models.build import build_blueprint, build_device, build_for_scoring, build_tokenizer, saved_method
     from tfew.ranking.evaluation import evaluate_model
 
-    method = None if config.adapter is None else saved_method(Path(config.adapter), config)[1]
+    adapter = None if config.adapter is None else Path(config.adapter)
+    method = None if adapter is None else saved_method(adapter, config)[1]
     device, prompt_tokenizer = build_device(config), build_tokenizer(config)
-    check_memory(config, device, method, prompt_tokenizer, None, evaluation, context)
-    model = build_backbone(config, prompt_tokenizer.tokenizer, device, method)
-    base_parameters = sum(parameter.numel() for parameter in model.parameters())
-    if method is not None:
-        attach_saved(Path(config.adapter), method, model)
-    shard_model(config, model, device, method)
+    blueprint = build_blueprint(config, method, device, len(prompt_tokenizer.tokenizer))
+    check_memory(blueprint, prompt_tokenizer, None, evaluation, context)
+    loaded = build_for_scoring(config, prompt_tokenizer, method, adapter)
 
     prompt_tokenizer.check_room(evaluation.prompts[0])
-    open_run(folder, config)
+    open_run(folder, resolved_with_hashes(config), config.resume)
     if context is not None:
-        save_few_shot(context.examples, few_shot_path(folder, config))
+        save_shots(config, context.examples, folder)
     log.info(f"{folder}: {evaluation.rows} rows to evaluate.")
-    evaluated = evaluate_model(config, method, model, prompt_tokenizer, evaluation, folder, context)
-    return finish(folder, config, "evaluate", _method_name(config), method, model, base_parameters, evaluated)
+    evaluated = evaluate_model(loaded, evaluation, settings(EvaluationSettings, config), folder, context)
+    return finish(folder, config, "evaluate", _method_name(config), RunResult(loaded, evaluated))
 
 
 def _nothing_to_evaluate(config: DictConfig) -> str:

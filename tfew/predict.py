@@ -6,6 +6,7 @@ import os
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +30,7 @@ MOST_LABELS = 12  # in the summary
 
 
 def predict(config: DictConfig, overrides: Sequence[str] = ()) -> "Progress":
-    """Labels the rows of `config.input` into `config.output`; `overrides`: what of the settings was said aloud."""
+    """Labels the rows of `config.input` into `config.output`; `overrides`: what the command line says."""
     source, target = str(config.input), str(config.output)
     _check(config, source, target)
     folders = None if config.adapters is None else task_folders(Path(str(config.adapters)).expanduser())
@@ -37,8 +38,10 @@ def predict(config: DictConfig, overrides: Sequence[str] = ()) -> "Progress":
     # heavy imports only now: the request is known to make sense
     from tfew.prediction.bulk_predict import BulkPrediction
     from tfew.prediction.predictor import load_predictor
+    from tfew.prediction.saved_run import saved_run
 
-    predictor = load_predictor(config, overrides, folders)
+    find_run = partial(saved_run, config, overrides)
+    predictor = load_predictor(find_run, config.adapter if folders is None else folders, config.merge)
     started = time.monotonic()
     stream = _stream(predictor, source, config.format)
     try:
@@ -89,7 +92,7 @@ def bad_rows_file(output: Path) -> Path:
 
 
 def _check(config: DictConfig, source: str, target: str) -> None:
-    """What can be said before a model is loaded."""
+    """Raises UserError for what can be known before a model is loaded."""
     if config.adapter is not None and config.adapters is not None:
         raise UserError("adapter= is one task's adapter, adapters= those of many: give one of them.")
     if config.bad_rows not in ("stop", "skip"):
@@ -115,10 +118,10 @@ def _check(config: DictConfig, source: str, target: str) -> None:
 
 
 def _stream(predictor: "Predictor", source: str, kind: str | None) -> RowStream:
-    labellers = list(predictor.tasks.values())
-    alone = labellers[0] if len(labellers) == 1 else None
+    tasks = list(predictor.tasks.values())
+    task = tasks[0] if len(tasks) == 1 else None
     path = source if source == STANDARD else str(Path(source).expanduser())
-    return open_stream(path, kind, alone.text_column if alone else None, {} if alone is None else alone.spec.formats)
+    return open_stream(path, kind, task.text_column if task else None, {} if task is None else task.spec.formats)
 
 
 def _identity(source: str) -> dict[str, Any]:

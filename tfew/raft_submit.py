@@ -17,6 +17,7 @@ from tfew.prediction.submission import check_names, predictions_csv
 from tfew.runs.identity import WEIGHT_HASHES
 from tfew.runs.records import RECORD_FILE, load_record
 from tfew.runs.run_folder import finished_settings
+from tfew.settings import EvaluationSettings, settings
 from tfew.task import Task, data_folder, load_spec, unlabelled_task
 
 log = logging.getLogger("tfew.raft_submit")  # __name__ is __main__ under python -m
@@ -94,28 +95,27 @@ def _plan(config: DictConfig, name: str, run: Path) -> Planned:
     if saved is None:
         raise UserError(f"{run} is not the folder of a run.")
     saved.pop(WEIGHT_HASHES, None)
-    settings = OmegaConf.create({**saved, "trainer": config.trainer})
+    merged = OmegaConf.create({**saved, "trainer": config.trainer})
     for key in ("data_dir", "eval_batch_size", "memory_gb"):
         if config[key] is not None:
-            settings[key] = config[key]
-    spec = load_spec(settings)
+            merged[key] = config[key]
+    spec = load_spec(merged)
     if spec.name != name or spec.label_names is None:
         raise UserError(f"{run} is a run on {spec.name}, not on {name}.")
-    check_names(name, spec.label_names, data_folder(settings))
-    return Planned(name, run, settings, unlabelled_task(settings), spec.label_names)
+    check_names(name, spec.label_names, data_folder(merged))
+    return Planned(name, run, merged, unlabelled_task(merged), spec.label_names)
 
 
 def _predict(task: Planned) -> list[tuple[int, str]]:
     """Id and label of every row."""
-    from tfew.models.build import attach_saved, build_backbone, build_device, build_tokenizer, saved_method
+    from tfew.models.build import build_for_scoring, build_tokenizer, saved_method
     from tfew.ranking.evaluation import rank
 
-    device, prompt_tokenizer = build_device(task.settings), build_tokenizer(task.settings)
     _, method = saved_method(task.run, task.settings)
-    model = build_backbone(task.settings, prompt_tokenizer.tokenizer, device, method)
-    attach_saved(task.run, method, model)
-    answers = rank(task.settings, method, model, prompt_tokenizer, task.rows, None).answers
-    predictions = [answer.under(task.settings.score.norm) for answer in answers]
+    loaded = build_for_scoring(task.settings, build_tokenizer(task.settings), method, task.run)
+    evaluation = settings(EvaluationSettings, task.settings)
+    answers = rank(loaded, task.rows, evaluation).answers
+    predictions = [answer.under(evaluation.score.norm) for answer in answers]
     return [(prediction.idx, task.label_names[prediction.predicted]) for prediction in predictions]
 
 

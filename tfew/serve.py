@@ -3,6 +3,7 @@
 import logging
 import socket
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,7 +28,7 @@ POSITIVE = ("max_body_mb", "timeout_seconds")
 
 
 def serve(config: DictConfig, overrides: Sequence[str] = ()) -> None:
-    """Until SIGTERM or Ctrl-C; `overrides`: what of the settings was said aloud."""
+    """Until SIGTERM or Ctrl-C; `overrides`: what the command line says."""
     _check(config)
     require("tfew.serve", "serve")
     _check_port(config.host, config.port)
@@ -35,13 +36,17 @@ def serve(config: DictConfig, overrides: Sequence[str] = ()) -> None:
 
     # heavy imports only now: the settings are known to be good
     from tfew.prediction.predictor import load_predictor
+    from tfew.prediction.saved_run import saved_run
     from tfew.service import server
     from tfew.service.app import make_app
     from tfew.service.metrics import Metrics
     from tfew.service.queue import LabelQueue
 
-    said = [override for override in overrides if overridden([override])[0].partition(".")[0] not in OWN_SETTINGS]
-    predictor = load_predictor(config, said, folders)
+    of_prediction = [
+        override for override in overrides if overridden([override])[0].partition(".")[0] not in OWN_SETTINGS
+    ]
+    find_run = partial(saved_run, config, of_prediction)
+    predictor = load_predictor(find_run, config.adapter if folders is None else folders, config.merge)
     metrics = Metrics()
     queue = LabelQueue(predictor, config.max_waiting, 2 * predictor.batch_size, metrics.saw_batch)
     app = make_app(queue, metrics, _limits(config))

@@ -140,13 +140,8 @@ class EvaluationSettings(Settings):
     """How prompts are ranked."""
 
     eval_batch_size: Count
-    engine: Literal["fast", "plain"]
-    memory_gb: Positive | None
-
-    @property
-    def memory_bytes(self) -> float | None:
-        """None: as much as there is."""
-        return None if self.memory_gb is None else 1e9 * self.memory_gb
+    score: ScoreSettings
+    icl: InContextSettings
 
 
 @dataclass(frozen=True)
@@ -174,15 +169,21 @@ class CommandSettings(Settings):
 
 
 def settings(kind: type[T], config: DictConfig) -> T:
-    """This group of the configuration as plain values; raises UserError for a value that cannot work."""
+    """This group of the configuration as plain values, and the groups that belong to it.
+
+    Raises UserError for a value that cannot work.
+    """
     node = config if not kind.group else OmegaConf.select(config, kind.group)
     found: dict[str, Any] = {}
     hints = get_type_hints(kind, include_extras=True)
     for field in fields(kind):  # type: ignore[arg-type]
+        if isinstance(hint := hints[field.name], type) and issubclass(hint, Settings):
+            found[field.name] = settings(hint, config)
+            continue
         default = None if field.default is MISSING else field.default
         value = default if node is None else OmegaConf.select(node, field.name, default=default)
         found[field.name] = value
-        check_value(f"{kind.group}.{field.name}".lstrip("."), value, hints[field.name])
+        check_value(f"{kind.group}.{field.name}".lstrip("."), value, hint)
     return kind(**found)
 
 

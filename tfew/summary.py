@@ -1,7 +1,7 @@
 """The end of a run: its record, written last, and the summary that a person reads."""
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,32 +17,29 @@ from tfew.runs.records import RunRecord, git_commit, library_versions, save_reco
 from tfew.runs.run_folder import checksums, remove_checkpoints
 
 if TYPE_CHECKING:
-    from torch import nn
-
-    from tfew.methods.base import Method
+    from tfew.models.loaded_model import LoadedModel
     from tfew.ranking.evaluation import Evaluated
     from tfew.training.fit import Fitted
 
 
-def finish(
-    folder: Path,
-    config: DictConfig,
-    command: str,
-    method_name: str,
-    method: "Method | None",
-    model: "nn.Module",
-    base_parameters: int,
-    evaluated: "Evaluated | None",
-    fitted: "Fitted | None" = None,
-    adapter_bytes: int = 0,
-    mixture: dict[str, Any] | None = None,
-) -> RunRecord:
+@dataclass(frozen=True)
+class RunResult:
+    """What a run has made: of training `fitted`, the size of the saved adapter and the mixture, where there is one."""
+
+    loaded: "LoadedModel"
+    evaluated: "Evaluated | None"
+    fitted: "Fitted | None" = None
+    adapter_bytes: int = 0
+    mixture: dict[str, Any] | None = None
+
+
+def finish(folder: Path, config: DictConfig, command: str, method_name: str, result: RunResult) -> RunRecord:
     """Writes `result.json`, prints the summary, removes the checkpoints that are no longer needed."""
     from tfew.devices.memory import peak_memory_bytes
 
-    total = base_parameters
-    encoder_decoder = bool(model.config.is_encoder_decoder)  # type: ignore[union-attr]
-    trainable = method.stored_count(model) if method else 0
+    loaded, evaluated, fitted = result.loaded, result.evaluated, result.fitted
+    method, total = loaded.method, loaded.base_parameters
+    encoder_decoder = bool(loaded.model.config.is_encoder_decoder)  # type: ignore[union-attr]
     record = RunRecord(
         name=folder.resolve().name,
         command=command,
@@ -56,12 +53,12 @@ def finish(
         seed=config.seed,
         metrics={
             **(evaluated.metrics if evaluated else {}),
-            **({"final_loss": fitted.final_loss} if fitted and (mixture or not evaluated) else {}),
+            **({"final_loss": fitted.final_loss} if fitted and (result.mixture or not evaluated) else {}),
         },
         counts=evaluated.counts if evaluated else {},
         parameters={
-            "trainable": trainable,
-            "trained": method.trained_count(model) if method and fitted else 0,
+            "trainable": method.stored_count(loaded.model) if method else 0,
+            "trained": method.trained_count(loaded.model) if method and fitted else 0,
             "total": total,
         },
         flops={
@@ -70,13 +67,13 @@ def finish(
         },
         seconds={"train": fitted.seconds if fitted else 0.0, "evaluate": evaluated.seconds if evaluated else 0.0},
         peak_memory_bytes=peak_memory_bytes(),
-        adapter_bytes=adapter_bytes,
+        adapter_bytes=result.adapter_bytes,
         git_commit=git_commit(),
         versions=library_versions(),
         config=resolved(config),
-        mixture=mixture,
+        mixture=result.mixture,
     )
-    if adapter_bytes and "calibration" in record.metrics:
+    if result.adapter_bytes and "calibration" in record.metrics:
         save_temperature(folder, record.metrics["calibration"], config.score.norm)
     if is_main_process():
         record = replace(record, files=checksums(folder))
@@ -112,8 +109,8 @@ def _print_metrics(metrics: Mapping[str, Any]) -> None:
         width = max(len(name) for name in [*metrics["members"], "mean of members"])
         print(f"  {'member':<{width}}  accuracy   (IQR)  chance")
         for name, member in metrics["members"].items():
-            print(f"  {name:<{width}}  {_percents(member, 'accuracy', 'accuracy_iqr', 'chance')}")
-        print(f"  {'mean of members':<{width}}  {_percents(metrics, 'accuracy')}")
+            print(f"  {name:<{width}}  {_format_percents(member, 'accuracy', 'accuracy_iqr', 'chance')}")
+        print(f"  {'mean of members':<{width}}  {_format_percents(metrics, 'accuracy')}")
     elif "templates" in metrics:
         templates = metrics["templates"]
         width = max(len(name) for name in templates)
@@ -124,7 +121,7 @@ def _print_metrics(metrics: Mapping[str, Any]) -> None:
             f"  {'median (IQR)':<{width}}  {100 * metrics['accuracy']:8.1f}  ({100 * metrics['accuracy_iqr']:.1f});"
             f" chance {100 * metrics['chance']:.1f}"
         )
-        print(_probabilities(metrics["calibration"]))
+        print(_describe_calibration(metrics["calibration"]))
     else:
         print(f"  nothing evaluated; mean loss of the last tenth of training {metrics['final_loss']:.4f}")
 
@@ -138,12 +135,12 @@ def _print_labels(metrics: Mapping[str, Any], rows: int) -> None:
     if "classes" in metrics:
         print(f"  macro-F1 {100 * metrics['f1_macro']:.1f} %\n")
         print("\n".join(f"  {line}".rstrip() for line in [*by_label(metrics), "", *confusions(metrics), ""]))
-    print(_probabilities(metrics["calibration"]))
+    print(_describe_calibration(metrics["calibration"]))
     for sentence in doubts(metrics, rows):
         print(f"  {sentence}")
 
 
-def _probabilities(calibration: Mapping[str, Any]) -> str:
+def _describe_calibration(calibration: Mapping[str, Any]) -> str:
     """How far probabilities are from accuracies (expected calibration error), before and after the temperature."""
     if calibration["ece"] is None:
         return "  probabilities: nothing to check them with, no row has a label"
@@ -156,5 +153,5 @@ def _probabilities(calibration: Mapping[str, Any]) -> str:
     )
 
 
-def _percents(values: Mapping[str, Any], *keys: str) -> str:
+def _format_percents(values: Mapping[str, Any], *keys: str) -> str:
     return "".join(f"{100 * values[key]:8.1f}" for key in keys)

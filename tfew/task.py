@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 from tfew.config import resolved
 from tfew.data.content_free import content_columns, emptied, with_content_free
 from tfew.data.dataset import DatasetSpec
-from tfew.data.fewshot import few_shot_examples
+from tfew.data.fewshot import few_shot_examples, save_few_shot
 from tfew.data.members import load_mixture, local_members
 from tfew.data.mixture import MixtureSpec
 from tfew.data.sources import find_source, has_split, is_local, load_split
@@ -22,6 +22,7 @@ from tfew.data.split import folds_of, rarer_than
 from tfew.data.templates import Template, load_templates, select
 from tfew.errors import UserError, some
 from tfew.files.atomic import write_atomically
+from tfew.runs.run_folder import MIXTURE_FILE, few_shot_path
 from tfew.schema import Example, Prompt
 
 log = logging.getLogger(__name__)
@@ -91,23 +92,22 @@ def _few_shot_task(config: DictConfig) -> Task:
 
 def row_folds(config: DictConfig, task: Task) -> list[int]:
     """The fold of each training row; labels that are too rare to be in every fold are named."""
+    folds = config.folds
     if task.mixture is not None:
+        raise UserError(f"folds={folds} is for one data set, and {config.dataset.name} is a mixture: folds=null.")
+    if folds > task.rows:
+        raise UserError(f"folds={folds}, but there are only {task.rows} rows to train on.")
+    if task.rows - -(-task.rows // folds) < config.batch_size:
         raise UserError(
-            f"folds={config.folds} is for one data set, and {config.dataset.name} is a mixture: folds=null."
-        )
-    if config.folds > task.rows:
-        raise UserError(f"folds={config.folds}, but there are only {task.rows} rows to train on.")
-    if task.rows - -(-task.rows // config.folds) < config.batch_size:
-        raise UserError(
-            f"folds={config.folds} leaves fewer than batch_size={config.batch_size} of {task.rows} rows to train on."
+            f"folds={folds} leaves fewer than batch_size={config.batch_size} of {task.rows} rows to train on."
         )
     if task.classes is None:
-        return folds_of([None] * task.rows, config.folds, config.few_shot_seed)
+        return folds_of([None] * task.rows, folds, config.few_shot_seed)
     names = [task.classes[example.label or 0] for example in task.examples]
-    if rare := rarer_than(names, config.folds):
+    if rare := rarer_than(names, folds):
         listing = some(f"{name} ({rows})" for name, rows in rare.items())
         log.info(f"Note: labels with fewer rows than there are folds are not in every one: {listing}.")
-    return folds_of(names, config.folds, config.few_shot_seed)
+    return folds_of(names, folds, config.few_shot_seed)
 
 
 def train_templates(config: DictConfig, spec: DatasetSpec) -> list[Template]:
@@ -210,8 +210,7 @@ def eval_task(config: DictConfig) -> Task | None:
 
 def _eval_single(config: DictConfig, spec: DatasetSpec, data_dir: Path | None) -> Task:
     templates = select(load_templates(spec.prompts), config.templates.use, config.templates.name)
-    # a run of an earlier version has no eval_rows among its settings
-    examples = list(islice(load_split(spec, "eval", data_dir), config.get("eval_rows")))
+    examples = list(islice(load_split(spec, "eval", data_dir), config.get("eval_rows")))  # which old runs do not have
     task = _render(spec, examples, templates)
     if config.score.get("method") == "calibrated":
         task = _with_content_free(spec, task, templates)
@@ -241,10 +240,16 @@ def _with_content_free(spec: DatasetSpec, task: Task, templates: Sequence[Templa
     return replace(task, prompts=prompts)
 
 
-def save_few_shot(examples: Sequence[Example], path: Path) -> None:
-    """The drawn rows as JSON lines in their order, each with its row number in the pool."""
-    rows = [json.dumps({**e.fields, "idx": e.idx}, ensure_ascii=False) for e in examples]
-    write_atomically(path, "\n".join(rows) + "\n")
+def save_training_rows(config: DictConfig, task: Task, folder: Path) -> None:
+    """The shots that were drawn, or what the mixture consists of; all rows of a table lie in the table."""
+    if task.mixture is not None:
+        save_mixture(task, folder / MIXTURE_FILE)
+    elif config.few_shot != "all":
+        save_shots(config, task.examples, folder)
+
+
+def save_shots(config: DictConfig, examples: Sequence[Example], folder: Path) -> None:
+    save_few_shot(examples, few_shot_path(folder, config.dataset.official_name, config.shots, config.few_shot_seed))
 
 
 def save_mixture(task: Task, path: Path) -> None:

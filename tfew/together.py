@@ -17,19 +17,16 @@ from omegaconf import DictConfig, ListConfig
 from tfew.config import check_logger, checked, compose, resolved
 from tfew.dataset_config import complete
 from tfew.errors import UserError
-from tfew.runs.identity import differences, method_name, run_name, run_path
+from tfew.runs.identity import differences, method_name, resolved_with_hashes, run_name, run_path
 from tfew.runs.records import RunRecord, load_record
-from tfew.runs.run_folder import METRICS_FILE, MIXTURE_FILE, already_finished, few_shot_path, open_run, tidy
+from tfew.runs.run_folder import METRICS_FILE, already_finished, open_run, tidy
 from tfew.runs.run_lock import lock_run
-from tfew.summary import finish
-from tfew.task import Task, eval_task, save_few_shot, save_mixture, train_task
+from tfew.settings import EvaluationSettings, settings
+from tfew.summary import RunResult, finish
+from tfew.task import Task, eval_task, save_training_rows, train_task
 
 if TYPE_CHECKING:
-    import torch
-    from torch import nn
-
-    from tfew.data.tokenization import PromptTokenizer
-    from tfew.methods.base import Method
+    from tfew.models.loaded_model import Trainable
     from tfew.training.joint_training import Member
 
 log = logging.getLogger(__name__)
@@ -56,14 +53,11 @@ def settings_of_each(overrides: Sequence[str], together: Any) -> list[DictConfig
             f"train_together={together} is neither a number from 1 to {len(SEEDS)}, nor a list of seeds, [0, 1, 7],"
             " nor of what each run says, ['dataset=ONE', 'dataset=TWO shots=16']."
         )
-    own = [[f"few_shot_seed={entry}"] if isinstance(entry, int) else shlex.split(str(entry)) for entry in together]
-    if bad := [setting for settings in own for setting in settings if "=" not in setting]:
+    runs = [[f"few_shot_seed={entry}"] if isinstance(entry, int) else shlex.split(str(entry)) for entry in together]
+    if bad := [override for run in runs for override in run if "=" not in override]:
         raise UserError(f"train_together= holds {bad[0]!r}, which is neither a seed nor a setting (KEY=VALUE).")
     common = [override for override in overrides if _key(override) != "train_together"]
-    return [
-        compose(*(c for c in common if _key(c) not in map(_key, settings)), *settings, "train_together=null")
-        for settings in own
-    ]
+    return [compose(*(o for o in common if _key(o) not in map(_key, run)), *run, "train_together=null") for run in runs]
 
 
 def train_together(configs: Sequence[DictConfig]) -> list[RunRecord]:
@@ -72,46 +66,66 @@ def train_together(configs: Sequence[DictConfig]) -> list[RunRecord]:
     folders = [run_path(config, run_name(config)) for config in configs]
     _check(configs, folders)
     check_logger(configs[0])
-    with ExitStack() as claims:
+    with ExitStack() as locks:
         jobs = []
         for config, folder in zip(configs, folders, strict=True):
-            if not already_finished(folder, config):
-                claims.enter_context(lock_run(folder))
-                if not already_finished(folder, config):  # another process may have finished it meanwhile
+            if not _is_finished(config, folder):
+                locks.enter_context(lock_run(folder))
+                if not _is_finished(config, folder):  # another process may have finished it meanwhile
                     jobs.append(Job(config, folder, train_task(config), eval_task(config)))
         if jobs:
-            _make(jobs)
+            _train_jobs(jobs)
     records = [load_record(folder) for folder in folders]
     for folder in folders:
         tidy(folder)
     return records
 
 
-def _make(jobs: Sequence[Job]) -> None:
+def _is_finished(config: DictConfig, folder: Path) -> bool:
+    return already_finished(folder, resolved_with_hashes(config), config.overwrite)
+
+
+def _train_jobs(jobs: Sequence[Job]) -> None:
+    """All at once, then each job's own adapter is saved, evaluated and recorded."""
     # heavy imports only now: all configurations and data are known to be good
-    from tfew.costs.memory_forecast import check_memory
     from tfew.methods.base import attach
     from tfew.methods.task_bank import without_tasks
-    from tfew.models.build import build_backbone, build_device, build_method, build_tokenizer
 
-    first = jobs[0].config
-    device, method, prompt_tokenizer = build_device(first), build_method(first), build_tokenizer(first)
-    check_memory(
-        first, device, method, prompt_tokenizer, jobs[0].training, jobs[0].evaluation
-    )  # the others come on top
-    model = build_backbone(first, prompt_tokenizer.tokenizer, device, method)
-    base_parameters = sum(parameter.numel() for parameter in model.parameters())
-    members = [_member(job, method, model, prompt_tokenizer) for job in jobs]
+    loaded = _build(jobs[0])
+    members = [_member(job, loaded) for job in jobs]
     for job in jobs:
-        _open(job)
-    seconds = _fit(jobs, members, method, model, prompt_tokenizer, device)
-    without_tasks(model)
-    attach(method, model)
+        open_run(job.folder, resolved_with_hashes(job.config), job.config.resume)
+        save_training_rows(job.config, job.training, job.folder)
+    seconds = _fit(jobs, members, loaded)
+    without_tasks(loaded.model)
+    attach(loaded.method, loaded.model)
     for job, member in zip(jobs, members, strict=True):
-        _complete(job, member, method, model, prompt_tokenizer, base_parameters, seconds / len(jobs))
+        _complete(job, member, loaded, seconds / len(jobs))
 
 
-def _member(job: Job, method: "Method", model: "nn.Module", prompt_tokenizer: "PromptTokenizer") -> "Member":
+def _build(first: Job) -> "Trainable":
+    """What the jobs share, from the settings of the first of them; the method is not attached yet."""
+    from tfew.costs.memory_forecast import check_memory
+    from tfew.models.build import (
+        build_backbone,
+        build_blueprint,
+        build_device,
+        build_execution,
+        build_method,
+        build_tokenizer,
+    )
+    from tfew.models.loaded_model import Trainable, parameter_count
+
+    config = first.config
+    device, method, prompt_tokenizer = build_device(config), build_method(config), build_tokenizer(config)
+    blueprint = build_blueprint(config, method, device, len(prompt_tokenizer.tokenizer))
+    check_memory(blueprint, prompt_tokenizer, first.training, first.evaluation)  # the other jobs come on top
+    model = build_backbone(config, prompt_tokenizer.tokenizer, device, method)
+    execution = build_execution(config, device, method)
+    return Trainable(model, prompt_tokenizer, execution, parameter_count(model), method)
+
+
+def _member(job: Job, loaded: "Trainable") -> "Member":
     from torch import nn
 
     from tfew.data.loader import FewShotData
@@ -120,13 +134,13 @@ def _member(job: Job, method: "Method", model: "nn.Module", prompt_tokenizer: "P
     from tfew.training.joint_training import Member
     from tfew.training.optim import linear_decay_with_warmup
 
-    config = job.config
+    config, method, model = job.config, loaded.method, loaded.model
     build_method(config)  # checks it against this run's optimiser
     weights = {name: nn.Parameter(vector) for name, vector in starting_weights(config, method, model).items()}
     optimizer = make_optimizer(config, list(weights.values()))
     data = FewShotData(
         job.training.prompts,
-        replace(prompt_tokenizer, max_tokens=config.max_tokens),
+        replace(loaded.prompt_tokenizer, max_tokens=config.max_tokens),
         batch_size=config.batch_size,
         steps=config.steps,
         seed=config.seed,
@@ -149,67 +163,48 @@ def _member(job: Job, method: "Method", model: "nn.Module", prompt_tokenizer: "P
     )
 
 
-def _open(job: Job) -> None:
-    open_run(job.folder, job.config)
-    if job.training.mixture is not None:
-        save_mixture(job.training, job.folder / MIXTURE_FILE)
-    elif job.config.few_shot != "all":
-        save_few_shot(job.training.examples, few_shot_path(job.folder, job.config))
-
-
-def _fit(
-    jobs: Sequence[Job], members: "Sequence[Member]", method: "Method", model: "nn.Module",
-    prompt_tokenizer: "PromptTokenizer", device: "torch.device",
-) -> float:  # fmt: skip
+def _fit(jobs: Sequence[Job], members: "Sequence[Member]", loaded: "Trainable") -> float:
     """Seconds that the training took."""
     import time
-    from functools import partial
 
-    import torch
-
-    from tfew.models.build import memory_bytes, uses_autocast
     from tfew.training.joint_training import JointTraining, restore_together
 
-    first = jobs[0].config
-    mixed = uses_autocast(first, device, method)
+    execution = loaded.execution
     training = JointTraining(
-        model,
+        loaded.model,
         members,
-        first.engine,
-        prompt_tokenizer.pad_id,
-        memory_bytes(first),
-        partial(torch.autocast, device.type, torch.bfloat16, enabled=mixed),
+        execution.engine,
+        loaded.prompt_tokenizer.pad_id,
+        execution.memory_bytes,
+        execution.autocast,
     )
     start = restore_together(members) if all(job.config.resume for job in jobs) else 0
-    going_on = f" from step {start} on" if start else ""
-    log.info(f"{len(jobs)} runs are trained together{going_on}: {', '.join(job.folder.name for job in jobs)}.")
+    continuing = f" from step {start} on" if start else ""
+    log.info(f"{len(jobs)} runs are trained together{continuing}: {', '.join(job.folder.name for job in jobs)}.")
     started = time.monotonic()
     training.run(start, min(job.config.checkpoint_every for job in jobs))
     return time.monotonic() - started
 
 
-def _complete(
-    job: Job, member: "Member", method: "Method", model: "nn.Module",
-    prompt_tokenizer: "PromptTokenizer", base_parameters: int, seconds: float,
-) -> None:  # fmt: skip
-    """Adapter, evaluation and record, as a run alone has them; `seconds`: its share of the training."""
+def _complete(job: Job, member: "Member", loaded: "Trainable", seconds: float) -> None:
+    """Adapter, evaluation and record, as a separate run has them; `seconds`: its share of the training."""
     from tfew.models.adapters_io import save_adapter
     from tfew.models.build import base_of
     from tfew.ranking.evaluation import evaluate_model
     from tfew.runs.metrics_file import final_loss
     from tfew.training.fit import Fitted
 
-    config, folder, evaluation = job.config, job.folder, job.evaluation
-    weights = {name: vector.detach() for name, vector in member.weights.items()}
-    method.restore(model, weights)
-    prompt_tokenizer = replace(prompt_tokenizer, max_tokens=config.max_tokens)
-    adapter_bytes = save_adapter(folder, method.stored(model), resolved(config.method), base_of(config))
-    evaluated = evaluate_model(config, method, model, prompt_tokenizer, evaluation, folder) if evaluation else None
+    config, folder = job.config, job.folder
+    loaded = replace(loaded, prompt_tokenizer=replace(loaded.prompt_tokenizer, max_tokens=config.max_tokens))
+    loaded.method.restore(loaded.model, {name: vector.detach() for name, vector in member.weights.items()})
+    weights = loaded.method.stored(loaded.model)
+    adapter_bytes = save_adapter(folder, weights, resolved(config.method), base_of(config))
+    evaluated = None
+    if job.evaluation is not None:
+        evaluated = evaluate_model(loaded, job.evaluation, settings(EvaluationSettings, config), folder)
     fitted = Fitted(member.steps, member.tokens_seen, seconds, final_loss(folder / METRICS_FILE))
-    finish(
-        folder, config, "train", method_name(config), method, model, base_parameters, evaluated, fitted, adapter_bytes,
-        job.training.mixture,
-    )  # fmt: skip
+    result = RunResult(loaded, evaluated, fitted, adapter_bytes, job.training.mixture)
+    finish(folder, config, "train", method_name(config), result)
 
 
 def _check(configs: Sequence[DictConfig], folders: Sequence[Path]) -> None:

@@ -5,22 +5,30 @@ The main path of the project, as a table of contents: data, model, training, eva
 
 import logging
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from tfew.cli import command
+from tfew.cli import command, on_all_devices
 from tfew.config import check_logger, checked, resolved
 from tfew.dataset_config import complete
 from tfew.devices.distributed import broadcast_object
 from tfew.errors import UserError
-from tfew.runs.identity import method_name, run_name, run_path
+from tfew.runs.identity import method_name, resolved_with_hashes, run_name, run_path
 from tfew.runs.records import RunRecord
-from tfew.runs.run_folder import MIXTURE_FILE, few_shot_path, open_run, run_once
-from tfew.summary import finish
-from tfew.task import Task, eval_task, row_folds, save_few_shot, save_mixture, train_task
+from tfew.runs.run_folder import open_run, run_once
+from tfew.settings import EvaluationSettings, settings
+from tfew.summary import RunResult, finish
+from tfew.task import Task, eval_task, row_folds, save_training_rows, train_task
 from tfew.together import settings_of_each, train_together
+
+if TYPE_CHECKING:
+    from tfew.models.loaded_model import Trainable
+    from tfew.ranking.evaluation import Evaluated
+    from tfew.training.fit import Fitted
 
 log = logging.getLogger("tfew.train")  # __name__ is __main__ under python -m
 
@@ -30,80 +38,105 @@ def train(config: DictConfig) -> RunRecord:
     if config.train_together is not None:
         raise UserError("train_together= is of the command line; in Python call tfew.together.train_together.")
     config = complete(checked(config))
-    return run_once(run_path(config, run_name(config)), config, _train)
+    folder = run_path(config, run_name(config))
+    return run_once(folder, resolved_with_hashes(config), config.overwrite, partial(_train, config))
 
 
 def _train(config: DictConfig, folder: Path) -> RunRecord:
     check_logger(config)
     training = train_task(config)
-    folds = None if config.folds is None else row_folds(config, training)
-    evaluation = eval_task(config) if folds is None else None
+    if config.folds is not None:
+        fold_of_row = row_folds(config, training)
+        run = partial(_cross_validate_and_train, config, folder, training, fold_of_row)
+    else:
+        run = partial(_train_and_evaluate, config, folder, training, eval_task(config))
+    with on_all_devices(config, "train"):
+        return broadcast_object(run())
 
-    # heavy imports only now: the configuration and the data are known to be good
-    from tfew.devices.launcher import processes
 
-    with processes(config, "train"):
-        return broadcast_object(_run(config, folder, training, folds, evaluation))
+# heavy imports only from here on: the configuration and the data are known to be good. Each of the run's processes, one
+# a device, does what follows; only the first writes
 
 
-def _run(
-    config: DictConfig, folder: Path, training: Task, folds: Sequence[int] | None, evaluation: Task | None
-) -> RunRecord:
-    """The job as each of its processes does it, one a device; only the first writes."""
-    from tfew.costs.memory_forecast import check_memory
-    from tfew.models.adapters_io import save_adapter
-    from tfew.models.build import (
-        base_of,
-        build_device,
-        build_method,
-        build_tokenizer,
-        build_trainable,
-        gathered_adapter,
-    )
+def _train_and_evaluate(config: DictConfig, folder: Path, training: Task, evaluation: Task | None) -> RunRecord:
+    """One training; then what it has learned is tried on rows that it has not seen, where there are such."""
     from tfew.ranking.evaluation import evaluate_model
+
+    loaded = _build(config, training, evaluation)
+    _open(config, folder, training, f"{f'{evaluation.rows} rows' if evaluation else 'nothing'} to evaluate")
+    fitted, adapter_bytes = _fit(config, loaded, training, folder)
+    evaluated = None
+    if evaluation is not None:
+        evaluated = evaluate_model(loaded, evaluation, settings(EvaluationSettings, config), folder)
+    return _finish(config, folder, RunResult(loaded, evaluated, fitted, adapter_bytes, training.mixture))
+
+
+def _cross_validate_and_train(
+    config: DictConfig, folder: Path, training: Task, fold_of_row: Sequence[int]
+) -> RunRecord:
+    """A training without each fold, which is then predicted; and one on all rows, whose adapter is kept."""
+    from tfew.models.build import build_trainable
     from tfew.training.cross_validation import cross_validate
+
+    _build(config, training, None)  # that it can be built is known before the folder is opened; each fold has its own
+    _open(config, folder, training, f"in {config.folds} folds")
+    norm = settings(EvaluationSettings, config).score.norm
+    evaluated = cross_validate(training, fold_of_row, folder, norm, partial(_train_fold, config))
+    loaded = build_trainable(config)
+    fitted, adapter_bytes = _fit(config, loaded, training, folder)
+    return _finish(config, folder, RunResult(loaded, evaluated, fitted, adapter_bytes))
+
+
+def _train_fold(config: DictConfig, training: Task, held_out: Task, folder: Path) -> "Evaluated":
+    from tfew.models.build import build_trainable
+    from tfew.ranking.evaluation import evaluate_model
     from tfew.training.fit import fit
+
+    loaded = build_trainable(config)
+    fit(config, loaded.method, loaded.model, loaded.prompt_tokenizer, training, folder)
+    return evaluate_model(loaded, held_out, settings(EvaluationSettings, config), folder)
+
+
+def _build(config: DictConfig, training: Task, evaluation: Task | None) -> "Trainable":
+    """Raises UserError for what does not fit together, or into memory."""
+    from tfew.costs.memory_forecast import check_memory
+    from tfew.models.build import build_blueprint, build_device, build_method, build_tokenizer, build_trainable
 
     prompt_tokenizer = build_tokenizer(config)
     if training.mixture is None:
         prompt_tokenizer.check_room(training.prompts[0])
-    check_memory(config, build_device(config), build_method(config), prompt_tokenizer, training, evaluation)
-    built = build_trainable(config, prompt_tokenizer)
-    open_run(folder, config)
-    _save_training_rows(config, training, folder)
-    log.info(f"{folder}: {_what_there_is(config, training, evaluation)}.")
-    evaluated = None
-    if folds is not None:
-        del built  # each fold has a model of its own
-        evaluated = cross_validate(config, training, folds, folder)
-        built = build_trainable(config)
-    fitted = fit(config, built.method, built.model, built.prompt_tokenizer, training, folder)
-    with gathered_adapter(config, built.model):
-        stored = built.method.stored(built.model)
-        adapter_bytes = save_adapter(folder, stored, resolved(config.method), base_of(config))
-    if evaluation is not None:
-        evaluated = evaluate_model(config, built.method, built.model, built.prompt_tokenizer, evaluation, folder)
-    with gathered_adapter(config, built.model):
-        return finish(
-            folder, config, "train", method_name(config), built.method, built.model, built.base_parameters, evaluated,
-            fitted, adapter_bytes, training.mixture,
-        )  # fmt: skip
+    tokens = len(prompt_tokenizer.tokenizer)
+    blueprint = build_blueprint(config, build_method(config), build_device(config), tokens)
+    check_memory(blueprint, prompt_tokenizer, training, evaluation)
+    return build_trainable(config, prompt_tokenizer)
 
 
-def _save_training_rows(config: DictConfig, training: Task, folder: Path) -> None:
-    """The shots that were drawn, or what the mixture consists of; all rows of a table lie in the table."""
-    if training.mixture is not None:
-        save_mixture(training, folder / MIXTURE_FILE)
-    elif config.few_shot != "all":
-        save_few_shot(training.examples, few_shot_path(folder, config))
+def _open(config: DictConfig, folder: Path, training: Task, evaluation: str) -> None:
+    """`evaluation`: what will be evaluated, in words."""
+    open_run(folder, resolved_with_hashes(config), config.resume)
+    save_training_rows(config, training, folder)
+    rows = "shots" if config.few_shot != "all" else "rows to train on"
+    rows = rows if training.mixture is None else "prompts in a pass over the mixture"
+    log.info(f"{folder}: {training.rows} {rows}, {evaluation}.")
 
 
-def _what_there_is(config: DictConfig, training: Task, evaluation: Task | None) -> str:
-    what = "shots" if config.few_shot != "all" else "rows to train on"
-    what = what if training.mixture is None else "prompts in a pass over the mixture"
-    if config.folds is not None:
-        return f"{training.rows} {what}, in {config.folds} folds"
-    return f"{training.rows} {what}, {f'{evaluation.rows} rows' if evaluation else 'nothing'} to evaluate"
+def _fit(config: DictConfig, loaded: "Trainable", training: Task, folder: Path) -> "tuple[Fitted, int]":
+    """Trains and saves the adapter; also the size of its file in bytes."""
+    from tfew.models.adapters_io import save_adapter
+    from tfew.models.build import base_of, gathered_adapter
+    from tfew.training.fit import fit
+
+    fitted = fit(config, loaded.method, loaded.model, loaded.prompt_tokenizer, training, folder)
+    with gathered_adapter(config, loaded.model):
+        weights = loaded.method.stored(loaded.model)
+        return fitted, save_adapter(folder, weights, resolved(config.method), base_of(config))
+
+
+def _finish(config: DictConfig, folder: Path, result: RunResult) -> RunRecord:
+    from tfew.models.build import gathered_adapter
+
+    with gathered_adapter(config, result.loaded.model):
+        return finish(folder, config, "train", method_name(config), result)
 
 
 @command("train")

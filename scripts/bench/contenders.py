@@ -18,7 +18,7 @@ from scripts.bench.workload import make_model
 from tfew.config import compose, resolved
 from tfew.data.tokenization import TokenizedPrompt, collate
 from tfew.methods.base import adapter_parameters, attach
-from tfew.models.build import make_method
+from tfew.models.method_builder import make_method
 from tfew.schema import Batch
 from tfew.scoring.losses import T_FEW, counts, loss_terms
 from tfew.scoring.score import rank_scores, scoring_mode, token_logprob

@@ -30,7 +30,7 @@ from tfew.config import compose, resolved
 from tfew.data.tokenization import collate
 from tfew.methods.base import Method, attach
 from tfew.methods.task_bank import TaskBank
-from tfew.models.build import make_method
+from tfew.models.method_builder import make_method
 from tfew.schema import Batch
 from tfew.scoring.score import scoring_mode, token_logprob
 from tfew.together import settings_of_each, train_together

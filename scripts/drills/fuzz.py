@@ -56,14 +56,17 @@ def csv(data: bytes, folder: Path) -> None:
 
 def settings(data: bytes, folder: Path) -> None:
     """YAML: the settings that an adapter brings, with templates of its own, and two rows worded by them."""
-    from tfew.prediction.loaded_task import load_task, settings_of
+    from dataclasses import replace
+
+    from tfew.prediction.loaded_task import load_task
+    from tfew.prediction.saved_run import saved_run
 
     (folder / "config.yaml").write_bytes(data)
     (folder / "result.json").write_text(_run()["result.json"].decode())
-    task = load_task("t", settings_of(_predict(), [], folder), None, _encoder())
+    task = load_task("t", replace(saved_run(_predict(), [], folder), folder=None), _encoder())
     rows: list[dict[str, Any]] = [{"text": "the lemon is bad", "n": 3}, {"text": "ü {{ 7 * 7 }}", "n": None}]
     for number, row in enumerate(rows, start=1):
-        for prompt in task.labeller.prompts(number, row):
+        for prompt in task.task_predictor.prompts(number, row):
             task.prompt_tokenizer(prompt)
 
 
@@ -98,8 +101,8 @@ def pt(data: bytes, folder: Path) -> None:
     """An official `.pt`: as it is, or if it does not look like one, as the pickle in such a file; put on a model."""
     from tfew.config import resolved
     from tfew.methods.base import attach
-    from tfew.models.build import make_method
     from tfew.models.exchange import read_tensors
+    from tfew.models.method_builder import make_method
 
     path = folder / "vectors.pt"
     if data.startswith(b"PK"):
@@ -118,7 +121,7 @@ def record(data: bytes, folder: Path) -> None:
     """result.json, in all tables and figures and in the report."""
     from tfew.config import resolved
     from tfew.convert import card_text
-    from tfew.models.build import make_method
+    from tfew.models.method_builder import make_method
     from tfew.paper.figures import make_figure
     from tfew.paper.reference import specs
     from tfew.paper.report import make_report
@@ -262,8 +265,8 @@ def _official() -> dict[str, bytes]:
     """The entries of a `.pt`, which is an archive."""
     from tfew.config import resolved
     from tfew.methods.base import attach
-    from tfew.models.build import make_method
     from tfew.models.exchange import write_tensors
+    from tfew.models.method_builder import make_method
 
     model, method = copy.deepcopy(_model()), make_method(resolved(_train().method))
     attach(method, model)

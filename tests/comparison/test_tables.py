@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from scripts.demo import FILES, main
+from scripts.demo import FILES, composed, main
 from tfew.comparison.numbers import Comparison
 from tfew.comparison.plots import draw_accuracies
 from tfew.comparison.rows import Row, as_csv, as_json_lines, load_rows, right_by_row
@@ -158,7 +158,7 @@ def test_a_failing_run_is_listed_and_the_others_go_on(tmp_path: Path, capsys: py
 
     common = ("+experiment=demo", f"runs={tmp_path}", *QUICK)
     runs = plan([Variant("x")], ["mini/commits"], [0, 1, 2], common)
-    outcome = run_all(runs, {"train": sometimes})
+    outcome = run_all(runs, {"train": composed(sometimes, "train")})
     assert [row.seed for row in outcome.rows] == [0, 2]
     assert [(f.run.seed, f.error) for f in outcome.failures] == [(1, "RuntimeError: no luck")]
     assert capsys.readouterr().out == "", "runs are quiet"
@@ -214,7 +214,7 @@ def test_a_run_among_others_is_the_run_alone(tmp_path: Path) -> None:
     common = ("+experiment=demo", f"runs={tmp_path}/many", *QUICK)
     outcome = run_all(
         plan([Variant("bare", command="evaluate", seeded=False), Variant("x")], ["mini/commits"], [3, 4], common),
-        {"train": train, "evaluate": evaluate},
+        {"train": composed(train, "train"), "evaluate": composed(evaluate, "evaluate")},
     )
     from tfew.config import compose
 

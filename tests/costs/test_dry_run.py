@@ -26,7 +26,8 @@ from tfew.costs.dry_run import (
 from tfew.data.tokenization import TokenizedPrompt, collate
 from tfew.methods.base import adapter_parameters, attach
 from tfew.models.backbone import random_model, shape_of
-from tfew.models.build import make_method, make_optimizer
+from tfew.models.build import make_optimizer
+from tfew.models.method_builder import make_method
 from tfew.schema import Batch
 from tfew.scoring.losses import T_FEW
 from tfew.scoring.score import scoring_mode, token_logprob

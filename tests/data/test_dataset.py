@@ -15,9 +15,8 @@ from tfew.data.labels import LabelRule
 from tfew.data.sources import load_split
 from tfew.data.templates import load_templates
 from tfew.errors import UserError
-from tfew.runs.run_folder import few_shot_path
 from tfew.schema import Example
-from tfew.task import eval_task, load_spec, save_few_shot, train_task
+from tfew.task import eval_task, load_spec, save_shots, train_task
 
 RTE = LabelRule("label", (("entailment",), ("not_entailment",)))
 
@@ -147,7 +146,7 @@ def test_draw_is_seeded_and_can_be_read_again(made_data: Path, tmp_path: Path) -
     for experiment in EXPERIMENTS:
         config = compose(f"+experiment={experiment}", f"data_dir={made_data}", *options)
         drawn = train_task(config)
-        save_few_shot(drawn.examples, few_shot_path(tmp_path, config))
+        save_shots(config, drawn.examples, tmp_path)
         again = compose(f"+experiment={experiment}", f"data_dir={tmp_path}", *options, "few_shot=files")
         assert train_task(again) == drawn
 

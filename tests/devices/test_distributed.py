@@ -1,5 +1,6 @@
 """Several devices, one process each: what they are dealt, what they add up, and who they are; without starting any."""
 
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -11,22 +12,24 @@ from hypothesis import strategies as st
 from transformers import ByT5Tokenizer
 
 from tests.models import ragged_batch, tiny_t5, training_settings, with_ia3
+from tfew.cli import with_run_settings
 from tfew.config import checked, compose
 from tfew.data.loader import StepSampler
 from tfew.data.tokenization import PromptTokenizer
 from tfew.devices.distributed import deal_out
 from tfew.devices.launch_env import PARENT, LaunchEnv, read_launch_env
-from tfew.devices.launcher import check, how_many
+from tfew.devices.launcher import Workload, check_workload, process_count
 from tfew.errors import UserError
 from tfew.methods.base import adapter_parameters
 from tfew.models.build import build_method, shard_model
-from tfew.prediction.saved_run import with_run_settings
+from tfew.models.loaded_model import Execution, LoadedModel
 from tfew.ranking import evaluation
 from tfew.runs.identity import run_name
 from tfew.runs.run_folder import last_checkpoint, remove_checkpoints
 from tfew.schema import Batch, Prompt
 from tfew.scoring.losses import T_FEW
 from tfew.scoring.score import scoring_mode
+from tfew.settings import TrainerSettings, settings
 from tfew.together import train_together
 from tfew.training import module
 from tfew.training.module import FewShotModule
@@ -143,7 +146,7 @@ class Together:
     def __init__(self, patch: pytest.MonkeyPatch, number: int) -> None:
         self.patch, self.number, self.said = patch, number, []
 
-    def sums(self, *arguments: Any) -> Any:
+    def score(self, *arguments: Any) -> Any:
         self.said = []
         for rank in range(self.number):
             self.patch.setattr("tfew.devices.distributed.world_size", lambda: self.number)
@@ -151,7 +154,7 @@ class Together:
             self.patch.setattr("tfew.devices.distributed.rank", lambda rank=rank: rank)
             self.patch.setattr(evaluation, "all_gather_objects", self._gather)
             try:
-                return evaluation._sums(*arguments)
+                return evaluation._score(*arguments)
             except StopIteration:
                 continue
         raise AssertionError("nobody heard from all")
@@ -171,7 +174,9 @@ def test_every_prompt_is_scored_once_whatever_the_remainder(
     model, prompt_tokenizer = with_ia3(tiny_t5(rows=384)), PromptTokenizer(ByT5Tokenizer(), 32)
     texts = [Prompt("d", "t", i, "ab" * (i % 5 + 1), ("yes", "no", "maybe")[: 2 + i % 2], 0) for i in range(prompts)]
     encoded = prompt_tokenizer.all(texts)
-    config = compose("model=tiny", "eval_batch_size=2")
+    execution = Execution(torch.device("cpu"), torch.float32, False, False, "fast", None)
+    alone_model = LoadedModel(model, prompt_tokenizer, execution, 0, None)
+    shared_model = replace(alone_model, execution=replace(execution, is_sharded=together))
     passes: list[int] = []
     real = evaluation.rank_classify
 
@@ -179,11 +184,10 @@ def test_every_prompt_is_scored_once_whatever_the_remainder(
         return real(score, (passes.append(len(b)) or b for b in batches), *rest)  # type: ignore[func-returns-value]
 
     with scoring_mode(model):
-        alone = evaluation._sums(config, model, prompt_tokenizer, "d", texts, encoded, {})
+        alone = evaluation._score(alone_model, 2, "d", texts, encoded, {})
         monkeypatch.setattr(evaluation, "rank_classify", spied)
-        monkeypatch.setattr(evaluation, "shards_weights", lambda _: together)
         group = Together(monkeypatch, processes)
-        shared = group.sums(config, model, prompt_tokenizer, "d", texts, encoded, {})
+        shared = group.score(shared_model, 2, "d", texts, encoded, {})
     assert shared == alone
     assert sorted(place for said in group.said for place, _ in said) == list(range(prompts))
     batches = -(-prompts // 2)
@@ -234,41 +238,50 @@ def test_slurm_without_srun_and_tasks_that_do_not_fit() -> None:
 
 
 def test_how_many_processes(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    def count(launch_env: LaunchEnv | None, *overrides: str) -> int:
+        trainer = settings(TrainerSettings, compose(*overrides))
+        return process_count(trainer.accelerator, trainer.devices, launch_env)
+
     caplog.set_level("INFO")
     eight = read_launch_env(TORCHRUN)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
-    assert how_many(compose(), None) == 1
-    assert how_many(compose("trainer=ddp"), None) == 4
-    assert how_many(compose("trainer=fsdp", "trainer.devices=2"), None) == 2
-    assert how_many(compose("trainer=ddp"), eight) == 8
-    assert how_many(compose("trainer.devices=8"), eight) == 8
-    assert how_many(compose("trainer=cpu", "trainer.devices=6"), None) == 6, "more than there are GPUs"
+    assert count(None) == 1
+    assert count(None, "trainer=ddp") == 4
+    assert count(None, "trainer=fsdp", "trainer.devices=2") == 2
+    assert count(eight, "trainer=ddp") == 8
+    assert count(eight, "trainer.devices=8") == 8
+    assert count(None, "trainer=cpu", "trainer.devices=6") == 6, "more than there are GPUs"
     with pytest.raises(UserError, match=r"trainer.devices=5, but there are 4 GPUs here"):
-        how_many(compose("trainer=ddp", "trainer.devices=5"), None)
+        count(None, "trainer=ddp", "trainer.devices=5")
     with pytest.raises(UserError, match=r"torchrun started 8 processes, but trainer.devices=1: say trainer=ddp"):
-        how_many(compose(), eight)
+        count(eight)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     with pytest.raises(UserError, match=r"4 processes on this machine, and each sees 1 of its GPUs"):
-        how_many(compose("trainer=ddp"), eight)
+        count(eight, "trainer=ddp")
     assert "there is one device here" not in caplog.text
-    assert how_many(compose("trainer=ddp"), None) == 1
+    assert count(None, "trainer=ddp") == 1
     assert "there is one device here" in caplog.text
 
 
+WORKLOAD = Workload("train", "ddp", 8, None, "step", None, "Adafactor")
+OFFICIAL_MEAN = {"loss_mean": "micro_batch"}
+
+
 @pytest.mark.parametrize(
-    ("overrides", "number", "message"),
+    ("changed", "number", "message"),
     [
-        (["batch_size=3"], 4, r"batch_size=3 examples cannot be shared by 4 devices"),
-        (["fidelity=official"], 2, r"1 cannot be shared by 2 devices: set micro_batch_size=4 or less"),
-        (["fidelity=official", "micro_batch_size=4"], 3, r"2 cannot be shared by 3 devices: set micro_batch_size=2"),
-        (["trainer=fsdp", "memory_gb=2"], 2, r"memory_gb=2 halves the work .* with trainer=fsdp all go"),
+        ({"batch_size": 3}, 4, r"batch_size=3 examples cannot be shared by 4 devices"),
+        (OFFICIAL_MEAN, 2, r"1 cannot be shared by 2 devices: set micro_batch_size=4 or less"),
+        ({**OFFICIAL_MEAN, "micro_batch_size": 4}, 3, r"2 cannot be shared by 3 devices: set micro_batch_size=2"),
+        ({"strategy": "fsdp", "memory_gb": 2}, 2, r"memory_gb=2 halves the work .* with trainer=fsdp all go"),
     ],
 )
-def test_what_devices_cannot_share(overrides: list[str], number: int, message: str) -> None:
-    config = compose("model=tiny", *overrides)
+def test_what_devices_cannot_share(changed: dict[str, Any], number: int, message: str) -> None:
+    workload = replace(WORKLOAD, **changed)
     with pytest.raises(UserError, match=message):
-        check(config, "train", number)
-    check(config, "train", 1)
+        check_workload(workload, number)
+    check_workload(workload, 1)
+    check_workload(WORKLOAD, number)
 
 
 def test_what_keeps_to_one_device_or_to_whole_models(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,7 @@ from tfew.methods.adapter import Adapter
 from tfew.methods.base import Method, adapter_parameters, attach
 from tfew.methods.compacter import Compacter, PHMLinear
 from tfew.models.backbone import give_own_head
-from tfew.models.build import NOT_ARGUMENTS, make_method
+from tfew.models.method_builder import NOT_ARGUMENTS, make_method
 from tfew.scoring.score import scoring_mode, token_logprob
 
 NEUTRAL = ("full", "layernorm", "bitfit")

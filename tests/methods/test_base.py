@@ -19,7 +19,8 @@ from tfew.errors import UserError
 from tfew.methods.base import Method, adapter_parameters, attach
 from tfew.methods.fish import FISH
 from tfew.models.adapters_io import load_weights
-from tfew.models.build import make_method, make_optimizer
+from tfew.models.build import make_optimizer
+from tfew.models.method_builder import make_method
 from tfew.scoring.losses import T_FEW, counts, loss_terms
 from tfew.scoring.score import scoring_mode, token_logprob
 from tfew.training.module import FewShotModule

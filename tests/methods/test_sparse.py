@@ -16,7 +16,7 @@ from tfew.methods.base import Method, adapter_parameters, attach
 from tfew.methods.fish import FISH, fisher_scores, top_positions
 from tfew.methods.said import SAID, SharedVector, fastfood, hadamard_matrix, power_of_two, walsh_hadamard
 from tfew.models.backbone import give_own_head
-from tfew.models.build import NOT_ARGUMENTS, make_method
+from tfew.models.method_builder import NOT_ARGUMENTS, make_method
 from tfew.schema import Batch
 from tfew.scoring.losses import T_FEW, counts, loss_terms
 from tfew.scoring.score import scoring_mode, token_logprob

@@ -15,7 +15,7 @@ from tfew.config import compose, resolved
 from tfew.errors import UserError
 from tfew.methods.base import Method, attach
 from tfew.methods.task_bank import BARE, TaskBank, put_scalings, without_tasks
-from tfew.models.build import make_method
+from tfew.models.method_builder import make_method
 from tfew.schema import Batch
 from tfew.scoring.losses import T_FEW, counts, loss_terms
 from tfew.scoring.score import scoring_mode, token_logprob

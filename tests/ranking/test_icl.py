@@ -19,8 +19,8 @@ from tfew.data.content_free import content_columns
 from tfew.data.tokenization import PromptTokenizer, TokenizedPrompt, collate
 from tfew.errors import UserError
 from tfew.evaluate import evaluate
-from tfew.ranking.icl import Answer, combined, that_fit
-from tfew.ranking.score_methods import answered, questions
+from tfew.ranking.icl import Answer, combined, fitting_shots
+from tfew.ranking.score_methods import prediction_from, prompts_to_score
 from tfew.runs.records import RunRecord
 from tfew.schema import Batch, Example, Prediction, Prompt
 from tfew.scoring.context import Context
@@ -193,10 +193,10 @@ def test_a_context_beyond_the_window_is_refused_or_cut(run: Any) -> None:
 
 
 def test_which_shots_fit() -> None:
-    assert that_fit([5, 3, 4], 12, "concat") == [0, 1, 2]
-    assert that_fit([5, 3, 4], 11, "concat") == [1, 2]  # those nearest to the query stay
-    assert that_fit([5, 3, 4], 3, "concat") == []
-    assert that_fit([5, 3, 4], 4, "ensemble") == [1, 2]
+    assert fitting_shots([5, 3, 4], 12, "concat") == [0, 1, 2]
+    assert fitting_shots([5, 3, 4], 11, "concat") == [1, 2]  # those nearest to the query stay
+    assert fitting_shots([5, 3, 4], 3, "concat") == []
+    assert fitting_shots([5, 3, 4], 4, "ensemble") == [1, 2]
 
 
 def test_combinations_in_closed_form() -> None:
@@ -218,20 +218,20 @@ def test_combinations_in_closed_form() -> None:
 
 def test_questions_of_a_prompt() -> None:
     prompt = Prompt("d", "t", 7, "input", ("a", "b"), 1, shots=SHOTS, content_free="N/A")
-    assert [(q.input, q.choices, q.shots) for q in questions(prompt, "channel")] == [
+    assert [(q.input, q.choices, q.shots) for q in prompts_to_score(prompt, "channel")] == [
         (choice, ("input",), (("blue", "The sky is"), ("green", "Grass is"))) for choice in ("a", "b")
     ]
-    asked, free = questions(prompt, "calibrated")
+    asked, free = prompts_to_score(prompt, "calibrated")
     assert (asked.input, free.input) == ("input", "N/A")
     assert asked.choices == free.choices == ("a", "b")
     with pytest.raises(ValueError, match="content_free"):
-        questions(Prompt("d", "t", 7, "input", ("a", "b"), 1), "calibrated")
+        prompts_to_score(Prompt("d", "t", 7, "input", ("a", "b"), 1), "calibrated")
     sums = [
         Prediction("d", "t", 7, 1, 0, (-1.0, -2.0), (1, 1)),
         Prediction("d", "t", -1, None, 0, (-0.5, -3.0), (1, 1)),
     ]
-    assert answered(prompt, "calibrated", sums).scores == (-0.5, 1.0)
-    assert answered(prompt, "calibrated", sums).predicted == 1
+    assert prediction_from(prompt, "calibrated", sums).scores == (-0.5, 1.0)
+    assert prediction_from(prompt, "calibrated", sums).predicted == 1
 
 
 def test_columns_with_content() -> None:

@@ -24,7 +24,7 @@ from tests.scoring.test_decoder_only import KINDS, WIDE, make
 from tfew.config import CONFIGS, compose, resolved
 from tfew.data.tokenization import TokenizedPrompt, collate
 from tfew.methods.base import adapter_parameters, attach
-from tfew.models.build import make_method
+from tfew.models.method_builder import make_method
 from tfew.schema import Batch, Prediction
 from tfew.scoring import decoder_only, encoder_decoder, vocabulary
 from tfew.scoring import score as scoring

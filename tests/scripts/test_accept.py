@@ -21,7 +21,7 @@ def vectors(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tfew.methods.base import attach
     from tfew.models.adapters_io import save_adapter
     from tfew.models.backbone import random_model
-    from tfew.models.build import make_method
+    from tfew.models.method_builder import make_method
 
     config = compose("model=tiny")
     model = random_model(resolved(config.model.arch), 384)

@@ -28,8 +28,6 @@ from tfew.config import compose
 from tfew.errors import UserError
 from tfew.methods.task_bank import Scaling
 from tfew.models.adapters_io import load_weights
-from tfew.models.build import saved_method
-from tfew.prediction.loaded_task import settings_of
 from tfew.prediction.predictor import Predictor
 from tfew.prediction.task_predictor import TaskPredictor
 from tfew.serve import serve
@@ -345,8 +343,9 @@ def test_a_thousand_tasks_at_once(runs: dict[str, Path], predictor: Predictor, t
     many = Predictor.load(runs, "trainer=cpu")
     bank = many._bank
     assert bank is not None
-    template, labeller = many._tasks["complaint"], many._tasks["complaint"].labeller
-    method = saved_method(runs["complaint"], settings_of(many._config, (), runs["complaint"]))[1]
+    template, labeller = many._tasks["complaint"], many._tasks["complaint"].task_predictor
+    method = many._find_run(runs["complaint"]).method()
+    assert method is not None
     weights = load_weights(runs["complaint"])
     base = method.scalings(many.model, weights)
     for number in range(998):
@@ -355,7 +354,7 @@ def test_a_thousand_tasks_at_once(runs: dict[str, Path], predictor: Predictor, t
             name, labeller.spec, list(labeller._templates.values()), labeller.norm, labeller.temperature
         )
         place = bank.add({layer: stronger(scaling, strength) for layer, scaling in base.items()})
-        many._tasks[name] = replace(template, labeller=own, place=place)
+        many._tasks[name] = replace(template, task_predictor=own, bank_index=place)
     queue = LabelQueue(many, most_waiting=2000, batch_rows=64)
     client = client_of(queue, most_items=1000, most_body_bytes=10**6)
     assert client.get("/healthz").json()["tasks"] == 1000
@@ -375,7 +374,7 @@ def test_a_thousand_tasks_at_once(runs: dict[str, Path], predictor: Predictor, t
     for number in (4, 500, 996):  # and they are the right ones: the model with these alone
         scaled = {name: 1 + (1 + number / 100) * (value - 1) for name, value in weights.items()}
         place = alone._bank.add(method.scalings(alone.model, scaled))
-        alone._tasks["complaint"] = replace(template, place=place)
+        alone._tasks["complaint"] = replace(template, bank_index=place)
         (found,) = alone([row], ["complaint"])
         alone._bank.remove(place)
         assert by_task[f"task {number}"] == pytest.approx(found.probabilities[_label_of(labels, number)], abs=1e-5)

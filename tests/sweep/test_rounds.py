@@ -64,8 +64,8 @@ def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SweepState:
     return SweepState(tmp_path / "state")
 
 
-def raising(error: BaseException) -> Callable[[Any], Any]:
-    def function(_: Any) -> None:
+def raising(error: BaseException) -> Callable[[], Any]:
+    def function() -> None:
         print("Reading.")
         raise error
 
@@ -97,14 +97,14 @@ def test_what_a_job_raises_is_written_down(
 
 def test_ctrl_c_is_no_failure_of_the_job(state: SweepState) -> None:
     with pytest.raises(KeyboardInterrupt):
-        run_job(raising(KeyboardInterrupt()), SimpleNamespace(runs="runs"))  # type: ignore[arg-type]
+        run_job(raising(KeyboardInterrupt()), Path("runs"))
     assert state.outcome(3) is None
 
 
 def test_ctrl_c_that_something_made_an_error_of_is_no_failure(state: SweepState) -> None:
     """As an import does that is interrupted; Lightning, too, makes a SystemExit of it and ignores the next."""
 
-    def interrupted(_: object) -> None:
+    def interrupted() -> None:
         try:
             signal.raise_signal(signal.SIGINT)
         except KeyboardInterrupt as error:
@@ -112,34 +112,33 @@ def test_ctrl_c_that_something_made_an_error_of_is_no_failure(state: SweepState)
             raise ImportError("half of a module") from error
 
     with pytest.raises(KeyboardInterrupt):
-        run_job(interrupted, SimpleNamespace(runs="runs"))  # type: ignore[arg-type]
+        run_job(interrupted, Path("runs"))
     assert state.outcome(3) is None
     assert signal.getsignal(signal.SIGINT) == signal.default_int_handler
 
 
 def test_made_found_and_settled(state: SweepState, tmp_path: Path) -> None:
-    config: Any = SimpleNamespace(runs=str(tmp_path))
     calls = []
 
-    def make(_: Any) -> RunRecord:
+    def make() -> RunRecord:
         calls.append(state.running())
         save_record(tmp_path / "run", record("run"))
         return record("run")
 
-    assert run_job(make, config) == record("run")
+    assert run_job(make, tmp_path) == record("run")
     assert calls == [[3]], "marked as running meanwhile"
     assert state.outcome(3) == Outcome(MADE, str(tmp_path / "run"))
-    assert run_job(make, config) is None
+    assert run_job(make, tmp_path) is None
     assert len(calls) == 1, "a job is not done again in the next round"
     state.forget(3)
     os.utime(tmp_path / "run" / "result.json", (1e9, 1e9))
-    assert run_job(lambda _: record("run"), config) == record("run")
+    assert run_job(lambda: record("run"), tmp_path) == record("run")
     assert state.outcome(3) == Outcome(FOUND, str(tmp_path / "run"))
     assert not state.log_path(3).exists()
 
 
 def test_what_makes_no_run_may_speak(state: SweepState, capsys: pytest.CaptureFixture[str]) -> None:
-    run_job(lambda _: print("a table"), SimpleNamespace(runs="runs"))  # type: ignore[arg-type]
+    run_job(lambda: print("a table"), Path("runs"))
     assert capsys.readouterr().out == "a table\n"
 
 

@@ -12,15 +12,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from omegaconf import DictConfig
 from tqdm import tqdm
 
 from tfew.comparison.rows import Row, reduced
-from tfew.config import compose
 from tfew.errors import UserError
 from tfew.runs.records import RECORD_FILE, RunRecord
 
-Commands = Mapping[str, Callable[[DictConfig], RunRecord]]
+# by name, what makes a run of these overrides; returns its record and folder
+Commands = Mapping[str, Callable[[Sequence[str]], tuple[RunRecord, Path]]]
 
 
 @dataclass(frozen=True)
@@ -94,9 +93,7 @@ def run_all(planned: Sequence[Planned], commands: Commands) -> Outcome:
         for run in planned:
             bar.set_postfix_str(f"{run.variant}, {run.dataset}, seed {run.seed}")
             try:
-                config = compose(*run.overrides, config_name=run.command)
-                record = commands[run.command](config)
-                folder = Path(config.runs) / record.name
+                record, folder = commands[run.command](run.overrides)
                 rows.append(reduced(record, run.variant, folder))
             except Exception as error:  # a run may fail in any way; the others are none of its business
                 failures.append(Failure(run, _sentence(error)))

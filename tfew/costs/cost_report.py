@@ -1,11 +1,9 @@
 """The bill of one run before it is started: parameters, lengths, FLOPs, memory; with `measure=true` seconds, too."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import Any
-
-from omegaconf import DictConfig
 
 from tfew.costs.dry_run import Counted
 from tfew.costs.formulas import inference_flops, training_flops
@@ -15,8 +13,8 @@ from tfew.costs.memory_forecast import SCORING, TRAINING, Plan, advise, dry_runs
 from tfew.data.tokenization import PromptTokenizer
 from tfew.devices.memory import memory_of
 from tfew.errors import UserError
-from tfew.models.build import build_device, build_method, build_tokenizer
-from tfew.runs.identity import is_known_checkpoint, model_name
+from tfew.models.blueprint import Blueprint
+from tfew.models.loaded_model import Trainable
 from tfew.schema import Batch
 from tfew.task import Task
 
@@ -25,52 +23,50 @@ EVALUATION = "evaluation"
 NAMES = {TRAINING: "a training step", SCORING: "scoring a batch"}
 
 
-def account(config: DictConfig, training: Task | None, evaluation: Task | None, assumed_tokens: int) -> dict[str, Any]:
+def cost_report(
+    blueprint: Blueprint,
+    prompt_tokenizer: PromptTokenizer | None,
+    training: Task | None,
+    evaluation: Task | None,
+    assumed_tokens: int,
+    load: Callable[[], Trainable] | None = None,
+) -> dict[str, Any]:
     """All numbers by name; where there are no data, of texts of `assumed_tokens` with all their choices.
 
-    Raises UserError where `measure=true` is to load what cannot fit the device.
+    With `load`, real steps of the real model are measured, too. Raises UserError where that cannot fit the device.
     """
-    device, method = build_device(config), build_method(config)
-    prompt_tokenizer = None
-    if config.model.path is None or training is not None or config.measure:
-        prompt_tokenizer = tokenizer_at_hand(config)
-    rows = len(prompt_tokenizer.tokenizer) if prompt_tokenizer is not None and config.model.path is None else 0
-    plan = make_plan(config, method, device, rows)
-    memory = memory_of(device)
-    if config.measure and (reason := too_large(config, plan, memory)):
+    plan = make_plan(blueprint)
+    memory = memory_of(plan.device)
+    if load is not None and (reason := too_large(plan, memory)):
         raise UserError(reason)
-    batches = {
-        TRAINING: assumed_batch(config.batch_size, assumed_tokens),
-        SCORING: assumed_batch(config.eval_batch_size, assumed_tokens),
-    }
     lengths = {}
     if training is not None and prompt_tokenizer is not None:
         lengths = measured_lengths(prompt_tokenizer, training, evaluation)
-        batches = longest_batches(config, prompt_tokenizer, training, evaluation)
-    counted = _counted(config, plan, batches)
+        batches = longest_batches(blueprint, prompt_tokenizer, training, evaluation)
+    else:
+        batches = {
+            TRAINING: assumed_batch(blueprint.training.batch_size, assumed_tokens),
+            SCORING: assumed_batch(blueprint.evaluation.eval_batch_size, assumed_tokens),
+        }
+    counted = _counted(plan, batches)
+    mean_tokens = lengths[TRAINING]["query"]["mean"] if lengths else assumed_tokens
+    evaluation_tokens = None
+    if evaluation is not None:
+        evaluation_tokens = sum(map(len, evaluation.prompts)) * lengths[EVALUATION]["query"]["mean"]
+    formula = _formula_flops(plan, batches, mean_tokens, evaluation_tokens)
     return {
-        **_parameters(config, plan),
-        "steps": config.steps,
+        **_parameters(plan),
+        "steps": blueprint.training.steps,
         "device": plan.device_name,
-        "dtype": str(plan.dtype).removeprefix("torch."),
+        "dtype": str(blueprint.execution.dtype).removeprefix("torch."),
         "lengths": lengths,
         "assumed_tokens": None if lengths else assumed_tokens,
         "batches": {what: _sizes(batch) for what, batch in batches.items()},
-        "flops": {
-            "formula": _formula(config, plan, batches, lengths, evaluation, assumed_tokens),
-            "counted": {what: count.flops for what, count in counted.items()},
-        },
+        "flops": {"formula": formula, "counted": {what: count.flops for what, count in counted.items()}},
         "memory": {**asdict(plan.fixed), **_peaks(counted), **asdict(memory)},
-        "advice": advise(config, plan, memory, counted),
-        "measured": asdict(measure_run(config, plan, prompt_tokenizer, batches))
-        if config.measure and prompt_tokenizer
-        else None,
+        "advice": advise(plan, memory, counted),
+        "measured": None if load is None else asdict(measure_run(plan, load(), batches)),
     }
-
-
-def tokenizer_at_hand(config: DictConfig) -> PromptTokenizer:
-    """Without asking the Hub what kind of model it is where configs/model says so."""
-    return build_tokenizer(config, decoder_only=False if is_known_checkpoint(config) else None)
 
 
 def measured_lengths(
@@ -80,11 +76,9 @@ def measured_lengths(
     return {what: asdict(measure(task.prompts, prompt_tokenizer)) for what, task in tasks.items() if task is not None}
 
 
-def _parameters(config: DictConfig, plan: Plan) -> dict[str, Any]:
+def _parameters(plan: Plan) -> dict[str, Any]:
     assert plan.method is not None
     return {
-        "model": model_name(config),
-        "method": config.method.name,
         "trainable": plan.method.stored_count(plan.model),
         "trained": plan.method.trained_count(plan.model),
         "total": plan.parameters,
@@ -92,9 +86,9 @@ def _parameters(config: DictConfig, plan: Plan) -> dict[str, Any]:
     }
 
 
-def _counted(config: DictConfig, plan: Plan, batches: Mapping[str, Batch]) -> dict[str, Counted]:
+def _counted(plan: Plan, batches: Mapping[str, Batch]) -> dict[str, Counted]:
     try:
-        return dry_runs(config, plan, batches)
+        return dry_runs(plan, batches)
     except Exception as error:  # a model may do what cannot be done without numbers; all else is known all the same
         log.info(f"Note: FLOPs and memory of a step cannot be counted on this model: {type(error).__name__}: {error}")
         return {}
@@ -108,30 +102,22 @@ def _sizes(batch: Batch) -> dict[str, int]:
     }
 
 
-def _formula(
-    config: DictConfig,
-    plan: Plan,
-    batches: Mapping[str, Batch],
-    lengths: Mapping[str, Any],
-    evaluation: Task | None,
-    assumed_tokens: int,
+def _formula_flops(
+    plan: Plan, batches: Mapping[str, Batch], mean_tokens: float, evaluation_tokens: float | None
 ) -> dict[str, float]:
     """Of these batches, and of the whole run at its mean length; parameters are the bare model's, as in the paper."""
-    halves = _is_encoder_decoder(plan)
-    mean = lengths[TRAINING]["query"]["mean"] if lengths else assumed_tokens
+    run, encoder_decoder = plan.blueprint.training, bool(plan.model.config.is_encoder_decoder)  # type: ignore[union-attr]
     tokens = {
         what: sum(size for name, size in _sizes(batch).items() if name != "prompts") for what, batch in batches.items()
     }
-    found = {"training_run": training_flops(plan.parameters, config.steps * config.batch_size * mean, halves)}
+    training_tokens = run.steps * run.batch_size * mean_tokens
+    found = {"training_run": training_flops(plan.parameters, training_tokens, encoder_decoder)}
     if TRAINING in batches:
-        found[TRAINING] = training_flops(plan.parameters, tokens[TRAINING], halves)
+        found[TRAINING] = training_flops(plan.parameters, tokens[TRAINING], encoder_decoder)
     if SCORING in batches:
-        found[SCORING] = inference_flops(plan.parameters, tokens[SCORING], halves)
-    if evaluation is not None:
-        prompts = sum(map(len, evaluation.prompts))
-        found["evaluation_run"] = inference_flops(
-            plan.parameters, prompts * lengths[EVALUATION]["query"]["mean"], halves
-        )
+        found[SCORING] = inference_flops(plan.parameters, tokens[SCORING], encoder_decoder)
+    if evaluation_tokens is not None:
+        found["evaluation_run"] = inference_flops(plan.parameters, evaluation_tokens, encoder_decoder)
     return found
 
 
@@ -141,7 +127,7 @@ def _peaks(counted: Mapping[str, Counted]) -> dict[str, int]:
 
 
 def as_text(found: Mapping[str, Any]) -> str:
-    """The account as a person reads it; the counts of parameters are left to the table of methods."""
+    """The report as a person reads it; the counts of parameters are left to the table of methods."""
     return "\n".join(
         [
             *_assumed_or_measured(found),
@@ -225,7 +211,3 @@ def _measured_as_text(found: Mapping[str, Any]) -> list[str]:
     if measured["adapter_file_bytes"] is not None:
         lines.append(f"the adapter's file {measured['adapter_file_bytes']:,} bytes")
     return lines
-
-
-def _is_encoder_decoder(plan: Plan) -> bool:
-    return bool(plan.model.config.is_encoder_decoder)  # type: ignore[union-attr]

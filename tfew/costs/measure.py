@@ -7,14 +7,13 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from omegaconf import DictConfig
 from safetensors.torch import save
 
 from tfew.costs.dry_run import Counted, make_gradients, score, scoring_pass, training_step
-from tfew.costs.memory_forecast import SCORING, TRAINING, Plan, make_recipe
-from tfew.data.tokenization import PromptTokenizer
+from tfew.costs.memory_forecast import SCORING, TRAINING, Plan
 from tfew.methods.base import adapter_parameters
-from tfew.models.build import attach_method, build_backbone, build_method, make_optimizer
+from tfew.models.build import optimizer_from
+from tfew.models.loaded_model import Trainable
 from tfew.schema import Batch
 
 ROUNDS = 3  # of which the median is taken, after one that is not counted
@@ -34,15 +33,10 @@ class Measured:
     adapter_file_bytes: int | None
 
 
-def measure_run(
-    config: DictConfig, plan: Plan, prompt_tokenizer: PromptTokenizer, batches: Mapping[str, Batch]
-) -> Measured:
-    """Loads the model, attaches the method and computes each batch a few times."""
-    method = build_method(config)
-    model = build_backbone(config, prompt_tokenizer.tokenizer, plan.device, method)
-    attach_method(config, method, model, prompt_tokenizer.tokenizer)
-    recipe = make_recipe(config, plan.autocast)
-    optimizer = make_optimizer(config, list(adapter_parameters(model).values()))
+def measure_run(plan: Plan, loaded: Trainable, batches: Mapping[str, Batch]) -> Measured:
+    """Computes each batch a few times on the real model of this plan."""
+    method, model, recipe = loaded.method, loaded.model, plan.recipe
+    optimizer = optimizer_from(plan.blueprint.optimizer, list(adapter_parameters(model).values()))
     on_device = {what: batch.to(plan.device) for what, batch in batches.items()}
 
     def step() -> None:
@@ -59,10 +53,10 @@ def measure_run(
         file_bytes = len(save({name: tensor.cpu().contiguous() for name, tensor in method.stored(model).items()}))
     seconds, peaks = {}, {}
     before = _allocated(plan.device)
-    _most_allocated(plan.device)
+    _peak_allocated(plan.device)
     for what in sorted(batches):  # scoring first: a training step leaves the optimiser's state behind
-        seconds[what] = _seconds(calls[what], plan.device)
-        peaks[what] = _most_allocated(plan.device) - before
+        seconds[what] = _median_seconds(calls[what], plan.device)
+        peaks[what] = _peak_allocated(plan.device) - before
     optimizer.zero_grad()
     counted = {what: counts[what]() for what in batches}
     if plan.device.type != "cuda":
@@ -70,13 +64,13 @@ def measure_run(
     return Measured(seconds, peaks, counted, file_bytes)
 
 
-def _seconds(call: Callable[[], Any], device: torch.device) -> float:
+def _median_seconds(call: Callable[[], Any], device: torch.device) -> float:
     taken = []
     for _ in range(1 + ROUNDS):
-        _wait_for(device)
+        _synchronize(device)
         started = time.perf_counter()
         call()
-        _wait_for(device)
+        _synchronize(device)
         taken.append(time.perf_counter() - started)
     return statistics.median(taken[1:])
 
@@ -85,8 +79,8 @@ def _allocated(device: torch.device) -> int:
     return torch.cuda.memory_allocated(device) if device.type == "cuda" else 0
 
 
-def _most_allocated(device: torch.device) -> int:
-    """Since it was asked for last."""
+def _peak_allocated(device: torch.device) -> int:
+    """Since the last call."""
     if device.type != "cuda":
         return 0
     most = torch.cuda.max_memory_allocated(device)
@@ -94,6 +88,6 @@ def _most_allocated(device: torch.device) -> int:
     return most
 
 
-def _wait_for(device: torch.device) -> None:
+def _synchronize(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)

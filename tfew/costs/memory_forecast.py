@@ -11,7 +11,6 @@ from functools import partial
 from typing import Any
 
 import torch
-from omegaconf import DictConfig
 from torch import nn
 
 from tfew.bounds import ADVISED_MEMORY
@@ -30,11 +29,11 @@ from tfew.devices.distributed import world_size
 from tfew.devices.memory import DeviceMemory, memory_of
 from tfew.errors import UserError
 from tfew.methods.base import Method, adapter_parameters, attach
-from tfew.models.build import build_shape, make_optimizer, memory_bytes, shards_weights, uses_autocast, weight_dtype
-from tfew.ranking.score_methods import questions
-from tfew.runs.identity import model_name
+from tfew.models.blueprint import Blueprint
+from tfew.models.build import optimizer_from
+from tfew.models.loaded_model import parameter_count
+from tfew.ranking.score_methods import prompts_to_score
 from tfew.schema import Batch, Prompt
-from tfew.scoring.losses import LossConfig
 from tfew.scoring.memory import rough_bytes
 from tfew.task import InContext, Task
 
@@ -61,69 +60,75 @@ class Fixed:
 class Plan:
     """The model as a shape with its method attached, without numbers; `parameters` are the bare model's."""
 
+    blueprint: Blueprint
     parameters: int
     model: nn.Module
     method: Method | None
     fixed: Fixed
-    device: torch.device
-    dtype: torch.dtype
-    autocast: bool
     optimizer: OptimizerBytes
+
+    @property
+    def device(self) -> torch.device:
+        return self.blueprint.execution.device
 
     @property
     def device_name(self) -> str:
         return "GPU" if self.device.type == "cuda" else "CPU"
 
+    @property
+    def recipe(self) -> Recipe:
+        run = self.blueprint
+        return Recipe(
+            run.loss,
+            run.execution.engine,
+            run.training.micro_batch_size,
+            run.execution.uses_autocast,
+        )
 
-def make_plan(
-    config: DictConfig, method: Method | None, device: torch.device, rows: int = 0, trains: bool = True
-) -> Plan:
-    """Raises UserError for what the method refuses to be attached to; `method` itself is left as it is."""
-    dtype = weight_dtype(config, device, method)
-    model = build_shape(config, rows).to(dtype).requires_grad_(False)
-    parameters, weight_bytes = sum(parameter.numel() for parameter in model.parameters()), _bytes(model)
-    method = copy.deepcopy(method)
+
+def make_plan(blueprint: Blueprint, trains: bool = True) -> Plan:
+    """Raises UserError for what the method refuses to be attached to; `blueprint.method` is left as it is."""
+    execution = blueprint.execution
+    model = blueprint.shape().to(execution.dtype).requires_grad_(False)
+    parameters, weight_bytes = parameter_count(model), _bytes(model)
+    method = copy.deepcopy(blueprint.method)
     if method is not None:
         with torch.random.fork_rng(devices=[]):
             attach(method, model)
     adapter_bytes = _bytes(model) - weight_bytes
-    model = without_numbers(model, device)
+    model = without_numbers(model, execution.device)
     trained = list(adapter_parameters(model).values()) if trains else []
-    optimizer = _optimizer_bytes(config, trained)
+    optimizer = _optimizer_bytes(blueprint.optimizer, trained)
     gradient_bytes = sum(parameter.nbytes for parameter in trained)
     fixed = Fixed(weight_bytes, adapter_bytes, gradient_bytes, optimizer.state)
-    return Plan(parameters, model, method, fixed, device, dtype, uses_autocast(config, device, method), optimizer)
+    return Plan(blueprint, parameters, model, method, fixed, optimizer)
 
 
-def _optimizer_bytes(config: DictConfig, trained: list[nn.Parameter]) -> OptimizerBytes:
+def _optimizer_bytes(description: Mapping[str, Any], trained: list[nn.Parameter]) -> OptimizerBytes:
+    """Adafactor's look at a parameter's size is left out: it needs numbers and keeps nothing."""
+    without_size = {**description, **({"scale_parameter": False} if "scale_parameter" in description else {})}
     try:
-        return optimizer_bytes(trained, _make_optimizer(config))
+        return optimizer_bytes(trained, partial(optimizer_from, without_size))
     except UserError:
         raise
     except Exception as error:  # an optimiser of the user's own may need numbers
-        log.info(f"Note: what {config.optimizer._target_} keeps cannot be foreseen and is not counted: {error}")
+        log.info(f"Note: what {description['_target_']} keeps cannot be foreseen and is not counted: {error}")
         return OptimizerBytes(0, 0)
 
 
-def make_recipe(config: DictConfig, autocast: bool) -> Recipe:
-    loss = LossConfig.from_settings(config.loss, config.fidelity.unlikely_epsilon)
-    return Recipe(loss, config.engine, config.micro_batch_size, autocast)
-
-
-def dry_runs(config: DictConfig, plan: Plan, batches: Mapping[str, Batch]) -> dict[str, Counted]:
+def dry_runs(plan: Plan, batches: Mapping[str, Batch]) -> dict[str, Counted]:
     """Of a batch for "training", one for "scoring", or both."""
-    recipe = make_recipe(config, plan.autocast)
     counted = {}
     if TRAINING in batches:
         batch = batches[TRAINING].to(plan.device)
-        counted[TRAINING] = training_step(plan.model, batch, plan.optimizer, recipe)
+        counted[TRAINING] = training_step(plan.model, batch, plan.optimizer, plan.recipe)
     if SCORING in batches:
-        counted[SCORING] = scoring_pass(plan.model, batches[SCORING].to(plan.device), recipe)
+        counted[SCORING] = scoring_pass(plan.model, batches[SCORING].to(plan.device), plan.recipe)
     return counted
 
 
 def longest_batches(
-    config: DictConfig,
+    blueprint: Blueprint,
     prompt_tokenizer: PromptTokenizer,
     training: Task | None,
     evaluation: Task | None,
@@ -131,33 +136,31 @@ def longest_batches(
 ) -> dict[str, Batch]:
     batches = {}
     if training is not None:
-        batches[TRAINING] = longest_training_batch(
-            training.prompts, prompt_tokenizer, -(-config.batch_size // world_size())
-        )
+        batch_size = -(-blueprint.training.batch_size // world_size())
+        batches[TRAINING] = longest_training_batch(training.prompts, prompt_tokenizer, batch_size)
     if evaluation is not None:
-        asked = [
-            question
+        options = blueprint.evaluation
+        prompts = [
+            query
             for row in evaluation.prompts
             for prompt in row
-            for question in questions(_in_context(prompt, context, config), config.score.method)
+            for query in prompts_to_score(_in_longest_context(prompt, context, options.icl.mode), options.score.method)
         ]
-        batches[SCORING] = longest_scoring_batch(asked, prompt_tokenizer, config.eval_batch_size)
+        batches[SCORING] = longest_scoring_batch(prompts, prompt_tokenizer, options.eval_batch_size)
     return batches
 
 
-def _in_context(prompt: Prompt, context: InContext | None, config: DictConfig) -> Prompt:
+def _in_longest_context(prompt: Prompt, context: InContext | None, mode: str) -> Prompt:
     """Behind all shots, or in an ensemble behind the longest: no other of its contexts takes more."""
     if context is None:
         return prompt
     shots = context.shots[prompt.template]
     longest = max(shots, key=lambda shot: len(shot[0]) + len(shot[1]))
-    return replace(prompt, shots=(longest,) if config.icl.mode == "ensemble" else shots)
+    return replace(prompt, shots=(longest,) if mode == "ensemble" else shots)
 
 
 def check_memory(
-    config: DictConfig,
-    device: torch.device,
-    method: Method | None,
+    blueprint: Blueprint,
     prompt_tokenizer: PromptTokenizer,
     training: Task | None,
     evaluation: Task | None,
@@ -169,79 +172,82 @@ def check_memory(
     looked at more closely than is needed to see that they are small. Where devices share the weights, they are not
     looked at: what each then has in memory is not foreseen.
     """
-    if shards_weights(config):
+    if blueprint.execution.is_sharded:
         return
     try:
-        plan = make_plan(config, method, device, len(prompt_tokenizer.tokenizer), training is not None)
-        memory = memory_of(device)
-        if reason := too_large(config, plan, memory):
+        plan = make_plan(blueprint, trains=training is not None)
+        memory = memory_of(plan.device)
+        if reason := too_large(plan, memory):
             raise UserError(reason)
-        batches = longest_batches(config, prompt_tokenizer, training, evaluation, context)
-        room = memory.free_bytes - plan.fixed.total_bytes
-        if all(rough_bytes(plan.model, batch, config.engine) < room for batch in batches.values()):
+        batches = longest_batches(blueprint, prompt_tokenizer, training, evaluation, context)
+        left_bytes = memory.free_bytes - plan.fixed.total_bytes
+        engine = blueprint.execution.engine
+        if all(rough_bytes(plan.model, batch, engine) < left_bytes for batch in batches.values()):
             return
-        counted = dry_runs(config, plan, batches) if room > 0 else {}  # else it is known to be too much already
+        counted = dry_runs(plan, batches) if left_bytes > 0 else {}  # else it is known to be too much already
     except UserError:
         raise
     except Exception as error:  # whatever needs numbers that a shape has not: no reason not to run it
         log.info(f"Note: what memory this takes cannot be foreseen ({type(error).__name__}: {_first_line(error)}).")
         return
-    if advice := advise(config, plan, memory, counted):
+    if advice := advise(plan, memory, counted):
         log.info(f"Note: {advice}")
 
 
-def too_large(config: DictConfig, plan: Plan, memory: DeviceMemory) -> str | None:
+def too_large(plan: Plan, memory: DeviceMemory) -> str | None:
     """Why it can never fit: weights, adapter, gradients and optimiser state are more than the device has in all."""
     fixed = plan.fixed
     if fixed.total_bytes <= memory.total_bytes:
         return None
     parts = {"weights": fixed.weight_bytes, "adapter": fixed.adapter_bytes, "gradients": fixed.gradient_bytes,
              "optimiser state": fixed.optimizer_bytes}  # fmt: skip
-    listing = ", ".join(f"{in_words(size)} of {name}" for name, size in parts.items() if size)
+    listing = ", ".join(f"{format_bytes(size)} of {name}" for name, size in parts.items() if size)
     return (
-        f"{model_name(config)} does not fit this {plan.device_name}: {listing}, and it has"
-        f" {in_words(memory.total_bytes)} in all. {_ways_out(plan, memory.total_bytes)}"
+        f"{plan.blueprint.model_name} does not fit this {plan.device_name}: {listing}, and it has"
+        f" {format_bytes(memory.total_bytes)} in all. {_alternatives(plan, memory.total_bytes)}"
     )
 
 
-def advise(config: DictConfig, plan: Plan, memory: DeviceMemory, counted: Mapping[str, Counted]) -> str | None:
+def advise(plan: Plan, memory: DeviceMemory, counted: Mapping[str, Counted]) -> str | None:
     """What to change where all that is there, or the longest batch beside it, may not fit; None where all fits."""
-    if reason := too_large(config, plan, memory):
+    if reason := too_large(plan, memory):
         return reason
-    room = memory.free_bytes - plan.fixed.total_bytes
-    needs = {what: beside_fixed(count, memory_bytes(config)) for what, count in counted.items()}
+    run, left_bytes = plan.blueprint, memory.free_bytes - plan.fixed.total_bytes
+    needs = {what: beside_fixed(count, run.execution.memory_bytes) for what, count in counted.items()}
     what, need = max(needs.items(), key=lambda item: item[1], default=("", 0.0))
-    if need <= room:
+    if need <= left_bytes:
         return None
-    longest = f" and {in_words(need)} for the longest batch of {what}" if need else ""
+    longest = f" and {format_bytes(need)} for the longest batch of {what}" if need else ""
     start = (
-        f"{model_name(config)} is expected to take {in_words(plan.fixed.total_bytes)} all the time{longest}, and this"
-        f" {plan.device_name} has {in_words(memory.free_bytes)} free."
+        f"{run.model_name} is expected to take {format_bytes(plan.fixed.total_bytes)} all the time{longest}, and this"
+        f" {plan.device_name} has {format_bytes(memory.free_bytes)} free."
     )
-    usable = ADVISED_MEMORY * room
-    ways = [*_budget(config, counted, needs, usable), *_fewer_at_once(config, needs, room, usable)]
+    usable = ADVISED_MEMORY * left_bytes
+    too_many = {what: need for what, need in needs.items() if need > left_bytes}
+    ways = [*_memory_budget(run, counted, needs, usable), *_smaller_batches(run, too_many, usable)]
     if not ways:
-        return f"{start} {_ways_out(plan, memory.free_bytes)}"
+        return f"{start} {_alternatives(plan, memory.free_bytes)}"
     return f"{start} Say {' or '.join(ways)}, or use a smaller model=."
 
 
-def _budget(config: DictConfig, counted: Mapping[str, Counted], needs: Mapping[str, float], usable: float) -> list[str]:
-    """`memory_gb=` bounds what training keeps; what comes on top of that must find its place as well."""
+def _memory_budget(
+    run: Blueprint, counted: Mapping[str, Counted], needs: Mapping[str, float], usable: float
+) -> list[str]:
+    """`memory_gb=` bounds what training keeps; what comes on top of that has to fit as well."""
     on_top = max(0, needs[TRAINING] - counted[TRAINING].kept_bytes) if TRAINING in needs else 0
     budget = usable - on_top
-    if budget <= 0 or config.memory_gb is not None:
+    if budget <= 0 or run.execution.memory_bytes is not None:
         return []
     return [f"memory_gb={budget / 1e9:.2g}, which computes in pieces what takes more,"]
 
 
-def _fewer_at_once(config: DictConfig, needs: Mapping[str, float], room: float, usable: float) -> list[str]:
-    """Smaller batches where they are too large; none where even one prompt is."""
-    at_once = {
-        TRAINING: ("micro_batch_size", config.micro_batch_size or config.batch_size),
-        SCORING: ("eval_batch_size", config.eval_batch_size),
+def _smaller_batches(run: Blueprint, needs: Mapping[str, float], usable: float) -> list[str]:
+    """In place of those that need too much; none where even one prompt does."""
+    settings = {
+        TRAINING: ("micro_batch_size", run.training.micro_batch_size or run.training.batch_size),
+        SCORING: ("eval_batch_size", run.evaluation.eval_batch_size),
     }
-    too_many = [what for what, need in needs.items() if need > room]
-    sizes = {at_once[what][0]: int(at_once[what][1] * usable / needs[what]) for what in too_many}
+    sizes = {settings[what][0]: int(settings[what][1] * usable / need) for what, need in needs.items()}
     if not sizes or min(sizes.values()) < 1:
         return []
     return [" and ".join(f"{name}={size}" for name, size in sizes.items())]
@@ -255,26 +261,19 @@ def beside_fixed(counted: Counted, limit_bytes: float | None) -> float:
     return max(0, passing - max(0, (counted.kept_bytes or passing) - limit_bytes))
 
 
-def in_words(size: float) -> str:
+def format_bytes(size: float) -> str:
     return f"{size / 1e9:,.1f} GB" if size >= 1e9 else f"{size / 1e6:,.1f} MB"
 
 
-def _ways_out(plan: Plan, memory_bytes: float) -> str:
+def _alternatives(plan: Plan, memory_bytes: float) -> str:
     fixed, trains_base = plan.fixed, plan.method is not None and plan.method.trains_base
     ways = ["a smaller model="]
-    if plan.dtype == torch.float32 and not trains_base and fixed.total_bytes - fixed.weight_bytes / 2 <= memory_bytes:
+    is_float32 = plan.blueprint.execution.dtype == torch.float32
+    if is_float32 and not trains_base and fixed.total_bytes - fixed.weight_bytes / 2 <= memory_bytes:
         ways.append("model.dtype=bfloat16")
     if fixed.gradient_bytes + fixed.optimizer_bytes > fixed.weight_bytes / 2:
         ways.append("a method= that trains less")
     return f"Use {', '.join(ways[:-1])}{' or ' if len(ways) > 1 else ''}{ways[-1]}."
-
-
-def _make_optimizer(config: DictConfig) -> Any:
-    """Without Adafactor's look at a parameter's size, which needs numbers and keeps nothing."""
-    without = copy.deepcopy(config)
-    if "scale_parameter" in without.optimizer:
-        without.optimizer.scale_parameter = False
-    return partial(make_optimizer, without)
 
 
 def _bytes(model: nn.Module) -> int:

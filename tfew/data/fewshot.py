@@ -16,6 +16,7 @@ from tfew.data.dataset import DatasetSpec
 from tfew.data.formats import read_rows
 from tfew.data.sources import find_files, load_split
 from tfew.errors import UserError
+from tfew.files.atomic import write_atomically
 from tfew.schema import Example
 
 OFFICIAL_SPLITS = Path(__file__).parent / "official_splits"
@@ -106,6 +107,12 @@ def draw(pool: Sequence[Example], shots: int, seed: int) -> list[Example]:
 
 def few_shot_file(spec: DatasetSpec, seed: int, shots: int, data_dir: Path) -> Path:
     return data_dir / "few_shot" / spec.official_name / f"{shots}_shot" / f"{seed}_seed.jsonl"
+
+
+def save_few_shot(examples: Sequence[Example], path: Path) -> None:
+    """The drawn rows as JSON lines in their order, each with its row number in the pool."""
+    rows = [json.dumps({**e.fields, "idx": e.idx}, ensure_ascii=False) for e in examples]
+    write_atomically(path, "\n".join(rows) + "\n")
 
 
 def _file_examples(spec: DatasetSpec, seed: int, shots: int, data_dir: Path | None) -> Sequence[Example]:

@@ -34,7 +34,7 @@ class LaunchEnv:
 
 
 def read_launch_env(environment: Mapping[str, str]) -> LaunchEnv | None:
-    """The place that torchrun, srun or a command of this project gave this process; None where nobody did.
+    """What torchrun, srun or a command of this project set for this process; None where nobody did.
 
     Raises UserError where Slurm gave several nodes and `srun` was not used, or spread the tasks unevenly.
     """

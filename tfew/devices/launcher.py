@@ -13,12 +13,13 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 
 from tfew.bounds import PROCESS_WAIT
 from tfew.devices.distributed import rank, world_size
@@ -34,103 +35,116 @@ POLITE_SECONDS = 3.0  # that the others wait with an error that the first most l
 LOST = ("connection closed", "connection reset", "broken pipe", "connection refused", "nccl", "heartbeat", "gloo")
 
 
+@dataclass(frozen=True)
+class Workload:
+    """What the processes are to share: what `check_workload` looks at.
+
+    `command` is the module with the function of that name that each process calls; `optimizer` its class's name.
+    """
+
+    command: str
+    strategy: str
+    batch_size: int
+    micro_batch_size: int | None
+    loss_mean: str
+    memory_gb: float | None
+    optimizer: str
+
+
 @contextmanager
-def processes(config: DictConfig, command: str) -> Iterator[None]:
+def launch(workload: Workload, accelerator: str, devices: int | str, settings_yaml: str) -> Iterator[int]:
     """Inside, all processes of the run are there and connected, and run the same; with one device, nothing happens.
 
-    `command` is the module with the function of that name that the others are to call with these settings, in which
-    the number of devices is then set.
+    Yields how many they are. `settings_yaml` are the settings that the other processes call the command with.
     """
-    place = read_launch_env(os.environ)
-    number = how_many(config, place)
-    check(config, command, number)
-    config.trainer.devices = number  # for the record
-    if config.trainer.strategy == "deepspeed_3":
-        config.engine = "plain"  # the other reads weights where no layer runs, and has not gathered them
+    launch_env = read_launch_env(os.environ)
+    number = process_count(accelerator, devices, launch_env)
+    check_workload(workload, number)
     if number == 1:
-        yield
+        yield 1
         return
     outer = dict(os.environ), sys.excepthook, torch.get_num_threads()
-    others = store = None
+    children = store = None
     try:
-        if place is None:
+        if launch_env is None:
             store = torch.distributed.TCPStore("127.0.0.1", 0, number, is_master=True, wait_for_workers=False)
-            place = LaunchEnv(0, number, 0, number, "127.0.0.1", store.port, "this command")
-            others = _Others(config, command, place)
-        _connect(config, place, store)
-        _say(config, place)
-        yield
+            launch_env = LaunchEnv(0, number, 0, number, "127.0.0.1", store.port, "this command")
+            children = _ChildProcesses(workload.command, settings_yaml, launch_env)
+        _connect(accelerator, launch_env, store)
+        _log_start(workload, launch_env)
+        yield number
     except BaseException as error:
         _disconnect(in_order=False)
         if isinstance(error, Exception) and not isinstance(error, UserError):
-            if others is not None and (sentence := others.failure(patience=2 * POLITE_SECONDS)):
+            if children is not None and (sentence := children.failure(wait_seconds=2 * POLITE_SECONDS)):
                 raise UserError(sentence) from error
             if _is_lost(error):
                 raise UserError(_ended("Another process of this run")) from error
-        if isinstance(error, Exception) and place is not None and place.rank > 0:
+        if isinstance(error, Exception) and launch_env is not None and launch_env.rank > 0:
             time.sleep(POLITE_SECONDS)
         raise
     else:
         _disconnect(in_order=True)
-        if others is not None:
-            others.wait()
+        if children is not None:
+            children.wait()
     finally:
-        if others is not None:
-            others.end()
+        if children is not None:
+            children.end()
         os.environ.clear()
         os.environ.update(outer[0])
-        sys.excepthook = outer[1]  # torch marks what is said with the rank
+        sys.excepthook = outer[1]  # torch marks what is printed with the rank
         torch.set_num_threads(outer[2])
 
 
-def how_many(config: DictConfig, place: LaunchEnv | None) -> int:
-    """Processes of this run; raises UserError where what was asked for is not what was started, or is not here."""
-    wanted, gpus = config.trainer.devices, torch.cuda.device_count() if config.trainer.accelerator != "cpu" else 0
-    if place is not None:
-        if wanted not in ("auto", place.world_size):
+def process_count(accelerator: str, devices: int | str, launch_env: LaunchEnv | None) -> int:
+    """Processes of this run, as `trainer.devices` says; raises UserError where others were started, or it has not
+    so many."""
+    gpus = torch.cuda.device_count() if accelerator != "cpu" else 0
+    if launch_env is not None:
+        if devices not in ("auto", launch_env.world_size):
             raise UserError(
-                f"{place.starter} started {place.world_size} processes, but trainer.devices={wanted}: say trainer=ddp"
-                f" or trainer.devices={place.world_size}."
+                f"{launch_env.starter} started {launch_env.world_size} processes, but trainer.devices={devices}: say"
+                f" trainer=ddp or trainer.devices={launch_env.world_size}."
             )
-        if 0 < gpus < place.local_world_size:
+        if 0 < gpus < launch_env.local_world_size:
             raise UserError(
-                f"There are {place.local_world_size} processes on this machine, and each sees {gpus} of its GPUs: let"
-                " all see all (in Slurm --gpus-per-node, without --gpus-per-task)."
+                f"There are {launch_env.local_world_size} processes on this machine, and each sees {gpus} of its GPUs:"
+                " let all see all (in Slurm --gpus-per-node, without --gpus-per-task)."
             )
-        return place.world_size
-    if wanted != "auto":
-        if 0 < gpus < wanted:
-            raise UserError(f"trainer.devices={wanted}, but there are {gpus} GPUs here.")
-        return int(wanted)
+        return launch_env.world_size
+    if devices != "auto":
+        if 0 < gpus < int(devices):
+            raise UserError(f"trainer.devices={devices}, but there are {gpus} GPUs here.")
+        return int(devices)
     if gpus <= 1:
         log.info("Note: there is one device here, and it does all the work; trainer.devices= says how many to use.")
     return max(1, gpus)
 
 
-def check(config: DictConfig, command: str, number: int) -> None:
+def check_workload(workload: Workload, number: int) -> None:
     """Raises UserError for settings that so many processes cannot share."""
-    strategy = config.trainer.strategy
+    strategy, batch_size = workload.strategy, workload.batch_size
     if strategy == "deepspeed_3":
-        _check_deepspeed(command, number)
+        _check_deepspeed(workload.command, number)
     if number == 1:
         return
-    if strategy != "ddp" and config.memory_gb is not None:
+    if strategy != "ddp" and workload.memory_gb is not None:
         raise UserError(
-            f"memory_gb={config.memory_gb} halves the work of each device by itself, and with trainer={strategy} all go"
-            " through the model together: set micro_batch_size= and eval_batch_size= instead."
+            f"memory_gb={workload.memory_gb} halves the work of each device by itself, and with trainer={strategy} all"
+            " go through the model together: set micro_batch_size= and eval_batch_size= instead."
         )
-    if command != "train":
+    if workload.command != "train":
         return
-    if config.batch_size < number:
+    if batch_size < number:
         raise UserError(
-            f"batch_size={config.batch_size} examples cannot be shared by {number} devices: raise batch_size=, or use"
+            f"batch_size={batch_size} examples cannot be shared by {number} devices: raise batch_size=, or use"
             " fewer (trainer.devices=)."
         )
-    micro_batches = -(-config.batch_size // (config.micro_batch_size or config.batch_size))
-    if config.fidelity.loss_mean == "micro_batch" and micro_batches < number:
+    micro_batches = -(-batch_size // (workload.micro_batch_size or batch_size))
+    if workload.loss_mean == "micro_batch" and micro_batches < number:
         raise UserError(
             f"fidelity.loss_mean=micro_batch averages micro-batches, and {micro_batches} cannot be shared by {number}"
-            f" devices: set micro_batch_size={config.batch_size // number} or less."
+            f" devices: set micro_batch_size={batch_size // number} or less."
         )
 
 
@@ -140,32 +154,32 @@ def _check_deepspeed(command: str, number: int) -> None:
         raise UserError("trainer=deepspeed_3 is for training on several devices; elsewhere use another trainer=.")
 
 
-def _say(config: DictConfig, place: LaunchEnv) -> None:
-    machines = place.world_size // place.local_world_size
-    log.info(f"{place.world_size} devices share the work{'' if machines == 1 else f', on {machines} machines'}.")
-    if config.trainer.strategy == "deepspeed_3" and config.optimizer._target_.endswith("Adafactor"):
+def _log_start(workload: Workload, launch_env: LaunchEnv) -> None:
+    machines = launch_env.world_size // launch_env.local_world_size
+    log.info(f"{launch_env.world_size} devices share the work{'' if machines == 1 else f', on {machines} machines'}.")
+    if workload.strategy == "deepspeed_3" and workload.optimizer == "Adafactor":
         log.info(
             "Note: with trainer=deepspeed_3 Adafactor sees flat parts of what is trained, so its numbers are not those"
             " of the recipe; trainer=ddp and fsdp keep them."
         )
 
 
-def _connect(config: DictConfig, place: LaunchEnv, store: Any) -> None:
-    os.environ.update(place.environment())
-    gpu = config.trainer.accelerator != "cpu" and torch.cuda.is_available()
+def _connect(accelerator: str, launch_env: LaunchEnv, store: Any) -> None:
+    os.environ.update(launch_env.environment())
+    gpu = accelerator != "cpu" and torch.cuda.is_available()
     if gpu:
-        torch.cuda.set_device(place.local_rank)
+        torch.cuda.set_device(launch_env.local_rank)
     elif "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // place.local_world_size))
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // launch_env.local_world_size))
     if store is None and PARENT in os.environ:
-        store = torch.distributed.TCPStore(place.address, place.port, place.world_size, is_master=False)
+        store = torch.distributed.TCPStore(launch_env.address, launch_env.port, launch_env.world_size, is_master=False)
     torch.distributed.init_process_group(
         "nccl" if gpu else "gloo",
-        rank=place.rank,
-        world_size=place.world_size,
+        rank=launch_env.rank,
+        world_size=launch_env.world_size,
         store=store,
         timeout=PROCESS_WAIT,
-        device_id=torch.device("cuda", place.local_rank) if gpu else None,
+        device_id=torch.device("cuda", launch_env.local_rank) if gpu else None,
     )
 
 
@@ -184,37 +198,36 @@ def _ended(who: str, how: str = "") -> str:
     return f"{who} ended{how}, and with it the run, which is not finished; it continues with resume=true."
 
 
-class _Others:
+class _ChildProcesses:
     """The other processes on this machine, started with the same settings, and watched."""
 
-    def __init__(self, config: DictConfig, command: str, first: LaunchEnv) -> None:
-        settings = OmegaConf.to_yaml(config, resolve=True).encode()
-        self._started = []
-        for number in range(1, first.world_size):
-            place = LaunchEnv(
-                number, first.world_size, number, first.world_size, first.address, first.port, first.starter
+    def __init__(self, command: str, settings_yaml: str, main: LaunchEnv) -> None:
+        self._processes = []
+        for number in range(1, main.world_size):
+            launch_env = LaunchEnv(
+                number, main.world_size, number, main.world_size, main.address, main.port, main.starter
             )
             environment = {
                 **os.environ,
-                **place.environment(),
+                **launch_env.environment(),
                 PARENT: str(os.getpid()),
                 "PYTHONPATH": os.pathsep.join([str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH", "")]),
                 "TQDM_DISABLE": "1",
             }
-            code = f"from tfew.devices.launcher import run_as_started; run_as_started({command!r})"
+            code = f"from tfew.devices.launcher import run_child; run_child({command!r})"
             process = subprocess.Popen([sys.executable, "-c", code], env=environment, stdin=subprocess.PIPE)
             assert process.stdin is not None
-            process.stdin.write(settings)
+            process.stdin.write(settings_yaml.encode())
             process.stdin.close()
-            self._started.append(process)
+            self._processes.append(process)
         self._over = threading.Event()
         threading.Thread(target=self._watch, daemon=True).start()
 
-    def failure(self, patience: float = 0) -> str | None:
+    def failure(self, wait_seconds: float = 0) -> str | None:
         """Which process ended badly, as a sentence; waits so many seconds for one to."""
-        until = time.monotonic() + patience
+        until = time.monotonic() + wait_seconds
         while True:
-            for number, process in enumerate(self._started, start=1):
+            for number, process in enumerate(self._processes, start=1):
                 if code := process.poll():
                     how = f" (signal {-code})" if code < 0 else f" (exit code {code}; what it said stands above)"
                     return _ended(f"Process {number} (the first is 0)", how)
@@ -234,7 +247,7 @@ class _Others:
     def wait(self) -> None:
         """For all to end in good order, which they do at once after the first has."""
         self._over.set()
-        for process in self._started:
+        for process in self._processes:
             try:
                 process.wait(timeout=PROCESS_WAIT.total_seconds())
             except subprocess.TimeoutExpired:
@@ -246,13 +259,13 @@ class _Others:
 
     def _kill(self) -> None:
         """Nothing is lost with them: only the first process writes."""
-        for process in self._started:
+        for process in self._processes:
             if process.poll() is None:
                 process.kill()
             process.wait()
 
 
-def run_as_started(command: str) -> None:
+def run_child(command: str) -> None:
     """What a process does that a command started: the same, with the settings that come in on standard input."""
     config = OmegaConf.create(sys.stdin.read())
     threading.Thread(target=_end_with, args=(int(os.environ[PARENT]),), daemon=True).start()

@@ -1,12 +1,11 @@
 """The only place where model, tokenizer, method and adapter weights meet."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
-from inspect import isabstract
+from functools import partial
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any
 
 import torch
 from hydra.utils import get_class
@@ -19,46 +18,72 @@ from tfew.devices.distributed import local_rank_and_size, world_size
 from tfew.devices.sharding import convert_what_stays, shard
 from tfew.errors import UserError
 from tfew.files.hub import hub_id
-from tfew.files.untrusted import validated
 from tfew.methods.base import Method, adapter_parameters, attach, check_fit
 from tfew.models.adapters_io import CONFIG_FILE, adapter_description, load_weights
 from tfew.models.backbone import is_encoder_decoder, load_model, load_tokenizer, random_model, shape_at, shape_of
+from tfew.models.blueprint import Blueprint
+from tfew.models.loaded_model import Execution, LoadedModel, Trainable, parameter_count
+from tfew.models.method_builder import make_method, method_arguments
 from tfew.runs.identity import differences, is_known_checkpoint, model_name
+from tfew.scoring.losses import LossConfig
+from tfew.settings import EvaluationSettings, FidelitySettings, TrainingSettings, settings
 
 log = logging.getLogger(__name__)
 
-# keys of a method's YAML that are not its arguments: its name and the recipe that train.yaml takes from it
-NOT_ARGUMENTS = ("name", "_target_", "steps", "lr", "scale_parameter")
+
+def build_blueprint(config: DictConfig, method: Method | None, device: torch.device, tokens: int = 0) -> Blueprint:
+    """`tokens`: of the tokenizer, which a model with random weights has embeddings for."""
+    return Blueprint(
+        model_name(config),
+        partial(build_shape, config, tokens),
+        method,
+        build_execution(config, device, method),
+        resolved(config.optimizer),
+        LossConfig.from_settings(config.loss, settings(FidelitySettings, config).unlikely_epsilon),
+        settings(TrainingSettings, config),
+        settings(EvaluationSettings, config),
+    )
 
 
-@dataclass(frozen=True)
-class Trainable:
-    """A base model with a method attached, ready to be trained."""
-
-    method: Method
-    model: nn.Module
-    prompt_tokenizer: PromptTokenizer
-    base_parameters: int
+def build_execution(config: DictConfig, device: torch.device, method: Method | None) -> Execution:
+    return Execution(
+        device,
+        weight_dtype(config, device, method),
+        uses_autocast(config, device, method),
+        shards_weights(config),
+        config.engine,
+        memory_bytes(config),
+    )
 
 
 def build_trainable(config: DictConfig, prompt_tokenizer: PromptTokenizer | None = None) -> Trainable:
-    """With this encoder, where it was built already; raises UserError where model, method and settings do not fit."""
-    device, method, prompt_tokenizer = (
-        build_device(config),
-        build_method(config),
-        prompt_tokenizer or build_tokenizer(config),
-    )
+    """With this tokenizer, where it was built already; raises UserError where model, method and settings do not fit."""
+    device, method = build_device(config), build_method(config)
+    prompt_tokenizer = prompt_tokenizer or build_tokenizer(config)
     model = build_backbone(config, prompt_tokenizer.tokenizer, device, method)
-    base_parameters = sum(parameter.numel() for parameter in model.parameters())
+    base_parameters = parameter_count(model)
     attach_method(config, method, model, prompt_tokenizer.tokenizer)
     shard_model(config, model, device, method)
-    return Trainable(method, model, prompt_tokenizer, base_parameters)
+    return Trainable(model, prompt_tokenizer, build_execution(config, device, method), base_parameters, method)
+
+
+def build_for_scoring(
+    config: DictConfig, prompt_tokenizer: PromptTokenizer, method: Method | None = None, adapter: Path | None = None
+) -> LoadedModel:
+    """The bare model, or the one with the adapter in this folder, which is of this method (see `saved_method`)."""
+    device = build_device(config)
+    model = build_backbone(config, prompt_tokenizer.tokenizer, device, method)
+    base_parameters = parameter_count(model)
+    if method is not None and adapter is not None:
+        attach_saved(adapter, method, model)
+    shard_model(config, model, device, method)
+    return LoadedModel(model, prompt_tokenizer, build_execution(config, device, method), base_parameters, method)
 
 
 def build_tokenizer(config: DictConfig, decoder_only: bool | None = None) -> PromptTokenizer:
     """`model.tokenizer`, else the checkpoint's own, else bytes; for the kind of model that `model.path` is.
 
-    `decoder_only`: where that is known already, None: the checkpoint is asked.
+    `decoder_only`: where that is known already; None: the checkpoint's config.json says it.
     """
     path = config.model.path
     if decoder_only is None:
@@ -124,14 +149,14 @@ def gathered_adapter(config: DictConfig, model: nn.Module) -> AbstractContextMan
     return gather_parameters(list(adapter_parameters(model).values()))
 
 
-def build_shape(config: DictConfig, rows: int = 0) -> nn.Module:
+def build_shape(config: DictConfig, tokens: int = 0) -> nn.Module:
     """The same model without memory for its weights, and without its files where `model.arch` says how they are.
 
-    `rows`: tokens of the tokenizer, which a model with random weights has embeddings for.
+    `tokens`: see `build_blueprint`.
     """
     _check_model(config)
     if config.model.path is None or is_known_checkpoint(config):
-        return shape_of(resolved(config.model.arch), 0 if config.model.path else rows)
+        return shape_of(resolved(config.model.arch), 0 if config.model.path else tokens)
     return shape_at(config.model.path, config.model.revision, _trusted(config))
 
 
@@ -178,7 +203,12 @@ def _checked_init_adapter(config: DictConfig) -> Path:
 
 
 def make_optimizer(config: DictConfig, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
-    arguments = resolved(config.optimizer)
+    return optimizer_from(resolved(config.optimizer), parameters)
+
+
+def optimizer_from(description: Mapping[str, Any], parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+    """`description`: the class as `_target_`, and its arguments."""
+    arguments = dict(description)
     target = arguments.pop("_target_")
     try:
         return get_class(target)(parameters, **arguments)
@@ -241,53 +271,6 @@ def memory_bytes(config: DictConfig) -> float | None:
 def base_of(config: DictConfig) -> dict[str, Any]:
     """What an adapter says of the model that it belongs to; no paths of this machine, since adapters travel."""
     return {"name": model_name(config), "path": hub_id(config.model.path)}
-
-
-def make_method(description: Mapping[str, Any]) -> Method:
-    arguments = method_arguments(description)
-    try:
-        kind = get_class(description["_target_"])
-    except Exception as error:
-        raise UserError(f"There is no method {description['_target_']!r} (method._target_).") from error
-    if not issubclass(kind, Method) or isabstract(kind):
-        raise UserError(f"method._target_={description['_target_']} is not a tfew.methods.base.Method.")
-    _check_arguments(kind, arguments)
-    return kind(**arguments)
-
-
-def method_arguments(description: Mapping[str, Any]) -> dict[str, Any]:
-    """The constructor's arguments among the keys of a method's YAML."""
-    return {key: value for key, value in description.items() if key not in NOT_ARGUMENTS}
-
-
-def _check_arguments(kind: type[Method], arguments: Mapping[str, Any]) -> None:
-    """Names and types of a method's arguments, read off its constructor: they come from a user or from a file."""
-    known = get_type_hints(kind.__init__)
-    known.pop("return", None)
-    if wrong := sorted(known.keys() ^ arguments.keys()):
-        raise UserError(
-            f"method. has or lacks {', '.join(wrong)}; {kind.__name__} takes {', '.join(known) or 'nothing'}."
-        )
-    for name, hint in known.items():
-        value = arguments[name]
-        least = 0 if name in kind.may_be_zero else 1
-        good = {
-            bool: (isinstance(value, bool), "true or false"),
-            int: (type(value) is int and value >= least, f"a whole number of at least {least}"),
-            float: (type(value) in (int, float), "a number"),
-            str: (isinstance(value, str), "text"),
-            Sequence[str]: (_is_list_of_text(value), "a list of names, such as [a,b]"),
-        }.get(hint, (True, ""))
-        if not good[0]:
-            raise UserError(f"method.{name}={value} is not {good[1]}.")
-        try:
-            validated(value, hint)
-        except ValueError as error:
-            raise UserError(f"method.{name}={value} is of another kind ({error}).") from error
-
-
-def _is_list_of_text(value: object) -> bool:
-    return isinstance(value, list | tuple) and all(isinstance(item, str) for item in value)
 
 
 def uses_autocast(config: DictConfig, device: torch.device, method: Method | None) -> bool:

@@ -1,7 +1,8 @@
 """Labels for new rows, with saved adapters.
 
 predictor                  `Predictor`: a model with one or many tasks loaded
-loaded_task, saved_run     a task from its run folder
+saved_run                  the run of an adapter, and what is built from its settings
+loaded_task                one task of a predictor
 task_predictor             rows to prompts to labels, for one task
 bulk_predict, result_rows  a file of rows, labelled window by window
 tasks_file                 `adapters=FILE.json`

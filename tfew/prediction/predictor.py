@@ -7,37 +7,31 @@ Rows of different tasks share batches: each is scaled by its own task's vectors.
 One predictor is for one thread at a time.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from omegaconf import DictConfig
-from torch import nn
 
-from tfew.config import compose, resolved
-from tfew.data.tokenization import PromptTokenizer, TokenizedPrompt, collate
+from tfew.config import compose
+from tfew.data.tokenization import TokenizedPrompt, collate
 from tfew.errors import UserError, some
-from tfew.methods.base import Method, merge
+from tfew.methods.base import merge as merge_adapter
 from tfew.methods.task_bank import TaskBank
 from tfew.models.adapters_io import load_weights
-from tfew.models.build import (
-    attach_saved,
-    build_backbone,
-    build_device,
-    build_tokenizer,
-    memory_bytes,
-    saved_method,
-    uses_autocast,
-)
-from tfew.prediction.loaded_task import LoadedTask, check_same_model, load_task, settings_of
+from tfew.models.loaded_model import LoadedModel
+from tfew.prediction.loaded_task import LoadedTask, load_task
+from tfew.prediction.saved_run import SavedRun, saved_run
 from tfew.prediction.task_predictor import Labelled, TaskPredictor, WrongTemplatesError
 from tfew.ranking.rank_classification import rank_classify, unconditional_sums
+from tfew.runs.identity import differences
 from tfew.schema import Batch, Prediction, Prompt
 from tfew.scoring.score import BoundedScorer, scoring_mode
 
+Adapters = str | Path | None | Mapping[str, str | Path]  # a folder, None: the bare model; or a folder for each task
+FindRun = Callable[[str | Path | None], SavedRun]  # the run of the adapter in a folder; see `saved_run`
 Row = Mapping[str, Any] | str
 
 
@@ -51,30 +45,28 @@ class Prepared:
 
 
 class Predictor:
-    """Made by `load`, or by `load_predictor` from a configuration."""
+    """Made by `load`, or by `load_predictor` where there is a configuration.
+
+    `run`: the one whose settings the model was loaded by; `bank`: None where the model has one adapter, or none.
+    """
 
     def __init__(
-        self, config: DictConfig, overrides: Sequence[str], settings: DictConfig, model: nn.Module,
-        prompt_tokenizer: PromptTokenizer, method: Method | None, bank: TaskBank | None,
-    ) -> None:  # fmt: skip
-        self._config, self._overrides, self._settings = config, tuple(overrides), settings
-        self._encoder, self._bank = prompt_tokenizer, bank
-        self.model = model
-        self.device = next(model.parameters()).device
-        self.batch_size = int(settings.eval_batch_size)
-        self._score = BoundedScorer(model, settings.engine, memory_bytes(settings))
-        mixed = uses_autocast(settings, self.device, method)
-        self._autocast = partial(torch.autocast, self.device.type, torch.bfloat16, enabled=mixed)
+        self, find_run: FindRun, run: SavedRun, loaded: LoadedModel, bank: TaskBank | None = None, merged: bool = False
+    ) -> None:
+        self._find_run, self._run, self._bank, self._merged = find_run, run, bank, merged
+        self._prompt_tokenizer = loaded.prompt_tokenizer
+        self.model = loaded.model
+        self.device = next(loaded.model.parameters()).device
+        self.batch_size = run.evaluation.eval_batch_size
+        self._score = BoundedScorer(loaded.model, loaded.execution.engine, loaded.execution.memory_bytes)
+        self._autocast = loaded.execution.autocast
         self._tasks: dict[str, LoadedTask] = {}
 
     @classmethod
     def load(cls, adapters: str | Path | Mapping[str, str | Path], *overrides: str) -> "Predictor":
         """Of a run or adapter folder, or of one for each task; `overrides` as on the command line of tfew.predict."""
         config = compose(*overrides, config_name="predict")
-        if isinstance(adapters, Mapping):
-            return load_predictor(config, overrides, adapters)
-        config.adapter = str(adapters)
-        return load_predictor(config, overrides)
+        return load_predictor(partial(saved_run, config, overrides), adapters, config.merge)
 
     def __call__(self, rows: Iterable[Row], task: str | Sequence[str] | None = None) -> list[Labelled]:
         """What each row is labelled; raises UserError for the first row that cannot be.
@@ -92,7 +84,7 @@ class Predictor:
 
     @property
     def tasks(self) -> dict[str, TaskPredictor]:
-        return {name: task.labeller for name, task in self._tasks.items()}
+        return {name: task.task_predictor for name, task in self._tasks.items()}
 
     def add(self, name: str, folder: str | Path) -> None:
         """Takes in one more task; raises UserError, and changes nothing, where its adapter belongs to another model."""
@@ -101,33 +93,34 @@ class Predictor:
         if name in self._tasks:
             raise UserError(f"There is a task named {name!r} already.")
         folder = Path(folder).expanduser()
-        settings = settings_of(self._config, self._overrides, folder)
-        check_same_model(name, settings, self._settings)
-        _, method = saved_method(folder, settings)
-        task = load_task(name, settings, folder, self._encoder)
+        run = self._find_run(folder)
+        _check_same_model(name, run, self._run)
+        method = run.method()
+        assert method is not None  # it has a folder
+        task = load_task(name, run, self._prompt_tokenizer)
         try:
             scalings = method.scalings(self.model, load_weights(folder))
         except UserError as error:
             raise UserError(f"{folder}: {error}") from error
         # a new dict each time: another thread may be reading `tasks`
-        self._tasks = {**self._tasks, name: replace(task, place=self._bank.add(scalings))}
+        self._tasks = {**self._tasks, name: replace(task, bank_index=self._bank.add(scalings))}
 
     def remove(self, name: str) -> None:
         task = self._known(name)
-        if self._bank is None or task.place is None:
+        if self._bank is None or task.bank_index is None:
             raise UserError("This predictor is of one adapter, which cannot be taken out of it.")
         self._tasks = {other: found for other, found in self._tasks.items() if other != name}
-        self._bank.remove(task.place)
+        self._bank.remove(task.bank_index)
 
     def prepare(self, rows: Sequence[tuple[int, str | None, Row]]) -> list[Prepared | UserError]:
         """(number from 1, task, row) each, ready for `answer`, or why it cannot be; nothing is computed yet."""
-        worded = [self._rendered_prompt(number, task, row) for number, task, row in rows]
-        good = [prompts for prompts in worded if not isinstance(prompts, UserError)]
+        rendered = [self._rendered_prompts(number, task, row) for number, task, row in rows]
+        good = [prompts for prompts in rendered if not isinstance(prompts, UserError)]
         try:
-            encoded = iter(self._encoded(good))
+            tokenized = iter(self._tokenized(good))
         except UserError:  # one of them does not fit: which?
-            return [self._one(prompts) for prompts in worded]
-        return [prompts if isinstance(prompts, UserError) else next(encoded) for prompts in worded]
+            return [self._tokenized_or_error(prompts) for prompts in rendered]
+        return [prompts if isinstance(prompts, UserError) else next(tokenized) for prompts in rendered]
 
     def answer(self, prepared: Sequence[Prepared]) -> list[Labelled]:
         """Rows of all tasks in batches of like length, longest first."""
@@ -144,7 +137,7 @@ class Predictor:
                 [flat[position][0] for position in order],
                 "sum",
                 self.device,
-                self._alone([prompt for prompt, _ in flat]),
+                self._unconditional([prompt for prompt, _ in flat]),
             )
             by_position = dict(zip(order, ranked, strict=True))
         predictions = iter(by_position[position] for position in range(len(flat)))
@@ -152,7 +145,7 @@ class Predictor:
 
     def inputs(self, prepared: Prepared) -> list[str]:
         """What the model is shown for a row: its prompts, one for each template, cut where they are too long."""
-        decode = self._encoder.tokenizer.decode
+        decode = self._prompt_tokenizer.tokenizer.decode
         return [
             decode(encoded.input_ids, skip_special_tokens=True) if encoded.cut_tokens else prompt.input
             for prompt, encoded in zip(prepared.prompts, prepared.encoded, strict=True)
@@ -160,10 +153,8 @@ class Predictor:
 
     def fingerprint(self) -> dict[str, Any]:
         """All that the numbers depend on, but for the rows."""
-        settings = self._settings
-        how = {key: resolved(settings)[key] for key in ("model", "trainer", "engine", "memory_gb", "eval_batch_size")}
         tasks = {name: task.fingerprint() for name, task in self._tasks.items()}
-        return {**how, "merge": bool(self._config.merge), "tasks": tasks}
+        return {**self._run.computation, "merge": self._merged, "tasks": tasks}
 
     def _known(self, name: str | None) -> LoadedTask:
         if name is None and len(self._tasks) == 1:
@@ -173,16 +164,16 @@ class Predictor:
             raise UserError(f"The row {which}; here are: {some(self._tasks)}.")
         return self._tasks[name]
 
-    def _rendered_prompt(self, number: int, task: str | None, row: Row) -> list[Prompt] | UserError:
+    def _rendered_prompts(self, number: int, task: str | None, row: Row) -> list[Prompt] | UserError:
         try:
-            return self._known(task).labeller.prompts(number, row)
+            return self._known(task).task_predictor.prompts(number, row)
         except WrongTemplatesError:
             raise
         except UserError as error:
             return error
 
-    def _encoded(self, rows: Sequence[Sequence[Prompt]]) -> list[Prepared]:
-        """Each task's prompts are tokenised together."""
+    def _tokenized(self, rows: Sequence[Sequence[Prompt]]) -> list[Prepared]:
+        """All prompts of a task at once."""
         of_task: dict[str, list[Prompt]] = {}
         for prompts in rows:
             of_task.setdefault(prompts[0].dataset, []).extend(prompts)
@@ -192,74 +183,75 @@ class Predictor:
             for prompts in rows
         ]
 
-    def _one(self, prompts: Sequence[Prompt] | UserError) -> Prepared | UserError:
+    def _tokenized_or_error(self, prompts: Sequence[Prompt] | UserError) -> Prepared | UserError:
         if isinstance(prompts, UserError):
             return prompts
         try:
-            return self._encoded([prompts])[0]
+            return self._tokenized([prompts])[0]
         except UserError as error:
             return error
 
     def _collated(self, items: Sequence[tuple[Prompt, TokenizedPrompt]]) -> Batch:
-        batch = collate([encoded for _, encoded in items], self._encoder.pad_id)
-        return self._placed(batch, [prompt.dataset for prompt, _ in items])
+        return self._batch([encoded for _, encoded in items], [prompt.dataset for prompt, _ in items])
 
-    def _placed(self, batch: Batch, tasks: Sequence[str]) -> Batch:
+    def _batch(self, encoded: Sequence[TokenizedPrompt], tasks: Sequence[str]) -> Batch:
+        """`tasks`: whose each prompt is."""
+        batch = collate(encoded, self._prompt_tokenizer.pad_id)
         if self._bank is None:
             return batch
-        return replace(batch, task_id=torch.tensor([self._tasks[task].place for task in tasks]))
+        return replace(batch, task_id=torch.tensor([self._tasks[task].bank_index for task in tasks]))
 
-    def _alone(self, prompts: Sequence[Prompt]) -> dict[str, dict[str, float]]:
+    def _unconditional(self, prompts: Sequence[Prompt]) -> dict[str, dict[str, float]]:
         """Log-probabilities of choices after an empty input, of tasks that are scored with them."""
-        needed = {name: task for name, task in self._tasks.items() if task.labeller.norm == "pmi"}
+        needed = {name: task for name, task in self._tasks.items() if task.task_predictor.norm == "pmi"}
         for name, task in needed.items():
             choices = {choice for prompt in prompts if prompt.dataset == name for choice in prompt.choices}
-            if new := sorted(choices - task.alone.keys()):
+            if new := sorted(choices - task.unconditional.keys()):
 
-                def collated(items: list[TokenizedPrompt], name: str = name) -> Batch:
-                    return self._placed(collate(items, self._encoder.pad_id), [name] * len(items))
+                def collated(encoded: list[TokenizedPrompt], name: str = name) -> Batch:
+                    return self._batch(encoded, [name] * len(encoded))
 
-                task.alone.update(
+                task.unconditional.update(
                     unconditional_sums(self._score, task.prompt_tokenizer.all, collated, new, self.device)
                 )
-        return {name: task.alone for name, task in needed.items()}
+        return {name: task.unconditional for name, task in needed.items()}
 
     def _labelled(self, row: Prepared, predictions: Sequence[Prediction]) -> Labelled:
-        return self._tasks[row.task].labeller.labelled(row.prompts, predictions)
+        return self._tasks[row.task].task_predictor.labelled(row.prompts, predictions)
 
 
-def load_predictor(
-    config: DictConfig, overrides: Sequence[str], folders: Mapping[str, str | Path] | None = None
-) -> Predictor:
-    """Of `config.adapter` (None: the bare model), or of the adapters in `folders` by task."""
-    if folders is not None:
-        return _load_many(config, overrides, folders)
-    settings = settings_of(config, overrides, config.adapter)
-    folder = None if config.adapter is None else Path(str(config.adapter)).expanduser()
-    method = None if folder is None else saved_method(folder, settings)[1]
-    prompt_tokenizer = build_tokenizer(settings)
-    model = build_backbone(settings, prompt_tokenizer.tokenizer, build_device(settings), method)
-    if folder is not None and method is not None:
-        attach_saved(folder, method, model)
-        if config.merge:
-            merge(method, model)
-    elif config.merge:
+def load_predictor(find_run: FindRun, adapters: Adapters, merge: bool = False) -> Predictor:
+    """`merge`: fold the adapter into the model, so that it costs nothing."""
+    if isinstance(adapters, Mapping):
+        return _load_many(find_run, adapters, merge)
+    run = find_run(adapters)
+    loaded = run.load_model()
+    if merge and loaded.method is None:
         raise UserError("merge=true folds an adapter into the model, and there is none: say adapter=.")
-    predictor = Predictor(config, overrides, settings, model, prompt_tokenizer, method, None)
-    name = str(settings.dataset.name)
-    predictor._tasks[name] = load_task(name, settings, folder, prompt_tokenizer)
+    if merge and loaded.method is not None:
+        merge_adapter(loaded.method, loaded.model)
+    predictor = Predictor(find_run, run, loaded, merged=merge)
+    predictor._tasks[run.dataset] = load_task(run.dataset, run, loaded.prompt_tokenizer)
     return predictor
 
 
-def _load_many(config: DictConfig, overrides: Sequence[str], folders: Mapping[str, str | Path]) -> Predictor:
-    if config.merge:
+def _load_many(find_run: FindRun, folders: Mapping[str, str | Path], merge: bool) -> Predictor:
+    if merge:
         raise UserError("merge=true folds one task's vectors into the model, and adapters= names many: use adapter=.")
     if not folders:
         raise UserError("adapters= names no task.")
-    settings = settings_of(config, overrides, next(iter(folders.values())))
-    prompt_tokenizer = build_tokenizer(settings)
-    model = build_backbone(settings, prompt_tokenizer.tokenizer, build_device(settings))
-    predictor = Predictor(config, overrides, settings, model, prompt_tokenizer, None, TaskBank(model))
+    run = find_run(next(iter(folders.values())))
+    loaded = run.load_base()
+    predictor = Predictor(find_run, run, loaded, TaskBank(loaded.model))
     for name, folder in folders.items():
         predictor.add(name, folder)
     return predictor
+
+
+def _check_same_model(name: str, run: SavedRun, first: SavedRun) -> None:
+    """Raises UserError where two tasks belong to different base models: a batch runs on one."""
+    if unlike := differences(first.computation["model"], run.computation["model"]):
+        raise UserError(
+            f"Task {name!r} was trained on another model than the first one ({'; '.join(unlike[:3])}; there: {name!r},"
+            " here: the first), and a batch runs on one."
+        )

@@ -1,54 +1,95 @@
-"""The settings that an adapter brings with it: those of the finished run whose folder it lies in."""
+"""The run that an adapter was trained in, under the settings of a command: the builder of this package.
 
-from collections.abc import Collection, Sequence
+Nothing else in it sees a configuration.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
-from tfew.cli import overridden
-from tfew.dataset_config import on_other_rows
+from tfew.cli import with_run_settings
+from tfew.config import checked, resolved
+from tfew.data.dataset import DatasetSpec
+from tfew.data.templates import Template
 from tfew.errors import UserError
-from tfew.runs.identity import WEIGHT_HASHES
-from tfew.runs.run_folder import finished_settings
+from tfew.methods.base import Method
+from tfew.models.build import build_for_scoring, build_tokenizer, saved_method
+from tfew.models.loaded_model import LoadedModel
+from tfew.settings import EvaluationSettings, settings
+from tfew.task import load_mixture_spec, load_spec, train_templates
 
-# what the command line may say beside adapter=RUN: the rest was settled when it was trained
-EVALUATION_SETTINGS = (
-    "adapter", "dataset", "data", "text", "label", "data_dir", "templates", "score", "model", "trainer", "max_tokens",
-    "eval_batch_size", "eval_rows", "eval_seed", "icl", "runs", "run_dir", "resume", "overwrite", "workers", "engine",
-    "memory_gb", "trust_remote_code",
+# what the command line may say beside an adapter; the rest was settled when it was trained
+PREDICTION_SETTINGS = (
+    "adapter", "adapters", "input", "output", "format", "bad_rows", "task_column", "merge", "dataset", "templates",
+    "score", "model", "trainer", "max_tokens", "eval_batch_size", "engine", "memory_gb", "trust_remote_code",
+    "resume", "overwrite",
 )  # fmt: skip
-# of that run, not of this one; and how it was computed, which older runs do not know
-NOT_BROUGHT = ("runs", "run_dir", "resume", "overwrite", "engine", "memory_gb", "icl", "trust_remote_code")
+COMPUTATION = (
+    "model",
+    "trainer",
+    "engine",
+    "memory_gb",
+    "eval_batch_size",
+)  # what scores depend on, of all tasks alike
 
 
-def with_run_settings(
-    config: DictConfig, overrides: Sequence[str], may_change: Collection[str] = EVALUATION_SETTINGS
-) -> DictConfig:
-    """The settings of the run that `config.adapter` lies in, with what the command line says laid over them.
+@dataclass(frozen=True)
+class SavedRun:
+    """`folder`: of its adapter, None: the bare model."""
 
-    `may_change`: what it may say; the rest was settled when the run was trained. An adapter folder that is no run
-    folder brings no settings: then the command line is all there is.
-    """
-    if config.adapter is None:
-        return config
-    folder = Path(str(config.adapter)).expanduser()
-    saved = finished_settings(folder)
-    if saved is None:
-        return config
-    saved.pop(WEIGHT_HASHES, None)
-    merged = OmegaConf.create({**saved, "init_adapter": None})
-    for key in NOT_BROUGHT:
-        if key in config:
-            merged[key] = config[key]
-    for key in ("devices", "strategy"):
-        merged.trainer[key] = config.trainer[key]
-    merged.score = OmegaConf.merge(config.score, merged.score)  # older runs do not know all of it
-    for key in overridden(overrides):
-        if key.partition(".")[0] not in may_change:
-            good = ", ".join(may_change)
-            raise UserError(f"{key}= belongs to training, and adapter= brings its run's settings; here go: {good}.")
-        OmegaConf.update(merged, key, OmegaConf.select(config, key), merge=False, force_add=True)
-    if "data" in overridden(overrides):
-        merged = on_other_rows(merged)
-    merged.name = merged.dataset.name
-    return merged
+    config: DictConfig
+    folder: Path | None
+
+    @property
+    def dataset(self) -> str:
+        return str(self.config.dataset.name)
+
+    @property
+    def max_tokens(self) -> int:
+        return int(self.config.max_tokens)
+
+    @property
+    def evaluation(self) -> EvaluationSettings:
+        return settings(EvaluationSettings, self.config)
+
+    @property
+    def computation(self) -> dict[str, Any]:
+        return {key: resolved(self.config)[key] for key in COMPUTATION}
+
+    def data(self) -> tuple[DatasetSpec, list[Template]]:
+        """Raises UserError where these are not the rows of one data set."""
+        if load_mixture_spec(self.config) is not None:
+            raise UserError(f"{self.dataset} is a mixture of data sets: name one of them with dataset=.")
+        spec = load_spec(self.config)
+        templates = train_templates(self.config, spec)
+        if not templates:
+            raise UserError(f"{spec.name} has no template that fits templates.use; try templates=all.")
+        return spec, templates
+
+    def method(self) -> Method | None:
+        return None if self.folder is None else saved_method(self.folder, self.config)[1]
+
+    def load_model(self) -> LoadedModel:
+        """The base model with the adapter."""
+        method = self.method()
+        return build_for_scoring(self.config, build_tokenizer(self.config), method, self.folder)
+
+    def load_base(self) -> LoadedModel:
+        return build_for_scoring(self.config, build_tokenizer(self.config))
+
+
+def saved_run(config: DictConfig, overrides: Sequence[str], folder: str | Path | None) -> SavedRun:
+    """The adapter in this folder, with its run's settings under those of the command line."""
+    if config.trainer.devices != 1:
+        raise UserError(
+            f"Labels are made on one device: say trainer.devices=1, not {config.trainer.devices}. For several, start"
+            " the command once for each, with its part of the rows."
+        )
+    config = config.copy()
+    config.adapter = None if folder is None else str(folder)
+    config.resume = config.overwrite = False  # of the output, and no run's affair
+    config = checked(with_run_settings(config, overrides, PREDICTION_SETTINGS))
+    return SavedRun(config, None if folder is None else Path(str(folder)).expanduser())

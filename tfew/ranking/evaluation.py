@@ -9,26 +9,23 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-from omegaconf import DictConfig
-from torch import nn
 from tqdm import tqdm
 
-from tfew.data.tokenization import PromptTokenizer, TokenizedPrompt, collate
+from tfew.data.tokenization import TokenizedPrompt, collate
 from tfew.devices.distributed import all_gather_objects, deal_out, is_main_process, split_between_processes, world_size
 from tfew.errors import UserError
 from tfew.files.atomic import write_atomically
-from tfew.methods.base import Method
 from tfew.models.backbone import window_tokens
-from tfew.models.build import memory_bytes, shards_weights, uses_autocast
+from tfew.models.loaded_model import LoadedModel
 from tfew.ranking.classes import summarise_classes
-from tfew.ranking.icl import COMBINATIONS, Answer, Shots, in_contexts, that_fit
+from tfew.ranking.icl import COMBINATIONS, Answer, Shots, fitting_shots, in_contexts
 from tfew.ranking.metrics import summarise, summarise_members
 from tfew.ranking.rank_classification import rank_classify, unconditional_sums
-from tfew.ranking.score_methods import answered, questions
+from tfew.ranking.score_methods import prediction_from, prompts_to_score
 from tfew.runs.run_folder import PREDICTIONS_FILE
 from tfew.schema import Prediction, Prompt
 from tfew.scoring.score import BoundedScorer, score_whole, scoring_mode
+from tfew.settings import EvaluationSettings
 from tfew.task import InContext, Task
 
 log = logging.getLogger(__name__)
@@ -45,18 +42,12 @@ class Evaluated:
 
 
 def evaluate_model(
-    config: DictConfig,
-    method: Method | None,
-    model: nn.Module,
-    prompt_tokenizer: PromptTokenizer,
-    task: Task,
-    folder: Path,
-    context: InContext | None = None,
+    loaded: LoadedModel, task: Task, settings: EvaluationSettings, folder: Path, context: InContext | None = None
 ) -> Evaluated:
     """Scores every prompt of the task, behind the shots of `context`, and writes `predictions.jsonl` in its order."""
     started = time.monotonic()
-    ranked = rank(config, method, model, prompt_tokenizer, task, context)
-    write_predictions(folder, [answer.under(config.score.norm) for answer in ranked.answers])
+    ranked = rank(loaded, task, settings, context)
+    write_predictions(folder, [answer.under(settings.score.norm) for answer in ranked.answers])
     counts = {
         "rows": task.rows,
         "prompts": len(ranked.answers),
@@ -65,12 +56,12 @@ def evaluate_model(
         **({"dropped_shots": ranked.dropped_shots} if context else {}),
     }
     tokens = sum(item.length + sum(map(len, item.choice_ids)) for item in ranked.encoded)
-    return Evaluated(metrics_of(config, task, ranked.answers), counts, tokens, time.monotonic() - started)
+    metrics = metrics_of(task, ranked.answers, settings.score.norm)
+    return Evaluated(metrics, counts, tokens, time.monotonic() - started)
 
 
-def metrics_of(config: DictConfig, task: Task, answers: Sequence[Answer]) -> dict[str, Any]:
+def metrics_of(task: Task, answers: Sequence[Answer], norm: str) -> dict[str, Any]:
     """The numbers that `tfew.ranking.metrics` makes of these answers; none where no label is known."""
-    norm = config.score.norm
     if all(answer.label is None for answer in answers):
         return {}
     if task.mixture is not None:
@@ -92,113 +83,109 @@ class Ranked:
     dropped_shots: int
 
 
-def rank(
-    config: DictConfig,
-    method: Method | None,
-    model: nn.Module,
-    prompt_tokenizer: PromptTokenizer,
-    task: Task,
-    context: InContext | None,
-) -> Ranked:
+def rank(loaded: LoadedModel, task: Task, settings: EvaluationSettings, context: InContext | None = None) -> Ranked:
     """Scores every prompt of the task, behind the shots of `context`."""
     prompts = [prompt for row in task.prompts for prompt in row]
-    mode, ask = config.icl.mode if context else "none", config.score.method
-    shots, dropped = _shots_that_fit(config, model, prompt_tokenizer, prompts, context)
-    asked = [
-        [questions(behind, ask) for behind in in_contexts(prompt, shots.get(prompt.template, ()), mode)]
+    mode, method = settings.icl.mode if context else "none", settings.score.method
+    shots, dropped = _fitting_shots(loaded, prompts, settings, context)
+    # of each prompt, in each of its contexts, what is scored
+    queries = [
+        [
+            prompts_to_score(in_context, method)
+            for in_context in in_contexts(prompt, shots.get(prompt.template, ()), mode)
+        ]
         for prompt in prompts
     ]
-    unique = list(dict.fromkeys(question for behind in asked for group in behind for question in group))
-    encoded = prompt_tokenizer.all(unique)
-    device = next(model.parameters()).device
-    mixed = torch.autocast(device.type, torch.bfloat16, enabled=uses_autocast(config, device, method))
-    with scoring_mode(model), mixed:
-        alone = {} if ask == "channel" else _to_score_alone(prompts, config.score.norm)
-        sums = dict(zip(unique, _sums(config, model, prompt_tokenizer, task.name, unique, encoded, alone), strict=True))
+    unique = list(dict.fromkeys(query for contexts in queries for group in contexts for query in group))
+    encoded = loaded.prompt_tokenizer.all(unique)
+    with scoring_mode(loaded.model), loaded.execution.autocast():
+        choices = {} if method == "channel" else _unconditional_choices(prompts, settings.score.norm)
+        predictions = _score(loaded, settings.eval_batch_size, task.name, unique, encoded, choices)
+    by_query = dict(zip(unique, predictions, strict=True))
     answers = [
         Answer(
-            tuple(answered(prompt, ask, [sums[question] for question in group]) for group in behind),
-            config.icl.combine if context else COMBINATIONS[0],
+            tuple(prediction_from(prompt, method, [by_query[query] for query in group]) for group in contexts),
+            settings.icl.combine if context else COMBINATIONS[0],
         )
-        for prompt, behind in zip(prompts, asked, strict=True)
+        for prompt, contexts in zip(prompts, queries, strict=True)
     ]
     return Ranked(answers, encoded, dropped)
 
 
-def _sums(
-    config: DictConfig,
-    model: nn.Module,
-    prompt_tokenizer: PromptTokenizer,
+def _score(
+    loaded: LoadedModel,
+    batch_size: int,
     name: str,
     prompts: Sequence[Prompt],
     encoded: Sequence[TokenizedPrompt],
-    to_score_alone: Mapping[str, Sequence[str]],
+    unconditional_choices: Mapping[str, Sequence[str]],
 ) -> list[Prediction]:
     """Every prompt's choices scored by sums, each by one of the processes, and known to all of them then.
 
     Batches are made of prompts of like length, longest first: little padding, and what does not fit fails at once.
     Where what stands in front is computed once (a decoder-only model), prompts with the same context stay together.
     """
+    model, prompt_tokenizer, execution = loaded.model, loaded.prompt_tokenizer, loaded.execution
     contexts = {id(item.context_ids): number for number, item in enumerate(encoded) if prompt_tokenizer.decoder_only}
     order = sorted(
         range(len(prompts)),
-        key=lambda place: (contexts.get(id(encoded[place].context_ids), 0), -encoded[place].length),
+        key=lambda index: (contexts.get(id(encoded[index].context_ids), 0), -encoded[index].length),
     )
-    size, together = config.eval_batch_size, shards_weights(config)
-    batches = [order[start : start + size] for start in range(0, len(order), size)]
-    mine = split_between_processes(batches)
-    # processes that go through the model together do so equally often: one more pass does not count
-    passes = [*mine, *(batches[:1] * (len(deal_out(batches, world_size())[0]) - len(mine) if together else 0))]
+    batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
+    own = split_between_processes(batches)
+    # processes that go through a sharded model do so equally often: one more pass does not count
+    most_batches = len(deal_out(batches, world_size())[0]) if execution.is_sharded else len(own)
+    passes = [*own, *batches[:1] * (most_batches - len(own))]
     progress = tqdm(passes, desc=f"Ranking {name}", unit="batch", mininterval=0.5) if is_main_process() else passes
-    device = next(model.parameters()).device
-    limit = memory_bytes(config)
-    score = partial(score_whole, model, config.engine) if together else BoundedScorer(model, config.engine, limit)
+    score = (
+        partial(score_whole, model, execution.engine)
+        if execution.is_sharded
+        else BoundedScorer(model, execution.engine, execution.memory_bytes)
+    )
     collated = partial(collate, pad_id=prompt_tokenizer.pad_id)
     unconditional = {
-        dataset: unconditional_sums(score, prompt_tokenizer.all, collated, choices, device)
-        for dataset, choices in to_score_alone.items()
+        dataset: unconditional_sums(score, prompt_tokenizer.all, collated, choices, execution.device)
+        for dataset, choices in unconditional_choices.items()
     }
-    in_order = [place for batch in passes for place in batch]
-    tokens = (collated([encoded[place] for place in batch]) for batch in progress)
-    ranked = rank_classify(score, tokens, [prompts[place] for place in in_order], "sum", device, unconditional)
-    scored = list(zip(in_order, ranked, strict=True))[: sum(map(len, mine))]
-    by_place = dict(one for of_a_process in all_gather_objects(scored) for one in of_a_process)
-    return [by_place[place] for place in range(len(prompts))]
+    in_order = [index for batch in passes for index in batch]
+    tokens = (collated([encoded[index] for index in batch]) for batch in progress)
+    ranked = rank_classify(
+        score, tokens, [prompts[index] for index in in_order], "sum", execution.device, unconditional
+    )
+    scored = list(zip(in_order, ranked, strict=True))[: sum(map(len, own))]
+    by_index = dict(pair for pairs in all_gather_objects(scored) for pair in pairs)
+    return [by_index[index] for index in range(len(prompts))]
 
 
-def _shots_that_fit(
-    config: DictConfig,
-    model: nn.Module,
-    prompt_tokenizer: PromptTokenizer,
-    prompts: Sequence[Prompt],
-    context: InContext | None,
+def _fitting_shots(
+    loaded: LoadedModel, prompts: Sequence[Prompt], settings: EvaluationSettings, context: InContext | None
 ) -> tuple[dict[str, Shots], int]:
     """Each template's shots, and how many had to be left out because the model's window is full.
 
     Raises UserError where there are such and `icl.too_long=refuse`, or where nothing is left.
     """
-    window = window_tokens(model)
+    window, prompt_tokenizer, icl = window_tokens(loaded.model), loaded.prompt_tokenizer, settings.icl
     if context is None or window is None:
         return dict(context.shots) if context else {}, 0
     fitting, dropped = {}, 0
     for template, shots in context.shots.items():
-        mine = [prompt for prompt in prompts if prompt.template == template]
+        rendered = [prompt for prompt in prompts if prompt.template == template]
         items = prompt_tokenizer.all(
-            [question for prompt in mine for question in questions(prompt, config.score.method)]
+            [query for prompt in rendered for query in prompts_to_score(prompt, settings.score.method)]
         )
         longest = max(
             (len(i.input_ids) + prompt_tokenizer.decoder_only * max(map(len, i.choice_ids)) for i in items), default=0
         )
         lengths = [len(prompt_tokenizer.shot(shot)) for shot in shots]
-        places = that_fit(lengths, window - longest, config.icl.mode)
-        if len(places) < len(shots) and (config.icl.too_long == "refuse" or not places):
-            takes = f"{sum(lengths)} tokens" if config.icl.mode == "concat" else f"up to {max(lengths)} tokens each"
+        kept = fitting_shots(lengths, window - longest, icl.mode)
+        if len(kept) < len(shots) and (icl.too_long == "refuse" or not kept):
+            takes = f"{sum(lengths)} tokens" if icl.mode == "concat" else f"up to {max(lengths)} tokens each"
             raise UserError(
                 f"Template {template!r}: {len(shots)} shots take {takes}, the longest query {longest}, and the model's"
                 f" window is {window}: fewer shots (icl.shots=), icl.too_long=drop, or shorter queries (max_tokens=)."
             )
-        fitting[template] = tuple(shots[place] for place in places)
-        dropped += len(shots) - len(places)
+        fitting[template] = tuple(shots[index] for index in kept)
+        dropped += len(shots) - len(kept)
     if dropped:
         log.info(
             f"Note: {dropped} shots, over {len(fitting)} templates, do not fit the model's window and were dropped."
@@ -206,7 +193,7 @@ def _shots_that_fit(
     return fitting, dropped
 
 
-def _to_score_alone(prompts: Sequence[Prompt], norm: str) -> dict[str, list[str]]:
+def _unconditional_choices(prompts: Sequence[Prompt], norm: str) -> dict[str, list[str]]:
     """The choices of each data set to be scored after an empty input: where they are few, labels that rows share."""
     by_dataset = defaultdict(list)
     for prompt in prompts:

@@ -28,12 +28,12 @@ def in_contexts(prompt: Prompt, shots: Shots, mode: str) -> list[Prompt]:
     return [replace(prompt, shots=context) for context in contexts]
 
 
-def that_fit(lengths: Sequence[int], room: int, mode: str) -> list[int]:
-    """Which shots, of so many tokens each, leave the longest query its place; those nearest to it stay in `concat`."""
+def fitting_shots(lengths: Sequence[int], free_tokens: int, mode: str) -> list[int]:
+    """Indices of shots, of so many tokens each, that fit beside the longest query; `concat` keeps the nearest to it."""
     if mode == "ensemble":
-        return [place for place, length in enumerate(lengths) if length <= room]
+        return [index for index, length in enumerate(lengths) if length <= free_tokens]
     first = len(lengths)
-    while first > 0 and sum(lengths[first - 1 :]) <= room:
+    while first > 0 and sum(lengths[first - 1 :]) <= free_tokens:
         first -= 1
     return list(range(first, len(lengths)))
 

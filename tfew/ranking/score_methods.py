@@ -18,30 +18,30 @@ from tfew.schema import Prediction, Prompt
 METHODS = ("direct", "channel", "calibrated")
 
 
-def questions(prompt: Prompt, method: str) -> list[Prompt]:
-    """What to score, to know what `answered` needs."""
-    asked = replace(prompt, content_free=None)
+def prompts_to_score(prompt: Prompt, method: str) -> list[Prompt]:
+    """What to score, to know what `prediction_from` needs."""
+    query = replace(prompt, content_free=None)
     if method == "channel":
         turned = tuple((answer, text) for text, answer in prompt.shots)
         return [
-            replace(asked, input=choice, cuttable=(), choices=(prompt.input,), label=None, shots=turned)
+            replace(query, input=choice, cuttable=(), choices=(prompt.input,), label=None, shots=turned)
             for choice in prompt.choices
         ]
     if method == "direct":
-        return [asked]
+        return [query]
     if prompt.content_free is None:
         raise ValueError("calibrated scoring needs the prompt's content_free input")
-    return [asked, replace(asked, input=prompt.content_free, cuttable=(), idx=-1, label=None)]
+    return [query, replace(query, input=prompt.content_free, cuttable=(), idx=-1, label=None)]
 
 
-def answered(prompt: Prompt, method: str, predictions: Sequence[Prediction]) -> Prediction:
-    """The prediction of the prompt from those of its `questions`, all scored by sums."""
+def prediction_from(prompt: Prompt, method: str, predictions: Sequence[Prediction]) -> Prediction:
+    """The prediction of the prompt from those of its `prompts_to_score`, all scored by sums."""
     if method == "direct":
         return predictions[0]
     if method == "calibrated":
-        asked, free = predictions
-        scores = tuple(score - off for score, off in zip(asked.scores, free.scores, strict=True))
-        return replace(asked, scores=scores, predicted=best(scores))
+        query, free = predictions
+        scores = tuple(score - off for score, off in zip(query.scores, free.scores, strict=True))
+        return replace(query, scores=scores, predicted=best(scores))
     scores = tuple(prediction.scores[0] for prediction in predictions)
     return predicted(
         prompt,

@@ -2,12 +2,12 @@
 
 import logging
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext, suppress
 from pathlib import Path
 from typing import Any, NotRequired
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 from typing_extensions import TypedDict
 
 from tfew.devices.distributed import barrier, is_main_process
@@ -16,7 +16,7 @@ from tfew.files.atomic import cannot_write, remove_torn, write_atomically
 from tfew.files.checksums import check_checkpoint, check_file, file_sha256
 from tfew.files.untrusted import parse_yaml, validated
 from tfew.runs.card import CARD_FILE, is_model_card
-from tfew.runs.identity import differences, identity, resolved_with_hashes
+from tfew.runs.identity import differences, identity
 from tfew.runs.records import RECORD_FILE, RunRecord, load_record
 from tfew.runs.run_lock import LOCK_FILE, lock_run
 
@@ -42,34 +42,37 @@ def is_finished(folder: Path) -> bool:
     return (folder / RECORD_FILE).is_file()
 
 
-def run_once(folder: Path, config: DictConfig, make: Callable[[DictConfig, Path], RunRecord]) -> RunRecord:
+def run_once(
+    folder: Path, settings: Mapping[str, Any], overwrite: bool, make: Callable[[Path], RunRecord]
+) -> RunRecord:
     """The record of the finished run; it is made only where it is not there yet, and by one process at a time.
 
-    Of several processes of one run (`tfew.devices.launcher`) the first locks it, and the others wait for that one.
-    Raises RunLocked, a UserError, where another process is making it.
+    `settings`, here and below: with hashes, from `resolved_with_hashes`. Of several processes that share one run
+    (`tfew.devices.launcher`) the first locks it, and the others are made to wait for that one. Raises RunLocked, a
+    UserError, where another process is making it.
     """
-    if not already_finished(folder, config):
+    if not already_finished(folder, settings, overwrite):
         with lock_run(folder) if is_main_process() else nullcontext():
-            if not already_finished(folder, config):  # another process may have finished it meanwhile
-                return make(config, folder)
+            if not already_finished(folder, settings, overwrite):  # another process may have finished it meanwhile
+                return make(folder)
     record = load_record(folder)
     tidy(folder)
     return record
 
 
-def already_finished(folder: Path, config: DictConfig) -> bool:
+def already_finished(folder: Path, settings: Mapping[str, Any], overwrite: bool) -> bool:
     """Whether the very same run is finished already; changes nothing.
 
     Raises UserError where the folder holds something else: a run of other settings, or files that are no run's.
     """
     _refuse_foreign(folder)
-    old = saved_settings(folder)
-    if old is None or config.overwrite:
+    saved = saved_settings(folder)
+    if saved is None or overwrite:
         return False
-    ours = identity(resolved_with_hashes(config))
-    if ours != identity(old):
+    ours, theirs = identity(settings), identity(saved)
+    if ours != theirs:
         raise UserError(
-            f"{folder} holds a run with other settings ({'; '.join(differences(ours, identity(old))[:5])}):"
+            f"{folder} holds a run with other settings ({'; '.join(differences(ours, theirs)[:5])}):"
             " choose another run_dir=, or say overwrite=true."
         )
     if is_finished(folder):
@@ -85,27 +88,27 @@ def tidy(folder: Path) -> None:
             remove_torn(folder)
 
 
-def open_run(folder: Path, config: DictConfig) -> None:
+def open_run(folder: Path, settings: Mapping[str, Any], resume: bool) -> None:
     """Makes the folder ready to run in: cleared, or with `resume` as it was left. To be called last of all checks.
 
     Of several processes the first does so, when all have made their checks, and the others wait.
     """
     barrier()
     if is_main_process():
-        _open(folder, config)
+        _open(folder, settings, resume)
     barrier()
 
 
-def _open(folder: Path, config: DictConfig) -> None:
+def _open(folder: Path, settings: Mapping[str, Any], resume: bool) -> None:
     remove_torn(folder)
     unfinished = (folder / CONFIG_FILE).is_file() and not is_finished(folder)
-    if config.resume and unfinished:
+    if resume and unfinished:
         done = last_checkpoint(folder) or [*(folder / CHECKPOINTS).glob(f"{TOGETHER}*.pt"), *folder.glob(f"{FOLD}*")]
         log.info(f"{folder} is unfinished; {'continuing' if done else 'no checkpoint yet, starting afresh'}.")
     elif unfinished or is_finished(folder):
         log.info(f"{folder} is {'unfinished; starting afresh' if unfinished else 'finished; redoing it'}.")
         _clear(folder)
-    write_atomically(folder / CONFIG_FILE, OmegaConf.to_yaml(OmegaConf.create(resolved_with_hashes(config))))
+    write_atomically(folder / CONFIG_FILE, OmegaConf.to_yaml(OmegaConf.create(dict(settings))))
 
 
 def last_checkpoint(folder: Path) -> Path | None:
@@ -147,20 +150,17 @@ def fold_folder(folder: Path, fold: int) -> Path:
     return folder / f"{FOLD}{fold}"
 
 
-def few_shot_path(folder: Path, settings: Any) -> Path:
+def few_shot_path(folder: Path, dataset: str, shots: object, seed: object) -> Path:
     """Where a run keeps its shots: laid out so that `few_shot=files data_dir=RUN` reads them again.
 
-    Raises UserError where the settings, which may be somebody else's, lead out of the folder.
+    `dataset`: its official name. Raises UserError where these settings, which may be somebody else's, lead out of the
+    folder.
     """
-    parts = (
-        settings["dataset"]["official_name"],
-        f"{settings['shots']}_shot",
-        f"{settings['few_shot_seed']}_seed.jsonl",
-    )
-    for part in map(str, parts):
+    parts = (str(dataset), f"{shots}_shot", f"{seed}_seed.jsonl")
+    for part in parts:
         if Path(part).name != part or part == ".." or "\0" in part:
             raise UserError(f"{folder}: {part!r}, in the settings of this run, is no name for a file or folder.")
-    return folder.joinpath("few_shot", *map(str, parts))
+    return folder.joinpath("few_shot", *parts)
 
 
 class _Model(TypedDict):
@@ -259,7 +259,8 @@ def _clear(folder: Path) -> None:
             if path.is_dir():
                 shutil.rmtree(path)
         if settings is not None:
-            shots = few_shot_path(folder, settings)
+            dataset = settings["dataset"]["official_name"]
+            shots = few_shot_path(folder, dataset, settings["shots"], settings["few_shot_seed"])
             shots.unlink(missing_ok=True)
             for parent in (shots.parent, shots.parents[1], shots.parents[2]):
                 _remove_if_empty(parent)

@@ -33,7 +33,7 @@ class SweepCallback(Callback):
 
     def on_multirun_start(self, config: DictConfig, **_: Any) -> None:
         try:
-            overrides = sweep_overrides(config, config.hydra.overrides.task)
+            overrides = sweep_overrides(config.hydra.sweeper.params, config.hydra.overrides.task)
             self._check(config, overrides)
             _bound_processes(config)
             self.state = begin(Path(str(config.runs)).expanduser(), jobs_of(overrides))

@@ -11,7 +11,6 @@ from types import FrameType
 from typing import Any
 
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig
 
 from tfew.errors import UserError
 from tfew.runs.records import RECORD_FILE, RunRecord
@@ -21,16 +20,19 @@ from tfew.sweep.state import BUSY, FAILED, FOUND, MADE, Outcome, SweepState
 state: SweepState | None = None  # of the sweep that this process runs jobs of; tfew/sweep/callback.py sets it
 
 
-def run_job(function: Callable[[DictConfig], Any], config: DictConfig) -> Any:
-    """Calls the command and writes down what came of it; None where it failed, or had been settled before."""
+def run_job(function: Callable[[], Any], runs: Path) -> Any:
+    """Calls the command and writes down what came of it; None where it failed, or had been settled before.
+
+    `runs`: the root of the runs.
+    """
     if state is None:
-        return function(config)
+        return function()
     number = int(HydraConfig.get().job.num)
     before = state.outcome(number)
     if before is not None and before.settled:
         return None
     with state.started(number) as mark:
-        result, outcome = _attempt(function, config, state.log_path(number), mark)
+        result, outcome = _attempt(function, runs, state.log_path(number), mark)
         state.settle(number, outcome)
     if outcome.status == MADE and not isinstance(result, RunRecord):  # no run: what it prints is what it is for
         print(state.log_path(number).read_text(encoding="utf-8"), end="", flush=True)
@@ -40,11 +42,11 @@ def run_job(function: Callable[[DictConfig], Any], config: DictConfig) -> Any:
     return result
 
 
-def _attempt(function: Callable[[DictConfig], Any], config: DictConfig, log: Path, mark: Path) -> tuple[Any, Outcome]:
+def _attempt(function: Callable[[], Any], runs: Path, log: Path, mark: Path) -> tuple[Any, Outcome]:
     with _printing_to(log), _interrupts() as interrupts:
         try:
-            result = function(config)
-            return result, _outcome(result, config, mark)
+            result = function()
+            return result, _outcome(result, runs, mark)
         except RunLocked as error:
             return None, Outcome(BUSY, str(error.folder))
         except UserError as error:
@@ -56,10 +58,10 @@ def _attempt(function: Callable[[DictConfig], Any], config: DictConfig, log: Pat
             return None, Outcome(FAILED, error=f"{type(error).__name__}: {' '.join(str(error).split())}")
 
 
-def _outcome(result: Any, config: DictConfig, mark: Path) -> Outcome:
+def _outcome(result: Any, runs: Path, mark: Path) -> Outcome:
     if not isinstance(result, RunRecord):
         return Outcome(MADE)
-    folder = Path(str(config.runs)).expanduser() / result.name
+    folder = runs / result.name
     # two times of one file system, which need not be the time of this machine
     finished_before = (folder / RECORD_FILE).stat().st_mtime < mark.stat().st_mtime
     return Outcome(FOUND if finished_before else MADE, str(folder))

@@ -1,23 +1,20 @@
 """Which jobs a sweep consists of, as Hydra's sweeper makes them: the product of all values, the last one first."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from hydra import compose
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
-from omegaconf import DictConfig
 
 from tfew.config import hydra_at_work
 
 
-def sweep_overrides(config: DictConfig, command_line: Sequence[str]) -> list[Override]:
-    """What makes the jobs: the sweep's own parameters, and the command line, which wins over them.
-
-    `config` is that of the sweep, with Hydra's own part.
-    """
-    parameters = [f"{key}={value}" for key, value in (config.hydra.sweeper.params or {}).items()]
+def sweep_overrides(params: Mapping[str, Any] | None, command_line: Sequence[str]) -> list[Override]:
+    """What makes the jobs: the sweep's own `hydra.sweeper.params`, and the command line, which wins over them."""
+    parameters = [f"{key}={value}" for key, value in (params or {}).items()]
     parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
     return parser.parse_overrides([*parameters, *command_line])
 
@@ -32,4 +29,4 @@ def planned_jobs(sweep: str, command_line: Sequence[str] = (), config_name: str 
     chosen = f"+sweep={sweep}"
     with hydra_at_work():
         config = compose(config_name, [chosen], return_hydra_config=True)
-        return jobs_of(sweep_overrides(config, [chosen, *command_line]))
+        return jobs_of(sweep_overrides(config.hydra.sweeper.params, [chosen, *command_line]))

@@ -6,56 +6,57 @@ that was stopped goes on with the fold it was in.
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-
-from omegaconf import DictConfig
 
 from tfew.devices.distributed import broadcast_object, is_main_process
 from tfew.errors import UserError
 from tfew.files.atomic import write_atomically
 from tfew.files.checksums import check_file, file_sha256, from_checked_json, to_checked_json
-from tfew.models.build import build_trainable
-from tfew.ranking.evaluation import Evaluated, evaluate_model, metrics_of, write_predictions
+from tfew.ranking.evaluation import Evaluated, metrics_of, write_predictions
 from tfew.ranking.icl import Answer
 from tfew.ranking.metrics import accuracy
 from tfew.runs.run_folder import FOLD_FILE, PREDICTIONS_FILE, fold_folder, remove_checkpoints
 from tfew.schema import Prediction
 from tfew.task import Task
-from tfew.training.fit import fit
 
 log = logging.getLogger(__name__)
 
 PREDICTIONS_SHA256 = "predictions_sha256"
+# trains a model of its own on the first task and evaluates it on the second, in this folder
+TrainAndEvaluate = Callable[[Task, Task, Path], Evaluated]
 
 
-def cross_validate(config: DictConfig, task: Task, fold_of_row: Sequence[int], folder: Path) -> Evaluated:
+def cross_validate(
+    task: Task, fold_of_row: Sequence[int], folder: Path, norm: str, train_and_evaluate: TrainAndEvaluate
+) -> Evaluated:
     """Trains and evaluates once a fold; writes all held-out predictions into the run's `predictions.jsonl`.
 
     The metrics are those of all held-out rows together, and `folds`, the accuracy in each; the seconds are those of
     training, too.
     """
-    parts, predictions = [], []
-    for fold in range(config.folds):
-        inside = [row for row, own in enumerate(fold_of_row) if own == fold]
-        outside = [row for row, own in enumerate(fold_of_row) if own != fold]
-        log.info(f"Fold {fold + 1} of {config.folds}: {len(outside)} rows to train on, {len(inside)} held out.")
-        part = _one_fold(config, task.only(outside), task.only(inside), fold_folder(folder, fold))
-        parts.append(part)
-        predictions.append(broadcast_object(_read(fold_folder(folder, fold), fold) if is_main_process() else []))
+    folds = max(fold_of_row) + 1
+    evaluations, predictions = [], []
+    for fold in range(folds):
+        held_out = [row for row, own in enumerate(fold_of_row) if own == fold]
+        others = [row for row, own in enumerate(fold_of_row) if own != fold]
+        log.info(f"Fold {fold + 1} of {folds}: {len(others)} rows to train on, {len(held_out)} held out.")
+        run = fold_folder(folder, fold)
+        evaluations.append(_one_fold(task.only(others), task.only(held_out), run, train_and_evaluate))
+        predictions.append(broadcast_object(_read(run, fold) if is_main_process() else []))
     by_row = {(p.idx, p.template): p for group in predictions for p in group}
     in_order = [by_row[prompt.idx, prompt.template] for row in task.prompts for prompt in row]
     write_predictions(folder, in_order)
-    answers = [Answer.of(prediction, config.score.norm) for prediction in in_order]
-    metrics = {**metrics_of(config, task, answers), "folds": [accuracy(group) for group in predictions]}
-    names = parts[0].counts
-    counts = {name: sum(part.counts[name] for part in parts) for name in names}
+    answers = [Answer.of(prediction, norm) for prediction in in_order]
+    metrics = {**metrics_of(task, answers, norm), "folds": [accuracy(group) for group in predictions]}
+    counts = {name: sum(fold.counts[name] for fold in evaluations) for name in evaluations[0].counts}
     counts = {**counts, "rows": task.rows, "empty_renders": task.empty_renders}
-    return Evaluated(metrics, counts, sum(part.tokens for part in parts), sum(part.seconds for part in parts))
+    tokens, seconds = sum(fold.tokens for fold in evaluations), sum(fold.seconds for fold in evaluations)
+    return Evaluated(metrics, counts, tokens, seconds)
 
 
-def _one_fold(config: DictConfig, training: Task, held_out: Task, folder: Path) -> Evaluated:
+def _one_fold(training: Task, held_out: Task, folder: Path, train_and_evaluate: TrainAndEvaluate) -> Evaluated:
     if (done := broadcast_object(_finished(folder))) is not None:
         log.info(f"{folder} is finished; skipped.")
         if is_main_process():
@@ -64,9 +65,7 @@ def _one_fold(config: DictConfig, training: Task, held_out: Task, folder: Path) 
     started = time.monotonic()
     if is_main_process():
         folder.mkdir(exist_ok=True)
-    built = build_trainable(config)
-    fit(config, built.method, built.model, built.prompt_tokenizer, training, folder)
-    evaluated = evaluate_model(config, built.method, built.model, built.prompt_tokenizer, held_out, folder)
+    evaluated = train_and_evaluate(training, held_out, folder)
     evaluated = replace(evaluated, seconds=time.monotonic() - started)
     if is_main_process():
         checksum = file_sha256(folder / PREDICTIONS_FILE)

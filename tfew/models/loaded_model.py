@@ -1,0 +1,47 @@
+"""A model ready to be computed, and how: what `tfew.models.build` gives and everything above it works with."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from tfew.data.tokenization import PromptTokenizer
+from tfew.methods.base import Method
+
+
+@dataclass(frozen=True)
+class Execution:
+    """Where and how a process computes a model."""
+
+    device: torch.device
+    dtype: torch.dtype  # of the frozen weights
+    uses_autocast: bool
+    is_sharded: bool  # each process holds a part of the weights, so that all go through the model together
+    engine: str
+    memory_bytes: float | None  # beside the weights; None: as much as there is
+
+    def autocast(self) -> torch.autocast:
+        """The context that forward passes run in."""
+        return torch.autocast(self.device.type, torch.bfloat16, enabled=self.uses_autocast)
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A base model on its device, with its tokenizer and the method that is attached to it; None: none is."""
+
+    model: nn.Module
+    prompt_tokenizer: PromptTokenizer
+    execution: Execution
+    base_parameters: int
+    method: Method | None
+
+
+@dataclass(frozen=True)
+class Trainable(LoadedModel):
+    """One whose method is ready to be trained."""
+
+    method: Method
+
+
+def parameter_count(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
