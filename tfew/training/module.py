@@ -97,11 +97,10 @@ class FewShotModule(pl.LightningModule):
         if not self.loss.compares_choices:
             batch = batch.right_choices()
         totals = self.step_totals(batch)
+        seed = step_seed(self.training_settings.seed, self.global_step)  # of dropout: a resumed run draws the same
         for attempt in self.micro_batches.attempts():
             with attempt.halved_if_out_of_memory(batch, self.global_step):
-                torch.manual_seed(
-                    step_seed(self.training_settings.seed, self.global_step)
-                )  # of dropout: resume is exact
+                torch.manual_seed(seed)
                 optimizer.zero_grad()
                 sums = dict[str, Tensor]()
                 for micro_batch, weight, is_last in self.passes(batch, totals):
