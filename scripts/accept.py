@@ -28,7 +28,7 @@ from tfew.models.adapters_io import adapter_description, load_weights
 from tfew.paper.__main__ import finished_runs
 from tfew.paper.table import Cell, make_table
 from tfew.runs.identity import model_name
-from tfew.sweep.jobs import planned_jobs
+from tfew.sweep.job_list import planned_jobs
 from tfew.task import eval_task, load_spec, train_task
 
 SWEEP = "accept"

@@ -34,7 +34,7 @@ from tfew.files.untrusted import parse_own_json
 from tfew.ranking.label_table import doubts
 from tfew.ranking.temperature import calibration, fitted_temperature
 from tfew.schema import Prediction
-from tfew.scoring import decoder_only as causal
+from tfew.scoring import fast_decoder_only as causal
 from tfew.scoring.score import scoring_mode
 from tfew.service import server
 from tfew.service.server import GracefulServer

@@ -35,7 +35,7 @@ from tfew.methods.base import Method, adapter_parameters, attach, merge
 from tfew.methods.peft_format import PeftAdapter, target_names
 from tfew.models.adapters_io import adapter_description
 from tfew.models.build import attach_saved, saved_method
-from tfew.models.exchange import read_peft, read_tensors, write_peft, write_tensors
+from tfew.models.foreign_adapters import read_peft, read_tensors, write_peft, write_tensors
 from tfew.models.method_builder import make_method
 
 # peft 0.21 asks a transformers 5 model for an attribute by its old name
@@ -457,7 +457,7 @@ def test_output_is_whole_or_not_there(
     def full(*_: Any, **__: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("tfew.models.exchange.save_file", full)
+    monkeypatch.setattr("tfew.models.foreign_adapters.save_file", full)
     with pytest.raises(UserError, match=r"output=.*out cannot be written \(No space left on device\)"):
         convert(request(*peft_request, "overwrite=true"))
     assert {path.name: path.read_bytes() for path in target.iterdir()} == before

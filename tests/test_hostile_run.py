@@ -18,7 +18,7 @@ from tfew.config import compose
 from tfew.errors import UserError
 from tfew.evaluate import evaluate
 from tfew.files.checksums import check_checkpoint
-from tfew.models.exchange import read_tensors, write_tensors
+from tfew.models.foreign_adapters import read_tensors, write_tensors
 from tfew.prediction.predictor import Predictor
 from tfew.runs.identity import resolved_with_hashes
 from tfew.runs.run_folder import few_shot_path, open_run, saved_settings

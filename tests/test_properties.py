@@ -25,7 +25,7 @@ from tfew.data.formats import read_rows
 from tfew.data.templates import InlineTemplate
 from tfew.data.tokenization import PromptTokenizer, TokenizedPrompt, collate
 from tfew.models.adapters_io import load_weights, save_adapter
-from tfew.models.exchange import read_peft, read_tensors, write_peft, write_tensors
+from tfew.models.foreign_adapters import read_peft, read_tensors, write_peft, write_tensors
 from tfew.models.method_builder import method_arguments
 from tfew.ranking.norms import NORMS, best, rescored
 from tfew.runs.records import load_record, save_record

@@ -149,7 +149,7 @@ def _load_tfew(config: DictConfig, source: Path) -> Loaded:
 def _load_peft(config: DictConfig, source: Path) -> Loaded:
     from tfew.methods.base import attach
     from tfew.models.build import base_of
-    from tfew.models.exchange import read_peft
+    from tfew.models.foreign_adapters import read_peft
     from tfew.models.method_builder import make_method, method_arguments
 
     adapter = read_peft(source)
@@ -166,7 +166,7 @@ def _load_peft(config: DictConfig, source: Path) -> Loaded:
 def _load_official(config: DictConfig, source: Path) -> Loaded:
     from tfew.methods.base import attach
     from tfew.models.build import base_of
-    from tfew.models.exchange import read_tensors
+    from tfew.models.foreign_adapters import read_tensors
     from tfew.models.method_builder import make_method
 
     tensors = read_tensors(source)
@@ -185,7 +185,7 @@ def _write_tfew(path: Path, loaded: Loaded) -> None:
 
 
 def _write_peft(path: Path, loaded: Loaded) -> None:
-    from tfew.models.exchange import write_peft
+    from tfew.models.foreign_adapters import write_peft
 
     adapter = loaded.method.to_peft(loaded.model)
     path.mkdir()
@@ -193,7 +193,7 @@ def _write_peft(path: Path, loaded: Loaded) -> None:
 
 
 def _write_official(path: Path, loaded: Loaded) -> None:
-    from tfew.models.exchange import write_tensors
+    from tfew.models.foreign_adapters import write_tensors
 
     write_tensors(path, loaded.method.to_official(loaded.model))
 

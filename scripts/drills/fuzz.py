@@ -101,7 +101,7 @@ def pt(data: bytes, folder: Path) -> None:
     """An official `.pt`: as it is, or if it does not look like one, as the pickle in such a file; put on a model."""
     from tfew.config import resolved
     from tfew.methods.base import attach
-    from tfew.models.exchange import read_tensors
+    from tfew.models.foreign_adapters import read_tensors
     from tfew.models.method_builder import make_method
 
     path = folder / "vectors.pt"
@@ -265,7 +265,7 @@ def _official() -> dict[str, bytes]:
     """The entries of a `.pt`, which is an archive."""
     from tfew.config import resolved
     from tfew.methods.base import attach
-    from tfew.models.exchange import write_tensors
+    from tfew.models.foreign_adapters import write_tensors
     from tfew.models.method_builder import make_method
 
     model, method = copy.deepcopy(_model()), make_method(resolved(_train().method))

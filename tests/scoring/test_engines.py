@@ -26,10 +26,10 @@ from tfew.data.tokenization import TokenizedPrompt, collate
 from tfew.methods.base import adapter_parameters, attach
 from tfew.models.method_builder import make_method
 from tfew.schema import Batch, Prediction
-from tfew.scoring import decoder_only, encoder_decoder, vocabulary
+from tfew.scoring import fast_decoder_only, fast_encoder_decoder, vocabulary
 from tfew.scoring import score as scoring
 from tfew.scoring.losses import T_FEW, counts, loss_terms
-from tfew.scoring.packed import packing, packing_by_row
+from tfew.scoring.packing import packing, packing_by_row
 from tfew.scoring.prefixes import prefixes
 from tfew.scoring.score import scoring_mode, token_logprob
 
@@ -102,7 +102,7 @@ def test_t5_scores_equal_the_plain_ones(feed_forward: str, name: str) -> None:
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_has_the_same_scores_and_gradients(name: str) -> None:
     model = attached(name, tiny_t5())
-    assert encoder_decoder.supports(model) == (name not in CHANGE_ATTENTION)
+    assert fast_encoder_decoder.supports(model) == (name not in CHANGE_ATTENTION)
     for batch in BATCHES.values():
         assert_same_scores(model, batch)
         fast, plain = gradients(model, batch, "fast"), gradients(model, batch, "plain")
@@ -118,7 +118,7 @@ def test_mt5_and_a_scaled_output() -> None:
     config.decoder_start_token_id = 0
     torch.manual_seed(0)
     model = MT5ForConditionalGeneration(config).eval()
-    assert encoder_decoder.supports(model)
+    assert fast_encoder_decoder.supports(model)
     assert_same_scores(model, shared_batch())
     scaled: Any = tiny_t5()
     unscaled = token_logprob(scaled, shared_batch()).detach()
@@ -261,7 +261,7 @@ def lively(kind: str) -> nn.Module:
 @pytest.mark.parametrize("kind", KINDS)
 def test_decoder_only_scores_and_gradients_equal_the_plain_ones(kind: str, name: str) -> None:
     model, batch = with_ia3(lively(kind)), BATCHES[name]
-    assert decoder_only.supports(model, scoring.plain_token_logprob)
+    assert fast_decoder_only.supports(model, scoring.plain_token_logprob)
     assert_same_scores(model, batch)
     fast, plain = gradients(model, batch, "fast"), gradients(model, batch, "plain")
     for key, expected in plain.items():
@@ -286,12 +286,12 @@ def odd_models() -> dict[str, nn.Module]:
 @pytest.mark.parametrize("kind", KINDS)
 def test_decoders_are_recognised_in_bfloat16_and_when_new(kind: str) -> None:
     batch = shared_batch()
-    assert decoder_only.supports(make(kind), scoring.plain_token_logprob)
+    assert fast_decoder_only.supports(make(kind), scoring.plain_token_logprob)
     model = lively(kind).to(torch.bfloat16)
-    assert decoder_only.supports(model, scoring.plain_token_logprob)
+    assert fast_decoder_only.supports(model, scoring.plain_token_logprob)
     mixed = lively(kind)
     with torch.autocast("cpu", torch.bfloat16):
-        assert decoder_only.supports(mixed, scoring.plain_token_logprob)
+        assert fast_decoder_only.supports(mixed, scoring.plain_token_logprob)
     with scoring_mode(model):
         difference = token_logprob(model, batch) - scoring.plain_token_logprob(model, batch)
     assert difference.abs().max() < 0.2
@@ -304,7 +304,7 @@ def test_padding_does_not_run_out_of_positions() -> None:
     many = [[5 + c, 6, 7, 1] for c in range(12)]
     batch = collate([TokenizedPrompt([3, 4, 5], many, 0, 0, 0), TokenizedPrompt([3] * 10, [[5, 1]], 0, 0, 0)], pad_id=0)
     model = GPT2LMHeadModel(config).eval()
-    assert decoder_only.supports(model, scoring.plain_token_logprob)
+    assert fast_decoder_only.supports(model, scoring.plain_token_logprob)
     assert_same_scores(model, batch)
 
 
@@ -319,17 +319,17 @@ def test_models_that_do_not_fit_take_the_plain_engine(kind: str, caplog: pytest.
 
 def test_a_decoder_that_does_not_agree_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
     """One prefix that does not see its input's first token."""
-    right = decoder_only._attention_mask
+    right = fast_decoder_only._attention_mask
 
     def wrong(*arguments: Any) -> torch.Tensor:
         attention_mask_BKK = right(*arguments)
         attention_mask_BKK[0, -1, 0] = False
         return attention_mask_BKK
 
-    monkeypatch.setattr(decoder_only, "_attention_mask", wrong)
-    assert not decoder_only.supports(lively("llama"), scoring.plain_token_logprob)
-    monkeypatch.setattr(decoder_only, "_attention_mask", decoder_only._causal_mask)
-    assert not decoder_only.supports(lively("llama"), scoring.plain_token_logprob)
+    monkeypatch.setattr(fast_decoder_only, "_attention_mask", wrong)
+    assert not fast_decoder_only.supports(lively("llama"), scoring.plain_token_logprob)
+    monkeypatch.setattr(fast_decoder_only, "_attention_mask", fast_decoder_only._causal_mask)
+    assert not fast_decoder_only.supports(lively("llama"), scoring.plain_token_logprob)
 
 
 def test_an_engine_that_does_not_exist_is_refused() -> None:

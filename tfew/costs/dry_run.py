@@ -26,7 +26,7 @@ from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, 
 from tfew.methods.base import adapter_parameters
 from tfew.schema import Batch
 from tfew.scoring.losses import LossConfig, counts, loss_terms
-from tfew.scoring.memory import SavedBytes, counting_saved_tensors
+from tfew.scoring.memory_budget import SavedBytes, counting_saved_tensors
 from tfew.scoring.score import token_logprob
 from tfew.training.optim import clip_gradients
 

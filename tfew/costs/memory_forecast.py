@@ -34,7 +34,7 @@ from tfew.models.build import optimizer_from
 from tfew.models.loaded_model import parameter_count
 from tfew.ranking.score_methods import prompts_to_score
 from tfew.schema import Batch, Prompt
-from tfew.scoring.memory import rough_bytes
+from tfew.scoring.memory_budget import rough_bytes
 from tfew.task import InContext, Task
 
 log = logging.getLogger(__name__)

@@ -6,5 +6,5 @@ loaded_model    `LoadedModel`, and where and how it is computed
 blueprint       a run before anything is loaded
 backbone        loading checkpoints, checked
 adapters_io     adapter.safetensors and adapter.json
-exchange        HF peft's and the authors' files
+foreign_adapters        HF peft's and the authors' files
 """

@@ -4,6 +4,6 @@ evaluation                     a task evaluated, batch by batch
 rank_classification            scores of prompts
 score_methods, norms           direct, channel, calibrated; per token, character, byte, PMI
 icl                            in-context learning
-metrics, classes, label_table  accuracy, F1, confusion, and how they are shown
+metrics, per_label_metrics, label_table  accuracy, F1, confusion, and how they are shown
 temperature                    temperature scaling, expected calibration error
 """

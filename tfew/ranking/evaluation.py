@@ -17,9 +17,9 @@ from tfew.errors import UserError
 from tfew.files.atomic import write_atomically
 from tfew.models.backbone import window_tokens
 from tfew.models.loaded_model import LoadedModel
-from tfew.ranking.classes import summarise_classes
 from tfew.ranking.icl import COMBINATIONS, Answer, Shots, fitting_shots, in_contexts
 from tfew.ranking.metrics import summarise, summarise_members
+from tfew.ranking.per_label_metrics import summarise_classes
 from tfew.ranking.rank_classification import rank_classify, unconditional_sums
 from tfew.ranking.score_methods import prediction_from, prompts_to_score
 from tfew.runs.run_folder import PREDICTIONS_FILE

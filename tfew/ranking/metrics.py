@@ -6,8 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from tfew.ranking.classes import wilson_interval
 from tfew.ranking.icl import Answer
+from tfew.ranking.per_label_metrics import wilson_interval
 from tfew.ranking.temperature import calibration
 from tfew.schema import Prediction
 

@@ -2,8 +2,8 @@
 
 score                               `token_logprob_BCT` and `rank_scores`
 losses                              language modelling, unlikelihood, length-normalised loss
-encoder_decoder, decoder_only       the fast engine: shared prefixes once, no padding
-packed, prefixes, context, vocabulary, chunks  its parts
-memory                              budgets, and halving what does not fit
+fast_encoder_decoder, fast_decoder_only       the fast engine: shared prefixes once, no padding
+packing, prefixes, context, vocabulary, chunks  its parts
+memory_budget                              budgets, and halving what does not fit
 routing                             which task each row belongs to
 """

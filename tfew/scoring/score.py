@@ -21,10 +21,10 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from tfew.errors import UserError
 from tfew.schema import Batch
-from tfew.scoring import decoder_only, encoder_decoder
+from tfew.scoring import fast_decoder_only, fast_encoder_decoder
 from tfew.scoring.chunks import in_chunks
 from tfew.scoring.context import Context
-from tfew.scoring.memory import halves, joined, scoring_bytes, too_little
+from tfew.scoring.memory_budget import halves, joined, scoring_bytes, too_little
 from tfew.scoring.routing import task_routing
 
 log = logging.getLogger(__name__)
@@ -45,12 +45,12 @@ def token_logprob(
     score: Callable[[nn.Module, Batch], Tensor] = plain_token_logprob
     if engine == "fast":
         config: Any = model.config
-        if config.is_encoder_decoder and encoder_decoder.supports(model):
-            return encoder_decoder.token_logprob(model, batch, parts)
-        if not config.is_encoder_decoder and decoder_only.supports(model, plain_token_logprob):
-            score = decoder_only.token_logprob
+        if config.is_encoder_decoder and fast_encoder_decoder.supports(model):
+            return fast_encoder_decoder.token_logprob(model, batch, parts)
+        if not config.is_encoder_decoder and fast_decoder_only.supports(model, plain_token_logprob):
+            score = fast_decoder_only.token_logprob
             if context is not None:
-                score = partial(decoder_only.token_logprob_with_context, context=context)
+                score = partial(fast_decoder_only.token_logprob_with_context, context=context)
     if parts == 1:
         return score(model, batch)
     return in_chunks(lambda part: score(model, part), batch, parts)

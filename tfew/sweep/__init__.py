@@ -1,6 +1,6 @@
 """Sweeps (`-m`): many runs, of which one may fail, be killed or be finished already.
 
-rounds         jobs that died are started again
+rounds         job_list that died are started again
 job, jobs      one job; the list of them
 state          what has happened to each
 callback, bar  Hydra's hooks; the progress bar

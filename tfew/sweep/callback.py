@@ -15,7 +15,7 @@ from omegaconf import DictConfig, read_write
 
 from tfew.errors import UserError
 from tfew.sweep import job
-from tfew.sweep.jobs import jobs_of, sweep_overrides
+from tfew.sweep.job_list import jobs_of, sweep_overrides
 from tfew.sweep.rounds import begin
 from tfew.sweep.state import SweepState
 

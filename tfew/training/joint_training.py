@@ -32,7 +32,7 @@ from tfew.methods.task_bank import Scaler, put_scalings
 from tfew.runs.metrics_file import MetricsFile
 from tfew.runs.run_folder import CHECKPOINTS, METRICS_FILE, SPEED_FILE, TOGETHER
 from tfew.scoring.losses import Counts, LossConfig, counts, loss_terms
-from tfew.scoring.memory import OUT_OF_MEMORY, saved_tensors_within, too_little
+from tfew.scoring.memory_budget import OUT_OF_MEMORY, saved_tensors_within, too_little
 from tfew.scoring.score import token_logprob
 from tfew.training.module import SPEED, check_finite, step_seed
 from tfew.training.optim import clip_gradients

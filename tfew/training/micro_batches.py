@@ -12,7 +12,7 @@ from torch import nn
 
 from tfew.errors import UserError
 from tfew.schema import Batch
-from tfew.scoring.memory import OUT_OF_MEMORY, saved_tensors_within, too_little
+from tfew.scoring.memory_budget import OUT_OF_MEMORY, saved_tensors_within, too_little
 from tfew.scoring.score import token_logprob
 
 log = logging.getLogger(__name__)

@@ -12,7 +12,7 @@ from tfew.config import CONFIGS, checked, compose
 from tfew.paper.table import specs
 from tfew.runs.identity import run_name
 from tfew.sweep.callback import SweepCallback
-from tfew.sweep.jobs import planned_jobs
+from tfew.sweep.job_list import planned_jobs
 
 SHARED = {"figure_2": "table_4"} | {
     f"{name}{part}": f"table_9{part}" for name in ("table_1", "figure_3") for part in ("", "_zero_shot", "_icl")

@@ -22,7 +22,7 @@ from tfew.errors import UserError
 from tfew.models.backbone import random_model
 from tfew.schema import Batch
 from tfew.scoring import score as scoring
-from tfew.scoring.memory import OverBudgetError, halves, joined, saved_tensors_within, scoring_bytes
+from tfew.scoring.memory_budget import OverBudgetError, halves, joined, saved_tensors_within, scoring_bytes
 from tfew.scoring.score import BoundedScorer, scoring_mode, token_logprob
 from tfew.train import train
 from tfew.training.module import FewShotModule
@@ -46,7 +46,7 @@ def sizes_scored(monkeypatch: pytest.MonkeyPatch, most: int | None = None) -> li
 @pytest.mark.parametrize("engine", scoring.ENGINES)
 @pytest.mark.parametrize("share", [1.1, 0.5, 0.3])
 def test_scoring_within_a_budget_gives_the_same(engine: str, share: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tfew.scoring.memory.LOGIT_BYTES", 1000)
+    monkeypatch.setattr("tfew.scoring.memory_budget.LOGIT_BYTES", 1000)
     model, batch = with_ia3(tiny_t5()), shared_batch()
     with scoring_mode(model):
         whole = token_logprob(model, batch, engine)
@@ -59,7 +59,7 @@ def test_scoring_within_a_budget_gives_the_same(engine: str, share: float, monke
 
 
 def test_one_example_is_scored_choice_by_choice(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("tfew.scoring.memory.LOGIT_BYTES", 1000)
+    monkeypatch.setattr("tfew.scoring.memory_budget.LOGIT_BYTES", 1000)
     model = with_ia3(tiny_t5())
     choices = [[2 + c, *range(3, 20), 1] for c in range(5)]
     batch = collate([TokenizedPrompt([9, 1], choices, 0, 0, 0)], pad_id=0)

@@ -7,10 +7,10 @@ import pytest
 import torch
 from torchmetrics.functional.classification import multiclass_confusion_matrix, multiclass_f1_score
 
-from tfew.ranking.classes import confusion, f1_macro, scores_by_class, summarise_classes, wilson_interval
 from tfew.ranking.icl import Answer
 from tfew.ranking.label_table import by_label, confusions, doubts
 from tfew.ranking.metrics import summarise
+from tfew.ranking.per_label_metrics import confusion, f1_macro, scores_by_class, summarise_classes, wilson_interval
 from tfew.schema import Prediction
 
 

@@ -28,7 +28,7 @@ from transformers.models.t5.modeling_t5 import T5Attention, T5Stack
 
 from tfew.schema import Batch
 from tfew.scoring.chunks import in_chunks
-from tfew.scoring.packed import Packing, packing, packing_by_row
+from tfew.scoring.packing import Packing, packing, packing_by_row
 from tfew.scoring.prefixes import prefixes
 from tfew.scoring.routing import task_routing
 from tfew.scoring.vocabulary import token_logprob_of_states
