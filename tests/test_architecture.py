@@ -99,6 +99,19 @@ def test_no_module_imports_itself_by_way_of_others() -> None:
             queue += new
 
 
+@pytest.mark.parametrize("package", sorted(path.parent for path in PACKAGE.glob("*/__init__.py")), ids=lambda p: p.name)
+def test_a_package_says_what_each_of_its_files_is_for(package: Path) -> None:
+    listed = re.findall(r"^\* ([a-z_0-9, ]+): \S", (package / "__init__.py").read_text(), re.M)
+    names = [name for line in listed for name in line.split(", ")]
+    assert sorted(names) == sorted({path.stem for path in package.glob("*.py")} - {"__init__", "__main__"})
+    assert len(list(package.glob("*.py"))) <= 20
+
+
+def test_the_top_is_small_and_no_file_is_long() -> None:
+    assert len(list(PACKAGE.glob("*.py"))) <= 20
+    assert [path for path in sources() if len(path.read_text().splitlines()) > 300] == []
+
+
 def words(path: Path) -> set[str]:
     """Every word of the code that is not documentation: identifiers and the words of strings, docstrings left out."""
     tree = ast.parse(path.read_text())

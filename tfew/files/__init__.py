@@ -1,8 +1,8 @@
 """Files that are whole, checked and safe to read.
 
-atomic, atomic_output, partial_file  written whole or not at all; large ones resume
-file_lock                            one process per file
-checksums                           whether a file is as it was written
-untrusted                           JSON, YAML and archives of strangers
-hub                                 whether the Hugging Face Hub answers
+* atomic, atomic_output, partial_file: written whole or not at all; large ones resume
+* file_lock: one process per file
+* checksums: whether a file is as it was written
+* untrusted: JSON, YAML and archives of strangers
+* hub: whether the Hugging Face Hub answers
 """

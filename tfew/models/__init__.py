@@ -1,10 +1,10 @@
 """The base model, its tokenizer, and adapters on disk.
 
-build           model, tokenizer and method put together, from the configuration
-method_builder  a method from the keys of its YAML
-loaded_model    `LoadedModel`, and where and how it is computed
-blueprint       a run before anything is loaded
-backbone        loading checkpoints, checked
-adapters_io     adapter.safetensors and adapter.json
-foreign_adapters        HF peft's and the authors' files
+* build: model, tokenizer and method put together, from the configuration
+* method_builder: a method from the keys of its YAML
+* loaded_model: `LoadedModel`, and where and how it is computed
+* blueprint: a run before anything is loaded
+* backbone: loading checkpoints, checked
+* adapters_io: adapter.safetensors and adapter.json
+* foreign_adapters: HF peft's and the authors' files
 """

@@ -1,10 +1,10 @@
 """Labels for new rows, with saved adapters.
 
-predictor                  `Predictor`: a model with one or many tasks loaded
-saved_run                  the run of an adapter, and what is built from its settings
-loaded_task                one task of a predictor
-task_predictor             rows to prompts to labels, for one task
-bulk_predict, result_rows  a file of rows, labelled window by window
-tasks_file                 `adapters=FILE.json`
-submission                 RAFT's files
+* predictor: `Predictor`: a model with one or many tasks loaded
+* saved_run: the run of an adapter, and what is built from its settings
+* loaded_task: one task of a predictor
+* task_predictor: rows to prompts to labels, for one task
+* bulk_predict, result_rows: a file of rows, labelled window by window
+* tasks_file: `adapters=FILE.json`
+* submission: RAFT's files
 """

@@ -1,9 +1,9 @@
 """Rank classification: every choice is scored, the best one is the answer.
 
-evaluation                     a task evaluated, batch by batch
-rank_classification            scores of prompts
-score_methods, norms           direct, channel, calibrated; per token, character, byte, PMI
-icl                            in-context learning
-metrics, per_label_metrics, label_table  accuracy, F1, confusion, and how they are shown
-temperature                    temperature scaling, expected calibration error
+* evaluation: a task evaluated, batch by batch
+* rank_classification: scores of prompts
+* score_methods, norms: direct, channel, calibrated; per token, character, byte, PMI
+* icl: in-context learning
+* metrics, per_label_metrics, label_table: accuracy, F1, confusion, and how they are shown
+* temperature: temperature scaling, expected calibration error
 """

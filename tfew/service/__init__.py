@@ -1,9 +1,9 @@
 """`tfew.serve`: an HTTP service and a page over one predictor.
 
-app              routes
-messages         requests and responses
-queue            requests gathered into batches
-limits, metrics  bounds; Prometheus counters
-table            CSV files
-server           uvicorn, and its end
+* app: routes
+* messages: requests and responses
+* queue: requests gathered into batches
+* limits, metrics: bounds; Prometheus counters
+* table: CSV files
+* server: uvicorn, and its end
 """

@@ -1,7 +1,7 @@
 """Sweeps (`-m`): many runs, of which one may fail, be killed or be finished already.
 
-rounds         job_list that died are started again
-job, jobs      one job; the list of them
-state          what has happened to each
-callback, bar  Hydra's hooks; the progress bar
+* rounds: jobs that died are started again
+* job, job_list: one job; the list of them
+* state: what has happened to each
+* callback, bar: Hydra's hooks; the progress bar
 """

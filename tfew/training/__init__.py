@@ -1,9 +1,10 @@
 """Few-shot training with PyTorch Lightning.
 
-module               `FewShotModule.training_step`
-fit                  the trainer around it
-optim                schedule and clipping
-cross_validation     k folds
-joint_training       several runs in one process
-strategy, deepspeed  Lightning's strategies for several devices
+* module: `FewShotModule.training_step`
+* micro_batches: halved where memory does not suffice
+* fit: the trainer around it
+* optim: schedule and clipping
+* cross_validation: k folds
+* joint_training: several runs in one process
+* strategy, deepspeed: Lightning's strategies for several devices
 """
