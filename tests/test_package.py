@@ -10,6 +10,7 @@ from email.parser import Parser
 from pathlib import Path
 
 import pytest
+import yaml
 from packaging.requirements import Requirement
 
 from scripts import check_wheel
@@ -111,3 +112,23 @@ def test_a_wheel_that_is_none(tmp_path: Path) -> None:
         check_wheel.main(["nowhere.whl"])
     with pytest.raises(UserError, match=r"Unknown option 'torch=gpu': torch=cpu and needs=here are known."):
         check_wheel.main(["nowhere.whl", "torch=gpu"])
+
+
+def test_the_changelogs_table_of_modules() -> None:
+    rows = re.findall(r"^\| `([\w.]+)` \| `([\w.]+)` \|$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    assert len(rows) > 50
+    for before, now in rows:
+        assert (ROOT / "tfew" / f"{now.replace('.', '/')}.py").is_file(), now
+        assert not (ROOT / "tfew" / f"{before.replace('.', '/')}.py").is_file(), before
+
+
+def test_the_workflow_runs_what_there_is() -> None:
+    jobs = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())["jobs"]
+    targets = re.findall(r"^([a-z_]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    made = [step["run"].split()[1] for job in jobs.values() for step in job["steps"] if "run" in step]
+    assert made == ["env", "check", "test", "env", "release"]
+    assert set(made) <= set(targets)
+    tested = {
+        f"Programming Language :: Python :: {version}" for version in jobs["tests"]["strategy"]["matrix"]["python"]
+    }
+    assert tested == {line for line in PROJECT["classifiers"] if "Python :: 3." in line}

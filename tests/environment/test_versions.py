@@ -45,8 +45,8 @@ def test_what_is_installed_here_fits() -> None:
         ("transformers", "4.57.6", "<6,>=5.24"),
         ("transformers", "5.23.0", "<6,>=5.24"),
         ("torch", "2.3.1+cu121", "<3,>=2.11"),
-        ("pytorch-lightning", "1.9.5", "<3,>=2.5"),
-        ("pytorch-lightning", "3.0.0", "<3,>=2.5"),
+        ("pytorch-lightning", "2.5.6", "<3,>=2.6"),
+        ("pytorch-lightning", "3.0.0", "<3,>=2.6"),
     ],
 )
 def test_a_version_that_cannot_work(name: str, version: str, range_: str, here: dict[str, str | None]) -> None:
