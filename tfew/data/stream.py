@@ -45,7 +45,7 @@ class Streamed:
 
 
 class RowStream(ABC):
-    """`size` is what `StreamPosition.offset` runs up to; None where it is not known. `columns`: None where each row says."""
+    """`StreamPosition.offset` runs up to `size`; None where that is not known. `columns`: None where each row says."""
 
     size: int | None = None
     columns: Sequence[str] | None = None
