@@ -16,6 +16,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from tfew.config import compose
+from tfew.environment.versions import check_versions
 from tfew.runs.records import RunRecord
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ def train(*overrides: str, **settings: Any) -> RunRecord:
     """As `tfew train OVERRIDES` does: trains, evaluates, and returns the run's record; a finished run is only read."""
     from tfew.train import train as run
 
-    _show_messages()
+    _prepare()
     return run(compose(*overrides, *_as_overrides(settings)))
 
 
@@ -39,7 +40,7 @@ def evaluate(*overrides: str, **settings: Any) -> RunRecord:
     from tfew.evaluate import evaluate as run
     from tfew.prediction.saved_run import with_run_settings
 
-    _show_messages()
+    _prepare()
     given = [*overrides, *_as_overrides(settings)]
     return run(with_run_settings(compose(*given, config_name="evaluate"), given))
 
@@ -50,7 +51,7 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from tfew.prediction.predictor import Predictor
 
-    _show_messages()
+    _prepare()
     return Predictor
 
 
@@ -77,8 +78,9 @@ def _as_hydra(value: Any) -> str:
     return f"'{escaped}'"
 
 
-def _show_messages() -> None:
-    """The messages of a run go to standard error, unless the program has set up logging itself."""
+def _prepare() -> None:
+    """Checks the libraries' versions, and shows a run's messages, unless the program has set up logging itself."""
+    check_versions()
     log = logging.getLogger("tfew")
     if log.level == logging.NOTSET:
         log.setLevel(logging.INFO)

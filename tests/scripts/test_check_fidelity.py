@@ -15,6 +15,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from scripts import check_fidelity
+from tfew.schema import Batch
 
 ROOT = Path(__file__).parents[2]
 GOLDEN = ROOT / "tests" / "golden" / "official_trajectory"
@@ -166,8 +167,8 @@ def test_another_loss_shows_in_every_recording_that_has_its_term(
     from tfew.scoring import losses
     from tfew.scoring import score as scoring
 
-    def mean_of_means(logprob: torch.Tensor, mask: torch.Tensor, label: torch.Tensor, _: int) -> torch.Tensor:
-        right, _ = losses._right_and_wrong(mask, label)
+    def mean_of_means(logprob: torch.Tensor, batch: Batch, *_: Any) -> torch.Tensor:
+        right, _ = losses._right_and_wrong(batch.choice_mask, batch.label)
         return -((logprob * right).sum((1, 2)) / right.sum((1, 2))).mean()
 
     def without_eos(logprob: torch.Tensor, mask: torch.Tensor, norm: str) -> torch.Tensor:
@@ -176,7 +177,7 @@ def test_another_loss_shows_in_every_recording_that_has_its_term(
     if term == "length":
         monkeypatch.setattr(losses, "rank_scores", without_eos)
     if term == "language":
-        monkeypatch.setattr(losses, "lm_loss", mean_of_means)
+        monkeypatch.setitem(losses.TERMS, "lm", mean_of_means)
     wrong = replayed(*["fidelity.unlikely_epsilon=0"] * (term == "unlikelihood"))
     assert {name for name, quantities in wrong.items() if quantities} == of
     assert {name for name, quantities in wrong.items() if {"loss", "final vectors"} <= set(quantities)} == of

@@ -60,7 +60,7 @@ def length_normalised_loss(token_logprob_BCT: Tensor, batch: Batch, total: Count
 
 
 # key of its weight in configs/loss -> the term; `{key}_loss` is its name in logs
-TERMS: Mapping[str, Callable[..., Tensor]] = {
+TERMS: dict[str, Callable[..., Tensor]] = {
     "lm": lm_loss,
     "ul": unlikelihood_loss,
     "ln": length_normalised_loss,
