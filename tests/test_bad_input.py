@@ -14,12 +14,12 @@ import torch
 from transformers import T5Config, T5ForConditionalGeneration
 
 from tests.models import tiny_t5
-from tfew.config import checked, compose
+from tfew.config import MAX_NAME_BYTES, checked, compose
 from tfew.errors import UserError
 from tfew.files import hub
 from tfew.models import backbone
 from tfew.models.adapters_io import load_weights, save_adapter
-from tfew.models.backbone import load_model, load_tokenizer
+from tfew.models.backbone import check_transformers_version, load_model, load_tokenizer
 from tfew.train import train
 
 
@@ -121,6 +121,22 @@ def test_paths_are_made_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/ann")
     config = checked(compose("runs='~/runs'", "run_dir=5", "name=2024"))
     assert (config.runs, config.run_dir, config.name) == ("/home/ann/runs", "5", "2024")
+
+
+@pytest.mark.parametrize("key", ["data_dir", "runs", "model.path", "init_adapter", "data"])
+def test_longest_name_in_a_path(key: str, tmp_path: Path) -> None:
+    def message(name: str) -> str:
+        try:
+            checked(compose("dataset=mini/complaint", "model=tiny", f"{key}={tmp_path}/{name}"))
+        except UserError as error:
+            return str(error)
+        return ""
+
+    longest = "x" * MAX_NAME_BYTES
+    (tmp_path / longest).mkdir()
+    assert "is no path" not in message(longest)
+    assert "is no path: a name in it has a NUL, or more than 255 bytes" in message(longest + "x")
+    assert "is no path" in message("x/" * 100 + longest + "x")
 
 
 def test_bad_data_leaves_nothing_behind(made_data: Path, tmp_path: Path) -> None:
@@ -232,6 +248,15 @@ def test_a_transformers_that_scores_wrongly_is_refused(monkeypatch: pytest.Monke
     monkeypatch.setattr(backbone.transformers, "__version__", "5.0.2")
     with pytest.raises(UserError, match=r"5.0.2 is too old, and would score wrongly; install 5.24 or later"):
         load_model("x", "main", torch.float32)
+
+
+def test_oldest_transformers(monkeypatch: pytest.MonkeyPatch) -> None:
+    major, minor = backbone.OLDEST_TRANSFORMERS
+    monkeypatch.setattr(backbone.transformers, "__version__", f"{major}.{minor}.0")
+    check_transformers_version()
+    monkeypatch.setattr(backbone.transformers, "__version__", f"{major}.{minor - 1}.9")
+    with pytest.raises(UserError, match=r"install 5.24 or later"):
+        check_transformers_version()
 
 
 def test_adapters_that_do_not_fit(train_tiny: Callable[..., Any], tmp_path: Path) -> None:

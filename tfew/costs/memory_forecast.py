@@ -14,7 +14,6 @@ import torch
 from omegaconf import DictConfig
 from torch import nn
 
-from tfew.bounds import ADVISED_MEMORY
 from tfew.costs.device_memory import DeviceMemory, memory_of
 from tfew.costs.dry_run import (
     Counted,
@@ -40,6 +39,7 @@ from tfew.task import InContext, Task
 
 log = logging.getLogger(__name__)
 TRAINING, SCORING = "training", "scoring"
+ADVISED_MEMORY = 0.8  # of what is free: allocators round, and kernels take something for themselves
 
 
 @dataclass(frozen=True)

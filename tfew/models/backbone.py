@@ -21,12 +21,12 @@ from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer, ByT5Tokenizer
 from transformers.models.t5.modeling_t5 import T5Attention
 
-from tfew.bounds import OLDEST_TRANSFORMERS
 from tfew.config import local_path
 from tfew.errors import UserError, some
 from tfew.files import hub
 
 log = logging.getLogger(__name__)
+OLDEST_TRANSFORMERS = (5, 24)
 INITS = ("t5", "look_up")
 LIKE_LOGIT, POSITION_LOGIT = 5.0, 4.0  # attention to a token's like, and spread over distances, of random weights
 ROWS_MULTIPLE = 128  # T5's embeddings are padded to it: 32,100 pieces, 32,128 rows

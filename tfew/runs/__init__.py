@@ -1,10 +1,10 @@
 """What a run leaves on disk.
 
-    run_folder    finished, unfinished or new; resuming
-    identity      names of runs, and which settings count
-    records       `RunRecord`, result.json, written last
-    run_lock      one process per run
-    checkpoints   Lightning's, written atomically
-    metrics_file  metrics.csv
-    card          the adapter's model card
+run_folder    finished, unfinished or new; resuming
+identity      names of runs, and which settings count
+records       `RunRecord`, result.json, written last
+run_lock      one process per run
+checkpoints   Lightning's, written atomically
+metrics_file  metrics.csv
+card          the adapter's model card
 """

@@ -3,7 +3,6 @@
 Only named fields of the record go in: the configuration as a whole holds paths of the machine.
 """
 
-import re
 from pathlib import Path
 
 from tfew.files.hub import hub_id

@@ -11,7 +11,7 @@ from typing_extensions import TypedDict
 
 from tfew.errors import UserError
 from tfew.files.atomic import write_atomically
-from tfew.files.checksums import to_checked_json, from_checked_json
+from tfew.files.checksums import from_checked_json, to_checked_json
 from tfew.files.untrusted import validated
 
 SCHEMA_VERSION = 2  # 1: without `files` and the checksum

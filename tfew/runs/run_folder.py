@@ -10,15 +10,15 @@ from typing import Any, NotRequired
 from omegaconf import DictConfig, OmegaConf
 from typing_extensions import TypedDict
 
-from tfew.runs.card import CARD_FILE, is_model_card
-from tfew.runs.run_lock import LOCK_FILE, lock_run
-from tfew.runs.identity import differences, identity, resolved_with_hashes
+from tfew.devices.distributed import barrier, is_main_process
 from tfew.errors import UserError
-from tfew.devices.distributed import is_main_process, barrier
-from tfew.runs.records import RECORD_FILE, RunRecord, load_record
 from tfew.files.atomic import cannot_write, remove_torn, write_atomically
 from tfew.files.checksums import check_checkpoint, check_file, file_sha256
-from tfew.files.untrusted import validated, parse_yaml
+from tfew.files.untrusted import parse_yaml, validated
+from tfew.runs.card import CARD_FILE, is_model_card
+from tfew.runs.identity import differences, identity, resolved_with_hashes
+from tfew.runs.records import RECORD_FILE, RunRecord, load_record
+from tfew.runs.run_lock import LOCK_FILE, lock_run
 
 log = logging.getLogger(__name__)
 
@@ -42,10 +42,10 @@ def is_finished(folder: Path) -> bool:
 
 
 def run_once(folder: Path, config: DictConfig, make: Callable[[DictConfig, Path], RunRecord]) -> RunRecord:
-    """The record of the finished run; it is made only where it is not there yet, and by one process at a time.
+    """The record of the finished run, which is made by `make` only if it does not exist yet, by one process at a time.
 
-    Of several that share one run (`tfew.devices.launcher`) the first claims it, and the others are made to wait for that one.
-    Raises Busy, a UserError, where another process is making it.
+    Of the processes that share one run (`tfew.devices.launcher`) only the main process locks it. Raises RunLocked, a
+    UserError, if another process is making it.
     """
     if not already_finished(folder, config):
         with lock_run(folder) if is_main_process() else nullcontext():
