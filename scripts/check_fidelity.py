@@ -41,6 +41,7 @@ from tfew.settings import settings as settings_of
 from tfew.training.fit import quiet_lightning
 from tfew.training.module import FewShotModule
 
+FIDELITY = 1e-4  # largest difference from the recording that passes
 VECTOR = ".ia3"
 RECORDED = {
     "optimizer.lr": r"\blr ([\d.e-]+)",

@@ -13,7 +13,7 @@ from tfew.config import CONFIGS
 PACKAGE = Path(__file__).parents[1] / "tfew"
 # from the ground up; each may import those above it in this list, and a package its own modules
 LAYERS = """
-bounds errors
+errors
 environment
 devices
 files

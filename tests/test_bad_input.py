@@ -15,7 +15,7 @@ from transformers import T5Config, T5ForConditionalGeneration
 
 from tests.commands import run_command
 from tests.models import tiny_t5
-from tfew.config import checked, compose
+from tfew.config import MAX_NAME_BYTES, checked, compose
 from tfew.errors import UserError
 from tfew.files import hub
 from tfew.models import backbone
@@ -113,6 +113,22 @@ def test_paths_are_made_whole(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/ann")
     config = checked(compose("runs='~/runs'", "run_dir=5", "name=2024"))
     assert (config.runs, config.run_dir, config.name) == ("/home/ann/runs", "5", "2024")
+
+
+@pytest.mark.parametrize("key", ["data_dir", "runs", "model.path", "init_adapter", "data"])
+def test_longest_name_in_a_path(key: str, tmp_path: Path) -> None:
+    def message(name: str) -> str:
+        try:
+            checked(compose("dataset=mini/complaint", "model=tiny", f"{key}={tmp_path}/{name}"))
+        except UserError as error:
+            return str(error)
+        return ""
+
+    longest = "x" * MAX_NAME_BYTES
+    (tmp_path / longest).mkdir()
+    assert "is no path" not in message(longest)
+    assert "is no path: a name in it has a NUL, or more than 255 bytes" in message(longest + "x")
+    assert "is no path" in message("x/" * 100 + longest + "x")
 
 
 def test_bad_data_leaves_nothing_behind(made_data: Path, tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import torch
 from transformers import ByT5Tokenizer, T5Config, T5ForConditionalGeneration
 
 from tests.models import tiny_t5
-from tests.scoring.test_decoder_only import make
+from tests.scoring.test_fast_decoder_only import make
 from tfew.config import checked, compose
 from tfew.cost import cost
 from tfew.costs import memory_forecast as forecast

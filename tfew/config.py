@@ -10,7 +10,6 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from tfew.bounds import NAME_BYTES
 from tfew.environment.versions import require
 from tfew.errors import UserError
 from tfew.settings import NotNegative, Settings, check_value, settings
@@ -27,6 +26,7 @@ MODEL_FILES = ("model.path", "model.tokenizer")
 PATHS = ("runs", "run_dir", "data_dir", "data", "trust_remote_code", *ADAPTERS, *MODEL_FILES)
 OTHER_PATHS = ("input", "output", "adapters", "manage")  # of some commands, which make them whole themselves
 LOGGER_EXTRAS = {"WandbLogger": "wandb", "TensorBoardLogger": "tensorboard"}  # what they need, by their class
+MAX_NAME_BYTES = 255  # of a file or folder: no file system has longer ones
 NOT_WEIGHTS = ("name", "score_norm")  # keys of loss= that are no term's weight
 
 
@@ -129,9 +129,9 @@ def _check_combinations(config: DictConfig) -> None:
 def _check_paths(config: DictConfig) -> None:
     for key in (*PATHS, *OTHER_PATHS):
         path = str(OmegaConf.select(config, key, default=""))
-        if "\0" in path or any(len(os.fsencode(part)) > NAME_BYTES for part in Path(path).parts):
+        if "\0" in path or any(len(os.fsencode(part)) > MAX_NAME_BYTES for part in Path(path).parts):
             shown = path if len(path) < 100 else f"{path[:100]}..."
-            raise UserError(f"{key}={shown} is no path: a name in it has a NUL, or more than {NAME_BYTES} bytes.")
+            raise UserError(f"{key}={shown} is no path: a name in it has a NUL, or more than {MAX_NAME_BYTES} bytes.")
     if config.data_dir is not None and not Path(config.data_dir).is_dir():
         raise UserError(f"data_dir={config.data_dir} does not exist.")
     for key in ADAPTERS:

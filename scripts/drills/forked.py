@@ -14,7 +14,7 @@ from tqdm import tqdm
 
 COMMANDS = ("train", "evaluate", "predict", "preview", "convert", "cost", "raft_submit", "paper.__main__")
 LATER = (
-    "models.build", "models.exchange", "ranking.evaluation", "training.fit", "training.cross_validation",
+    "models.build", "models.foreign_adapters", "ranking.evaluation", "training.fit", "training.cross_validation",
     "training.joint_training", "prediction.bulk_predict", "prediction.predictor", "together",
 )  # fmt: skip
 

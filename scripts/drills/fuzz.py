@@ -367,10 +367,10 @@ def fuzz(name: str, seconds: int, corpus: Path) -> None:
     corpus.mkdir(parents=True, exist_ok=True)
     for number, data in enumerate((whole(name), *seeds(name))):
         (corpus / f"seed-{number:03}").write_bytes(data)
-    from tfew import bounds
+    from tfew.data import sandbox
     from tfew.paper import pictures
 
-    bounds.TEMPLATE_SECONDS = 0.5  # these two, so that they do not take most of the time
+    sandbox.RENDER_TIMEOUT_SECONDS = 0.5  # these two, so that they do not take most of the time
     pictures.draw_all = lambda parts: {part: [] for part in parts}
     options = [f"-max_total_time={seconds}", f"-timeout={LONGEST_SECONDS}", f"-rss_limit_mb={MOST_MB}"]
     options += [f"-artifact_prefix={corpus}/", "-print_final_stats=1", "-max_len=65536"]

@@ -12,7 +12,7 @@ import pytest
 from scripts.demo import FILES, composed, main
 from tfew.comparison.numbers import Comparison
 from tfew.comparison.plots import draw_accuracies
-from tfew.comparison.rows import Row, as_csv, as_json_lines, load_rows, right_by_row
+from tfew.comparison.rows import MAX_TEMPLATES, Row, as_csv, as_json_lines, load_rows, right_by_row
 from tfew.comparison.runs import Variant, plan, run_all
 from tfew.comparison.tables import accuracy_cells, as_text, norm_cells, paired_cells, report, seed_cells
 from tfew.errors import UserError
@@ -120,6 +120,16 @@ def test_right_answers_by_row(tmp_path: Path) -> None:
     assert right_by_row(path) == "12", "in the order of the rows' numbers"
     with pytest.raises(UserError, match=r"is gone, and tables need it: make the run again with overwrite=true"):
         right_by_row(tmp_path / "none.jsonl")
+
+
+def test_most_templates(tmp_path: Path) -> None:
+    path = tmp_path / "predictions.jsonl"
+    line = Prediction("d", "t", 0, 0, 0, (1.0, 0.0), (1, 1)).to_json() + "\n"
+    path.write_text(line * MAX_TEMPLATES)
+    assert right_by_row(path) == "z"
+    path.write_text(line * (MAX_TEMPLATES + 1))
+    with pytest.raises(UserError, match="has more than 35 templates"):
+        right_by_row(path)
 
 
 def test_text_and_markdown() -> None:

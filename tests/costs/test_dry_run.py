@@ -10,7 +10,7 @@ from torch.profiler import ProfilerActivity, profile
 
 from tests.methods.test_base import METHODS, configured
 from tests.models import ARCH, ragged_batch, tiny_t5
-from tests.scoring.test_decoder_only import KINDS, make
+from tests.scoring.test_fast_decoder_only import KINDS, make
 from tfew.config import compose, resolved
 from tfew.costs.dry_run import (
     Counted,

@@ -3,13 +3,14 @@
 import os
 import resource
 import time
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tfew import bounds
 from tfew.config import CONFIGS
-from tfew.data import sandbox
+from tfew.data import rendering, sandbox
 from tfew.data.rendering import END, START
 from tfew.data.sandbox import RenderError, SafeTemplate, split_marks
 from tfew.data.templates import InlineTemplate
@@ -79,16 +80,16 @@ def test_hostile_templates_are_stopped(jinja: str, message: str) -> None:
     ],
 )
 def test_what_takes_long_is_stopped(jinja: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bounds, "TEMPLATE_SECONDS", 0.5)
+    monkeypatch.setattr(sandbox, "RENDER_TIMEOUT_SECONDS", 0.5)
     with pytest.raises(UserError, match=r"row 7 cannot be rendered: it takes longer than 0.5 seconds\.$"):
         rendered(jinja)
-    monkeypatch.setattr(bounds, "TEMPLATE_SECONDS", 30.0)
+    monkeypatch.setattr(sandbox, "RENDER_TIMEOUT_SECONDS", 30.0)
     assert rendered("{{ text | center(11) }}!").input == "some text !"  # there is a new process
 
 
 def test_what_is_constant_is_not_computed_here(monkeypatch: pytest.MonkeyPatch) -> None:
     """A compiler would compute 1 ** 10**9 and the like before anything is rendered."""
-    monkeypatch.setattr(bounds, "TEMPLATE_SECONDS", 0.5)
+    monkeypatch.setattr(sandbox, "RENDER_TIMEOUT_SECONDS", 0.5)
     with pytest.raises(UserError, match=r"The template 'q' cannot be used: it takes longer than 0.5 seconds"):
         InlineTemplate("q", "{{ 1 | round(-10**9) }}", ["a"])
     with pytest.raises(UserError, match="The answer choices of 'q' cannot be used: it takes longer"):
@@ -99,7 +100,6 @@ def test_what_is_constant_is_not_computed_here(monkeypatch: pytest.MonkeyPatch) 
     ("jinja", "message"),
     [
         ("{{ " + "(" * 40_000 + "1" + ")" * 40_000 + " }}", "recursion"),
-        ("x" * 100_001, "it has 100,001 characters, and at most 100,000 are read"),
         ("{{ text | nofilter }}", "No filter named 'nofilter'"),
         ("{% for %}", "it is not valid Jinja"),
     ],
@@ -189,6 +189,68 @@ def test_space_around_and_marks_of_the_text_itself_do_no_harm() -> None:
     prompt = rendered("<{{ text }}>", cut=("text",), text=odd)
     assert prompt.cuttable == ()
     assert split_marks(f"x {START}{END} y") == ("x  y", ())
+
+
+def refused(source: str, message: str, **fields: Any) -> None:
+    with pytest.raises(RenderError, match=message):
+        SafeTemplate(source).render(fields)
+
+
+def test_longest_source() -> None:
+    most = sandbox.MAX_SOURCE_CHARACTERS
+    assert len(SafeTemplate("x" * most).render({})) == most
+    refused("x" * (most + 1), "it has 100,001 characters, and at most 100,000 are read")
+
+
+def test_longest_output() -> None:
+    source = "{% for i in range(n) %}x{% endfor %}" * 11
+    whole, rest = divmod(sandbox.MAX_OUTPUT_CHARACTERS, 11)
+    assert len(SafeTemplate(source + "y" * rest).render({"n": whole})) == sandbox.MAX_OUTPUT_CHARACTERS
+    refused(source + "y" * (rest + 1), "it prints more than 1,000,000 characters", n=whole)
+
+
+def test_most_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sandbox, "RENDER_TIMEOUT_SECONDS", 60.0)  # time is not what is tested here
+    half, whole = sandbox.MAX_MEMORY_BYTES // 2, sandbox.MAX_MEMORY_BYTES
+    assert SafeTemplate("{{ ('x' * n) | length }}").render({"n": half}) == str(half)
+    refused("{{ ('x' * n) | length }}", "it needs more than 512 MB of memory", n=whole)
+
+
+@pytest.fixture
+def slow_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., sandbox._Process]:
+    """A process that answers each request after as many seconds as its source says."""
+    program = tmp_path / "slow.py"
+    program.write_text(
+        "import json, sys, time\n"
+        "for line in sys.stdin:\n"
+        "    time.sleep(float(json.loads(line)['source'] or START))\n"
+        '    print(\'{"text": "done"}\', flush=True)\n'
+    )
+
+    def make(start_seconds: float = 0.0) -> sandbox._Process:
+        program.write_text(program.read_text().replace("START", str(start_seconds)))
+        monkeypatch.setattr(rendering, "__file__", str(program))
+        return sandbox._Process()
+
+    return make
+
+
+def test_longest_render(slow_process: Callable[..., sandbox._Process], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sandbox, "RENDER_TIMEOUT_SECONDS", 1.0)
+    process = slow_process()
+    assert process.ask({"source": "0.2"}) == "done"
+    with pytest.raises(RenderError, match="it takes longer than 1 seconds"):
+        process.ask({"source": "60"})
+    assert process.ask({"source": "0.2"}) == "done"
+    process.close()
+
+
+def test_longest_start(slow_process: Callable[..., sandbox._Process], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sandbox, "START_TIMEOUT_SECONDS", 1.0)
+    process = slow_process(start_seconds=60)
+    with pytest.raises(RenderError, match="it takes longer than 1 seconds"):
+        process.ask({"source": "0"})
+    process.close()
 
 
 def _peak_bytes() -> int:

@@ -9,8 +9,7 @@ from typing import Any
 
 import pytest
 
-from tfew.bounds import LINE_BYTES
-from tfew.data.stream import RowStream, Streamed, StreamPosition, open_stream
+from tfew.data.stream import MAX_LINE_BYTES, RowStream, Streamed, StreamPosition, open_stream
 from tfew.errors import UserError
 
 
@@ -131,9 +130,12 @@ def test_files_that_make_no_sense(
         read(written(tmp_path / name, data), **options)
 
 
-def test_a_line_without_end_is_refused_before_it_fills_the_memory(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=f"line 1 is longer than {LINE_BYTES:,} bytes"):
-        read(written(tmp_path / "a.jsonl", b"[" + b"1," * (LINE_BYTES // 2)))
+def test_longest_line(tmp_path: Path) -> None:
+    """One without end is refused before it fills the memory."""
+    whole = b"x" * (MAX_LINE_BYTES - 1)
+    assert len(read(written(tmp_path / "a.txt", whole + b"\ny"))) == 2
+    with pytest.raises(UserError, match="line 1 is longer than 16,777,216 bytes"):
+        read(written(tmp_path / "a.txt", whole + b"x\ny"))
 
 
 def test_the_data_sets_own_formats(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tfew.data.table import read_table, stream_rows
+from tfew.data.table import MAX_CELL_CHARACTERS, read_table, stream_rows
 from tfew.errors import UserError
 
 ROWS = [{"review": "good, very", "label": "1"}, {"review": "so-so", "label": "0"}]
@@ -119,3 +119,11 @@ def test_rows_before_a_bad_one_are_there(tmp_path: Path) -> None:
     assert [next(rows), next(rows)] == [{"a": 1}, {"a": 2}]
     with pytest.raises(UserError, match="row 3"):
         next(rows)
+
+
+def test_longest_cell(tmp_path: Path) -> None:
+    longest = b"x" * MAX_CELL_CHARACTERS
+    table = read_table(written(tmp_path / "t.csv", b"text,label\n" + longest + b",a\n"))
+    assert len(table.rows[0]["text"]) == MAX_CELL_CHARACTERS
+    with pytest.raises(UserError, match="field larger than field limit"):
+        read_table(written(tmp_path / "t.csv", b"text,label\n" + longest + b"x,a\n"))

@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 
 from tests.test_train import vectors
 from tfew.config import checked, compose
+from tfew.data.infer_columns import MAX_LABEL_CHARACTERS, label_column
 from tfew.data.table import Table, read_table
 from tfew.data.user_table import Wishes, describe
 from tfew.dataset_config import complete
@@ -128,6 +129,16 @@ def test_what_cannot_be_found_out(columns: dict[str, Any], wishes: dict[str, Any
 def words(label: Sequence[Any], choices: Any) -> dict[str, str]:
     found = describe(table(text=["t"] * len(label), label=label), Wishes(choices=choices))
     return dict(zip(found.section["label"]["names"], found.section["prompts"][0]["answer_choices"], strict=True))
+
+
+def test_longest_values_of_an_inferred_label() -> None:
+    def inferred(length: int) -> str:
+        rows = [{"text": f"row {i}", "kind": "ab"[i % 2] * length} for i in range(12)]
+        return label_column(Table("t", ["text", "kind"], rows), ["text", "kind"])
+
+    assert inferred(MAX_LABEL_CHARACTERS) == "kind"
+    with pytest.raises(UserError, match="Which column of t is the label"):
+        inferred(MAX_LABEL_CHARACTERS + 1)
 
 
 def test_labels_are_spelt_as_in_the_table_and_numbered_by_size() -> None:

@@ -1,6 +1,7 @@
 """Several devices, one process each: what they are dealt, what they add up, and who they are; without starting any."""
 
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -9,6 +10,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from omegaconf import OmegaConf
 from transformers import ByT5Tokenizer
 
 from tests.models import ragged_batch, tiny_t5, training_settings, with_ia3
@@ -16,6 +18,7 @@ from tfew.cli import with_run_settings
 from tfew.config import checked, compose
 from tfew.data.loader import StepSampler
 from tfew.data.tokenization import PromptTokenizer
+from tfew.devices import launcher
 from tfew.devices.distributed import deal_out
 from tfew.devices.launch_env import PARENT, LaunchEnv, read_launch_env
 from tfew.devices.launcher import Workload, check_workload, process_count
@@ -336,3 +339,15 @@ def test_a_checkpoint_that_is_a_folder_counts_when_it_is_whole(tmp_path: Path) -
     assert last_checkpoint(tmp_path) == checkpoints / "step=10.ckpt"
     remove_checkpoints(tmp_path)
     assert not checkpoints.exists()
+
+
+def test_torch_is_told_how_long_processes_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    options: dict[str, Any] = {}
+    monkeypatch.setattr(torch.distributed, "init_process_group", lambda backend, **given: options.update(given))
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    env = LaunchEnv(0, 2, 0, 2, "127.0.0.1", 1, "a test")
+    with monkeypatch.context() as patch:
+        for name in env.environment():
+            patch.setenv(name, "")
+        launcher._connect(OmegaConf.create({"trainer": {"accelerator": "cpu"}}), env, object())
+    assert options["timeout"] == launcher.PROCESS_WAIT == timedelta(minutes=30)

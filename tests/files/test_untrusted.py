@@ -8,7 +8,7 @@ import pytest
 from typing_extensions import TypedDict
 
 from tfew.errors import UserError
-from tfew.files.untrusted import parse_json, parse_yaml, validated
+from tfew.files.untrusted import MAX_INTEGER, parse_json, parse_own_json, parse_yaml, validated
 
 LAUGHS = "a: &a [x, x]\n" + "".join(
     f"{k}: &{k} [{', '.join([f'*{p}'] * 9)}]\n" for p, k in zip("abcdef", "bcdefg", strict=True)
@@ -32,6 +32,13 @@ def test_data_is_read() -> None:
 def test_what_is_no_json(text: str, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         parse_json(text)
+
+
+@pytest.mark.parametrize("sign", ["", "-"])
+def test_largest_integer_in_own_files(sign: str) -> None:
+    assert parse_own_json(f"{sign}{MAX_INTEGER}") == int(f"{sign}{MAX_INTEGER}")
+    with pytest.raises(ValueError, match="is too large"):
+        parse_own_json(f"{sign}{MAX_INTEGER + 1}")
 
 
 @pytest.mark.parametrize(

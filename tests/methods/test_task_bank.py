@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from transformers import BartConfig, BartForConditionalGeneration, MT5Config, MT5ForConditionalGeneration
 
 from tests.models import ARCH, ia3, ragged_batch, tiny_t5
-from tests.scoring.test_decoder_only import SIZE, make
+from tests.scoring.test_fast_decoder_only import SIZE, make
 from tfew.config import compose, resolved
 from tfew.errors import UserError
 from tfew.methods.base import Method, attach

@@ -10,7 +10,7 @@ from torch import nn
 from transformers import ByT5Tokenizer
 
 from tests.models import tiny_t5, with_ia3
-from tests.scoring.test_decoder_only import make
+from tests.scoring.test_fast_decoder_only import make
 from tfew.config import compose
 from tfew.data.tokenization import PromptTokenizer, collate
 from tfew.evaluate import evaluate

@@ -8,7 +8,7 @@ import torch
 from torchmetrics.functional.classification import multiclass_confusion_matrix, multiclass_f1_score
 
 from tfew.ranking.icl import Answer
-from tfew.ranking.label_table import by_label, confusions, doubts
+from tfew.ranking.label_table import FEW_ROWS, by_label, confusions, doubts
 from tfew.ranking.metrics import summarise
 from tfew.ranking.per_label_metrics import confusion, f1_macro, scores_by_class, summarise_classes, wilson_interval
 from tfew.schema import Prediction
@@ -112,3 +112,13 @@ def test_of_many_labels_the_commonest_confusions_are_listed() -> None:
     names = [f"label {number}" for number in range(30)]
     shown = metrics([(3, 7)] * 5 + [(7, 3)] * 2 + [(number, number) for number in range(30)], names)
     assert confusions(shown) == ["label 3 taken for label 7: 5", "label 7 taken for label 3: 2"]
+
+
+def test_rows_that_are_enough_for_a_label() -> None:
+    def text(rows: int) -> str:
+        score = {"rows": rows, "predicted": 1, "precision": 1.0, "recall": 1.0, "f1": 1.0}
+        metrics = {"accuracy": 0.9, "accuracy_interval": [0.8, 1.0], "chance": 0.5, "classes": {"rare": score}}
+        return " ".join(doubts(metrics, 100))
+
+    assert "rare" not in text(FEW_ROWS)
+    assert "Too few rows (below 5) for the numbers of: rare (4)" in text(FEW_ROWS - 1)

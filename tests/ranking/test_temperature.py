@@ -10,6 +10,9 @@ import pytest
 from tfew.errors import UserError
 from tfew.models.adapters_io import load_temperature, save_temperature
 from tfew.ranking.temperature import (
+    CALIBRATION_ROWS,
+    HIGHEST_TEMPERATURE,
+    LOWEST_TEMPERATURE,
     calibration,
     cross_entropy,
     expected_calibration_error,
@@ -125,6 +128,29 @@ def test_few_rows_and_none() -> None:
     assert calibration([]) == {"temperature": 1.0, "rows": 0, "ece": None, "ece_calibrated": None}
     unlabelled = [Prediction("d", "one", 0, None, 0, (0.0, 1.0), tokens=(1, 1))]
     assert calibration(unlabelled)["rows"] == 0
+
+
+def test_fewest_rows() -> None:
+    scores, label = drawn(CALIBRATION_ROWS, 3.0)
+    assert calibration(predictions(scores, label))["ece_calibrated"] is not None
+    few = calibration(predictions(scores[:-1], label[:-1]))
+    assert (few["temperature"], few["ece_calibrated"]) == (1.0, None)
+
+
+@pytest.mark.parametrize(
+    ("temperature", "fitted", "rel"),
+    [
+        (LOWEST_TEMPERATURE * 2, LOWEST_TEMPERATURE * 2, 0.02),
+        (LOWEST_TEMPERATURE / 2, LOWEST_TEMPERATURE, 0.01),
+        (HIGHEST_TEMPERATURE / 2, HIGHEST_TEMPERATURE / 2, 0.02),
+        (HIGHEST_TEMPERATURE * 2, HIGHEST_TEMPERATURE, 0.01),
+    ],
+)
+def test_lowest_and_highest_temperature(temperature: float, fitted: float, rel: float) -> None:
+    """A thousand rows whose two choices score 0 and s, a share of them right: T is s / log odds of that share."""
+    scores = np.tile([[[0.0, temperature * math.log(0.9 / 0.1)]]], (1000, 1, 1))
+    label = np.array([1] * 900 + [0] * 100)
+    assert fitted_temperature(scores, label) == pytest.approx(fitted, rel=rel)
 
 
 def test_what_lies_beside_an_adapter(tmp_path: Path) -> None:

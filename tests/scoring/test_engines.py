@@ -20,7 +20,7 @@ from transformers import (
 )
 
 from tests.models import ARCH, ragged_batch, tiny_t5, with_ia3
-from tests.scoring.test_decoder_only import KINDS, WIDE, make
+from tests.scoring.test_fast_decoder_only import KINDS, WIDE, make
 from tfew.config import CONFIGS, compose, resolved
 from tfew.data.tokenization import TokenizedPrompt, collate
 from tfew.methods.base import adapter_parameters, attach
@@ -358,3 +358,26 @@ def test_a_whole_run_with_either_engine_ends_with_the_same_scores(made_data: Pat
     for ours, expected in zip(fast, plain, strict=True):
         assert (ours.idx, ours.template) == (expected.idx, expected.template)
         assert ours.scores == pytest.approx(expected.scores, abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("dtype", "edge"),
+    [
+        (torch.float32, fast_decoder_only.ENGINE_AGREEMENT),
+        (torch.bfloat16, fast_decoder_only.ENGINE_AGREEMENT_16_BIT),
+    ],
+)
+def test_how_far_a_decoder_may_differ(dtype: torch.dtype, edge: float) -> None:
+    model = lively("llama").to(dtype)
+
+    def agrees(share: float) -> bool:
+        """Whether a way is taken whose largest difference from the plain one is this share of a wrong mask's."""
+
+        def way(model: Any, batch: Any, sees: Any) -> torch.Tensor:
+            return torch.zeros(3) + (share if sees is fast_decoder_only._attention_mask else 1.0)
+
+        with scoring_mode(model):
+            return fast_decoder_only._agrees_with_plain(model, lambda model, batch: torch.zeros(3), way)
+
+    assert agrees(0.99 * edge)
+    assert not agrees(1.01 * edge)

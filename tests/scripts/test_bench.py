@@ -10,7 +10,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from scripts.bench import report
+from scripts.bench import report, service
 from scripts.bench.case import Case, cases
 from scripts.bench.contenders import CONTENDERS, batches, prepared, score
 from scripts.bench.limit import SHAPES, useful_flops
@@ -87,6 +87,16 @@ def test_the_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pyt
     assert "1.5 s more" in text
     assert (tmp_path / "results.png").stat().st_size > 10_000
     assert "RESULTS.md" in capsys.readouterr().out
+
+
+def test_how_far_the_service_may_differ() -> None:
+    def passes(difference: float) -> bool:
+        load = service.Load()
+        load.statuses[200], load.largest_difference = 1, difference
+        return load.as_predicted
+
+    assert passes(0.99 * service.TOLERANCE)
+    assert not passes(service.TOLERANCE)
 
 
 @pytest.mark.slow

@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 
 from tfew import train as train_module
-from tfew.bounds import SWEEP_DEATHS
 from tfew.errors import UserError
 from tfew.runs.records import RunRecord, save_record
 from tfew.runs.run_lock import LOCK_FILE, RunLocked, lock_file
@@ -173,7 +172,7 @@ def test_a_process_that_dies_costs_another_round_and_one_that_keeps_dying_is_giv
     with pytest.raises(SystemExit) as end:
         in_rounds(in_a_round(tmp_path, 4, work))
     assert end.value.code == 1
-    assert tries == [0, *[1] * SWEEP_DEATHS, 2, 2, 3]
+    assert tries == [0, *[1] * rounds.MAX_DEATHS, 2, 2, 3]
     out = capsys.readouterr().out
     assert f"Sweep of 4 runs in {tmp_path}/: 3 made, 0 finished before, 1 failed, in 0:00:0" in out
     assert "FAILED: few_shot_seed=1: killed 3 times, or a process beside it was: for want of memory?\n" in out

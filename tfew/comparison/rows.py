@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from tfew.bounds import COMPARED_TEMPLATES
 from tfew.errors import UserError, some
 from tfew.files.untrusted import parse_own_json, validated
 from tfew.runs.records import ZERO_SHOT, RunRecord
@@ -17,7 +16,8 @@ from tfew.schema import Prediction
 
 NORMS = ("token", "sum")  # that a table of rows shows
 STAGES = ("train", "evaluate")
-DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
+DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"  # how many templates answered a row right
+MAX_TEMPLATES = len(DIGITS) - 1
 SETTINGS = ("steps", "batch_size", "shots", "eval_rows")  # of the configuration; and optimizer.lr, score.norm
 
 
@@ -96,8 +96,8 @@ def right_by_row(predictions: Path) -> str:
                 right[prediction.idx] += prediction.predicted == prediction.label
     except (OSError, ValueError, TypeError) as error:
         raise UserError(f"{predictions} cannot be read: {error}; make the run again with overwrite=true.") from error
-    if right and max(right.values()) > COMPARED_TEMPLATES:
-        raise UserError(f"{predictions} has more than {COMPARED_TEMPLATES} templates: choose fewer with templates=.")
+    if right and max(right.values()) > MAX_TEMPLATES:
+        raise UserError(f"{predictions} has more than {MAX_TEMPLATES} templates: choose fewer with templates=.")
     return "".join(DIGITS[right[idx]] for idx in sorted(right))
 
 

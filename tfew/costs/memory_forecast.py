@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from torch import nn
 
-from tfew.bounds import ADVISED_MEMORY
 from tfew.costs.dry_run import (
     Counted,
     OptimizerBytes,
@@ -39,6 +38,7 @@ from tfew.task import InContext, Task
 
 log = logging.getLogger(__name__)
 TRAINING, SCORING = "training", "scoring"
+ADVISED_MEMORY = 0.8  # of what is free: allocators round, and kernels take something for themselves
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,6 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tfew.bounds import LABEL_CHARACTERS
 from tfew.data.labels import ChoiceRule, as_choices, spelled
 from tfew.data.table import Table
 from tfew.errors import UserError, some
@@ -21,6 +20,7 @@ LABEL_NAMES = (
     "rating",
     "y",
 )
+MAX_LABEL_CHARACTERS = 60  # of the values in a column that is inferred to be the label's
 TEXT_NAMES = ("text", "sentence", "review", "content", "body", "message", "tweet", "question", "query", "document")
 WAYS = (  # in which a label may say which of its row's choices is right: `by`, `first`, in words
     ("text", 0, "its text"),
@@ -85,4 +85,4 @@ def _fits(rule: ChoiceRule, row: Mapping[str, Any]) -> bool:
 def _has_few_values(table: Table, column: str) -> bool:
     values = [spelled(row[column]) for row in table.rows if row[column] is not None]
     distinct = set(values)
-    return 2 <= len(distinct) <= max(2, len(values) // 3) and max(map(len, distinct)) <= LABEL_CHARACTERS
+    return 2 <= len(distinct) <= max(2, len(values) // 3) and max(map(len, distinct)) <= MAX_LABEL_CHARACTERS

@@ -22,9 +22,13 @@ from typing import Any
 from jinja2 import Template, meta, nodes
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from tfew import bounds
 from tfew.data import rendering
 
+MAX_SOURCE_CHARACTERS = 100_000
+MAX_OUTPUT_CHARACTERS = 1_000_000  # of one render: some 200,000 words
+RENDER_TIMEOUT_SECONDS = 5.0  # of one render
+START_TIMEOUT_SECONDS = 60.0  # of the process that renders, on a busy machine
+MAX_MEMORY_BYTES = 512 * 2**20  # of that process
 # what cannot make a text much longer than the row and the template are
 PLAIN_NODES = (
     nodes.Template, nodes.Output, nodes.TemplateData, nodes.Const, nodes.Name, nodes.Getattr, nodes.Getitem,
@@ -44,8 +48,8 @@ class SafeTemplate:
     """A Jinja template; raises RenderError where it is no valid one."""
 
     def __init__(self, source: str) -> None:
-        if len(source) > (most := bounds.TEMPLATE_SOURCE_CHARACTERS):
-            raise RenderError(f"it has {len(source):,} characters, and at most {most:,} are read")
+        if len(source) > MAX_SOURCE_CHARACTERS:
+            raise RenderError(f"it has {len(source):,} characters, and at most {MAX_SOURCE_CHARACTERS:,} are read")
         self.source = source
         try:
             tree = _environment().parse(source)
@@ -95,19 +99,19 @@ class _Process:
     def ask(self, request: Mapping[str, Any]) -> str:
         if self._process is None:
             self._start()
-        answer = self._answer(request, bounds.TEMPLATE_SECONDS)
+        answer = self._answer(request, RENDER_TIMEOUT_SECONDS)
         if "error" in answer:
             raise RenderError(answer["error"])
         return answer["text"]
 
     def _start(self) -> None:
         # not -m: the package and all that it imports would take longer to start than to render
-        most = (bounds.TEMPLATE_OUTPUT_CHARACTERS, bounds.TEMPLATE_MEMORY_BYTES)
-        command = [sys.executable, "-P", str(Path(rendering.__file__)), *map(str, most)]
+        limits = (MAX_OUTPUT_CHARACTERS, MAX_MEMORY_BYTES)
+        command = [sys.executable, "-P", str(Path(rendering.__file__)), *map(str, limits)]
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
         )
-        self._answer({"source": ""}, bounds.TEMPLATE_START_SECONDS)
+        self._answer({"source": ""}, START_TIMEOUT_SECONDS)
 
     def _answer(self, request: Mapping[str, Any], seconds: float) -> dict[str, str]:
         assert self._process is not None

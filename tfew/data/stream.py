@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from tfew.bounds import LINE_BYTES
 from tfew.data.formats import FORMATS, Format, Row, finished
 from tfew.errors import UserError, unknown
 from tfew.files.untrusted import parse_json
@@ -21,6 +20,7 @@ from tfew.files.untrusted import parse_json
 STANDARD = "-"  # standard input, standard output
 ENDINGS = {".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".txt": "text", ".parquet": "parquet"}
 KINDS = ("csv", "tsv", "jsonl", "text", "parquet")
+MAX_LINE_BYTES = 2**24  # of rows to label: a longer line means a file of another kind
 PARQUET_ROWS = 1024  # read at a time
 BOM = b"\xef\xbb\xbf"
 
@@ -115,11 +115,11 @@ class LineRows(RowStream):
     def _read(self) -> Iterator[Streamed]: ...
 
     def _lines(self) -> Iterator[str]:
-        while raw := self._file.readline(LINE_BYTES + 1):
+        while raw := self._file.readline(MAX_LINE_BYTES + 1):
             self._place = StreamPosition(self._place.row, self._place.line + 1, self._place.offset + len(raw))
-            if len(raw) > LINE_BYTES:
+            if len(raw) > MAX_LINE_BYTES:
                 raise UserError(
-                    f"{self.name}, line {self._place.line} is longer than {LINE_BYTES:,} bytes: is it of the format"
+                    f"{self.name}, line {self._place.line} is longer than {MAX_LINE_BYTES:,} bytes: is it of the format"
                     " that format= or its ending says?"
                 )
             line = self._decoded(raw.removeprefix(BOM) if self._place.line == 1 else raw)

@@ -12,13 +12,13 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from tfew.bounds import CELL_CHARACTERS
 from tfew.errors import UserError, unknown
 from tfew.files.untrusted import parse_json
 
 Row = dict[str, Any]
 ENDINGS = (".csv", ".tsv", ".jsonl", ".parquet")
 DELIMITERS = (",", ";", "\t", "|")
+MAX_CELL_CHARACTERS = 10_000_000
 SAMPLE_LINES = 200  # that the delimiter is found out from
 
 
@@ -127,7 +127,7 @@ def _parquet_rows(path: Path) -> Iterator[Row]:
 
 
 def _delimited_rows(path: Path) -> Iterator[Row]:
-    csv.field_size_limit(CELL_CHARACTERS)
+    csv.field_size_limit(MAX_CELL_CHARACTERS)
     delimiter, quoting = _form(path)
     lines = _Lines(path)
     cells = csv.reader(lines, delimiter=delimiter, quoting=quoting, strict=True)  # type: ignore[arg-type]

@@ -14,6 +14,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,6 @@ from typing import Any
 import torch
 from omegaconf import OmegaConf
 
-from tfew.bounds import PROCESS_WAIT
 from tfew.devices.distributed import rank, world_size
 from tfew.devices.launch_env import PARENT, LaunchEnv, read_launch_env
 from tfew.environment.versions import require
@@ -29,6 +29,7 @@ from tfew.errors import UserError
 
 log = logging.getLogger(__name__)
 
+PROCESS_WAIT = timedelta(minutes=30)  # for another process of the run: the first may write, or load, alone
 POLL_SECONDS = 0.2
 GRACE_SECONDS = 5.0  # that the first process has to notice for itself that another is gone
 POLITE_SECONDS = 3.0  # that the others wait with an error that the first most likely has, too, and says

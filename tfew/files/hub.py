@@ -13,10 +13,9 @@ import sys
 from pathlib import Path
 from urllib.parse import urlparse
 
-from tfew.bounds import HUB_SECONDS
-
 log = logging.getLogger(__name__)
 
+CONNECT_TIMEOUT_SECONDS = 3.0  # then only cached copies are used
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 
 
@@ -30,7 +29,7 @@ def reachable() -> bool:
     endpoint = urlparse(os.environ.get("HF_ENDPOINT") or "https://huggingface.co")
     port = endpoint.port or (443 if endpoint.scheme == "https" else 80)
     try:
-        socket.create_connection((endpoint.hostname or "", port), timeout=HUB_SECONDS).close()
+        socket.create_connection((endpoint.hostname or "", port), timeout=CONNECT_TIMEOUT_SECONDS).close()
     except OSError as error:
         log.info(f"The Hub ({endpoint.hostname}) cannot be reached ({error}); using cached copies only.")
         _go_offline()

@@ -14,9 +14,8 @@ from typing import Any, TypeVar, get_type_hints
 
 import yaml
 
-from tfew.bounds import WHOLE_NUMBER
-
 T = TypeVar("T")
+MAX_INTEGER = 2**63 - 1  # in the project's own files: larger ones are no counts, and overflow elsewhere
 
 
 def parse_json(text: str, parse_int: Callable[[str], int] = int) -> Any:
@@ -75,7 +74,7 @@ def _check_characters(text: str, found: Any) -> None:
 
 
 def _whole_number(digits: str) -> int:
-    if abs(number := int(digits)) > WHOLE_NUMBER:
+    if abs(number := int(digits)) > MAX_INTEGER:
         raise ValueError(f"the number {digits[:20]}... is too large")
     return number
 

@@ -3,10 +3,9 @@
 from collections.abc import Mapping
 from typing import Any
 
-from tfew.bounds import FEW_ROWS
-
 MOST_IN_MATRIX = 10  # labels; of more, the commonest confusions are listed
 MOST_LISTED = 10
+FEW_ROWS = 5  # with fewer, a label's scores are reported as unreliable
 
 
 def by_label(metrics: Mapping[str, Any]) -> list[str]:

@@ -14,10 +14,11 @@ from typing import Any
 
 import numpy as np
 
-from tfew.bounds import CALIBRATION_ROWS, HIGHEST_TEMPERATURE, LOWEST_TEMPERATURE
 from tfew.schema import Prediction
 
 BINS = 15
+CALIBRATION_ROWS = 30  # with fewer, a fitted temperature says more about these rows than about the model
+LOWEST_TEMPERATURE, HIGHEST_TEMPERATURE = 0.01, 100.0  # of the search
 FOLDS = 5  # of the error after fitting
 GOLDEN = (math.sqrt(5) - 1) / 2
 

@@ -7,8 +7,10 @@ from types import FrameType
 import uvicorn
 from fastapi import FastAPI
 
-from tfew.bounds import CUT_OFF_SECONDS, LAST_WORDS_SECONDS
 from tfew.service.queue import LabelQueue
+
+REFUSE_SECONDS = 1.0  # after its last answer a stopping service answers 503 for so long, before it closes the port
+SHUTDOWN_TIMEOUT_SECONDS = 5  # then clients that send, or take, nothing are disconnected
 
 
 class GracefulServer(uvicorn.Server):
@@ -28,7 +30,7 @@ class GracefulServer(uvicorn.Server):
     async def on_tick(self, counter: int) -> bool:
         if self._queue.ended and self._ended is None:
             self._ended = time.monotonic()
-        over = self._ended is not None and time.monotonic() - self._ended > LAST_WORDS_SECONDS
+        over = self._ended is not None and time.monotonic() - self._ended > REFUSE_SECONDS
         return over or await super().on_tick(counter)
 
 
@@ -36,7 +38,7 @@ def serve(app: FastAPI, queue: LabelQueue, host: str, port: int) -> None:
     """Until it is told to end."""
     config = uvicorn.Config(
         app, host=host, port=port, log_level="warning", timeout_keep_alive=5, server_header=False, backlog=4096,
-        timeout_graceful_shutdown=CUT_OFF_SECONDS,
+        timeout_graceful_shutdown=SHUTDOWN_TIMEOUT_SECONDS,
     )  # fmt: skip
     asyncio.run(GracefulServer(config, queue).serve())
     queue.join()

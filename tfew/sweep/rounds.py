@@ -17,13 +17,13 @@ from typing import Any
 
 from hydra.errors import CompactHydraException
 
-from tfew.bounds import SWEEP_DEATHS
 from tfew.runs.records import RECORD_FILE
 from tfew.runs.run_lock import LOCK_FILE, is_locked, lock_file
 from tfew.sweep.bar import EVERY_SECONDS, SweepBar
 from tfew.sweep.state import BUSY, FAILED, FOUND, MADE, OWNER, Outcome, SweepState
 
 FULL_ERROR = "HYDRA_FULL_ERROR"  # set to 1, Hydra shows where an exception comes from
+MAX_DEATHS = 3  # of a job's process; with joblib a job dies with its neighbour, so one death means little
 FOLDER = ".sweep"  # in the root of the runs
 AGAIN = "The same command continues: finished runs are skipped."
 
@@ -112,8 +112,8 @@ class Sweep:
         for job in died:
             self.state.forget(job)
             self._deaths[job] += 1
-            if self._deaths[job] == SWEEP_DEATHS:
-                error = f"killed {SWEEP_DEATHS} times, or a process beside it was: for want of memory?"
+            if self._deaths[job] == MAX_DEATHS:
+                error = f"killed {MAX_DEATHS} times, or a process beside it was: for want of memory?"
                 self.state.settle(job, Outcome(FAILED, error=error))
         return len(died)
 
