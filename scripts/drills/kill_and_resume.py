@@ -30,6 +30,7 @@ from tqdm import tqdm
 
 from scripts.drills.forked import import_everything, start
 from tfew.mini_t0.world import generate
+from tfew.runs.run_folder import SPEED_FILE
 
 FEW_SHOT = ("+experiment=demo", "dataset=mini/complaint", "model=tiny", "trainer=cpu", "shots=8", "resume=true")
 JOBS = {
@@ -145,6 +146,8 @@ def _reporter(folder: Path, writer: int) -> Callable[[str, tuple[Any, ...]], Non
 def _content(path: Path) -> object:
     if path.suffix == ".json":
         return _alike(json.loads(path.read_text()))
+    if path.name == SPEED_FILE:  # seconds are other ones each time, steps are not
+        return [line.partition(",")[0] for line in path.read_text().splitlines()]
     return yaml.safe_load(path.read_text()) if path.suffix == ".yaml" else path.read_bytes()
 
 
