@@ -12,8 +12,8 @@ from torch import nn
 from transformers import ByT5Tokenizer, GPT2Config, GPT2LMHeadModel
 
 from tests.models import tiny_t5, with_ia3
-from tests.scoring.test_fast_decoder_only import KINDS, SIZE, make
 from tests.scoring.test_engines import lively
+from tests.scoring.test_fast_decoder_only import KINDS, SIZE, make
 from tfew.config import compose
 from tfew.data.content_free import content_columns
 from tfew.data.tokenization import PromptTokenizer, TokenizedPrompt, collate

@@ -14,8 +14,8 @@ from torch.profiler import ProfilerActivity, profile
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from tests.models import ragged_batch, tiny_t5, with_ia3
-from tests.scoring.test_fast_decoder_only import make
 from tests.scoring.test_engines import shared_batch
+from tests.scoring.test_fast_decoder_only import make
 from tfew.config import compose
 from tfew.data.tokenization import TokenizedPrompt, collate
 from tfew.errors import UserError
