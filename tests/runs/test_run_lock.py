@@ -13,9 +13,9 @@ import pytest
 
 from tfew.errors import UserError
 from tfew.runs import run_folder
-from tfew.runs.run_lock import LOCK_FILE, RunLocked, lock_run, is_locked, lock_file
+from tfew.runs.run_lock import LOCK_FILE, RunLocked, is_locked, lock_file, lock_run
 
-HOLDER = "import sys, time; from pathlib import Path; from tfew.runs.run_lock import claim\nwith claim(Path(sys.argv[1])): print('held', flush=True); time.sleep(600)"  # fmt: skip  # noqa: E501
+HOLDER = "import sys, time; from pathlib import Path; from tfew.runs.run_lock import lock_run\nwith lock_run(Path(sys.argv[1])): print('held', flush=True); time.sleep(600)"  # fmt: skip  # noqa: E501
 
 
 @pytest.fixture
