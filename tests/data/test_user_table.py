@@ -488,18 +488,18 @@ def test_a_table_that_has_changed_is_another_run_and_no_longer_the_old_ones(revi
 
 @pytest.mark.slow
 def test_finished_folds_are_not_done_again(reviews: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import tfew.training.cross_validation
+    import tfew.train
 
     whole = run(f"data={reviews}", "folds=3", f"run_dir={tmp_path}/whole", runs=tmp_path)
-    fitted, fit = [], tfew.training.cross_validation.fit
+    fitted, train_fold = [], tfew.train._train_fold
 
-    def interrupted(config: Any, method: Any, model: Any, prompt_tokenizer: Any, task: Any, folder: Path) -> Any:
+    def interrupted(config: Any, training: Any, held_out: Any, folder: Path) -> Any:
         fitted.append(folder.name)
         if len(fitted) == 2:
             raise KeyboardInterrupt
-        return fit(config, method, model, prompt_tokenizer, task, folder)
+        return train_fold(config, training, held_out, folder)
 
-    monkeypatch.setattr(tfew.training.cross_validation, "fit", interrupted)
+    monkeypatch.setattr(tfew.train, "_train_fold", interrupted)
     again = (f"data={reviews}", "folds=3", f"run_dir={tmp_path}/again")
     with pytest.raises(KeyboardInterrupt):
         run(*again, runs=tmp_path)
