@@ -19,7 +19,7 @@ from tfew.config import CONFIGS, LAUNCHER_NOTE
 from tfew.devices.distributed import is_main_process
 from tfew.errors import UserError
 from tfew.sweep.job import run_job
-from tfew.sweep.rounds import in_rounds
+from tfew.sweep.rounds import run_in_rounds
 
 warnings.filterwarnings("ignore", message=LAUNCHER_NOTE)
 # joblib starts a worker afresh that has grown, as each does with its first model
@@ -54,7 +54,7 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callabl
                     raise
                 sys.exit("Interrupted. An unfinished run continues with resume=true.")
 
-        return partial(in_rounds, main)
+        return partial(run_in_rounds, main)
 
     return decorate
 

@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 from tfew.cli import command
 from tfew.config import CONFIGS, checked, compose, resolved
 from tfew.dataset_config import complete
-from tfew.errors import UserError, unknown
+from tfew.errors import UserError, unknown_value_error
 from tfew.runs.identity import model_name
 from tfew.task import tasks_at_hand
 
@@ -25,9 +25,9 @@ def cost(config: DictConfig) -> list[dict[str, Any]]:
     """One row for the run, per method, or per line of the table: counts, FLOPs, bytes and seconds by name."""
     config = checked(config)
     if config.table not in (None, 1):
-        raise unknown("table", config.table, (1,), "table=")
+        raise unknown_value_error("table", config.table, (1,), "table=")
     if config.methods not in (None, "all"):
-        raise unknown("value", config.methods, ("all",), "methods=")
+        raise unknown_value_error("value", config.methods, ("all",), "methods=")
     if config.methods and config.method != compose().method:
         raise UserError("methods=all counts every file of configs/method as it is: leave method= out, or methods=.")
     if config.measure and (config.table or config.methods):
@@ -48,9 +48,9 @@ def _one_run(config: DictConfig) -> tuple[list[dict[str, Any]], str]:
     training, evaluation = tasks_at_hand(complete(config))
 
     from tfew.costs.cost_report import account, as_text
-    from tfew.paper.table_1 import papers_lengths
+    from tfew.paper.table_1 import paper_lengths
 
-    row = account(config, training, evaluation, int(papers_lengths().query_tokens))
+    row = account(config, training, evaluation, int(paper_lengths().query_tokens))
     return [row], f"{_counts_as_text([row])}\n\n{as_text(row)}"
 
 
@@ -104,7 +104,7 @@ def _cost_lines(rows: "Mapping[str, CostRow]", printed: bool = True) -> list[str
     )
     lines = [f"{head}{'disk':>12}{beside('printed', 10)}"]
     for name, row in rows.items():
-        alone = "" if row.context_alone_flops is None else f"{row.context_alone_flops:.3e}"
+        alone = "" if row.context_flops is None else f"{row.context_flops:.3e}"
         inference, training, disk, _ = row.printed
         lines.append(
             f"{name:<12}{row.inference_flops:>12.3e}{alone:>15}{beside(f'{inference:.1e}', 10)}"

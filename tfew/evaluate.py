@@ -67,7 +67,7 @@ def _run(config: DictConfig, folder: Path, evaluation: Task, context: InContext 
         attach_saved(Path(config.adapter), method, model)
     shard_model(config, model, device, method)
 
-    prompt_tokenizer.check_room(evaluation.prompts[0])
+    prompt_tokenizer.check_cuttable_budget(evaluation.prompts[0])
     open_run(folder, config)
     if context is not None:
         save_few_shot(context.examples, few_shot_path(folder, config))

@@ -44,7 +44,7 @@ def serve(config: DictConfig, overrides: Sequence[str] = ()) -> None:
     said = [override for override in overrides if overridden([override])[0].partition(".")[0] not in OWN_SETTINGS]
     predictor = load_predictor(config, said, folders)
     metrics = Metrics()
-    queue = LabelQueue(predictor, config.max_waiting, 2 * predictor.batch_size, metrics.saw_batch)
+    queue = LabelQueue(predictor, config.max_waiting, 2 * predictor.batch_size, metrics.observe_batch)
     app = make_app(queue, metrics, _limits(config))
     log.info(f"http://{config.host}:{config.port}: {len(predictor.tasks)} tasks; Ctrl-C ends it.")
     server.serve(app, queue, config.host, config.port)
@@ -54,10 +54,10 @@ def _limits(config: DictConfig) -> "Limits":
     from tfew.service.limits import Limits
 
     return Limits(
-        most_items=config.max_items,
-        most_body_bytes=int(config.max_body_mb * 1e6),
+        max_items=config.max_items,
+        max_body_bytes=int(config.max_body_mb * 1e6),
         timeout_seconds=config.timeout_seconds,
-        hosts=(*LOCAL, config.host, *map(str, config.allowed_hosts)),
+        allowed_hosts=(*LOCAL, config.host, *map(str, config.allowed_hosts)),
         manage=None if config.manage is None else Path(config.manage).expanduser(),
     )
 

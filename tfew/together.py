@@ -19,7 +19,7 @@ from tfew.dataset_config import complete
 from tfew.errors import UserError
 from tfew.runs.identity import differences, method_name, run_name, run_path
 from tfew.runs.records import RunRecord, load_record
-from tfew.runs.run_folder import METRICS_FILE, MIXTURE_FILE, already_finished, few_shot_path, open_run, tidy
+from tfew.runs.run_folder import METRICS_FILE, MIXTURE_FILE, already_finished, few_shot_path, open_run, remove_leftovers
 from tfew.runs.run_lock import lock_run
 from tfew.summary import finish
 from tfew.task import Task, eval_task, save_few_shot, save_mixture, train_task
@@ -82,7 +82,7 @@ def train_together(configs: Sequence[DictConfig]) -> list[RunRecord]:
             _make(jobs)
     records = [load_record(folder) for folder in folders]
     for folder in folders:
-        tidy(folder)
+        remove_leftovers(folder)
     return records
 
 
@@ -113,7 +113,7 @@ def _make(jobs: Sequence[Job]) -> None:
 def _member(job: Job, method: "Method", model: "nn.Module", prompt_tokenizer: "PromptTokenizer") -> "Member":
     from torch import nn
 
-    from tfew.data.loader import FewShotData
+    from tfew.data.loader import FewShotDataModule
     from tfew.models.build import build_method, make_optimizer, starting_weights
     from tfew.scoring.losses import LossWeights
     from tfew.training.joint_training import Member
@@ -123,7 +123,7 @@ def _member(job: Job, method: "Method", model: "nn.Module", prompt_tokenizer: "P
     build_method(config)  # checks it against this run's optimiser
     weights = {name: nn.Parameter(vector) for name, vector in starting_weights(config, method, model).items()}
     optimizer = make_optimizer(config, list(weights.values()))
-    data = FewShotData(
+    data = FewShotDataModule(
         job.training.prompts,
         replace(prompt_tokenizer, max_tokens=config.max_tokens),
         batch_size=config.batch_size,

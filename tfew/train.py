@@ -65,7 +65,7 @@ def _run(
 
     prompt_tokenizer = build_tokenizer(config)
     if training.mixture is None:
-        prompt_tokenizer.check_room(training.prompts[0])
+        prompt_tokenizer.check_cuttable_budget(training.prompts[0])
     check_memory(config, build_device(config), build_method(config), prompt_tokenizer, training, evaluation)
     built = build_trainable(config, prompt_tokenizer)
     open_run(folder, config)

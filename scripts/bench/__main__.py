@@ -32,7 +32,7 @@ from scripts.bench.report import write_report
 from scripts.bench.rival import harness
 from scripts.bench.workload import Workload, encode, make_encoder, make_model, make_prompts
 from tfew.data.tokenization import PromptTokenizer, TokenizedPrompt, collate
-from tfew.errors import UserError, unknown
+from tfew.errors import UserError, unknown_value_error
 from tfew.schema import Prompt
 from tfew.scoring.prefixes import prefixes
 
@@ -88,10 +88,12 @@ def cases(quick: bool) -> list[tuple[Case, tuple[str, ...]]]:
 def main(arguments: Sequence[str]) -> None:
     memory_of = len(arguments) == 3 and arguments[0] == "memory"
     if arguments not in ([], ["quick"]) and not memory_of:
-        raise unknown("argument", " ".join(arguments), ("quick", "memory NAME CHOICES"), "python -m scripts.bench")
+        raise unknown_value_error(
+            "argument", " ".join(arguments), ("quick", "memory NAME CHOICES"), "python -m scripts.bench"
+        )
     if memory_of and (arguments[1] not in CONTENDERS or arguments[2] not in map(str, EXAMPLES)):
         good = [f"{name} {choices}" for name in CONTENDERS for choices in EXAMPLES]
-        raise unknown("contender", " ".join(arguments[1:]), good, "python -m scripts.bench memory")
+        raise unknown_value_error("contender", " ".join(arguments[1:]), good, "python -m scripts.bench memory")
     if memory_of:
         print(training_bytes(arguments[1], int(arguments[2])))
         return

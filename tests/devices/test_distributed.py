@@ -168,7 +168,7 @@ def test_every_prompt_is_scored_once_whatever_the_remainder(
 ) -> None:
     model, prompt_tokenizer = with_ia3(tiny_t5(rows=384)), PromptTokenizer(ByT5Tokenizer(), 32)
     texts = [Prompt("d", "t", i, "ab" * (i % 5 + 1), ("yes", "no", "maybe")[: 2 + i % 2], 0) for i in range(prompts)]
-    encoded = prompt_tokenizer.all(texts)
+    encoded = prompt_tokenizer.tokenize(texts)
     config = compose("model=tiny", "eval_batch_size=2")
     passes: list[int] = []
     real = evaluation.rank_classify

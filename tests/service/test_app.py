@@ -57,7 +57,7 @@ def predictor(runs: dict[str, Path]) -> Predictor:
 
 @pytest.fixture
 def queue(predictor: Predictor) -> Iterator[LabelQueue]:
-    queue = LabelQueue(predictor, most_waiting=40, batch_rows=16)
+    queue = LabelQueue(predictor, max_waiting=40, batch_rows=16)
     yield queue
     queue.close()
     queue.join()
@@ -65,7 +65,7 @@ def queue(predictor: Predictor) -> Iterator[LabelQueue]:
 
 def client_of(queue: LabelQueue, **changed: Any) -> TestClient:
     metrics = Metrics()
-    queue._observe = metrics.saw_batch
+    queue._observe = metrics.observe_batch
     return TestClient(make_app(queue, metrics, replace(LIMITS, **changed)))
 
 
@@ -128,7 +128,7 @@ def test_requests_that_come_together_share_batches(queue: LabelQueue, predictor:
     asked = items(24)
 
     async def together() -> list[Any]:
-        with queue.accepted():
+        with queue.accept():
             return await asyncio.gather(*(queue.label([(item["task"], item["row"])]) for item in asked))
 
     queue._observe = lambda rows, _: batches.append(rows)
@@ -248,17 +248,17 @@ class Slow:
 
 def test_a_full_queue_refuses_a_closed_one_ends_and_neither_loses_anything() -> None:
     slow = Slow()
-    queue = LabelQueue(slow, most_waiting=3, batch_rows=1)  # type: ignore[arg-type]
+    queue = LabelQueue(slow, max_waiting=3, batch_rows=1)  # type: ignore[arg-type]
 
     async def story() -> list[Any]:
-        with queue.accepted():
+        with queue.accept():
             waiting = [asyncio.create_task(queue.label([("t", "a")])) for _ in range(3)]
             await asyncio.sleep(0)
             with pytest.raises(FullError):
                 await queue.label([("t", "a")])
             assert queue.unanswered == 3
             queue.close()
-            with pytest.raises(ClosedError), queue.accepted():
+            with pytest.raises(ClosedError), queue.accept():
                 pass
             assert not queue.ended
             slow.go.set()
@@ -283,10 +283,10 @@ class Picky(Slow):
 
 def test_a_row_that_breaks_the_model_breaks_nobody_elses_request() -> None:
     picky = Picky()
-    queue = LabelQueue(picky, most_waiting=10, batch_rows=10)  # type: ignore[arg-type]
+    queue = LabelQueue(picky, max_waiting=10, batch_rows=10)  # type: ignore[arg-type]
 
     async def story() -> list[Any]:
-        with queue.accepted():
+        with queue.accept():
             texts = ("first", "a", "poison", "b")  # the first is alone in its batch
             waiting = []
             for text in texts:
@@ -305,7 +305,7 @@ def test_a_row_that_breaks_the_model_breaks_nobody_elses_request() -> None:
 
 def test_whose_loop_has_ended_does_not_end_the_labelling() -> None:
     slow = Slow()
-    queue = LabelQueue(slow, most_waiting=3, batch_rows=1)  # type: ignore[arg-type]
+    queue = LabelQueue(slow, max_waiting=3, batch_rows=1)  # type: ignore[arg-type]
 
     async def impatient() -> None:
         with pytest.raises(TimeoutError):
@@ -356,8 +356,8 @@ def test_a_thousand_tasks_at_once(runs: dict[str, Path], predictor: Predictor, t
         )
         place = bank.add({layer: stronger(scaling, strength) for layer, scaling in base.items()})
         many._tasks[name] = replace(template, labeller=own, place=place)
-    queue = LabelQueue(many, most_waiting=2000, batch_rows=64)
-    client = client_of(queue, most_items=1000, most_body_bytes=10**6)
+    queue = LabelQueue(many, max_waiting=2000, batch_rows=64)
+    client = client_of(queue, max_items=1000, max_body_bytes=10**6)
     assert client.get("/healthz").json()["tasks"] == 1000
     row = unlabelled("complaint")[0]
     asked = [{"task": name, "row": row} for name in ["complaint", *(f"task {number}" for number in range(0, 998, 4))]]
@@ -393,7 +393,7 @@ def _label_of(labels: list[dict[str, Any]], number: int) -> str:
 
 def test_who_waits_too_long_is_told(queue: LabelQueue) -> None:
     slow = Slow()
-    stuck = LabelQueue(slow, most_waiting=3, batch_rows=1)  # type: ignore[arg-type]
+    stuck = LabelQueue(slow, max_waiting=3, batch_rows=1)  # type: ignore[arg-type]
     client = client_of(stuck, timeout_seconds=0.05)
     for _ in range(2):
         assert client.post("/predict", json={"task": "t", "text": "a"}).status_code == 504

@@ -1,8 +1,8 @@
-"""Many runs side by side: planned, run one after another, counted in rows, and written as tables and a figure.
+"""Comparisons of many runs: planned, run one after another, reduced to rows, and written as tables and a figure.
 
-runs     what to run, and running it
-rows     one line per run or setting
-numbers  means, paired gains and their intervals
+runs     planning and making the runs
+rows     one row per run
+numbers  medians, paired gains and their intervals
 tables   Markdown, CSV and text
 plots    the figure
 """

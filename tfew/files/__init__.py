@@ -1,7 +1,8 @@
-"""Files that are whole, checked and safe to read.
+"""Reading and writing files safely.
 
-atomic, atomic_output, partial_file  written whole or not at all; large ones resume
-checksums                           whether a file is as it was written
-untrusted                           JSON, YAML and archives of strangers
-hub                                 whether the Hugging Face Hub answers
+atomic, atomic_output  files and folders that are written atomically
+partial_file           large output files whose writing resumes
+checksums              detecting damaged files
+untrusted              JSON, YAML and archives of unknown origin
+hub                    whether the Hugging Face Hub can be reached
 """

@@ -19,7 +19,7 @@ from torch import nn
 
 from tfew.config import compose, resolved
 from tfew.data.tokenization import PromptTokenizer, TokenizedPrompt, collate
-from tfew.errors import UserError, some
+from tfew.errors import UserError, shorten_list
 from tfew.methods.base import Method, merge
 from tfew.methods.task_bank import TaskBank
 from tfew.models.adapters_io import load_weights
@@ -170,7 +170,7 @@ class Predictor:
             return next(iter(self._tasks.values()))
         if name is None or name not in self._tasks:
             which = "names no task" if name is None else f"is of task {name!r}, which is not here"
-            raise UserError(f"The row {which}; here are: {some(self._tasks)}.")
+            raise UserError(f"The row {which}; here are: {shorten_list(self._tasks)}.")
         return self._tasks[name]
 
     def _rendered_prompt(self, number: int, task: str | None, row: Row) -> list[Prompt] | UserError:
@@ -186,7 +186,9 @@ class Predictor:
         of_task: dict[str, list[Prompt]] = {}
         for prompts in rows:
             of_task.setdefault(prompts[0].dataset, []).extend(prompts)
-        encoded = {name: iter(self._tasks[name].prompt_tokenizer.all(prompts)) for name, prompts in of_task.items()}
+        encoded = {
+            name: iter(self._tasks[name].prompt_tokenizer.tokenize(prompts)) for name, prompts in of_task.items()
+        }
         return [
             Prepared(prompts[0].dataset, prompts, [next(encoded[prompts[0].dataset]) for _ in prompts])
             for prompts in rows
@@ -220,7 +222,7 @@ class Predictor:
                     return self._placed(collate(items, self._encoder.pad_id), [name] * len(items))
 
                 task.alone.update(
-                    unconditional_sums(self._score, task.prompt_tokenizer.all, collated, new, self.device)
+                    unconditional_sums(self._score, task.prompt_tokenizer.tokenize, collated, new, self.device)
                 )
         return {name: task.alone for name, task in needed.items()}
 

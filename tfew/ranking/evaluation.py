@@ -109,7 +109,7 @@ def rank(
         for prompt in prompts
     ]
     unique = list(dict.fromkeys(question for behind in asked for group in behind for question in group))
-    encoded = prompt_tokenizer.all(unique)
+    encoded = prompt_tokenizer.tokenize(unique)
     device = next(model.parameters()).device
     mixed = torch.autocast(device.type, torch.bfloat16, enabled=uses_autocast(config, device, method))
     with scoring_mode(model), mixed:
@@ -155,7 +155,7 @@ def _sums(
     score = partial(score_whole, model, config.engine) if together else BoundedScorer(model, config.engine, limit)
     collated = partial(collate, pad_id=prompt_tokenizer.pad_id)
     unconditional = {
-        dataset: unconditional_sums(score, prompt_tokenizer.all, collated, choices, device)
+        dataset: unconditional_sums(score, prompt_tokenizer.tokenize, collated, choices, device)
         for dataset, choices in to_score_alone.items()
     }
     in_order = [place for batch in passes for place in batch]
@@ -183,7 +183,7 @@ def _shots_that_fit(
     fitting, dropped = {}, 0
     for template, shots in context.shots.items():
         mine = [prompt for prompt in prompts if prompt.template == template]
-        items = prompt_tokenizer.all(
+        items = prompt_tokenizer.tokenize(
             [question for prompt in mine for question in questions(prompt, config.score.method)]
         )
         longest = max(

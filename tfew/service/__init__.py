@@ -1,9 +1,9 @@
-"""`tfew.serve`: an HTTP service and a page over one predictor.
+"""`tfew.serve`: an HTTP service and a web page for one predictor.
 
 app              routes
 messages         requests and responses
-queue            requests gathered into batches
-limits, metrics  bounds; Prometheus counters
+queue            batches requests
+limits, metrics  limits of requests; Prometheus metrics
 table            CSV files
-server           uvicorn, and its end
+server           uvicorn, and its graceful shutdown
 """

@@ -1,7 +1,7 @@
-"""Sweeps (`-m`): many runs, of which one may fail, be killed or be finished already.
+"""Sweeps (`-m`): many runs, each of which may fail, be killed or be finished already.
 
-rounds         jobs that died are started again
-job, jobs      one job; the list of them
-state          what has happened to each
+rounds         repeats a sweep until every job has an outcome
+job, jobs      one job; the list of all
+state          the outcome of each, on disk
 callback, bar  Hydra's hooks; the progress bar
 """

@@ -1,4 +1,4 @@
-"""One job of a sweep, in whatever process a launcher runs it: quiet, and whatever it raises is its own affair."""
+"""Runs one job of a sweep, in whatever process the launcher chose: its output is logged, its exceptions recorded."""
 
 import contextlib
 import gc
@@ -22,52 +22,52 @@ state: SweepState | None = None  # of the sweep that this process runs jobs of; 
 
 
 def run_job(function: Callable[[DictConfig], Any], config: DictConfig) -> Any:
-    """Calls the command and writes down what came of it; None where it failed, or had been settled before."""
+    """Calls the command and records the outcome; None if it failed, or if the job was settled before."""
     if state is None:
         return function(config)
     number = int(HydraConfig.get().job.num)
     before = state.outcome(number)
     if before is not None and before.settled:
         return None
-    with state.started(number) as mark:
-        result, outcome = _attempt(function, config, state.log_path(number), mark)
+    with state.job_lock(number) as lock_path:
+        result, outcome = _run(function, config, state.log_path(number), lock_path)
         state.settle(number, outcome)
-    if outcome.status == MADE and not isinstance(result, RunRecord):  # no run: what it prints is what it is for
+    if outcome.status == MADE and not isinstance(result, RunRecord):  # a command whose result is its output
         print(state.log_path(number).read_text(encoding="utf-8"), end="", flush=True)
     if outcome.status != FAILED or not state.log_path(number).stat().st_size:
         state.log_path(number).unlink()
-    gc.collect()  # what a traceback held on to, a model maybe
+    gc.collect()  # tracebacks may keep a model alive
     return result
 
 
-def _attempt(function: Callable[[DictConfig], Any], config: DictConfig, log: Path, mark: Path) -> tuple[Any, Outcome]:
-    with _printing_to(log), _interrupts() as interrupts:
+def _run(function: Callable[[DictConfig], Any], config: DictConfig, log: Path, lock_path: Path) -> tuple[Any, Outcome]:
+    with _redirect_output(log), _record_interrupts() as interrupts:
         try:
             result = function(config)
-            return result, _outcome(result, config, mark)
+            return result, _outcome(result, config, lock_path)
         except RunLocked as error:
             return None, Outcome(BUSY, str(error.folder))
         except UserError as error:
             return None, Outcome(FAILED, error=str(error))
-        except (Exception, SystemExit) as error:  # a job may fail in any way; the others are none of its business
+        except (Exception, SystemExit) as error:  # of any kind: the other jobs continue
             if interrupts:
                 raise KeyboardInterrupt from error
             traceback.print_exc()
             return None, Outcome(FAILED, error=f"{type(error).__name__}: {' '.join(str(error).split())}")
 
 
-def _outcome(result: Any, config: DictConfig, mark: Path) -> Outcome:
+def _outcome(result: Any, config: DictConfig, lock_path: Path) -> Outcome:
     if not isinstance(result, RunRecord):
         return Outcome(MADE)
     folder = Path(str(config.runs)).expanduser() / result.name
-    # two times of one file system, which need not be the time of this machine
-    finished_before = (folder / RECORD_FILE).stat().st_mtime < mark.stat().st_mtime
+    # two times of the same file system, whose clock may differ from this machine's
+    finished_before = (folder / RECORD_FILE).stat().st_mtime < lock_path.stat().st_mtime
     return Outcome(FOUND if finished_before else MADE, str(folder))
 
 
 @contextlib.contextmanager
-def _interrupts() -> Iterator[list[int]]:
-    """Grows with each Ctrl-C: an import that one meets, or a clean-up, makes an error of another name of it."""
+def _record_interrupts() -> Iterator[list[int]]:
+    """Yields the list of SIGINTs received: imports and clean-ups may turn KeyboardInterrupt into other exceptions."""
     received: list[int] = []
     before = signal.getsignal(signal.SIGINT)
 
@@ -76,7 +76,7 @@ def _interrupts() -> Iterator[list[int]]:
         signal.default_int_handler(number, frame)
 
     if threading.current_thread() is not threading.main_thread() or before != signal.default_int_handler:
-        yield received  # somebody else's affair, and in a thread nothing is ever interrupted
+        yield received  # another handler is installed; threads are never interrupted
         return
     signal.signal(signal.SIGINT, note)
     try:
@@ -86,7 +86,7 @@ def _interrupts() -> Iterator[list[int]]:
 
 
 @contextlib.contextmanager
-def _printing_to(path: Path) -> Iterator[None]:
+def _redirect_output(path: Path) -> Iterator[None]:
     with (
         path.open("a", encoding="utf-8") as file,
         contextlib.redirect_stdout(file),

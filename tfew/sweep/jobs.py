@@ -1,4 +1,4 @@
-"""Which jobs a sweep consists of, as Hydra's sweeper makes them: the product of all values, the last one first."""
+"""The jobs of a sweep, as Hydra's sweeper makes them: the product of all values; the last setting varies fastest."""
 
 from collections.abc import Sequence
 
@@ -13,17 +13,17 @@ from tfew.config import hydra_at_work
 
 
 def sweep_overrides(config: DictConfig, command_line: Sequence[str]) -> list[Override]:
-    """What makes the jobs: the sweep's own parameters, and the command line, which wins over them.
+    """The sweep's parameters and the command line's overrides, which take precedence.
 
-    `config` is that of the sweep, with Hydra's own part.
+    `config`: the sweep's, including the group `hydra`.
     """
     parameters = [f"{key}={value}" for key, value in (config.hydra.sweeper.params or {}).items()]
     parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
     return parser.parse_overrides([*parameters, *command_line])
 
 
-def jobs_of(overrides: list[Override]) -> list[list[str]]:
-    """The command line of each job, by its number."""
+def split_jobs(overrides: list[Override]) -> list[list[str]]:
+    """The overrides of each job, by its number."""
     return [job for batch in BasicSweeper.split_arguments(overrides, None) for job in batch]
 
 
@@ -32,4 +32,4 @@ def planned_jobs(sweep: str, command_line: Sequence[str] = (), config_name: str 
     chosen = f"+sweep={sweep}"
     with hydra_at_work():
         config = compose(config_name, [chosen], return_hydra_config=True)
-        return jobs_of(sweep_overrides(config, [chosen, *command_line]))
+        return split_jobs(sweep_overrides(config, [chosen, *command_line]))

@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 from tfew.devices.distributed import broadcast_object, is_main_process
 from tfew.errors import UserError
 from tfew.files.atomic import write_atomically
-from tfew.files.checksums import check_file, file_sha256, from_checked_json, to_checked_json
+from tfew.files.checksums import check_sha256, file_sha256, from_checked_json, to_checked_json
 from tfew.models.build import build_trainable
 from tfew.ranking.evaluation import Evaluated, evaluate_model, metrics_of, write_predictions
 from tfew.ranking.icl import Answer
@@ -82,7 +82,7 @@ def _finished(folder: Path) -> Evaluated | None:
         return None
     try:
         fields = from_checked_json(path.read_text(encoding="utf-8"))
-        check_file(folder / PREDICTIONS_FILE, fields.pop(PREDICTIONS_SHA256, None), remedy)
+        check_sha256(folder / PREDICTIONS_FILE, fields.pop(PREDICTIONS_SHA256, None), remedy)
         return Evaluated(**fields)
     except (ValueError, TypeError) as error:
         raise UserError(f"{path} cannot be read: {error}. {remedy}") from error
