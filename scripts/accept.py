@@ -22,7 +22,7 @@ from tfew.cli import run_script
 from tfew.comparison.tables import as_text
 from tfew.config import checked, compose, local_path, resolved
 from tfew.convert import convert
-from tfew.data.templates import load_templates, select
+from tfew.data.templates import load_templates, select_templates
 from tfew.errors import UserError
 from tfew.models.adapters_io import adapter_description, load_weights
 from tfew.paper.__main__ import finished_runs
@@ -93,7 +93,7 @@ def _check_data(configs: Sequence[DictConfig]) -> list[str]:
     for config in {config.dataset.name: config for config in configs}.values():
         name, spec, task = config.dataset.name, load_spec(config), eval_task(config)
         assert task is not None
-        templates = len(select(load_templates(spec.prompts), config.templates.use, config.templates.name))
+        templates = len(select_templates(load_templates(spec.prompts), config.templates.use, config.templates.name))
         print(f"Data     {name}: {task.rows} rows, {templates} templates, {config.shots} shots ({config.few_shot})")
         for what, number, right in (("rows", task.rows, spec.rows["eval"]),
                                     ("templates", templates, TEMPLATES.get(name))):  # fmt: skip

@@ -23,10 +23,10 @@ from tfew.cli import run_script
 from tfew.comparison.numbers import Comparison
 from tfew.comparison.plots import draw_accuracies
 from tfew.comparison.rows import Row, as_csv, as_json_lines, load_rows
-from tfew.comparison.runs import Outcome, Planned, Variant, plan, run_all
+from tfew.comparison.runs import PlannedRun, RunResults, Variant, plan_runs, run_all
 from tfew.comparison.tables import accuracy_cells, as_text, report
 from tfew.config import checked, compose, local_path
-from tfew.errors import UserError, unknown
+from tfew.errors import UserError, unknown_value_error
 from tfew.evaluate import evaluate
 from tfew.files.atomic import write_atomically
 from tfew.runs.records import RunRecord
@@ -76,7 +76,7 @@ def main(arguments: Sequence[str]) -> int:
         print(__doc__)
         return 0
     if not arguments or arguments[0] not in JOBS:
-        raise unknown("comparison", " ".join(arguments[:1]), JOBS, "the first argument of scripts/demo.py")
+        raise unknown_value_error("comparison", " ".join(arguments[:1]), JOBS, "the first argument of scripts/demo.py")
     own, overrides = _options(arguments[1:])
     job = JOBS[arguments[0]]
     if "records" in own:
@@ -116,19 +116,19 @@ def _options(arguments: Sequence[str]) -> tuple[dict[str, str], list[str]]:
     return own, ["".join(pair) for pair in pairs if pair[0] not in OWN_OPTIONS]
 
 
-def _plan(job: Job, own: dict[str, str], overrides: Sequence[str]) -> list[Planned]:
+def _plan(job: Job, own: dict[str, str], overrides: Sequence[str]) -> list[PlannedRun]:
     variants = job.variants
     if "init_adapter" in own:
         variants = (*variants, Variant(PRETRAINED, (f"init_adapter={own['init_adapter']}",)))
     families = own["families"].split(",") if "families" in own else job.families
     if bad := [family for family in families if family not in FAMILIES]:
-        raise unknown("family", bad[0], FAMILIES, "families=")
+        raise unknown_value_error("family", bad[0], FAMILIES, "families=")
     try:
         seeds = [int(seed) for seed in own["seeds"].split(",")] if "seeds" in own else list(SEEDS)
     except ValueError as error:
         raise UserError(f"seeds={own['seeds']} are not whole numbers with commas between, such as 0,1,32.") from error
     common = (f"+experiment={job.experiment}",)
-    planned = plan(variants, [f"mini/{family}" for family in families], seeds, common)
+    planned = plan_runs(variants, [f"mini/{family}" for family in families], seeds, common)
     return [replace(run, overrides=(*run.overrides, *overrides)) for run in planned]  # the command line's win
 
 
@@ -143,7 +143,7 @@ def _write(job: Job, rows: list[Row], output: Path) -> None:
     print(f"  tables and figure: {output}/ ({', '.join(FILES)})")
 
 
-def _say_failures(outcome: Outcome, overrides: Sequence[str]) -> int:
+def _say_failures(outcome: RunResults, overrides: Sequence[str]) -> int:
     made = len(outcome.rows) - outcome.found
     runs = next((override.partition("=")[2] for override in overrides if override.startswith("runs=")), "runs")
     records = f"each run's record: {runs}/NAME/result.json"

@@ -17,8 +17,8 @@ from tfew.config import compose, local_path, resolved
 from tfew.costs.formulas import training_flops
 from tfew.data.members import load_mixture
 from tfew.data.mixture import MixtureSpec
-from tfew.files.atomic_output import replacing
-from tfew.mini_t0.tokenizer import learn_tokenizer
+from tfew.files.atomic_output import atomic_replacement
+from tfew.mini_t0.tokenizer import train_tokenizer
 from tfew.models.adapters_io import load_weights
 from tfew.models.backbone import check_head, load_model, load_tokenizer, random_model
 from tfew.runs.records import RunRecord
@@ -42,13 +42,13 @@ def main(arguments: Sequence[str]) -> int:
     common = ("+experiment=pretrain_mini_t0", f"runs={RUNS}", "resume=true", *arguments)
     vocabulary = RUNS / "mini_t0_vocabulary"
     if not vocabulary.is_dir():
-        with replacing(vocabulary) as folder:
-            learn_tokenizer(vocabulary_texts(compose(*common)), compose(*common).model.arch.vocab_size).save_pretrained(
+        with atomic_replacement(vocabulary) as folder:
+            train_tokenizer(vocabulary_texts(compose(*common)), compose(*common).model.arch.vocab_size).save_pretrained(
                 folder
             )
     config = compose(*common, f"model.tokenizer={vocabulary}")
     record = train(config)
-    with replacing(output) as folder:
+    with atomic_replacement(output) as folder:
         _save(config, record, vocabulary, folder)
     size = sum(path.stat().st_size for path in output.iterdir())
     assert size <= MOST_BYTES, f"{output} has {size:,} bytes"

@@ -21,7 +21,7 @@ from tests.test_train import folder, predictions
 from tfew.config import compose, resolved
 from tfew.data.dataset import DatasetSpec
 from tfew.data.sources import load_split
-from tfew.data.stream import Streamed, StreamPosition
+from tfew.data.stream import StreamedRow, StreamPosition
 from tfew.data.templates import Template, load_templates
 from tfew.errors import UserError
 from tfew.files import partial_file
@@ -587,10 +587,10 @@ def test_what_cannot_work(overrides: list[str], message: str, runs: dict[str, Pa
 
 
 def test_windows_are_bounded_in_rows_and_in_characters() -> None:
-    def rows(texts: Sequence[str]) -> Iterator[Streamed]:
+    def rows(texts: Sequence[str]) -> Iterator[StreamedRow]:
         for number, text in enumerate(texts, start=1):
             asked.append(number)
-            yield Streamed(StreamPosition(number, number, number), {"text": text})
+            yield StreamedRow(StreamPosition(number, number, number), {"text": text})
 
     asked: list[int] = []
     first = next(windows(rows(["x"] * 1000), 16, 10**6))

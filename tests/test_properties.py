@@ -247,7 +247,7 @@ def test_records_survive_their_file(metrics: Any, counts: Any, config: Any, comm
 def test_encoding_loses_nothing_but_what_it_counts(texts: list[str], choice: str, most: int) -> None:
     prompt_tokenizer = PromptTokenizer(ByT5Tokenizer(), most)
     prompts = [Prompt("d", "t", i, text, (choice,), 0) for i, text in enumerate(texts)]
-    for prompt, item in zip(prompts, prompt_tokenizer.all(prompts), strict=True):
+    for prompt, item in zip(prompts, prompt_tokenizer.tokenize(prompts), strict=True):
         whole = ByT5Tokenizer()(prompt.input)["input_ids"]
         assert len(item.input_ids) + item.cut_tokens == len(whole)
         assert item.input_ids == [*whole[: len(item.input_ids) - 1], whole[-1]]

@@ -35,9 +35,9 @@ def main() -> None:
         sys.argv = [f"tfew {name}", *rest]
         import_module("tfew.paper.__main__" if name == "paper" else f"tfew.{name}").main()
     else:
-        from tfew.errors import unknown
+        from tfew.errors import unknown_value_error
 
-        print(unknown("command", name, COMMANDS, "tfew COMMAND"), file=sys.stderr)
+        print(unknown_value_error("command", name, COMMANDS, "tfew COMMAND"), file=sys.stderr)
         sys.exit(2)
 
 

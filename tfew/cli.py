@@ -27,7 +27,7 @@ from tfew.runs.identity import WEIGHT_HASHES
 from tfew.runs.run_folder import finished_settings
 from tfew.settings import FidelitySettings, TrainerSettings, TrainingSettings, settings
 from tfew.sweep.job import run_job
-from tfew.sweep.rounds import in_rounds
+from tfew.sweep.rounds import run_in_rounds
 
 log = logging.getLogger(__name__)
 
@@ -87,7 +87,7 @@ def _start(main: Callable[[], Any]) -> Any:
         sys.exit(str(error))
     _messages_to_stderr()
     sys.argv[1:] = with_new_names(sys.argv[1:])
-    return in_rounds(main)
+    return run_in_rounds(main)
 
 
 def with_new_names(arguments: Sequence[str]) -> list[str]:

@@ -15,8 +15,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from tfew.cli import command, overridden
 from tfew.config import CONFIGS, checked, local_path, resolved
-from tfew.errors import UserError, unknown
-from tfew.files.atomic_output import free_path, overlap, replacing
+from tfew.errors import UserError, unknown_value_error
+from tfew.files.atomic_output import atomic_replacement, check_output_path, would_overwrite
 from tfew.files.hub import hub_id
 from tfew.runs.card import CARD_FILE, model_card
 from tfew.runs.records import RECORD_FILE, RunRecord, load_record
@@ -53,17 +53,17 @@ def convert(config: DictConfig) -> Path:
 
     # heavy imports only from here on: the request is known to make sense
     if config.to == "card":
-        with replacing(target) as path:
+        with atomic_replacement(target) as path:
             path.write_text(_card(source, record), encoding="utf-8")
     else:
         loaded = LOADERS[kind](config, source)
         card = None if record is None else card_text(record, loaded.method)
-        with replacing(target) as path:
+        with atomic_replacement(target) as path:
             WRITERS[config.to](path, loaded)
             if card is not None and path.is_dir():
                 (path / CARD_FILE).write_text(card, encoding="utf-8")
         if card is not None and target.is_file():
-            with replacing(_card_beside(target)) as path:
+            with atomic_replacement(_card_beside(target)) as path:
                 path.write_text(card, encoding="utf-8")
     log.info(f"{source} ({kind}) is now {target} ({config.to}).")
     return target
@@ -110,30 +110,30 @@ def _source(config: DictConfig) -> tuple[Path, str]:
 def _target(config: DictConfig, source: Path, kind: str) -> Path:
     """Where to write; raises UserError where that would destroy something or makes no sense."""
     if config.to not in FORMS:
-        raise unknown("form", config.to, FORMS, "to=")
+        raise unknown_value_error("form", config.to, FORMS, "to=")
     if config.fused_queries not in ("refuse", "keep"):
-        raise unknown("value", config.fused_queries, ("refuse", "keep"), "fused_queries=")
+        raise unknown_value_error("value", config.fused_queries, ("refuse", "keep"), "fused_queries=")
     if config.to == kind:
         raise UserError(f"adapter={source} is in the form to={kind} already; others: {', '.join(FORMS)}.")
     if config.to == "card":
         if not is_finished(source):
             raise UserError(f"adapter={source} holds no {RECORD_FILE}, whose numbers to=card needs: name a run folder.")
-        return free_path(
+        return check_output_path(
             (source if config.output is None else _path(config.output)) / CARD_FILE, config.overwrite, folder=False
         )
     if config.output is None:
         raise UserError(f"output= is missing: the {'.pt file' if config.to == 'official' else 'folder'} to write.")
     target = _path(config.output)
     for kept in (source, None if config.model.path is None else Path(local_path(config.model.path))):
-        if kept is not None and kept.exists() and overlap(target, kept):
+        if kept is not None and kept.exists() and would_overwrite(target, kept):
             raise UserError(f"output={target} would overwrite {kept}, which is read here: choose another.")
     if config.to != "official":
-        return free_path(target, config.overwrite, folder=True)
+        return check_output_path(target, config.overwrite, folder=True)
     if target.suffix != ".pt":
         raise UserError(f"output={target} does not end in .pt, by which an official file is known.")
     if is_finished(source):
-        free_path(_card_beside(target), config.overwrite, folder=False)
-    return free_path(target, config.overwrite, folder=False)
+        check_output_path(_card_beside(target), config.overwrite, folder=False)
+    return check_output_path(target, config.overwrite, folder=False)
 
 
 def _load_tfew(config: DictConfig, source: Path) -> Loaded:
@@ -253,7 +253,7 @@ def _recipe_for_peft(config: DictConfig, peft_type: Any) -> dict[str, Any]:
     for recipe in [*reversed(plain), config.method]:
         known |= dict.fromkeys(get_class(recipe._target_).peft_types, recipe)  # type: ignore[attr-defined]
     if peft_type not in known:
-        raise unknown("peft_type", peft_type, sorted(known), "adapter_config.json")
+        raise unknown_value_error("peft_type", peft_type, sorted(known), "adapter_config.json")
     recipe = OmegaConf.to_container(known[peft_type], resolve=True)
     assert isinstance(recipe, dict)
     return {str(key): value for key, value in recipe.items()}

@@ -14,7 +14,7 @@ from omegaconf import DictConfig
 from tfew.cli import command
 from tfew.config import CONFIGS, checked, compose, resolved
 from tfew.dataset_config import complete
-from tfew.errors import UserError, unknown
+from tfew.errors import UserError, unknown_value_error
 from tfew.runs.identity import is_known_checkpoint, model_name
 from tfew.task import tasks_at_hand
 
@@ -27,9 +27,9 @@ def cost(config: DictConfig) -> list[dict[str, Any]]:
     """One row for the run, per method, or per line of the table: counts, FLOPs, bytes and seconds by name."""
     config = checked(config)
     if config.table not in (None, 1):
-        raise unknown("table", config.table, (1,), "table=")
+        raise unknown_value_error("table", config.table, (1,), "table=")
     if config.methods not in (None, "all"):
-        raise unknown("value", config.methods, ("all",), "methods=")
+        raise unknown_value_error("value", config.methods, ("all",), "methods=")
     if config.methods and config.method != compose().method:
         raise UserError("methods=all counts every file of configs/method as it is: leave method= out, or methods=.")
     if config.measure and (config.table or config.methods):
@@ -51,7 +51,7 @@ def _one_run(config: DictConfig) -> tuple[list[dict[str, Any]], str]:
 
     from tfew.costs.cost_report import as_text, cost_report
     from tfew.models.build import build_blueprint, build_device, build_method, build_trainable
-    from tfew.paper.table_1 import papers_lengths
+    from tfew.paper.table_1 import paper_lengths
 
     device, method, prompt_tokenizer = build_device(config), build_method(config), None
     if config.model.path is None or training is not None or config.measure:
@@ -62,7 +62,7 @@ def _one_run(config: DictConfig) -> tuple[list[dict[str, Any]], str]:
         prompt_tokenizer,
         training,
         evaluation,
-        assumed_tokens=int(papers_lengths().query_tokens),
+        assumed_tokens=int(paper_lengths().query_tokens),
         load=partial(build_trainable, config, prompt_tokenizer) if config.measure else None,
     )
     row = {"model": model_name(config), "method": config.method.name, **report}
@@ -126,7 +126,7 @@ def _cost_lines(rows: "Mapping[str, CostRow]", printed: bool = True) -> list[str
     )
     lines = [f"{head}{'disk':>12}{beside('printed', 10)}"]
     for name, row in rows.items():
-        without_query = "" if row.context_alone_flops is None else f"{row.context_alone_flops:.3e}"
+        without_query = "" if row.context_flops is None else f"{row.context_flops:.3e}"
         inference, training, disk, _ = row.printed
         lines.append(
             f"{name:<12}{row.inference_flops:>12.3e}{without_query:>15}{beside(f'{inference:.1e}', 10)}"

@@ -14,11 +14,11 @@ from omegaconf import DictConfig, OmegaConf
 from tfew.config import resolved
 from tfew.data.dataset import DatasetSpec
 from tfew.data.formats import read_rows
-from tfew.data.layout import identifiers, lines, readable
-from tfew.data.sources import has_split, hub_table, load_split
-from tfew.data.table import ENDINGS, Table, read_table
-from tfew.data.templates import load_templates, select
-from tfew.data.user_table import Wishes, describe, said
+from tfew.data.layout import humanize, layout_template, template_names
+from tfew.data.sources import has_split, load_hub_table, load_split
+from tfew.data.table import SUFFIXES, Table, read_table
+from tfew.data.templates import load_templates, select_templates
+from tfew.data.user_table import TableOptions, describe_table, format_verbalizer
 from tfew.errors import UserError
 from tfew.files.checksums import file_sha256
 
@@ -82,8 +82,8 @@ def _describe_table(config: DictConfig) -> None:
         raise UserError("data= is missing: the file with your rows (.csv, .tsv, .jsonl, .parquet), or a Hub id.")
     table, source = _load(config)
     template = config.template if config.template is None else _read_template(str(config.template))
-    wishes = Wishes(_as_columns(config.text), _as_name(config.label), _plain(config.choices), template)
-    described = describe(table, wishes)
+    options = TableOptions(_as_columns(config.text), _as_name(config.label), _plain(config.choices), template)
+    described = describe_table(table, options)
     name = _name(str(config.data))
     if config.name == config.dataset.name:
         config.name = name
@@ -101,25 +101,25 @@ def _answers_of_a_collection(config: DictConfig, table: Table) -> list[str]:
     spec = DatasetSpec.from_config(resolved(config.dataset))
     if not isinstance(spec.prompts, str) or spec.label_names is None:
         return []
-    template = select(load_templates(spec.prompts), config.templates.use, config.templates.name)[0]
+    template = select_templates(load_templates(spec.prompts), config.templates.use, config.templates.name)[0]
     prompt = template.render(spec.name, spec.example(0, table.rows[0], table.where))
     if prompt is None or len(prompt.choices) != len(spec.label_names):
         return []
-    return [f"template {template.name!r} says {said(spec.label_names, prompt.choices)}"]
+    return [f"template {template.name!r} says {format_verbalizer(spec.label_names, prompt.choices)}"]
 
 
 def _lay_out(config: DictConfig) -> None:
     """`dataset.layout` as a template: instruction and fields from the file of settings, which has a line for each."""
     dataset, layout = config.dataset, config.dataset.layout
     fields, instruction = _settings(config)
-    rename = {**identifiers(fields), **dataset.rename}
+    rename = {**template_names(fields), **dataset.rename}
     if config.get("fidelity") is not None and config.fidelity.get("field_order") == "table":
         unworded = {**resolved(dataset), "columns": [], "prompts": [], "rename": {}}
         place = {name: place for place, name in enumerate(_first_fields(DatasetSpec.from_config(unworded), config))}
         fields = sorted(fields, key=lambda name: place.get(name, len(place)))
     columns = {name: rename.get(name, name) for name in fields}
-    words = [readable(name) for name in DatasetSpec.from_config({**resolved(dataset), "columns": []}).label_names or ()]
-    jinja = lines(columns, layout.question, instruction, layout.labels if layout.list_labels else None)
+    words = [humanize(name) for name in DatasetSpec.from_config({**resolved(dataset), "columns": []}).label_names or ()]
+    jinja = layout_template(columns, layout.question, instruction, layout.labels if layout.list_labels else None)
     prompt = {"name": "layout", "jinja": jinja, "answer_choices": words, "cut": list(columns.values())}
     known = {"columns": list(columns.values()), "rename": rename, "may_be_empty": list(columns.values())}
     _put(config, {**known, "prompts": [prompt]})
@@ -169,14 +169,18 @@ def _load(config: DictConfig) -> tuple[Table, dict[str, Any]]:
     """The table, and the keys of `dataset` that say where it is."""
     data = str(config.data)
     path = Path(data).expanduser().resolve()
-    if path.suffix.lower() in ENDINGS or path.exists() or not HUB_ID.fullmatch(data):
+    if path.suffix.lower() in SUFFIXES or path.exists() or not HUB_ID.fullmatch(data):
         files = {"train": [str(path)], "eval": []}
         table = read_table(path)
         described = {"formats": table.formats, "table": {"sha256": file_sha256(path)}}
         return table, {"files": files, "hub": None, **described}
     usual = {"config": None, "revision": "main", "train": "train", "eval": None}
     source = {**(usual if config.dataset.hub is None else resolved(config.dataset.hub)), "id": data}
-    return hub_table(source, "train"), {"files": {"train": [], "eval": []}, "hub": source, "table": {"sha256": None}}
+    return load_hub_table(source, "train"), {
+        "files": {"train": [], "eval": []},
+        "hub": source,
+        "table": {"sha256": None},
+    }
 
 
 def _read_template(template: str) -> str:
@@ -191,7 +195,7 @@ def _read_template(template: str) -> str:
 
 
 def _name(data: str) -> str:
-    return re.sub(r"[^\w.-]+", "_", Path(data).stem if Path(data).suffix.lower() in ENDINGS else data) or "table"
+    return re.sub(r"[^\w.-]+", "_", Path(data).stem if Path(data).suffix.lower() in SUFFIXES else data) or "table"
 
 
 def _as_columns(value: Any) -> list[str] | None:

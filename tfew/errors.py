@@ -1,4 +1,4 @@
-"""The one exception for what a user can mend: bad input, a missing file, an option that does not exist."""
+"""The one exception for what a user can fix: bad input, a missing file, an option that does not exist."""
 
 from collections.abc import Iterable
 from difflib import get_close_matches
@@ -7,7 +7,7 @@ from difflib import get_close_matches
 class UserError(ValueError):
     """One clear sentence on one line: the bad value, the good values, the knob to turn.
 
-    It may quote what stands in a file. A line break there, or what a terminal would act on, is shown as an escape.
+    It may quote a file's content: line breaks and control characters in it become escapes.
     """
 
     def __init__(self, sentence: str) -> None:
@@ -15,21 +15,21 @@ class UserError(ValueError):
 
 
 def printable(text: str) -> str:
-    """With escapes (`\\n`) for what is no visible character."""
+    """The text with escapes (`\\n`) for characters that are not printable."""
     return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
-def unknown(what: str, bad: object, good: Iterable[object], knob: str) -> UserError:
-    """The error for a value that is not one of `good`; names the nearest good value if one is near."""
-    names = [str(name) for name in good]
-    near = get_close_matches(str(bad), names, n=1)
+def unknown_value_error(kind: str, value: object, known: Iterable[object], setting: str) -> UserError:
+    """The error for a `kind` of value that is not one of `known`; suggests the closest one, if any is close."""
+    names = [str(name) for name in known]
+    near = get_close_matches(str(value), names, n=1)
     hint = f" Did you mean {near[0]!r}?" if near else ""
     listing = ", ".join(repr(name) for name in names) or "none"
-    return UserError(f"Unknown {what} {bad!r} ({knob}).{hint} Known: {listing}.")
+    return UserError(f"Unknown {kind} {value!r} ({setting}).{hint} Known: {listing}.")
 
 
-def some(names: Iterable[str], most: int = 8) -> str:
-    """The first few of many names, for a message."""
+def shorten_list(names: Iterable[str], limit: int = 8) -> str:
+    """The first `limit` of the names, sorted, for a message."""
     listed = sorted(names)
-    rest = f" and {len(listed) - most} more" if len(listed) > most else ""
-    return (", ".join(listed[:most]) or "none") + rest
+    rest = f" and {len(listed) - limit} more" if len(listed) > limit else ""
+    return (", ".join(listed[:limit]) or "none") + rest

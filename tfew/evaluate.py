@@ -65,7 +65,7 @@ def _run(config: DictConfig, folder: Path, evaluation: Task, context: InContext 
     check_memory(blueprint, prompt_tokenizer, None, evaluation, context)
     loaded = build_for_scoring(config, prompt_tokenizer, method, adapter)
 
-    prompt_tokenizer.check_room(evaluation.prompts[0])
+    prompt_tokenizer.check_cuttable_budget(evaluation.prompts[0])
     open_run(folder, resolved_with_hashes(config), config.resume)
     if context is not None:
         save_shots(config, context.examples, folder)

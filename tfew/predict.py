@@ -14,9 +14,9 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from tfew.cli import command
-from tfew.data.stream import KINDS, STANDARD, RowStream, open_stream
-from tfew.errors import UserError, unknown
-from tfew.files.partial_file import PartialFile, check_free
+from tfew.data.stream import FILE_FORMATS, STDIO, RowStream, open_stream
+from tfew.errors import UserError, unknown_value_error
+from tfew.files.partial_file import PartialFile, check_output_file
 from tfew.prediction.result_rows import ResultRows, kind_of_output
 from tfew.prediction.tasks_file import task_folders
 
@@ -51,10 +51,10 @@ def predict(config: DictConfig, overrides: Sequence[str] = ()) -> "Progress":
             predictor,
             stream,
             results,
-            name="standard input" if source == STANDARD else source,
+            name="standard input" if source == STDIO else source,
             task_column=None if folders is None else str(config.task_column),
             skip=config.bad_rows == "skip",
-            at_once=source == STANDARD,
+            at_once=source == STDIO,
         )
         progress = _run(config, labelling, source, target)
     finally:
@@ -64,7 +64,7 @@ def predict(config: DictConfig, overrides: Sequence[str] = ()) -> "Progress":
 
 
 def _run(config: DictConfig, labelling: "BulkPrediction", source: str, target: str) -> "Progress":
-    if target == STANDARD:
+    if target == STDIO:
         try:
             return labelling.to(sys.stdout)
         except BrokenPipeError:
@@ -74,7 +74,7 @@ def _run(config: DictConfig, labelling: "BulkPrediction", source: str, target: s
 
     path = Path(target).expanduser()
     identity = {"input": _identity(source), "format": config.format, **labelling.predictor.fingerprint()}
-    go_on = config.resume and source != STANDARD
+    go_on = config.resume and source != STDIO
     file = PartialFile(path, bad_rows_file(path), identity, go_on, config.overwrite)
     try:
         if file.finished:
@@ -96,37 +96,37 @@ def _check(config: DictConfig, source: str, target: str) -> None:
     if config.adapter is not None and config.adapters is not None:
         raise UserError("adapter= is one task's adapter, adapters= those of many: give one of them.")
     if config.bad_rows not in ("stop", "skip"):
-        raise unknown("value", config.bad_rows, ("stop", "skip"), "bad_rows=")
-    if config.format is not None and config.format not in KINDS:
-        raise unknown("format", config.format, KINDS, "format=")
+        raise unknown_value_error("value", config.bad_rows, ("stop", "skip"), "bad_rows=")
+    if config.format is not None and config.format not in FILE_FORMATS:
+        raise unknown_value_error("format", config.format, FILE_FORMATS, "format=")
     for key in ("merge", "resume", "overwrite"):
         if not isinstance(config[key], bool):
             raise UserError(f"{key}={config[key]!r} is neither true nor false.")
     kind_of_output(target)
-    if source != STANDARD and not Path(source).expanduser().is_file():
+    if source != STDIO and not Path(source).expanduser().is_file():
         raise UserError(f"input={source} {'is a folder' if Path(source).is_dir() else 'does not exist'}.")
-    if source == STANDARD and sys.stdin.isatty():
+    if source == STDIO and sys.stdin.isatty():
         log.info("Reading JSON lines from standard input, to its end (Ctrl-D); input=FILE reads a file.")
-    if target == STANDARD:
+    if target == STDIO:
         return
     path = Path(target).expanduser()
     unfinished = path.with_name(f"{path.name}.partial.json").is_file()
     if not unfinished:
-        check_free(path, config.overwrite)
-    if source != STANDARD and path.exists() and path.samefile(Path(source).expanduser()):
+        check_output_file(path, config.overwrite)
+    if source != STDIO and path.exists() and path.samefile(Path(source).expanduser()):
         raise UserError(f"output={target} would overwrite the input: choose another.")
 
 
 def _stream(predictor: "Predictor", source: str, kind: str | None) -> RowStream:
     tasks = list(predictor.tasks.values())
     task = tasks[0] if len(tasks) == 1 else None
-    path = source if source == STANDARD else str(Path(source).expanduser())
+    path = source if source == STDIO else str(Path(source).expanduser())
     return open_stream(path, kind, task.text_column if task else None, {} if task is None else task.spec.formats)
 
 
 def _identity(source: str) -> dict[str, Any]:
     """By what an input file is known again, without reading all of it."""
-    if source == STANDARD:
+    if source == STDIO:
         return {}
     path = Path(source).expanduser()
     status = os.stat(path)
@@ -137,19 +137,19 @@ def _identity(source: str) -> dict[str, Any]:
 
 def _summary(progress: "Progress", results: ResultRows, target: str, seconds: float) -> None:
     """On standard output, or on standard error where the labels are on the other."""
-    out = sys.stderr if target == STANDARD else sys.stdout
+    out = sys.stderr if target == STDIO else sys.stdout
     rows = progress.rows - progress.earlier
     before = f", and {progress.earlier:,} before" if progress.earlier else ""
     print(f"\n{rows:,} rows in {seconds:.1f} s, {rows / seconds:,.0f} a second{before}", file=out)
     for task, counts in sorted(progress.labels.items()):
         print(f"  {task}: {_distribution(counts)}", file=out)
     if progress.bad:
-        where = "" if target == STANDARD else f"; they are listed in {bad_rows_file(Path(target))}"
+        where = "" if target == STDIO else f"; they are listed in {bad_rows_file(Path(target))}"
         print(f"  {progress.bad:,} rows could not be labelled and are left out{where}", file=out)
     if results.left_out:
         columns = ", ".join(sorted(results.left_out)[:5])
         print(f"  columns that the first row has not are left out ({columns}); output=FILE.jsonl keeps all", file=out)
-    if target != STANDARD:
+    if target != STDIO:
         print(f"  labels: {target}", file=out, flush=True)
 
 

@@ -9,10 +9,10 @@ from omegaconf import DictConfig
 
 from tfew.cli import command
 from tfew.config import checked
-from tfew.data.members import overview
+from tfew.data.members import member_overview
 from tfew.data.mixture import MixtureSpec
 from tfew.dataset_config import complete
-from tfew.errors import UserError, unknown
+from tfew.errors import UserError, unknown_value_error
 from tfew.schema import Prompt
 from tfew.task import Task, data_folder, eval_task, load_mixture_spec, local_task, train_task
 
@@ -24,7 +24,7 @@ def preview(config: DictConfig) -> list[dict[str, Any]]:
     """Prints, for the first n rows and every template, text, choices, token ids, lengths, and what was cut."""
     config = complete(checked(config))
     if config.split not in ("train", "eval"):
-        raise unknown("split", config.split, ("train", "eval"), "split=")
+        raise unknown_value_error("split", config.split, ("train", "eval"), "split=")
     if not isinstance(config.n, int) or config.n < 1:
         raise UserError(f"n={config.n} is not a whole number of at least 1.")
     mixture = load_mixture_spec(config)
@@ -43,7 +43,7 @@ def _preview_mixture(config: DictConfig, spec: MixtureSpec) -> list[dict[str, An
     """All members, here or not; then prompts drawn from those that are here. Nothing is downloaded."""
     task = local_task(config, spec)
     known = {name: part["available"] for name, part in task.mixture["members"].items()} if task and task.mixture else {}
-    members = overview(spec, config.templates.use, data_folder(config), known)
+    members = member_overview(spec, config.templates.use, data_folder(config), known)
     if config.json:
         for member in members:
             print(json.dumps(member, ensure_ascii=False))

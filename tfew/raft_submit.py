@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from tfew.cli import command
 from tfew.config import CONFIGS
-from tfew.errors import UserError, some, unknown
+from tfew.errors import UserError, shorten_list, unknown_value_error
 from tfew.files.atomic import write_atomically
 from tfew.files.untrusted import parse_json
 from tfew.prediction.submission import check_names, predictions_csv
@@ -41,7 +41,7 @@ def submit(config: DictConfig) -> list[Path]:
     output = Path(str(config.output)).expanduser()
     missing = [name for name in names if config.overwrite or not (output / name / FILE).is_file()]
     if done := [name for name in names if name not in missing]:
-        log.info(f"There already, and left as they are (overwrite=true redoes them): {some(done, len(done))}.")
+        log.info(f"There already, and left as they are (overwrite=true redoes them): {shorten_list(done, len(done))}.")
     planned = [_plan(config, name, run) for name, run in _runs(config, missing).items()]
     for task in planned:
         predicted = _predict(task)
@@ -58,7 +58,7 @@ def _tasks(config: DictConfig) -> list[str]:
     wished = [str(name) for name in config.tasks or known]
     for name in wished:
         if name not in known:
-            raise unknown("task", name, known, "tasks=")
+            raise unknown_value_error("task", name, known, "tasks=")
     return wished
 
 
@@ -76,8 +76,8 @@ def _runs(config: DictConfig, names: list[str]) -> dict[str, Path]:
                 found[record.dataset] = path.parent
     if absent := [name for name in names if name not in found]:
         raise UserError(
-            f"{where} has no finished run of {some(absent, len(absent))}: train with +experiment=raft/TASK, or name"
-            " fewer with tasks=."
+            f"{where} has no finished run of {shorten_list(absent, len(absent))}: train with +experiment=raft/TASK, or"
+            " name fewer with tasks=."
         )
     return {name: found[name] for name in names}
 

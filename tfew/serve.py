@@ -48,7 +48,7 @@ def serve(config: DictConfig, overrides: Sequence[str] = ()) -> None:
     find_run = partial(saved_run, config, of_prediction)
     predictor = load_predictor(find_run, config.adapter if folders is None else folders, config.merge)
     metrics = Metrics()
-    queue = LabelQueue(predictor, config.max_waiting, 2 * predictor.batch_size, metrics.saw_batch)
+    queue = LabelQueue(predictor, config.max_waiting, 2 * predictor.batch_size, metrics.observe_batch)
     app = make_app(queue, metrics, _limits(config))
     log.info(f"http://{config.host}:{config.port}: {len(predictor.tasks)} tasks; Ctrl-C ends it.")
     server.serve(app, queue, config.host, config.port)
@@ -58,10 +58,10 @@ def _limits(config: DictConfig) -> "Limits":
     from tfew.service.limits import Limits
 
     return Limits(
-        most_items=config.max_items,
-        most_body_bytes=int(config.max_body_mb * 1e6),
+        max_items=config.max_items,
+        max_body_bytes=int(config.max_body_mb * 1e6),
         timeout_seconds=config.timeout_seconds,
-        hosts=(*LOCAL, config.host, *map(str, config.allowed_hosts)),
+        allowed_hosts=(*LOCAL, config.host, *map(str, config.allowed_hosts)),
         manage=None if config.manage is None else Path(config.manage).expanduser(),
     )
 

@@ -10,7 +10,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar, Union, get_args, 
 
 from omegaconf import DictConfig, OmegaConf
 
-from tfew.errors import UserError, unknown
+from tfew.errors import UserError, unknown_value_error
 
 T = TypeVar("T", bound="Settings")
 
@@ -195,7 +195,7 @@ def check_value(key: str, value: object, hint: Any) -> None:
     choices = [choice for kind in kinds if get_origin(kind) is Literal for choice in get_args(kind)]
     described = [text for kind in kinds if get_origin(kind) is not Literal and (text := _description(kind))]
     if not described:
-        raise unknown("value", value, choices, f"{key}=")
+        raise unknown_value_error("value", value, choices, f"{key}=")
     if described == ["true or false"]:
         raise UserError(f"{key}={value!r} is neither true nor false.")
     if choices:

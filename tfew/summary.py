@@ -14,7 +14,7 @@ from tfew.models.adapters_io import save_temperature
 from tfew.ranking.label_table import by_label, confusions, doubts
 from tfew.runs.identity import model_name
 from tfew.runs.records import RunRecord, git_commit, library_versions, save_record
-from tfew.runs.run_folder import checksums, remove_checkpoints
+from tfew.runs.run_folder import file_checksums, remove_checkpoints
 
 if TYPE_CHECKING:
     from tfew.models.loaded_model import LoadedModel
@@ -76,7 +76,7 @@ def finish(folder: Path, config: DictConfig, command: str, method_name: str, res
     if result.adapter_bytes and "calibration" in record.metrics:
         save_temperature(folder, record.metrics["calibration"], config.score.norm)
     if is_main_process():
-        record = replace(record, files=checksums(folder))
+        record = replace(record, files=file_checksums(folder))
         path = save_record(folder, record)
         remove_checkpoints(folder)
         print_summary(record, path)

@@ -12,15 +12,15 @@ from typing import Any
 from omegaconf import DictConfig
 
 from tfew.config import resolved
-from tfew.data.content_free import content_columns, emptied, with_content_free
+from tfew.data.content_free import content_columns, content_free_example, with_content_free
 from tfew.data.dataset import DatasetSpec
 from tfew.data.fewshot import few_shot_examples, save_few_shot
 from tfew.data.members import load_mixture, local_members
 from tfew.data.mixture import MixtureSpec
 from tfew.data.sources import find_source, has_split, is_local, load_split
-from tfew.data.split import folds_of, rarer_than
-from tfew.data.templates import Template, load_templates, select
-from tfew.errors import UserError, some
+from tfew.data.split import rare_labels, stratified_folds
+from tfew.data.templates import Template, load_templates, select_templates
+from tfew.errors import UserError, shorten_list
 from tfew.files.atomic import write_atomically
 from tfew.runs.run_folder import MIXTURE_FILE, few_shot_path
 from tfew.schema import Example, Prompt
@@ -102,17 +102,17 @@ def row_folds(config: DictConfig, task: Task) -> list[int]:
             f"folds={folds} leaves fewer than batch_size={config.batch_size} of {task.rows} rows to train on."
         )
     if task.classes is None:
-        return folds_of([None] * task.rows, folds, config.few_shot_seed)
+        return stratified_folds([None] * task.rows, folds, config.few_shot_seed)
     names = [task.classes[example.label or 0] for example in task.examples]
-    if rare := rarer_than(names, folds):
-        listing = some(f"{name} ({rows})" for name, rows in rare.items())
+    if rare := rare_labels(names, folds):
+        listing = shorten_list(f"{name} ({rows})" for name, rows in rare.items())
         log.info(f"Note: labels with fewer rows than there are folds are not in every one: {listing}.")
-    return folds_of(names, folds, config.few_shot_seed)
+    return stratified_folds(names, folds, config.few_shot_seed)
 
 
 def train_templates(config: DictConfig, spec: DatasetSpec) -> list[Template]:
     """The templates that training draws from."""
-    templates = select(load_templates(spec.prompts), config.templates.use, config.templates.name)
+    templates = select_templates(load_templates(spec.prompts), config.templates.use, config.templates.name)
     limited = config.templates.use == "original" and config.fidelity.limit_train_templates
     return templates[: spec.train_templates_first] if limited else templates
 
@@ -131,7 +131,7 @@ def in_context(config: DictConfig) -> InContext | None:
     if wanted > len(pool):
         raise UserError(f"icl.shots={wanted}, but there are {len(pool)} few-shot examples (shots=).")
     examples = random.Random(f"{config.few_shot_seed}/order {config.icl.order_seed}").sample(list(pool), wanted)
-    templates = select(load_templates(spec.prompts), config.templates.use, config.templates.name)
+    templates = select_templates(load_templates(spec.prompts), config.templates.use, config.templates.name)
     shots = {}
     for template in templates:
         rendered = [template.render(spec.name, example) for example in examples]
@@ -209,7 +209,7 @@ def eval_task(config: DictConfig) -> Task | None:
 
 
 def _eval_single(config: DictConfig, spec: DatasetSpec, data_dir: Path | None) -> Task:
-    templates = select(load_templates(spec.prompts), config.templates.use, config.templates.name)
+    templates = select_templates(load_templates(spec.prompts), config.templates.use, config.templates.name)
     examples = list(islice(load_split(spec, "eval", data_dir), config.get("eval_rows")))  # which old runs do not have
     task = _render(spec, examples, templates)
     if config.score.get("method") == "calibrated":
@@ -226,7 +226,7 @@ def _eval_single(config: DictConfig, spec: DatasetSpec, data_dir: Path | None) -
 def unlabelled_task(config: DictConfig) -> Task:
     """The rows of the split "test", which have no labels, each in the first template."""
     spec = load_spec(config)
-    templates = select(load_templates(spec.prompts), config.templates.use, config.templates.name)
+    templates = select_templates(load_templates(spec.prompts), config.templates.use, config.templates.name)
     return _render(spec, load_split(spec, "test", data_folder(config), labelled=False), templates[:1])
 
 
@@ -235,7 +235,7 @@ def _with_content_free(spec: DatasetSpec, task: Task, templates: Sequence[Templa
     columns = content_columns(task.examples, spec.columns)
     prompts = []
     for example, row in zip(task.examples, task.prompts, strict=True):
-        free = emptied(example, columns)
+        free = content_free_example(example, columns)
         prompts.append([with_content_free(p, by_name[p.template].render(spec.name, free)) for p in row])
     return replace(task, prompts=prompts)
 

@@ -19,7 +19,7 @@ from tfew.dataset_config import complete
 from tfew.errors import UserError
 from tfew.runs.identity import differences, method_name, resolved_with_hashes, run_name, run_path
 from tfew.runs.records import RunRecord, load_record
-from tfew.runs.run_folder import METRICS_FILE, already_finished, open_run, tidy
+from tfew.runs.run_folder import METRICS_FILE, already_finished, open_run, remove_leftovers
 from tfew.runs.run_lock import lock_run
 from tfew.settings import EvaluationSettings, settings
 from tfew.summary import RunResult, finish
@@ -77,7 +77,7 @@ def train_together(configs: Sequence[DictConfig]) -> list[RunRecord]:
             _train_jobs(jobs)
     records = [load_record(folder) for folder in folders]
     for folder in folders:
-        tidy(folder)
+        remove_leftovers(folder)
     return records
 
 
@@ -128,7 +128,7 @@ def _build(first: Job) -> "Trainable":
 def _member(job: Job, loaded: "Trainable") -> "Member":
     from torch import nn
 
-    from tfew.data.loader import FewShotData
+    from tfew.data.loader import FewShotDataModule
     from tfew.models.build import build_method, make_optimizer, starting_weights
     from tfew.scoring.losses import LossConfig
     from tfew.training.joint_training import Member
@@ -138,7 +138,7 @@ def _member(job: Job, loaded: "Trainable") -> "Member":
     build_method(config)  # checks it against this run's optimiser
     weights = {name: nn.Parameter(vector) for name, vector in starting_weights(config, method, model).items()}
     optimizer = make_optimizer(config, list(weights.values()))
-    data = FewShotData(
+    data = FewShotDataModule(
         job.training.prompts,
         replace(loaded.prompt_tokenizer, max_tokens=config.max_tokens),
         batch_size=config.batch_size,

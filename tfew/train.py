@@ -104,7 +104,7 @@ def _build(config: DictConfig, training: Task, evaluation: Task | None) -> "Trai
 
     prompt_tokenizer = build_tokenizer(config)
     if training.mixture is None:
-        prompt_tokenizer.check_room(training.prompts[0])
+        prompt_tokenizer.check_cuttable_budget(training.prompts[0])
     tokens = len(prompt_tokenizer.tokenizer)
     blueprint = build_blueprint(config, build_method(config), build_device(config), tokens)
     check_memory(blueprint, prompt_tokenizer, training, evaluation)

@@ -60,7 +60,7 @@ def make_prompts(workload: Workload, prompt_tokenizer: PromptTokenizer) -> list[
 
 
 def encode(prompts: list[Prompt], prompt_tokenizer: PromptTokenizer) -> list[TokenizedPrompt]:
-    return prompt_tokenizer.all(prompts)
+    return prompt_tokenizer.tokenize(prompts)
 
 
 def _labels(source: random.Random, words: list[str], count: int, longest: int) -> tuple[str, ...]:

@@ -169,7 +169,7 @@ def _read(path: Path) -> None:
     """As rows to label, whole and from every place on; then as a table to train on."""
     from tfew.data.stream import StreamPosition, open_stream
     from tfew.data.table import read_table
-    from tfew.data.user_table import Wishes, describe
+    from tfew.data.user_table import TableOptions, describe_table
 
     def streamed() -> None:
         stream = open_stream(str(path), None, "text")
@@ -182,7 +182,7 @@ def _read(path: Path) -> None:
             stream.close()
 
     _refusing(streamed)
-    describe(read_table(path), Wishes())
+    describe_table(read_table(path), TableOptions())
 
 
 def _refusing(read: Callable[[], object]) -> None:
@@ -204,12 +204,12 @@ def _check(error: Exception) -> str:
 
 def _sealed(data: bytes) -> bytes:
     """With the checksum that belongs to these fields, if they are any."""
-    from tfew.files.checksums import SEAL, to_checked_json
+    from tfew.files.checksums import CHECKSUM_KEY, to_checked_json
     from tfew.files.untrusted import parse_json
 
     try:
         fields = parse_json(data.decode())
-        return to_checked_json({key: value for key, value in fields.items() if key != SEAL}).encode()
+        return to_checked_json({key: value for key, value in fields.items() if key != CHECKSUM_KEY}).encode()
     except (ValueError, AttributeError, RecursionError):
         return data
 
@@ -246,7 +246,7 @@ def _model() -> Any:
 @cache
 def _run() -> dict[str, bytes]:
     """The files of a finished run, and its row in a comparison."""
-    from tfew.comparison.rows import as_json_lines, reduced
+    from tfew.comparison.rows import as_json_lines, make_row
     from tfew.models.adapters_io import save_temperature
     from tfew.train import train
 
@@ -256,7 +256,7 @@ def _run() -> dict[str, bytes]:
         found = train(config)
         folder = Path(name) / found.name
         save_temperature(folder, {"temperature": 1.5, "rows": 40, "ece": 0.2, "ece_calibrated": 0.1}, "token")
-        (folder / "records.jsonl").write_text(as_json_lines([reduced(found, "v", folder)]))
+        (folder / "records.jsonl").write_text(as_json_lines([make_row(found, "v", folder)]))
         return {path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()}
 
 

@@ -13,7 +13,7 @@ from scripts.demo import FILES, composed, main
 from tfew.comparison.numbers import Comparison
 from tfew.comparison.plots import draw_accuracies
 from tfew.comparison.rows import MAX_TEMPLATES, Row, as_csv, as_json_lines, load_rows, right_by_row
-from tfew.comparison.runs import Variant, plan, run_all
+from tfew.comparison.runs import Variant, plan_runs, run_all
 from tfew.comparison.tables import accuracy_cells, as_text, norm_cells, paired_cells, report, seed_cells
 from tfew.errors import UserError
 from tfew.evaluate import evaluate
@@ -142,7 +142,7 @@ def test_text_and_markdown() -> None:
 
 def test_the_plan() -> None:
     variants = [Variant("bare", command="evaluate", seeded=False), Variant("x", ("steps=3",))]
-    runs = plan(variants, ["d", "e"], [5, 6], ["few_shot=draw"])
+    runs = plan_runs(variants, ["d", "e"], [5, 6], ["few_shot=draw"])
     assert [(run.variant, run.dataset, run.seed) for run in runs] == [
         ("bare", "d", 5), ("x", "d", 5), ("x", "d", 6), ("bare", "e", 5), ("x", "e", 5), ("x", "e", 6),
     ]  # fmt: skip
@@ -167,7 +167,7 @@ def test_a_failing_run_is_listed_and_the_others_go_on(tmp_path: Path, capsys: py
         return train(config)
 
     common = ("+experiment=demo", f"runs={tmp_path}", *QUICK)
-    runs = plan([Variant("x")], ["mini/commits"], [0, 1, 2], common)
+    runs = plan_runs([Variant("x")], ["mini/commits"], [0, 1, 2], common)
     outcome = run_all(runs, {"train": composed(sometimes, "train")})
     assert [row.seed for row in outcome.rows] == [0, 2]
     assert [(f.run.seed, f.error) for f in outcome.failures] == [(1, "RuntimeError: no luck")]
@@ -223,7 +223,7 @@ def test_a_run_among_others_is_the_run_alone(tmp_path: Path) -> None:
     """Nothing of one run leaks into the next: not its random numbers, modes or settings."""
     common = ("+experiment=demo", f"runs={tmp_path}/many", *QUICK)
     outcome = run_all(
-        plan([Variant("bare", command="evaluate", seeded=False), Variant("x")], ["mini/commits"], [3, 4], common),
+        plan_runs([Variant("bare", command="evaluate", seeded=False), Variant("x")], ["mini/commits"], [3, 4], common),
         {"train": composed(train, "train"), "evaluate": composed(evaluate, "evaluate")},
     )
     from tfew.config import compose

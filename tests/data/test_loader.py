@@ -4,7 +4,7 @@ import pytest
 import torch
 from transformers import ByT5Tokenizer
 
-from tfew.data.loader import DrawnPrompts, StepSampler
+from tfew.data.loader import PromptDataset, StepSampler
 from tfew.data.tokenization import PromptTokenizer, collate
 from tfew.schema import Prediction, Prompt
 
@@ -26,13 +26,13 @@ def test_starting_in_the_middle_gives_the_same_batches() -> None:
 
 def test_wordings_are_drawn_anew_each_step_and_depend_on_nothing_else() -> None:
     prompts = [[Prompt("d", f"t{i}", row, f"{row} {i}", ("a", "b"), 0) for i in range(10)] for row in range(3)]
-    first, second = (DrawnPrompts(prompts, PromptTokenizer(ByT5Tokenizer(), 64), seed=0) for _ in range(2))
+    first, second = (PromptDataset(prompts, PromptTokenizer(ByT5Tokenizer(), 64), seed=0) for _ in range(2))
     keys = [(step, row) for step in range(100) for row in range(3)]
     forwards = [first[key] for key in keys]
     assert [second[key] for key in reversed(keys)] == forwards[::-1]
     for row in range(3):
         assert len({tuple(item.input_ids) for item, key in zip(forwards, keys, strict=True) if key[1] == row}) == 10
-    other = DrawnPrompts(prompts, PromptTokenizer(ByT5Tokenizer(), 64), seed=1)
+    other = PromptDataset(prompts, PromptTokenizer(ByT5Tokenizer(), 64), seed=1)
     assert [other[key] for key in keys] != forwards
 
 

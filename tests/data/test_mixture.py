@@ -20,7 +20,7 @@ import pytest
 from tests.commands import run_command, start_command
 from tfew.config import compose
 from tfew.data.dataset import DatasetSpec
-from tfew.data.loader import DrawnPrompts, StepSampler
+from tfew.data.loader import PromptDataset, StepSampler
 from tfew.data.mixture import Mixture, MixtureSpec, make_part
 from tfew.data.sources import load_split
 from tfew.data.templates import load_templates
@@ -213,7 +213,7 @@ def mixture_of(data: Path, *overrides: str) -> Mixture:
 def test_a_pass_visits_every_template_and_row_once_or_as_often_as_its_rate_says(made_mixture: Path) -> None:
     mixture = mixture_of(made_mixture, "dataset.members.mrpc.rate=2")
     batches = StepSampler(len(mixture), 4, len(mixture) // 4, seed=0)
-    visits = Counter(mixture.place(row) for batch in batches for _, row in batch)
+    visits = Counter(mixture.locate(row) for batch in batches for _, row in batch)
     assert sum(visits.values()) == len(mixture) == 12 * (2 * 7 + 18 + 7 + 10 + 13 + 7)
     assert visits == {
         (number, row, template): 2 if part.name == "mrpc" else 1
@@ -222,7 +222,7 @@ def test_a_pass_visits_every_template_and_row_once_or_as_often_as_its_rate_says(
         for template in range(len(part.templates))
     }
     with pytest.raises(IndexError):
-        mixture.place(len(mixture))
+        mixture.locate(len(mixture))
 
 
 def test_an_item_is_one_prompt_with_the_right_answer_as_its_one_choice(made_mixture: Path) -> None:
@@ -269,7 +269,7 @@ def test_batches_are_pure_functions_of_seed_and_step(made_mixture: Path) -> None
     from transformers import ByT5Tokenizer
 
     prompt_tokenizer = PromptTokenizer(ByT5Tokenizer(), 64)
-    first, second = (DrawnPrompts(mixture_of(made_mixture), prompt_tokenizer, seed=0) for _ in range(2))
+    first, second = (PromptDataset(mixture_of(made_mixture), prompt_tokenizer, seed=0) for _ in range(2))
     whole = list(StepSampler(len(first.prompts), 16, 120, seed=0))
     later = list(StepSampler(len(second.prompts), 16, 120, seed=0, start=47))
     assert later == whole[47:]
@@ -283,7 +283,7 @@ def test_ranks_share_each_batch_also_after_they_were_resumed(
     """Before the kill two processes, after it three: every prompt of every batch goes to exactly one of them."""
     from transformers import ByT5Tokenizer
 
-    drawn = DrawnPrompts(mixture_of(made_mixture), PromptTokenizer(ByT5Tokenizer(), 64), seed=0)
+    drawn = PromptDataset(mixture_of(made_mixture), PromptTokenizer(ByT5Tokenizer(), 64), seed=0)
 
     def batches_of(rank: int, world: int, start: int) -> list[list[tuple[int, int]]]:
         monkeypatch.setattr("tfew.devices.distributed.world_size", lambda: world)

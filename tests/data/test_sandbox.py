@@ -12,7 +12,7 @@ import pytest
 from tfew.config import CONFIGS
 from tfew.data import rendering, sandbox
 from tfew.data.rendering import END, START
-from tfew.data.sandbox import RenderError, SafeTemplate, split_marks
+from tfew.data.sandbox import RenderError, SafeTemplate, extract_spans
 from tfew.data.templates import InlineTemplate
 from tfew.errors import UserError
 from tfew.schema import Example
@@ -188,7 +188,7 @@ def test_space_around_and_marks_of_the_text_itself_do_no_harm() -> None:
     odd = f"a {END} b {START} c"
     prompt = rendered("<{{ text }}>", cut=("text",), text=odd)
     assert prompt.cuttable == ()
-    assert split_marks(f"x {START}{END} y") == ("x  y", ())
+    assert extract_spans(f"x {START}{END} y") == ("x  y", ())
 
 
 def refused(source: str, message: str, **fields: Any) -> None:
@@ -217,7 +217,7 @@ def test_most_memory(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def slow_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., sandbox._Process]:
+def slow_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., sandbox._RenderProcess]:
     """A process that answers each request after as many seconds as its source says."""
     program = tmp_path / "slow.py"
     program.write_text(
@@ -227,15 +227,15 @@ def slow_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..
         '    print(\'{"text": "done"}\', flush=True)\n'
     )
 
-    def make(start_seconds: float = 0.0) -> sandbox._Process:
+    def make(start_seconds: float = 0.0) -> sandbox._RenderProcess:
         program.write_text(program.read_text().replace("START", str(start_seconds)))
         monkeypatch.setattr(rendering, "__file__", str(program))
-        return sandbox._Process()
+        return sandbox._RenderProcess()
 
     return make
 
 
-def test_longest_render(slow_process: Callable[..., sandbox._Process], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_longest_render(slow_process: Callable[..., sandbox._RenderProcess], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sandbox, "RENDER_TIMEOUT_SECONDS", 1.0)
     process = slow_process()
     assert process.ask({"source": "0.2"}) == "done"
@@ -245,7 +245,7 @@ def test_longest_render(slow_process: Callable[..., sandbox._Process], monkeypat
     process.close()
 
 
-def test_longest_start(slow_process: Callable[..., sandbox._Process], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_longest_start(slow_process: Callable[..., sandbox._RenderProcess], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sandbox, "START_TIMEOUT_SECONDS", 1.0)
     process = slow_process(start_seconds=60)
     with pytest.raises(RenderError, match="it takes longer than 1 seconds"):

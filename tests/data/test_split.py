@@ -5,7 +5,7 @@ from collections import Counter
 
 import pytest
 
-from tfew.data.split import drawn_rows, folds_of, rarer_than
+from tfew.data.split import rare_labels, stratified_folds, stratified_sample
 
 
 def made(seed: int) -> list[str]:
@@ -17,7 +17,7 @@ def made(seed: int) -> list[str]:
 def test_folds_are_even_in_size_and_in_every_label(seed: int) -> None:
     labels = made(seed)
     for folds in (2, 5):
-        fold = folds_of(labels, folds, seed)
+        fold = stratified_folds(labels, folds, seed)
         assert len(fold) == len(labels)
         sizes = [fold.count(number) for number in range(folds)]
         assert sum(sizes) == len(labels)
@@ -30,16 +30,16 @@ def test_folds_are_even_in_size_and_in_every_label(seed: int) -> None:
 
 def test_a_rare_label_is_spread_as_far_as_it_goes() -> None:
     labels = ["common"] * 20 + ["rare"] * 3
-    fold = folds_of(labels, 5, 0)
+    fold = stratified_folds(labels, 5, 0)
     assert len({fold[row] for row in (20, 21, 22)}) == 3
-    assert rarer_than(labels, 5) == {"rare": 3}
-    assert rarer_than(labels, 3) == {}
+    assert rare_labels(labels, 5) == {"rare": 3}
+    assert rare_labels(labels, 3) == {}
 
 
 @pytest.mark.parametrize("seed", range(30))
 def test_a_draw_takes_its_share_of_every_label_and_never_all(seed: int) -> None:
     labels = made(seed)
-    rows = drawn_rows(labels, 0.25, seed)
+    rows = stratified_sample(labels, 0.25, seed)
     assert rows == sorted(set(rows))
     for label, count in Counter(labels).items():
         taken = sum(labels[row] == label for row in rows)
@@ -51,7 +51,7 @@ def test_a_draw_takes_its_share_of_every_label_and_never_all(seed: int) -> None:
 
 def test_the_seed_decides_and_nothing_else() -> None:
     labels = made(0)
-    for draw in (lambda seed: folds_of(labels, 3, seed), lambda seed: drawn_rows(labels, 0.3, seed)):
+    for draw in (lambda seed: stratified_folds(labels, 3, seed), lambda seed: stratified_sample(labels, 0.3, seed)):
         random.seed(1)
         first = draw(0)
         random.seed(2)

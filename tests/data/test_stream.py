@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tfew.data.stream import MAX_LINE_BYTES, RowStream, Streamed, StreamPosition, open_stream
+from tfew.data.stream import MAX_LINE_BYTES, RowStream, StreamedRow, StreamPosition, open_stream
 from tfew.errors import UserError
 
 
@@ -18,7 +18,7 @@ def written(path: Path, data: str | bytes) -> str:
     return str(path)
 
 
-def read(path: str, kind: str | None = None, start: StreamPosition | None = None, **options: Any) -> list[Streamed]:
+def read(path: str, kind: str | None = None, start: StreamPosition | None = None, **options: Any) -> list[StreamedRow]:
     stream = open_stream(path, kind, **{"text_column": "text", **options})
     try:
         return list(stream.rows(start or StreamPosition()))

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tfew.data.table import MAX_CELL_CHARACTERS, read_table, stream_rows
+from tfew.data.table import MAX_CELL_CHARACTERS, iter_rows, read_table
 from tfew.errors import UserError
 
 ROWS = [{"review": "good, very", "label": "1"}, {"review": "so-so", "label": "0"}]
@@ -115,7 +115,7 @@ def test_no_file(tmp_path: Path) -> None:
 
 
 def test_rows_before_a_bad_one_are_there(tmp_path: Path) -> None:
-    rows = stream_rows(written(tmp_path / "t.jsonl", b'{"a": 1}\n{"a": 2}\noops\n'))
+    rows = iter_rows(written(tmp_path / "t.jsonl", b'{"a": 1}\n{"a": 2}\noops\n'))
     assert [next(rows), next(rows)] == [{"a": 1}, {"a": 2}]
     with pytest.raises(UserError, match="row 3"):
         next(rows)

@@ -11,7 +11,7 @@ import pytest
 from tests.conftest import EXPERIMENTS
 from tfew.config import compose
 from tfew.data.sources import load_split
-from tfew.data.templates import InlineTemplate, load_templates, select
+from tfew.data.templates import InlineTemplate, load_templates, select_templates
 from tfew.errors import UserError
 from tfew.schema import Example
 from tfew.task import eval_task, load_spec, train_task
@@ -26,7 +26,7 @@ ORIGINAL_TASK_TEMPLATES = {
 @pytest.mark.parametrize("experiment", EXPERIMENTS)
 def test_numbers_of_original_task_templates_are_the_official_ones(experiment: str) -> None:
     templates = load_templates(load_spec(compose(f"dataset={experiment}")).prompts)
-    assert len(select(templates, "original", None)) == ORIGINAL_TASK_TEMPLATES[experiment]
+    assert len(select_templates(templates, "original", None)) == ORIGINAL_TASK_TEMPLATES[experiment]
 
 
 def test_renders_are_promptsources_own(made_data: Path) -> None:
@@ -141,8 +141,8 @@ def test_invalid_jinja_and_unknown_names() -> None:
     with pytest.raises(
         UserError, match=r"Unknown template 'GPT3 style' \(templates.name=\). Did you mean 'GPT-3 style'"
     ):
-        select(templates, "single", "GPT3 style")
+        select_templates(templates, "single", "GPT3 style")
     with pytest.raises(UserError, match=r"Unknown promptsource collection 'super_glue/rtee'.*'super_glue/rte'"):
         load_templates("super_glue/rtee")
     with pytest.raises(UserError, match="'Topic of the context' has no answer choices"):
-        select(load_templates("hellaswag"), "single", "Topic of the context")
+        select_templates(load_templates("hellaswag"), "single", "Topic of the context")

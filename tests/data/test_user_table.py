@@ -11,9 +11,9 @@ from omegaconf import OmegaConf
 
 from tests.test_train import vectors
 from tfew.config import checked, compose
-from tfew.data.infer_columns import MAX_LABEL_CHARACTERS, label_column
+from tfew.data.infer_columns import MAX_LABEL_CHARACTERS, infer_label_column
 from tfew.data.table import Table, read_table
-from tfew.data.user_table import Wishes, describe
+from tfew.data.user_table import TableOptions, describe_table
 from tfew.dataset_config import complete
 from tfew.errors import UserError
 from tfew.evaluate import evaluate, with_run_settings
@@ -60,13 +60,13 @@ def section(*overrides: str) -> Any:
 # what is found out
 
 
-def test_columns_are_guessed_and_said() -> None:
-    found = describe(REVIEWS, Wishes())
+def test_columns_are_inferred_and_reported() -> None:
+    found = describe_table(REVIEWS, TableOptions())
     assert (found.text, found.label) == (["review"], "sentiment")
     assert found.notes == [
-        "label=sentiment (guessed)",
+        "label=sentiment (inferred)",
         "3 labels in 12 rows: bad 4, good 4, so_so 4",
-        "text=review (guessed); the model is not shown id",
+        "text=review (inferred); the model is not shown id",
         "the model says 'bad' for bad, 'good' for good, 'so so' for so_so",
     ]
     assert found.section["label"]["names"] == ["bad", "good", "so_so"]
@@ -81,15 +81,15 @@ def test_columns_are_guessed_and_said() -> None:
 
 
 def test_a_label_without_a_telling_name_is_known_by_its_few_values() -> None:
-    found = describe(table(a=list("uvwxyz") * 2, verdict=["x", "y"] * 6), Wishes(text=["a"]))
+    found = describe_table(table(a=list("uvwxyz") * 2, verdict=["x", "y"] * 6), TableOptions(text=["a"]))
     assert found.label == "verdict"
-    assert describe(table(verdict=["x", "y"] * 6, words=[f"long text {i}" for i in range(12)]), Wishes()).text == [
-        "words"
-    ]
+    assert describe_table(
+        table(verdict=["x", "y"] * 6, words=[f"long text {i}" for i in range(12)]), TableOptions()
+    ).text == ["words"]
 
 
 @pytest.mark.parametrize(
-    ("columns", "wishes", "message"),
+    ("columns", "options", "message"),
     [
         ({"a": ["x", "y"] * 6, "b": ["u", "v"] * 6}, {}, "Which column of t.csv is the label.*it could be a, b"),
         (
@@ -121,20 +121,20 @@ def test_a_label_without_a_telling_name_is_known_by_its_few_values() -> None:
         ({"text": ["a"], "label": ["x"]}, {"text": ["label"], "label": "label"}, "would give the answer away"),
     ],
 )
-def test_what_cannot_be_found_out(columns: dict[str, Any], wishes: dict[str, Any], message: str) -> None:
+def test_what_cannot_be_found_out(columns: dict[str, Any], options: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
-        describe(table(**columns), Wishes(**wishes))
+        describe_table(table(**columns), TableOptions(**options))
 
 
 def words(label: Sequence[Any], choices: Any) -> dict[str, str]:
-    found = describe(table(text=["t"] * len(label), label=label), Wishes(choices=choices))
+    found = describe_table(table(text=["t"] * len(label), label=label), TableOptions(choices=choices))
     return dict(zip(found.section["label"]["names"], found.section["prompts"][0]["answer_choices"], strict=True))
 
 
 def test_longest_values_of_an_inferred_label() -> None:
     def inferred(length: int) -> str:
         rows = [{"text": f"row {i}", "kind": "ab"[i % 2] * length} for i in range(12)]
-        return label_column(Table("t", ["text", "kind"], rows), ["text", "kind"])
+        return infer_label_column(Table("t", ["text", "kind"], rows), ["text", "kind"])
 
     assert inferred(MAX_LABEL_CHARACTERS) == "kind"
     with pytest.raises(UserError, match="Which column of t is the label"):
@@ -188,8 +188,8 @@ CHOICES = [["cat", "dog"], '["3", "4", "cat"]', "one ||| two ||| three ||| four"
     ],
 )
 def test_choices_of_the_rows_own(label: list[Any], by: str, first: int) -> None:
-    found = describe(
-        table(question=["q1", "q2", "q3"], options=CHOICES, right=label), Wishes(label="right", choices="options")
+    found = describe_table(
+        table(question=["q1", "q2", "q3"], options=CHOICES, right=label), TableOptions(label="right", choices="options")
     )
     rule = found.section["label"]
     assert (rule["by"], rule["first"], rule["choices"], rule["names"]) == (by, first, "options", None)
@@ -214,7 +214,9 @@ def test_choices_of_the_rows_own(label: list[Any], by: str, first: int) -> None:
 )
 def test_choices_of_the_rows_own_that_do_not_work(options: Any, label: Any, message: str) -> None:
     with pytest.raises(UserError, match=message):
-        describe(table(text=["t"] * 2, options=options, label=label), Wishes(label="label", choices="options"))
+        describe_table(
+            table(text=["t"] * 2, options=options, label=label), TableOptions(label="label", choices="options")
+        )
 
 
 def test_column_names_that_a_template_cannot_use() -> None:
@@ -225,7 +227,7 @@ def test_column_names_that_a_template_cannot_use() -> None:
         "if": ["d"] * 3,
         "Is it?": ["x", "y", "x"],
     }
-    found = describe(table(**columns), Wishes(text=["Tweet text", "2nd", "if"], label="Is it?"))
+    found = describe_table(table(**columns), TableOptions(text=["Tweet text", "2nd", "if"], label="Is it?"))
     rename = found.section["rename"]
     assert rename == {"Tweet text": "Tweet_text_", "2nd": "column_2nd_", "if": "if_", "Is it?": "Is_it_"}
     (prompt,) = found.section["prompts"]
@@ -254,7 +256,7 @@ def test_column_names_that_a_template_cannot_use() -> None:
 )
 def test_templates_that_do_not_fit(template: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
-        describe(REVIEWS, Wishes(template=template))
+        describe_table(REVIEWS, TableOptions(template=template))
 
 
 # the section `dataset`

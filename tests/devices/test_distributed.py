@@ -176,7 +176,7 @@ def test_every_prompt_is_scored_once_whatever_the_remainder(
 ) -> None:
     model, prompt_tokenizer = with_ia3(tiny_t5(rows=384)), PromptTokenizer(ByT5Tokenizer(), 32)
     texts = [Prompt("d", "t", i, "ab" * (i % 5 + 1), ("yes", "no", "maybe")[: 2 + i % 2], 0) for i in range(prompts)]
-    encoded = prompt_tokenizer.all(texts)
+    encoded = prompt_tokenizer.tokenize(texts)
     execution = Execution(torch.device("cpu"), torch.float32, False, False, "fast", None)
     alone_model = LoadedModel(model, prompt_tokenizer, execution, 0, None)
     shared_model = replace(alone_model, execution=replace(execution, is_sharded=together))

@@ -132,5 +132,5 @@ def test_what_needs_an_extra_says_so_first(
         with pytest.raises(UserError, match=rf"^logger={logger} needs {logger}, not installed here: pip install"):
             train_tiny(f"logger={logger}", "data_dir=.")
     assert not list(tmp_path.iterdir())
-    with pytest.raises(UserError, match=r"^A figure needs matplotlib, .* \(the extra \[plots\]"), plots.style():
+    with pytest.raises(UserError, match=r"^A figure needs matplotlib, .* \(the extra \[plots\]"), plots.plot_style():
         pass

@@ -19,7 +19,7 @@ from tfew.data.mixture import Mixture, MixtureSpec
 from tfew.data.templates import load_templates
 from tfew.errors import UserError
 from tfew.mini_t0 import held_out, validation
-from tfew.mini_t0.family import FAMILIES, SPLITS, Family, Registry, Rows, choices, part
+from tfew.mini_t0.family import FAMILIES, SPLITS, Family, Registry, Rows, choices, content_bucket
 from tfew.mini_t0.world import generate
 from tfew.schema import Prompt
 
@@ -114,7 +114,7 @@ def test_the_right_answer_is_in_no_favourite_place(family: str) -> None:
 
 def test_a_family_without_content_for_a_split_is_our_mistake() -> None:
     family = Family("always", lambda source: {"text": "the same"}, content=str)
-    (here,) = (split for split, eighths in SPLITS.items() if part(family, {"text": "the same"}) in eighths)
+    (here,) = (split for split, eighths in SPLITS.items() if content_bucket(family, {"text": "the same"}) in eighths)
     assert Rows(family, here, 0, 1)[0]["text"] == "the same"
     with pytest.raises(AssertionError, match="has no content for the split"):
         Rows(family, next(split for split in SPLITS if split != here), 0, 1)[0]
@@ -180,7 +180,7 @@ def scan(leaks: Leaks, count: int) -> list[str]:
     drawn, source = mixture(), random.Random(0)
     found: set[str] = set()
     for _ in range(count):
-        number, row, template = drawn.place(source.randrange(len(drawn)))
+        number, row, template = drawn.locate(source.randrange(len(drawn)))
         example = drawn.examples[number][row]
         prompt = drawn.parts[number].templates[template].render_target(drawn.parts[number].name, example)
         assert prompt is not None
@@ -246,11 +246,11 @@ def test_the_shipped_checkpoint_is_small_and_whole() -> None:
 @pytest.mark.slow
 def test_the_vocabulary_is_made_again_the_same(tmp_path: Path) -> None:
     from scripts.make_mini_t0 import vocabulary_texts
-    from tfew.mini_t0.tokenizer import learn_tokenizer
+    from tfew.mini_t0.tokenizer import train_tokenizer
     from tfew.models.backbone import load_tokenizer
 
     config = compose("+experiment=pretrain_mini_t0")
-    again = learn_tokenizer(vocabulary_texts(config), config.model.arch.vocab_size)
+    again = train_tokenizer(vocabulary_texts(config), config.model.arch.vocab_size)
     shipped = load_tokenizer("pkg://mini_t0/checkpoint", "main")
     assert again.get_vocab() == shipped.get_vocab()
 
@@ -262,4 +262,4 @@ def test_a_registry_is_filled_by_name() -> None:
     def one(source: random.Random) -> dict[str, Any]:
         return {"label": 0}
 
-    assert registry.named("one").row is one
+    assert registry.lookup("one").row is one

@@ -12,9 +12,9 @@ from tests.paper.test_table import as_runs, in_context, record
 from tfew.config import compose
 from tfew.paper.__main__ import paper
 from tfew.paper.figures import make_figure
-from tfew.paper.reference import AVERAGE, printed, specs
+from tfew.paper.reference import AVERAGE, printed_accuracies, specs
 from tfew.paper.spread import in_context_scores, spreads
-from tfew.paper.variants import variants
+from tfew.paper.variants import variant_names
 from tfew.runs.records import RunRecord, save_record
 
 # percent of T0-3B's parameters, from the counts that the paper prints; those of Figure 2 written down here again
@@ -30,10 +30,10 @@ def with_costs(run: RunRecord, trained: int = 1, flops: float = 0) -> RunRecord:
 def test_figure_2s_points_are_table_4s() -> None:
     runs = [with_costs(run, trained=5) for run in as_runs("4")]
     figure = make_figure("2", runs)
-    papers, ours = ({point.name: point for point in figure.of(which)} for which in (False, True))
+    papers, ours = ({point.name: point for point in figure.points_of(which)} for which in (False, True))
     assert list(papers) == list(ours) == list(specs()["methods"])
     for name, point in papers.items():
-        cells = [a for (number, row, _), (a, _) in printed().items() if (number, row) == ("4", name)]
+        cells = [a for (number, row, _), (a, _) in printed_accuracies().items() if (number, row) == ("4", name)]
         assert len(cells) == 11
         assert point.accuracy == pytest.approx(mean(cells))
         assert ours[name].accuracy == pytest.approx(point.accuracy)
@@ -41,10 +41,10 @@ def test_figure_2s_points_are_table_4s() -> None:
     for name, count in SHARES.items():
         assert papers[name].x == pytest.approx(100 * count / 2_849_757_184, rel=0.06)
     # Table 4's averages are not printed; Table 8 prints (IA)^3's
-    assert round(papers["(IA)^3"].accuracy, 1) == printed()["8", "(IA)^3 without pre-training", AVERAGE][0]
+    assert round(papers["(IA)^3"].accuracy, 1) == printed_accuracies()["8", "(IA)^3 without pre-training", AVERAGE][0]
     assert figure.same_data
     few = make_figure("2", [run for run in runs if run.dataset != "rte" or run.method != "lora"])
-    assert "LoRA" not in {point.name for point in few.of(True)}
+    assert "LoRA" not in {point.name for point in few.points_of(True)}
     assert "No point of ours for LoRA: 10 of 11 data sets have runs." in few.notes
 
 
@@ -53,10 +53,10 @@ def test_figure_3s_points_are_table_1s() -> None:
     runs = [with_costs(run, flops=flops[run.method]) for run in as_runs("9")]
     figure = make_figure("3", runs)
     rows = {"T-Few", "T0", "T5+LM", "GPT-3 6.7B", "GPT-3 13B", "GPT-3 175B"}
-    papers, ours = ({point.name: point for point in figure.of(which)} for which in (False, True))
+    papers, ours = ({point.name: point for point in figure.points_of(which)} for which in (False, True))
     assert papers.keys() == rows
     assert {name: point.accuracy for name, point in papers.items()} == {
-        row: printed()["1", row, AVERAGE][0] for row in rows
+        row: printed_accuracies()["1", row, AVERAGE][0] for row in rows
     }
     assert (papers["T-Few"].x, papers["GPT-3 175B"].x) == (1.1e12, 1.4e15)
     assert {name: point.x for name, point in ours.items()} == {"T-Few": 1.1e12, "T0": 1.2e12, "T5+LM": 4.5e13}
@@ -69,7 +69,7 @@ def test_what_trains_more_than_it_keeps_is_said() -> None:
     run = record("page", 0, [50.0], model="mini_t0", method="prefix")
     counts = {"trained": 900, "trainable": 3, "total": 1000}
     figure = make_figure("2", [RunRecord(**{**vars(run), "parameters": counts})], "mini_t0")
-    assert [(point.name, point.x) for point in figure.of(True)] == [("Prefix tuning", 90)]
+    assert [(point.name, point.x) for point in figure.points_of(True)] == [("Prefix tuning", 90)]
     assert "Prefix tuning trains 900 numbers here and keeps 3." in figure.notes
     assert not figure.same_data
 
@@ -169,9 +169,9 @@ def test_variants_are_named_by_what_differs_on_one_data_set() -> None:
         record("rte", 0, [70.0], method="lora"), record("rte", 0, [70.0], method="zero_shot", loss="lm"),
         in_context(0, 1, model="t0_3b"), in_context(1, 2, model="t0_3b"),
     ]  # fmt: skip
-    names = [variants(runs)[run.name] for run in runs]
+    names = [variant_names(runs)[run.name] for run in runs]
     assert names[4:] == ["lora", "zero_shot", "icl_ensemble", "icl_ensemble"]
     assert names[2] == "ia3, loss lm, not pre-trained, shots 32"
     assert len(set(names[:4])) == 4
     both = [record("rte", 0, [70.0]), record("rte", 0, [70.0], model="t0")]
-    assert list(variants(both, {"ia3": "(IA)^3"}).values()) == ["t0_3b: (IA)^3", "t0: (IA)^3"]
+    assert list(variant_names(both, {"ia3": "(IA)^3"}).values()) == ["t0_3b: (IA)^3", "t0: (IA)^3"]

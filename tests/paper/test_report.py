@@ -135,18 +135,18 @@ def test_texts_are_those_that_were_ranked(train_tiny: Any, tmp_path: Path) -> No
     from tfew.data.dataset import DatasetSpec
     from tfew.data.sources import load_split
     from tfew.data.templates import load_templates
-    from tfew.paper.texts import prompts_of
+    from tfew.paper.texts import render_prompts
 
     run = train_tiny(runs=tmp_path)
     spec = DatasetSpec.from_config(run.config["dataset"])
     template = load_templates(spec.prompts)[1]
     wanted = [(7, template.name), (3, template.name), (3, "no such template"), (10**6, template.name)]
-    found = prompts_of(run, "commits", wanted)
+    found = render_prompts(run, "commits", wanted)
     examples = load_split(spec, "eval", None)
     assert found == {(idx, template.name): template.render("commits", examples[idx]) for idx in (7, 3)}
-    assert prompts_of(run, "another", wanted) == {}
+    assert render_prompts(run, "another", wanted) == {}
     from_the_hub = {**run.config, "dataset": {**run.config["dataset"], "generator": None}}
-    assert prompts_of(RunRecord(**{**vars(run), "config": from_the_hub}), "commits", wanted) == {}
+    assert render_prompts(RunRecord(**{**vars(run), "config": from_the_hub}), "commits", wanted) == {}
     # labels that are not those of the data any more: the rows stand there without their text
     lines = [json.loads(line) for line in (tmp_path / run.name / "predictions.jsonl").read_text().splitlines()]
     turned = [{**line, "label": (line["label"] + 1) % len(line["scores"])} for line in lines]
@@ -233,14 +233,14 @@ def test_confusions_and_the_hardest_rows(tmp_path: Path) -> None:
     assert answers.confusions["x"]["a"] == {(0, 0): 2, (0, 1): 2}
     assert answers.confusions["x"]["b"] == {(0, 0): 1, (0, 1): 3}
     hardest = answers.hardest("x", 10)
-    assert [(idx, row.wrong, row.asked) for idx, row in hardest] == [(3, 2, 2), (2, 2, 2), (1, 1, 2)]
+    assert [(idx, row.wrong, row.total) for idx, row in hardest] == [(3, 2, 2), (2, 2, 2), (1, 1, 2)]
     assert hardest[0][1].worst is not None
-    assert (hardest[0][1].worst.margin, hardest[2][1].wrong_by) == (8.0, {"b": 1})
+    assert (hardest[0][1].worst.margin, hardest[2][1].wrong_by_variant) == (8.0, {"b": 1})
     (tmp_path / "cut.jsonl").write_text(answer("x", "t", 5, 0, [0.0, -1.0]) + '{"dataset": "x"')
     answers.add("a", "cut", tmp_path / "cut.jsonl")
     answers.add("a", "gone", tmp_path / "gone.jsonl")
-    assert "cannot be read (JSONDecodeError" in answers.unread["cut"]
-    assert answers.unread["gone"] == "gone.jsonl is not there"
+    assert "cannot be read (JSONDecodeError" in answers.unreadable["cut"]
+    assert answers.unreadable["gone"] == "gone.jsonl is not there"
     assert 5 not in answers.rows["x"], "a file counts as a whole or not at all"
     assert answers.runs == {"x": 2}
 

@@ -59,9 +59,11 @@ def ranked(model: nn.Module, prompt_tokenizer: PromptTokenizer, norm: str) -> li
 
     with scoring_mode(model):
         texts = sorted({choice for choices in CHOICES for choice in choices})
-        unconditional = unconditional_sums(score, prompt_tokenizer.all, collated, texts, CPU)
+        unconditional = unconditional_sums(score, prompt_tokenizer.tokenize, collated, texts, CPU)
         return list(
-            rank_classify(score, [collated(prompt_tokenizer.all(PROMPTS))], PROMPTS, norm, CPU, {"d": unconditional})
+            rank_classify(
+                score, [collated(prompt_tokenizer.tokenize(PROMPTS))], PROMPTS, norm, CPU, {"d": unconditional}
+            )
         )
 
 

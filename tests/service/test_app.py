@@ -55,7 +55,7 @@ def predictor(runs: dict[str, Path]) -> Predictor:
 
 @pytest.fixture
 def queue(predictor: Predictor) -> Iterator[LabelQueue]:
-    queue = LabelQueue(predictor, most_waiting=40, batch_rows=16)
+    queue = LabelQueue(predictor, max_waiting=40, batch_rows=16)
     yield queue
     queue.close()
     queue.join()
@@ -63,7 +63,7 @@ def queue(predictor: Predictor) -> Iterator[LabelQueue]:
 
 def client_of(queue: LabelQueue, **changed: Any) -> TestClient:
     metrics = Metrics()
-    queue._observe = metrics.saw_batch
+    queue._observe = metrics.observe_batch
     return TestClient(make_app(queue, metrics, replace(LIMITS, **changed)))
 
 
@@ -126,7 +126,7 @@ def test_requests_that_come_together_share_batches(queue: LabelQueue, predictor:
     asked = items(24)
 
     async def together() -> list[Any]:
-        with queue.accepted():
+        with queue.accept():
             return await asyncio.gather(*(queue.label([(item["task"], item["row"])]) for item in asked))
 
     queue._observe = lambda rows, _: batches.append(rows)
@@ -246,17 +246,17 @@ class Slow:
 
 def test_a_full_queue_refuses_a_closed_one_ends_and_neither_loses_anything() -> None:
     slow = Slow()
-    queue = LabelQueue(slow, most_waiting=3, batch_rows=1)  # type: ignore[arg-type]
+    queue = LabelQueue(slow, max_waiting=3, batch_rows=1)  # type: ignore[arg-type]
 
     async def story() -> list[Any]:
-        with queue.accepted():
+        with queue.accept():
             waiting = [asyncio.create_task(queue.label([("t", "a")])) for _ in range(3)]
             await asyncio.sleep(0)
             with pytest.raises(FullError):
                 await queue.label([("t", "a")])
             assert queue.unanswered == 3
             queue.close()
-            with pytest.raises(ClosedError), queue.accepted():
+            with pytest.raises(ClosedError), queue.accept():
                 pass
             assert not queue.ended
             slow.go.set()
@@ -281,10 +281,10 @@ class Picky(Slow):
 
 def test_a_row_that_breaks_the_model_breaks_nobody_elses_request() -> None:
     picky = Picky()
-    queue = LabelQueue(picky, most_waiting=10, batch_rows=10)  # type: ignore[arg-type]
+    queue = LabelQueue(picky, max_waiting=10, batch_rows=10)  # type: ignore[arg-type]
 
     async def story() -> list[Any]:
-        with queue.accepted():
+        with queue.accept():
             texts = ("first", "a", "poison", "b")  # the first is alone in its batch
             waiting = []
             for text in texts:
@@ -303,7 +303,7 @@ def test_a_row_that_breaks_the_model_breaks_nobody_elses_request() -> None:
 
 def test_whose_loop_has_ended_does_not_end_the_labelling() -> None:
     slow = Slow()
-    queue = LabelQueue(slow, most_waiting=3, batch_rows=1)  # type: ignore[arg-type]
+    queue = LabelQueue(slow, max_waiting=3, batch_rows=1)  # type: ignore[arg-type]
 
     async def impatient() -> None:
         with pytest.raises(TimeoutError):
@@ -392,7 +392,7 @@ def _label_of(labels: list[dict[str, Any]], number: int) -> str:
 
 def test_who_waits_too_long_is_told(queue: LabelQueue) -> None:
     slow = Slow()
-    stuck = LabelQueue(slow, most_waiting=3, batch_rows=1)  # type: ignore[arg-type]
+    stuck = LabelQueue(slow, max_waiting=3, batch_rows=1)  # type: ignore[arg-type]
     client = client_of(stuck, timeout_seconds=0.05)
     for _ in range(2):
         assert client.post("/predict", json={"task": "t", "text": "a"}).status_code == 504

@@ -18,7 +18,7 @@ from tfew.runs.records import RunRecord, save_record
 from tfew.runs.run_lock import LOCK_FILE, RunLocked, lock_file
 from tfew.sweep import bar, job, rounds
 from tfew.sweep.job import run_job
-from tfew.sweep.rounds import begin, in_rounds
+from tfew.sweep.rounds import begin_sweep, run_in_rounds
 from tfew.sweep.state import BUSY, FAILED, FOUND, MADE, Outcome, SweepState
 
 QUICK = ("+experiment=demo", "model=tiny", "trainer=cpu", "steps=2", "dataset.generator.eval=4")
@@ -27,14 +27,14 @@ QUICK = ("+experiment=demo", "model=tiny", "trainer=cpu", "steps=2", "dataset.ge
 @pytest.fixture(autouse=True)
 def _one_sweep_a_test(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a process keeps of the sweep that it has begun."""
-    monkeypatch.setattr(rounds, "current", None)
+    monkeypatch.setattr(rounds, "current_sweep", None)
     monkeypatch.setattr(job, "state", None)
     monkeypatch.setenv("HYDRA_FULL_ERROR", "")
 
 
 def sweep(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int:
     """`python -m tfew.train -m ...` in this process; the exit code."""
-    monkeypatch.setattr(rounds, "current", None)
+    monkeypatch.setattr(rounds, "current_sweep", None)
     monkeypatch.setattr(sys, "argv", ["train", "-m", *arguments])
     try:
         train_module.main()
@@ -85,7 +85,7 @@ def test_what_a_job_raises_is_written_down(
 ) -> None:
     assert run_job(raising(error), SimpleNamespace(runs="runs")) is None  # type: ignore[arg-type]
     assert state.outcome(3) == expected
-    assert state.running() == state.died() == []
+    assert state.running_jobs() == state.dead_jobs() == []
     assert capsys.readouterr() == ("", ""), "jobs are quiet"
     assert state.log_path(3).is_file() == (expected.status == FAILED)
     if expected.status == FAILED:
@@ -120,7 +120,7 @@ def test_made_found_and_settled(state: SweepState, tmp_path: Path) -> None:
     calls = []
 
     def make() -> RunRecord:
-        calls.append(state.running())
+        calls.append(state.running_jobs())
         save_record(tmp_path / "run", record("run"))
         return record("run")
 
@@ -129,7 +129,7 @@ def test_made_found_and_settled(state: SweepState, tmp_path: Path) -> None:
     assert state.outcome(3) == Outcome(MADE, str(tmp_path / "run"))
     assert run_job(make, tmp_path) is None
     assert len(calls) == 1, "a job is not done again in the next round"
-    state.forget(3)
+    state.reset(3)
     os.utime(tmp_path / "run" / "result.json", (1e9, 1e9))
     assert run_job(lambda: record("run"), tmp_path) == record("run")
     assert state.outcome(3) == Outcome(FOUND, str(tmp_path / "run"))
@@ -148,7 +148,7 @@ def in_a_round(root: Path, jobs: int, work: Callable[[SweepState, int], None]) -
     """A start of Hydra: every job that is not settled yet is `work`."""
 
     def start() -> None:
-        state = begin(root, [["+sweep=x", f"few_shot_seed={number}"] for number in range(jobs)])
+        state = begin_sweep(root, [["+sweep=x", f"few_shot_seed={number}"] for number in range(jobs)])
         for number in range(jobs):
             outcome = state.outcome(number)
             if outcome is None or not outcome.settled:
@@ -170,7 +170,7 @@ def test_a_process_that_dies_costs_another_round_and_one_that_keeps_dying_is_giv
         state.settle(number, Outcome(MADE))
 
     with pytest.raises(SystemExit) as end:
-        in_rounds(in_a_round(tmp_path, 4, work))
+        run_in_rounds(in_a_round(tmp_path, 4, work))
     assert end.value.code == 1
     assert tries == [0, *[1] * rounds.MAX_DEATHS, 2, 2, 3]
     out = capsys.readouterr().out
@@ -202,7 +202,7 @@ def test_runs_of_another_process_are_waited_for(tmp_path: Path, capsys: pytest.C
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(rounds.time, "sleep", later)
-        in_rounds(in_a_round(tmp_path, 3, work))
+        run_in_rounds(in_a_round(tmp_path, 3, work))
     assert tries == [0, 1, 2, 1]
     assert ": 2 made, 1 finished before, 0 failed, in" in capsys.readouterr().out
     assert not (tmp_path / ".sweep").exists()
@@ -215,12 +215,12 @@ def test_a_launcher_that_cannot_start_is_no_endless_sweep(tmp_path: Path, monkey
     with pytest.raises(
         SystemExit, match=r"cannot go on: 0 made, .* 2 left, in .*\. ValueError: no such partition \(HYDRA"
     ):
-        in_rounds(in_a_round(tmp_path, 2, work))
+        run_in_rounds(in_a_round(tmp_path, 2, work))
     assert list(tmp_path.iterdir()) == []
-    monkeypatch.setattr(rounds, "current", None)
+    monkeypatch.setattr(rounds, "current_sweep", None)
     monkeypatch.setenv("HYDRA_FULL_ERROR", "1")
     with pytest.raises(RuntimeError, match="2 jobs of the sweep were not started"):
-        in_rounds(in_a_round(tmp_path, 2, lambda *_: None))
+        run_in_rounds(in_a_round(tmp_path, 2, lambda *_: None))
 
 
 def test_ctrl_c_ends_a_sweep_with_a_sentence(tmp_path: Path) -> None:
@@ -230,14 +230,14 @@ def test_ctrl_c_ends_a_sweep_with_a_sentence(tmp_path: Path) -> None:
         state.settle(number, Outcome(MADE))
 
     with pytest.raises(SystemExit, match=r"Interrupted: 1 made, 0 .* 2 left, in 0:00:0\d. The same command continues"):
-        in_rounds(in_a_round(tmp_path, 3, work))
+        run_in_rounds(in_a_round(tmp_path, 3, work))
     assert list(tmp_path.iterdir()) == []
 
 
 def test_a_command_that_is_no_sweep_is_left_alone() -> None:
-    assert in_rounds(lambda: 5) == 5
+    assert run_in_rounds(lambda: 5) == 5
     with pytest.raises(ValueError, match="mine"):
-        in_rounds(lambda: int("mine"))
+        run_in_rounds(lambda: int("mine"))
 
 
 def test_remains_of_killed_sweeps_are_removed_and_living_ones_left(tmp_path: Path) -> None:
@@ -245,7 +245,7 @@ def test_remains_of_killed_sweeps_are_removed_and_living_ones_left(tmp_path: Pat
     dead.mkdir(parents=True)
     (dead / "0.log").touch()
     with lock_file(living / "owner"):
-        in_rounds(in_a_round(tmp_path, 1, lambda state, number: state.settle(number, Outcome(MADE))))
+        run_in_rounds(in_a_round(tmp_path, 1, lambda state, number: state.settle(number, Outcome(MADE))))
         assert not dead.exists()
         assert (living / "owner").exists()
 
@@ -260,10 +260,10 @@ def test_what_the_bar_shows(
     for number, status in enumerate((FOUND, MADE, FAILED, BUSY)):
         state.settle(number, Outcome(status))
     shown = bar.SweepBar(state, ["a=1", "a=2", "a=3", "a=4", "a=5", "a=6"])
-    with state.started(4):
+    with state.job_lock(4):
         state.log_path(4).write_text("Loading.\nTraining:  10%\rTraining:  20%\r")
         assert list(shown.outcomes()) == [0, 1, 2]
-    shown.say("waiting")
+    shown.set_note("waiting")
     shown.close()
     lines = re.split(r"[\r\n]+", capsys.readouterr().err)
     assert any(re.search(r"^Runs: .* 2/5 \[00:0.*, 1 failed, 3 left, 1 finished before\]", line) for line in lines)

@@ -1,4 +1,4 @@
-"""Many runs side by side: planned, run one after another, counted in rows, and written as tables and a figure.
+"""Comparisons of many runs: planned, run one after another, reduced to rows, and written as tables and a figure.
 
 * runs: what to run, and running it
 * rows: one line per run or setting

@@ -1,4 +1,4 @@
-"""The statistics of a comparison: medians over seeds, gains over the bare model, paired intervals. In fractions."""
+"""The statistics of a comparison: medians over seeds, gains over zero-shot, paired intervals. All are fractions."""
 
 import math
 from collections.abc import Sequence
@@ -28,61 +28,63 @@ class Interval:
 
 
 class Comparison:
-    """Rows by variant and data set; both in the order in which they first occur."""
+    """Rows by variant and data set, each in order of first occurrence."""
 
     def __init__(self, rows: Sequence[Row]) -> None:
         self.rows = list(rows)
         self.variants = list(dict.fromkeys(row.variant for row in rows))
         self.datasets = list(dict.fromkeys(row.dataset for row in rows))
-        self.seeds = sorted({row.seed for row in rows if not row.bare})
-        bare = [row for row in rows if row.bare]
-        self._bare = {row.dataset: row for row in bare}
-        if len(self._bare) < len(bare):
+        self.seeds = sorted({row.seed for row in rows if not row.is_zero_shot})
+        zero_shot = [row for row in rows if row.is_zero_shot]
+        self._zero_shot = {row.dataset: row for row in zero_shot}
+        if len(self._zero_shot) < len(zero_shot):
             raise UserError("There are two zero-shot rows of one data set: a gain needs one to be over.")
 
-    def of(self, variant: str, dataset: str) -> list[Row]:
+    def rows_of(self, variant: str, dataset: str) -> list[Row]:
         return [row for row in self.rows if (row.variant, row.dataset) == (variant, dataset)]
 
-    def bare(self, dataset: str) -> Row | None:
-        return self._bare.get(dataset)
+    def zero_shot(self, dataset: str) -> Row | None:
+        return self._zero_shot.get(dataset)
 
     @property
-    def compared(self) -> list[str]:
-        """The variants that have a gain: all but the bare model."""
-        return [v for v in self.variants if not any(row.bare for row in self.rows if row.variant == v)]
+    def tuned_variants(self) -> list[str]:
+        """The variants that have a gain: all but zero-shot."""
+        return [v for v in self.variants if not any(row.is_zero_shot for row in self.rows if row.variant == v)]
 
     def chance(self, dataset: str) -> float:
         return next(row.chance for row in self.rows if row.dataset == dataset)
 
     def accuracy(self, variant: str, dataset: str, norm: str | None = None) -> tuple[float, float] | None:
-        """Median and interquartile range over seeds; `norm` None: the one that each run ranked with."""
-        values = [row.accuracy if norm is None else row.accuracy_by_norm[norm] for row in self.of(variant, dataset)]
+        """Median and interquartile range over seeds; `norm` None: each run's own score norm."""
+        values = [
+            row.accuracy if norm is None else row.accuracy_by_norm[norm] for row in self.rows_of(variant, dataset)
+        ]
         return median_and_iqr(values) if values else None
 
     def mean_accuracy(self, variant: str, norm: str | None = None) -> float | None:
-        """Mean over data sets of the medians over seeds; None where one of them is missing."""
+        """Mean over data sets of the medians over seeds; None if one is missing."""
         return _mean([pair and pair[0] for pair in (self.accuracy(variant, d, norm) for d in self.datasets)])
 
     def seed_gain(self, variant: str, seed: int) -> float | None:
-        """Mean over data sets of a seed's accuracy minus the bare model's; None where a run is missing."""
+        """Mean over data sets of a seed's accuracy minus the zero-shot accuracy; None if a run is missing."""
         gains = []
         for dataset in self.datasets:
-            bare, runs = self.bare(dataset), [row for row in self.of(variant, dataset) if row.seed == seed]
-            gains.append(runs[0].accuracy - bare.accuracy if bare and runs else None)
+            base, runs = self.zero_shot(dataset), [row for row in self.rows_of(variant, dataset) if row.seed == seed]
+            gains.append(runs[0].accuracy - base.accuracy if base and runs else None)
         return _mean(gains)
 
     def paired_gain(self, variant: str, dataset: str) -> Interval | None:
-        """Gain over the bare model on the same rows, with a 95 % interval by normal approximation.
+        """Gain over zero-shot on the same rows, with a 95 % interval by normal approximation.
 
-        For row i of n, d_i is the fraction of its wordings answered right, averaged over the variant's seeds, minus
-        the same of the bare model. The interval is mean(d) -+ 1.96 * sd(d) / sqrt(n), sd with n - 1: the unit is the
-        row, since wordings and seeds of one row are not independent. It says how far the gain depends on which rows
-        were drawn for the test; the seeds are taken as they are.
+        For row i of n, d_i is the fraction of templates that answer it right, averaged over the variant's seeds, minus
+        the same fraction of zero-shot. The interval is mean(d) -+ 1.96 * sd(d) / sqrt(n), sd with n - 1: the unit is
+        the row, since templates and seeds of one row are not independent. It covers the sampling of test rows, not of
+        seeds.
         """
-        bare, runs = self.bare(dataset), self.of(variant, dataset)
-        if bare is None or not runs:
+        base, runs = self.zero_shot(dataset), self.rows_of(variant, dataset)
+        if base is None or not runs:
             return None
-        before, after = _fractions(bare), [_fractions(row) for row in runs]
+        before, after = _fractions(base), [_fractions(row) for row in runs]
         if any(len(values) != len(before) for values in after):
             raise UserError(f"The runs on {dataset} were evaluated on unequal numbers of rows (eval_rows=).")
         gains = [sum(values) / len(values) - was for was, *values in zip(before, *after, strict=True)]

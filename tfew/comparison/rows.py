@@ -1,4 +1,4 @@
-"""A run reduced to what tables need, one line of `records.jsonl`: tables are functions of such rows alone."""
+"""A run reduced to what tables need, as one line of `records.jsonl`: tables are functions of these rows only."""
 
 import csv
 import io
@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from tfew.errors import UserError, some
+from tfew.errors import UserError, shorten_list
 from tfew.files.untrusted import parse_own_json, validated
 from tfew.runs.records import ZERO_SHOT, RunRecord
 from tfew.runs.run_folder import PREDICTIONS_FILE, check_recorded
 from tfew.schema import Prediction
 
-NORMS = ("token", "sum")  # that a table of rows shows
+NORMS = ("token", "sum")  # score norms in the tables
 STAGES = ("train", "evaluate")
 DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"  # how many templates answered a row right
 MAX_TEMPLATES = len(DIGITS) - 1
@@ -25,8 +25,8 @@ SETTINGS = ("steps", "batch_size", "shots", "eval_rows")  # of the configuration
 class Row:
     """One run. Accuracies are fractions, medians over templates.
 
-    `right`: one character per evaluated row, in the order of their numbers: how many of its `templates` wordings were
-    answered right, 0 to 35 as 0-9a-z. Two runs on the same rows can so be compared row by row.
+    `right`: one character per evaluated row, in order of idx: how many of the `templates` answered it right, 0 to 35 as
+    0-9a-z. It allows to compare two runs row by row.
     """
 
     variant: str
@@ -48,15 +48,15 @@ class Row:
     versions: dict[str, str]
 
     @property
-    def bare(self) -> bool:
-        """Whether this is the bare model, which the others are compared with."""
+    def is_zero_shot(self) -> bool:
+        """Whether this is the model without an adapter, the baseline of the others."""
         return self.method == ZERO_SHOT
 
 
-def reduced(record: RunRecord, variant: str, folder: Path) -> Row:
-    """The row of a finished run of one data set; reads the `predictions.jsonl` in its folder.
+def make_row(record: RunRecord, variant: str, folder: Path) -> Row:
+    """The row of a finished run on one data set; reads the `predictions.jsonl` in its folder.
 
-    Of the configuration only numbers go along: as a whole it holds paths of the machine.
+    Only numbers of the configuration are copied: the rest holds local paths.
     """
     metrics, config = record.metrics, record.config
     check_recorded(record, folder, PREDICTIONS_FILE)
@@ -86,7 +86,7 @@ def reduced(record: RunRecord, variant: str, folder: Path) -> Row:
 
 
 def right_by_row(predictions: Path) -> str:
-    """`Row.right` from a `predictions.jsonl`; raises UserError where there is none, or too many templates."""
+    """`Row.right` from a `predictions.jsonl`; raises UserError if it is missing or has too many templates."""
     if not predictions.is_file():
         raise UserError(f"{predictions} is gone, and tables need it: make the run again with overwrite=true.")
     right: dict[int, int] = defaultdict(int)
@@ -106,21 +106,21 @@ def as_json_lines(rows: Sequence[Row]) -> str:
 
 
 def load_rows(path: Path) -> list[Row]:
-    """The rows of a `records.jsonl`; raises UserError where it is not one."""
+    """The rows of a `records.jsonl`; raises UserError if it is no such file."""
     try:
-        return [_row(line) for line in path.read_text(encoding="utf-8").splitlines()]
+        return [_parse_row(line) for line in path.read_text(encoding="utf-8").splitlines()]
     except (OSError, ValueError, TypeError) as error:
         raise UserError(f"records={path} cannot be read as the rows of a comparison: {error}.") from error
 
 
-def _row(line: str) -> Row:
+def _parse_row(line: str) -> Row:
     row = validated(Row(**parse_own_json(line)))
     needed = {"accuracy_by_norm": NORMS, "seconds": STAGES, "settings": (*SETTINGS, "lr", "score_norm")}
     for name, keys in needed.items():
         if missing := set(keys) - getattr(row, name).keys():
-            raise ValueError(f"{name} lacks {some(missing)}")
+            raise ValueError(f"{name} lacks {shorten_list(missing)}")
     if wrong := set(row.right) - set(DIGITS):
-        raise ValueError(f"right holds {some(wrong)}")
+        raise ValueError(f"right holds {shorten_list(wrong)}")
     return row
 
 

@@ -1,7 +1,7 @@
 """Many ordinary runs in one process: variants x data sets x seeds, planned, run in turn, reduced to rows.
 
-What is imported and compiled once serves all of them. Which command makes a run is the caller's to say, so nothing
-here knows of training. No torch at import: a comparison whose runs are all finished needs none.
+Imports and compilation are shared. The caller passes the commands that make runs, so this module does not import
+training. No torch at import: a comparison whose runs are all finished does not need it.
 """
 
 import contextlib
@@ -14,7 +14,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from tfew.comparison.rows import Row, reduced
+from tfew.comparison.rows import Row, make_row
 from tfew.errors import UserError
 from tfew.runs.records import RECORD_FILE, RunRecord
 
@@ -24,9 +24,9 @@ Commands = Mapping[str, Callable[[Sequence[str]], tuple[RunRecord, Path]]]
 
 @dataclass(frozen=True)
 class Variant:
-    """One column of a comparison: a command (a root configuration's name too) and what it is told.
+    """One column of a comparison: a command (also the name of its root configuration) and its overrides.
 
-    `seeded` is false for what no few-shot seed changes: it runs once per data set.
+    `seeded` False: few-shot seeds change nothing, so it runs once per data set.
     """
 
     name: str
@@ -36,8 +36,8 @@ class Variant:
 
 
 @dataclass(frozen=True)
-class Planned:
-    """One run to be made; `overrides` are all that its command line would say."""
+class PlannedRun:
+    """One run to be made; `overrides` are its whole command line."""
 
     variant: str
     dataset: str
@@ -47,29 +47,29 @@ class Planned:
 
 
 @dataclass(frozen=True)
-class Failure:
-    """A run that raised, and the sentence it raised."""
+class FailedRun:
+    """A run that raised, and its message."""
 
-    run: Planned
+    run: PlannedRun
     error: str
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """`rows` in the order of the plan, without the failures; `found` of them were finished before."""
+class RunResults:
+    """`rows` in the order of the plan, without the failures; `found`: how many of them were finished before."""
 
     rows: list[Row]
-    failures: list[Failure]
+    failures: list[FailedRun]
     found: int
     seconds: float
 
 
-def plan(
+def plan_runs(
     variants: Sequence[Variant], datasets: Sequence[str], seeds: Sequence[int], common: Sequence[str] = ()
-) -> list[Planned]:
-    """All runs, data set by data set; `common` goes to each, before a variant's own overrides."""
+) -> list[PlannedRun]:
+    """All runs, data set by data set; the `common` overrides come before a variant's own."""
     return [
-        Planned(
+        PlannedRun(
             variant.name,
             dataset,
             seed,
@@ -82,40 +82,43 @@ def plan(
     ]
 
 
-def run_all(planned: Sequence[Planned], commands: Commands) -> Outcome:
-    """Makes the runs that are not finished yet, under one bar; one that fails is noted and the others go on.
+def run_all(planned: Sequence[PlannedRun], commands: Commands) -> RunResults:
+    """Makes the runs that are not finished yet, under one progress bar; failures are collected, the others continue.
 
-    KeyboardInterrupt is let through: what is finished stays finished, and the same call continues.
+    KeyboardInterrupt is not caught: finished runs remain, and the same call continues.
     """
     started, seconds = time.time(), time.monotonic()
     rows, failures, found = [], [], 0
-    with tqdm(total=len(planned), desc="Runs", unit="run", file=sys.stderr, dynamic_ncols=True) as bar, quiet():
+    with (
+        tqdm(total=len(planned), desc="Runs", unit="run", file=sys.stderr, dynamic_ncols=True) as bar,
+        silence_output(),
+    ):
         for run in planned:
             bar.set_postfix_str(f"{run.variant}, {run.dataset}, seed {run.seed}")
             try:
                 record, folder = commands[run.command](run.overrides)
-                rows.append(reduced(record, run.variant, folder))
+                rows.append(make_row(record, run.variant, folder))
             except Exception as error:  # a run may fail in any way; the others are none of its business
-                failures.append(Failure(run, _sentence(error)))
+                failures.append(FailedRun(run, _error_message(error)))
                 bar.update()
                 continue
-            if (folder / RECORD_FILE).stat().st_mtime < started:  # skipped: it says nothing on the time that is left
+            if (folder / RECORD_FILE).stat().st_mtime < started:  # skipped: not counted in the time left
                 found += 1
                 bar.total -= 1
                 bar.refresh()
             else:
                 bar.update()
         bar.set_postfix_str("")
-    return Outcome(rows, failures, found, time.monotonic() - seconds)
+    return RunResults(rows, failures, found, time.monotonic() - seconds)
 
 
 @contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Runs print a summary and bars of their own, each of them; their records say the same."""
+def silence_output() -> Iterator[None]:
+    """Silences the runs' own summaries and progress bars; their records hold the same."""
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         yield
 
 
-def _sentence(error: Exception) -> str:
+def _error_message(error: Exception) -> str:
     text = " ".join(str(error).split())
     return text if isinstance(error, UserError) else f"{type(error).__name__}: {text}"

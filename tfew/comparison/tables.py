@@ -1,20 +1,21 @@
-"""The tables of a comparison as text: one for the terminal, several in Markdown. Percent, and points of percent."""
+"""The tables of a comparison as text: one for the terminal, several in Markdown. In percent and percentage points."""
 
 from collections.abc import Iterable
 
 from tfew.comparison.numbers import Comparison, Interval
+from tfew.runs.records import short_commit
 
 MISSING = "-"
-ROUNDING = 1e-9  # a gain of nothing, summed over data sets in floating point, is no gain
+ROUNDING = 1e-9  # a zero gain, summed in floating point over data sets, stays zero
 Cells = list[list[str]]
 
 
 def accuracy_cells(comparison: Comparison) -> Cells:
-    """Header and one line per data set: chance, then each variant's median over seeds and (IQR); last the means."""
+    """Header, one line per data set (chance, each variant's median over seeds and IQR), and the means."""
     cells = [["", "chance", *comparison.variants]]
     for dataset in comparison.datasets:
         values = [comparison.accuracy(variant, dataset) for variant in comparison.variants]
-        seeded = [len(comparison.of(variant, dataset)) > 1 for variant in comparison.variants]
+        seeded = [len(comparison.rows_of(variant, dataset)) > 1 for variant in comparison.variants]
         texts = [_median(pair, many) for pair, many in zip(values, seeded, strict=True)]
         cells.append([dataset, _percent(comparison.chance(dataset)), *texts])
     chance = sum(map(comparison.chance, comparison.datasets)) / max(1, len(comparison.datasets))
@@ -23,25 +24,25 @@ def accuracy_cells(comparison: Comparison) -> Cells:
 
 
 def seed_cells(comparison: Comparison) -> Cells:
-    """One line per variant: the mean gain of each seed, and in how many of them it is above zero."""
+    """One line per variant: the mean gain of each seed, and how many of these are above zero."""
     cells = [["", *(f"seed {seed}" for seed in comparison.seeds), "above zero"]]
-    for variant in comparison.compared:
+    for variant in comparison.tuned_variants:
         gains = [comparison.seed_gain(variant, seed) for seed in comparison.seeds]
         known = [gain for gain in gains if gain is not None]
         above = f"{sum(gain > ROUNDING for gain in known)} of {len(known)}"
-        cells.append([variant, *(_points(gain) for gain in gains), above])
+        cells.append([variant, *(_percent_points(gain) for gain in gains), above])
     return cells
 
 
 def paired_cells(comparison: Comparison) -> Cells:
-    cells = [["", *comparison.compared]]
+    cells = [["", *comparison.tuned_variants]]
     for dataset in comparison.datasets:
-        cells.append([dataset, *(_interval(comparison.paired_gain(v, dataset)) for v in comparison.compared)])
-    return [*cells, ["mean", *(_interval(comparison.mean_paired_gain(v)) for v in comparison.compared)]]
+        cells.append([dataset, *(_interval(comparison.paired_gain(v, dataset)) for v in comparison.tuned_variants)])
+    return [*cells, ["mean", *(_interval(comparison.mean_paired_gain(v)) for v in comparison.tuned_variants)]]
 
 
 def norm_cells(comparison: Comparison) -> Cells:
-    """Each cell: the median over seeds when ranking by the mean over tokens, and by the sum."""
+    """Each cell: the median over seeds under the score norms token (mean over tokens) and sum."""
     cells = [["", *comparison.variants]]
     for dataset in comparison.datasets:
         pairs = [
@@ -54,7 +55,7 @@ def norm_cells(comparison: Comparison) -> Cells:
 
 
 def as_text(cells: Cells) -> str:
-    """Columns one below the other, numbers to the right."""
+    """Aligned columns, numbers to the right."""
     widths = [max(len(line[place]) for line in cells) for place in range(len(cells[0]))]
     lines = [
         [line[0].ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(line[1:], widths[1:], strict=True))]
@@ -72,7 +73,7 @@ def as_markdown(cells: Cells) -> str:
 
 
 def report(title: str, comparison: Comparison) -> str:
-    """The Markdown page: all tables, how to read them, and what they were made with; a function of the rows alone."""
+    """The Markdown page: all tables, how to read them, settings and versions; a function of the rows only."""
     seeds = ", ".join(map(str, comparison.seeds)) or "none"
     sections = [
         f"# {title}",
@@ -101,31 +102,25 @@ def _setting_cells(comparison: Comparison) -> Cells:
     cells = [["", "method", "loss", "trained", "steps", "batch", "learning rate", "shots", "test rows"]]
     for variant in comparison.variants:
         rows = [row for row in comparison.rows if row.variant == variant]
-        first, trains = rows[0], not rows[0].bare
+        first, trains = rows[0], not rows[0].is_zero_shot
         training = [f"{first.trained_parameters:,}", *(str(first.settings[k]) for k in ("steps", "batch_size", "lr"))]
-        shots = _some(row.settings["shots"] for row in rows) if trains else MISSING
+        shots = _distinct(row.settings["shots"] for row in rows) if trains else MISSING
         training = training if trains else [MISSING] * 4
         loss = first.loss if trains else MISSING
-        cells.append([variant, first.method, loss, *training, shots, _some(len(row.right) for row in rows)])
+        cells.append([variant, first.method, loss, *training, shots, _distinct(len(row.right) for row in rows)])
     return cells
 
 
 def _code(comparison: Comparison) -> str:
-    commits = _some(_short(row.git_commit or "unknown") for row in comparison.rows)
+    commits = _distinct(short_commit(row.git_commit or "unknown") for row in comparison.rows)
     versions = [
-        f"{library} {_some(row.versions.get(library, 'unknown') for row in comparison.rows)}"
+        f"{library} {_distinct(row.versions.get(library, 'unknown') for row in comparison.rows)}"
         for library in ("torch", "transformers")
     ]
     return f"commit {commits}, {', '.join(versions)}"
 
 
-def _short(commit: str) -> str:
-    """Twelve digits; "+changes" of a working tree that was not clean stays to be seen."""
-    digits, plus, changes = commit.partition("+")
-    return digits[:12] + plus + changes
-
-
-def _some(values: Iterable[object]) -> str:
+def _distinct(values: Iterable[object]) -> str:
     return ", ".join(sorted({str(value) for value in values}))
 
 
@@ -133,7 +128,7 @@ def _percent(value: float | None) -> str:
     return MISSING if value is None else f"{100 * value:.1f}"
 
 
-def _points(value: float | None) -> str:
+def _percent_points(value: float | None) -> str:
     return MISSING if value is None else f"{100 * value:+.1f}"
 
 
@@ -146,4 +141,4 @@ def _median(pair: tuple[float, float] | None, many: bool) -> str:
 def _interval(interval: Interval | None) -> str:
     if interval is None:
         return MISSING
-    return f"{_points(interval.mean)} [{_points(interval.low)}, {_points(interval.high)}]"
+    return f"{_percent_points(interval.mean)} [{_percent_points(interval.low)}, {_percent_points(interval.high)}]"

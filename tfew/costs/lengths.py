@@ -37,7 +37,7 @@ def measure(prompts: Sequence[Sequence[Prompt]], prompt_tokenizer: PromptTokeniz
     """Of each row every prompt."""
     step = max(1, len(prompts) / MOST_ROWS)
     rows = [prompts[int(number * step)] for number in range(min(len(prompts), MOST_ROWS))]
-    encoded = prompt_tokenizer.all([prompt for row in rows for prompt in row])
+    encoded = prompt_tokenizer.tokenize([prompt for row in rows for prompt in row])
     shots = [len(item.input_ids) + len(item.choice_ids[item.label]) for item in encoded if item.label >= 0]
     return Lengths(
         rows=len(rows),
@@ -82,7 +82,7 @@ def tokens_of(item: TokenizedPrompt) -> int:
 
 
 def _longest(prompts: Sequence[Prompt], prompt_tokenizer: PromptTokenizer, size: int) -> Batch:
-    encoded = prompt_tokenizer.all(sorted(prompts, key=_characters, reverse=True)[: CANDIDATES * size])
+    encoded = prompt_tokenizer.tokenize(sorted(prompts, key=_characters, reverse=True)[: CANDIDATES * size])
     return collate(sorted(encoded, key=tokens_of, reverse=True)[:size], prompt_tokenizer.pad_id)
 
 

@@ -1,4 +1,4 @@
-"""A row with nothing in it: what calibrated scoring asks a prompt's wording alone (Zhao et al. 2021)."""
+"""Content-free rows: calibrated scoring measures the bias of the prompt template with them (Zhao et al. 2021)."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -7,18 +7,18 @@ from tfew.errors import UserError
 from tfew.schema import Example, Prompt
 
 CONTENT_FREE = "N/A"  # Zhao et al.'s
-FEW = 10  # a column of at most so many different values may say which wording is meant (COPA's cause or effect)
+MAX_CATEGORIES = 10  # a column with at most so many values may select the template's wording (COPA's cause or effect)
 
 
 def content_columns(examples: Sequence[Example], columns: Sequence[str]) -> list[str]:
-    """Which of the columns (none named: of all) hold what rows say: text, different from row to row.
+    """Those of the columns (empty: of all columns) that hold text which differs from row to row.
 
-    Raises UserError where none does.
+    Raises UserError if there is none.
     """
     found = []
     for column in columns or examples[0].fields:
         values = [example.fields.get(column) for example in examples]
-        if all(isinstance(value, str) for value in values) and len(set(values)) > min(FEW, len(values) / 2):
+        if all(isinstance(value, str) for value in values) and len(set(values)) > min(MAX_CATEGORIES, len(values) / 2):
             found.append(column)
     if not found:
         raise UserError(
@@ -28,12 +28,13 @@ def content_columns(examples: Sequence[Example], columns: Sequence[str]) -> list
     return found
 
 
-def emptied(example: Example, columns: Sequence[str]) -> Example:
+def content_free_example(example: Example, columns: Sequence[str]) -> Example:
+    """The example with `CONTENT_FREE` in these columns, and no label."""
     return replace(example, fields={**example.fields, **dict.fromkeys(columns, CONTENT_FREE)}, label=None)
 
 
 def with_content_free(prompt: Prompt, rendered: Prompt | None) -> Prompt:
-    """The prompt with the input of the emptied row's; the choices stay its own."""
+    """The prompt, with the input of the content-free row's prompt beside its own; the choices stay its own."""
     if rendered is None:
         raise UserError(
             f"Template {prompt.template!r} of {prompt.dataset} renders nothing for a row whose texts are"

@@ -6,17 +6,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, overload
 
-from tfew.data.labels import LabelRule, Rule, as_choices, label_rule
-from tfew.errors import UserError, some
+from tfew.data.labels import LabelRule, Rule, label_rule, parse_choices
+from tfew.errors import UserError, shorten_list
 from tfew.files.untrusted import validated
 from tfew.schema import Example
 
 
 @dataclass(frozen=True)
 class DatasetSpec:
-    """One file of `configs/dataset/`; keys are explained in `rte.yaml` there, those of own tables in `local.yaml`.
+    """One file of `configs/dataset/`; `rte.yaml` there explains the keys, `local.yaml` those of a user's table.
 
-    `label` None: the rows' labels are the templates' business, the right choice is the one a template gives as target.
+    `label` None: rows have no label column, and the right choice is the target that the template renders.
     """
 
     name: str
@@ -24,13 +24,11 @@ class DatasetSpec:
     paper_name: str
     columns: tuple[str, ...]
     label: Rule | None
-    prompts: (
-        str | Sequence[Any] | None
-    )  # as `load_templates` takes them; None: not described yet (`tfew.dataset_config`)
+    prompts: str | Sequence[Any] | None  # see `load_templates`; None: not filled in yet (`tfew.dataset_config`)
     train_templates_first: int | None
     shots: int | None
     hub: Mapping[str, Any] | None
-    files: Mapping[str, Sequence[Any]]  # names, and lists of names of files that belong together
+    files: Mapping[str, Sequence[Any]]  # names, or lists of names of files that are read one after the other
     rows: Mapping[str, int | None]
     generator: Mapping[str, Any] | None = None
     rename: Mapping[str, str] = field(default_factory=dict)
@@ -47,10 +45,12 @@ class DatasetSpec:
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> DatasetSpec:
-        """Raises UserError for keys, or kinds of values, that the section `dataset` cannot have."""
+        """Raises UserError for unknown or missing keys, and for values of a wrong type."""
         known = {field.name: field.default is MISSING and field.default_factory is MISSING for field in fields(cls)}
         if wrong := {*(config.keys() - known), *(name for name, needed in known.items() if needed) - config.keys()}:
-            raise UserError(f"dataset. has or lacks {some(map(str, wrong))}; a data set has {', '.join(known)}.")
+            raise UserError(
+                f"dataset. has or lacks {shorten_list(map(str, wrong))}; a data set has {', '.join(known)}."
+            )
         rule = None if config["label"] is None else label_rule(str(config["name"]), config["label"])
         columns = config["columns"]
         listed = {"columns": tuple(columns)} if isinstance(columns, list) else {}
@@ -61,19 +61,19 @@ class DatasetSpec:
 
     @property
     def label_names(self) -> tuple[str, ...] | None:
-        """The labels as the data spell them, by index; None where rows have choices of their own."""
+        """The labels as spelled in the data, by index; None if each row has choices of its own."""
         return tuple(names[0] for names in self.label.names) if isinstance(self.label, LabelRule) else None
 
     def examples(self, rows: Sequence[Mapping[str, Any]], where: str, labelled: bool = True) -> Sequence[Example]:
         """Rows of one file or split as examples; `where` names it in errors.
 
-        A list is checked as a whole, now. Any other sequence may be large or computed row by row, and stays so: each
-        row is read and checked when it is asked for.
+        A list is checked at once. Any other sequence may be large, or computed row by row: its rows are read and
+        checked lazily.
         """
         if not len(rows):
             raise UserError(f"{where} holds no rows.")
         if not isinstance(rows, list):
-            return _Examples(self, rows, where, labelled)
+            return _LazyExamples(self, rows, where, labelled)
         examples = [self.example(number, row, where, labelled) for number, row in enumerate(rows)]
         seen: set[int] = set()
         for number, example in enumerate(examples, start=1):
@@ -83,9 +83,9 @@ class DatasetSpec:
         return examples
 
     def example(self, number: int, row: Mapping[str, Any], where: str, labelled: bool = True) -> Example:
-        """Row `number` (from 0) of `where` as an example; its `idx` is its own, else this number.
+        """Row `number` (from 0) of `where` as an example; its `idx` is the row's own, else this number.
 
-        `labelled` False: a row to predict. It needs no label, and one that it has is not looked at.
+        `labelled` False: a row to predict. It needs no label, and a label that it has is ignored.
         """
         where = f"{where}, row {number + 1}"
         fields = {self.rename.get(key, key): value for key, value in row.items()}
@@ -95,18 +95,18 @@ class DatasetSpec:
         self._check_present(fields, {*self.columns, *([rule.column] if rule else [])}, where)
         for column, kind in self.types.items():
             if column in fields:
-                fields[column] = _as_type(fields[column], kind, f"{where}, column {column!r}")
+                fields[column] = _convert(fields[column], kind, f"{where}, column {column!r}")
         label = _label(rule, fields, where)
         fields.setdefault("idx", number)
         if label is not None:
             fields.setdefault("label", label)
             if rule and rule.column == "label" and "label" not in self.types:
                 fields["label"] = label  # promptsource's templates index choices with it
-        idx = _as_type(fields["idx"], "int", f"{where}, column 'idx'")
+        idx = _convert(fields["idx"], "int", f"{where}, column 'idx'")
         return Example(idx=idx, fields=fields, label=label)
 
     def _check_present(self, fields: dict[str, Any], needed: set[str], where: str) -> None:
-        """That a row has what it needs; null becomes an empty text where that will do."""
+        """Raises UserError for missing or empty columns; null becomes "" in those that may be empty."""
         if missing := sorted(needed - fields.keys()):
             raise UserError(
                 f"{where} lacks {', '.join(map(repr, missing))}; it has {', '.join(sorted(map(str, fields)))}."
@@ -121,13 +121,13 @@ class DatasetSpec:
 
 def _label(rule: Rule | None, fields: Mapping[str, Any], where: str) -> int | None:
     try:
-        return None if rule is None else rule.of(fields)
+        return None if rule is None else rule.choice_index(fields)
     except ValueError as error:
         raise UserError(f"{where}: {error}.") from error
 
 
-class _Examples(Sequence[Example]):
-    """Examples of a sequence that is read row by row."""
+class _LazyExamples(Sequence[Example]):
+    """Examples of a sequence whose rows are read on access."""
 
     def __init__(self, spec: DatasetSpec, rows: Sequence[Mapping[str, Any]], where: str, labelled: bool) -> None:
         self.spec, self.rows, self.where, self.labelled = spec, rows, where, labelled
@@ -149,13 +149,13 @@ class _Examples(Sequence[Example]):
         return (self[number] for number in range(len(self)))
 
 
-def _as_type(value: Any, kind: str, where: str) -> Any:
-    """`kind` is int, str, list, or choices: a list of answers, also spelt in one cell."""
+def _convert(value: Any, kind: str, where: str) -> Any:
+    """`kind`: int, str, list, or choices (a list of answer choices, possibly written in one cell)."""
     try:
         if kind == "list" and not isinstance(value, list):
             raise ValueError
         if kind == "choices":
-            return as_choices(value)
+            return parse_choices(value)
         return {"int": int, "str": str, "list": list}[kind](value)
     except (ValueError, TypeError) as error:
         raise UserError(f"{where}: {error if kind == 'choices' else f'{value!r} is not {kind}'}.") from error

@@ -1,8 +1,8 @@
-"""The few-shot training sets: the official ones, the rows of a file, or a draw of the paper's own kind.
+"""The few-shot training sets: the official ones, the rows of a file, or a draw by the paper's procedure.
 
-Official (paper section 3.1): five subsets per data set, shipped with the authors' code as files of rows. Here lie
-only their row numbers and a hash of each row (`official_splits/`, made by `scripts/make_official_splits.py`), so
-the rows come from the pool that was loaded and any row that differs is refused by name.
+Official (paper section 3.1): five subsets per data set, shipped with the authors' code as files of rows. This package
+has only their row numbers and a hash of each row (`official_splits/`, made by `scripts/make_official_splits.py`): the
+rows come from the loaded training pool, and a row whose hash differs is refused.
 """
 
 import hashlib
@@ -25,11 +25,11 @@ OFFICIAL_SPLITS = Path(__file__).parent / "official_splits"
 def few_shot_examples(
     spec: DatasetSpec, mode: str, seed: int, shots: int | None, data_dir: Path | None
 ) -> Sequence[Example]:
-    """The `shots` training examples of this seed; None: all there are, with the mode "all" and no other.
+    """The `shots` training examples of this seed; None (all of them) goes with the mode "all" only.
 
-    "official": rows of the pool by the official row numbers, each checked by its hash; where `data_dir` holds no
-    pool but the official file of rows, that file, checked the same way. "files": the file of rows as it lies.
-    "draw": seeded shuffle of the pool, first k, which is how the official subsets were made.
+    "official": rows of the pool by the official row numbers, each checked by its hash; if `data_dir` holds no pool
+    but the official file of rows, that file, checked the same way. "files": the rows of the few-shot file. "draw":
+    the first `shots` rows of a seeded shuffle of the pool, which is how the official subsets were made.
     """
     if mode == "all":
         if shots is not None:
@@ -38,10 +38,10 @@ def few_shot_examples(
     if shots is None:
         raise UserError(f"shots=null: few_shot={mode} needs their number; few_shot=all takes all rows.")
     if mode == "files":
-        return _enough(_file_examples(spec, seed, shots, data_dir), shots, f"the few-shot file of seed {seed}")
+        return _check_enough(_file_examples(spec, seed, shots, data_dir), shots, f"the few-shot file of seed {seed}")
     if mode == "draw":
         pool = load_split(spec, "train", data_dir)
-        return draw(_enough(pool, shots, f"the training pool of {spec.name}"), shots, seed)
+        return draw(_check_enough(pool, shots, f"the training pool of {spec.name}"), shots, seed)
     split = official_split(spec, seed, shots)
     if data_dir is not None and not find_files(spec, "train", data_dir):
         path = few_shot_file(spec, seed, shots, data_dir)
@@ -85,7 +85,7 @@ def pick_official(spec: DatasetSpec, pool: Sequence[Example], split: Sequence[tu
         if row_hash(spec, by_idx[idx]) != digest:
             raise UserError(
                 f"Row {idx} of the {spec.name} training pool is not the official one (its hash differs):"
-                f" {_start(by_idx[idx].fields[spec.columns[0]])}. This pool is another version of the data;"
+                f" {_shortened(by_idx[idx].fields[spec.columns[0]])}. This pool is another version of the data;"
                 " few_shot=draw draws from it all the same."
             )
         picked.append(by_idx[idx])
@@ -93,13 +93,13 @@ def pick_official(spec: DatasetSpec, pool: Sequence[Example], split: Sequence[tu
 
 
 def row_hash(spec: DatasetSpec, example: Example) -> str:
-    """Hash of what makes a row: the declared columns and the label's index, not how a file spells them."""
+    """Hash of the declared columns and the label's index; independent of how a file spells the label."""
     content = [example.fields[column] for column in spec.columns] + [example.label]
     return hashlib.sha256(json.dumps(content, ensure_ascii=False).encode()).hexdigest()[:16]
 
 
 def draw(pool: Sequence[Example], shots: int, seed: int) -> list[Example]:
-    """Seeded shuffle of the pool, first k; the legacy numpy generator is the one behind the official subsets."""
+    """The first `shots` of a seeded shuffle; numpy's legacy generator, which made the official subsets."""
     order = list(range(len(pool)))
     np.random.RandomState(seed).shuffle(order)
     return [pool[position] for position in order[:shots]]
@@ -125,12 +125,12 @@ def _file_examples(spec: DatasetSpec, seed: int, shots: int, data_dir: Path | No
     return spec.examples(read_rows(path), str(path))
 
 
-def _enough(examples: Sequence[Example], shots: int, where: str) -> Sequence[Example]:
+def _check_enough(examples: Sequence[Example], shots: int, where: str) -> Sequence[Example]:
     if len(examples) < shots:
         raise UserError(f"shots={shots}, but {where} has only {len(examples)} rows.")
     return examples
 
 
-def _start(value: object) -> str:
+def _shortened(value: object) -> str:
     text = str(value)
     return repr(text if len(text) <= 60 else text[:57] + "...")

@@ -1,4 +1,4 @@
-"""How files of rows are read: JSON lines, tables, and the older forms that a data set's YAML describes (`formats`)."""
+"""Reading files of rows: JSON lines, tables, and the older formats that a data set's YAML describes (`formats`)."""
 
 import csv
 import re
@@ -8,7 +8,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from tfew.errors import UserError, unknown
+from tfew.errors import UserError, unknown_value_error
 from tfew.files.untrusted import parse_json
 
 Row = Mapping[str, Any]
@@ -20,9 +20,9 @@ class Format:
     """A text file of rows: a table with a header line, or with `pattern` one row a line.
 
     encoding: tried in turn; delimiter: of columns; quoting: whether a quotation mark starts a cell that may hold
-    delimiters; pattern: a regular expression whose named groups are the columns. Then, in this order: `add` gives
-    every row of the file these columns; `codes` replaces a column's text by its position among the spellings
-    listed; `join` makes a column of others, joined by a space; `lettered` turns "(A) one (B) two" into
+    delimiters; pattern: a regular expression whose named groups are the columns. Then, in this order: `add` adds
+    constant columns to every row; `codes` replaces a column's text by its position among the listed spellings;
+    `join` makes a column of others, joined by a space; `lettered` turns "(A) one (B) two" into
     {text: [one, two], label: [A, B]}.
     """
 
@@ -40,7 +40,7 @@ class Format:
         known = [f.name for f in fields(cls)]
         for key in config:
             if key not in known:
-                raise unknown("key", key, known, f"{where}.")
+                raise unknown_value_error("key", key, known, f"{where}.")
         return cls(**config)
 
 
@@ -52,13 +52,14 @@ def read_rows(path: Path, formats: Mapping[str, Mapping[str, Any]] = FORMATS) ->
     ending = path.suffix.removeprefix(".")
     described = {**FORMATS, **formats}
     if ending not in {"jsonl", *described}:
-        raise unknown("file ending", path.suffix, [f".{name}" for name in ("jsonl", *described)], f"of {path}")
+        known = [f".{name}" for name in ("jsonl", *described)]
+        raise unknown_value_error("file ending", path.suffix, known, f"of {path}")
     try:
         if ending == "jsonl":
             with path.open(encoding="utf-8", newline="") as lines:
                 rows = list(_json_lines(path, lines))
         else:
-            rows = _read(path, Format.from_config(described[ending], f"dataset.formats.{ending}"))
+            rows = _read_text(path, Format.from_config(described[ending], f"dataset.formats.{ending}"))
     except FileNotFoundError as error:
         raise UserError(f"{path} does not exist.") from error
     except (OSError, UnicodeDecodeError, csv.Error) as error:
@@ -68,12 +69,12 @@ def read_rows(path: Path, formats: Mapping[str, Mapping[str, Any]] = FORMATS) ->
     return rows
 
 
-def _read(path: Path, form: Format) -> list[Row]:
-    reader = _table if form.pattern is None else _matches
+def _read_text(path: Path, form: Format) -> list[Row]:
+    reader = _table_rows if form.pattern is None else _pattern_rows
     for encoding in form.encoding:
         try:
             with path.open(encoding=encoding, newline="") as lines:
-                return [finished(row, form, path) for row in reader(path, lines, form)]
+                return [apply_format(row, form, path) for row in reader(path, lines, form)]
         except UnicodeDecodeError:
             if encoding == form.encoding[-1]:
                 raise
@@ -93,7 +94,7 @@ def _json_lines(path: Path, lines: Iterable[str]) -> Iterator[Row]:
         yield row
 
 
-def _table(path: Path, lines: Iterable[str], form: Format) -> Iterator[Row]:
+def _table_rows(path: Path, lines: Iterable[str], form: Format) -> Iterator[Row]:
     reader = csv.DictReader(
         lines,
         delimiter=form.delimiter,
@@ -108,7 +109,7 @@ def _table(path: Path, lines: Iterable[str], form: Format) -> Iterator[Row]:
         yield row
 
 
-def _matches(path: Path, lines: Iterable[str], form: Format) -> Iterator[Row]:
+def _pattern_rows(path: Path, lines: Iterable[str], form: Format) -> Iterator[Row]:
     pattern = re.compile(form.pattern or "")
     for number, line in enumerate(lines, start=1):
         match = pattern.fullmatch(line.strip())
@@ -117,21 +118,23 @@ def _matches(path: Path, lines: Iterable[str], form: Format) -> Iterator[Row]:
         yield match.groupdict()
 
 
-def finished(row: Row, form: Format, path: Path) -> Row:
+def apply_format(row: Row, form: Format, path: Path) -> Row:
+    """The row after `add`, `codes`, `join` and `lettered` of its format."""
     row = {**row, **form.add}
     for column, spellings in form.codes.items():
         if row.get(column) not in spellings:
-            raise unknown(f"value in column {column!r} of {path}", row.get(column), spellings, "dataset.formats.")
+            kind = f"value in column {column!r} of {path}"
+            raise unknown_value_error(kind, row.get(column), spellings, "dataset.formats.")
         row[column] = list(spellings).index(row[column])
     for column, parts in form.join.items():
         row[column] = " ".join(str(row[part]) for part in parts)
     for column in form.lettered:
-        row[column] = _lettered(row[column])
+        row[column] = _split_lettered(row[column])
     return row
 
 
-def _lettered(cell: str) -> dict[str, list[str]]:
-    """A choice starts at the next letter of the alphabet: a letter out of turn belongs to the text of a choice."""
+def _split_lettered(cell: str) -> dict[str, list[str]]:
+    """A choice starts at the next letter of the alphabet; any other letter belongs to the text of a choice."""
     labels: list[str] = []
     starts: list[tuple[int, int]] = []
     for match in LETTER.finditer(cell):

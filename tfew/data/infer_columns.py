@@ -1,11 +1,11 @@
-"""What a table does not say and can be found out: which columns hold label and text, and how a label names a choice."""
+"""Infers which columns of a table hold label and text, and how a label encodes the right one of a row's choices."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tfew.data.labels import ChoiceRule, as_choices, spelled
+from tfew.data.labels import ChoiceRule, cell_text, parse_choices
 from tfew.data.table import Table
-from tfew.errors import UserError, some
+from tfew.errors import UserError, shorten_list
 
 LABEL_NAMES = (
     "label",
@@ -22,7 +22,7 @@ LABEL_NAMES = (
 )
 MAX_LABEL_CHARACTERS = 60  # of the values in a column that is inferred to be the label's
 TEXT_NAMES = ("text", "sentence", "review", "content", "body", "message", "tweet", "question", "query", "document")
-WAYS = (  # in which a label may say which of its row's choices is right: `by`, `first`, in words
+CANDIDATE_ENCODINGS = (  # of the right choice: `ChoiceRule.by`, `ChoiceRule.first`, description
     ("text", 0, "its text"),
     ("number", 0, "its number, from 0"),
     ("number", 1, "its number, from 1"),
@@ -30,59 +30,65 @@ WAYS = (  # in which a label may say which of its row's choices is right: `by`, 
 )
 
 
-def label_column(table: Table, free: Sequence[str]) -> str:
-    """Of these columns the one with a label's name, else the only one whose few values come round again and again."""
+def infer_label_column(table: Table, free: Sequence[str]) -> str:
+    """Of these columns the one with a label's name, else the only categorical one; UserError if there is none."""
     by_name = [column for name in LABEL_NAMES for column in free if column.lower() == name]
-    candidates = by_name[:1] or [column for column in free if _has_few_values(table, column)]
+    candidates = by_name[:1] or [column for column in free if _is_categorical(table, column)]
     if len(candidates) != 1:
-        which = f"; it could be {some(candidates)}" if candidates else ""
-        raise UserError(f"Which column of {table.where} is the label? Say label=, one of {some(free)}{which}.")
+        which = f"; it could be {shorten_list(candidates)}" if candidates else ""
+        raise UserError(f"Which column of {table.where} is the label? Say label=, one of {shorten_list(free)}{which}.")
     return candidates[0]
 
 
-def text_column(table: Table, free: Sequence[str]) -> str:
-    """Of these columns the one with a text's name, else the one with the longest texts."""
+def infer_text_column(table: Table, free: Sequence[str]) -> str:
+    """Of these columns the one with a text's name, else the one with the longest texts; UserError without any."""
     texts = [column for column in free if any(isinstance(row[column], str) for row in table.rows)]
     if not texts:
-        raise UserError(f"{table.where} has no column of texts besides the label; it has {some(table.columns)}.")
+        raise UserError(
+            f"{table.where} has no column of texts besides the label; it has {shorten_list(table.columns)}."
+        )
     by_name = [column for name in TEXT_NAMES for column in texts if column.lower() == name]
-    length = {column: sum(len(spelled(row[column])) for row in table.rows) for column in texts}
+    length = {column: sum(len(cell_text(row[column])) for row in table.rows) for column in texts}
     return by_name[0] if by_name else max(texts, key=length.__getitem__)
 
 
-def way_of_naming(table: Table, label: str, choices: str) -> tuple[str, int, str]:
-    """The first of WAYS that fits every row; raises UserError where none does, or two do that differ."""
-    rows = [{label: row[label], choices: _choices(table, number, choices)} for number, row in enumerate(table.rows)]
-    fitting = [way for way in WAYS if all(_fits(ChoiceRule(label, choices, *way[:2]), row) for row in rows)]
+def infer_label_encoding(table: Table, label: str, choices: str) -> tuple[str, int, str]:
+    """The first of CANDIDATE_ENCODINGS that fits every row; raises UserError if none does, or if it is ambiguous."""
+    rows = [{label: row[label], choices: _row_choices(table, number, choices)} for number, row in enumerate(table.rows)]
+    fitting = [
+        encoding
+        for encoding in CANDIDATE_ENCODINGS
+        if all(_fits(ChoiceRule(label, choices, *encoding[:2]), row) for row in rows)
+    ]
     if not fitting:
         rule = ChoiceRule(label, choices, "text")
         number, row = next((n, row) for n, row in enumerate(rows, start=1) if not _fits(rule, row))
         raise UserError(
             f"{table.where}: the label {label!r} must be the right choice's text, number or letter in every row; in row"
-            f" {number} it is {spelled(row[label])!r}, with the choices {row[choices]}."
+            f" {number} it is {cell_text(row[label])!r}, with the choices {row[choices]}."
         )
-    if [way[0] for way in fitting[:2]] == ["number", "number"]:
+    if [encoding[0] for encoding in fitting[:2]] == ["number", "number"]:
         raise UserError(
             f"{table.where}: the numbers in {label!r} may count from 0 or from 1: write the right one's text instead."
         )
     return fitting[0]
 
 
-def _choices(table: Table, number: int, column: str) -> list[str]:
+def _row_choices(table: Table, number: int, column: str) -> list[str]:
     try:
-        return as_choices(table.rows[number][column])
+        return parse_choices(table.rows[number][column])
     except ValueError as error:
         raise UserError(f"{table.where}, row {number + 1}, column {column!r}: {error}.") from error
 
 
 def _fits(rule: ChoiceRule, row: Mapping[str, Any]) -> bool:
     try:
-        return rule.of(row) >= 0
+        return rule.choice_index(row) >= 0
     except ValueError:
         return False
 
 
-def _has_few_values(table: Table, column: str) -> bool:
-    values = [spelled(row[column]) for row in table.rows if row[column] is not None]
+def _is_categorical(table: Table, column: str) -> bool:
+    values = [cell_text(row[column]) for row in table.rows if row[column] is not None]
     distinct = set(values)
     return 2 <= len(distinct) <= max(2, len(values) // 3) and max(map(len, distinct)) <= MAX_LABEL_CHARACTERS

@@ -1,4 +1,4 @@
-"""How a row's label becomes the index of the right choice: names that all rows share, or choices of the row's own."""
+"""From a row's label to the index of the right choice: classes that all rows share, or choices of each row."""
 
 import json
 from abc import ABC, abstractmethod
@@ -8,15 +8,15 @@ from typing import Any, NotRequired
 
 from typing_extensions import TypedDict
 
-from tfew.errors import UserError, unknown
+from tfew.errors import UserError, unknown_value_error
 from tfew.files.untrusted import parse_json, validated
 
 CHOICE_SEPARATOR = "|||"
-WAYS = ("text", "number", "letter")  # in which a label may say which of a row's own choices is right
+LABEL_ENCODINGS = ("text", "number", "letter")  # of the right one among a row's own choices
 
 
-def spelled(value: Any) -> str:
-    """A label as its table spells it; of JSON and Parquet, which have values of other kinds than text, as JSON does."""
+def cell_text(value: Any) -> str:
+    """A cell's value as text; booleans of JSON and Parquet as JSON writes them."""
     return json.dumps(value) if isinstance(value, bool) else str(value).strip()
 
 
@@ -26,37 +26,37 @@ class Rule(ABC):
     column: str
 
     @abstractmethod
-    def of(self, fields: Mapping[str, Any]) -> int:
-        """The index of the right choice of a row; raises ValueError with the good values."""
+    def choice_index(self, fields: Mapping[str, Any]) -> int:
+        """The index of the right choice of a row; raises ValueError that lists the known labels."""
 
 
 @dataclass(frozen=True)
 class LabelRule(Rule):
-    """`names` are the label's spellings per index, as distributed.
+    """`names`: per index, the spellings of the label in the distributed files.
 
-    A number (or digits) that is none of them counts from `first`, which is the Hub's numbering; None: only names
-    count. A boolean counts false 0, true 1.
+    A number (or digits) that is none of them counts from `first`, as on the Hub; `first` None: only names are
+    accepted. Booleans are 0 and 1.
     """
 
     column: str
     names: tuple[tuple[str, ...], ...]
     first: int | None = 0
 
-    def of(self, fields: Mapping[str, Any]) -> int:
+    def choice_index(self, fields: Mapping[str, Any]) -> int:
         return self.index(fields[self.column])
 
     def index(self, value: Any) -> int:
-        index = next((i for i, names in enumerate(self.names) if value in names or spelled(value) in names), -1)
+        index = next((i for i, names in enumerate(self.names) if value in names or cell_text(value) in names), -1)
         if index < 0 and self.first is not None:
             if isinstance(value, bool):
                 index = int(value)
             elif isinstance(value, int) or (isinstance(value, str) and value.strip().isdigit()):
                 index = int(value) - self.first
         if not 0 <= index < len(self.names):
-            raise ValueError(f"label {value!r} in column {self.column!r} is none of {', '.join(self._good())}")
+            raise ValueError(f"label {value!r} in column {self.column!r} is none of {', '.join(self._known_labels())}")
         return index
 
-    def _good(self) -> list[str]:
+    def _known_labels(self) -> list[str]:
         spellings = ["/".join(names) for names in self.names]
         if self.first is None:
             return spellings
@@ -67,7 +67,7 @@ class LabelRule(Rule):
 class ChoiceRule(Rule):
     """Every row has choices of its own, in the column `choices`.
 
-    The label is the text of the right one, its number counted from `first`, or its letter (`by`, one of WAYS).
+    `by`, one of LABEL_ENCODINGS: the label is the text of the right choice, its number from `first`, or its letter.
     """
 
     column: str
@@ -75,8 +75,8 @@ class ChoiceRule(Rule):
     by: str
     first: int = 0
 
-    def of(self, fields: Mapping[str, Any]) -> int:
-        label, choices = spelled(fields[self.column]), as_choices(fields[self.choices])
+    def choice_index(self, fields: Mapping[str, Any]) -> int:
+        label, choices = cell_text(fields[self.column]), parse_choices(fields[self.choices])
         index = self._index(label, choices)
         if not 0 <= index < len(choices):
             good = {"text": choices, "number": range(self.first, self.first + len(choices)), "letter": "ABCDEFGH"}
@@ -92,15 +92,15 @@ class ChoiceRule(Rule):
         return ord(label.upper()) - ord("A") if len(label) == 1 else -1
 
 
-def as_choices(cell: Any) -> list[str]:
-    """A row's choices: a list, a list in JSON, or "one ||| another"; raises ValueError where there are not two."""
+def parse_choices(cell: Any) -> list[str]:
+    """A row's choices: a list, a list in JSON, or "one ||| another"; raises ValueError for fewer than two."""
     listed = cell
     if isinstance(cell, str):
         parsed = _json_list(cell)
         listed = [part.strip() for part in cell.split(CHOICE_SEPARATOR)] if parsed is None else parsed
     if not isinstance(listed, list | tuple) or len(listed) < 2:
         raise ValueError(f"{cell!r} is no list of choices: a JSON list, or 'one ||| another'")
-    choices = [spelled(choice) for choice in listed]
+    choices = [cell_text(choice) for choice in listed]
     if bad := [choice for choice in choices if not choice or CHOICE_SEPARATOR in choice]:
         raise ValueError(f"a choice is {'empty' if not bad[0] else f'{bad[0]!r}, with |||'}")
     if len(set(choices)) < len(choices):
@@ -117,14 +117,14 @@ class _Label(TypedDict):
 
 
 def label_rule(dataset: str, label: Mapping[str, Any]) -> Rule:
-    """`label` of a data set's YAML."""
+    """The rule that `label` of a data set's YAML describes."""
     try:
         validated(label, _Label)
     except ValueError as error:
         raise UserError(f"dataset.label of {dataset}: {error}.") from error
     if label.get("choices") is not None:
-        if label.get("by") not in WAYS:
-            raise unknown("value", label.get("by"), WAYS, "dataset.label.by=")
+        if label.get("by") not in LABEL_ENCODINGS:
+            raise unknown_value_error("value", label.get("by"), LABEL_ENCODINGS, "dataset.label.by=")
         return ChoiceRule(label["column"], label["choices"], label["by"], label.get("first") or 0)
     names = tuple(tuple(n) if isinstance(n, list) else (n,) for n in label.get("names") or ())
     if not all(isinstance(name, str) for group in names for name in group):

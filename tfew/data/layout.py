@@ -1,51 +1,52 @@
-"""A prompt in lines: an instruction, a list of the possible labels, "Field: text" for each field, and the question.
+"""The default prompt layout: instruction, list of labels, "Field: text" for each field, and the question, line by line.
 
-The layout that T-Few uses for RAFT (official `src/data/dataset_readers.py`), and the default one of a user's own table.
-It is made as a Jinja template, so that a run's configuration says in full what the model was shown.
+T-Few uses it for RAFT (official `src/data/dataset_readers.py`), this project also for a user's own table. The layout is
+a Jinja template, so that a run's configuration records the whole prompt.
 """
 
 import re
 from collections.abc import Mapping
 
 OPENINGS = re.compile(r"\{[{%#]")
-# what Jinja reads as something else than a column
+# names that have another meaning in Jinja
 RESERVED = {
     "and", "or", "not", "in", "is", "if", "else", "elif", "for", "true", "false", "none", "True", "False", "None",
     "self", "loop", "super", "caller", "varargs", "kwargs", "idx", "answer_choices", "range", "dict", "namespace",
 }  # fmt: skip
 
 
-def lines(fields: Mapping[str, str], question: str, instruction: str = "", choices: str | None = None) -> str:
-    """`fields`: what stands before the colon -> column; a single one with no name stands alone.
+def layout_template(fields: Mapping[str, str], question: str, instruction: str = "", choices: str | None = None) -> str:
+    """The layout as Jinja. `fields`: the name before the colon -> column; a single field may have the name "".
 
-    `choices`: what the list of the possible answers is called; None leaves it out.
+    `choices`: the heading of the list of answer choices; None leaves the list out.
     """
-    parts = [as_jinja(instruction)] if instruction else []
+    parts = [escape_jinja(instruction)] if instruction else []
     if choices is not None:
-        parts.append(f"{as_jinja(choices)} {{{{ answer_choices | join(', ') }}}}")
+        parts.append(f"{escape_jinja(choices)} {{{{ answer_choices | join(', ') }}}}")
     parts += [
-        f"{as_jinja(name)}: {{{{ {column} }}}}" if name else f"{{{{ {column} }}}}" for name, column in fields.items()
+        f"{escape_jinja(name)}: {{{{ {column} }}}}" if name else f"{{{{ {column} }}}}"
+        for name, column in fields.items()
     ]
-    return "\n".join([*parts, as_jinja(question)])
+    return "\n".join([*parts, escape_jinja(question)])
 
 
-def as_jinja(text: str) -> str:
-    """Text that Jinja prints as it is."""
-    return without_dollars(OPENINGS.sub(lambda opening: f"{{{{ '{opening[0]}' }}}}", text))
+def escape_jinja(text: str) -> str:
+    """Jinja source that renders this very text."""
+    return escape_interpolation(OPENINGS.sub(lambda opening: f"{{{{ '{opening[0]}' }}}}", text))
 
 
-def without_dollars(jinja: str) -> str:
-    """The same template without "${", which in a configuration means another setting."""
+def escape_interpolation(jinja: str) -> str:
+    """The same template without "${", which OmegaConf would interpolate."""
     return jinja.replace("${", "{{ '$' }}{")
 
 
-def readable(name: str) -> str:
+def humanize(name: str) -> str:
     """A label or column as words: lost_card -> lost card."""
     return " ".join(re.sub(r"_|\. ", " ", name).split())
 
 
-def identifiers(columns: list[str]) -> dict[str, str]:
-    """The columns that a template cannot name, and what they are called instead."""
+def template_names(columns: list[str]) -> dict[str, str]:
+    """A valid Jinja name for each column whose own name is none."""
     taken, renamed = set(columns), {}
     for column in columns:
         if column.isidentifier() and column.isascii() and column not in RESERVED:

@@ -1,7 +1,7 @@
 """The order of training batches.
 
-Which rows form the batch of a step, and with which template each is worded, are pure functions of (seed, step), so
-that workers, ranks and an interruption change nothing.
+The rows of a step's batch, and the template of each, are pure functions of (seed, step): the number of workers and
+processes, or an interruption, changes nothing.
 """
 
 import hashlib
@@ -19,48 +19,48 @@ from tfew.devices.distributed import split_between_processes
 from tfew.schema import Batch, Prompt
 
 Key = tuple[int, int]  # (step, row)
-FEW = 1000  # rows of a set whose tokens are kept
+MAX_CACHED_ROWS = 1000  # larger sets are tokenised anew in every epoch
 
 
-class DrawnPrompts(Dataset[TokenizedPrompt]):
-    """Item (step, row) is the row in the wording drawn for that step."""
+class PromptDataset(Dataset[TokenizedPrompt]):
+    """Item (step, row) is the row's prompt by the template that is drawn for that step."""
 
     def __init__(self, prompts: Sequence[Sequence[Prompt]], prompt_tokenizer: PromptTokenizer, seed: int) -> None:
         self.prompts, self.prompt_tokenizer, self.seed = prompts, prompt_tokenizer, seed
-        self._kept: dict[Key, TokenizedPrompt] = {}
-        self._encoded: dict[Prompt, TokenizedPrompt] = {}
+        self._prefetched: dict[Key, TokenizedPrompt] = {}
+        self._cache: dict[Prompt, TokenizedPrompt] = {}
 
     def __getitems__(self, keys: list[Key]) -> list[TokenizedPrompt]:
-        """What DataLoader asks for where it is there: a batch at once."""
-        if all(key in self._kept for key in keys):
-            return [self._kept.pop(key) for key in keys]
-        return self._encode(keys)
+        """DataLoader's hook for fetching a whole batch."""
+        if all(key in self._prefetched for key in keys):
+            return [self._prefetched.pop(key) for key in keys]
+        return self._tokenize(keys)
 
     def __getitem__(self, key: Key) -> TokenizedPrompt:
-        return self._kept.pop(key, None) or self._encode([key])[0]
+        return self._prefetched.pop(key, None) or self._tokenize([key])[0]
 
     def lengths(self, keys: Sequence[Key]) -> list[tuple[int, int]]:
-        """Tokens of the input and of the longest choice; what was made for this is kept until it is asked for."""
-        self._kept = dict(zip(keys, self._encode(keys), strict=True))
-        return [(len(item.input_ids), max(map(len, item.choice_ids))) for item in self._kept.values()]
+        """Tokens of the input and of the longest choice; the items are kept until they are fetched."""
+        self._prefetched = dict(zip(keys, self._tokenize(keys), strict=True))
+        return [(len(item.input_ids), max(map(len, item.choice_ids))) for item in self._prefetched.values()]
 
-    def _encode(self, keys: Sequence[Key]) -> list[TokenizedPrompt]:
-        """Few-shot sets come round again and again: their prompts are tokenised once."""
+    def _tokenize(self, keys: Sequence[Key]) -> list[TokenizedPrompt]:
+        """Prompts of few-shot sets, which are seen again in every epoch, are tokenised once."""
         drawn = [random.Random(f"{self.seed}/{step}/{row}").choice(self.prompts[row]) for step, row in keys]
-        new = [prompt for prompt in dict.fromkeys(drawn) if prompt not in self._encoded]
-        made = dict(zip(new, self.prompt_tokenizer.all(new), strict=True)) if new else {}
-        if len(self.prompts) <= FEW:
-            self._encoded.update(made)
-        return [made.get(prompt) or self._encoded[prompt] for prompt in drawn]
+        new = [prompt for prompt in dict.fromkeys(drawn) if prompt not in self._cache]
+        made = dict(zip(new, self.prompt_tokenizer.tokenize(new), strict=True)) if new else {}
+        if len(self.prompts) <= MAX_CACHED_ROWS:
+            self._cache.update(made)
+        return [made.get(prompt) or self._cache[prompt] for prompt in drawn]
 
 
 class StepSampler(Sampler[list[Key]]):
-    """For each step from `start` on, its (step, row) keys: rows reshuffled every epoch, a last short batch dropped.
+    """The (step, row) keys of each step from `start` on; rows reshuffled every epoch, a short last batch dropped.
 
-    With `lengths`, the rows of every `window` steps are dealt out anew by length: batches with little padding, in
-    random order. What a step is made of then depends on its window, and still on nothing but (seed, step).
+    With `lengths`, the rows of every `window` steps are regrouped by length: batches with little padding, in random
+    order. A step's batch is still a pure function of (seed, step).
 
-    Of several processes each gets its share of the very same batch, dealt out `piece` rows at a time.
+    Each of several processes gets its share of the same batch, dealt out `piece` rows at a time.
     """
 
     def __init__(
@@ -77,7 +77,7 @@ class StepSampler(Sampler[list[Key]]):
         self.rows, self.batch_size, self.steps, self.seed, self.start = rows, batch_size, steps, seed, start
         self.window, self.lengths, self.piece = window, lengths, piece
         self.steps_per_epoch = rows // batch_size
-        self._order, self._ordered = np.empty(0, np.int64), -1
+        self._order, self._order_epoch = np.empty(0, np.int64), -1
 
     def __iter__(self) -> Iterator[list[Key]]:
         batches, sorted_from = [], -1
@@ -87,17 +87,17 @@ class StepSampler(Sampler[list[Key]]):
                 yield split_between_processes(self.keys(step), self.piece)
                 continue
             if first != sorted_from:
-                batches, sorted_from = self._sorted(first), first
+                batches, sorted_from = self._batches_by_length(first), first
             yield split_between_processes(batches[step - first], self.piece)
 
     def keys(self, step: int) -> list[Key]:
         epoch, batch = divmod(step, self.steps_per_epoch)
-        if epoch != self._ordered:
-            self._order, self._ordered = self.epoch_order(epoch), epoch
+        if epoch != self._order_epoch:
+            self._order, self._order_epoch = self.epoch_order(epoch), epoch
         rows = self._order[batch * self.batch_size : (batch + 1) * self.batch_size]
         return [(step, row) for row in rows.tolist()]
 
-    def _sorted(self, first: int) -> list[list[Key]]:
+    def _batches_by_length(self, first: int) -> list[list[Key]]:
         assert self.lengths is not None
         keys = [key for step in range(first, first + self.window) for key in self.keys(step)]
         by_length = [key for _, key in sorted(zip(self.lengths(keys), keys, strict=True))]
@@ -106,7 +106,7 @@ class StepSampler(Sampler[list[Key]]):
         return batches
 
     def epoch_order(self, epoch: int) -> np.ndarray:
-        """All rows in the order of this epoch: a pure function of (seed, epoch); 8 bytes a row."""
+        """All rows in the order of this epoch, a pure function of (seed, epoch); int64."""
         digest = hashlib.sha256(f"{self.seed}/epoch {epoch}".encode()).digest()
         return np.random.default_rng(int.from_bytes(digest[:8], "big")).permutation(self.rows)
 
@@ -114,7 +114,7 @@ class StepSampler(Sampler[list[Key]]):
         return self.steps
 
 
-class FewShotData(pl.LightningDataModule):
+class FewShotDataModule(pl.LightningDataModule):
     """Training batches, one per optimiser step; a resumed run starts at the trainer's step."""
 
     def __init__(
@@ -129,7 +129,7 @@ class FewShotData(pl.LightningDataModule):
         piece: int = 1,
     ) -> None:
         super().__init__()
-        self.dataset = DrawnPrompts(prompts, prompt_tokenizer, seed)
+        self.dataset = PromptDataset(prompts, prompt_tokenizer, seed)
         self.order = StepSampler(
             len(prompts), batch_size, steps, seed, window=length_window, lengths=self.dataset.lengths, piece=piece
         )

@@ -1,4 +1,4 @@
-"""Where the members of a mixture come from: loading them, what is missing, and what a user must bring."""
+"""The members of a mixture: loading them, which are missing, and which files a user must supply."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -8,7 +8,7 @@ from typing import Any
 
 from tfew.data.mixture import Mixture, MixtureSpec, make_part
 from tfew.data.sources import find_source, is_local, load_split
-from tfew.errors import UserError, some
+from tfew.errors import UserError, shorten_list
 from tfew.schema import Example
 
 log = logging.getLogger(__name__)
@@ -16,13 +16,13 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class LoadedMixture:
-    """The mixture of the members that could be had, and the names of those that could not (`missing: skip`)."""
+    """The mixture of the available members, and the names of the missing ones (`dataset.missing=skip`)."""
 
     mixture: Mixture
     left_out: Sequence[str]
 
     def describe(self) -> dict[str, Any]:
-        """What the record says of it: `available` rows, of which each template takes the first `rows`."""
+        """For the run record: of the `available` rows each template takes the first `rows`."""
         members = {
             part.name: {
                 "templates": len(part.templates),
@@ -43,15 +43,17 @@ def load_mixture(spec: MixtureSpec, use: str, data_dir: Path | None) -> LoadedMi
 
 
 def local_members(spec: MixtureSpec, data_dir: Path | None) -> MixtureSpec | None:
-    """The mixture without what would have to come from the Hub; None where nothing is left."""
+    """The mixture without members that only the Hub has; None if none is left."""
     members = {name: member for name, member in spec.members.items() if is_local(member, "train", data_dir)}
     return replace(spec, members=members) if members else None
 
 
-def overview(spec: MixtureSpec, use: str, data_dir: Path | None, rows: Mapping[str, int]) -> list[dict[str, Any]]:
-    """One line per member, without loading any: its part of a pass, its source, what to bring where it has none.
+def member_overview(
+    spec: MixtureSpec, use: str, data_dir: Path | None, rows: Mapping[str, int]
+) -> list[dict[str, Any]]:
+    """One line per member, without loading any: its share of an epoch, its source, else the files to supply.
 
-    `rows`: numbers of rows that are known better than from publications.
+    `rows`: known numbers of rows, which replace the published ones.
     """
     published = {name: rows.get(name, member.rows["train"]) for name, member in spec.members.items()}
     parts = {name: make_part(member, published[name] or 0, spec.cap, use) for name, member in spec.members.items()}
@@ -83,7 +85,7 @@ def _load_members(spec: MixtureSpec, data_dir: Path | None) -> tuple[dict[str, S
         if find_source(member, "train", data_dir) is None
     }
     if absent and spec.missing == "error":  # said before anything is downloaded
-        raise _members_missing(spec, absent)
+        raise _missing_members_error(spec, absent)
     loaded = {}
     for name, member in spec.members.items():
         if name in absent:
@@ -96,16 +98,16 @@ def _load_members(spec: MixtureSpec, data_dir: Path | None) -> tuple[dict[str, S
                 raise
             absent[name] = str(error)
     if absent and (spec.missing == "error" or not loaded):
-        raise _members_missing(spec, absent)
+        raise _missing_members_error(spec, absent)
     if absent:
         log.info(f"dataset.missing=skip: {len(absent)} of {len(spec.members)} members left out: {', '.join(absent)}.")
     return loaded, sorted(absent)
 
 
-def _members_missing(spec: MixtureSpec, absent: Mapping[str, str]) -> UserError:
+def _missing_members_error(spec: MixtureSpec, absent: Mapping[str, str]) -> UserError:
     first = next(iter(absent))
     return UserError(
-        f"{len(absent)} of the {len(spec.members)} members of {spec.name} cannot be had: {some(absent, most=40)}"
+        f"{len(absent)} of the {len(spec.members)} members of {spec.name} cannot be had: {shorten_list(absent, 40)}"
         f" ({first}: {absent[first].rstrip('.')}). Bring them (python -m tfew.preview dataset={spec.name} says what"
         f" each needs), drop them with 'dataset.members.{first}=null', or leave out all that are missing with"
         " dataset.missing=skip."

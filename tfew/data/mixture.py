@@ -2,8 +2,8 @@
 
 Paper section 3.4: (IA)³ is pre-trained on T0's training mixture. As in the official code (dataset_readers.py,
 data_module.py) every template of a data set is a task of its own, which takes the data set's first
-min(rows, cap / number of templates) rows; a pass goes once through every (task, row), shuffled all together. Unlike
-there, a row that a template renders empty gives its turn to the next template or row; officially such an item
+min(rows, cap / number of templates) rows; an epoch goes once through every (task, row), shuffled all together. Unlike
+there, a row that a template renders empty is replaced by the next template's or row's prompt; officially such an item
 teaches the model to answer "<NO INPUT>" with "<NO LABEL>".
 """
 
@@ -17,8 +17,8 @@ from itertools import accumulate
 from typing import Any, overload
 
 from tfew.data.dataset import DatasetSpec
-from tfew.data.templates import Template, load_templates, select
-from tfew.errors import UserError, unknown
+from tfew.data.templates import Template, load_templates, select_templates
+from tfew.errors import UserError, unknown_value_error
 from tfew.schema import Example, Prompt
 
 log = logging.getLogger(__name__)
@@ -57,7 +57,7 @@ class MixtureSpec:
         if not self.members:
             raise UserError(f"dataset.members of {self.name} is empty: nothing to train on.")
         if self.missing not in MISSING:
-            raise unknown("value", self.missing, MISSING, "dataset.missing=")
+            raise unknown_value_error("value", self.missing, MISSING, "dataset.missing=")
         if not isinstance(self.evaluate, bool):
             raise UserError(f"dataset.evaluate={self.evaluate!r} is neither true nor false.")
         if self.cap is not None and (type(self.cap) is not int or self.cap < 1):
@@ -78,17 +78,17 @@ class Part:
 
     @property
     def items(self) -> int:
-        """Prompts in one pass: `rate` times all pairs of template and row; of a fraction, the first ones."""
+        """Prompts in one epoch: `rate` times all pairs of template and row; of a fraction, the first ones."""
         return int(self.rate * len(self.templates) * self.rows)
 
 
 def make_part(spec: DatasetSpec, rows: int, cap: int | None, use: str) -> Part:
-    """`rows`: how many the member has. All its templates share the cap, those left out as well, as officially."""
-    templates = select(load_templates(spec.prompts), use, None, ranking=False)
+    """`rows`: how many the member has. All its templates share the cap, including those left out, as officially."""
+    templates = select_templates(load_templates(spec.prompts), use, None, ranking=False)
     names = [template.name for template in templates]
     for name in spec.leave_out:
         if name not in names:
-            raise unknown("template", name, names, f"dataset.members.{spec.name}.leave_out=")
+            raise unknown_value_error("template", name, names, f"dataset.members.{spec.name}.leave_out=")
     kept = [template for template in templates if template.name not in spec.leave_out]
     if not kept:
         raise UserError(f"{spec.name} has no template left to train with: see templates= and its leave_out.")
@@ -99,7 +99,7 @@ def make_part(spec: DatasetSpec, rows: int, cap: int | None, use: str) -> Part:
 
 
 class Mixture(Sequence[Sequence[Prompt]]):
-    """Item i of a pass is one prompt, in a sequence of length 1 as training takes it; rendered when asked for.
+    """Item i of an epoch is one prompt, in a sequence of length 1 as training takes it; rendered on access.
 
     Items of a member run through all its templates row by row; `len` is the sum over members of
     rate * templates * rows.
@@ -108,7 +108,7 @@ class Mixture(Sequence[Sequence[Prompt]]):
     def __init__(self, parts: Sequence[Part], examples: Sequence[Sequence[Example]]) -> None:
         self.parts, self.examples = parts, examples
         self._ends = list(accumulate(part.items for part in parts))
-        self._said: set[str] = set()
+        self._warned: set[str] = set()
 
     def __len__(self) -> int:
         return self._ends[-1]
@@ -120,11 +120,11 @@ class Mixture(Sequence[Sequence[Prompt]]):
     def __getitem__(self, key: int | slice) -> Sequence[Prompt] | Sequence[Sequence[Prompt]]:
         if isinstance(key, slice):
             return [self[item] for item in range(*key.indices(len(self)))]
-        number, row, template = self.place(key)
+        number, row, template = self.locate(key)
         return [self._prompt(number, row, template)]
 
-    def place(self, item: int) -> tuple[int, int, int]:
-        """(member, row, template) of an item, as positions; raises IndexError beyond the pass."""
+    def locate(self, item: int) -> tuple[int, int, int]:
+        """(member, row, template) of an item, as positions; raises IndexError beyond the epoch."""
         item = range(len(self))[item]
         number = bisect_right(self._ends, item)
         part = self.parts[number]
@@ -133,34 +133,34 @@ class Mixture(Sequence[Sequence[Prompt]]):
         return number, row, template
 
     def _prompt(self, number: int, row: int, template: int) -> Prompt:
-        """The render of this row by this template; where it is empty, by the next ones, and then of the next rows."""
+        """This row's prompt by this template; if empty, by the next templates, then of the next rows."""
         part = self.parts[number]
         for turned in range(part.rows):
             try:
                 example = self.examples[number][(row + turned) % part.rows]
             except UserError as error:
-                self._say_once(part.name, error)
+                self._warn_once(part.name, error)
                 continue
             for turn in range(len(part.templates)):
-                wording = part.templates[(template + turn) % len(part.templates)]
+                candidate = part.templates[(template + turn) % len(part.templates)]
                 try:
-                    if prompt := wording.render_target(part.name, example):
+                    if prompt := candidate.render_target(part.name, example):
                         return prompt
                 except UserError as error:
-                    self._say_once(f"{part.name}/{wording.name}", error)
+                    self._warn_once(f"{part.name}/{candidate.name}", error)
         raise UserError(f"The templates of {part.name} render all its {part.rows} rows empty.")
 
-    def _say_once(self, what: str, error: UserError) -> None:
-        """One bad row among millions does not end a run of days; `probe` has found what is wrong in general."""
-        if what not in self._said:
-            self._said.add(what)
+    def _warn_once(self, what: str, error: UserError) -> None:
+        """One bad row among millions does not end a run of days; `probe` finds systematic errors before training."""
+        if what not in self._warned:
+            self._warned.add(what)
             log.warning(f"Skipped, and so are later ones of its kind: {error}")
 
     def probe(self) -> tuple[int, int]:
-        """Renders of all templates on each member's first few rows, and how many are empty.
+        """Renders all templates on each member's first few rows: the number of prompts, and how many are empty.
 
-        What cannot be rendered is found before training starts. The count is of this sample: counting all would mean
-        rendering all.
+        Rows that cannot be rendered raise before training starts. The numbers are of this sample only: counting all
+        would mean rendering all.
         """
         prompts = [
             template.render_target(part.name, example)

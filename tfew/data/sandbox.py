@@ -1,8 +1,7 @@
-"""Templates that anybody may have written: no attribute of Python is reachable, time, memory and output are bounded.
+"""Templates of unknown origin: they reach no attribute of Python, and their time, memory and output are bounded.
 
-A template that only shows columns, with conditions and with filters that make nothing longer, cannot take long, and is
-rendered here. Any other one is rendered in a process of its own (`rendering.py`), which is stopped when it takes too
-long.
+A template that only shows columns, with conditions and with filters that lengthen nothing, is rendered in this process.
+Any other is rendered in a separate process (`rendering.py`), which is killed if it takes too long.
 """
 
 import atexit
@@ -29,23 +28,23 @@ MAX_OUTPUT_CHARACTERS = 1_000_000  # of one render: some 200,000 words
 RENDER_TIMEOUT_SECONDS = 5.0  # of one render
 START_TIMEOUT_SECONDS = 60.0  # of the process that renders, on a busy machine
 MAX_MEMORY_BYTES = 512 * 2**20  # of that process
-# what cannot make a text much longer than the row and the template are
+# whose output cannot be much longer than the row and the template
 PLAIN_NODES = (
     nodes.Template, nodes.Output, nodes.TemplateData, nodes.Const, nodes.Name, nodes.Getattr, nodes.Getitem,
     nodes.Slice, nodes.List, nodes.Tuple, nodes.If, nodes.CondExpr, nodes.Compare, nodes.Operand, nodes.And, nodes.Or,
     nodes.Not, nodes.Test, nodes.Filter, nodes.Concat,
 )  # fmt: skip
 PLAIN_FILTERS = {"trim", "lower", "upper", "capitalize", "title", "string", "int", "first", "last", "length", "join"}
-MARKS = re.compile(f"([{rendering.START}{rendering.END}])")
-MOST_SEPARATOR = 20  # characters between what `join` joins
+MARKER = re.compile(f"([{rendering.START}{rendering.END}])")
+MAX_SEPARATOR_CHARACTERS = 20  # of `join`
 
 
 class RenderError(Exception):
-    """Why a template was stopped, or what it did wrong, in words."""
+    """Why a template was stopped or failed."""
 
 
 class SafeTemplate:
-    """A Jinja template; raises RenderError where it is no valid one."""
+    """A Jinja template; raises RenderError if it is invalid."""
 
     def __init__(self, source: str) -> None:
         if len(source) > MAX_SOURCE_CHARACTERS:
@@ -54,7 +53,7 @@ class SafeTemplate:
         try:
             tree = _environment().parse(source)
             self._template: Template | None = _environment().from_string(source) if is_plain(tree) else None
-            # both look at the tree as a compiler does, which computes what is constant: only for plain ones here
+            # compiling folds constants, which may take for ever: only plain templates are compiled here
             columns = [] if self._template is None else meta.find_undeclared_variables(tree)
         except Exception as error:  # a syntax error, or nested deeper than Python recurses
             raise RenderError(f"it is not valid Jinja: {error}") from error
@@ -63,15 +62,15 @@ class SafeTemplate:
         self.columns = frozenset(columns)
 
     def render(self, fields: Mapping[str, Any], cut: Sequence[str] = ()) -> str:
-        """Texts of the columns `cut` stand between START and END; raises RenderError."""
+        """The rendered text, with texts of the columns `cut` between START and END; raises RenderError."""
         if self._template is not None:
-            return "".join(rendering.chunks(self._template, fields, cut))
+            return "".join(rendering.render_chunks(self._template, fields, cut))
         request = {"source": self.source, "fields": fields, "cut": list(cut), "seed": random.random()}
         return _process().ask(request)
 
 
 def is_plain(tree: nodes.Node) -> bool:
-    """Whether rendering is sure to be quick and its output short, read off the template's syntax tree."""
+    """Whether the template's syntax tree guarantees fast rendering and short output."""
     return _is_plain_node(tree) and all(is_plain(child) for child in tree.iter_child_nodes())
 
 
@@ -79,7 +78,8 @@ def _is_plain_node(node: nodes.Node) -> bool:
     if not isinstance(node, nodes.Filter):
         return isinstance(node, PLAIN_NODES)
     short = all(
-        isinstance(argument, nodes.Const) and len(str(argument.value)) <= MOST_SEPARATOR for argument in node.args
+        isinstance(argument, nodes.Const) and len(str(argument.value)) <= MAX_SEPARATOR_CHARACTERS
+        for argument in node.args
     )
     return node.name in PLAIN_FILTERS and short and not (node.kwargs or node.dyn_args or node.dyn_kwargs)
 
@@ -89,8 +89,8 @@ def _environment() -> ImmutableSandboxedEnvironment:
     return rendering.environment()
 
 
-class _Process:
-    """The process that renders; started when it is first needed, and again after it was stopped."""
+class _RenderProcess:
+    """The process that renders; started on first use, and again after it was killed."""
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[str] | None = None
@@ -105,7 +105,7 @@ class _Process:
         return answer["text"]
 
     def _start(self) -> None:
-        # not -m: the package and all that it imports would take longer to start than to render
+        # not -m: importing the package takes longer than rendering
         limits = (MAX_OUTPUT_CHARACTERS, MAX_MEMORY_BYTES)
         command = [sys.executable, "-P", str(Path(rendering.__file__)), *map(str, limits)]
         self._process = subprocess.Popen(
@@ -135,25 +135,25 @@ class _Process:
         process, self._process = self._process, None
         process.kill()
         for pipe in (process.stdin, process.stdout):
-            with suppress(OSError):  # what was not sent any more cannot be sent now
+            with suppress(OSError):  # unsent data of a dead process
                 pipe.close()  # type: ignore[union-attr]
         process.wait()
 
 
 @cache
-def _process_of(pid: int) -> _Process:
-    return _Process()
+def _process_of(pid: int) -> _RenderProcess:
+    return _RenderProcess()
 
 
-def _process() -> _Process:
-    """One for each process of ours: two must not talk to the same one."""
+def _process() -> _RenderProcess:
+    """One for each of our own processes, which must not share it."""
     return _process_of(os.getpid())
 
 
-def split_marks(text: str) -> tuple[str, tuple[tuple[int, int], ...]]:
-    """The text without START and END and surrounding space, and where what stood between them now stands."""
+def extract_spans(text: str) -> tuple[str, tuple[tuple[int, int], ...]]:
+    """The text without START, END and surrounding space, and the (start, end) positions of the texts they enclosed."""
     plain, spans, opened = "", [], None
-    for piece in MARKS.split(text.strip()):
+    for piece in MARKER.split(text.strip()):
         if piece == rendering.START:
             opened = len(plain)
         elif piece == rendering.END:

@@ -1,4 +1,4 @@
-"""Where rows come from: the Hub, local files in their distributed form, or a generator of the project's own."""
+"""Sources of rows: the Hub, local files as they are distributed, or one of the project's generators."""
 
 import logging
 from collections.abc import Iterable, Mapping, Sequence
@@ -7,7 +7,7 @@ from typing import Any
 
 from tfew.data.dataset import DatasetSpec
 from tfew.data.formats import read_rows
-from tfew.data.split import drawn_rows
+from tfew.data.split import stratified_sample
 from tfew.data.table import Table, read_table
 from tfew.errors import UserError
 from tfew.files import hub
@@ -20,26 +20,26 @@ log = logging.getLogger(__name__)
 def load_split(spec: DatasetSpec, split: str, data_dir: Path | None, labelled: bool = True) -> Sequence[Example]:
     """All examples of the split "train" (the pool that shots are drawn from), "eval", or another that the files have.
 
-    Of a data set that holds rows of its training pool out (`held_out`), "eval" is those, and "train" the rest.
-    Rows of the Hub, and generated ones, are read when they are asked for.
+    With `held_out`, "eval" is the rows held out of the training pool, and "train" the rest. Rows of the Hub, and
+    generated ones, are read lazily.
     """
     if not spec.held_out or not spec.held_out["share"] or split not in ("train", "eval"):
-        return _whole_split(spec, split, data_dir, labelled)
-    pool = _whole_split(spec, "train", data_dir, labelled=True)
+        return _load_whole_split(spec, split, data_dir, labelled)
+    pool = _load_whole_split(spec, "train", data_dir, labelled=True)
     strata = [example.label if spec.classes else None for example in pool]
-    drawn = set(drawn_rows(strata, spec.held_out["share"], spec.held_out["seed"]))
+    drawn = set(stratified_sample(strata, spec.held_out["share"], spec.held_out["seed"]))
     if not drawn:
         raise UserError(f"validation={spec.held_out['share']} of {len(pool)} rows is not one row: say more, or folds=.")
     return [example for row, example in enumerate(pool) if (row in drawn) == (split == "eval")]
 
 
 def has_split(spec: DatasetSpec, split: str) -> bool:
-    """Whether the data set says where such rows are to be had."""
+    """Whether the data set has a source for this split."""
     held_out = bool(spec.held_out and spec.held_out["share"]) and split == "eval"
     return held_out or any(source and source.get(split) for source in (spec.generator, spec.files, spec.hub))
 
 
-def _whole_split(spec: DatasetSpec, split: str, data_dir: Path | None, labelled: bool) -> Sequence[Example]:
+def _load_whole_split(spec: DatasetSpec, split: str, data_dir: Path | None, labelled: bool) -> Sequence[Example]:
     if spec.generator is not None:
         from tfew.mini_t0.world import generate
 
@@ -51,7 +51,7 @@ def _whole_split(spec: DatasetSpec, split: str, data_dir: Path | None, labelled:
     paths = find_files(spec, split, data_dir)
     if not paths:
         raise UserError(
-            f"No {split} rows of {spec.name} under {data_dir}: looked for {_listing(spec.files[split])}."
+            f"No {split} rows of {spec.name} under {data_dir}: looked for {_join_names(spec.files[split])}."
             f" Put one there, or name a file with 'dataset.files.{split}=[PATH]'."
         )
     rows = [row for path in paths for row in read_rows(path, spec.formats)]
@@ -63,7 +63,7 @@ def _whole_split(spec: DatasetSpec, split: str, data_dir: Path | None, labelled:
 
 
 def _table_examples(spec: DatasetSpec, split: str, labelled: bool) -> Sequence[Example]:
-    """Rows of somebody's own file, as long as it is the file that the run's settings were made from."""
+    """Rows of a user's file; raises UserError if it has changed since the run's settings were made from it."""
     assert spec.table is not None
     path = Path(spec.files[split][0])
     if path.is_file() and file_sha256(path) != spec.table["sha256"]:
@@ -72,9 +72,9 @@ def _table_examples(spec: DatasetSpec, split: str, labelled: bool) -> Sequence[E
 
 
 def find_source(spec: DatasetSpec, split: str, data_dir: Path | None, or_hub: bool = True) -> str | None:
-    """Where rows of the split would come from, in words: made in process, local files, the Hub; None: nowhere.
+    """A description of the split's source: generated, local files or the Hub; None if there is none.
 
-    `or_hub` False: leave the Hub aside.
+    `or_hub` False: ignore the Hub.
     """
     if spec.generator is not None:
         return "generated" if spec.generator.get(split) else None
@@ -86,26 +86,26 @@ def find_source(spec: DatasetSpec, split: str, data_dir: Path | None, or_hub: bo
 
 
 def is_local(spec: DatasetSpec, split: str, data_dir: Path | None) -> bool:
-    """Whether rows of the split can be had without the Hub."""
+    """Whether the split can be loaded without the Hub."""
     return spec.generator is not None or (data_dir is not None and bool(find_files(spec, split, data_dir)))
 
 
 def find_files(spec: DatasetSpec, split: str, data_dir: Path) -> list[Path]:
-    """The first of the data set's known file names, or groups of names, that exists under `data_dir`; else empty."""
+    """The first of the data set's file names, or groups of names, that exists under `data_dir`; empty if none does."""
     groups = [[names] if isinstance(names, str) else names for names in spec.files[split]]
     found = ([data_dir / name for name in group] for group in groups)
     return next((paths for paths in found if all(path.is_file() for path in paths)), [])
 
 
 def _hub_examples(spec: DatasetSpec, split: str, labelled: bool) -> Sequence[Example]:
-    """No revision hash can be vouched for here, so the size of what came is what is checked."""
+    """Checks the number of rows: no revision hashes are known."""
     source = spec.hub
     if source is None or not source.get(split):
         raise UserError(
             f"{spec.name} cannot be loaded from the Hub (its loader there is a script, or its licence forbids it):"
-            f" name a folder that holds {_listing(spec.files[split])} with data_dir=."
+            f" name a folder that holds {_join_names(spec.files[split])} with data_dir=."
         )
-    loaded = load_from_hub(source, split, f"name a folder that holds {_listing(spec.files[split])} with data_dir=")
+    loaded = load_from_hub(source, split, f"name a folder that holds {_join_names(spec.files[split])} with data_dir=")
     expected = spec.rows.get(split)
     if expected is not None and len(loaded) != expected:
         raise UserError(
@@ -115,12 +115,12 @@ def _hub_examples(spec: DatasetSpec, split: str, labelled: bool) -> Sequence[Exa
     return spec.examples(loaded, f"{source['id']} {split}", labelled)
 
 
-def _listing(groups: Iterable[str | Sequence[str]]) -> str:
+def _join_names(groups: Iterable[str | Sequence[str]]) -> str:
     return " or ".join(group if isinstance(group, str) else " + ".join(group) for group in groups)
 
 
 def load_from_hub(source: Mapping[str, Any], split: str, without: str) -> Any:
-    """A split of a data set on the Hub; `without` says, in errors, what else can be done."""
+    """A split of a data set on the Hub; `without` is the alternative that errors name."""
     hub.reachable()
     import datasets
 
@@ -134,8 +134,8 @@ def load_from_hub(source: Mapping[str, Any], split: str, without: str) -> Any:
         ) from error
 
 
-def hub_table(source: Mapping[str, Any], split: str) -> Table:
-    """A data set of the Hub as a table, to find out about; label numbers are shown by name."""
+def load_hub_table(source: Mapping[str, Any], split: str) -> Table:
+    """A data set of the Hub as a table, with ClassLabel numbers replaced by their names."""
     import datasets
 
     loaded = load_from_hub(source, split, "name a CSV, TSV, JSONL or Parquet file with data=")

@@ -1,6 +1,6 @@
-"""Which rows are held out: a stratified draw, or folds. Pure functions of the rows' labels and a seed.
+"""Stratified samples and folds, as pure functions of the rows' labels and a seed.
 
-Stratified: every label is as common in each part as in the whole, as nearly as whole rows allow.
+Stratified: each label's share is the same in every part, as nearly as whole rows allow.
 """
 
 import random
@@ -11,24 +11,24 @@ from typing import TypeVar
 Label = TypeVar("Label", bound=Hashable)
 
 
-def folds_of(labels: Sequence[Hashable], folds: int, seed: int) -> list[int]:
+def stratified_folds(labels: Sequence[Hashable], folds: int, seed: int) -> list[int]:
     """The fold of each row, 0 to `folds` - 1.
 
-    Folds differ by at most one row in size, and by at most one row of any label. A label with fewer rows than there
-    are folds is spread as far as it goes: each of its rows is in a fold of its own.
+    Folds differ by at most one row in size, and by at most one row of any label. The rows of a label that has fewer
+    rows than there are folds are all in different folds.
     """
     fold = [0] * len(labels)
-    for position, row in enumerate(_dealt(labels, seed)):
+    for position, row in enumerate(_stratified_order(labels, seed)):
         fold[row] = position % folds
     return fold
 
 
-def drawn_rows(labels: Sequence[Hashable], share: float, seed: int) -> list[int]:
-    """The rows that are held out, in order: this share of all, and as nearly as can be of every label.
+def stratified_sample(labels: Sequence[Hashable], share: float, seed: int) -> list[int]:
+    """The numbers of the sampled rows, sorted: this share of all rows, and as nearly as possible of every label.
 
-    No label is held out as a whole: the last of its rows stays to train on.
+    At least one row of every label is left out of the sample, to train on.
     """
-    order = _dealt(labels, seed)
+    order = _stratified_order(labels, seed)
     count = Counter(labels)
     wanted = round(share * len(labels))
     exact = {label: share * rows for label, rows in count.items()}
@@ -45,13 +45,13 @@ def drawn_rows(labels: Sequence[Hashable], share: float, seed: int) -> list[int]
     return sorted(drawn)
 
 
-def rarer_than(labels: Sequence[Label], rows: int) -> dict[Label, int]:
+def rare_labels(labels: Sequence[Label], rows: int) -> dict[Label, int]:
     """Labels with fewer rows than this, and how many they have; rarest first."""
     found = {label: count for label, count in Counter(labels).items() if count < rows}
     return dict(sorted(found.items(), key=lambda item: item[1]))
 
 
-def _dealt(labels: Sequence[Hashable], seed: int) -> list[int]:
+def _stratified_order(labels: Sequence[Hashable], seed: int) -> list[int]:
     """All rows, label by label, those of one label in random order."""
     by_label = defaultdict(list)
     for row, label in enumerate(labels):

@@ -1,7 +1,7 @@
-"""Rows of a file, or of standard input, one after another: memory stays flat, and reading can go on where it stopped.
+"""Streams rows of a file or of standard input: memory stays constant, and reading can resume at any row.
 
-A row that cannot be read is a row, too, with the reason: the ones behind it can be. Only a file that makes no sense
-as a whole raises UserError.
+A row that cannot be read is yielded with the reason, and reading continues after it. Only a file that cannot be read at
+all raises UserError.
 """
 
 import csv
@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from tfew.data.formats import FORMATS, Format, Row, finished
-from tfew.errors import UserError, unknown
+from tfew.data.formats import FORMATS, Format, Row, apply_format
+from tfew.errors import UserError, unknown_value_error
 from tfew.files.untrusted import parse_json
 
-STANDARD = "-"  # standard input, standard output
-ENDINGS = {".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".txt": "text", ".parquet": "parquet"}
-KINDS = ("csv", "tsv", "jsonl", "text", "parquet")
+STDIO = "-"  # standard input, standard output
+SUFFIXES = {".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl", ".txt": "text", ".parquet": "parquet"}
+FILE_FORMATS = ("csv", "tsv", "jsonl", "text", "parquet")
 MAX_LINE_BYTES = 2**24  # of rows to label: a longer line means a file of another kind
 PARQUET_ROWS = 1024  # read at a time
 BOM = b"\xef\xbb\xbf"
@@ -27,7 +27,7 @@ BOM = b"\xef\xbb\xbf"
 
 @dataclass(frozen=True)
 class StreamPosition:
-    """How far reading has come: rows, lines, and bytes of the file (of Parquet, rows)."""
+    """Rows, lines and bytes read so far; for Parquet, `line` and `offset` count rows, too."""
 
     row: int = 0
     line: int = 0
@@ -35,8 +35,8 @@ class StreamPosition:
 
 
 @dataclass(frozen=True)
-class Streamed:
-    """A row and the place behind it; with `problem`, why it cannot be used, `row` None, and `text`, as it stands."""
+class StreamedRow:
+    """A row, and the position after it; if it cannot be read: `row` None, `problem` the reason, `text` its lines."""
 
     place: StreamPosition
     row: Row | None
@@ -51,8 +51,8 @@ class RowStream(ABC):
     columns: Sequence[str] | None = None
 
     @abstractmethod
-    def rows(self, start: StreamPosition) -> Iterator[Streamed]:
-        """The rows behind `start`; of standard input all that come, whatever `start` is."""
+    def rows(self, start: StreamPosition) -> Iterator[StreamedRow]:
+        """The rows after `start`; standard input yields all its rows, whatever `start` is."""
 
     @abstractmethod
     def close(self) -> None: ...
@@ -63,56 +63,56 @@ def open_stream(
 ) -> RowStream:
     """The rows of this file, or of standard input ("-").
 
-    `kind`: one of KINDS; None: by the file's ending, and JSON lines on standard input. `text_column`: which column
-    plain lines of text are; None: there is no such column. `formats`: as in `tfew.data.formats`.
+    `kind`: one of FILE_FORMATS; None: by the file's ending, JSON lines on standard input. `text_column`: the column
+    that plain lines of text go to, if any. `formats`: as in `tfew.data.formats`.
     """
-    kind = kind or ("jsonl" if path == STANDARD else ENDINGS.get(Path(path).suffix.lower()))
+    kind = kind or ("jsonl" if path == STDIO else SUFFIXES.get(Path(path).suffix.lower()))
     if kind is None:
-        raise unknown("file ending", Path(path).suffix, ENDINGS, f"of {path}; format= says what it is")
-    if kind not in KINDS:
-        raise unknown("format", kind, KINDS, "format=")
-    if path != STANDARD and not Path(path).is_file():
+        raise unknown_value_error("file ending", Path(path).suffix, SUFFIXES, f"of {path}; format= says what it is")
+    if kind not in FILE_FORMATS:
+        raise unknown_value_error("format", kind, FILE_FORMATS, "format=")
+    if path != STDIO and not Path(path).is_file():
         raise UserError(f"input={path} {'is a folder' if Path(path).is_dir() else 'does not exist'}.")
     if kind == "parquet":
-        return ParquetRows(path)
+        return ParquetStream(path)
     if kind == "jsonl":
-        return JsonRows(path)
+        return JsonStream(path)
     if kind == "text":
-        return TextRows(path, text_column)
+        return TextStream(path, text_column)
     described = {**FORMATS, **formats}[kind]
-    return TableRows(path, Format.from_config(described, f"dataset.formats.{kind}"))
+    return TableStream(path, Format.from_config(described, f"dataset.formats.{kind}"))
 
 
-class LineRows(RowStream):
-    """Rows that are made of lines of text."""
+class LineStream(RowStream):
+    """Rows that consist of lines of text."""
 
     encodings: Sequence[str] = ("utf-8",)
 
     def __init__(self, path: str) -> None:
         self.path = path
-        self.name = "standard input" if path == STANDARD else path
-        self.size = None if path == STANDARD else Path(path).stat().st_size
-        self._file: BinaryIO = sys.stdin.buffer if path == STANDARD else open(path, "rb")  # noqa: SIM115 (see close)
+        self.name = "standard input" if path == STDIO else path
+        self.size = None if path == STDIO else Path(path).stat().st_size
+        self._file: BinaryIO = sys.stdin.buffer if path == STDIO else open(path, "rb")  # noqa: SIM115 (see close)
         self._place = StreamPosition()
-        self._taken: list[str] = []  # lines of the row that is being read
-        self._bad_line = ""  # why one of them cannot be used
+        self._row_lines: list[str] = []  # lines of the row that is being read
+        self._decode_error = ""  # why one of them cannot be decoded
 
-    def rows(self, start: StreamPosition) -> Iterator[Streamed]:
+    def rows(self, start: StreamPosition) -> Iterator[StreamedRow]:
         if start.offset:
             self._file.seek(start.offset)
             self._place = start
-        self._begin()
+        self._start_row()
         try:
             yield from self._read()
         except OSError as error:
             raise UserError(f"{self.name} cannot be read: {error.strerror or error}.") from error
 
     def close(self) -> None:
-        if self.path != STANDARD:
+        if self.path != STDIO:
             self._file.close()
 
     @abstractmethod
-    def _read(self) -> Iterator[Streamed]: ...
+    def _read(self) -> Iterator[StreamedRow]: ...
 
     def _lines(self) -> Iterator[str]:
         while raw := self._file.readline(MAX_LINE_BYTES + 1):
@@ -122,38 +122,38 @@ class LineRows(RowStream):
                     f"{self.name}, line {self._place.line} is longer than {MAX_LINE_BYTES:,} bytes: is it of the format"
                     " that format= or its ending says?"
                 )
-            line = self._decoded(raw.removeprefix(BOM) if self._place.line == 1 else raw)
-            self._taken.append(line)
+            line = self._decode(raw.removeprefix(BOM) if self._place.line == 1 else raw)
+            self._row_lines.append(line)
             yield line
 
-    def _decoded(self, raw: bytes) -> str:
+    def _decode(self, raw: bytes) -> str:
         for encoding in self.encodings:
             try:
                 return raw.decode(encoding)
             except UnicodeDecodeError as error:
                 reason = f"is not {self.encodings[-1]} text (byte {raw[error.start]:#04x})"
-        self._bad_line = reason
+        self._decode_error = reason
         return raw.decode(self.encodings[-1], errors="replace")
 
-    def _begin(self) -> None:
-        """Forgets the lines of the row before."""
-        self._taken, self._bad_line = [], ""
+    def _start_row(self) -> None:
+        """Discards the lines of the previous row."""
+        self._row_lines, self._decode_error = [], ""
 
-    def _row(self, row: Row | None, problem: str | None = None) -> Streamed:
-        """What the lines taken since `_begin` are."""
+    def _row(self, row: Row | None, problem: str | None = None) -> StreamedRow:
+        """Makes a row of the lines read since `_start_row`."""
         self._place = StreamPosition(self._place.row + 1, self._place.line, self._place.offset)
-        problem, text = self._bad_line or problem, "".join(self._taken).rstrip("\r\n")
-        self._begin()
-        return Streamed(self._place, None if problem else row, problem, text if problem else "")
+        problem, text = self._decode_error or problem, "".join(self._row_lines).rstrip("\r\n")
+        self._start_row()
+        return StreamedRow(self._place, None if problem else row, problem, text if problem else "")
 
 
-class JsonRows(LineRows):
-    """JSON lines; empty ones are no rows."""
+class JsonStream(LineStream):
+    """JSON lines; empty lines are skipped."""
 
-    def _read(self) -> Iterator[Streamed]:
+    def _read(self) -> Iterator[StreamedRow]:
         for line in self._lines():
             if not line.strip():
-                self._begin()
+                self._start_row()
                 continue
             yield self._row(*_from_json(line))
 
@@ -168,8 +168,8 @@ def _from_json(line: str) -> tuple[Row | None, str | None]:
     return row, None if isinstance(row, dict) else f"is {type(row).__name__}, not a JSON object"
 
 
-class TextRows(LineRows):
-    """Every line is a row of one column, empty ones, too."""
+class TextStream(LineStream):
+    """Every line, also an empty one, is a row of one column."""
 
     def __init__(self, path: str, column: str | None) -> None:
         if column is None:
@@ -181,12 +181,12 @@ class TextRows(LineRows):
         self.columns = (column,)
         self._column = column
 
-    def _read(self) -> Iterator[Streamed]:
+    def _read(self) -> Iterator[StreamedRow]:
         for line in self._lines():
             yield self._row({self._column: line.rstrip("\r\n")})
 
 
-class TableRows(LineRows):
+class TableStream(LineStream):
     """A table with a header line."""
 
     columns: Sequence[str]
@@ -209,8 +209,8 @@ class TableRows(LineRows):
             raise UserError(f"{self.name}: its header line cannot be read: {error}.") from error
         if not header:
             raise UserError(f"{self.name} is empty: a table begins with a line that names its columns.")
-        if self._bad_line:
-            raise UserError(f"{self.name}: its header line {self._bad_line}.")
+        if self._decode_error:
+            raise UserError(f"{self.name}: its header line {self._decode_error}.")
         if len(set(header)) < len(header):
             twice = sorted({name for name in header if header.count(name) > 1})
             raise UserError(f"{self.name} has two columns named {', '.join(map(repr, twice))}.")
@@ -224,7 +224,7 @@ class TableRows(LineRows):
             strict=True,
         )
 
-    def _read(self) -> Iterator[Streamed]:
+    def _read(self) -> Iterator[StreamedRow]:
         cells = self._cells()
         while True:
             try:
@@ -235,25 +235,25 @@ class TableRows(LineRows):
                 yield self._row(None, f"cannot be read: {error}")
                 continue
             if row:
-                yield self._row(*self._named(row))
+                yield self._row(*self._to_row(row))
             else:
-                self._begin()
+                self._start_row()
 
-    def _named(self, cells: Sequence[str]) -> tuple[Row | None, str | None]:
+    def _to_row(self, cells: Sequence[str]) -> tuple[Row | None, str | None]:
         if len(cells) != len(self.columns):
             return None, f"has {len(cells)} columns instead of the header's {len(self.columns)}"
         try:
-            return finished(dict(zip(self.columns, cells, strict=True)), self._form, Path(self.path)), None
+            return apply_format(dict(zip(self.columns, cells, strict=True)), self._form, Path(self.path)), None
         except UserError as error:
             return None, str(error)
 
 
-class ParquetRows(RowStream):
+class ParquetStream(RowStream):
     def __init__(self, path: str) -> None:
         import pyarrow
         import pyarrow.parquet
 
-        if path == STANDARD:
+        if path == STDIO:
             raise UserError("Parquet cannot be read from standard input: name a file with input=.")
         try:
             self._file = pyarrow.parquet.ParquetFile(path)
@@ -265,11 +265,11 @@ class ParquetRows(RowStream):
     def close(self) -> None:
         self._file.close()
 
-    def rows(self, start: StreamPosition) -> Iterator[Streamed]:
-        for number, row in enumerate(self._from(start.row), start=start.row + 1):
-            yield Streamed(StreamPosition(number, number, number), row)
+    def rows(self, start: StreamPosition) -> Iterator[StreamedRow]:
+        for number, row in enumerate(self._rows_from(start.row), start=start.row + 1):
+            yield StreamedRow(StreamPosition(number, number, number), row)
 
-    def _from(self, skipped: int) -> Iterable[Row]:
+    def _rows_from(self, skipped: int) -> Iterable[Row]:
         group = 0
         while group < self._file.num_row_groups and skipped >= self._file.metadata.row_group(group).num_rows:
             skipped -= self._file.metadata.row_group(group).num_rows

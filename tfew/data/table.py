@@ -1,7 +1,7 @@
-"""Reading a table that somebody brings: CSV, TSV, JSON lines or Parquet, with nothing known of it beforehand.
+"""Reads a user's table of unknown columns: CSV, TSV, JSON lines or Parquet.
 
-Rows come one at a time, so that a file of any length can be read. What is wrong with one is said with its number,
-counted from 1 after the header. Encoding is UTF-8, with or without a byte-order mark; the delimiter is found out.
+Rows are read one at a time, so that a file may have any length. Errors name the row, counted from 1 after the header.
+The encoding is UTF-8, with or without a byte-order mark; the delimiter is detected.
 """
 
 import csv
@@ -12,22 +12,22 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from tfew.errors import UserError, unknown
+from tfew.errors import UserError, unknown_value_error
 from tfew.files.untrusted import parse_json
 
 Row = dict[str, Any]
-ENDINGS = (".csv", ".tsv", ".jsonl", ".parquet")
+SUFFIXES = (".csv", ".tsv", ".jsonl", ".parquet")
 DELIMITERS = (",", ";", "\t", "|")
 MAX_CELL_CHARACTERS = 10_000_000
-SAMPLE_LINES = 200  # that the delimiter is found out from
+SAMPLE_LINES = 200  # from which the delimiter is detected
 
 
 @dataclass(frozen=True)
 class Table:
-    """A whole table. `columns` in the file's order; a row that lacks one has None there.
+    """A whole table. `columns` are in the file's order; a row that lacks one has None there.
 
-    classes: the names of columns that hold numbers of names instead (the Hub's ClassLabel). formats: how the file is
-    delimited and quoted, as `dataset.formats` says it, where that is not the usual way.
+    classes: the class names of columns that the Hub declares as ClassLabel. formats: the file's delimiter and quoting,
+    in the form of `dataset.formats`, if they are unusual.
     """
 
     where: str
@@ -38,7 +38,7 @@ class Table:
 
 
 def read_table(path: Path) -> Table:
-    rows = list(stream_rows(path))
+    rows = list(iter_rows(path))
     if not rows:
         raise UserError(f"{path} holds no rows.")
     columns = list(dict.fromkeys(column for row in rows for column in row))
@@ -49,16 +49,16 @@ def read_table(path: Path) -> Table:
 def _formats(path: Path) -> dict[str, dict[str, Any]]:
     ending = path.suffix.lower()
     usual = {".csv": (",", csv.QUOTE_MINIMAL), ".tsv": ("\t", csv.QUOTE_MINIMAL)}.get(ending)
-    if usual is None or (form := _form(path)) == usual:
+    if usual is None or (form := _detect_format(path)) == usual:
         return {}
     return {ending[1:]: {"delimiter": form[0], "quoting": form[1] == csv.QUOTE_MINIMAL}}
 
 
-def stream_rows(path: Path) -> Iterator[Row]:
-    """The rows of a file, one after the other; raises UserError, for a bad row when it is reached."""
+def iter_rows(path: Path) -> Iterator[Row]:
+    """The rows of a file; raises UserError, for a bad row when it is reached."""
     ending = path.suffix.lower()
-    if ending not in ENDINGS:
-        raise unknown("file ending", path.suffix, ENDINGS, f"of {path}")
+    if ending not in SUFFIXES:
+        raise unknown_value_error("file ending", path.suffix, SUFFIXES, f"of {path}")
     if not path.is_file():
         raise UserError(f"{path} {'is a folder' if path.exists() else 'does not exist'}.")
     reader = {".jsonl": _json_rows, ".parquet": _parquet_rows}.get(ending, _delimited_rows)
@@ -128,7 +128,7 @@ def _parquet_rows(path: Path) -> Iterator[Row]:
 
 def _delimited_rows(path: Path) -> Iterator[Row]:
     csv.field_size_limit(MAX_CELL_CHARACTERS)
-    delimiter, quoting = _form(path)
+    delimiter, quoting = _detect_format(path)
     lines = _Lines(path)
     cells = csv.reader(lines, delimiter=delimiter, quoting=quoting, strict=True)  # type: ignore[arg-type]
     header: list[str] | None = None
@@ -145,7 +145,8 @@ def _delimited_rows(path: Path) -> Iterator[Row]:
             if len(row) != len(header):
                 raise UserError(
                     f"{path}, row {number} (line {lines.number}) has {len(row)} cells, the header has {len(header)}: a"
-                    f" cell that holds {_named(delimiter)}, a line break or a quotation mark must be quoted."
+                    f" cell that holds {_describe_delimiter(delimiter)}, a line break or a quotation mark must be"
+                    " quoted."
                 )
             yield {name: cell for name, cell in zip(header, row, strict=True) if name}
     except csv.Error as error:
@@ -155,7 +156,7 @@ def _delimited_rows(path: Path) -> Iterator[Row]:
 
 
 def _check_header(path: Path, header: list[str]) -> None:
-    """One column without a name is left out: pandas writes its row numbers so."""
+    """Raises UserError for a bad header. One column without a name is allowed: pandas writes its row numbers so."""
     named = [name for name in header if name]
     if not named:
         raise UserError(f"{path} has no header: its first line must name the columns.")
@@ -166,23 +167,23 @@ def _check_header(path: Path, header: list[str]) -> None:
         raise UserError(f"{path} has two columns called {twice!r}: rename one.")
 
 
-def _form(path: Path) -> tuple[str, int]:
-    """Delimiter and quoting: of those that read a sample without fault, the one with the most columns.
+def _detect_format(path: Path) -> tuple[str, int]:
+    """Delimiter and quoting: of those that parse a sample without an error, the pair with the most columns.
 
-    Some tables, mostly of the kind .tsv, quote nothing: a quotation mark is then one like any other character.
+    Some tables, mostly .tsv, quote nothing: there a quotation mark is an ordinary character.
     """
     lines = list(islice(_Lines(path), SAMPLE_LINES))
     delimiters = ("\t",) if path.suffix.lower() == ".tsv" else DELIMITERS
     forms = [(delimiter, quoting) for quoting in (csv.QUOTE_MINIMAL, csv.QUOTE_NONE) for delimiter in delimiters]
-    columns = {form: _columns(lines, *form) for form in forms}
+    columns = {form: _count_columns(lines, *form) for form in forms}
     header = lines[0] if lines else ""
     usual = max(delimiters, key=header.count), csv.QUOTE_MINIMAL
     best = max(forms, key=lambda form: columns[form])  # of equals the first
     return best if columns[best] > 1 else usual
 
 
-def _columns(lines: list[str], delimiter: str, quoting: int) -> int:
-    """How many columns these lines have when read so; 0 where they differ or cannot be read."""
+def _count_columns(lines: list[str], delimiter: str, quoting: int) -> int:
+    """The number of columns of these lines, read so; 0 if lines differ or cannot be parsed."""
     widths: set[int] = set()
     try:
         for row in csv.reader(lines, delimiter=delimiter, quoting=quoting, strict=True):  # type: ignore[arg-type]
@@ -195,5 +196,5 @@ def _columns(lines: list[str], delimiter: str, quoting: int) -> int:
     return widths.pop() if len(widths) == 1 else 0
 
 
-def _named(delimiter: str) -> str:
+def _describe_delimiter(delimiter: str) -> str:
     return "a tab" if delimiter == "\t" else repr(delimiter)

@@ -1,4 +1,4 @@
-"""Row -> Prompt, through promptsource's templates or through the few lines that a data set's YAML brings itself."""
+"""Row -> Prompt, by promptsource's templates or by those in a data set's YAML."""
 
 import random
 import warnings
@@ -13,9 +13,9 @@ from jinja2 import Environment, meta
 from typing_extensions import TypedDict
 
 from tfew.data.labels import CHOICE_SEPARATOR
-from tfew.data.sandbox import RenderError, SafeTemplate, split_marks
+from tfew.data.sandbox import RenderError, SafeTemplate, extract_spans
 from tfew.environment.versions import pip_install, requirements
-from tfew.errors import UserError, some, unknown
+from tfew.errors import UserError, shorten_list, unknown_value_error
 from tfew.files.untrusted import validated
 from tfew.schema import Example, Prompt
 
@@ -23,7 +23,7 @@ Rendered = tuple[str, str | None, list[str], tuple[tuple[int, int], ...]]
 
 
 class Template(ABC):
-    """One way to word a task. `original_task`: promptsource's mark for asking what the data set was made for."""
+    """A prompt template. `original_task`: promptsource's flag for templates that ask what the data set was made for."""
 
     name: str
     original_task: bool
@@ -32,17 +32,17 @@ class Template(ABC):
     @property
     @abstractmethod
     def columns(self) -> frozenset[str]:
-        """What it shows of a row."""
+        """The columns that it uses."""
 
     @abstractmethod
     def _render(self, fields: Mapping[str, Any]) -> Rendered:
-        """Input, target (None: the label's choice), answer choices (none: a template to generate with), and which
-        parts of the input may be cut."""
+        """Input, target (None: the label's choice), answer choices (empty: a template for generation), and the spans
+        of the input that may be truncated."""
 
     def render(self, dataset: str, example: Example) -> Prompt | None:
-        """None where the template is not meant for this row: input (COPA's are one-sided) or target is empty."""
+        """None if the template does not apply to this row: input (COPA's are one-sided) or target is empty."""
         where = self._where(dataset, example)
-        text, target, choices, cuttable = self._rendered(example, where)
+        text, target, choices, cuttable = self._render_checked(example, where)
         if not text or (target == "" and example.label is not None):
             return None
         for choice in choices:
@@ -55,15 +55,15 @@ class Template(ABC):
         return Prompt(dataset, self.name, example.idx, text, tuple(choices), label, cuttable)
 
     def render_target(self, dataset: str, example: Example) -> Prompt | None:
-        """To generate: the right answer is the one choice. None where input or answer is empty."""
-        text, target, choices, cuttable = self._rendered(example, self._where(dataset, example))
+        """A generation prompt: the right answer is the only choice. None if input or answer is empty."""
+        text, target, choices, cuttable = self._render_checked(example, self._where(dataset, example))
         if target is None and example.label is not None and example.label < len(choices):
             target = choices[example.label]
         if not (text and target):
             return None
         return Prompt(dataset, self.name, example.idx, text, (target,), 0, cuttable)
 
-    def _rendered(self, example: Example, where: str) -> Rendered:
+    def _render_checked(self, example: Example, where: str) -> Rendered:
         try:
             with _seeded(f"{self.name}/{example.idx}"):
                 return self._render(example.fields)
@@ -80,7 +80,7 @@ class Template(ABC):
 class PromptsourceTemplate(Template):
     """A template of promptsource's collection, applied by promptsource itself, as in the official code.
 
-    That includes its cut of every variable at 2,048 characters.
+    Promptsource truncates every variable to 2,048 characters.
     """
 
     def __init__(self, template: Any) -> None:
@@ -91,7 +91,7 @@ class PromptsourceTemplate(Template):
 
     @property
     def columns(self) -> frozenset[str]:
-        """What the template shows of a row, and what it needs to say the target."""
+        """The columns that input, target and answer choices use."""
         sources = (self._template.jinja, self._template.answer_choices or "")
         return frozenset().union(*(meta.find_undeclared_variables(Environment().parse(text)) for text in sources))
 
@@ -102,9 +102,9 @@ class PromptsourceTemplate(Template):
 
 
 class InlineTemplate(Template):
-    """A template of a data set's own YAML, or of a user's; rendered in a sandbox (`tfew.data.sandbox`).
+    """A template of a data set's YAML, or of a user; rendered in a sandbox (`tfew.data.sandbox`).
 
-    `answer_choices` is a list or `a ||| b`. The texts of the columns `cut` may be shortened where an input is too long.
+    `answer_choices` is a list or `a ||| b`. Texts of the columns `cut` may be truncated if an input is too long.
     """
 
     original_task = True
@@ -115,16 +115,16 @@ class InlineTemplate(Template):
     ) -> None:
         self.name = name
         self.cut = list(cut or ())
-        self._input = _safe(jinja, f"template {name!r}")
+        self._input = _compile(jinja, f"template {name!r}")
         self._choices = (
-            _safe(answer_choices, f"answer choices of {name!r}")
+            _compile(answer_choices, f"answer choices of {name!r}")
             if isinstance(answer_choices, str)
             else list(answer_choices)
         )
 
     @property
     def columns(self) -> frozenset[str]:
-        """What the template and its answer choices show of a row."""
+        """The columns that the template and its answer choices use."""
         of_choices = self._choices.columns if isinstance(self._choices, SafeTemplate) else frozenset()
         return (self._input.columns | of_choices) - {"answer_choices"}
 
@@ -133,7 +133,7 @@ class InlineTemplate(Template):
             choices = [choice.strip() for choice in self._choices.render(fields).split(CHOICE_SEPARATOR)]
         else:
             choices = self._choices
-        text, cuttable = split_marks(self._input.render({**fields, "answer_choices": choices}, self.cut))
+        text, cuttable = extract_spans(self._input.render({**fields, "answer_choices": choices}, self.cut))
         return text, None, choices, cuttable
 
 
@@ -142,20 +142,20 @@ def load_templates(prompts: str | Sequence[Mapping[str, Any]] | None) -> list[Te
     if prompts is None:
         raise UserError("dataset.prompts is null: there is nothing that words the rows.")
     if not isinstance(prompts, str):
-        return [_inline(prompt) for prompt in prompts]
+        return [_make_inline(prompt) for prompt in prompts]
     dataset, _, subset = prompts.partition("/")
     library = _promptsource()
     if (dataset, subset or None) not in _collections(library):
         known = ["/".join(filter(None, key)) for key in _collections(library)]
-        raise unknown("promptsource collection", prompts, sorted(known), "dataset.prompts=")
+        raise unknown_value_error("promptsource collection", prompts, sorted(known), "dataset.prompts=")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ResourceWarning)  # promptsource leaves the file open
         found = library.DatasetTemplates(dataset, subset or None).templates.values()
     return sorted((PromptsourceTemplate(template) for template in found), key=lambda template: template.name)
 
 
-class _Prompt(TypedDict):
-    """A template as a data set's YAML, or a run's settings, have it."""
+class _InlinePrompt(TypedDict):
+    """A template in a data set's YAML or in a run's settings."""
 
     name: str
     jinja: str
@@ -163,18 +163,18 @@ class _Prompt(TypedDict):
     cut: NotRequired[list[str] | None]
 
 
-def _inline(prompt: Mapping[str, Any]) -> InlineTemplate:
+def _make_inline(prompt: Mapping[str, Any]) -> InlineTemplate:
     try:
-        known = validated(prompt, _Prompt)
-        if more := known.keys() - _Prompt.__annotations__:
-            raise ValueError(f"it has {some(map(str, more))}, too")
+        known = validated(prompt, _InlinePrompt)
+        if more := known.keys() - _InlinePrompt.__annotations__:
+            raise ValueError(f"it has {shorten_list(map(str, more))}, too")
     except ValueError as error:
         raise UserError(f"A template of dataset.prompts is not complete, or of another kind: {error}.") from error
     return InlineTemplate(**known)
 
 
 def find_promptsource(name: str) -> tuple[str, str | None, frozenset[str]]:
-    """Collection, template (None: all of the original task) and their columns, of COLLECTION or COLLECTION/TEMPLATE."""
+    """COLLECTION or COLLECTION/TEMPLATE as collection, template (None: all of the original task) and their columns."""
     known = ["/".join(filter(None, key)) for key in _collections(_promptsource())]
     matching = [collection for collection in known if f"{name}/".startswith(f"{collection}/")]
     if not matching:
@@ -186,20 +186,20 @@ def find_promptsource(name: str) -> tuple[str, str | None, frozenset[str]]:
         )
     collection = max(matching, key=len)
     single = name[len(collection) + 1 :] or None
-    chosen = select(load_templates(collection), "single" if single else "original", single)
+    chosen = select_templates(load_templates(collection), "single" if single else "original", single)
     columns = [template.columns for template in chosen if isinstance(template, PromptsourceTemplate)]
     return collection, single, frozenset().union(*columns)
 
 
-def select(templates: Sequence[Template], use: str, name: str | None, ranking: bool = True) -> list[Template]:
-    """`use`: "original" (those of the original task), "all", "single" (the one named).
+def select_templates(templates: Sequence[Template], use: str, name: str | None, ranking: bool = True) -> list[Template]:
+    """`use`: "original" (those of the original task), "all", or "single" (the one called `name`).
 
-    For ranking, only those with answer choices; training to generate takes the others as well.
+    `ranking`: only templates with answer choices; training to generate can use the others as well.
     """
     if use == "single":
         chosen = [template for template in templates if template.name == name]
         if not chosen:
-            raise unknown("template", name, [t.name for t in templates], "templates.name=")
+            raise unknown_value_error("template", name, [t.name for t in templates], "templates.name=")
         if ranking and not chosen[0].has_choices:
             raise UserError(f"Template {name!r} has no answer choices, so nothing can be ranked with it.")
         return chosen
@@ -208,7 +208,7 @@ def select(templates: Sequence[Template], use: str, name: str | None, ranking: b
 
 
 def _right_choice(label: int | None, target: str | None, choices: Sequence[str], where: str) -> int | None:
-    """The label's choice, or for a template that turns the question round, the choice that it gives as the target."""
+    """The label's choice; for a template that inverts the question, the choice that it renders as target."""
     if label is None:
         return choices.index(target) if target in choices else None
     if target is not None and target in choices and not (label < len(choices) and choices[label] == target):
@@ -220,7 +220,7 @@ def _right_choice(label: int | None, target: str | None, choices: Sequence[str],
     return label
 
 
-def _safe(source: str, what: str) -> SafeTemplate:
+def _compile(source: str, what: str) -> SafeTemplate:
     try:
         return SafeTemplate(source)
     except RenderError as error:
@@ -239,7 +239,7 @@ def _promptsource() -> Any:
             f"promptsource is not ready ({error}): make env, or pip install --no-deps --ignore-requires-python"
             f" promptsource==0.2.3 and {pip_install(requirements('paper'))}."
         ) from error
-    library.env.from_string = cache(library.env.from_string)  # it compiles a template anew for every row
+    library.env.from_string = cache(library.env.from_string)  # else every row compiles the template again
     return library
 
 

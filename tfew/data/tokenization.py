@@ -1,4 +1,4 @@
-"""Prompt -> Batch: tokenising, cutting at `max_tokens`, padding."""
+"""Prompt -> Batch: tokenising, truncating to `max_tokens`, padding."""
 
 import itertools
 from collections.abc import Sequence
@@ -14,9 +14,9 @@ from tfew.schema import Batch, Prompt
 
 @dataclass(frozen=True)
 class TokenizedPrompt:
-    """A tokenised prompt; every choice ends in the end-of-text token. The counts are of tokens that did not fit.
+    """A tokenised prompt; every choice ends in the end-of-text token. `cut_*` count tokens that were truncated.
 
-    `context_ids`, what stands before the input, is one list for all prompts that have the same context.
+    `context_ids`, the tokens before the input, is the same list object for all prompts with the same context.
     """
 
     input_ids: list[int]
@@ -33,13 +33,13 @@ class TokenizedPrompt:
 
 @dataclass(frozen=True)
 class PromptTokenizer:
-    """Text to tokens, each text cut at `max_tokens`.
+    """Tokenises texts, each truncated to `max_tokens`.
 
-    An input that has parts which may be cut (`Prompt.cuttable`) loses tokens of those alone, at their ends: of the
-    longest first, until the longest are equally long. An input without such parts loses its end.
+    An input with cuttable parts (`Prompt.cuttable`) loses only tokens at the ends of those, the longest first, until
+    the longest are equally long. Any other input loses its end.
 
-    For an encoder-decoder input and choices both end in end-of-text, as officially, also where cut. For a decoder
-    alone (`decoder_only`) a choice continues the input: the input has no end-of-text, the choice starts with a space.
+    For an encoder-decoder, input and choices end in end-of-text, as officially, also after truncation. For a
+    decoder-only model a choice continues the input: the input has no end-of-text, the choice starts with a space.
     """
 
     tokenizer: Any
@@ -52,10 +52,10 @@ class PromptTokenizer:
         return int(self.tokenizer.eos_token_id if pad is None else pad)  # padding is masked: any token will do
 
     def __call__(self, prompt: Prompt) -> TokenizedPrompt:
-        return self.all([prompt])[0]
+        return self.tokenize([prompt])[0]
 
-    def all(self, prompts: Sequence[Prompt]) -> list[TokenizedPrompt]:
-        """Many prompts at once, which is much faster; a choice that many of them share is tokenised once."""
+    def tokenize(self, prompts: Sequence[Prompt]) -> list[TokenizedPrompt]:
+        """Tokenises many prompts at once, which is much faster; a choice that they share is tokenised once."""
         inputs = [self._input(ids) for ids in self.tokenizer([prompt.input for prompt in prompts])["input_ids"]]
         texts = list(dict.fromkeys(choice for prompt in prompts for choice in prompt.choices))
         choice_ids = dict(zip(texts, map(self._choice, self._tokenized_choices(texts)), strict=True))
@@ -63,69 +63,69 @@ class PromptTokenizer:
         encoded = []
         for prompt, (input_ids, cut) in zip(prompts, inputs, strict=True):
             if cut and prompt.cuttable:
-                input_ids = self._fitted(prompt)
+                input_ids = self._truncate_cuttable(prompt)
             choices = [choice_ids[choice] for choice in prompt.choices]
             label = -1 if prompt.label is None else prompt.label
             context_ids = contexts[prompt.shots]
-            own_ids = input_ids[self._starts(input_ids) :] if context_ids else input_ids
+            own_ids = input_ids[self._count_bos(input_ids) :] if context_ids else input_ids
             cut_choices = sum(n for _, n in choices)
             encoded.append(TokenizedPrompt(own_ids, [ids for ids, _ in choices], label, cut, cut_choices, context_ids))
         return encoded
 
     def context(self, shots: Sequence[tuple[str, str]]) -> list[int]:
-        """What stands before an input in context: solved examples, each ending in an empty line, none cut.
+        """The tokens before an input: solved examples, each followed by an empty line, none truncated.
 
-        Each is tokenised by itself, as the input is. A start-of-text token stands before them all, and only there.
+        Each is tokenised on its own, as the input is. Only the first is preceded by a start-of-text token.
         """
         if not shots:
             return []
         start = self.tokenizer("")["input_ids"][:1]
-        first = start[: self._starts(start)]
+        first = start[: self._count_bos(start)]
         return [token for ids in (first, *map(self.shot, shots)) for token in ids]
 
     def shot(self, shot: tuple[str, str]) -> list[int]:
         text, answer = shot
         return list(self.tokenizer(f"{text} {answer}\n\n", add_special_tokens=False)["input_ids"])
 
-    def _starts(self, ids: Sequence[int]) -> int:
-        """How many tokens at the beginning only say that a text starts."""
+    def _count_bos(self, ids: Sequence[int]) -> int:
+        """1 if the ids begin with a start-of-text token, else 0."""
         return int(bool(ids) and ids[0] == self.tokenizer.bos_token_id and ids[0] != self.tokenizer.eos_token_id)
 
     def _input(self, ids: list[int]) -> tuple[list[int], int]:
         if not self.decoder_only:
-            return _cut_before_end(ids, self.max_tokens)
+            return _truncate_before_eos(ids, self.max_tokens)
         if ids and ids[-1] == self.tokenizer.eos_token_id:
             ids = ids[:-1]
-        if not ids:  # a choice follows something: the start of a text
+        if not ids:  # a choice needs a token before it: start-of-text
             start = self.tokenizer.bos_token_id
             ids = [self.tokenizer.eos_token_id if start is None else start]
         return ids[: self.max_tokens], max(0, len(ids) - self.max_tokens)
 
-    def check_room(self, prompts: Sequence[Prompt]) -> None:
-        """Raises UserError where the parts that are never cut would leave nothing of those that may be."""
+    def check_cuttable_budget(self, prompts: Sequence[Prompt]) -> None:
+        """Raises UserError if the fixed parts of a prompt leave no tokens for its cuttable parts."""
         for prompt in prompts:
             if prompt.cuttable:
-                self._room(prompt, self._pieces(prompt))
+                self._cuttable_budget(prompt, self._segments(prompt))
 
-    def _fitted(self, prompt: Prompt) -> list[int]:
-        """The input's tokens, of which its cuttable parts give up what is too many; each part is tokenised alone."""
-        pieces = self._pieces(prompt)
-        most = even_limit([len(part) for part in pieces[1::2]], self._room(prompt, pieces))
+    def _truncate_cuttable(self, prompt: Prompt) -> list[int]:
+        """The input's tokens with its cuttable parts truncated; each part is tokenised on its own."""
+        pieces = self._segments(prompt)
+        most = even_limit([len(part) for part in pieces[1::2]], self._cuttable_budget(prompt, pieces))
         ids = itertools.chain.from_iterable(part[:most] if number % 2 else part for number, part in enumerate(pieces))
-        return [*ids, *self._ends()]
+        return [*ids, *self._end_ids()]
 
-    def _pieces(self, prompt: Prompt) -> list[list[int]]:
-        """Tokens of the parts: by turns one that is kept and one that may be cut."""
+    def _segments(self, prompt: Prompt) -> list[list[int]]:
+        """Tokens of the parts, alternately fixed and cuttable."""
         bounds = [0, *(place for span in prompt.cuttable for place in span), len(prompt.input)]
         texts = [prompt.input[start:end] for start, end in itertools.pairwise(bounds)]
         return list(self.tokenizer(texts, add_special_tokens=False)["input_ids"])
 
-    def _ends(self) -> list[int]:
+    def _end_ids(self) -> list[int]:
         return [] if self.decoder_only else [self.tokenizer.eos_token_id]
 
-    def _room(self, prompt: Prompt, pieces: Sequence[Sequence[int]]) -> int:
-        """Tokens that are left for what may be cut, at least one for each part."""
-        kept = sum(map(len, pieces[::2])) + len(self._ends())
+    def _cuttable_budget(self, prompt: Prompt, pieces: Sequence[Sequence[int]]) -> int:
+        """Tokens left for the cuttable parts, at least one for each; raises UserError if there are fewer."""
+        kept = sum(map(len, pieces[::2])) + len(self._end_ids())
         if self.max_tokens - kept < len(prompt.cuttable):
             raise UserError(
                 f"Template {prompt.template!r} of {prompt.dataset} has {kept} tokens besides the texts that may be cut,"
@@ -141,7 +141,7 @@ class PromptTokenizer:
         return list(self.tokenizer([" " + text for text in texts], add_special_tokens=False)["input_ids"])
 
     def _choice(self, ids: list[int]) -> tuple[list[int], int]:
-        return _cut_before_end([*ids, self.tokenizer.eos_token_id] if self.decoder_only else ids, self.max_tokens)
+        return _truncate_before_eos([*ids, self.tokenizer.eos_token_id] if self.decoder_only else ids, self.max_tokens)
 
 
 def collate(items: Sequence[TokenizedPrompt], pad_id: int) -> Batch:
@@ -161,7 +161,7 @@ def collate(items: Sequence[TokenizedPrompt], pad_id: int) -> Batch:
 
 
 def _padded(rows: Sequence[Sequence[int]], pad_id: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Token ids `[R, W]` and which of them are no padding."""
+    """Token ids `[R, W]`, and a mask that is false at padding."""
     length_R = np.fromiter(map(len, rows), np.int64, len(rows))
     mask_RW = np.arange(length_R.max()) < length_R[:, None]
     ids_RW = np.full(mask_RW.shape, pad_id, np.int64)
@@ -170,7 +170,7 @@ def _padded(rows: Sequence[Sequence[int]], pad_id: int) -> tuple[torch.Tensor, t
 
 
 def even_limit(lengths: Sequence[int], room: int) -> int:
-    """The most that each may have so that all together have at most `room`; what is shorter leaves its share over."""
+    """The largest limit on each length with which their sum is at most `room`."""
     for position, length in enumerate(rising := sorted(lengths)):
         share = room // (len(rising) - position)
         if share < length:
@@ -179,6 +179,6 @@ def even_limit(lengths: Sequence[int], room: int) -> int:
     return max(rising, default=0)
 
 
-def _cut_before_end(ids: list[int], max_tokens: int) -> tuple[list[int], int]:
+def _truncate_before_eos(ids: list[int], max_tokens: int) -> tuple[list[int], int]:
     cut = len(ids) - max_tokens
     return (ids, 0) if cut <= 0 else ([*ids[: max_tokens - 1], ids[-1]], cut)

@@ -1,6 +1,6 @@
-"""From a table that nothing is known of to the section `dataset` of a run: columns, label names, choices, prompt.
+"""From a user's table to the section `dataset` of a run: columns, label names, choices, prompt.
 
-What is not said is guessed, and every guess is told: a run must not rest on one that nobody saw.
+What the user does not give is inferred and reported: no run rests on an inference that nobody saw.
 """
 
 from collections import Counter
@@ -8,23 +8,23 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tfew.data.infer_columns import label_column, text_column, way_of_naming
-from tfew.data.labels import spelled
-from tfew.data.layout import identifiers, lines, readable, without_dollars
+from tfew.data.infer_columns import infer_label_column, infer_label_encoding, infer_text_column
+from tfew.data.labels import cell_text
+from tfew.data.layout import escape_interpolation, humanize, layout_template, template_names
 from tfew.data.table import Table
 from tfew.data.templates import InlineTemplate, find_promptsource
-from tfew.errors import UserError, some, unknown
+from tfew.errors import UserError, shorten_list, unknown_value_error
 
-NO_QUESTION = {"label", "labels", "class", "target", "y"}  # columns whose name asks nothing
-MOST_LISTED = 20  # choices that are listed in the default prompt, and labels in a message
+GENERIC_NAMES = {"label", "labels", "class", "target", "y"}  # of label columns: they make no question for the prompt
+MAX_LISTED = 20  # choices in the default prompt, and labels in a message
 
 
 @dataclass(frozen=True)
-class Wishes:
-    """What the command line says; None: to be found out.
+class TableOptions:
+    """The command line's options for a table; None: to be inferred.
 
-    choices: words for the labels ({label: words}, or a list), or the column that holds each row's own. template: Jinja,
-    or the name of a promptsource collection or of one of its templates.
+    choices: the verbalizer ({label: words}, or a list of words), or the column with each row's own choices. template:
+    Jinja, or the name of a promptsource collection or of one of its templates.
     """
 
     text: Sequence[str] | None = None
@@ -34,10 +34,10 @@ class Wishes:
 
 
 @dataclass(frozen=True)
-class Described:
-    """Keys of the section `dataset`, the columns in the table's own spelling, and what was guessed, in words.
+class TableDescription:
+    """Keys of the section `dataset`, the columns as the table spells them, and notes on what was inferred.
 
-    single: the promptsource template that alone is wished for.
+    single: the promptsource template to use alone, if one was asked for.
     """
 
     section: dict[str, Any]
@@ -49,136 +49,142 @@ class Described:
 
 @dataclass(frozen=True)
 class _Labels:
-    """What stands in the column, the words the model is shown for it, and `dataset.label`."""
+    """`names` in the label column, the `words` that verbalize them, and `dataset.label` as `rule`."""
 
     rule: dict[str, Any]
     names: list[str]
     words: list[str]
-    own: str | None  # the column with each row's own choices
+    choices_column: str | None  # the column with each row's own choices
 
 
-def describe(table: Table, wishes: Wishes) -> Described:
-    """Raises UserError where the table does not hold what is wished for, or no guess is good."""
-    own = wishes.choices if isinstance(wishes.choices, str) else None
-    _check_columns(table, wishes, own)
+def describe_table(table: Table, options: TableOptions) -> TableDescription:
+    """Raises UserError if the table does not fit the options, or if something cannot be inferred."""
+    choices_column = options.choices if isinstance(options.choices, str) else None
+    _check_columns(table, options, choices_column)
     notes: list[str] = []
-    label = wishes.label or label_column(table, _without(table.columns, {*(wishes.text or ()), own}))
-    if wishes.label is None:
-        notes.append(f"label={label} (guessed)")
-    _check_filled(table, [label], "the label ")
-    rename = identifiers(table.columns)
-    labels = _own_choices(table, label, own, rename, notes) if own else _classes(table, label, wishes, rename, notes)
-    if wishes.template is None:
-        text = list(wishes.text or [_guessed_text(table, {label, own}, notes)])
+    label = options.label or infer_label_column(table, _exclude(table.columns, {*(options.text or ()), choices_column}))
+    if options.label is None:
+        notes.append(f"label={label} (inferred)")
+    _check_not_empty(table, [label], "the label ")
+    rename = template_names(table.columns)
+    if choices_column:
+        labels = _row_labels(table, label, choices_column, rename, notes)
+    else:
+        labels = _class_labels(table, label, options, rename, notes)
+    if options.template is None:
+        text = list(options.text or [_infer_text(table, {label, choices_column}, notes)])
         prompts: Any = [_default_prompt(text, label, labels, rename)]
         single = None
     else:
-        text, prompts, single = _wished_prompts(table, wishes.template, label, labels, rename)
+        text, prompts, single = _custom_prompts(table, options.template, label, labels, rename)
     if not isinstance(prompts, str):
-        notes += _words_said(labels)
-    text = _without(text, {own})
-    _check_filled(table, text)
+        notes += _verbalizer_notes(labels)
+    text = _exclude(text, {choices_column})
+    _check_not_empty(table, text)
     shown = [rename.get(column, column) for column in text]
+    choices_field = [rename.get(choices_column, choices_column)] if choices_column else []
     section = {
-        "columns": [*shown, *([rename.get(own, own)] if own else [])],
+        "columns": [*shown, *choices_field],
         "label": labels.rule,
         "rename": rename,
-        "types": {rename.get(own, own): "choices"} if own else {},
-        "classes": own is None,
+        "types": dict.fromkeys(choices_field, "choices"),
+        "classes": choices_column is None,
         "may_be_empty": shown if len(shown) > 1 else [],
         "prompts": prompts,
     }
-    return Described(section, text, label, notes, single)
+    return TableDescription(section, text, label, notes, single)
 
 
-def _check_columns(table: Table, wishes: Wishes, own: str | None) -> None:
-    wished = [("label", wishes.label), ("choices", own), *(("text", column) for column in wishes.text or ())]
-    for knob, column in wished:
+def _check_columns(table: Table, options: TableOptions, choices_column: str | None) -> None:
+    texts = options.text or ()
+    for option, column in [("label", options.label), ("choices", choices_column), *(("text", name) for name in texts)]:
         if column is not None and column not in table.columns:
-            raise unknown("column", column, table.columns, f"{knob}=; {table.where}")
-    if wishes.label is not None and wishes.label in {*(wishes.text or ()), own}:
-        raise UserError(f"{wishes.label!r} is the label's column: as text= or choices= it would give the answer away.")
+            raise unknown_value_error("column", column, table.columns, f"{option}=; {table.where}")
+    if options.label is not None and options.label in {*texts, choices_column}:
+        raise UserError(f"{options.label!r} is the label's column: as text= or choices= it would give the answer away.")
 
 
-def _check_filled(table: Table, columns: Sequence[str], what: str = "") -> None:
-    """That every row has something in one of these columns."""
+def _check_not_empty(table: Table, columns: Sequence[str], what: str = "") -> None:
+    """Raises UserError for a row in which all these columns are empty."""
     for number, row in enumerate(table.rows, start=1):
-        if columns and not any(row[column] is not None and spelled(row[column]) for column in columns):
+        if columns and not any(row[column] is not None and cell_text(row[column]) for column in columns):
             names = f"{what}{columns[0]!r} is" if len(columns) == 1 else f"all of {', '.join(columns)} are"
             raise UserError(f"{table.where}, row {number}: {names} empty; fill it in or leave the row out.")
 
 
-def _guessed_text(table: Table, taken: set[str | None], notes: list[str]) -> str:
-    free = _without(table.columns, taken)
-    chosen = text_column(table, free)
-    rest = _without(free, {chosen})
-    notes.append(f"text={chosen} (guessed)" + (f"; the model is not shown {some(rest)}" if rest else ""))
+def _infer_text(table: Table, taken: set[str | None], notes: list[str]) -> str:
+    free = _exclude(table.columns, taken)
+    chosen = infer_text_column(table, free)
+    rest = _exclude(free, {chosen})
+    notes.append(f"text={chosen} (inferred)" + (f"; the model is not shown {shorten_list(rest)}" if rest else ""))
     return chosen
 
 
-def _classes(
-    table: Table, label: str, wishes: Wishes, rename: Mapping[str, str], notes: list[str]
+def _class_labels(
+    table: Table, label: str, options: TableOptions, rename: Mapping[str, str], notes: list[str]
 ) -> _Labels:  # fmt: skip
-    """Labels that mean the same in every row."""
-    count = Counter(spelled(row[label]) for row in table.rows)
+    """Classes: labels that mean the same in every row."""
+    count = Counter(cell_text(row[label]) for row in table.rows)
     if len(count) < 2:
         raise UserError(f"{table.where}: every row has the label {next(iter(count))!r}, so there is nothing to learn.")
     if len(count) == len(table.rows):
         raise UserError(f"{table.where}: no value in {label!r} comes twice; is it the label? Say label=.")
-    pairs = _words(table.classes.get(label) or sorted(count, key=_in_order), wishes.choices)
+    pairs = _verbalizer(table.classes.get(label) or sorted(count, key=_sort_key), options.choices)
     if unnamed := [name for name in count if name not in pairs]:
-        raise UserError(f"choices= has no word for the label{'s' * (len(unnamed) > 1)} {some(map(repr, unnamed))}.")
+        raise UserError(
+            f"choices= has no word for the label{'s' * (len(unnamed) > 1)} {shorten_list(map(repr, unnamed))}."
+        )
     names, words = list(pairs), list(pairs.values())
-    listing = ", ".join(f"{name} {count[name]}" for name in names[:MOST_LISTED])
-    notes.append(f"{len(names)} labels in {len(table.rows)} rows: {listing}{', ...' * (len(names) > MOST_LISTED)}")
+    listing = ", ".join(f"{name} {count[name]}" for name in names[:MAX_LISTED])
+    notes.append(f"{len(names)} labels in {len(table.rows)} rows: {listing}{', ...' * (len(names) > MAX_LISTED)}")
     first = 0 if label in table.classes else None
     rule = {"column": rename.get(label, label), "names": names, "first": first, "choices": None, "by": None}
     return _Labels(rule, names, words, None)
 
 
-def _words(found: list[str], choices: Any) -> dict[str, str]:
-    """The words for each label, in the order in which labels are numbered; it may have labels that no row has."""
+def _verbalizer(found: list[str], choices: Any) -> dict[str, str]:
+    """The words for each label, in the labels' order; a user may list labels that no row has."""
     if choices is None:
-        words = [readable(name) for name in found]
+        words = [humanize(name) for name in found]
         return dict(zip(found, words if len(set(words)) == len(found) and all(words) else found, strict=True))
     if isinstance(choices, Mapping):
-        pairs = {spelled(name): spelled(word) for name, word in choices.items()}
+        pairs = {cell_text(name): cell_text(word) for name, word in choices.items()}
     else:
-        listed = [spelled(word) for word in choices]
+        listed = [cell_text(word) for word in choices]
         if set(found) <= set(listed):
-            pairs = {name: readable(name) for name in listed}
-        elif len(listed) == len(found) and _counts_up(found):
+            pairs = {name: humanize(name) for name in listed}
+        elif len(listed) == len(found) and _are_consecutive(found):
             pairs = dict(zip(found, listed, strict=True))
         else:
             raise UserError(
                 f"choices={listed} does not say which words are for which label: say choices='{{{found[0]}: ...,"
-                f" {found[1]}: ...}}', or list the labels {some(map(repr, found))} themselves."
+                f" {found[1]}: ...}}', or list the labels {shorten_list(map(repr, found))} themselves."
             )
     if len(set(pairs.values())) < len(pairs) or not all(pairs.values()):
         raise UserError(f"choices= gives two labels the same words, or one none: {pairs}.")
     return pairs
 
 
-def _words_said(labels: _Labels) -> list[str]:
-    """Where the model is shown other words than the table's, or had better be."""
+def _verbalizer_notes(labels: _Labels) -> list[str]:
+    """A note if words replace the table's labels, or a hint if they should."""
     if labels.words != labels.names:
-        return ["the model says " + said(labels.names, labels.words)]
+        return ["the model says " + format_verbalizer(labels.names, labels.words)]
     if labels.names and all(name.isdigit() for name in labels.names):
         first, second = labels.names[:2]
         return [f"words tell a model more than numbers do: choices='{{{first}: ..., {second}: ...}}'"]
     return []
 
 
-def said(names: Sequence[str], words: Sequence[str]) -> str:
+def format_verbalizer(names: Sequence[str], words: Sequence[str]) -> str:
     return ", ".join(f"{word!r} for {name}" for name, word in zip(names, words, strict=True))
 
 
-def _counts_up(names: list[str]) -> bool:
-    """Whether these are 0, 1, 2, ... or 1, 2, 3, ...: then a list of words has one order only."""
+def _are_consecutive(names: list[str]) -> bool:
+    """Whether these are 0, 1, 2, ... or 1, 2, 3, ...: then a list of words is unambiguous."""
     return names in ([str(number) for number in range(first, first + len(names))] for first in (0, 1))
 
 
-def _in_order(name: str) -> tuple[bool, float, str]:
+def _sort_key(name: str) -> tuple[bool, float, str]:
     """Numbers by size, before words."""
     try:
         return (False, float(name), name)
@@ -186,64 +192,67 @@ def _in_order(name: str) -> tuple[bool, float, str]:
         return (True, 0.0, name)
 
 
-def _own_choices(table: Table, label: str, own: str, rename: Mapping[str, str], notes: list[str]) -> _Labels:
-    """Choices that each row brings itself."""
-    by, first, in_words = way_of_naming(table, label, own)
-    notes.append(f"choices from {own}; {label} gives the right one by {in_words}")
+def _row_labels(table: Table, label: str, choices_column: str, rename: Mapping[str, str], notes: list[str]) -> _Labels:
+    """Labels that refer to the choices of their own row."""
+    by, first, encoding = infer_label_encoding(table, label, choices_column)
+    notes.append(f"choices from {choices_column}; {label} gives the right one by {encoding}")
     rule = {
         "column": rename.get(label, label),
         "names": None,
         "first": first,
-        "choices": rename.get(own, own),
+        "choices": rename.get(choices_column, choices_column),
         "by": by,
     }
-    return _Labels(rule, [], [], own)
+    return _Labels(rule, [], [], choices_column)
 
 
 def _default_prompt(text: Sequence[str], label: str, labels: _Labels, rename: Mapping[str, str]) -> dict[str, Any]:
-    """The texts, the choices where they are few, and the question."""
+    """The texts, the choices if they are few, and the question."""
     columns = [rename.get(column, column) for column in text]
-    fields = {readable(name) if len(text) > 1 else "": column for name, column in zip(text, columns, strict=True)}
-    asked = readable(label)
-    asks = labels.own is None and asked.lower() not in NO_QUESTION
-    listed = labels.own is not None or len(labels.words) <= MOST_LISTED
-    jinja = lines(fields, f"{asked}:" if asks else "Answer:", choices="Choices:" if listed else None)
-    return {"name": "default", "jinja": jinja, "answer_choices": _answers(labels, rename), "cut": columns}
+    fields = {humanize(name) if len(text) > 1 else "": column for name, column in zip(text, columns, strict=True)}
+    asked = humanize(label)
+    asks = labels.choices_column is None and asked.lower() not in GENERIC_NAMES
+    listed = labels.choices_column is not None or len(labels.words) <= MAX_LISTED
+    jinja = layout_template(fields, f"{asked}:" if asks else "Answer:", choices="Choices:" if listed else None)
+    return {"name": "default", "jinja": jinja, "answer_choices": _answer_choices(labels, rename), "cut": columns}
 
 
-def _answers(labels: _Labels, rename: Mapping[str, str]) -> str | list[str]:
-    own = labels.own
-    return list(labels.words) if own is None else f"{{{{ {rename.get(own, own)} | join(' ||| ') }}}}"
+def _answer_choices(labels: _Labels, rename: Mapping[str, str]) -> str | list[str]:
+    column = labels.choices_column
+    return list(labels.words) if column is None else f"{{{{ {rename.get(column, column)} | join(' ||| ') }}}}"
 
 
-def _wished_prompts(
-    table: Table, wished: str, label: str, labels: _Labels, rename: Mapping[str, str]
+def _custom_prompts(
+    table: Table, template: str, label: str, labels: _Labels, rename: Mapping[str, str]
 ) -> tuple[list[str], Any, str | None]:
-    """Which columns are shown, `dataset.prompts`, and the one promptsource template that is wished for."""
-    if "{{" in wished or "{%" in wished:
-        wished = without_dollars(wished)
-        text = _shown_columns(table, InlineTemplate("own", wished, []).columns, label, rename)
-        cut = [rename.get(column, column) for column in text if column != labels.own]
-        return text, [{"name": "own", "jinja": wished, "answer_choices": _answers(labels, rename), "cut": cut}], None
-    collection, single, columns = find_promptsource(wished)
-    given = {"answer_choices", "label"}  # a promptsource template says its target with them
-    text = _shown_columns(table, columns - given, label, rename)
+    """The columns that `template=` uses, `dataset.prompts`, and the one promptsource template that it names."""
+    if "{{" in template or "{%" in template:
+        jinja = escape_interpolation(template)
+        text = _template_columns(table, InlineTemplate("own", jinja, []).columns, label, rename)
+        cut = [rename.get(column, column) for column in text if column != labels.choices_column]
+        prompt = {"name": "own", "jinja": jinja, "answer_choices": _answer_choices(labels, rename), "cut": cut}
+        return text, [prompt], None
+    collection, single, columns = find_promptsource(template)
+    given = {"answer_choices", "label"}  # a promptsource template renders its target from them
+    text = _template_columns(table, columns - given, label, rename)
     return text, collection, single
 
 
-def _shown_columns(table: Table, columns: Iterable[str], label: str, rename: Mapping[str, str]) -> list[str]:
-    """The table's own spelling of what a template shows; raises UserError for what it must not, or cannot."""
+def _template_columns(table: Table, columns: Iterable[str], label: str, rename: Mapping[str, str]) -> list[str]:
+    """The template's columns as the table spells them; raises UserError for the label's, unknown or no columns."""
     spelling = {rename.get(column, column): column for column in table.columns}
     answer = rename.get(label, label)
     if answer in columns:
         raise UserError(f"template= shows {answer!r}, the label's column: the answer would stand in the question.")
-    good = _without(list(spelling), {answer})
+    good = _exclude(list(spelling), {answer})
     if missing := sorted(set(columns) - set(good)):
-        raise unknown("column", missing[0], good, f"template=; {table.where}")
+        raise unknown_value_error("column", missing[0], good, f"template=; {table.where}")
     if not columns:
-        raise UserError(f"template= shows no column: it needs one of {some(good)}, as in '{{{{ {good[0]} }}}}'.")
+        raise UserError(
+            f"template= shows no column: it needs one of {shorten_list(good)}, as in '{{{{ {good[0]} }}}}'."
+        )
     return [spelling[name] for name in good if name in columns]
 
 
-def _without(columns: Sequence[str], taken: set[str | None]) -> list[str]:
+def _exclude(columns: Sequence[str], taken: set[str | None]) -> list[str]:
     return [column for column in columns if column not in taken]

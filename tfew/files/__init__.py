@@ -1,4 +1,4 @@
-"""Files that are whole, checked and safe to read.
+"""Reading and writing files safely.
 
 * atomic, atomic_output, partial_file: written whole or not at all; large ones resume
 * file_lock: one process per file

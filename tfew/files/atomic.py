@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, also where the process is killed or the disk is full."""
+"""Files that are written whole or not at all, even if the process is killed or the disk is full."""
 
 import os
 import secrets
@@ -13,9 +13,9 @@ def write_atomically(path: Path, text: str) -> None:
 
 
 def write_bytes_atomically(path: Path, data: bytes) -> None:
-    """The file is there whole or not at all, whatever happens meanwhile; raises UserError where it cannot be.
+    """Writes a temporary file and renames it; raises UserError if it cannot be written.
 
-    Of several processes that share a run the first writes it, and the others go on as if they had.
+    Of several processes that share a run only the main process writes; the others do nothing.
     """
     if is_secondary_process():
         return
@@ -32,16 +32,16 @@ def write_bytes_atomically(path: Path, data: bytes) -> None:
             temporary.unlink(missing_ok=True)
             raise
     except OSError as error:
-        raise cannot_write(path, error) from error
+        raise write_error(path, error) from error
 
 
-def remove_torn(folder: Path) -> None:
-    """Removes what killed processes left of `write_bytes_atomically`; for who alone writes in this folder."""
+def remove_temporary_files(folder: Path) -> None:
+    """Removes what killed processes left of `write_bytes_atomically`; nobody else may be writing in this folder."""
     for path in folder.rglob(".*.tmp"):
         path.unlink(missing_ok=True)
 
 
-def cannot_write(path: Path, error: OSError) -> UserError:
+def write_error(path: Path, error: OSError) -> UserError:
     return UserError(
         f"{path} cannot be written ({error.strerror or error}): choose another place with runs= or run_dir=."
     )

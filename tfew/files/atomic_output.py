@@ -1,4 +1,4 @@
-"""What a conversion writes: a file or folder that is there whole or not at all, and in nobody's way."""
+"""The output of a conversion: a file or folder that is written atomically and overwrites nothing unasked."""
 
 import os
 import re
@@ -8,17 +8,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tfew.errors import UserError, some
+from tfew.errors import UserError, shorten_list
 
-# what a conversion leaves in a folder: overwrite=true replaces a folder of these and no other
+# the files of a conversion: overwrite=true replaces only folders that hold nothing else
 OWN_FILES = re.compile(
     r"README\.md|adapter(_config|_model)?\.(json|safetensors)|(generation_)?config\.json|model.*\.safetensors(\.index\.json)?"
     r"|(tokenizer|special_tokens_map|added_tokens|vocab|merges|spiece|sentencepiece|chat_template)[\w.]*"
 )
 
 
-def free_path(path: Path, overwrite: bool, folder: bool) -> Path:
-    """The path, made absolute, if it may be written to."""
+def check_output_path(path: Path, overwrite: bool, folder: bool) -> Path:
+    """The absolute path; raises UserError if it may not be written to."""
     path = path.absolute()
     if path.exists() and path.is_dir() != folder:
         raise UserError(f"output={path} is a {'file' if folder else 'folder'}, not a {'folder' if folder else 'file'}.")
@@ -27,21 +27,21 @@ def free_path(path: Path, overwrite: bool, folder: bool) -> Path:
         raise UserError(f"output={path} exists and is not empty: choose another, or say overwrite=true.")
     if foreign := [entry.name for entry in content if entry.is_dir() or not OWN_FILES.fullmatch(entry.name)]:
         raise UserError(
-            f"output={path} holds what no conversion made ({some(foreign, 3)}) and overwrite=true does not delete:"
-            " choose another."
+            f"output={path} holds what no conversion made ({shorten_list(foreign, 3)}) and overwrite=true does not"
+            " delete: choose another."
         )
     return path
 
 
-def overlap(first: Path, second: Path) -> bool:
-    """Whether writing the first would touch the second: it is the same, or holds it."""
+def would_overwrite(first: Path, second: Path) -> bool:
+    """Whether writing the first would replace the second: they are the same, or the first contains it."""
     first, second = first.resolve(), second.resolve()
     return first == second or first in second.parents
 
 
 @contextmanager
-def replacing(target: Path) -> Iterator[Path]:
-    """A sibling to write a file or folder to, which takes the target's place when all went well."""
+def atomic_replacement(target: Path) -> Iterator[Path]:
+    """A temporary sibling to write a file or folder to; it replaces the target if no exception is raised."""
     new, old = (target.with_name(f".{target.name}.{secrets.token_hex(4)}.{end}") for end in ("tmp", "old"))
     try:
         target.parent.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,6 @@
-"""Whether a file is still as it was written: checksums, against disks, copies and half downloads.
+"""Checksums, to detect files that a disk, a copy or an incomplete download has damaged.
 
-They keep nobody from writing another file with its own checksum; SECURITY.md says what is promised.
+They are no protection against forgery; see SECURITY.md.
 """
 
 import hashlib
@@ -13,7 +13,7 @@ from typing import Any
 from tfew.errors import UserError
 from tfew.files.untrusted import check_archive, parse_own_json
 
-SEAL = "sha256"
+CHECKSUM_KEY = "sha256"
 
 
 def file_sha256(path: Path) -> str:
@@ -22,32 +22,32 @@ def file_sha256(path: Path) -> str:
 
 
 def to_checked_json(fields: Mapping[str, Any]) -> str:
-    """A JSON object of these fields, and last the checksum of all others."""
+    """A JSON object of these fields and, last, their checksum."""
     plain = json.loads(json.dumps(fields))
-    return json.dumps({**plain, SEAL: _checksum(plain)}, indent=1, ensure_ascii=False) + "\n"
+    return json.dumps({**plain, CHECKSUM_KEY: _checksum(plain)}, indent=1, ensure_ascii=False) + "\n"
 
 
 def from_checked_json(text: str) -> dict[str, Any]:
-    """What was sealed; a JSON object without a seal, as older versions wrote them, is taken as it is.
+    """The fields without the checksum; an object without one, as older versions wrote it, is not checked.
 
-    Raises ValueError where it is no JSON object, or not the one that was sealed.
+    Raises ValueError if it is no JSON object, or if the checksum does not match.
     """
     fields = parse_own_json(text)
     if not isinstance(fields, dict):
         raise ValueError("it is no JSON object")
-    if (seal := fields.pop(SEAL, None)) is not None and seal != _checksum(fields):
+    if (expected := fields.pop(CHECKSUM_KEY, None)) is not None and expected != _checksum(fields):
         raise ValueError("it is damaged: its checksum is another")
     return fields
 
 
-def check_file(path: Path, expected_sha256: str | None, knob: str) -> None:
-    """Raises UserError where the file is not the one with this checksum; None, of older versions, is not checked."""
+def check_sha256(path: Path, expected_sha256: str | None, knob: str) -> None:
+    """Raises UserError if the file has another checksum; None, from older versions, is not checked."""
     if expected_sha256 is not None and path.is_file() and file_sha256(path) != expected_sha256:
         raise UserError(f"{path} is damaged or has been changed: its checksum is not the one noted with it. {knob}")
 
 
 def check_checkpoint(path: Path) -> None:
-    """Raises UserError where a file of torch.save is cut off or damaged; torch does not look at the checksums in it."""
+    """Raises UserError if a file of torch.save is truncated or damaged; torch ignores the checksums in it."""
     import torch
 
     try:
@@ -55,7 +55,7 @@ def check_checkpoint(path: Path) -> None:
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()
         torch.load(path, map_location="meta", weights_only=True)
-    except Exception as error:  # whatever zipfile and the unpickler come upon
+    except Exception as error:  # of zipfile or the unpickler, of any kind
         damaged = next(iter(str(error).splitlines()), type(error).__name__)
     if damaged is not None:
         raise UserError(

@@ -1,7 +1,7 @@
-"""The Hugging Face Hub, or the quick answer that it cannot be reached.
+"""Whether the Hugging Face Hub can be reached, answered quickly.
 
-The libraries retry a dead connection for most of a minute. One attempt to connect tells as much: if it fails, they
-are put in offline mode, where a cached copy is used and a missing one is an error at once.
+The libraries retry a dead connection for most of a minute. Here one attempt is made: if it fails, they are switched to
+offline mode, in which cached copies are used and a missing one is an error at once.
 """
 
 import functools
@@ -21,7 +21,7 @@ HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 
 @functools.cache
 def reachable() -> bool:
-    """Whether the Hub answers; said once. A proxy or an explicit offline mode is taken at its word."""
+    """Whether the Hub answers; if not, logs it once. A proxy counts as reachable, an explicit offline mode does not."""
     if os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "TRUE", "YES", "ON"}:
         return False
     if any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")):
@@ -43,10 +43,10 @@ def _go_offline() -> None:
         ("huggingface_hub.constants", "HF_HUB_OFFLINE"),
         ("datasets.config", "HF_HUB_OFFLINE"),
     ):
-        if module in sys.modules:  # ... so one that is imported already is told, too
+        if module in sys.modules:  # ... so a module that is already imported must be changed, too
             setattr(sys.modules[module], name, True)
 
 
 def hub_id(path: str | None) -> str | None:
-    """`path` where it is the id of a model on the Hub and no folder of this machine."""
+    """`path` if it is the id of a model on the Hub and not a local folder."""
     return path if path and HUB_ID.fullmatch(path) and not Path(path).exists() else None

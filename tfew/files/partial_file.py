@@ -1,8 +1,7 @@
-"""A file that is written over hours and is there when it is whole: killed at any moment, it goes on where it was.
+"""An output file that takes hours to write: it appears when it is complete, and writing resumes after a kill.
 
-Until then OUTPUT.partial grows, a second file beside it (what else is written in step with it), and
-OUTPUT.partial.json says how much of both is sure and what it is the beginning of. What was written after that is cut
-off when writing goes on.
+Until then OUTPUT.partial grows, and a second file that is written in step with it. OUTPUT.partial.json holds the sizes
+up to which both are committed, and what they are an output of. Anything beyond these sizes is truncated on resume.
 """
 
 import glob
@@ -19,27 +18,27 @@ from tfew.files.untrusted import parse_json
 
 
 class PartialFile:
-    """`side`: the second file. `identity`: what must be the same for writing to go on; `state`: what was saved last.
+    """`side`: the second file. `identity`: must be unchanged to resume. `state`: the last committed state.
 
-    Raises UserError where the output is there already, or the unfinished one is of something else.
+    Raises UserError if the output exists already, or if the unfinished one has another identity.
     """
 
-    def __init__(self, path: Path, side: Path, identity: Mapping[str, Any], go_on: bool, overwrite: bool) -> None:
+    def __init__(self, path: Path, side: Path, identity: Mapping[str, Any], resume: bool, overwrite: bool) -> None:
         self.path, self.side, self.identity = path, side, json.loads(json.dumps(identity))
         self._files: dict[Path, BinaryIO] = {}
-        saved = self._saved() if go_on and not overwrite else None
+        saved = self._load_saved() if resume and not overwrite else None
         self.state: dict[str, Any] = {} if saved is None else saved["state"]
-        # killed while the files took their names
-        self.finished = saved is not None and path.is_file() and not _partial(path).exists()
+        # killed while the files were renamed
+        self.finished = saved is not None and path.is_file() and not _partial_path(path).exists()
         if not self.finished:
-            check_free(path, overwrite)
+            check_output_file(path, overwrite)
             self._open(saved)
 
     def _open(self, saved: Mapping[str, Any] | None) -> None:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             for path in (self.path, self.side):
-                self._files[path] = _opened(_partial(path))
+                self._files[path] = _open_for_writing(_partial_path(path))
                 if not try_lock(self._files[path].fileno()):
                     self.close()
                     raise UserError(f"output={self.path} is being written by another process.")
@@ -50,14 +49,14 @@ class PartialFile:
                 file.seek(0, os.SEEK_END)
         except OSError as error:
             self.close()
-            raise _cannot_write(self.path, error) from error
+            raise _write_error(self.path, error) from error
 
     @property
     def _state_file(self) -> Path:
         return self.path.with_name(f"{self.path.name}.partial.json")
 
     def write(self, text: str, side_text: str, state: Mapping[str, Any]) -> None:
-        """Adds to both files and makes it sure, together with the state."""
+        """Appends to both files and commits them together with the state."""
         try:
             for file, added in zip(self._files.values(), (text, side_text), strict=True):
                 if added:
@@ -65,64 +64,64 @@ class PartialFile:
                     file.flush()
                     os.fsync(file.fileno())
         except OSError as error:
-            raise _cannot_write(self.path, error) from error
+            raise _write_error(self.path, error) from error
         sizes = {path.name: file.tell() for path, file in self._files.items()}
         saved = {"identity": self.identity, "sizes": sizes, "state": dict(state)}
         write_atomically(self._state_file, json.dumps(saved, ensure_ascii=False))
 
     def finish(self) -> None:
-        """Both files take their names, the second only where it holds something."""
+        """Renames both files to their final names; an empty second file is removed."""
         self.close()
-        if _partial(self.path).exists():
-            os.replace(_partial(self.path), self.path)
-        if _size(_partial(self.side)) > 0:
-            os.replace(_partial(self.side), self.side)
-        elif _partial(self.side).exists():
-            _partial(self.side).unlink()
-            self.side.unlink(missing_ok=True)  # of a run that is replaced
+        if _partial_path(self.path).exists():
+            os.replace(_partial_path(self.path), self.path)
+        if _size(_partial_path(self.side)) > 0:
+            os.replace(_partial_path(self.side), self.side)
+        elif _partial_path(self.side).exists():
+            _partial_path(self.side).unlink()
+            self.side.unlink(missing_ok=True)  # of an output that is replaced
         self._state_file.unlink(missing_ok=True)
 
     def close(self) -> None:
         for file in self._files.values():
             file.close()
 
-    def _saved(self) -> dict[str, Any] | None:
-        """What there is to go on from."""
+    def _load_saved(self) -> dict[str, Any] | None:
+        """What to resume from, if anything."""
         if not self._state_file.is_file():
             return None
         try:
             saved = parse_json(self._state_file.read_text(encoding="utf-8"))
             sizes, identity = saved["sizes"], saved["identity"]
-            taken_name = self.path.is_file() and not _partial(self.path).exists()
-            whole = all(_size(_partial(file)) >= sizes[file.name] for file in (self.path, self.side)) or taken_name
+            renamed = self.path.is_file() and not _partial_path(self.path).exists()
+            whole = all(_size(_partial_path(file)) >= sizes[file.name] for file in (self.path, self.side)) or renamed
         except (ValueError, KeyError, TypeError, OSError) as error:
             raise UserError(
                 f"{self._state_file} cannot be read ({error}): delete it, or say overwrite=true, to start afresh."
             ) from error
         if not whole:
-            raise UserError(f"{_partial(self.path)} is shorter than it was: say overwrite=true to start afresh.")
+            raise UserError(f"{_partial_path(self.path)} is shorter than it was: say overwrite=true to start afresh.")
         if identity != self.identity:
             unlike = ", ".join(sorted(key for key in self.identity if self.identity[key] != identity.get(key)))
             raise UserError(
-                f"{_partial(self.path)} is the beginning of something else (other {unlike or 'settings'}): choose"
+                f"{_partial_path(self.path)} is the beginning of something else (other {unlike or 'settings'}): choose"
                 " another output=, or say overwrite=true to start afresh."
             )
         return dict(saved)
 
 
-def check_free(path: Path, overwrite: bool) -> None:
+def check_output_file(path: Path, overwrite: bool) -> None:
     if path.is_dir():
         raise UserError(f"output={path} is a folder, not a file.")
     if path.exists() and not overwrite:
         raise UserError(f"output={path} is there already: choose another, or say overwrite=true.")
 
 
-def _partial(path: Path) -> Path:
+def _partial_path(path: Path) -> Path:
     return path.with_name(f"{path.name}.partial")
 
 
-def _opened(path: Path) -> BinaryIO:
-    """For writing, with what it holds; what is not sure of that is cut off once the file is locked."""
+def _open_for_writing(path: Path) -> BinaryIO:
+    """Opens without truncating: uncommitted data is truncated once the file is locked."""
     path.touch()
     return path.open("r+b")
 
@@ -131,5 +130,5 @@ def _size(path: Path) -> int:
     return path.stat().st_size if path.is_file() else -1
 
 
-def _cannot_write(path: Path, error: OSError) -> UserError:
+def _write_error(path: Path, error: OSError) -> UserError:
     return UserError(f"output={path} cannot be written ({error.strerror or error}): choose another.")

@@ -1,8 +1,8 @@
-"""JSON, YAML and archives that a stranger may have sent: data and nothing else, or ValueError.
+"""Parsers for JSON, YAML and archives of unknown origin: plain data, or ValueError.
 
-Python's own reader raises RecursionError on what is nested deeply. YAML's safe loader makes no objects, but an alias
-lets a small file stand for one that no memory holds; no file of this project needs any. In the files that the project
-writes itself values have the types that the code declares.
+Python's JSON parser raises RecursionError on deep nesting. YAML's safe loader makes no objects, but aliases let a small
+file expand beyond any memory, so they are refused. Files in the project's own formats are checked against declared
+types.
 """
 
 import json
@@ -28,14 +28,14 @@ def parse_json(text: str, parse_int: Callable[[str], int] = int) -> Any:
 
 
 def parse_own_json(text: str) -> Any:
-    """JSON that this project has written; numbers that it cannot have written are refused, too."""
-    return parse_json(text, _whole_number)
+    """JSON in the project's own formats; integers that are too large for them are refused, too."""
+    return parse_json(text, _parse_integer)
 
 
 def check_archive(path: Path) -> None:
-    """Raises ValueError where a zip archive holds more than it is large; other files are none of its business.
+    """Raises ValueError for a zip archive with compressed content; other files are ignored.
 
-    torch packs nothing, and reads what is packed all the same: a small file could fill any memory.
+    torch.save does not compress, but torch.load decompresses: a small file could fill any memory.
     """
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
@@ -45,9 +45,9 @@ def check_archive(path: Path) -> None:
 
 
 def validated(found: T, kind: Any = None) -> T:
-    """`found`, a data class whose fields have the declared types; ValueError says which has not.
+    """Returns `found`, a dataclass, if all its fields have the declared types; else raises ValueError that names one.
 
-    `kind`: a TypedDict that a plain `found` is to agree with; other keys than it names are not looked at.
+    `kind`: a TypedDict to check a dictionary `found` against; keys that it does not declare are ignored.
     """
     from pydantic import ValidationError
 
@@ -64,7 +64,7 @@ def validated(found: T, kind: Any = None) -> T:
 
 
 def _check_characters(text: str, found: Any) -> None:
-    """Escapes can stand for what is no character, and that can be neither written nor tokenised."""
+    """Raises ValueError for escaped lone surrogates, which can be neither encoded nor tokenised."""
     if "\\" not in text:
         return
     try:
@@ -73,7 +73,7 @@ def _check_characters(text: str, found: Any) -> None:
         raise ValueError("half a surrogate pair is no character") from error
 
 
-def _whole_number(digits: str) -> int:
+def _parse_integer(digits: str) -> int:
     if abs(number := int(digits)) > MAX_INTEGER:
         raise ValueError(f"the number {digits[:20]}... is too large")
     return number

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from tfew.errors import UserError, some
+from tfew.errors import UserError, shorten_list
 from tfew.methods.merging import check_plain
 from tfew.methods.peft_format import PeftAdapter
 from tfew.methods.task_bank import Scaler, Scaling
@@ -144,8 +144,8 @@ def check_fit(expected: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> 
     in_model = {f"{name} {list(tensor.shape)}" for name, tensor in expected.items()}
     if in_file != in_model:
         raise UserError(
-            f"The adapter does not fit this model and method. Only in the file: {some(in_file - in_model, 6)};"
-            f" only in the model: {some(in_model - in_file, 6)}."
+            f"The adapter does not fit this model and method. Only in the file: {shorten_list(in_file - in_model, 6)};"
+            f" only in the model: {shorten_list(in_model - in_file, 6)}."
         )
 
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from tfew.errors import UserError, some
+from tfew.errors import UserError, shorten_list
 from tfew.methods.base import Method, check_fit
 
 INFINITY_BITS = 0x7F800000  # of a float32; scores that are finite and not negative have fewer, in their own order
@@ -193,7 +193,7 @@ def _positions(parameters: Mapping[str, Tensor], weights: Mapping[str, Tensor], 
     check_fit({f"{name}.{suffix}": p for name, p in known.items() for suffix in suffixes}, weights)
     bad = [name for name, positions in known.items() if not _is_flat_index(positions, parameters[name].numel())]
     if bad:
-        raise UserError(f"The adapter's positions do not fit this model's parameters: {some(bad)}.")
+        raise UserError(f"The adapter's positions do not fit this model's parameters: {shorten_list(bad)}.")
     found = sum(len(positions) for positions in known.values())
     if found != k:
         raise UserError(f"The adapter holds {found:,} entries, but method.keep gives {k:,} on this model.")

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from tfew.errors import unknown
+from tfew.errors import unknown_value_error
 from tfew.methods.ia3_exchange import IA3Exchange
 from tfew.methods.merging import restore_class, scale_inputs, scale_outputs
 from tfew.methods.surgery import features, find_linears, no_match, sibling_names, swap_class
@@ -91,7 +91,7 @@ class IA3(IA3Exchange):
     ) -> None:
         for name, layout in fused_keys_values.items():
             if layout not in FUSED_LAYOUTS:
-                raise unknown("layout", layout, FUSED_LAYOUTS, f"method.fused_keys_values.{name}=")
+                raise unknown_value_error("layout", layout, FUSED_LAYOUTS, f"method.fused_keys_values.{name}=")
         self.keys_values = list(keys_values)
         self.fused = dict(fused_keys_values)
         self.linear_branch = list(feed_forward_linear_branch)

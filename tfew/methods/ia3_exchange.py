@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from tfew.errors import UserError, some
+from tfew.errors import UserError, shorten_list
 from tfew.methods.base import Method, check_fit
 from tfew.methods.peft_format import PREFIX, PeftAdapter, common_config, is_transposed, target_names
 from tfew.methods.surgery import LINEAR, features
@@ -74,7 +74,7 @@ class IA3Exchange(Method):
         if scaled := [name for name in fused if method._scales_queries(model, name, vectors[name])]:
             if fused_queries == "refuse":
                 raise UserError(
-                    f"This adapter scales queries, too ({some(scaled, 2)}), which (IA)³ leaves alone;"
+                    f"This adapter scales queries, too ({shorten_list(scaled, 2)}), which (IA)³ leaves alone;"
                     " fused_queries=keep takes it as it is."
                 )
             # then a fused layer is one whose whole output is scaled, as keys and values are elsewhere
@@ -89,7 +89,7 @@ class IA3Exchange(Method):
         if other := [name for name, kind in places.items() if kind.scales != "outputs"]:
             raise UserError(
                 f"The authors' files know vectors on whole outputs only (k, v, wi_1 of a gated T5);"
-                f" {type(model).__name__} has others ({some(other, 2)}): use to=peft or to=merged."
+                f" {type(model).__name__} has others ({shorten_list(other, 2)}): use to=peft or to=merged."
             )
         layers: dict[str, Any] = {name: model.get_submodule(name) for name in places}
         return {f"{name}.{OFFICIAL_KEY}": layer.ia3.detach()[:, None] for name, layer in layers.items()}

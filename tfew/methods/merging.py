@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from transformers.pytorch_utils import Conv1D
 
-from tfew.errors import UserError, some
+from tfew.errors import UserError, shorten_list
 
 
 @torch.no_grad()
@@ -53,7 +53,7 @@ def check_plain(method: str, model: nn.Module) -> None:
     other = [name for name, module in model.named_modules() if classes.get(name) is not type(module)]
     hooked = [name for name, m in model.named_modules() if m._forward_hooks or m._forward_pre_hooks]
     if extra or other or hooked:
-        left = some({*extra, *other, *hooked}, 4)
+        left = shorten_list({*extra, *other, *hooked}, 4)
         raise UserError(
             f"The method {method} cannot be merged into a plain checkpoint (to=merged): what it adds to"
             f" {type(model).__name__} has no place there ({left})."

@@ -1,4 +1,4 @@
-"""What a family of tasks is: a function from a random source to one row, and how rows fall into splits."""
+"""A family of tasks: a function from a random source to one row, and the split that a row belongs to."""
 
 import random
 import zlib
@@ -6,19 +6,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tfew.errors import unknown
+from tfew.errors import unknown_value_error
 from tfew.mini_t0.lexicon import FILLERS
 
 Row = dict[str, Any]
-MOST_DRAWS = 10_000
+MAX_DRAWS = 10_000
 
-# shares of all content, in 1/8: no content of one split ever occurs in another
+# eighths of all content: no content of one split occurs in another
 SPLITS = {"train": range(0, 4), "validation": range(4, 5), "eval": range(5, 8)}
 
 
 @dataclass(frozen=True)
 class Family:
-    """`row` draws the fields that templates see, with `label`; `content` names what must not occur in two splits."""
+    """`row` draws the fields for templates, with `label`; `content` is what must not occur in two splits."""
 
     name: str
     row: Callable[[random.Random], Row]
@@ -38,15 +38,15 @@ class Rows(Sequence[Row]):
         if not 0 <= index < self._count:
             raise IndexError(index)
         source = random.Random(f"{self.family.name}/{self.split}/{self.seed}/{index}")
-        for _ in range(MOST_DRAWS):
+        for _ in range(MAX_DRAWS):
             row = self.family.row(source)
-            if part(self.family, row) in SPLITS[self.split]:
-                return framed(row, source)
+            if content_bucket(self.family, row) in SPLITS[self.split]:
+                return add_padding(row, source)
         raise AssertionError(f"{self.family.name} has no content for the split {self.split}")
 
 
-def part(family: Family, row: Row) -> int:
-    """The eighth of all content that this row belongs to."""
+def content_bucket(family: Family, row: Row) -> int:
+    """The eighth of all content that this row belongs to, by a hash."""
     return zlib.crc32(f"{family.name}/{family.content(row)}".encode()) % 8
 
 
@@ -62,9 +62,9 @@ class Registry(dict[str, Family]):
 
         return register
 
-    def named(self, name: str) -> Family:
+    def lookup(self, name: str) -> Family:
         if name not in self:
-            raise unknown("family", name, self, "dataset.generator.family=")
+            raise unknown_value_error("family", name, self, "dataset.generator.family=")
         return self[name]
 
 
@@ -72,25 +72,24 @@ FAMILIES = Registry()
 
 
 def choices(source: random.Random, right: str, wrong: Sequence[str], count: int = 4) -> Row:
-    """`choices` in random order and `label`, the place of the right one; wrong ones are drawn without repetition."""
+    """`choices` in random order, and `label`, the index of the right one; wrong ones are drawn without repetition."""
     others = sorted({text for text in wrong if text != right})
     listed = [right, *source.sample(others, min(count - 1, len(others)))]
     source.shuffle(listed)
     return {"choices": listed, "label": listed.index(right)}
 
 
-def padding(source: random.Random, most: int = 4) -> str:
-    """Up to so many words that mean nothing, or none."""
-    return " ".join(source.sample(FILLERS, source.randint(0, most)))
+def filler_words(source: random.Random, limit: int = 4) -> str:
+    """0 to `limit` words that mean nothing."""
+    return " ".join(source.sample(FILLERS, source.randint(0, limit)))
 
 
-def framed(row: Row, source: random.Random) -> Row:
-    """The row with `lead` and `tail`, which wordings of training families put around what they ask.
+def add_padding(row: Row, source: random.Random) -> Row:
+    """The row with `lead` and `tail`, which templates of training families put around their question.
 
-    Mostly there is nothing; else words that mean nothing, so that an unknown wording is not the first thing
-    that the model has to pass over.
+    Mostly empty, else words that mean nothing: the model learns to ignore unknown words around a question.
     """
-    lead, tail = (padding(source, 4) if source.random() < 0.3 else "" for _ in range(2))
+    lead, tail = (filler_words(source, 4) if source.random() < 0.3 else "" for _ in range(2))
     mark = source.choice((":", ",", "."))
     return {
         **row,

@@ -1,7 +1,7 @@
-"""Held-out families, shaped like the paper's data sets; nothing of them occurs in pre-training.
+"""Held-out families that resemble the paper's data sets; nothing of them occurs in pre-training.
 
-They ask for what training families teach, in other texts, other questions and other answer words. `content` keeps
-test contents apart from those of the shots: scripts, statements, pairs of words or ways to say a thing.
+They need what training families teach, but use other texts, questions and answer words. `content` keeps the contents of
+test rows out of the shots: scripts, statements, pairs of words or phrasings.
 """
 
 import random

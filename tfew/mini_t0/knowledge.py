@@ -1,8 +1,8 @@
-"""Training families whose answer does not stand in the text: what things are, what words mean, what goes with what."""
+"""Training families whose answer is not in the text: what things are, what words mean, what goes with what."""
 
 import random
 
-from tfew.mini_t0.family import FAMILIES, Row, choices, listing, padding
+from tfew.mini_t0.family import FAMILIES, Row, choices, filler_words, listing
 from tfew.mini_t0.lexicon import (
     ANTONYMS,
     BAD,
@@ -185,7 +185,9 @@ def title(source: random.Random) -> Row:
     thing, other = source.sample(THINGS + tuple(TITLED), 2)
     (said, meant), (_, wrong) = (source.sample(pair, 2) for pair in source.sample(SYNONYMS, 2))
     order = source.sample((thing, said), 2)
-    text = " ".join(filter(None, (padding(source), order[0], padding(source, 2), order[1], padding(source))))
+    text = " ".join(
+        filter(None, (filler_words(source), order[0], filler_words(source, 2), order[1], filler_words(source)))
+    )
     row = choices(source, f"{meant} {thing}", [f"{meant} {other}", f"{wrong} {thing}", f"{wrong} {other}"])
     return {"text": f"{text}.", **row}
 

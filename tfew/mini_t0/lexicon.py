@@ -1,7 +1,7 @@
-"""The words of the small world and what is true of them: the knowledge that pre-training can teach.
+"""The words of the small world and facts about them: the knowledge that pre-training can teach.
 
-Every fact here is used by training families in one form; held-out families ask for the same facts in forms that
-pre-training never shows.
+Training families use every fact in one form; held-out families ask for the same facts in forms that pre-training never
+shows.
 """
 
 from collections.abc import Mapping
@@ -112,7 +112,7 @@ TOPICS: Mapping[str, tuple[str, ...]] = {
     "war": ("soldier", "army", "battle", "weapon", "general", "enemy", "tank", "bomb", "spear"),
 }
 
-# words that mean nothing here: real text is full of what a reader has to pass over
+# words that mean nothing here: real text, too, is full of words to ignore
 FILLERS = (
     "report", "given", "suppose", "story", "message", "customer", "statement", "headline", "tweet", "compare", "word",
     "yesterday", "today", "tomorrow", "morning", "evening", "always", "never", "often", "truly", "surely", "perhaps",

@@ -1,4 +1,4 @@
-"""Training families whose answer stands in the text: who, where, what, and whether it is said."""
+"""Training families whose answer is in the text: who, where, what, and whether the text says it."""
 
 import random
 
@@ -20,7 +20,7 @@ def _pairs(source: random.Random, left: Words, right: Words, most: int = 3) -> l
     return list(zip(source.sample(left, count), source.sample(right, count), strict=True))
 
 
-def _told(source: random.Random, forms: Words, pairs: list[tuple[str, str]]) -> str:
+def _describe(source: random.Random, forms: Words, pairs: list[tuple[str, str]]) -> str:
     return sentences([source.choice(forms).format(*pair) for pair in pairs])
 
 
@@ -30,7 +30,7 @@ def _look_up(source: random.Random, forms: Words, left: Words, right: Words, tol
     pairs = _pairs(source, left, right)
     pair = source.choice(pairs)
     wrong = [other[asked] for other in pairs] + source.sample((left, right)[asked], 1 + asked)
-    return {"text": _told(source, forms, pairs), told: pair[1 - asked], **choices(source, pair[asked], wrong)}
+    return {"text": _describe(source, forms, pairs), told: pair[1 - asked], **choices(source, pair[asked], wrong)}
 
 
 @FAMILIES.family()
@@ -58,7 +58,7 @@ def color_of(source: random.Random) -> Row:
     return _look_up(source, COLORED, THINGS, COLORS, told="thing", asked=1)
 
 
-def _handed(source: random.Random) -> tuple[str, str, str, str]:
+def _transfer(source: random.Random) -> tuple[str, str, str, str]:
     """Text of one transfer, its giver, its receiver, its thing."""
     giver, receiver = source.sample(PEOPLE, 2)
     thing = source.choice(PORTABLE)
@@ -69,13 +69,13 @@ def _handed(source: random.Random) -> tuple[str, str, str, str]:
 
 @FAMILIES.family()
 def who_has_now(source: random.Random) -> Row:
-    text, giver, receiver, thing = _handed(source)
+    text, giver, receiver, thing = _transfer(source)
     return {"text": f"{text}.", "thing": thing, **choices(source, receiver, [giver, source.choice(PEOPLE)])}
 
 
 @FAMILIES.family()
 def who_had_before(source: random.Random) -> Row:
-    text, giver, receiver, thing = _handed(source)
+    text, giver, receiver, thing = _transfer(source)
     return {"text": f"{text}.", "thing": thing, **choices(source, giver, [receiver, source.choice(PEOPLE)])}
 
 
@@ -85,7 +85,7 @@ def is_it_there(source: random.Random) -> Row:
     pairs = _pairs(source, PEOPLE, PLACES)
     person, place = source.choice(pairs)
     asked = place if source.random() < 0.5 else source.choice([p for p in PLACES if p != place])
-    return {"text": _told(source, IN_PLACE, pairs), "person": person, "place": asked, "label": int(asked == place)}
+    return {"text": _describe(source, IN_PLACE, pairs), "person": person, "place": asked, "label": int(asked == place)}
 
 
 @FAMILIES.family()
@@ -95,7 +95,7 @@ def is_it_true(source: random.Random) -> Row:
     person, thing = source.choice(pairs)
     others = [other for _, other in pairs if other != thing]
     asked = thing if source.random() < 0.5 else source.choice([*others, source.choice(THINGS)])
-    return {"text": _told(source, HAS, pairs), "person": person, "thing": asked, "label": int(asked == thing)}
+    return {"text": _describe(source, HAS, pairs), "person": person, "thing": asked, "label": int(asked == thing)}
 
 
 @FAMILIES.family()
@@ -110,7 +110,7 @@ def same_place(source: random.Random) -> Row:
     first, second = source.sample(PEOPLE, 2)
     here = source.choice(PLACES)
     there = here if source.random() < 0.5 else source.choice([p for p in PLACES if p != here])
-    text = _told(source, IN_PLACE, [(first, here), (second, there)])
+    text = _describe(source, IN_PLACE, [(first, here), (second, there)])
     return {"text": text, "first": first, "second": second, "label": int(here == there)}
 
 
@@ -162,7 +162,7 @@ def say_again(source: random.Random) -> Row:
     """Word for word; nothing to rank against but the same with two words exchanged."""
     forms, left, right = source.choice(((IN_PLACE, PEOPLE, PLACES), (HAS, PEOPLE, THINGS)))
     pairs = _pairs(source, left, right)
-    told = _told(source, forms, pairs)
+    told = _describe(source, forms, pairs)
     (first, _), (second, _) = pairs[:2]
     swapped = told.replace(first, "_").replace(second, first).replace("_", second)
     return {"text": told, **choices(source, told, [swapped])}
@@ -180,13 +180,13 @@ def _all(source: random.Random, pairs: list[tuple[str, str]], form: str) -> Row:
 @FAMILIES.family()
 def all_places(source: random.Random) -> Row:
     pairs = _pairs(source, PEOPLE, PLACES)
-    return {"text": _told(source, IN_PLACE, pairs), **_all(source, pairs, "{} {}")}
+    return {"text": _describe(source, IN_PLACE, pairs), **_all(source, pairs, "{} {}")}
 
 
 @FAMILIES.family()
 def all_things(source: random.Random) -> Row:
     pairs = _pairs(source, PEOPLE, THINGS)
-    return {"text": _told(source, HAS, pairs), **_all(source, pairs, "{} {}")}
+    return {"text": _describe(source, HAS, pairs), **_all(source, pairs, "{} {}")}
 
 
 # what people do with things, for claims about a whole sentence

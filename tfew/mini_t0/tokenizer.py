@@ -1,7 +1,7 @@
-"""mini-T0's own small vocabulary: byte-level BPE, so that any text can be written, learnt on text of pre-training.
+"""mini-T0's own small vocabulary: byte-level BPE, which encodes any text, trained on the pre-training text.
 
-Words of the world are one token each; letters do not matter in size. Learning it is exact: the same text gives the
-same vocabulary.
+Each word of the world is one token; upper and lower case are the same. Training is deterministic: the same text gives
+the same vocabulary.
 """
 
 from collections.abc import Iterable
@@ -10,8 +10,8 @@ from typing import Any
 SPECIAL = {"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}  # ids 0, 1, 2, as T5 has them
 
 
-def learn_tokenizer(texts: Iterable[str], size: int) -> Any:
-    """A tokenizer of at most `size` tokens that ends every text in end-of-text, for `AutoTokenizer` to load."""
+def train_tokenizer(texts: Iterable[str], size: int) -> Any:
+    """A tokenizer of at most `size` tokens that appends end-of-text to every text, for `AutoTokenizer` to load."""
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
     from transformers import PreTrainedTokenizerFast
 

@@ -1,6 +1,6 @@
 """Validation families: held out of pre-training like those of `held_out.py`, and never part of a reported result.
 
-Settings of few-shot training (learning rate, steps) are chosen on these alone.
+Only these serve to choose settings of few-shot training (learning rate, steps).
 """
 
 import random

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from tfew.errors import UserError
 from tfew.files.atomic import write_atomically, write_bytes_atomically
-from tfew.files.checksums import check_file, from_checked_json, to_checked_json
+from tfew.files.checksums import check_sha256, from_checked_json, to_checked_json
 
 if TYPE_CHECKING:  # a description is read before anything heavy is imported
     from torch import Tensor
@@ -82,7 +82,7 @@ def load_weights(folder: Path) -> dict[str, "Tensor"]:
     if not path.is_file():
         raise UserError(f"{folder} holds no adapter ({WEIGHTS_FILE} is missing).")
     if (folder / CONFIG_FILE).is_file():
-        check_file(path, adapter_description(folder).get(WEIGHTS_SHA256), "Take it again from where it came from.")
+        check_sha256(path, adapter_description(folder).get(WEIGHTS_SHA256), "Take it again from where it came from.")
     try:
         return load_file(path)
     except (SafetensorError, OSError) as error:

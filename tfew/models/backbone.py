@@ -22,7 +22,7 @@ from transformers.models.t5.modeling_t5 import T5Attention
 
 from tfew.config import local_path
 from tfew.environment.versions import check_versions
-from tfew.errors import UserError, some
+from tfew.errors import UserError, shorten_list
 from tfew.files import hub
 
 log = logging.getLogger(__name__)
@@ -217,8 +217,8 @@ def _check_keys(path: str, report: Mapping[str, Any]) -> None:
     wrong = [f"{key} {list(file)} instead of {list(model)}" for key, file, model in report["mismatched_keys"]]
     if missing or unexpected or wrong:
         raise UserError(
-            f"The checkpoint {path} does not fit its model: in the model but not in the file: {some(missing)}; in the"
-            f" file but not in the model: {some(unexpected)}; of another shape: {some(wrong)}."
+            f"The checkpoint {path} does not fit its model: in the model but not in the file: {shorten_list(missing)};"
+            f" in the file but not in the model: {shorten_list(unexpected)}; of another shape: {shorten_list(wrong)}."
         )
 
 

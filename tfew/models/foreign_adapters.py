@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from tfew.errors import UserError, some
+from tfew.errors import UserError, shorten_list
 from tfew.files.untrusted import check_archive, parse_json
 from tfew.methods.peft_format import PeftAdapter
 
@@ -57,7 +57,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         raise UserError(f"{path} is not a plain dictionary of tensors but {type(found).__name__}.")
     wrong = {str(key) for key, value in found.items() if not isinstance(key, str) or not _is_plain(value)}
     if wrong or not found:
-        raise UserError(f"{path} is not a plain dictionary of tensors; its wrong entries: {some(wrong)}.")
+        raise UserError(f"{path} is not a plain dictionary of tensors; its wrong entries: {shorten_list(wrong)}.")
     return {key: value.detach() for key, value in found.items()}
 
 

@@ -1,4 +1,4 @@
-"""The paper's tables and figures, and a report, from records alone: `python -m tfew.paper`. No torch.
+"""The paper's tables and figures, and a report, from run records: `python -m tfew.paper`. No torch.
 
 * reference: the paper's numbers, and which runs make up which row
 * runs, variants: finished runs; those that differ in settings

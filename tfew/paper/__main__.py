@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from omegaconf import DictConfig
 
 from tfew.cli import command
-from tfew.errors import UserError, unknown
+from tfew.errors import UserError, unknown_value_error
 from tfew.files.atomic import write_atomically, write_bytes_atomically
 from tfew.paper.figures import Figure, figure_csv, make_figure
 from tfew.paper.reference import specs
@@ -26,47 +26,47 @@ from tfew.runs.records import RunRecord
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Drawing
 
-ENDINGS = {"md": as_markdown, "csv": as_csv, "tex": as_latex}
+RENDERERS = {"md": as_markdown, "csv": as_csv, "tex": as_latex}
 REPORT_FILE = "report.html"
 
 
 def paper(config: DictConfig) -> Table | Figure | list[Spread] | Path:
-    """Prints the table or the figure's points, and writes them where `output=` says; or writes the report."""
+    """Prints the table or the figure's points, and writes them to `output=`; or writes the report."""
     wanted = {"table": config.table, "figure": config.figure, "report": config.report or None}
-    told = [name for name, value in wanted.items() if value is not None]
-    if len(told) != 1:
-        said = " and ".join(f"{name}={wanted[name]}" for name in told) or "nothing"
-        raise UserError(f"Say one of table=1 to 11, figure=2, 3 or icl, and report=true; here it is {said}.")
+    given = [name for name, value in wanted.items() if value is not None]
+    if len(given) != 1:
+        listing = " and ".join(f"{name}={wanted[name]}" for name in given) or "nothing"
+        raise UserError(f"Say one of table=1 to 11, figure=2, 3 or icl, and report=true; here it is {listing}.")
     for flag in ("report", "texts", "json"):
         if not isinstance(config[flag], bool):
             raise UserError(f"{flag}={config[flag]!r} is neither true nor false.")
     make: dict[str, Callable[[DictConfig], Table | Figure | list[Spread] | Path]] = {
         "table": _table, "figure": _figure, "report": _report
     }  # fmt: skip
-    return make[told[0]](config)
+    return make[given[0]](config)
 
 
 def finished_runs(runs: Path) -> list[RunRecord]:
-    """The records of all finished runs in a folder; raises UserError where there is none."""
+    """The records of all finished runs in a folder; raises UserError if there are none."""
     return [run.record for run in load_runs(runs)]
 
 
 def _table(config: DictConfig) -> Table:
     if str(config.table) not in specs()["tables"]:
-        raise unknown("table", config.table, specs()["tables"], "table=")
+        raise unknown_value_error("table", config.table, specs()["tables"], "table=")
     table = make_table(str(config.table), finished_runs(Path(config.runs)), config.of_model)
     print(json.dumps(asdict(table), indent=1, ensure_ascii=False) if config.json else as_markdown(table))
     if config.output is not None:
-        for ending, render in ENDINGS.items():
+        for ending, render in RENDERERS.items():
             write_atomically(Path(config.output) / f"table_{table.number}.{ending}", render(table))
-        _say_written(config, f"table_{table.number}.{{{','.join(ENDINGS)}}}")
+        _print_written(config, f"table_{table.number}.{{{','.join(RENDERERS)}}}")
     return table
 
 
 def _figure(config: DictConfig) -> Figure | list[Spread]:
     number = str(config.figure)
     if number not in specs()["figures"]:
-        raise unknown("figure", number, specs()["figures"], "figure=")
+        raise unknown_value_error("figure", number, specs()["figures"], "figure=")
     records = finished_runs(Path(config.runs))
     if number == "icl":
         return _spread_figure(config, records)
@@ -87,42 +87,42 @@ def _spread_figure(config: DictConfig, records: list[RunRecord]) -> list[Spread]
     if config.json:
         print(json.dumps([asdict(spread) for spread in found], indent=1, ensure_ascii=False))
     else:
-        print(_aligned([list(COLUMNS), *spread_rows(found, "–")]))
+        print(_align_columns([list(COLUMNS), *spread_rows(found, "–")]))
     if config.output is not None:
         from tfew.paper.drawing import draw_spreads
-        from tfew.paper.pictures import chances
+        from tfew.paper.pictures import chance_by_dataset
 
-        drawing = draw_spreads(found, chances(records), specs()["figures"]["icl"]["title"])
+        drawing = draw_spreads(found, chance_by_dataset(records), specs()["figures"]["icl"]["title"])
         _write_figure(config, "icl", drawing, spread_csv(found))
     return found
 
 
 def _write_figure(config: DictConfig, number: str, drawing: "Drawing", points: str) -> None:
-    from tfew.comparison.plots import PDF, PNG, rendered
+    from tfew.comparison.plots import PDF, PNG, figure_bytes
 
     folder = Path(config.output)
     for form in (PNG, PDF):
-        write_bytes_atomically(folder / f"figure_{number}.{form}", rendered(drawing, form))
+        write_bytes_atomically(folder / f"figure_{number}.{form}", figure_bytes(drawing, form))
     write_atomically(folder / f"figure_{number}.csv", points)
-    _say_written(config, f"figure_{number}.{{png,pdf,csv}}")
+    _print_written(config, f"figure_{number}.{{png,pdf,csv}}")
 
 
-def _say_written(config: DictConfig, files: str) -> None:
+def _print_written(config: DictConfig, files: str) -> None:
     print(f"written: {config.output}/{files}", file=sys.stderr if config.json else sys.stdout)
 
 
 def _points_as_text(figure: Figure) -> str:
-    ours = len(figure.of(True))
+    ours = len(figure.points_of(True))
     lines = [f"Figure {figure.number}: {figure.title}"]
     lines += [f"{len(figure.points) - ours} points of the paper, {ours} of ours ({figure.model})\n"]
     rows = [["", "from", figure.x_label.partition(" (")[0], "accuracy", "runs"]]
     for point in figure.points:
         source, runs = ("ours", str(point.runs)) if point.ours else ("paper", "")
         rows.append([point.name, source, f"{point.x:.4g}", f"{point.accuracy:.1f}", runs])
-    return "\n".join([*lines, _aligned(rows), *(f"Note: {note}" for note in figure.notes)])
+    return "\n".join([*lines, _align_columns(rows), *(f"Note: {note}" for note in figure.notes)])
 
 
-def _aligned(rows: list[list[str]]) -> str:
+def _align_columns(rows: list[list[str]]) -> str:
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]).rstrip() for row in rows]
     return "\n".join(lines) + "\n"
@@ -135,7 +135,7 @@ def _report(config: DictConfig) -> Path:
     if config.of_model is not None:
         known = {run.record.model for run in runs}
         if config.of_model not in known:
-            raise unknown("model", config.of_model, sorted(known), "of_model=")
+            raise unknown_value_error("model", config.of_model, sorted(known), "of_model=")
         runs = [run for run in runs if run.record.model == config.of_model]
     path = Path(config.output if config.output is not None else config.runs) / REPORT_FILE
     write_atomically(path, make_report(runs, quote=config.texts))

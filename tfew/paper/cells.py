@@ -1,6 +1,6 @@
-"""One cell of a table: ours from the runs behind it, the paper's number, and the difference. In percent.
+"""One cell of a table: ours, from runs, the paper's number, and the difference. In percent.
 
-A cell is the median over all runs' few-shot seeds and all templates together, its bracket the interquartile range of
+A cell is the median over few-shot seeds and templates together; the number in brackets is the interquartile range of
 the same numbers (section 3.1; numpy's percentiles, as the official `get_result_table.py`). A row's average is the mean
 of its medians, and missing as long as one of them is.
 """
@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from tfew.errors import UserError
-from tfew.paper.reference import AVERAGE, printed
+from tfew.paper.reference import AVERAGE, printed_accuracies
 from tfew.runs.records import RunRecord
 
 ACCURACY = "accuracy"
@@ -20,7 +20,7 @@ ACCURACY = "accuracy"
 
 @dataclass(frozen=True)
 class Cell:
-    """None where there is no number; `runs` are those behind ours, none for what a formula says."""
+    """None for missing numbers; `runs`: how many ours is made from, 0 for costs by formula."""
 
     runs: int
     ours: float | None
@@ -34,9 +34,9 @@ class Cell:
 
 
 def template_scores(record: RunRecord, metric: str = ACCURACY) -> dict[str, float]:
-    """Percent by template. `metric` where the record has it, of each template or of the run as a whole; else accuracy.
+    """Percent by template: `metric` if the record has it, per template or for the whole run; else accuracy.
 
-    Empty where nothing was scored: no labels, or in a mixture, which has no templates of its own.
+    Empty if nothing was scored: without labels, or in a mixture, which has no templates of its own.
     """
     templates = record.metrics.get("templates", {})
     each = bool(templates) and all(metric in scores for scores in templates.values())
@@ -59,8 +59,8 @@ def median_and_iqr(values: Sequence[float]) -> tuple[float, float]:
 
 
 def make_cell(number: str, row: str, column: str, records: Sequence[RunRecord], metric: str = ACCURACY) -> Cell:
-    """The cell of all these runs, which are of one data set; raises UserError where they do not belong together."""
-    paper, paper_iqr = printed().get((number, row, column), (None, None))
+    """The cell of these runs on one data set; raises UserError if they do not belong in one cell."""
+    paper, paper_iqr = printed_accuracies().get((number, row, column), (None, None))
     _check_one_cell(records)
     values = [value for record in records for value in template_scores(record, metric).values()]
     if not values:
@@ -70,8 +70,8 @@ def make_cell(number: str, row: str, column: str, records: Sequence[RunRecord], 
 
 
 def make_average(printed_in: str | None, row: str, cells: Mapping[str, Cell]) -> Cell:
-    """`printed_in` is the table that prints the averages, None where there is nothing to compare with."""
-    paper = printed().get((printed_in, row, AVERAGE), (None, None))[0] if printed_in else None
+    """`printed_in`: the paper's table with the averages, None if there is nothing to compare with."""
+    paper = printed_accuracies().get((printed_in, row, AVERAGE), (None, None))[0] if printed_in else None
     ours = [cell.ours for cell in cells.values()]
     known = [value for value in ours if value is not None]
     mean = sum(known) / len(known) if known and len(known) == len(ours) else None
@@ -79,27 +79,27 @@ def make_average(printed_in: str | None, row: str, cells: Mapping[str, Cell]) ->
 
 
 def _check_one_cell(records: Sequence[RunRecord]) -> None:
-    """Of two runs of one seed neither may be preferred; nor may orders of shots pass for seeds of shots."""
+    """Raises UserError for two runs of one few-shot seed, and for runs that differ in the order of shots instead."""
     by_seed: dict[int, str] = {}
     for record in records:
         if (other := by_seed.setdefault(record.few_shot_seed, record.name)) != record.name:
-            raise _two_of_one(f"the few-shot seed {record.few_shot_seed}", other, record.name)
+            raise _conflict_error(f"the few-shot seed {record.few_shot_seed}", other, record.name)
     orders = {record.name: order_seed(record) for record in records}
     if len(set(orders.values())) > 1 and any(order_seed(record) != record.few_shot_seed for record in records):
         first, *others = orders
         other = next(name for name in others if orders[name] != orders[first])
-        raise _two_of_one(
+        raise _conflict_error(
             f"different orders of their shots (order_seed {orders[first]}, {orders[other]})", first, other
         )
 
 
 def order_seed(record: RunRecord) -> int | None:
-    """What the order of the shots in a context was drawn with; None where there is no context."""
+    """The seed of the order of in-context shots; None without a context."""
     settings = record.config.get("icl") or {}
     return settings.get("order_seed") if settings.get("mode") not in (None, "none") else None
 
 
-def _two_of_one(what: str, first: str, second: str) -> UserError:
+def _conflict_error(what: str, first: str, second: str) -> UserError:
     return UserError(
         f"Two runs of one cell have {what}: {first} and {second}."
         " Put the runs of one comparison into a folder of their own and name it (runs=)."

@@ -6,15 +6,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import fmean, median
 
-WINDOWS = 40  # points of a curve
-LEAST = 1e-6  # of a loss that is shown on a log scale
-LOSSES = ("lm_loss", "loss")  # what is the same quantity under every loss, else the sum that was minimised
+MAX_POINTS = 40  # of a curve
+MIN_LOSS = 1e-6  # on the log scale
+LOSSES = ("lm_loss", "loss")  # the first is comparable between losses, the second is the minimised sum
 
 Curve = list[tuple[float, float]]
 
 
 def read_curve(path: Path) -> Curve:
-    """(Mean step, mean loss) of consecutive parts of the run; empty where there is no such file or nothing in it."""
+    """(Mean step, mean loss) of consecutive parts of the run; empty if the file is missing or has no such column."""
     try:
         with path.open(encoding="utf-8", newline="") as file:
             rows = csv.DictReader(file)
@@ -22,14 +22,14 @@ def read_curve(path: Path) -> Curve:
             points = [(float(row["step"]), float(row[name])) for row in rows if name and row[name]]
     except (OSError, ValueError, KeyError, TypeError, csv.Error):
         return []
-    points = [(step, max(loss, LEAST)) for step, loss in points if math.isfinite(loss)]
-    size = max(1, -(-len(points) // WINDOWS))
+    points = [(step, max(loss, MIN_LOSS)) for step, loss in points if math.isfinite(loss)]
+    size = max(1, -(-len(points) // MAX_POINTS))
     parts = [points[start : start + size] for start in range(0, len(points), size)]
     return [(fmean(step for step, _ in part), fmean(loss for _, loss in part)) for part in parts]
 
 
 def median_curve(curves: Sequence[Curve]) -> tuple[list[float], list[float]]:
-    """Steps and losses, the median over the runs that have the step."""
+    """Steps, and the median loss over the runs that have the step."""
     by_step: dict[float, list[float]] = {}
     for curve in curves:
         for step, loss in curve:

@@ -1,6 +1,6 @@
-"""Figures 2 and 3 as points: each method's average accuracy over what it trains, or over what it costs to use.
+"""Figures 2 and 3 as points: each method's average accuracy over its trained parameters, or over its inference cost.
 
-The paper's points are its printed tables', ours are made of records; neither reads the other's.
+The paper's points come from its printed tables only, ours from records only.
 """
 
 import csv
@@ -9,14 +9,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import mean, median
 
-from tfew.errors import unknown
+from tfew.errors import unknown_value_error
 from tfew.paper.cells import Cell
-from tfew.paper.reference import AVERAGE, printed, specs
+from tfew.paper.reference import AVERAGE, printed_accuracies, specs
 from tfew.paper.table import Table, make_table, runs_by_row
 from tfew.paper.table_1 import table_1
 from tfew.runs.records import RunRecord
 
-EVERYTHING = 99.0  # percent of the model from which on a method trains all of it
+FULL_MODEL_PERCENT = 99.0  # a method that trains at least this share counts as training the whole model
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class Point:
 
 @dataclass(frozen=True)
 class Figure:
-    """`model` is whose runs ours are; `same_data`: whether that is the paper's, so that points can be compared."""
+    """`model`: of our runs; `same_data`: whether it is the paper's, so that points can be compared."""
 
     number: str
     title: str
@@ -42,15 +42,15 @@ class Figure:
     points: tuple[Point, ...]
     notes: tuple[str, ...]
 
-    def of(self, ours: bool) -> list[Point]:
+    def points_of(self, ours: bool) -> list[Point]:
         return [point for point in self.points if point.ours == ours]
 
 
 def make_figure(number: str, records: Sequence[RunRecord], model: str | None = None) -> Figure:
-    """Figure "2" or "3"; a row of ours has a point as soon as all its data sets have runs, else a note says it."""
+    """Figure "2" or "3"; our rows have a point if all their data sets have runs, else a note."""
     made = {"2": _figure_2, "3": _figure_3}
     if number not in made:
-        raise unknown("figure", number, specs()["figures"], "figure=")
+        raise unknown_value_error("figure", number, specs()["figures"], "figure=")
     return made[number](number, records, model)
 
 
@@ -67,7 +67,7 @@ def _figure_2(number: str, records: Sequence[RunRecord], model: str | None) -> F
         if cell.ours is not None and updated:
             points.append(Point(row, True, median(updated), cell.ours, cell.runs))
     shares = "The paper's shares are its parameter counts over T0-3B's 2.85 billion, its averages means of its cells."
-    stores = [note for row, found in runs.items() if (note := _trains_more(row, found))]
+    stores = [note for row, found in runs.items() if (note := _training_note(row, found))]
     x_label = "parameters updated (% of the model, log scale)"
     return _figure(number, table, x_label, points, [shares, *stores])
 
@@ -89,25 +89,29 @@ def _figure_3(number: str, records: Sequence[RunRecord], model: str | None) -> F
 
 
 def _figure(number: str, table: Table, x_label: str, points: Sequence[Point], notes: Sequence[str]) -> Figure:
-    missing = [note for row, cells in table.cells.items() if (note := _incomplete(row, table, cells))]
+    missing = [note for row, cells in table.cells.items() if (note := _missing_runs_note(row, table, cells))]
     spec = specs()["figures"][number]
     same = table.model == specs()["tables"][spec["of"]]["model"]
     return Figure(number, spec["title"], x_label, table.model, same, tuple(points), (*notes, *missing))
 
 
 def _printed_row(table: str, row: str) -> list[float]:
-    return [value for (of, name, column), (value, _) in printed().items() if (of, name) == (table, row) and column]
+    return [
+        value
+        for (of, name, column), (value, _) in printed_accuracies().items()
+        if (of, name) == (table, row) and column
+    ]
 
 
-def _incomplete(row: str, table: Table, cells: dict[str, Cell]) -> str | None:
+def _missing_runs_note(row: str, table: Table, cells: dict[str, Cell]) -> str | None:
     with_runs = [column for column in table.columns if cells[column].ours is not None]
     if not with_runs or len(with_runs) == len(table.columns):
         return None
     return f"No point of ours for {row}: {len(with_runs)} of {len(table.columns)} data sets have runs."
 
 
-def _trains_more(row: str, runs: Sequence[RunRecord]) -> str | None:
-    """Prefix tuning trains a network that makes the prefixes, and keeps these alone; the paper counts what is kept."""
+def _training_note(row: str, runs: Sequence[RunRecord]) -> str | None:
+    """Prefix tuning trains a network that makes the prefixes, and keeps only these; the paper counts these."""
     counts = [(run.parameters.get("trained", 0), run.parameters.get("trainable", 0)) for run in runs]
     trained, kept = max(counts, default=(0, 0))
     return f"{row} trains {trained:,} numbers here and keeps {kept:,}." if kept and trained > kept else None

@@ -1,24 +1,24 @@
-"""Counted answers (`tfew.paper.answers`) as the report shows them: confusions, and the hardest rows with texts."""
+"""The report's confusion matrices and hardest rows with their texts, from counted answers (`tfew.paper.answers`)."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tfew.paper.answers import Answers, RowTally, Sample
+from tfew.paper.answers import Answers, RowTally, WrongAnswer
 from tfew.paper.runs import Run
-from tfew.paper.texts import prompts_of
+from tfew.paper.texts import render_prompts
 from tfew.schema import Prompt
 
-MOST_CLASSES = 12  # of a matrix that can be read; of more, the commonest mistakes are listed
-MOST_PAIRS = 10
-MOST_ROWS = 5
-MOST_CHARACTERS = 1200
+MAX_CLASSES = 12  # of a readable matrix; for more, the most common mistakes are listed
+MAX_PAIRS = 10
+MAX_ROWS = 5
+MAX_CHARACTERS = 1200
 
 
 @dataclass(frozen=True)
 class Confusion:
-    """`counts[right][answered]`; with many classes none, and `pairs` are the commonest (right, answered, count)."""
+    """`counts[right][answered]`; for many classes empty, and `pairs` are the most common (right, answered, count)."""
 
     variant: str
     classes: tuple[str, ...]
@@ -29,7 +29,7 @@ class Confusion:
 
 
 @dataclass(frozen=True)
-class ShownChoice:
+class ChoiceResult:
     text: str | None
     score: float
     right: bool
@@ -38,17 +38,17 @@ class ShownChoice:
 
 @dataclass(frozen=True)
 class HardRow:
-    """A row, how often it was answered wrong, and the most confident wrong answer; `text` None where it is not shown.
+    """A row, its counts, and its most confident wrong answer; `text` None: not available or not wanted.
 
-    `left_out` counts characters that were cut from it.
+    `left_out`: characters that were truncated from `text`.
     """
 
     idx: int
     tally: RowTally
-    sample: Sample
+    sample: WrongAnswer
     text: str | None
     left_out: int
-    choices: tuple[ShownChoice, ...]
+    choices: tuple[ChoiceResult, ...]
 
 
 def confusions(answers: Answers, runs: Sequence[Run]) -> dict[str, list[Confusion]]:
@@ -60,15 +60,15 @@ def confusions(answers: Answers, runs: Sequence[Run]) -> dict[str, list[Confusio
 
 
 def hardest_rows(answers: Answers, runs: Sequence[Run], quote: bool) -> dict[str, list[HardRow]]:
-    """By data set; texts only where `quote`, and only those whose choices and label are the ones that were ranked."""
+    """By data set; with texts if `quote`, and if their choices and label are still those that were ranked."""
     by_name = {run.record.name: run.record for run in runs}
     shown = {}
     for dataset in sorted(answers.rows):
-        found = [(idx, row, row.worst) for idx, row in answers.hardest(dataset, MOST_ROWS) if row.worst is not None]
+        found = [(idx, row, row.worst) for idx, row in answers.hardest(dataset, MAX_ROWS) if row.worst is not None]
         if not found:
             continue
         wanted = [(idx, sample.template) for idx, _, sample in found]
-        prompts = prompts_of(by_name[found[0][2].run], dataset, wanted) if quote else {}
+        prompts = render_prompts(by_name[found[0][2].run], dataset, wanted) if quote else {}
         shown[dataset] = [
             _hard_row(idx, row, sample, prompts.get((idx, sample.template))) for idx, row, sample in found
         ]
@@ -78,20 +78,20 @@ def hardest_rows(answers: Answers, runs: Sequence[Run], quote: bool) -> dict[str
 def _confusion(variant: str, counts: Counter[tuple[int, int]], names: Sequence[str]) -> Confusion:
     count = 1 + max(max(pair) for pair in counts)
     classes = [names[place] if place < len(names) else f"choice {place + 1}" for place in range(count)]
-    few = count <= MOST_CLASSES
+    few = count <= MAX_CLASSES
     wrong = [(pair, number) for pair, number in counts.most_common() if pair[0] != pair[1]]
     return Confusion(
         variant,
         tuple(classes),
         tuple(tuple(counts[right, answered] for answered in range(count)) for right in range(count)) if few else (),
-        () if few else tuple((classes[pair[0]], classes[pair[1]], number) for pair, number in wrong[:MOST_PAIRS]),
+        () if few else tuple((classes[pair[0]], classes[pair[1]], number) for pair, number in wrong[:MAX_PAIRS]),
         counts.total(),
         sum(number for (right, answered), number in counts.items() if right == answered),
     )
 
 
 def _class_names(dataset: str, runs: Sequence[Run]) -> list[str]:
-    """The data set's labels, where it has any: a class is a place among a template's choices, which follow them."""
+    """The data set's labels, if it has any: templates list their choices in the labels' order."""
     for run in runs:
         described = run.record.config.get("dataset") or {}
         if run.record.dataset == dataset:
@@ -106,15 +106,15 @@ def _label_names(described: Mapping[str, Any]) -> list[str]:
     return [str(name[0] if isinstance(name, list) and name else name) for name in names]
 
 
-def _hard_row(idx: int, row: RowTally, sample: Sample, prompt: Prompt | None) -> HardRow:
+def _hard_row(idx: int, row: RowTally, sample: WrongAnswer, prompt: Prompt | None) -> HardRow:
     if prompt is not None and (len(prompt.choices) != len(sample.scores) or prompt.label != sample.label):
-        prompt = None  # the data is not what it was
+        prompt = None  # the data has changed since the run
     choices = tuple(
-        ShownChoice(prompt.choices[place] if prompt else None, score, place == sample.label, place == sample.predicted)
+        ChoiceResult(prompt.choices[place] if prompt else None, score, place == sample.label, place == sample.predicted)
         for place, score in enumerate(sample.scores)
     )
-    if len(choices) > MOST_CLASSES:
+    if len(choices) > MAX_CLASSES:
         choices = tuple(choice for choice in choices if choice.right or choice.answered)
     text = prompt.input if prompt else None
-    left_out = max(0, len(text) - MOST_CHARACTERS) if text else 0
-    return HardRow(idx, row, sample, text[:MOST_CHARACTERS] if text else None, left_out, choices)
+    left_out = max(0, len(text) - MAX_CHARACTERS) if text else 0
+    return HardRow(idx, row, sample, text[:MAX_CHARACTERS] if text else None, left_out, choices)

@@ -1,4 +1,4 @@
-"""The report's beginning: what the runs are, and grids of accuracy by data set or template and by variant."""
+"""The report's first part: facts on the runs, and grids of accuracy by data set or template and by variant."""
 
 import math
 from collections import defaultdict
@@ -8,12 +8,12 @@ from datetime import UTC, datetime
 
 from tfew.paper.cells import median_and_iqr, template_scores
 from tfew.paper.runs import Run
-from tfew.runs.records import RECORD_FILE, RunRecord
+from tfew.runs.records import RECORD_FILE, RunRecord, short_commit
 
 
 @dataclass(frozen=True)
 class GridCell:
-    """`shade` is 0 to 1 from the lowest to the highest value of the grid, None where nothing is shaded."""
+    """`shade`: 0 to 1 from the lowest to the highest value of the grid, None for no shading."""
 
     text: str
     shade: float | None = None
@@ -22,7 +22,7 @@ class GridCell:
 
 @dataclass(frozen=True)
 class Grid:
-    """`rows` by name; `last_is_spread`: the last one says how far apart the others are."""
+    """`rows`: names and cells; `last_is_spread`: the last row is the range of the others."""
 
     heads: tuple[str, ...]
     rows: tuple[tuple[str, tuple[GridCell, ...]], ...]
@@ -30,7 +30,7 @@ class Grid:
 
 
 def run_scores(record: RunRecord) -> list[float]:
-    """Percent: each template's accuracy, or of a mixture the run's own; empty where nothing was ranked."""
+    """Percent: each template's accuracy, or for a mixture the run's; empty if nothing was ranked."""
     if scores := list(template_scores(record).values()):
         return scores
     accuracy = record.metrics.get("accuracy")
@@ -38,7 +38,7 @@ def run_scores(record: RunRecord) -> list[float]:
 
 
 def accuracy_grid(records: Sequence[RunRecord], names: Mapping[str, str]) -> Grid:
-    """Chance, then a line per variant; by data set the median (IQR) over seeds and templates, and [runs]."""
+    """Chance, then a line per variant: per data set the median (IQR) over seeds and templates, and [runs]."""
     ranked = [record for record in records if run_scores(record)]
     datasets = sorted({record.dataset for record in ranked})
     groups: dict[tuple[str, str], list[RunRecord]] = defaultdict(list)
@@ -60,7 +60,7 @@ def accuracy_grid(records: Sequence[RunRecord], names: Mapping[str, str]) -> Gri
 
 
 def template_grids(records: Sequence[RunRecord], names: Mapping[str, str]) -> dict[str, Grid]:
-    """By data set: templates x variants, each cell the median over runs; last how far apart the templates are."""
+    """By data set: templates x variants, each cell the median over runs; the last row is the range over templates."""
     found: dict[str, dict[str, dict[str, list[float]]]] = defaultdict(lambda: defaultdict(lambda: defaultdict(list)))
     for record in records:
         for template, score in template_scores(record).items():
@@ -74,7 +74,7 @@ def _template_grid(templates: Mapping[str, Mapping[str, Sequence[float]]]) -> Gr
         name: {group: median_and_iqr(by_group[group])[0] for group in groups if by_group.get(group)}
         for name, by_group in templates.items()
     }
-    low, high = _ends(value for row in medians.values() for value in row.values())
+    low, high = _min_max(value for row in medians.values() for value in row.values())
     rows = [
         (
             name,
@@ -87,13 +87,13 @@ def _template_grid(templates: Mapping[str, Mapping[str, Sequence[float]]]) -> Gr
         )
         for name, row in medians.items()
     ]
-    ends = [_ends(row[group] for row in medians.values() if group in row) for group in groups]
+    ends = [_min_max(row[group] for row in medians.values() if group in row) for group in groups]
     rows.append(("highest minus lowest", tuple(GridCell(f"{top - bottom:.1f}") for bottom, top in ends)))
     return Grid(tuple(groups), tuple(rows), last_is_spread=True)
 
 
 def facts(runs: Sequence[Run]) -> list[tuple[str, str]]:
-    """What the set of runs consists of, in words."""
+    """(Name, value) pairs that summarise the runs."""
     records = [run.record for run in runs]
     times = [datetime.fromtimestamp((run.folder / RECORD_FILE).stat().st_mtime, UTC) for run in runs]
     first, last = (f"{time:%Y-%m-%d %H:%M} UTC" for time in (min(times), max(times)))
@@ -105,16 +105,16 @@ def facts(runs: Sequence[Run]) -> list[tuple[str, str]]:
         if library in r.versions
     }
     return [
-        ("models", _listed(r.model for r in records)),
-        ("methods", _listed(r.method for r in records)),
-        ("losses", _listed(r.loss for r in records if r.command == "train")),
-        ("data sets", _listed(r.dataset for r in records)),
+        ("models", _distinct(r.model for r in records)),
+        ("methods", _distinct(r.method for r in records)),
+        ("losses", _distinct(r.loss for r in records if r.command == "train")),
+        ("data sets", _distinct(r.dataset for r in records)),
         ("few-shot seeds", ", ".join(map(str, sorted({r.few_shot_seed for r in records})))),
         ("finished", first if first == last else f"{first} to {last} (by the times of the files)"),
         ("time", f"{duration(trained)} of training, {duration(ranked)} of ranking"),
         ("peak memory", f"{max(r.peak_memory_bytes for r in records) / 1e9:.1f} GB"),
-        ("code", _listed(_short(r.git_commit or "unknown") for r in records)),
-        ("libraries", _listed(libraries)),
+        ("code", _distinct(short_commit(r.git_commit or "unknown") for r in records)),
+        ("libraries", _distinct(libraries)),
     ]
 
 
@@ -124,16 +124,10 @@ def duration(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def _short(commit: str) -> str:
-    """Twelve digits; "+changes" of a working tree that was not clean stays to be seen."""
-    digits, plus, changes = commit.partition("+")
-    return digits[:12] + plus + changes
-
-
-def _listed(values: Iterable[str]) -> str:
+def _distinct(values: Iterable[str]) -> str:
     return ", ".join(sorted(set(values))) or "none"
 
 
-def _ends(values: Iterable[float]) -> tuple[float, float]:
+def _min_max(values: Iterable[float]) -> tuple[float, float]:
     found = list(values)
     return min(found), max(found)

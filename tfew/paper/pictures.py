@@ -1,4 +1,4 @@
-"""The report's pictures: first what there is to draw, then each drawn in turn, under one bar."""
+"""The report's pictures: drawing jobs, which `draw_all` runs under one progress bar."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from tfew.errors import UserError
 from tfew.paper.curves import Curve, median_curve
 from tfew.paper.figures import make_figure
 from tfew.paper.reference import specs
-from tfew.paper.spread import Spread, scores_of, spreads
+from tfew.paper.spread import Spread, collect_scores, spreads
 from tfew.paper.svg import inline_svg
 from tfew.runs.records import RunRecord
 
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class ToDraw:
-    """`caption` is also what it shows in words, for who cannot see it."""
+class DrawingJob:
+    """`caption` is also the alternative text."""
 
     draw: Callable[[], "Drawing"]
     caption: str
@@ -31,15 +31,15 @@ class ToDraw:
 
 @dataclass(frozen=True)
 class Picture:
-    """`svg` is markup of the project's own making."""
+    """`svg`: markup that is safe to insert unescaped."""
 
     svg: Markup
     caption: str
     notes: tuple[str, ...]
 
 
-def draw_all(parts: Mapping[str, Sequence[ToDraw]]) -> dict[str, list[Picture]]:
-    """The pictures of each part of the page, by its name."""
+def draw_all(parts: Mapping[str, Sequence[DrawingJob]]) -> dict[str, list[Picture]]:
+    """The pictures of each part of the page, by the part's name."""
     drawn: dict[str, list[Picture]] = {part: [] for part in parts}
     jobs = [(part, job) for part, found in parts.items() for job in found]
     for place, (part, job) in enumerate(tqdm(jobs, desc="Drawing", unit="picture", leave=False, mininterval=0.5)):
@@ -48,25 +48,25 @@ def draw_all(parts: Mapping[str, Sequence[ToDraw]]) -> dict[str, list[Picture]]:
     return drawn
 
 
-def strips(records: Sequence[RunRecord], names: Mapping[str, str]) -> list[ToDraw]:
+def accuracy_strips(records: Sequence[RunRecord], names: Mapping[str, str]) -> list[DrawingJob]:
     """By data set: the accuracy of every template and run, a line per variant."""
     from tfew.paper.drawing import draw_spreads
 
     order = list(dict.fromkeys(names.values()))
-    found = spreads(scores_of(sorted(records, key=lambda r: (r.dataset, order.index(names[r.name]))), names))
+    found = spreads(collect_scores(sorted(records, key=lambda r: (r.dataset, order.index(names[r.name]))), names))
     by_dataset: dict[str, list[Spread]] = {}
     for spread in found:
         by_dataset.setdefault(spread.dataset, []).append(spread)
     return [
-        ToDraw(
-            partial(draw_spreads, panel, chances(records), groups=order),
+        DrawingJob(
+            partial(draw_spreads, panel, chance_by_dataset(records), groups=order),
             f"Accuracy on {dataset} of every template and run",
         )
         for dataset, panel in by_dataset.items()
     ]
 
 
-def training(curves: Mapping[str, Mapping[str, Sequence[Curve]]], names: Mapping[str, str]) -> list[ToDraw]:
+def training_curves(curves: Mapping[str, Mapping[str, Sequence[Curve]]], names: Mapping[str, str]) -> list[DrawingJob]:
     """By data set: the loss over training, a line per variant."""
     from tfew.paper.drawing import draw_curves
 
@@ -76,11 +76,11 @@ def training(curves: Mapping[str, Mapping[str, Sequence[Curve]]], names: Mapping
         lines = {variant: median_curve(curves) for variant, curves in by_variant.items()}
         count = sum(map(len, by_variant.values()))
         draw = partial(draw_curves, dataset, lines, "loss of the right answers", order)
-        found.append(ToDraw(draw, f"Training loss on {dataset}, {count} runs"))
+        found.append(DrawingJob(draw, f"Training loss on {dataset}, {count} runs"))
     return found
 
 
-def papers_figures(records: Sequence[RunRecord]) -> list[ToDraw]:
+def paper_figures(records: Sequence[RunRecord]) -> list[DrawingJob]:
     """Figures 2 and 3 of each model that has a point in them."""
     from tfew.paper.drawing import draw_points
 
@@ -90,21 +90,22 @@ def papers_figures(records: Sequence[RunRecord]) -> list[ToDraw]:
             try:
                 figure = make_figure(number, records, model)
             except UserError:
-                continue  # said among the tables, which it is made of
-            if ours := figure.of(True):
-                caption = f"Figure {number}: points of {model} ({len(ours)}) and of the paper ({len(figure.of(False))})"
-                found.append(ToDraw(partial(draw_points, figure), caption, figure.notes))
+                continue  # reported with the tables that it is made from
+            if ours := figure.points_of(True):
+                papers = len(figure.points_of(False))
+                caption = f"Figure {number}: points of {model} ({len(ours)}) and of the paper ({papers})"
+                found.append(DrawingJob(partial(draw_points, figure), caption, figure.notes))
     return found
 
 
-def in_context(found: Sequence[Spread], records: Sequence[RunRecord]) -> list[ToDraw]:
-    """One picture, or none where there is nothing to show."""
+def in_context_spread(found: Sequence[Spread], records: Sequence[RunRecord]) -> list[DrawingJob]:
+    """One picture, or none without scores."""
     from tfew.paper.drawing import draw_spreads
 
     title = str(specs()["figures"]["icl"]["title"])
-    return [ToDraw(partial(draw_spreads, found, chances(records)), title)] if found else []
+    return [DrawingJob(partial(draw_spreads, found, chance_by_dataset(records)), title)] if found else []
 
 
-def chances(records: Sequence[RunRecord]) -> dict[str, float]:
+def chance_by_dataset(records: Sequence[RunRecord]) -> dict[str, float]:
     """Percent by data set."""
     return {record.dataset: 100 * record.metrics["chance"] for record in records if "chance" in record.metrics}

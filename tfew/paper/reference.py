@@ -8,12 +8,12 @@ from typing import Any
 import yaml
 
 AVERAGE = "average"
-REFERENCE = Path(__file__).with_name("reference.csv")  # percent as printed, one line a cell (arXiv 2205.05638v2)
+REFERENCE = Path(__file__).with_name("reference.csv")  # percent as printed, one line per cell (arXiv 2205.05638v2)
 TABLES = Path(__file__).with_name("tables.yaml")
 
 
 @cache
-def printed() -> dict[tuple[str, str, str], tuple[float, float | None]]:
+def printed_accuracies() -> dict[tuple[str, str, str], tuple[float, float | None]]:
     """(table, row, column) to accuracy and interquartile range; the column of a row's average is `AVERAGE`."""
     with REFERENCE.open(encoding="utf-8", newline="") as file:
         return {
@@ -27,6 +27,6 @@ def printed() -> dict[tuple[str, str, str], tuple[float, float | None]]:
 
 @cache
 def specs() -> dict[str, Any]:
-    """Which runs belong to which row of the paper's tables and figures, and what to know of them."""
+    """Which runs belong to which row of the paper's tables and figures, and notes on them."""
     loaded: dict[str, Any] = yaml.safe_load(TABLES.read_text(encoding="utf-8"))
     return loaded

@@ -1,4 +1,4 @@
-"""Tables as text: Markdown to read, CSV to compute with, LaTeX to print."""
+"""Tables as Markdown, CSV and LaTeX."""
 
 import csv
 import io
@@ -22,7 +22,7 @@ HOW_TO_READ_COSTS = (
 
 
 def as_markdown(table: Table) -> str:
-    """Three lines a row: ours with its number of runs, the paper's, the difference; a dash where there is none."""
+    """Three lines per row: ours with the number of runs, the paper's, the difference; a dash for missing numbers."""
     columns = [*table.columns, AVERAGE]
     heads = " | ".join(_cell_text(head) for head in [*table.columns.values(), AVERAGE])
     lines = [
@@ -53,7 +53,7 @@ def as_csv(table: Table) -> str:
 
 
 def as_latex(table: Table) -> str:
-    """A tabular for booktabs: ours, and below it the paper's in brackets."""
+    """A booktabs tabular: ours, and below it the paper's in brackets."""
     columns = [*table.columns, AVERAGE]
     kinds = [table.kinds.get(column, ACCURACY) for column in columns]
     heads = " & ".join(head.translate(LATEX) for head in ["", *table.columns.values(), AVERAGE])
@@ -80,7 +80,7 @@ def paper(cell: Cell, kind: str = ACCURACY) -> str:
 
 
 def difference(cell: Cell, kind: str = ACCURACY) -> str:
-    """Points of percent; for costs, which are of any size, relative to the paper's."""
+    """Percentage points; for costs, relative to the paper's."""
     if cell.difference is None:
         return "–"
     if kind == ACCURACY:

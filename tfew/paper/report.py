@@ -1,7 +1,7 @@
-"""`report.html`: one page on a set of runs that needs no network and no script.
+"""`report.html`: one self-contained page on a set of runs, without scripts.
 
-What it shows is made in the files beside this one and put together here; `page.html` is what it looks like. Whatever
-comes from files is escaped: the page is made with autoescape, drawings are parsed as XML.
+The other modules of this package compute its content; `page.html` is its template. All text from files is escaped: the
+template is rendered with autoescape, drawings are parsed as XML.
 """
 
 from collections import defaultdict
@@ -13,7 +13,7 @@ from statistics import median
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from tqdm import tqdm
 
-from tfew.errors import UserError, some
+from tfew.errors import UserError, shorten_list
 from tfew.paper import pictures, render
 from tfew.paper.answers import Answers
 from tfew.paper.curves import Curve, read_curve
@@ -23,18 +23,18 @@ from tfew.paper.reference import AVERAGE, specs
 from tfew.paper.runs import Run
 from tfew.paper.spread import COLUMNS, Spread, in_context_scores, spread_rows, spreads
 from tfew.paper.table import Table, make_table
-from tfew.paper.variants import variants
+from tfew.paper.variants import variant_names
 from tfew.runs.records import RunRecord
 from tfew.runs.run_folder import METRICS_FILE, PREDICTIONS_FILE, check_recorded
 
 TEMPLATE = "page.html"
-OPEN_AT_ONCE = 6  # data sets; of more, their confusions and hardest rows are there to be unfolded
+OPEN_AT_ONCE = 6  # with more data sets, their confusions and hardest rows are collapsed
 Curves = dict[str, dict[str, list[Curve]]]  # by data set and variant
 
 
 @dataclass(frozen=True)
-class ShownTable:
-    """A table of the paper without the rows that have no run."""
+class ReportTable:
+    """A table of the paper; `rows` have runs, `left_out` have none."""
 
     table: Table
     rows: tuple[str, ...]
@@ -42,17 +42,17 @@ class ShownTable:
 
 
 def make_report(runs: Sequence[Run], quote: bool = True) -> str:
-    """The page as HTML; `quote`: whether rows of the data are shown as text."""
+    """The page as HTML; `quote`: whether it includes texts of the data."""
     records = [run.record for run in runs]
-    names = variants(records)
+    names = variant_names(records)
     answers, curves = _read_folders(runs, names)
     swings = _in_context(records)
     tables, problems = paper_tables(records)
     drawn = pictures.draw_all({
-        "strips": pictures.strips(records, names),
-        "figures": pictures.papers_figures(records),
-        "in_context": pictures.in_context(swings, records),
-        "curves": pictures.training(curves, names),
+        "strips": pictures.accuracy_strips(records, names),
+        "figures": pictures.paper_figures(records),
+        "in_context": pictures.in_context_spread(swings, records),
+        "curves": pictures.training_curves(curves, names),
     })  # fmt: skip
     return _template().render(
         runs=[(run.record, names[run.record.name], run_scores(run.record)) for run in runs],
@@ -65,7 +65,7 @@ def make_report(runs: Sequence[Run], quote: bool = True) -> str:
         templates=template_grids(records, names),
         confusions=confusions(answers, runs),
         hardest=hardest_rows(answers, runs, quote),
-        unread=_by_reason(answers.unread),
+        unreadable=_group_by_reason(answers.unreadable),
         answers=answers,
         quote=quote,
         open_at_once=OPEN_AT_ONCE,
@@ -86,8 +86,8 @@ def _template() -> Template:
     return environment.get_template(TEMPLATE)
 
 
-def paper_tables(records: Sequence[RunRecord]) -> tuple[list[ShownTable], list[str]]:
-    """The paper's tables that have a run behind them, of each model; and what kept others from being made."""
+def paper_tables(records: Sequence[RunRecord]) -> tuple[list[ReportTable], list[str]]:
+    """The paper's tables that have runs, for each model; and the errors of those that could not be made."""
     shown, problems = [], {}
     for model in sorted({record.model for record in records}):
         for number in specs()["tables"]:
@@ -99,7 +99,7 @@ def paper_tables(records: Sequence[RunRecord]) -> tuple[list[ShownTable], list[s
             with_runs = [name for name, row in table.cells.items() if any(cell.runs for cell in row.values())]
             if with_runs:
                 left_out = tuple(name for name in table.cells if name not in with_runs)
-                shown.append(ShownTable(table, tuple(with_runs), left_out))
+                shown.append(ReportTable(table, tuple(with_runs), left_out))
     return shown, list(problems.values())
 
 
@@ -108,11 +108,11 @@ def _read_folders(runs: Sequence[Run], names: Mapping[str, str]) -> tuple[Answer
     curves: Curves = defaultdict(lambda: defaultdict(list))
     for run in tqdm(runs, desc="Predictions", unit="run", leave=False, mininterval=0.5):
         name, predictions = run.record.name, run.folder / PREDICTIONS_FILE
-        if run.record.counts or predictions.is_file():  # a run that ranked nothing has none to miss
+        if run.record.counts or predictions.is_file():  # a run that ranked nothing has no predictions
             try:
                 check_recorded(run.record, run.folder, PREDICTIONS_FILE)
             except UserError as error:
-                answers.unread[name] = str(error)
+                answers.unreadable[name] = str(error)
             else:
                 answers.add(names[name], name, predictions)
         if curve := read_curve(run.folder / METRICS_FILE):
@@ -121,13 +121,13 @@ def _read_folders(runs: Sequence[Run], names: Mapping[str, str]) -> tuple[Answer
 
 
 def _in_context(records: Sequence[RunRecord]) -> list[Spread]:
-    """The spread of in-context learning beside the others', where there is any of it."""
+    """The spreads of in-context learning and other methods, if there are runs of in-context learning."""
     scores = in_context_scores(records)
     return spreads(scores) if any(score.order is not None for score in scores) else []
 
 
-def _by_reason(unread: Mapping[str, str]) -> list[tuple[str, str]]:
+def _group_by_reason(unreadable: Mapping[str, str]) -> list[tuple[str, str]]:
     reasons = defaultdict(list)
-    for run, why in unread.items():
+    for run, why in unreadable.items():
         reasons[why].append(run)
-    return [(why, some(found)) for why, found in reasons.items()]
+    return [(why, shorten_list(found)) for why, found in reasons.items()]

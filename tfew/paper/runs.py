@@ -1,4 +1,4 @@
-"""Finished runs of a folder: their records, and where each one's files lie."""
+"""Finished runs of a folder: their records and folders."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +16,7 @@ class Run:
 
 
 def load_runs(runs: Path) -> list[Run]:
-    """All finished runs right under `runs`; raises UserError where there is none."""
+    """All finished runs directly under `runs`; raises UserError if there are none."""
     folders = sorted(path.parent for path in runs.glob(f"*/{RECORD_FILE}"))
     if not folders:
         raise UserError(f"runs={runs} has no finished run: train some first, or say where they are.")

@@ -1,4 +1,4 @@
-"""How far accuracy swings with the wording, the order of shots and the seed: in-context learning beside (IA)^3."""
+"""How much accuracy varies with the template, the order of shots and the seed: in-context learning and (IA)^3."""
 
 import csv
 import io
@@ -9,15 +9,15 @@ from statistics import mean
 
 from tfew.paper.cells import median_and_iqr, order_seed, template_scores
 from tfew.paper.reference import specs
-from tfew.paper.variants import variants
+from tfew.paper.variants import variant_names
 from tfew.runs.records import RunRecord
 
 
 @dataclass(frozen=True)
 class Score:
-    """The accuracy, in percent, of one template in one run; `order` None where shots stand in no context.
+    """The accuracy, in percent, of one template in one run; `order` None without in-context shots.
 
-    An order is a seed, which also says which of the few-shot examples are taken where not all of them are.
+    An order is a seed, which also selects the shots if not all few-shot examples are used.
     """
 
     dataset: str
@@ -31,10 +31,10 @@ class Score:
 
 @dataclass(frozen=True)
 class Spread:
-    """All scores of one group on one data set, in percent, and by how much one thing alone moves them.
+    """All scores of one group on one data set, in percent, and how much each factor alone changes them.
 
-    A swing is the mean, over all settings of the two other things, of best minus worst where only this one changes;
-    None where it never does.
+    A swing is best minus worst when only this factor changes, averaged over all settings of the other two; None if it
+    never changes.
     """
 
     dataset: str
@@ -60,18 +60,18 @@ class Spread:
 
 
 def in_context_scores(records: Sequence[RunRecord], model: str | None = None) -> list[Score]:
-    """The scores that figure=icl shows, groups in its order; of all models, or of one."""
+    """The scores of figure=icl, with groups in its order; of all models, or of one."""
     shown = {method: name for name, method in specs()["figures"]["icl"]["methods"].items()}
     mine = [
         record
         for record in records
         if record.method in shown and record.config.get("adapter") is None and model in (None, record.model)
     ]
-    groups, order = variants(mine, shown), list(shown)
-    return scores_of(sorted(mine, key=lambda record: (record.dataset, order.index(record.method))), groups)
+    groups, order = variant_names(mine, shown), list(shown)
+    return collect_scores(sorted(mine, key=lambda record: (record.dataset, order.index(record.method))), groups)
 
 
-def scores_of(records: Sequence[RunRecord], groups: Mapping[str, str]) -> list[Score]:
+def collect_scores(records: Sequence[RunRecord], groups: Mapping[str, str]) -> list[Score]:
     return [
         Score(r.dataset, groups[r.name], template, r.few_shot_seed, order_seed(r), r.name, accuracy)
         for r in records

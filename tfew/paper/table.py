@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from tfew.errors import unknown
+from tfew.errors import unknown_value_error
 from tfew.paper.cells import ACCURACY, Cell, has_metric, make_average, make_cell, template_scores
 from tfew.paper.reference import AVERAGE, specs
 from tfew.paper.table_1 import table_1
@@ -16,9 +16,9 @@ COSTS = {"inference": "inference FLOPs", "training": "training FLOPs", "disk": "
 
 @dataclass(frozen=True)
 class Table:
-    """`cells[row][column]`, the last column the average; `columns` maps names of data sets to those that are shown.
+    """`cells[row][column]`, the last column the average; `columns` maps data sets to column titles.
 
-    `kinds` says which columns are no accuracies: FLOPS or BYTES.
+    `kinds`: the columns that are no accuracies, as FLOPS or BYTES.
     """
 
     number: str
@@ -35,13 +35,13 @@ class Table:
 
 
 def make_table(number: str, records: Sequence[RunRecord], model: str | None = None) -> Table:
-    """The paper's table `number` of runs of `model`, None: the paper's; raises UserError for a number there is not.
+    """The paper's table `number` from runs of `model` (None: the paper's model); raises UserError for unknown numbers.
 
-    Columns are the paper's data sets; with another model and none of these among its runs, the data sets of the runs.
+    Columns are the paper's data sets; for another model without runs on any of these, the data sets of its runs.
     """
     known = specs()["tables"]
     if number not in known:
-        raise unknown("table", number, known, "table=")
+        raise unknown_value_error("table", number, known, "table=")
     spec = known[number]
     if "averages_of" in spec:
         return _averages(number, spec, make_table(spec["averages_of"], records, model))
@@ -49,8 +49,8 @@ def make_table(number: str, records: Sequence[RunRecord], model: str | None = No
     mine = [record for runs in by_row.values() for record in runs]
     shown = model or spec["model"]
     columns, metric = _columns(spec, [r for r in records if r.model == shown and _comparable(r)]), _metric(spec)
-    # an average of other data sets has none of the paper's to be held against
-    printed_in = spec.get("printed_averages", number) if columns == _papers_columns(spec) else None
+    # averages over other data sets cannot be compared with the paper's
+    printed_in = spec.get("printed_averages", number) if columns == _paper_columns(spec) else None
     cells = {}
     for name, runs in by_row.items():
         of = {column: [record for record in runs if record.dataset == column] for column in columns}
@@ -61,9 +61,9 @@ def make_table(number: str, records: Sequence[RunRecord], model: str | None = No
 
 
 def runs_by_row(number: str, records: Sequence[RunRecord], model: str | None = None) -> dict[str, list[RunRecord]]:
-    """The runs that belong to each row of a table of accuracies, in any of their data sets."""
+    """The runs that belong to each row of a table of accuracies, on any data set."""
     spec = specs()["tables"][number]
-    other = model if model != spec["model"] else None  # the paper's model, told or not: rows may have their own
+    other = model if model != spec["model"] else None  # for the paper's model, rows may have one of their own
     comparable = [record for record in records if _comparable(record, _metric(spec))]
     return {
         row: [
@@ -78,7 +78,7 @@ def runs_by_row(number: str, records: Sequence[RunRecord], model: str | None = N
 
 
 def _averages(number: str, spec: Mapping[str, Any], source: Table) -> Table:
-    """A table of the averages of another, beside what the rows cost where the paper's has that, too."""
+    """A table of another table's averages, with the rows' costs if the paper prints them."""
     cells = {row: {AVERAGE: cells[AVERAGE]} for row, cells in source.cells.items()}
     table = replace(source, number=number, title=spec["title"], columns={}, cells=cells)
     if not spec.get("costs"):
@@ -101,13 +101,13 @@ def _cost_cells(formula: Sequence[float], paper: Sequence[float]) -> dict[str, C
 
 
 def _columns(spec: Mapping[str, Any], records: Sequence[RunRecord]) -> dict[str, str]:
-    columns = _papers_columns(spec)
+    columns = _paper_columns(spec)
     found = sorted({record.dataset for record in records} - specs()["raft"].keys())
     own = "columns" not in spec and found and not columns.keys() & set(found)
     return dict(zip(found, found, strict=True)) if own else columns
 
 
-def _papers_columns(spec: Mapping[str, Any]) -> dict[str, str]:
+def _paper_columns(spec: Mapping[str, Any]) -> dict[str, str]:
     columns: dict[str, str] = spec.get("columns") or specs()["columns"]
     return columns
 
@@ -117,7 +117,7 @@ def _metric(spec: Mapping[str, Any]) -> str:
 
 
 def _selections(spec: Mapping[str, Any]) -> dict[str, Any]:
-    """What a run of each row is told by."""
+    """The criteria that select the runs of each row."""
     if "rows" in spec:
         return dict(spec["rows"])
     return {row: {**spec["select"], "method": method} for row, method in spec["methods"].items()}
@@ -125,7 +125,7 @@ def _selections(spec: Mapping[str, Any]) -> dict[str, Any]:
 
 def _matches(record: RunRecord, select: Mapping[str, Any]) -> bool:
     if record.config.get("adapter") is not None:
-        return False  # an adapter that is evaluated again, maybe on another data set
+        return False  # evaluates an adapter again, maybe on another data set
     if (command := select.get("command", "train")) is not None and record.command != command:
         return False
     has = {"method": record.method, "loss": record.loss, "pretrained": is_pretrained(record)}
@@ -137,7 +137,7 @@ def is_pretrained(record: RunRecord) -> bool:
 
 
 def _comparable(record: RunRecord, metric: str = ACCURACY) -> bool:
-    """A mixture has members and no templates; templates drawn at random have no median over them."""
+    """Whether a run has scores per template: mixtures and randomly drawn templates do not."""
     each = (record.config.get("templates") or {}).get("eval", "each") == "each"
     return each and bool(template_scores(record, metric))
 

@@ -1,4 +1,4 @@
-"""Table 1, what methods cost, recomputed by the paper's formulas (section 4.2) with its constants or other lengths."""
+"""Table 1, the costs of methods, recomputed by the paper's formulas (section 4.2), with its lengths or others."""
 
 from dataclasses import dataclass
 
@@ -11,11 +11,11 @@ UNITS = {"B": 1, "kB": 1e3, "MB": 1e6}
 
 @dataclass(frozen=True)
 class CostRow:
-    """FLOPs of one example's inference, also without the query's own tokens where there is a context, and of training;
+    """FLOPs of one example's inference, of its in-context shots without the query (`context_flops`), and of training;
     bytes on disk; `printed`: inference and training FLOPs, disk space and average accuracy in the paper."""
 
     inference_flops: float
-    context_alone_flops: float | None
+    context_flops: float | None
     training_flops: float
     disk_bytes: int
     printed: tuple[float, float, str, float]
@@ -44,14 +44,14 @@ class CostLengths:
     training_tokens: float
 
 
-def papers_lengths() -> CostLengths:
+def paper_lengths() -> CostLengths:
     spec = specs()["costs"]
     return CostLengths(spec["query_tokens"], spec["shot_tokens"], spec["shots"], spec["query_tokens"])
 
 
 def table_1(lengths: CostLengths | None = None) -> dict[str, CostRow]:
-    """The rows by the paper's names; None: with the paper's lengths."""
-    spec, lengths = specs()["costs"], lengths or papers_lengths()
+    """The rows by the paper's names; `lengths` None: the paper's."""
+    spec, lengths = specs()["costs"], lengths or paper_lengths()
     query, shot, shots = lengths.query_tokens, lengths.shot_tokens, lengths.shots
     trained_tokens = spec["steps"] * spec["batch_size"] * lengths.training_tokens
     rows = {}
@@ -61,7 +61,7 @@ def table_1(lengths: CostLengths | None = None) -> dict[str, CostRow]:
         tokens = in_context_tokens(shots, shot, query) if in_context else query
         rows[name] = CostRow(
             inference_flops=inference_flops(parameters, tokens, halves),
-            context_alone_flops=inference_flops(parameters, tokens - query, halves) if in_context else None,
+            context_flops=inference_flops(parameters, tokens - query, halves) if in_context else None,
             training_flops=training_flops(parameters, trained_tokens, halves) * bool(trained),
             disk_bytes=trained * FLOAT32_BYTES + (token_bytes(shots * shot) if in_context else 0),
             printed=tuple(row["printed"]),

@@ -1,4 +1,4 @@
-"""The text of single rows as a run's templates word them, where its data can be had again without the Hub."""
+"""Renders single rows with a run's templates, if its data can be loaded without the Hub."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -12,11 +12,10 @@ from tfew.schema import Prompt
 log = logging.getLogger(__name__)
 
 
-def prompts_of(record: RunRecord, dataset: str, wanted: Sequence[tuple[int, str]]) -> dict[tuple[int, str], Prompt]:
-    """(Row number, template) to the prompt, of those that can be made; nothing is downloaded.
+def render_prompts(record: RunRecord, dataset: str, wanted: Sequence[tuple[int, str]]) -> dict[tuple[int, str], Prompt]:
+    """(Row number, template) -> prompt, for those that can be rendered; nothing is downloaded.
 
-    The files may have changed since the run: whether a prompt is the one that was ranked, its choices and its label
-    must say.
+    The files may have changed since the run: the caller must compare choices and label with what was ranked.
     """
     try:
         return _prompts(record.config, dataset, wanted)

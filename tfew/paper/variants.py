@@ -1,4 +1,4 @@
-"""What the runs of a comparison are called: the method, and whatever else tells them apart on some data set."""
+"""Names of variants: the method, and the settings in which runs of one method differ."""
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
@@ -11,7 +11,7 @@ Facet = Callable[[RunRecord], Any]
 
 
 def setting(*keys: str) -> Facet:
-    """A setting of a run's configuration; None where it has none of this name."""
+    """A facet that reads a setting of a run's configuration; None if it has no such setting."""
 
     def read(record: RunRecord) -> Any:
         value: Any = record.config
@@ -39,11 +39,11 @@ TRAINING: dict[str, Facet] = {
 }
 
 
-def variants(records: Sequence[RunRecord], shown: Mapping[str, str] | None = None) -> dict[str, str]:
-    """A run's name to its variant's, by which runs that differ in their seeds alone are one; `shown` renames methods.
+def variant_names(records: Sequence[RunRecord], titles: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Run name -> variant name; runs that differ only in seeds share one. `titles` renames methods.
 
-    A setting is named only where runs of one method differ in it on one data set: what differs from data set to data
-    set anyway, such as the number of shots, tells no variants apart.
+    A setting is part of the name only if runs of one method differ in it on the same data set: one that differs between
+    data sets anyway, such as the number of shots, does not distinguish variants.
     """
     many_models = len({record.model for record in records}) > 1
     groups = defaultdict(list)
@@ -54,9 +54,11 @@ def variants(records: Sequence[RunRecord], shown: Mapping[str, str] | None = Non
         trained = group[0].command == "train"
         differing = _differing(group, {**(TRAINING if trained else {}), **SCORING})
         again = " (evaluated again)" if group[0].config.get("adapter") is not None else ""
-        stem = f"{model}: " * many_models + (shown or {}).get(method, method) + again
+        stem = f"{model}: " * many_models + (titles or {}).get(method, method) + again
         for record in group:
-            names[record.name] = ", ".join([stem, *(_said(name, facet(record)) for name, facet in differing.items())])
+            names[record.name] = ", ".join(
+                [stem, *(_format_setting(name, facet(record)) for name, facet in differing.items())]
+            )
     return names
 
 
@@ -71,7 +73,7 @@ def _differing(records: Sequence[RunRecord], facets: Mapping[str, Facet]) -> dic
     }
 
 
-def _said(name: str, value: Any) -> str:
+def _format_setting(name: str, value: Any) -> str:
     if isinstance(value, bool):
         return name if value else f"not {name}"
     return f"{name} {value}"

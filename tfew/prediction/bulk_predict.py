@@ -14,7 +14,7 @@ from typing import Any, TextIO
 
 from tqdm import tqdm
 
-from tfew.data.stream import RowStream, Streamed, StreamPosition
+from tfew.data.stream import RowStream, StreamedRow, StreamPosition
 from tfew.errors import UserError
 from tfew.files.partial_file import PartialFile
 from tfew.prediction.predictor import Predictor, Prepared
@@ -99,7 +99,7 @@ class BulkPrediction:
                 print(f"{self.name}, line {row['line']} is skipped: {row['reason']}", file=sys.stderr)
         return progress
 
-    def _labelled(self, window: Sequence[Streamed], progress: Progress) -> tuple[str, list[dict[str, Any]]]:
+    def _labelled(self, window: Sequence[StreamedRow], progress: Progress) -> tuple[str, list[dict[str, Any]]]:
         """The window's lines, and what is to be said of its bad rows; counts both."""
         readable = [row for row in window if row.row is not None]
         prepared = dict(
@@ -109,7 +109,7 @@ class BulkPrediction:
                 strict=True,
             )
         )
-        good: list[tuple[Streamed, Prepared]] = []
+        good: list[tuple[StreamedRow, Prepared]] = []
         bad = []
         for row in window:
             found = prepared.get(row.place.row)
@@ -128,7 +128,7 @@ class BulkPrediction:
         task = None if self.task_column is None or row is None else row.get(self.task_column)
         return None if task is None else str(task)
 
-    def _bad(self, row: Streamed, problem: UserError | None) -> dict[str, Any]:
+    def _bad(self, row: StreamedRow, problem: UserError | None) -> dict[str, Any]:
         """What the side file says of a row that cannot be labelled; raises UserError where that ends the run."""
         reason = str(problem) if problem is not None else f"row {row.place.row} {row.problem}."
         if not self.skip:
@@ -139,7 +139,7 @@ class BulkPrediction:
         content = row.text if row.row is None else row.row
         return {"row": row.place.row, "line": row.place.line, "reason": reason, "content": content}
 
-    def _windows(self, progress: Progress) -> Iterator[list[Streamed]]:
+    def _windows(self, progress: Progress) -> Iterator[list[StreamedRow]]:
         """With a bar by bytes, or where those are not known, by rows."""
         size = self.stream.size
         form = (
@@ -155,9 +155,9 @@ class BulkPrediction:
                 bar.update(progress.place.offset - bar.n)
 
 
-def windows(rows: Iterator[Streamed], most_rows: int, most_characters: int) -> Iterator[list[Streamed]]:
+def windows(rows: Iterator[StreamedRow], most_rows: int, most_characters: int) -> Iterator[list[StreamedRow]]:
     """A window ends with the row that fills it."""
-    window: list[Streamed] = []
+    window: list[StreamedRow] = []
     characters = 0
     for row in rows:
         window.append(row)

@@ -17,7 +17,7 @@ import torch
 
 from tfew.config import compose
 from tfew.data.tokenization import TokenizedPrompt, collate
-from tfew.errors import UserError, some
+from tfew.errors import UserError, shorten_list
 from tfew.methods.base import merge as merge_adapter
 from tfew.methods.task_bank import TaskBank
 from tfew.models.adapters_io import load_weights
@@ -161,7 +161,7 @@ class Predictor:
             return next(iter(self._tasks.values()))
         if name is None or name not in self._tasks:
             which = "names no task" if name is None else f"is of task {name!r}, which is not here"
-            raise UserError(f"The row {which}; here are: {some(self._tasks)}.")
+            raise UserError(f"The row {which}; here are: {shorten_list(self._tasks)}.")
         return self._tasks[name]
 
     def _rendered_prompts(self, number: int, task: str | None, row: Row) -> list[Prompt] | UserError:
@@ -177,7 +177,9 @@ class Predictor:
         of_task: dict[str, list[Prompt]] = {}
         for prompts in rows:
             of_task.setdefault(prompts[0].dataset, []).extend(prompts)
-        encoded = {name: iter(self._tasks[name].prompt_tokenizer.all(prompts)) for name, prompts in of_task.items()}
+        encoded = {
+            name: iter(self._tasks[name].prompt_tokenizer.tokenize(prompts)) for name, prompts in of_task.items()
+        }
         return [
             Prepared(prompts[0].dataset, prompts, [next(encoded[prompts[0].dataset]) for _ in prompts])
             for prompts in rows
@@ -212,7 +214,7 @@ class Predictor:
                     return self._batch(encoded, [name] * len(encoded))
 
                 task.unconditional.update(
-                    unconditional_sums(self._score, task.prompt_tokenizer.all, collated, new, self.device)
+                    unconditional_sums(self._score, task.prompt_tokenizer.tokenize, collated, new, self.device)
                 )
         return {name: task.unconditional for name, task in needed.items()}
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tfew.errors import unknown
+from tfew.errors import unknown_value_error
 from tfew.prediction.task_predictor import Labelled
 
 STANDARD = "-"
@@ -27,7 +27,7 @@ def kind_of_output(path: str) -> str:
         return "jsonl"
     kind = ENDINGS.get(Path(path).suffix.lower())
     if kind is None:
-        raise unknown("file ending", Path(path).suffix, ENDINGS, f"output={path}")
+        raise unknown_value_error("file ending", Path(path).suffix, ENDINGS, f"output={path}")
     return kind
 
 

@@ -5,7 +5,7 @@ import io
 from collections.abc import Sequence
 from pathlib import Path
 
-from tfew.errors import UserError, some
+from tfew.errors import UserError, shorten_list
 from tfew.files.untrusted import parse_json
 
 
@@ -13,11 +13,13 @@ def predictions_csv(task: str, predicted: Sequence[tuple[int, str]], ids: Sequen
     """The file's text; raises UserError unless every id has one label, and every label is one of the names."""
     found = [row for row, _ in predicted]
     if twice := {row for row in found if found.count(row) > 1} if len(set(found)) < len(found) else set():
-        raise UserError(f"{task}: ids predicted twice: {some(map(str, twice))}.")
+        raise UserError(f"{task}: ids predicted twice: {shorten_list(map(str, twice))}.")
     if wrong := set(found) ^ set(ids):
-        raise UserError(f"{task}: ids that are not those of the test rows, or missing: {some(map(str, wrong))}.")
+        raise UserError(
+            f"{task}: ids that are not those of the test rows, or missing: {shorten_list(map(str, wrong))}."
+        )
     if unknown_names := {label for _, label in predicted} - set(names):
-        raise UserError(f"{task}: labels that the task does not have: {some(map(repr, unknown_names))}.")
+        raise UserError(f"{task}: labels that the task does not have: {shorten_list(map(repr, unknown_names))}.")
     label_of = dict(predicted)
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
@@ -36,5 +38,6 @@ def check_names(task: str, names: Sequence[str], data_dir: Path | None) -> None:
             raise UserError(f"{path} does not describe a task: {error!r}.") from error
         if set(official) != set(names):
             raise UserError(
-                f"{task}: the run's labels are not those of {path}: {some(map(repr, set(names) ^ set(official)))}."
+                f"{task}: the run's labels are not those of {path}:"
+                f" {shorten_list(map(repr, set(names) ^ set(official)))}."
             )

@@ -15,7 +15,7 @@ import numpy as np
 from tfew.data.dataset import DatasetSpec
 from tfew.data.labels import LabelRule
 from tfew.data.templates import Template
-from tfew.errors import UserError, some
+from tfew.errors import UserError, shorten_list
 from tfew.ranking.norms import rescored
 from tfew.ranking.temperature import probabilities
 from tfew.schema import Example, Prediction, Prompt
@@ -100,7 +100,7 @@ class TaskPredictor:
         if not isinstance(row, str):
             return {key: value for key, value in row.items() if key != "idx"}  # rows are numbered here
         if self.text_column is None:
-            columns = f"has columns: {some(self.columns)}"
+            columns = f"has columns: {shorten_list(self.columns)}"
             raise UserError(f"{self.task}, row {number}: a row of {self.spec.name} is no plain text but {columns}.")
         return {self.text_column: row}
 

@@ -97,7 +97,7 @@ def rank(loaded: LoadedModel, task: Task, settings: EvaluationSettings, context:
         for prompt in prompts
     ]
     unique = list(dict.fromkeys(query for contexts in queries for group in contexts for query in group))
-    encoded = loaded.prompt_tokenizer.all(unique)
+    encoded = loaded.prompt_tokenizer.tokenize(unique)
     with scoring_mode(loaded.model), loaded.execution.autocast():
         choices = {} if method == "channel" else _unconditional_choices(prompts, settings.score.norm)
         predictions = _score(loaded, settings.eval_batch_size, task.name, unique, encoded, choices)
@@ -144,7 +144,7 @@ def _score(
     )
     collated = partial(collate, pad_id=prompt_tokenizer.pad_id)
     unconditional = {
-        dataset: unconditional_sums(score, prompt_tokenizer.all, collated, choices, execution.device)
+        dataset: unconditional_sums(score, prompt_tokenizer.tokenize, collated, choices, execution.device)
         for dataset, choices in unconditional_choices.items()
     }
     in_order = [index for batch in passes for index in batch]
@@ -170,7 +170,7 @@ def _fitting_shots(
     fitting, dropped = {}, 0
     for template, shots in context.shots.items():
         rendered = [prompt for prompt in prompts if prompt.template == template]
-        items = prompt_tokenizer.all(
+        items = prompt_tokenizer.tokenize(
             [query for prompt in rendered for query in prompts_to_score(prompt, settings.score.method)]
         )
         longest = max(

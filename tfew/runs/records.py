@@ -179,6 +179,12 @@ def git_commit() -> str | None:
         return None
 
 
+def short_commit(commit: str) -> str:
+    """The first twelve digits, and "+changes" if the working tree was not clean."""
+    digits, plus, changes = commit.partition("+")
+    return digits[:12] + plus + changes
+
+
 def _git(folder: Path, *arguments: str) -> str:
     result = subprocess.run(["git", *arguments], cwd=folder, check=True, capture_output=True, text=True)
     return result.stdout.strip()

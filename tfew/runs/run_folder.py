@@ -1,4 +1,4 @@
-"""The folder of one run: whether it is finished, may be continued, or starts afresh."""
+"""The folder of one run: whether it is finished, can be resumed, or starts afresh."""
 
 import logging
 import shutil
@@ -12,8 +12,8 @@ from typing_extensions import TypedDict
 
 from tfew.devices.distributed import barrier, is_main_process
 from tfew.errors import UserError
-from tfew.files.atomic import cannot_write, remove_torn, write_atomically
-from tfew.files.checksums import check_checkpoint, check_file, file_sha256
+from tfew.files.atomic import remove_temporary_files, write_atomically, write_error
+from tfew.files.checksums import check_checkpoint, check_sha256, file_sha256
 from tfew.files.untrusted import parse_yaml, validated
 from tfew.runs.card import CARD_FILE, is_model_card
 from tfew.runs.identity import differences, identity
@@ -29,8 +29,8 @@ SPEED_FILE = "speed.csv"  # of each step, too, but another one each time: no che
 MIXTURE_FILE = "mixture.json"
 CHECKPOINTS = "checkpoint"
 MASK_FILE = "calibration.safetensors"
-TOGETHER = "together-step="  # begins the name of a checkpoint of runs that are trained together
-FOLD = "fold_"  # and its number: the folder of one fold of a cross-validation
+JOINT_PREFIX = "together-step="  # of the checkpoints of runs that are trained jointly
+FOLD_PREFIX = "fold_"  # and a number: the folder of one fold of a cross-validation
 FOLD_FILE = "fold.json"  # what its evaluation took; written last
 ADAPTER_FILES = ("adapter.safetensors", "adapter.json", "temperature.json")
 # and CONFIG_FILE
@@ -56,16 +56,16 @@ def run_once(
             if not already_finished(folder, settings, overwrite):  # another process may have finished it meanwhile
                 return make(folder)
     record = load_record(folder)
-    tidy(folder)
+    remove_leftovers(folder)
     return record
 
 
 def already_finished(folder: Path, settings: Mapping[str, Any], overwrite: bool) -> bool:
     """Whether the very same run is finished already; changes nothing.
 
-    Raises UserError where the folder holds something else: a run of other settings, or files that are no run's.
+    Raises UserError if the folder holds something else: a run with other settings, or files that are no run's.
     """
-    _refuse_foreign(folder)
+    _check_foreign_files(folder)
     saved = saved_settings(folder)
     if saved is None or overwrite:
         return False
@@ -80,18 +80,18 @@ def already_finished(folder: Path, settings: Mapping[str, Any], overwrite: bool)
     return is_finished(folder)
 
 
-def tidy(folder: Path) -> None:
-    """Removes what a run leaves that was killed after its last word."""
+def remove_leftovers(folder: Path) -> None:
+    """Removes lock, checkpoints and temporary files of a run that was killed after writing its record."""
     if is_main_process() and any((folder / name).exists() for name in (LOCK_FILE, CHECKPOINTS)):
-        with suppress(UserError), lock_run(folder):  # of who holds it still, or may not write here
+        with suppress(UserError), lock_run(folder):  # locked by another process, or not writable
             remove_checkpoints(folder)
-            remove_torn(folder)
+            remove_temporary_files(folder)
 
 
 def open_run(folder: Path, settings: Mapping[str, Any], resume: bool) -> None:
     """Makes the folder ready to run in: cleared, or with `resume` as it was left. To be called last of all checks.
 
-    Of several processes the first does so, when all have made their checks, and the others wait.
+    Of several processes only the main one does so, once all have made their checks; the others wait.
     """
     barrier()
     if is_main_process():
@@ -100,10 +100,13 @@ def open_run(folder: Path, settings: Mapping[str, Any], resume: bool) -> None:
 
 
 def _open(folder: Path, settings: Mapping[str, Any], resume: bool) -> None:
-    remove_torn(folder)
+    remove_temporary_files(folder)
     unfinished = (folder / CONFIG_FILE).is_file() and not is_finished(folder)
     if resume and unfinished:
-        done = last_checkpoint(folder) or [*(folder / CHECKPOINTS).glob(f"{TOGETHER}*.pt"), *folder.glob(f"{FOLD}*")]
+        done = last_checkpoint(folder) or [
+            *(folder / CHECKPOINTS).glob(f"{JOINT_PREFIX}*.pt"),
+            *folder.glob(f"{FOLD_PREFIX}*"),
+        ]
         log.info(f"{folder} is unfinished; {'continuing' if done else 'no checkpoint yet, starting afresh'}.")
     elif unfinished or is_finished(folder):
         log.info(f"{folder} is {'unfinished; starting afresh' if unfinished else 'finished; redoing it'}.")
@@ -112,9 +115,10 @@ def _open(folder: Path, settings: Mapping[str, Any], resume: bool) -> None:
 
 
 def last_checkpoint(folder: Path) -> Path | None:
-    """The checkpoint with the most steps; more than one is left where a run was killed between two.
+    """The checkpoint with the most steps; a kill between two checkpoints may leave several.
 
-    One that is a folder (deepspeed_3) is whole when it says so. Raises UserError where it is damaged.
+    A checkpoint that is a folder (deepspeed_3) is complete if it has the file `latest`. Raises UserError for a damaged
+    one.
     """
     found = [
         path for path in (folder / CHECKPOINTS).glob("step=*.ckpt") if path.is_file() or (path / "latest").is_file()
@@ -128,7 +132,7 @@ def last_checkpoint(folder: Path) -> Path | None:
 
 
 def remove_checkpoints(folder: Path) -> None:
-    saved = [path for name in ("step=*.ckpt", f"{TOGETHER}*.pt") for path in (folder / CHECKPOINTS).glob(name)]
+    saved = [path for name in ("step=*.ckpt", f"{JOINT_PREFIX}*.pt") for path in (folder / CHECKPOINTS).glob(name)]
     for path in [*saved, folder / CHECKPOINTS / MASK_FILE]:
         if path.is_dir():
             shutil.rmtree(path)
@@ -136,18 +140,18 @@ def remove_checkpoints(folder: Path) -> None:
     _remove_if_empty(folder / CHECKPOINTS)
 
 
-def checksums(folder: Path) -> dict[str, str]:
+def file_checksums(folder: Path) -> dict[str, str]:
     """sha256 of each file that a run has written beside its record."""
     return {name: file_sha256(folder / name) for name in OWN_FILES if (folder / name).is_file() and name != RECORD_FILE}
 
 
 def check_recorded(record: RunRecord, folder: Path, name: str) -> None:
-    """Raises UserError where this file of a finished run is not the one that the run has written."""
-    check_file(folder / name, record.files.get(name), "Make the run again with overwrite=true.")
+    """Raises UserError if this file of a finished run has another checksum than the record holds."""
+    check_sha256(folder / name, record.files.get(name), "Make the run again with overwrite=true.")
 
 
 def fold_folder(folder: Path, fold: int) -> Path:
-    return folder / f"{FOLD}{fold}"
+    return folder / f"{FOLD_PREFIX}{fold}"
 
 
 def few_shot_path(folder: Path, dataset: str, shots: object, seed: object) -> Path:
@@ -171,17 +175,17 @@ class _Model(TypedDict):
     arch: NotRequired[dict[str, Any] | None]
 
 
-class _Named(TypedDict, total=False):
+class _NamedGroup(TypedDict, total=False):
     name: str | int | float | None
     path: str | None
 
 
 class _Settings(TypedDict, total=False):
-    """What the settings of a run are at least, before anything is done by them; commands check the values."""
+    """The required types of a run's settings; commands check the values."""
 
     name: str | int | float
     model: _Model
-    method: _Named
+    method: _NamedGroup
     dataset: dict[str, Any]
     templates: dict[str, Any]
     loss: dict[str, Any]
@@ -194,7 +198,7 @@ class _Settings(TypedDict, total=False):
 
 
 def saved_settings(folder: Path) -> dict[str, Any] | None:
-    """`config.yaml` of a run; None where there is none; raises UserError where it is not one of this project."""
+    """`config.yaml` of a run, None without one; raises UserError if it is not one of this project."""
     path = folder / CONFIG_FILE
     if not path.is_file():
         return None
@@ -209,34 +213,36 @@ def saved_settings(folder: Path) -> dict[str, Any] | None:
         validated(settings, _Settings)
     except ValueError as error:
         raise UserError(f"{path} is not the configuration of a run of this project: {error}.") from error
-    if any("${" in text for text in _texts(settings)):  # of the environment's secrets, say: a run's own are resolved
+    if any(
+        "${" in text for text in _strings(settings)
+    ):  # might read secrets from the environment; a run's own settings are resolved
         raise UserError(
             f"{path} refers to something outside it (${{...}}), which no run writes: it is not to be trusted."
         )
     return settings
 
 
-def _texts(node: Any) -> Iterator[str]:
-    """All keys and values, however deep."""
+def _strings(node: Any) -> Iterator[str]:
+    """All keys and values that are strings, at any depth."""
     if isinstance(node, dict):
         node = [*node, *node.values()]
     if isinstance(node, list):
         for part in node:
-            yield from _texts(part)
+            yield from _strings(part)
     elif isinstance(node, str):
         yield node
 
 
 def finished_settings(folder: Path) -> dict[str, Any] | None:
-    """`saved_settings` of a run that an adapter is taken from, which must be finished."""
+    """`saved_settings` of a finished run; raises UserError if the run is unfinished."""
     settings = saved_settings(folder)
     if settings is not None:
-        load_record(folder)  # raises where there is none that can be read
+        load_record(folder)  # raises if it is missing or unreadable
     return settings
 
 
-def _refuse_foreign(folder: Path) -> None:
-    """A run that was killed as it began leaves at most its lock and an unfinished file of `write_atomically`."""
+def _check_foreign_files(folder: Path) -> None:
+    """Raises UserError for files that are no run's; a killed start leaves only a lock and temporary files."""
     foreign = [
         path
         for path in folder.glob("*")
@@ -247,15 +253,15 @@ def _refuse_foreign(folder: Path) -> None:
 
 
 def _clear(folder: Path) -> None:
-    """Removes what a run writes and nothing else; the record goes first, so a half-cleared run is no finished one."""
+    """Removes only what a run writes; the record first, so that a half-cleared run is unfinished."""
     settings = saved_settings(folder)
     try:
         for name in (*OWN_FILES, SPEED_FILE):
             (folder / name).unlink(missing_ok=True)
         remove_checkpoints(folder)
-        if is_model_card(folder / CARD_FILE):  # its numbers are the old run's
+        if is_model_card(folder / CARD_FILE):  # holds the old run's numbers
             (folder / CARD_FILE).unlink()
-        for path in [*(folder / name for name in LOGGER_FOLDERS), *folder.glob(f"{FOLD}*")]:
+        for path in [*(folder / name for name in LOGGER_FOLDERS), *folder.glob(f"{FOLD_PREFIX}*")]:
             if path.is_dir():
                 shutil.rmtree(path)
         if settings is not None:
@@ -266,7 +272,7 @@ def _clear(folder: Path) -> None:
                 _remove_if_empty(parent)
         (folder / CONFIG_FILE).unlink(missing_ok=True)
     except OSError as error:
-        raise cannot_write(folder, error) from error
+        raise write_error(folder, error) from error
 
 
 def _remove_if_empty(folder: Path) -> None:

@@ -1,4 +1,4 @@
-"""One process per run: a lock that dies with its owner, so that a killed run blocks nobody and leaves nothing to mend.
+"""One process per run: a lock that ends with its owner, so that a killed run blocks nobody and needs no repair.
 
 It is the operating system's own (flock) on a small file. It holds between the processes of one machine whatever the
 file system, and between machines where that passes locks on: NFS does unless mounted with nolock, Lustre with flock.
@@ -14,14 +14,14 @@ from datetime import datetime
 from pathlib import Path
 
 from tfew.errors import UserError
-from tfew.files.atomic import cannot_write
+from tfew.files.atomic import write_error
 from tfew.files.file_lock import HAS_LOCKS, note_no_locks, try_lock
 
 LOCK_FILE = ".lock"  # in a run folder, while the run is being made
 
 
 class RunLocked(UserError):
-    """Another process holds what was to be claimed."""
+    """Another process holds the lock."""
 
     def __init__(self, path: Path, owner: str) -> None:
         super().__init__(
@@ -33,9 +33,9 @@ class RunLocked(UserError):
 
 @contextmanager
 def lock_run(folder: Path) -> Iterator[None]:
-    """Holds a run folder, which is made if need be; what was made and stays empty is removed again.
+    """Locks a run folder, which is made if it does not exist; new folders that stay empty are removed again.
 
-    Raises Busy where another process holds it, UserError where it cannot be written.
+    Raises RunLocked if another process holds the lock, UserError if the folder cannot be written.
     """
     missing = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
@@ -55,18 +55,18 @@ def lock_file(path: Path) -> Iterator[None]:
         path.parent.mkdir(parents=True, exist_ok=True)
         yield
         return
-    descriptor = _locked(path)
+    descriptor = _acquire(path)
     try:
         yield
     finally:
-        # before it is let go, so that who opened it meanwhile sees that it is gone; and children that were forked
-        # have it open, too
+        # removed before it is released, so that a process that opened it meanwhile sees that it is gone; forked
+        # children have it open, too
         path.unlink(missing_ok=True)
         os.close(descriptor)
 
 
 def is_locked(path: Path) -> bool:
-    """Whether a living process holds this file."""
+    """Whether a living process holds the lock on this file."""
     try:
         descriptor = os.open(path, os.O_RDWR)
     except FileNotFoundError:
@@ -77,7 +77,7 @@ def is_locked(path: Path) -> bool:
         os.close(descriptor)
 
 
-def _locked(path: Path) -> int:
+def _acquire(path: Path) -> int:
     while True:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -85,23 +85,23 @@ def _locked(path: Path) -> int:
         except FileNotFoundError:  # the folder went as its owner ended
             continue
         except OSError as error:
-            raise cannot_write(path.parent, error) from error
+            raise write_error(path.parent, error) from error
         try:
             if not _lock(descriptor):
                 raise RunLocked(path, os.read(descriptor, 1000).decode(errors="replace"))
-            if _is_still(path, descriptor):
+            if _is_same_file(path, descriptor):
                 os.truncate(descriptor, 0)
-                os.write(descriptor, _who().encode())
+                os.write(descriptor, _describe_process().encode())
                 return os.dup(descriptor)
         except OSError as error:
-            raise cannot_write(path.parent, error) from error
+            raise write_error(path.parent, error) from error
         finally:
             os.close(descriptor)
-        # else it was removed by its owner after it was opened here: on to the new one
+        # else its owner removed it after it was opened here: try the new one
 
 
 def _lock(descriptor: int) -> bool:
-    """Tries for a moment: `is_locked` takes a lock that long, too."""
+    """Retries for a moment: `is_locked` holds the lock briefly, too."""
     for _ in range(5):
         if try_lock(descriptor):
             return True
@@ -109,12 +109,12 @@ def _lock(descriptor: int) -> bool:
     return False
 
 
-def _is_still(path: Path, descriptor: int) -> bool:
+def _is_same_file(path: Path, descriptor: int) -> bool:
     try:
         return os.path.samestat(path.stat(), os.fstat(descriptor))
     except FileNotFoundError:
         return False
 
 
-def _who() -> str:
+def _describe_process() -> str:
     return f"process {os.getpid()} on {socket.gethostname()} since {datetime.now():%Y-%m-%d %H:%M:%S}"

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from tfew.errors import unknown
+from tfew.errors import unknown_value_error
 from tfew.schema import Batch
 from tfew.scoring.score import rank_scores
 
@@ -77,7 +77,7 @@ class LossConfig:
 
     def __post_init__(self) -> None:
         for name in self.weights.keys() - TERMS.keys():
-            raise unknown("loss term", name, TERMS, f"loss.{name}=")
+            raise unknown_value_error("loss term", name, TERMS, f"loss.{name}=")
 
     @classmethod
     def from_settings(cls, loss: Mapping[str, Any], epsilon: float) -> "LossConfig":

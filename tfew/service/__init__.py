@@ -1,4 +1,4 @@
-"""`tfew.serve`: an HTTP service and a page over one predictor.
+"""`tfew.serve`: an HTTP service and a web page for one predictor.
 
 * app: routes
 * messages: requests and responses

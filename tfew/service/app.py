@@ -1,4 +1,4 @@
-"""The HTTP interface: `POST /predict`, `POST /table`, `GET /tasks`, `/healthz`, `/metrics`, and a page for people."""
+"""The HTTP interface: `POST /predict`, `POST /table`, `GET /tasks`, `/healthz`, `/metrics`, and a web page."""
 
 import asyncio
 import time
@@ -13,7 +13,7 @@ from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from tfew.errors import UserError
-from tfew.service.limits import BodyLimit, Limits
+from tfew.service.limits import BodyLimitMiddleware, Limits
 from tfew.service.messages import (
     Health,
     Label,
@@ -23,17 +23,17 @@ from tfew.service.messages import (
     PredictResponse,
     Problem,
     TaskDescription,
-    in_words,
+    format_validation_error,
 )
-from tfew.service.metrics import Counting, Metrics
+from tfew.service.metrics import Metrics, MetricsMiddleware
 from tfew.service.queue import Answer, ClosedError, FullError, LabelQueue
-from tfew.service.table import read_table, written_table
+from tfew.service.table import read_table, write_table
 
 if TYPE_CHECKING:
     from tfew.prediction.task_predictor import Labelled
 
 PAGE = Path(__file__).with_name("page.html")
-PROBLEMS: dict[int | str, dict[str, Any]] = {
+ERROR_RESPONSES: dict[int | str, dict[str, Any]] = {
     404: {"model": Problem, "description": "no such task"},
     408: {"model": Problem, "description": "the body did not come in time"},
     413: {"model": Problem, "description": "body or number of items too large"},
@@ -42,7 +42,7 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
     503: {"model": Problem, "description": "the service is ending"},
     504: {"model": Problem, "description": "not answered in time"},
 }
-# nothing of the page comes from elsewhere, and nothing else may frame it
+# the page loads nothing from other hosts, and no other page may frame it
 PAGE_POLICY = (
     "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'; img-src data:;"
     " frame-ancestors 'none'; base-uri 'none'; form-action 'none'"
@@ -51,36 +51,36 @@ PAGE_POLICY = (
 
 def make_app(queue: LabelQueue, metrics: Metrics, limits: Limits) -> FastAPI:
     what = "Labels and probabilities by adapters of many tasks on one model."
-    app = FastAPI(title="tfew", description=what, docs_url=None, redoc_url=None)  # their pages come from elsewhere
-    app.add_middleware(BodyLimit, most_bytes=limits.most_body_bytes, most_seconds=limits.timeout_seconds)
-    app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(limits.hosts))  # a page elsewhere cannot reach it
-    app.add_middleware(Counting, metrics=metrics)
+    app = FastAPI(title="tfew", description=what, docs_url=None, redoc_url=None)  # their pages load from a CDN
+    app.add_middleware(BodyLimitMiddleware, max_bytes=limits.max_body_bytes, timeout_seconds=limits.timeout_seconds)
+    app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(limits.allowed_hosts))  # against DNS rebinding
+    app.add_middleware(MetricsMiddleware, metrics=metrics)
     service = _Service(queue, limits)
 
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
-        return JSONResponse({"detail": in_words(error.errors()[0])}, status_code=422)
+        return JSONResponse({"detail": format_validation_error(error.errors()[0])}, status_code=422)
 
     @app.get("/", response_class=HTMLResponse, include_in_schema=False)
     async def page() -> HTMLResponse:
         return HTMLResponse(PAGE.read_text(encoding="utf-8"), headers={"content-security-policy": PAGE_POLICY})
 
-    @app.post("/predict", responses=PROBLEMS)
+    @app.post("/predict", responses=ERROR_RESPONSES)
     async def predict(request: OneOrMany) -> PredictResponse:
         """Labels one item, or many of any mix of tasks."""
         many = request if isinstance(request, PredictRequest) else PredictRequest(items=[request], inputs=False)
         started = time.monotonic()
-        with service.accepted():
+        with service.accept():
             answers = await service.answers([(item.task, item.content) for item in many.items])
         return PredictResponse(
             labels=[
-                _label(answer.labelled, queue.predictor.inputs(answer.prepared) if many.inputs else None)
+                _to_message(answer.labelled, queue.predictor.inputs(answer.prepared) if many.inputs else None)
                 for answer in answers
             ],
             milliseconds=1000 * (time.monotonic() - started),
         )
 
-    @app.post("/table", response_class=PlainTextResponse, responses=PROBLEMS)
+    @app.post("/table", response_class=PlainTextResponse, responses=ERROR_RESPONSES)
     async def table(request: Request, task: str | None = None) -> PlainTextResponse:
         """A CSV table (text/csv, UTF-8, with a header line) comes back with the columns label and probability."""
         if request.headers.get("content-type", "").partition(";")[0].strip() != "text/csv":
@@ -90,29 +90,29 @@ def make_app(queue: LabelQueue, metrics: Metrics, limits: Limits) -> FastAPI:
         except UserError as error:
             raise HTTPException(422, str(error)) from error
         answers: list[Answer] = []
-        with service.accepted():
-            for start in range(0, len(rows), limits.most_items):  # one part after the other: others get their turn
-                part = [(task, row) for row in rows[start : start + limits.most_items]]
+        with service.accept():
+            for start in range(0, len(rows), limits.max_items):  # in parts, so that other requests get their turn
+                part = [(task, row) for row in rows[start : start + limits.max_items]]
                 answers += await service.answers(part, start)
-        return PlainTextResponse(written_table(columns, rows, answers), media_type="text/csv")
+        return PlainTextResponse(write_table(columns, rows, answers), media_type="text/csv")
 
     @app.get("/tasks")
     async def tasks() -> list[TaskDescription]:
         return service.tasks()
 
-    @app.post("/tasks", status_code=201, responses={**PROBLEMS, 403: {"model": Problem}})
+    @app.post("/tasks", status_code=201, responses={**ERROR_RESPONSES, 403: {"model": Problem}})
     async def add_task(task: NewTask) -> TaskDescription:
-        """Takes in one more adapter; needs manage=."""
-        folder = service.managed(task.folder)
-        with service.accepted():
+        """Adds an adapter; needs manage=."""
+        folder = service.managed_folder(task.folder)
+        with service.accept():
             await service.change(lambda: queue.predictor.add(task.name, folder))
         return next(found for found in service.tasks() if found.name == task.name)
 
-    @app.delete("/tasks/{name}", status_code=204, responses={**PROBLEMS, 403: {"model": Problem}})
+    @app.delete("/tasks/{name}", status_code=204, responses={**ERROR_RESPONSES, 403: {"model": Problem}})
     async def remove_task(name: str) -> None:
-        service.managed(".")
+        service.managed_folder(".")
         service.check_known([name])
-        with service.accepted():
+        with service.accept():
             await service.change(lambda: queue.predictor.remove(name))
 
     @app.get("/healthz", responses={503: {"model": Health}})
@@ -130,24 +130,24 @@ def make_app(queue: LabelQueue, metrics: Metrics, limits: Limits) -> FastAPI:
 
 
 class _Service:
-    """What the paths have in common: who is asked, and what each refusal is in HTTP."""
+    """Shared by the routes: checks, and the HTTP status of each error."""
 
     def __init__(self, queue: LabelQueue, limits: Limits) -> None:
         self.queue, self.limits = queue, limits
 
     @contextmanager
-    def accepted(self) -> Iterator[None]:
+    def accept(self) -> Iterator[None]:
         with ExitStack() as stack:
             try:
-                stack.enter_context(self.queue.accepted())
+                stack.enter_context(self.queue.accept())
             except ClosedError:
                 _refuse(503, "The service is ending.", connection="close")
             yield
 
     async def answers(self, rows: Sequence[tuple[str | None, Any]], earlier: int = 0) -> list[Answer]:
-        """`earlier`: rows of the same table that were answered before, for the numbers in messages."""
-        if len(rows) > self.limits.most_items:
-            raise HTTPException(413, f"{len(rows):,} items are more than {self.limits.most_items:,} (max_items=).")
+        """`earlier`: rows of the same table that were answered before; item numbers in errors continue from it."""
+        if len(rows) > self.limits.max_items:
+            raise HTTPException(413, f"{len(rows):,} items are more than {self.limits.max_items:,} (max_items=).")
         self.check_known(task for task, _ in rows)
         found = await self._in_time(self.queue.label(rows))
         for number, answer in enumerate(found, start=1 + earlier):
@@ -175,8 +175,8 @@ class _Service:
             for name, labeller in self.queue.predictor.tasks.items()
         ]
 
-    def managed(self, folder: str) -> Path:
-        """The folder, if it may be loaded from."""
+    def managed_folder(self, folder: str) -> Path:
+        """The folder below `manage=`; raises HTTPException if it may not be loaded from."""
         root = self.limits.manage
         if root is None:
             raise HTTPException(403, "Tasks cannot be changed over HTTP (manage=FOLDER allows it).")
@@ -203,7 +203,7 @@ def _refuse(status: int, why: str, **headers: str) -> NoReturn:
     raise HTTPException(status, why, headers={"retry-after": "1", **headers})
 
 
-def _label(found: "Labelled", inputs: list[str] | None) -> Label:
+def _to_message(found: "Labelled", inputs: list[str] | None) -> Label:
     return Label(
         task=found.task, label=found.label, probability=found.probability, probabilities=found.probabilities,
         inputs=inputs,

@@ -1,4 +1,4 @@
-"""What goes in and out of the service as JSON; the OpenAPI description is made of these."""
+"""The service's JSON requests and responses; the OpenAPI description is made of these."""
 
 import json
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ Strict = ConfigDict(extra="forbid")
 
 
 class Item(BaseModel):
-    """One row to label: `text` where the task has one column, else `row`, its columns."""
+    """One row to label: `text` if the task has one column, else `row`, its columns."""
 
     model_config = Strict
     task: str | None = Field(None, description="whose labels; may be left out where the service has one task")
@@ -20,8 +20,8 @@ class Item(BaseModel):
 
     @field_validator("row")
     @classmethod
-    def _of_json(cls, row: dict[str, Any] | None) -> dict[str, Any] | None:
-        """What JSON cannot hold and a lenient reader lets through: NaN, infinity, half of a surrogate pair."""
+    def _check_row(cls, row: dict[str, Any] | None) -> dict[str, Any] | None:
+        """Refuses what lenient JSON parsers accept: NaN, infinity, lone surrogates."""
         try:
             json.dumps(row, ensure_ascii=False, allow_nan=False).encode()
         except UnicodeEncodeError:
@@ -31,7 +31,7 @@ class Item(BaseModel):
         return row
 
     @model_validator(mode="after")
-    def _one_of_both(self) -> "Item":
+    def _check_text_or_row(self) -> "Item":
         if (self.text is None) == (self.row is None):
             raise ValueError("an item has either text or row")
         return self
@@ -49,12 +49,12 @@ class PredictRequest(BaseModel):
     inputs: bool = Field(False, description="whether answers hold what the model was shown")
 
 
-def _which(body: Any) -> str:
+def _discriminate(body: Any) -> str:
     many = "items" in body if isinstance(body, Mapping) else isinstance(body, PredictRequest)
     return MANY if many else ONE
 
 
-OneOrMany = Annotated[Annotated[Item, Tag(ONE)] | Annotated[PredictRequest, Tag(MANY)], Discriminator(_which)]
+OneOrMany = Annotated[Annotated[Item, Tag(ONE)] | Annotated[PredictRequest, Tag(MANY)], Discriminator(_discriminate)]
 
 
 class Label(BaseModel):
@@ -96,8 +96,8 @@ class Problem(BaseModel):
     detail: Any
 
 
-def in_words(error: Mapping[str, Any]) -> str:
-    """One of pydantic's errors as a sentence; parts of the body are named as in `items.2.text`, from 0."""
+def format_validation_error(error: Mapping[str, Any]) -> str:
+    """One of pydantic's errors as a sentence; parts of the body are named as in `items.2.text`, counted from 0."""
     if error["type"] == "json_invalid":
         return f"The body is no JSON, from its character {error['loc'][-1]} on: {error['ctx']['error']}."
     where = ".".join(str(part) for part in error["loc"] if part not in ("body", ONE, MANY))

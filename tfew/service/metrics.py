@@ -1,4 +1,4 @@
-"""What `GET /metrics` says, in Prometheus' form."""
+"""The metrics of `GET /metrics`, in Prometheus' format."""
 
 import time
 
@@ -24,11 +24,11 @@ class Metrics:
         self._waiting = Gauge("tfew_waiting_rows", "Rows taken and not answered yet", registry=self._registry)
         self._tasks = Gauge("tfew_tasks", "Tasks that are there", registry=self._registry)
 
-    def saw_request(self, path: str, status: int, seconds: float) -> None:
+    def observe_request(self, path: str, status: int, seconds: float) -> None:
         self._requests.labels(path, str(status)).inc()
         self._seconds.labels(path).observe(seconds)
 
-    def saw_batch(self, rows: int, seconds: float) -> None:
+    def observe_batch(self, rows: int, seconds: float) -> None:
         self._rows.inc(rows)
         self._batches.inc()
         self._busy.inc(seconds)
@@ -39,8 +39,8 @@ class Metrics:
         return Response(generate_latest(self._registry), media_type=CONTENT_TYPE_LATEST)
 
 
-class Counting:
-    """ASGI middleware: `metrics` is told of every request, at the beginning of its answer."""
+class MetricsMiddleware:
+    """ASGI middleware: observes every request at the start of its response."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self.app, self.metrics = app, metrics
@@ -50,9 +50,9 @@ class Counting:
 
         async def counted(message: Message) -> None:
             if message["type"] == "http.response.start":
-                # paths by their route: a label for each path that someone thought up would never end
+                # the route's path: a label for every requested path would be unbounded
                 path = getattr(scope.get("route"), "path", "other")
-                self.metrics.saw_request(path, message["status"], time.monotonic() - started)
+                self.metrics.observe_request(path, message["status"], time.monotonic() - started)
             await send(message)
 
         await self.app(scope, receive, counted)

@@ -1,7 +1,7 @@
-"""Rows that wait to be labelled: one thread labels what has come in meanwhile, of all tasks and requests, together.
+"""A queue of rows to label: one thread labels the waiting rows of all tasks and requests together.
 
-While the model works on a batch, rows gather; the next batch is what has gathered. So a single request waits for
-nobody, and under load batches are large by themselves. Rows are answered in the order in which they came.
+While the model works on a batch, rows accumulate and become the next batch. So a single request does not wait, and
+under load batches grow. Rows are answered in the order of arrival.
 """
 
 import asyncio
@@ -22,22 +22,22 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Answer:
-    """A row's label, and the row as the model was shown it."""
+    """A row's label, and the row as the model saw it."""
 
     labelled: "Labelled"
     prepared: "Prepared"
 
 
 class FullError(Exception):
-    """So many rows wait already that no more are taken."""
+    """Too many rows are waiting already."""
 
 
 class ClosedError(Exception):
-    """The service is ending and takes nothing more."""
+    """The service is shutting down and accepts no requests."""
 
 
 @dataclass(eq=False)
-class _Work:
+class _LabelRequest:
     rows: Sequence[tuple[str | None, Any]]
     loop: asyncio.AbstractEventLoop
     future: "asyncio.Future[list[Answer | UserError]]"
@@ -52,25 +52,25 @@ class _Call:
 
 
 class LabelQueue:
-    """`most_waiting`: rows that may wait; `batch_rows`: rows that are labelled at a time, about.
+    """`max_waiting`: rows that may wait; `batch_rows`: rows that are labelled at a time, roughly.
 
-    `observe(rows, seconds)` is told of every batch.
+    `observe(rows, seconds)` is called after every batch.
     """
 
     def __init__(
         self,
         predictor: "Predictor",
-        most_waiting: int,
+        max_waiting: int,
         batch_rows: int,
         observe: Callable[[int, float], None] = lambda rows, seconds: None,
     ) -> None:
         self.predictor = predictor
-        self.most_waiting, self.batch_rows = most_waiting, batch_rows
+        self.max_waiting, self.batch_rows = max_waiting, batch_rows
         self.closing = False
         self._observe = observe
-        self._waiting: deque[_Work | _Call] = deque()
-        self._unanswered = 0  # rows that were taken and have no answer yet
-        self._accepted = 0  # requests, each of one part or several
+        self._waiting: deque[_LabelRequest | _Call] = deque()
+        self._unanswered = 0  # accepted rows without an answer
+        self._accepted = 0  # requests in progress
         self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._work, name="labelling", daemon=True)
         self._thread.start()
@@ -81,12 +81,12 @@ class LabelQueue:
 
     @property
     def ended(self) -> bool:
-        """Whether it was closed, and all that was accepted before is answered."""
+        """Whether it is closed, and all accepted requests are answered."""
         return self.closing and self._accepted == 0
 
     @contextmanager
-    def accepted(self) -> Iterator[None]:
-        """Around a request, whose rows are then labelled even if the queue closes. Raises ClosedError where it is."""
+    def accept(self) -> Iterator[None]:
+        """Wraps a request: its rows are labelled even if the queue closes meanwhile. Raises ClosedError."""
         with self._changed:
             if self.closing:
                 raise ClosedError
@@ -99,14 +99,11 @@ class LabelQueue:
                 self._changed.notify()
 
     async def label(self, rows: Sequence[tuple[str | None, Any]]) -> list[Answer | UserError]:
-        """(Task, row) each; answers in the same order. Raises FullError where they are not taken.
-
-        To be called within `accepted`.
-        """
+        """Answers for (task, row) pairs, in the same order; raises FullError. Call within `accept`."""
         loop = asyncio.get_running_loop()
-        work = _Work(rows, loop, loop.create_future())
+        work = _LabelRequest(rows, loop, loop.create_future())
         with self._changed:
-            if self._unanswered + len(rows) > self.most_waiting:
+            if self._unanswered + len(rows) > self.max_waiting:
                 raise FullError
             self._unanswered += len(rows)
             self._waiting.append(work)
@@ -114,7 +111,7 @@ class LabelQueue:
         return await work.future
 
     async def call(self, function: Callable[[], Any]) -> Any:
-        """Runs the function between two batches: the predictor is for one thread at a time. Within `accepted`."""
+        """Runs the function between two batches: the predictor is not thread-safe. Call within `accept`."""
         loop = asyncio.get_running_loop()
         call = _Call(function, loop, loop.create_future())
         with self._changed:
@@ -123,7 +120,7 @@ class LabelQueue:
         return await call.future
 
     def close(self) -> None:
-        """Accepts nothing more; what was accepted is answered. Safe in a signal handler: the lock is re-entrant."""
+        """Refuses new requests; accepted ones are answered. Safe in a signal handler: the lock is re-entrant."""
         with self._changed:
             self.closing = True
             self._changed.notify()
@@ -139,16 +136,16 @@ class LabelQueue:
                 if not self._waiting:
                     return
                 first = self._waiting.popleft()
-                batch = self._batch(first) if isinstance(first, _Work) else []
+                batch = self._batch(first) if isinstance(first, _LabelRequest) else []
             if isinstance(first, _Call):
-                _settle(first.loop, first.future, *_attempt(first.function))
+                _resolve(first.loop, first.future, *_try_call(first.function))
             elif batch:
                 self._label(batch)
 
-    def _batch(self, first: _Work) -> list[_Work]:
-        """The first and what else there is up to `batch_rows`; whoever gave up waiting is left out."""
+    def _batch(self, first: _LabelRequest) -> list[_LabelRequest]:
+        """The first request and those after it, up to `batch_rows` rows, without cancelled ones."""
         batch, rows = [first], len(first.rows)
-        while self._waiting and isinstance(self._waiting[0], _Work):
+        while self._waiting and isinstance(self._waiting[0], _LabelRequest):
             following = self._waiting[0]
             if rows + len(following.rows) > self.batch_rows:
                 break
@@ -159,11 +156,11 @@ class LabelQueue:
         self._unanswered -= sum(len(work.rows) for work in given_up)
         return [work for work in batch if work not in given_up]
 
-    def _label(self, batch: Sequence[_Work]) -> None:
+    def _label(self, batch: Sequence[_LabelRequest]) -> None:
         started = time.monotonic()
         rows = [(number, task, row) for work in batch for number, (task, row) in enumerate(work.rows, start=1)]
-        answers, error = _attempt(lambda: answered(self.predictor, rows))
-        if error is not None and len(batch) > 1:  # whose it is bears it alone
+        answers, error = _try_call(lambda: label_rows(self.predictor, rows))
+        if error is not None and len(batch) > 1:  # find the request that fails
             for work in batch:
                 self._label([work])
             return
@@ -173,34 +170,34 @@ class LabelQueue:
         given = iter(answers or [])
         for work in batch:
             result = None if error is not None else [next(given) for _ in work.rows]
-            _settle(work.loop, work.future, result, error)
+            _resolve(work.loop, work.future, result, error)
 
 
-def answered(predictor: "Predictor", rows: Sequence[tuple[int, str | None, Any]]) -> list[Answer | UserError]:
-    """(Number from 1, task, row) each; why a row has no label stands in its place."""
+def label_rows(predictor: "Predictor", rows: Sequence[tuple[int, str | None, Any]]) -> list[Answer | UserError]:
+    """Answers for (number from 1, task, row) triples; a row that cannot be labelled has a UserError instead."""
     prepared = predictor.prepare(rows)
     good: list[Prepared] = [row for row in prepared if not isinstance(row, UserError)]
     labelled = iter(predictor.answer(good) if good else [])
     return [row if isinstance(row, UserError) else Answer(next(labelled), row) for row in prepared]
 
 
-def _attempt(function: Callable[[], Any]) -> tuple[Any, Exception | None]:
+def _try_call(function: Callable[[], Any]) -> tuple[Any, Exception | None]:
     try:
         return function(), None
-    except Exception as error:  # whoever asked is told; the thread goes on
+    except Exception as error:  # goes to the caller; the thread continues
         return None, error
 
 
-def _settle(
+def _resolve(
     loop: asyncio.AbstractEventLoop, future: "asyncio.Future[Any]", result: Any, error: Exception | None
 ) -> None:
-    def settle() -> None:
-        if future.done():  # given up meanwhile
+    def resolve() -> None:
+        if future.done():  # cancelled meanwhile
             return
         if error is not None:
             future.set_exception(error)
         else:
             future.set_result(result)
 
-    with suppress(RuntimeError):  # the loop is closed: nobody waits any more
-        loop.call_soon_threadsafe(settle)
+    with suppress(RuntimeError):  # the loop is closed: nobody waits for the result
+        loop.call_soon_threadsafe(resolve)

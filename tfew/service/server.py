@@ -1,4 +1,4 @@
-"""The server around the app: it ends when all that was taken is answered, and says 503 to the rest until then."""
+"""The server around the app: it stops once all accepted requests are answered, and rejects new ones with 503."""
 
 import asyncio
 import time
@@ -9,12 +9,12 @@ from fastapi import FastAPI
 
 from tfew.service.queue import LabelQueue
 
-REFUSE_SECONDS = 1.0  # after its last answer a stopping service answers 503 for so long, before it closes the port
-SHUTDOWN_TIMEOUT_SECONDS = 5  # then clients that send, or take, nothing are disconnected
+REFUSE_SECONDS = 1.0  # for which a stopping service still answers 503 after its last answer
+SHUTDOWN_TIMEOUT_SECONDS = 5  # then clients with unfinished requests or responses are disconnected
 
 
 class GracefulServer(uvicorn.Server):
-    """On SIGTERM or Ctrl-C the queue closes, and the server stays until it is empty; a second one ends it at once."""
+    """On SIGTERM or Ctrl-C the queue closes, and the server runs until it is empty; a second signal stops at once."""
 
     def __init__(self, config: uvicorn.Config, queue: LabelQueue) -> None:
         super().__init__(config)
@@ -35,7 +35,7 @@ class GracefulServer(uvicorn.Server):
 
 
 def serve(app: FastAPI, queue: LabelQueue, host: str, port: int) -> None:
-    """Until it is told to end."""
+    """Serves until it is stopped by a signal."""
     config = uvicorn.Config(
         app, host=host, port=port, log_level="warning", timeout_keep_alive=5, server_header=False, backlog=4096,
         timeout_graceful_shutdown=SHUTDOWN_TIMEOUT_SECONDS,

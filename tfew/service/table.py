@@ -1,4 +1,4 @@
-"""A CSV table in, the same table with labels out: what the page does with a file."""
+"""The page's CSV files: a table in, the same table with labels out."""
 
 import csv
 import io
@@ -8,11 +8,11 @@ from tfew.errors import UserError
 from tfew.service.queue import Answer
 
 LABEL, PROBABILITY = "label", "probability"
-csv.field_size_limit(2**27)  # the body is bounded already
+csv.field_size_limit(2**27)  # the body's size is limited already
 
 
 def read_table(body: bytes) -> tuple[list[str], list[dict[str, str]]]:
-    """Columns and rows; raises UserError for what is no table with a header line."""
+    """Columns and rows; raises UserError if it is no table with a header line."""
     try:
         text = body.decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -33,8 +33,8 @@ def read_table(body: bytes) -> tuple[list[str], list[dict[str, str]]]:
     return columns, [dict(zip(columns, row, strict=True)) for row in rows]
 
 
-def written_table(columns: Sequence[str], rows: Sequence[dict[str, str]], answers: Sequence[Answer]) -> str:
-    """The table with two more columns; one of the same name that was there is kept under another."""
+def write_table(columns: Sequence[str], rows: Sequence[dict[str, str]], answers: Sequence[Answer]) -> str:
+    """The table with two more columns, label and probability, renamed if the table has columns of that name."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\r\n")
     added = list(_free_names(columns))
@@ -53,6 +53,6 @@ def _free_names(columns: Sequence[str]) -> Iterator[str]:
 
 
 def _delimiter(text: str) -> str:
-    """Of the header line: whichever of the usual ones it has most of."""
+    """The most frequent of comma, semicolon and tab in the header line."""
     header = text.partition("\n")[0]
     return max(",;\t", key=header.count)

@@ -1,4 +1,4 @@
-"""Sweeps (`-m`): many runs, of which one may fail, be killed or be finished already.
+"""Sweeps (`-m`): many runs, each of which may fail, be killed or be finished already.
 
 * rounds: jobs that died are started again
 * job, job_list: one job; the list of them

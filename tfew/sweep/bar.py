@@ -1,4 +1,4 @@
-"""The progress of a sweep on the terminal, read from its state by a thread: a launcher blocks until it is done."""
+"""The progress bar of a sweep. A thread reads its state: launchers block until all jobs have ended."""
 
 import sys
 import threading
@@ -8,14 +8,14 @@ from tqdm import tqdm
 
 from tfew.sweep.state import FAILED, FOUND, MADE, Outcome, SweepState
 
-EVERY_SECONDS = 0.5
+POLL_SECONDS = 0.5
 TAIL_BYTES = 500
 
 
 class SweepBar:
-    """Two lines on standard error: runs made, failed, left, time left; and what a running job printed last.
+    """Two lines on standard error: runs made, failed and left, time left; and the last log line of a running job.
 
-    Runs that were finished before are left out of the bar: they say nothing on the time that is left.
+    Runs that were finished before are not counted: they would distort the estimate of the time left.
     """
 
     def __init__(self, state: SweepState, names: Sequence[str]) -> None:
@@ -29,20 +29,20 @@ class SweepBar:
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self._thread.start()
 
-    def say(self, note: str) -> None:
-        """Beside the numbers: what is waited for."""
+    def set_note(self, note: str) -> None:
+        """Shows a note after the numbers."""
         self._note = note
 
     def outcomes(self) -> dict[int, Outcome]:
-        """Of all jobs that are settled, now; shown, too."""
+        """The outcomes of all settled jobs; updates the bar, too."""
         with self._lock:
             before = len(self._outcomes)
             for job in range(len(self._names)):
                 outcome = None if job in self._outcomes else self._state.outcome(job)
                 if outcome is not None and outcome.settled:
                     self._outcomes[job] = outcome
-            if self._on_terminal or len(self._outcomes) > before:  # a file would fill with lines that say nothing new
-                self._show()
+            if self._on_terminal or len(self._outcomes) > before:  # a log file gets no line without news
+                self._refresh()
             return dict(sorted(self._outcomes.items()))
 
     def close(self) -> dict[int, Outcome]:
@@ -54,10 +54,10 @@ class SweepBar:
         return outcomes
 
     def _watch(self) -> None:
-        while not self._stop.wait(EVERY_SECONDS):
+        while not self._stop.wait(POLL_SECONDS):
             self.outcomes()
 
-    def _show(self) -> None:
+    def _refresh(self) -> None:
         made, failed, found = (
             sum(outcome.status == status for outcome in self._outcomes.values()) for status in (MADE, FAILED, FOUND)
         )
@@ -66,11 +66,11 @@ class SweepBar:
         self._bar.total, self._bar.n = len(self._names) - found, made + failed
         self._bar.set_postfix_str(", ".join([*parts, self._note] if self._note else parts))
         if self._on_terminal:
-            self._line.set_description_str(self._last_words())
+            self._line.set_description_str(self._last_log_line())
 
-    def _last_words(self) -> str:
-        """The last line of a running job's log; a bar in it is one line that is written again and again."""
-        running = self._state.running()
+    def _last_log_line(self) -> str:
+        """The last line of a running job's log, where each update of a progress bar counts as a line."""
+        running = self._state.running_jobs()
         path = self._state.log_path(running[0]) if running else None
         if path is None or not path.is_file():
             return ""

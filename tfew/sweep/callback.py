@@ -1,4 +1,4 @@
-"""What Hydra calls as a sweep and each of its jobs begins (`hydra.callbacks` in configs/train.yaml)."""
+"""Hydra's callbacks at the start of a sweep and of each of its jobs (`hydra.callbacks` in configs/train.yaml)."""
 
 import os
 import sys
@@ -15,15 +15,15 @@ from omegaconf import DictConfig, read_write
 
 from tfew.errors import UserError
 from tfew.sweep import job
-from tfew.sweep.job_list import jobs_of, sweep_overrides
-from tfew.sweep.rounds import begin
+from tfew.sweep.job_list import split_jobs, sweep_overrides
+from tfew.sweep.rounds import begin_sweep
 from tfew.sweep.state import SweepState
 
 
 class SweepCallback(Callback):
-    """`needs`: settings without which the sweep makes no sense; its file says what they are.
+    """`needs`: settings that the sweep requires; its file explains them.
 
-    Launchers pickle it with the jobs, so in their processes it says where the sweep's state is.
+    Launchers pickle the callback with the jobs: that is how their processes find the sweep's state.
     """
 
     def __init__(self, needs: Sequence[str] = ()) -> None:
@@ -35,15 +35,15 @@ class SweepCallback(Callback):
         try:
             overrides = sweep_overrides(config.hydra.sweeper.params, config.hydra.overrides.task)
             self._check(config, overrides)
-            _bound_processes(config)
-            self.state = begin(Path(str(config.runs)).expanduser(), jobs_of(overrides))
+            _limit_processes(config)
+            self.state = begin_sweep(Path(str(config.runs)).expanduser(), split_jobs(overrides))
         except UserError as error:
-            sys.exit(str(error))  # Hydra would only warn of it and go on
+            sys.exit(str(error))  # Hydra would only warn and continue
 
     def on_job_start(self, config: DictConfig, **_: Any) -> None:
         job.state = self.state
         if os.getppid() == self._owner:
-            _end_with_parent()
+            _exit_with_parent()
 
     def _check(self, config: DictConfig, overrides: Sequence[Override]) -> None:
         if config.run_dir is not None:
@@ -56,8 +56,8 @@ class SweepCallback(Callback):
 
 
 @cache
-def _end_with_parent() -> None:
-    """joblib's workers would wait forever to hand over what they have done, their models in memory."""
+def _exit_with_parent() -> None:
+    """Without it joblib's workers outlive their parent, with their models in memory."""
 
     def watch(parent: int) -> None:
         while os.getppid() == parent:
@@ -67,8 +67,8 @@ def _end_with_parent() -> None:
     threading.Thread(target=watch, args=(os.getppid(),), daemon=True).start()
 
 
-def _bound_processes(config: DictConfig) -> None:
-    """submitit's local launcher starts a process for every job of a batch at once, and a batch is all of them."""
+def _limit_processes(config: DictConfig) -> None:
+    """submitit's local launcher starts all jobs of a batch at once, and by default a batch is the whole sweep."""
     one_machine = str(config.hydra.launcher._target_).endswith(".LocalLauncher")
     if one_machine and config.hydra.sweeper.max_batch_size is None:
         with read_write(config.hydra):

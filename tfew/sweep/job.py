@@ -1,4 +1,4 @@
-"""One job of a sweep, in whatever process a launcher runs it: quiet, and whatever it raises is its own affair."""
+"""Runs one job of a sweep, in whatever process the launcher chose: its output is logged, its exceptions recorded."""
 
 import contextlib
 import gc
@@ -31,19 +31,19 @@ def run_job(function: Callable[[], Any], runs: Path) -> Any:
     before = state.outcome(number)
     if before is not None and before.settled:
         return None
-    with state.started(number) as mark:
+    with state.job_lock(number) as mark:
         result, outcome = _attempt(function, runs, state.log_path(number), mark)
         state.settle(number, outcome)
-    if outcome.status == MADE and not isinstance(result, RunRecord):  # no run: what it prints is what it is for
+    if outcome.status == MADE and not isinstance(result, RunRecord):  # a command whose result is its output
         print(state.log_path(number).read_text(encoding="utf-8"), end="", flush=True)
     if outcome.status != FAILED or not state.log_path(number).stat().st_size:
         state.log_path(number).unlink()
-    gc.collect()  # what a traceback held on to, a model maybe
+    gc.collect()  # tracebacks may keep a model alive
     return result
 
 
 def _attempt(function: Callable[[], Any], runs: Path, log: Path, mark: Path) -> tuple[Any, Outcome]:
-    with _printing_to(log), _interrupts() as interrupts:
+    with _redirect_output(log), _record_interrupts() as interrupts:
         try:
             result = function()
             return result, _outcome(result, runs, mark)
@@ -51,7 +51,7 @@ def _attempt(function: Callable[[], Any], runs: Path, log: Path, mark: Path) -> 
             return None, Outcome(BUSY, str(error.folder))
         except UserError as error:
             return None, Outcome(FAILED, error=str(error))
-        except (Exception, SystemExit) as error:  # a job may fail in any way; the others are none of its business
+        except (Exception, SystemExit) as error:  # of any kind: the other jobs continue
             if interrupts:
                 raise KeyboardInterrupt from error
             traceback.print_exc()
@@ -68,8 +68,8 @@ def _outcome(result: Any, runs: Path, mark: Path) -> Outcome:
 
 
 @contextlib.contextmanager
-def _interrupts() -> Iterator[list[int]]:
-    """Grows with each Ctrl-C: an import that one meets, or a clean-up, makes an error of another name of it."""
+def _record_interrupts() -> Iterator[list[int]]:
+    """Yields the list of SIGINTs received: imports and clean-ups may turn KeyboardInterrupt into other exceptions."""
     received: list[int] = []
     before = signal.getsignal(signal.SIGINT)
 
@@ -78,7 +78,7 @@ def _interrupts() -> Iterator[list[int]]:
         signal.default_int_handler(number, frame)
 
     if threading.current_thread() is not threading.main_thread() or before != signal.default_int_handler:
-        yield received  # somebody else's affair, and in a thread nothing is ever interrupted
+        yield received  # another handler is installed; threads are never interrupted
         return
     signal.signal(signal.SIGINT, note)
     try:
@@ -88,7 +88,7 @@ def _interrupts() -> Iterator[list[int]]:
 
 
 @contextlib.contextmanager
-def _printing_to(path: Path) -> Iterator[None]:
+def _redirect_output(path: Path) -> Iterator[None]:
     with (
         path.open("a", encoding="utf-8") as file,
         contextlib.redirect_stdout(file),

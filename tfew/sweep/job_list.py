@@ -1,4 +1,4 @@
-"""Which jobs a sweep consists of, as Hydra's sweeper makes them: the product of all values, the last one first."""
+"""The jobs of a sweep, as Hydra's sweeper makes them: the product of all values; the last setting varies fastest."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -19,8 +19,8 @@ def sweep_overrides(params: Mapping[str, Any] | None, command_line: Sequence[str
     return parser.parse_overrides([*parameters, *command_line])
 
 
-def jobs_of(overrides: list[Override]) -> list[list[str]]:
-    """The command line of each job, by its number."""
+def split_jobs(overrides: list[Override]) -> list[list[str]]:
+    """The overrides of each job, by its number."""
     return [job for batch in BasicSweeper.split_arguments(overrides, None) for job in batch]
 
 
@@ -29,4 +29,4 @@ def planned_jobs(sweep: str, command_line: Sequence[str] = (), config_name: str 
     chosen = f"+sweep={sweep}"
     with hydra_at_work():
         config = compose(config_name, [chosen], return_hydra_config=True)
-        return jobs_of(sweep_overrides(config.hydra.sweeper.params, [chosen, *command_line]))
+        return split_jobs(sweep_overrides(config.hydra.sweeper.params, [chosen, *command_line]))

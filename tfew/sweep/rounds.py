@@ -1,7 +1,7 @@
-"""A sweep from its start to its summary: rounds, until every job has an outcome.
+"""A sweep from its start to its summary, in rounds until every job has an outcome.
 
-A round is one pass of Hydra's sweeper. What a job raises is settled within it; another round is needed where a process
-was killed in the middle of a job (joblib then gives up all others, too), or where another sweep was making a run.
+A round is one pass of Hydra's sweeper. A job that raises is settled; another round is needed if a process was killed in
+the middle of a job (joblib then gives up all others, too), or if another sweep was making a run.
 """
 
 import os
@@ -19,19 +19,19 @@ from hydra.errors import CompactHydraException
 
 from tfew.runs.records import RECORD_FILE
 from tfew.runs.run_lock import LOCK_FILE, is_locked, lock_file
-from tfew.sweep.bar import EVERY_SECONDS, SweepBar
+from tfew.sweep.bar import POLL_SECONDS, SweepBar
 from tfew.sweep.state import BUSY, FAILED, FOUND, MADE, OWNER, Outcome, SweepState
 
-FULL_ERROR = "HYDRA_FULL_ERROR"  # set to 1, Hydra shows where an exception comes from
+FULL_ERROR = "HYDRA_FULL_ERROR"  # if 1, Hydra prints tracebacks
 MAX_DEATHS = 3  # of a job's process; with joblib a job dies with its neighbour, so one death means little
-FOLDER = ".sweep"  # in the root of the runs
-AGAIN = "The same command continues: finished runs are skipped."
+FOLDER = ".sweep"  # in the folder of all runs
+CONTINUE_HINT = "The same command continues: finished runs are skipped."
 
-current: "Sweep | None" = None  # the one that this process has begun
+current_sweep: "Sweep | None" = None  # begun by this process
 
 
 class Sweep:
-    """`jobs[number]` is what the job's command line says; what it has of its own is its name. `root`: of the runs."""
+    """`jobs[number]`: the job's overrides; its name is those that not all jobs share. `root`: the runs' folder."""
 
     def __init__(self, root: Path, jobs: Sequence[Sequence[str]]) -> None:
         self._root = root
@@ -39,19 +39,19 @@ class Sweep:
         self._names = [" ".join(override for override in job if override not in common) for job in jobs]
         self._deaths: Counter[int] = Counter()
         self._settled, self._started = 0, time.monotonic()
-        self._owned = ExitStack()
+        self._owner_lock = ExitStack()
         self.full_error = os.environ.get(FULL_ERROR) == "1"
-        _remove_dead(root / FOLDER)
+        _remove_stale(root / FOLDER)
         self.state = SweepState(root.absolute() / FOLDER / f"{datetime.now():%Y%m%d-%H%M%S}-{os.getpid()}")
-        self._owned.enter_context(lock_file(self.state.folder / OWNER))
+        self._owner_lock.enter_context(lock_file(self.state.folder / OWNER))
         print(f"Sweep of {len(jobs)} runs in {root}/", file=sys.stderr, flush=True)
         self._bar = SweepBar(self.state, self._names)
 
     def needs_another_round(self, error: Exception | None) -> bool:
-        """Waits for what still runs and settles what can be; raises the launcher's error where it came to nothing."""
-        while self.state.running():  # of a launcher that gave up when one of its processes died
-            time.sleep(EVERY_SECONDS)
-        moved = self._await_others() + self._count_deaths()
+        """Waits for running jobs and settles what it can; raises the launcher's error if there was no progress."""
+        while self.state.running_jobs():  # if a launcher gave up when one of its processes died
+            time.sleep(POLL_SECONDS)
+        moved = self._wait_for_others() + self._count_deaths()
         settled = len(self._bar.outcomes())
         if settled == len(self._names):
             return False
@@ -61,26 +61,26 @@ class Sweep:
         return True
 
     def end(self) -> bool:
-        """The summary, on standard output; whether all went well."""
+        """Prints the summary; returns whether no job failed."""
         outcomes = self._bar.close()
-        print(f"\nSweep of {len(self._names)} runs in {self._root}/: {self._counts(outcomes)}.")
+        print(f"\nSweep of {len(self._names)} runs in {self._root}/: {self._summary(outcomes)}.")
         failed = {job: outcome for job, outcome in outcomes.items() if outcome.status == FAILED}
         for job, outcome in failed.items():
             print(f"  FAILED: {self._names[job]}: {outcome.error}")
             if self.state.log_path(job).is_file():
                 print(f"          its log: {self.state.log_path(job)}")
         if failed:
-            print(f"  {len(failed)} runs failed. {AGAIN}", flush=True)
-        self._clean(list(failed))
+            print(f"  {len(failed)} runs failed. {CONTINUE_HINT}", flush=True)
+        self._clean_up(list(failed))
         return not failed
 
     def abandon(self) -> str:
-        """Where it ends before its jobs are settled; returns how far it came."""
+        """Ends the sweep before all jobs are settled; returns a summary."""
         outcomes = self._bar.close()
-        self._clean([])
-        return self._counts(outcomes)
+        self._clean_up([])
+        return self._summary(outcomes)
 
-    def _counts(self, outcomes: Mapping[int, Outcome]) -> str:
+    def _summary(self, outcomes: Mapping[int, Outcome]) -> str:
         numbers = {
             status: sum(outcome.status == status for outcome in outcomes.values()) for status in (MADE, FOUND, FAILED)
         }
@@ -89,41 +89,41 @@ class Sweep:
         took = timedelta(seconds=round(time.monotonic() - self._started))
         return ", ".join([*parts, f"{left} left"] if left else parts) + f", in {took}"
 
-    def _await_others(self) -> int:
-        """Runs that another process was making when their turn came: waits until it has ended; their number."""
+    def _wait_for_others(self) -> int:
+        """Waits for runs that other processes were making when their jobs started; returns how many there were."""
         busy = {}
         for job in range(len(self._names)):
             outcome = self.state.outcome(job)
             if outcome is not None and outcome.status == BUSY:
                 busy[job] = Path(str(outcome.run))
         for job, run in busy.items():
-            self._bar.say("waiting for another process")
+            self._bar.set_note("waiting for another process")
             while is_locked(run / LOCK_FILE):
-                time.sleep(EVERY_SECONDS)
+                time.sleep(POLL_SECONDS)
             if (run / RECORD_FILE).is_file():
                 self.state.settle(job, Outcome(FOUND, str(run)))
             else:
-                self.state.forget(job)
-        self._bar.say("")
+                self.state.reset(job)
+        self._bar.set_note("")
         return len(busy)
 
     def _count_deaths(self) -> int:
-        died = self.state.died()
-        for job in died:
-            self.state.forget(job)
+        dead_jobs = self.state.dead_jobs()
+        for job in dead_jobs:
+            self.state.reset(job)
             self._deaths[job] += 1
             if self._deaths[job] == MAX_DEATHS:
                 error = f"killed {MAX_DEATHS} times, or a process beside it was: for want of memory?"
                 self.state.settle(job, Outcome(FAILED, error=error))
-        return len(died)
+        return len(dead_jobs)
 
-    def _clean(self, failed: Sequence[int]) -> None:
-        """Leaves the logs of failed jobs (and of a cluster's processes, then), and nothing where none failed."""
+    def _clean_up(self, failed: Sequence[int]) -> None:
+        """Keeps only the logs of failed jobs, and then also those of a cluster's processes."""
         logs = [self.state.log_path(job) for job in failed]
         for path in self.state.folder.iterdir():
             if path not in logs and path.name != OWNER:
                 path.unlink(missing_ok=True)
-        self._owned.close()
+        self._owner_lock.close()
         root = self.state.folder.parent
         if not failed and not list(root.glob(f"*/{OWNER}")):  # else another sweep may need these
             rmtree(root / "submitit", ignore_errors=True)
@@ -133,17 +133,17 @@ class Sweep:
                 folder.rmdir()
 
 
-def begin(root: Path, jobs: Sequence[Sequence[str]]) -> SweepState:
-    """The state of the sweep that this process runs: the first round begins it, later ones go on with it."""
-    global current
-    if current is None:
-        current = Sweep(root, jobs)
-        os.environ[FULL_ERROR] = "1"  # what the launcher raises comes to `in_rounds` instead of being printed
-    return current.state
+def begin_sweep(root: Path, jobs: Sequence[Sequence[str]]) -> SweepState:
+    """The state of this process's sweep: the first round begins it, later ones continue it."""
+    global current_sweep
+    if current_sweep is None:
+        current_sweep = Sweep(root, jobs)
+        os.environ[FULL_ERROR] = "1"  # so that the launcher raises to `run_in_rounds` instead of printing
+    return current_sweep.state
 
 
-def in_rounds(start: Callable[[], Any]) -> Any:
-    """Calls Hydra's main, for a sweep as often as it takes; a sweep ends with its summary, and fails if a job did."""
+def run_in_rounds(start: Callable[[], Any]) -> Any:
+    """Calls Hydra's main, for a sweep until all jobs are settled; then prints a summary; exits 1 if a job failed."""
     try:
         while True:
             error = None
@@ -151,29 +151,29 @@ def in_rounds(start: Callable[[], Any]) -> Any:
                 result = start()
             except Exception as raised:
                 error = raised
-            if current is None:
+            if current_sweep is None:
                 if error is not None:
                     raise error
                 return result
-            if not current.needs_another_round(error):
+            if not current_sweep.needs_another_round(error):
                 break
     except BaseException as error:
-        if current is None:
+        if current_sweep is None:
             raise
-        so_far = current.abandon()
+        so_far = current_sweep.abandon()
         if isinstance(error, KeyboardInterrupt):
-            sys.exit(f"Interrupted: {so_far}. {AGAIN}")
+            sys.exit(f"Interrupted: {so_far}. {CONTINUE_HINT}")
         if isinstance(error, CompactHydraException):  # a job that cannot be composed, before any was started
             sys.exit("\n".join(str(part) for part in (error, error.__cause__) if part is not None))
-        if isinstance(error, Exception) and not current.full_error:
+        if isinstance(error, Exception) and not current_sweep.full_error:
             sys.exit(f"The sweep cannot go on: {so_far}. {type(error).__name__}: {error} ({FULL_ERROR}=1 shows where.)")
         raise
-    if not current.end():
+    if not current_sweep.end():
         sys.exit(1)
 
 
-def _remove_dead(root: Path) -> None:
-    """Folders of sweeps that were killed, and logs of failed runs of earlier ones."""
+def _remove_stale(root: Path) -> None:
+    """Removes the folders of killed sweeps, and the logs of earlier ones."""
     for folder in root.glob("*-*-*"):
         if not is_locked(folder / OWNER):
             rmtree(folder, ignore_errors=True)

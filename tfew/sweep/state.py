@@ -1,9 +1,9 @@
-"""What becomes of each job of a sweep: small files in a folder that all its processes see, wherever they run.
+"""The state of a sweep's jobs: small files in a folder that all its processes share.
 
-N.started    held (tfew/runs/run_lock.py) while job N runs; what a killed process leaves is held no more
+N.started    locked (tfew/runs/run_lock.py) while job N runs; a killed process leaves it unlocked
 N.json       its outcome, written when it ends
-N.log        what it printed; kept where it failed
-owner        held by the process that began the sweep
+N.log        its output; kept if it failed
+owner        locked by the process that began the sweep
 """
 
 import json
@@ -23,7 +23,7 @@ MADE, FOUND, FAILED, BUSY = "made", "found", "failed", "busy"
 class Outcome:
     """`status`: MADE; FOUND, it was finished before; FAILED with this `error`; BUSY, another process is making it.
 
-    `run` is the run's folder, where there is one.
+    `run`: the run's folder, if there is one.
     """
 
     status: str
@@ -37,7 +37,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class SweepState:
-    """Jobs are told by their number in the sweep."""
+    """Jobs are identified by their number in the sweep."""
 
     folder: Path
 
@@ -45,17 +45,17 @@ class SweepState:
         return self.folder / f"{job}.log"
 
     @contextmanager
-    def started(self, job: int) -> Iterator[Path]:
-        """Around a job; yields a file that was written as it started."""
-        with lock_file(self._mark(job)):
-            yield self._mark(job)
+    def job_lock(self, job: int) -> Iterator[Path]:
+        """Holds a lock while the job runs; yields the lock file, which is written as the job starts."""
+        with lock_file(self._lock_path(job)):
+            yield self._lock_path(job)
 
     def settle(self, job: int, outcome: Outcome) -> None:
         write_atomically(self._outcome_path(job), json.dumps(asdict(outcome)))
 
-    def forget(self, job: int) -> None:
-        """As if the job had not been tried yet."""
-        self._mark(job).unlink(missing_ok=True)
+    def reset(self, job: int) -> None:
+        """Forgets that the job was tried."""
+        self._lock_path(job).unlink(missing_ok=True)
         self._outcome_path(job).unlink(missing_ok=True)
 
     def outcome(self, job: int) -> Outcome | None:
@@ -64,18 +64,20 @@ class SweepState:
         except FileNotFoundError:
             return None
 
-    def running(self) -> list[int]:
-        return [job for job in self._marked() if is_locked(self._mark(job))]
+    def running_jobs(self) -> list[int]:
+        return [job for job in self._started_jobs() if is_locked(self._lock_path(job))]
 
-    def died(self) -> list[int]:
-        """Jobs whose process ended without a word."""
-        # in this order: an outcome is written before its mark is let go
-        return [job for job in self._marked() if not is_locked(self._mark(job)) and self.outcome(job) is None]
+    def dead_jobs(self) -> list[int]:
+        """Jobs whose process ended without writing an outcome."""
+        # in this order: an outcome is written before its lock is released
+        return [
+            job for job in self._started_jobs() if not is_locked(self._lock_path(job)) and self.outcome(job) is None
+        ]
 
-    def _marked(self) -> list[int]:
+    def _started_jobs(self) -> list[int]:
         return sorted(int(path.stem) for path in self.folder.glob("*.started"))
 
-    def _mark(self, job: int) -> Path:
+    def _lock_path(self, job: int) -> Path:
         return self.folder / f"{job}.started"
 
     def _outcome_path(self, job: int) -> Path:

@@ -13,7 +13,7 @@ from pathlib import Path
 from tfew.devices.distributed import broadcast_object, is_main_process
 from tfew.errors import UserError
 from tfew.files.atomic import write_atomically
-from tfew.files.checksums import check_file, file_sha256, from_checked_json, to_checked_json
+from tfew.files.checksums import check_sha256, file_sha256, from_checked_json, to_checked_json
 from tfew.ranking.evaluation import Evaluated, metrics_of, write_predictions
 from tfew.ranking.icl import Answer
 from tfew.ranking.metrics import accuracy
@@ -81,7 +81,7 @@ def _finished(folder: Path) -> Evaluated | None:
         return None
     try:
         fields = from_checked_json(path.read_text(encoding="utf-8"))
-        check_file(folder / PREDICTIONS_FILE, fields.pop(PREDICTIONS_SHA256, None), remedy)
+        check_sha256(folder / PREDICTIONS_FILE, fields.pop(PREDICTIONS_SHA256, None), remedy)
         return Evaluated(**fields)
     except UserError:
         raise

@@ -20,11 +20,11 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from tfew.config import resolved
-from tfew.data.loader import DrawnPrompts, FewShotData
+from tfew.data.loader import FewShotDataModule, PromptDataset
 from tfew.data.tokenization import PromptTokenizer, collate
 from tfew.devices.distributed import broadcast_object, is_main_process, world_size
 from tfew.errors import UserError
-from tfew.files.atomic import cannot_write, write_bytes_atomically
+from tfew.files.atomic import write_bytes_atomically, write_error
 from tfew.methods.base import Method
 from tfew.models.build import make_optimizer, shards_weights, uses_autocast, uses_zero3
 from tfew.runs.metrics_file import MetricsFile, final_loss
@@ -67,7 +67,7 @@ def fit(
         equal_passes=shards_weights(config),
     )
     examples_per_mean = training.micro_batch_size or training.batch_size
-    data = FewShotData(
+    data = FewShotDataModule(
         task.prompts,
         prompt_tokenizer,
         batch_size=training.batch_size,
@@ -92,7 +92,7 @@ def fit(
         raise KeyboardInterrupt from error
     except OSError as error:
         if error.errno in CANNOT_WRITE:
-            raise cannot_write(folder, error) from error
+            raise write_error(folder, error) from error
         raise
     finally:
         _finish_loggers(trainer)
@@ -130,7 +130,7 @@ def _single_losses(
     config: DictConfig, method: Method, module: FewShotModule, prompt_tokenizer: PromptTokenizer, task: Task
 ) -> Iterator[Tensor]:
     """The training loss of each single training example, in the wording drawn for step 0, without dropout."""
-    prompts = DrawnPrompts(task.prompts, prompt_tokenizer, config.seed)
+    prompts = PromptDataset(task.prompts, prompt_tokenizer, config.seed)
     device = next(module.model.parameters()).device
     module.eval()
     for row in tqdm(range(task.rows), desc="Calibrating", unit="example", mininterval=0.5):

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 from tqdm import tqdm
 
-from tfew.data.loader import DrawnPrompts, StepSampler
+from tfew.data.loader import PromptDataset, StepSampler
 from tfew.data.tokenization import TokenizedPrompt, collate
 from tfew.devices.memory import peak_memory_bytes
 from tfew.errors import UserError
@@ -30,7 +30,7 @@ from tfew.files.atomic import write_bytes_atomically
 from tfew.files.checksums import check_checkpoint
 from tfew.methods.task_bank import Scaler, put_scalings
 from tfew.runs.metrics_file import MetricsFile
-from tfew.runs.run_folder import CHECKPOINTS, METRICS_FILE, SPEED_FILE, TOGETHER
+from tfew.runs.run_folder import CHECKPOINTS, JOINT_PREFIX, METRICS_FILE, SPEED_FILE
 from tfew.scoring.losses import Counts, LossConfig, counts, loss_terms
 from tfew.scoring.memory_budget import OUT_OF_MEMORY, saved_tensors_within, too_little
 from tfew.scoring.score import token_logprob
@@ -49,7 +49,7 @@ class Member:
     scaler: Scaler
     optimizer: torch.optim.Optimizer
     schedule: LambdaLR
-    prompts: DrawnPrompts
+    prompts: PromptDataset
     order: StepSampler
     loss: LossConfig
     loss_mean: str
@@ -247,9 +247,9 @@ def restore_together(members: Sequence[Member]) -> int:
 
 
 def _state_path(member: Member, step: int) -> Path:
-    return member.folder / CHECKPOINTS / f"{TOGETHER}{step}.pt"
+    return member.folder / CHECKPOINTS / f"{JOINT_PREFIX}{step}.pt"
 
 
 def _saved_steps(member: Member) -> set[int]:
-    paths = (member.folder / CHECKPOINTS).glob(f"{TOGETHER}*.pt")
-    return {int(match[1]) for path in paths if (match := re.fullmatch(rf"{TOGETHER}(\d+)\.pt", path.name))}
+    paths = (member.folder / CHECKPOINTS).glob(f"{JOINT_PREFIX}*.pt")
+    return {int(match[1]) for path in paths if (match := re.fullmatch(rf"{JOINT_PREFIX}(\d+)\.pt", path.name))}
