@@ -45,7 +45,7 @@ KNOWS_CONFIGURATION = """
 config settings cli task dataset_config summary together train evaluate predict serve preview cost convert raft_submit
 models.build training.fit prediction.saved_run runs.identity sweep.callback paper.__main__
 """
-KNOWS_LIGHTNING = {"data/loader.py", "devices/launch_env.py", "runs/checkpoints.py"}  # and all of training/
+KNOWS_LIGHTNING = {"data/loader.py", "devices/launch_env.py"}  # and all of training/
 
 
 def sources() -> list[Path]:

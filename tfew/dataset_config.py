@@ -13,12 +13,12 @@ from omegaconf import DictConfig, OmegaConf
 
 from tfew.config import resolved
 from tfew.data.dataset import DatasetSpec
+from tfew.data.describe_table import TableOptions, describe_table, format_verbalizer
 from tfew.data.formats import read_rows
 from tfew.data.layout import humanize, layout_template, template_names
 from tfew.data.sources import has_split, load_hub_table, load_split
-from tfew.data.table import SUFFIXES, Table, read_table
+from tfew.data.table_reader import SUFFIXES, Table, read_table
 from tfew.data.templates import load_templates, select_templates
-from tfew.data.user_table import TableOptions, describe_table, format_verbalizer
 from tfew.errors import UserError
 from tfew.files.checksums import file_sha256
 

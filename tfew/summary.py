@@ -12,9 +12,10 @@ from tfew.costs.formulas import inference_flops, training_flops
 from tfew.devices.distributed import is_main_process
 from tfew.models.adapters_io import save_temperature
 from tfew.ranking.label_table import by_label, confusions, doubts
+from tfew.runs.checkpoints import remove_checkpoints
 from tfew.runs.identity import model_name
 from tfew.runs.records import RunRecord, git_commit, library_versions, save_record
-from tfew.runs.run_folder import file_checksums, remove_checkpoints
+from tfew.runs.run_folder import file_checksums
 
 if TYPE_CHECKING:
     from tfew.models.loaded_model import LoadedModel

@@ -167,9 +167,9 @@ TARGETS: dict[str, Target] = {
 
 def _read(path: Path) -> None:
     """As rows to label, whole and from every place on; then as a table to train on."""
+    from tfew.data.describe_table import TableOptions, describe_table
     from tfew.data.stream import StreamPosition, open_stream
-    from tfew.data.table import read_table
-    from tfew.data.user_table import TableOptions, describe_table
+    from tfew.data.table_reader import read_table
 
     def streamed() -> None:
         stream = open_stream(str(path), None, "text")

@@ -27,8 +27,8 @@ from tfew.methods.base import adapter_parameters
 from tfew.models.build import build_method, shard_model
 from tfew.models.loaded_model import Execution, LoadedModel
 from tfew.ranking import evaluation
+from tfew.runs.checkpoints import last_checkpoint, remove_checkpoints
 from tfew.runs.identity import run_name
-from tfew.runs.run_folder import last_checkpoint, remove_checkpoints
 from tfew.schema import Batch, Prompt
 from tfew.scoring.losses import T_FEW
 from tfew.scoring.score import scoring_mode

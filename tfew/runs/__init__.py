@@ -1,10 +1,10 @@
 """What a run leaves on disk.
 
-* run_folder: finished, unfinished or new; resuming
+* run_folder: finished, unfinished or new
 * identity: names of runs, and which settings count
 * records: `RunRecord`, result.json, written last
 * run_lock: one process per run
-* checkpoints: Lightning's, written atomically
+* checkpoints: what an unfinished run resumes from
 * metrics_file: metrics.csv
 * card: the adapter's model card
 """

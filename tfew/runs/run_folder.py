@@ -13,9 +13,10 @@ from typing_extensions import TypedDict
 from tfew.devices.distributed import barrier, is_main_process
 from tfew.errors import UserError
 from tfew.files.atomic import remove_temporary_files, write_atomically, write_error
-from tfew.files.checksums import check_checkpoint, check_sha256, file_sha256
+from tfew.files.checksums import check_sha256, file_sha256
 from tfew.files.untrusted import parse_yaml, validated
 from tfew.runs.card import CARD_FILE, is_model_card
+from tfew.runs.checkpoints import CHECKPOINTS, JOINT_PREFIX, last_checkpoint, remove_checkpoints, remove_if_empty
 from tfew.runs.identity import differences, identity
 from tfew.runs.records import RECORD_FILE, RunRecord, load_record
 from tfew.runs.run_lock import LOCK_FILE, lock_run
@@ -27,9 +28,6 @@ PREDICTIONS_FILE = "predictions.jsonl"
 METRICS_FILE = "metrics.csv"
 SPEED_FILE = "speed.csv"  # of each step, too, but another one each time: no checksum of it is kept
 MIXTURE_FILE = "mixture.json"
-CHECKPOINTS = "checkpoint"
-MASK_FILE = "calibration.safetensors"
-JOINT_PREFIX = "together-step="  # of the checkpoints of runs that are trained jointly
 FOLD_PREFIX = "fold_"  # and a number: the folder of one fold of a cross-validation
 FOLD_FILE = "fold.json"  # what its evaluation took; written last
 ADAPTER_FILES = ("adapter.safetensors", "adapter.json", "temperature.json")
@@ -112,32 +110,6 @@ def _open(folder: Path, settings: Mapping[str, Any], resume: bool) -> None:
         log.info(f"{folder} is {'unfinished; starting afresh' if unfinished else 'finished; redoing it'}.")
         _clear(folder)
     write_atomically(folder / CONFIG_FILE, OmegaConf.to_yaml(OmegaConf.create(dict(settings))))
-
-
-def last_checkpoint(folder: Path) -> Path | None:
-    """The checkpoint with the most steps; a kill between two checkpoints may leave several.
-
-    A checkpoint that is a folder (deepspeed_3) is complete if it has the file `latest`. Raises UserError for a damaged
-    one.
-    """
-    found = [
-        path for path in (folder / CHECKPOINTS).glob("step=*.ckpt") if path.is_file() or (path / "latest").is_file()
-    ]
-    if not found:
-        return None
-    last = max(found, key=lambda path: int(path.stem.removeprefix("step=")))
-    if last.is_file():
-        check_checkpoint(last)
-    return last
-
-
-def remove_checkpoints(folder: Path) -> None:
-    saved = [path for name in ("step=*.ckpt", f"{JOINT_PREFIX}*.pt") for path in (folder / CHECKPOINTS).glob(name)]
-    for path in [*saved, folder / CHECKPOINTS / MASK_FILE]:
-        if path.is_dir():
-            shutil.rmtree(path)
-        path.unlink(missing_ok=True)
-    _remove_if_empty(folder / CHECKPOINTS)
 
 
 def file_checksums(folder: Path) -> dict[str, str]:
@@ -269,12 +241,7 @@ def _clear(folder: Path) -> None:
             shots = few_shot_path(folder, dataset, settings["shots"], settings["few_shot_seed"])
             shots.unlink(missing_ok=True)
             for parent in (shots.parent, shots.parents[1], shots.parents[2]):
-                _remove_if_empty(parent)
+                remove_if_empty(parent)
         (folder / CONFIG_FILE).unlink(missing_ok=True)
     except OSError as error:
         raise write_error(folder, error) from error
-
-
-def _remove_if_empty(folder: Path) -> None:
-    if folder.is_dir() and not any(folder.iterdir()):
-        folder.rmdir()

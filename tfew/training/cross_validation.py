@@ -17,7 +17,8 @@ from tfew.files.checksums import check_sha256, file_sha256, from_checked_json, t
 from tfew.ranking.evaluation import Evaluated, metrics_of, write_predictions
 from tfew.ranking.icl import Answer
 from tfew.ranking.metrics import accuracy
-from tfew.runs.run_folder import FOLD_FILE, PREDICTIONS_FILE, fold_folder, remove_checkpoints
+from tfew.runs.checkpoints import remove_checkpoints
+from tfew.runs.run_folder import FOLD_FILE, PREDICTIONS_FILE, fold_folder
 from tfew.schema import Prediction
 from tfew.task import Task
 

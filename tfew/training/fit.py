@@ -27,8 +27,9 @@ from tfew.errors import UserError
 from tfew.files.atomic import write_bytes_atomically, write_error
 from tfew.methods.base import Method
 from tfew.models.build import make_optimizer, shards_weights, uses_autocast, uses_zero3
+from tfew.runs.checkpoints import CHECKPOINTS, MASK_FILE, last_checkpoint
 from tfew.runs.metrics_file import MetricsFile, final_loss
-from tfew.runs.run_folder import CHECKPOINTS, MASK_FILE, METRICS_FILE, SPEED_FILE, last_checkpoint
+from tfew.runs.run_folder import METRICS_FILE, SPEED_FILE
 from tfew.scoring.losses import LossConfig, counts
 from tfew.settings import TrainingSettings, settings
 from tfew.task import Task

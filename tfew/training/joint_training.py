@@ -29,8 +29,9 @@ from tfew.errors import UserError
 from tfew.files.atomic import write_bytes_atomically
 from tfew.files.checksums import check_checkpoint
 from tfew.methods.task_bank import Scaler, put_scalings
+from tfew.runs.checkpoints import CHECKPOINTS, JOINT_PREFIX
 from tfew.runs.metrics_file import MetricsFile
-from tfew.runs.run_folder import CHECKPOINTS, JOINT_PREFIX, METRICS_FILE, SPEED_FILE
+from tfew.runs.run_folder import METRICS_FILE, SPEED_FILE
 from tfew.scoring.losses import Counts, LossConfig, counts, loss_terms
 from tfew.scoring.memory_budget import OUT_OF_MEMORY, saved_tensors_within, too_little
 from tfew.scoring.score import token_logprob

@@ -9,7 +9,7 @@ from pytorch_lightning.plugins.environments import TorchElasticEnvironment
 from pytorch_lightning.strategies import DDPStrategy
 
 from tfew.devices.distributed import local_rank_and_size, world_size
-from tfew.runs.checkpoints import AtomicCheckpointIO
+from tfew.training.checkpoint_io import AtomicCheckpointIO
 
 
 class SummedGradientsDDP(DDPStrategy):

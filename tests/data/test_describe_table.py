@@ -11,9 +11,9 @@ from omegaconf import OmegaConf
 
 from tests.test_train import vectors
 from tfew.config import checked, compose
+from tfew.data.describe_table import TableOptions, describe_table
 from tfew.data.infer_columns import MAX_LABEL_CHARACTERS, infer_label_column
-from tfew.data.table import Table, read_table
-from tfew.data.user_table import TableOptions, describe_table
+from tfew.data.table_reader import Table, read_table
 from tfew.dataset_config import complete
 from tfew.errors import UserError
 from tfew.evaluate import evaluate, with_run_settings

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tfew.data.table import MAX_CELL_CHARACTERS, iter_rows, read_table
+from tfew.data.table_reader import MAX_CELL_CHARACTERS, iter_rows, read_table
 from tfew.errors import UserError
 
 ROWS = [{"review": "good, very", "label": "1"}, {"review": "so-so", "label": "0"}]
