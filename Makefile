@@ -2,8 +2,8 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 READY := $(VENV)/.ready
 PIP := $(VENV)/bin/pip install --disable-pip-version-check
-# the one that is installed first with TORCH=cpu, from where PyTorch keeps its builds without CUDA
-CPU_TORCH := $(shell grep '^torch==' requirements.txt) --index-url https://download.pytorch.org/whl/cpu
+# installed first with TORCH=cpu: of one release pip takes the build named +cpu, where PyTorch's own index answers
+CPU_TORCH := $(shell grep '^torch==' requirements.txt) --extra-index-url https://download.pytorch.org/whl/cpu
 
 .PHONY: help audit env release fitting_python demo demo_full mini_t0 mini_t0_table mini_tables mini_icl accept test test_full check bench always
 .DEFAULT_GOAL := help
