@@ -82,7 +82,7 @@ def test_make_env(tmp_path: Path) -> None:
     installs = [line for line in lines if "bin/pip install" in line]
     assert len(installs) == 4
     assert "torch==" in installs[0]
-    assert installs[0].endswith(" --index-url https://download.pytorch.org/whl/cpu")
+    assert installs[0].endswith(" --extra-index-url https://download.pytorch.org/whl/cpu")
     assert installs[1].endswith("-r requirements.txt")
     assert "--ignore-requires-python promptsource==" in installs[2]
     assert installs[3].endswith("-e .")
