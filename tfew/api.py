@@ -37,8 +37,8 @@ def train(*overrides: str, **settings: Any) -> RunRecord:
 
 def evaluate(*overrides: str, **settings: Any) -> RunRecord:
     """As `tfew evaluate OVERRIDES` does: `adapter=` a run folder, or none for the bare model."""
+    from tfew.cli import with_run_settings
     from tfew.evaluate import evaluate as run
-    from tfew.prediction.saved_run import with_run_settings
 
     _prepare()
     given = [*overrides, *_as_overrides(settings)]
