@@ -97,10 +97,10 @@ check: $(READY)  ## formatter, linter, type checker
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
 
-release: $(READY)  ## wheel and source distribution in dist/, checked, and tried in an environment of their own; TORCH=cpu
+release: $(READY)  ## wheel and source distribution in dist/, checked and tried; TORCH=cpu; ARGS=needs=here: no download for that
 	$(RUN) -m venv $(VENV)-release
 	$(VENV)-release/bin/pip install --disable-pip-version-check --quiet build twine
 	rm -rf dist
 	$(VENV)-release/bin/python -m build
 	$(VENV)-release/bin/twine check --strict dist/*
-	$(RUN) -m scripts.check_wheel dist/*.whl $(if $(TORCH),torch=$(TORCH))
+	$(RUN) -m scripts.check_wheel dist/*.whl $(if $(TORCH),torch=$(TORCH)) $(ARGS)

@@ -56,8 +56,8 @@ def try_wheel(wheel: Path, folder: Path, cpu_torch: bool = False, needs_here: bo
     elsewhere.mkdir()
     (elsewhere / "rows.jsonl").write_text(json.dumps(ROW) + "\n", encoding="utf-8")
     tfew = folder / "venv" / "bin" / "tfew"
-    where = run([tfew, "--version"], elsewhere).rpartition("configs")[2].strip()
-    if not Path(where).is_relative_to(folder):
+    versions = dict(line.split(maxsplit=1) for line in run([tfew, "--version"], elsewhere).splitlines())
+    if not Path(where := versions["configs"]).is_relative_to(folder):
         raise UserError(f"The configurations are read from {where}, not from the wheel.")
     run([tfew, "train", "+experiment=demo", "steps=2", "eval_rows=20", "trainer=cpu", f"run_dir={RUN}"], elsewhere)
     run([tfew, "evaluate", f"adapter={RUN}", "eval_rows=20", "trainer=cpu"], elsewhere)

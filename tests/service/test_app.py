@@ -25,6 +25,7 @@ from starlette.testclient import TestClient
 from tests.test_predict import trained, unlabelled
 from tests.test_train import folder
 from tfew.config import compose
+from tfew.environment.versions import own_version
 from tfew.errors import UserError
 from tfew.methods.task_bank import Scaling
 from tfew.models.adapters_io import load_weights
@@ -106,6 +107,7 @@ def test_one_item_its_inputs_and_what_is_there(queue: LabelQueue) -> None:
     assert "tfew_rows_total 2.0" in metrics
     schema = client.get("/openapi.json").json()
     assert {"/predict", "/table", "/tasks", "/healthz", "/metrics"} <= schema["paths"].keys()
+    assert schema["info"]["version"] == own_version()
 
 
 def test_inputs_are_what_was_sent_not_what_was_cut_off(runs: dict[str, Path]) -> None:

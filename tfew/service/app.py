@@ -12,6 +12,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
+from tfew.environment.versions import own_version
 from tfew.errors import UserError
 from tfew.service.limits import BodyLimitMiddleware, Limits
 from tfew.service.messages import (
@@ -51,7 +52,8 @@ PAGE_POLICY = (
 
 def make_app(queue: LabelQueue, metrics: Metrics, limits: Limits) -> FastAPI:
     what = "Labels and probabilities by adapters of many tasks on one model."
-    app = FastAPI(title="tfew", description=what, docs_url=None, redoc_url=None)  # their pages load from a CDN
+    # no docs_url and redoc_url: their pages load from a CDN
+    app = FastAPI(title="tfew", version=own_version(), description=what, docs_url=None, redoc_url=None)
     app.add_middleware(BodyLimitMiddleware, max_bytes=limits.max_body_bytes, timeout_seconds=limits.timeout_seconds)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(limits.allowed_hosts))  # against DNS rebinding
     app.add_middleware(MetricsMiddleware, metrics=metrics)
