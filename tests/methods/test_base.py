@@ -266,7 +266,7 @@ def test_a_continued_run_recalls_its_calibration(
     with pytest.raises(UserError, match="stopped"):
         train_tiny(*cut)
     monkeypatch.setattr(FewShotModule, "training_step", step)
-    monkeypatch.setattr(FISH, "calibrate", None)  # calling it again would fail
+    monkeypatch.setattr(FISH, "compute_mask", None)  # calling it again would fail
     resumed = train_tiny(*cut, "resume=true")
     ours, theirs = load_weights(tmp_path / "cut"), load_weights(tmp_path / "whole")
     assert ours.keys() == theirs.keys()
