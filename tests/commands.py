@@ -8,6 +8,7 @@ Each process of pytest has one such server (Linux; elsewhere all processes are r
 makes a fork of it safe.
 """
 
+import atexit
 import contextlib
 import os
 import signal
@@ -90,9 +91,15 @@ def _server() -> Connection:
     ours, theirs = socket.socketpair()
     command = [sys.executable, "-m", "tests.commands", str(theirs.fileno())]
     process = subprocess.Popen(command, pass_fds=[theirs.fileno()], cwd=ROOT, start_new_session=True)
-    process.returncode = 0  # it ends when this process does, and nobody waits for it
     theirs.close()
-    return Connection(ours.detach())
+    connection = Connection(ours.detach())
+
+    def end() -> None:
+        connection.close()
+        process.wait()
+
+    atexit.register(end)
+    return connection
 
 
 def serve(connection: Connection) -> None:

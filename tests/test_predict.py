@@ -613,9 +613,9 @@ def test_columns_that_a_table_has_no_place_for_are_named() -> None:
 
 @pytest.mark.slow
 def test_killed_by_a_signal_at_random_moments(runs: dict[str, Path], tmp_path: Path) -> None:
-    rows = [{"number": n, **row} for n, row in enumerate(unlabelled("commits") * 200)]
+    rows = [{"number": n, **row} for n, row in enumerate(unlabelled("commits") * 80)]
     source = write_jsonl(tmp_path / "in.jsonl", rows)
-    common = ["tfew.predict", f"adapter={runs['commits']}", f"input={source}", "trainer=cpu", "eval_batch_size=8"]
+    common = ["tfew.predict", f"adapter={runs['commits']}", f"input={source}", "trainer=cpu", "eval_batch_size=4"]
     told = [sys.executable, "-m", *common, f"output={tmp_path}/whole.csv"]
     subprocess.run(told, check=True, capture_output=True)  # of another process than those that are forked
     whole, output, state = (tmp_path / name for name in ("whole.csv", "out.csv", "out.csv.partial.json"))

@@ -44,9 +44,11 @@ JOBS = {
         "dataset.evaluate=false", "resume=true", "run_dir={folder}/run",
     ),
     "evaluate": ("adapter={adapter}", "trainer=cpu", "eval_batch_size=2", "resume=true", "run_dir={folder}/run"),
-    "predict": ("adapter={adapter}", "trainer=cpu", "input={rows}", "output={folder}/labels.jsonl"),
+    "predict": (
+        "adapter={adapter}", "trainer=cpu", "eval_batch_size=4", "input={rows}", "output={folder}/labels.jsonl",
+    ),
 }  # fmt: skip
-ROWS = 4000  # to predict
+ROWS = 800  # to predict
 MOST_KILLS = 3
 LATEST_SECONDS = 0.004  # after an operation
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT

@@ -2,6 +2,7 @@
 
     python -m scripts.drills.sweep_under_fire                            200 runs, 4 joblib workers, some minutes
     python -m scripts.drills.sweep_under_fire 40 submitit_local 7        40 runs, submitit's local executor, seed 7
+    python -m scripts.drills.sweep_under_fire 6 joblib 0 2               6 runs, 2 workers
 
 While the sweep runs, one of its worker processes is killed (SIGKILL) after every few runs, now and then the sweep
 itself with all that it has started; and half-way a second sweep of the same command begins, as if by somebody else.
@@ -26,7 +27,6 @@ from tqdm import tqdm
 from tfew.runs.records import RECORD_FILE
 from tfew.runs.run_folder import PREDICTIONS_FILE
 
-WORKERS = 4
 MOST_BETWEEN_KILLS = 36  # finished runs
 LATEST_KILL_SECONDS = 3.0  # after the last of them
 SHARE_OF_SWEEPS = 0.15  # of the kills: the sweep itself, and all its processes
@@ -52,27 +52,26 @@ class Fire:
                 self.written_twice.add(path)
 
 
-def command(runs: Path, count: int, launcher: str) -> list[str]:
+def command(runs: Path, count: int, launcher: str, workers: int) -> list[str]:
     seeds = ",".join(map(str, range(count)))
     size = "hydra.sweeper.max_batch_size" if launcher == "submitit_local" else "hydra.launcher.n_jobs"
     return [
         sys.executable, "-m", "tfew.train", "-m", "+experiment=demo", "dataset=mini/complaint", "model=tiny",
         "trainer=cpu", "few_shot=draw", "steps=6", "checkpoint_every=2", "dataset.generator.eval=20",
-        f"few_shot_seed={seeds}", f"hydra/launcher={launcher}", f"{size}={WORKERS}", f"runs={runs}",
+        f"few_shot_seed={seeds}", f"hydra/launcher={launcher}", f"{size}={workers}", f"runs={runs}",
     ]  # fmt: skip
 
 
-def start(runs: Path, count: int, launcher: str) -> subprocess.Popen[bytes]:
+def start(runs: Path, count: int, launcher: str, workers: int) -> subprocess.Popen[bytes]:
     log = (runs.parent / f"{runs.name}.log").open("ab")
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(
-        command(runs, count, launcher), stdout=log, stderr=log, env=environment, start_new_session=True
-    )
+    told = command(runs, count, launcher, workers)
+    return subprocess.Popen(told, stdout=log, stderr=log, env=environment, start_new_session=True)
 
 
-def undisturbed(runs: Path, count: int, launcher: str) -> float:
+def undisturbed(runs: Path, count: int, launcher: str, workers: int) -> float:
     started = time.monotonic()
-    process = start(runs, count, launcher)
+    process = start(runs, count, launcher, workers)
     with _bar("Undisturbed", count) as bar:
         while process.poll() is None:
             _show(bar, runs)
@@ -81,7 +80,7 @@ def undisturbed(runs: Path, count: int, launcher: str) -> float:
     return time.monotonic() - started
 
 
-def under_fire(runs: Path, count: int, launcher: str, source: random.Random) -> Fire:
+def under_fire(runs: Path, count: int, launcher: str, workers: int, source: random.Random) -> Fire:
     fire, started = Fire(), time.monotonic()
     sweeps: list[subprocess.Popen[bytes] | None] = [None, None]
     done = [False, False]
@@ -90,7 +89,7 @@ def under_fire(runs: Path, count: int, launcher: str, source: random.Random) -> 
         while not all(done) and time.monotonic() - started < LATEST_SECONDS:
             for number, sweep in enumerate(sweeps):
                 if not done[number] and sweep is None and len(fire.records) >= number * count // 2:
-                    sweeps[number] = start(runs, count, launcher)
+                    sweeps[number] = start(runs, count, launcher, workers)
                     fire.starts += 1
                 elif sweep is not None and sweep.poll() is not None:
                     done[number], sweeps[number] = sweep.returncode == 0, None
@@ -183,16 +182,17 @@ def main() -> int:
     parser.add_argument("runs", nargs="?", type=int, default=200)
     parser.add_argument("launcher", nargs="?", choices=("joblib", "submitit_local"), default="joblib")
     parser.add_argument("seed", nargs="?", type=int, default=0)
+    parser.add_argument("workers", nargs="?", type=int, default=4)
     options = parser.parse_args()
-    runs, launcher = options.runs, options.launcher
+    runs, launcher, workers = options.runs, options.launcher, options.workers
     with tempfile.TemporaryDirectory() as name:
         whole, disturbed = Path(name) / "whole", Path(name) / "disturbed"
-        seconds = undisturbed(whole, runs, launcher)
-        fire = under_fire(disturbed, runs, launcher, random.Random(options.seed))
+        seconds = undisturbed(whole, runs, launcher, workers)
+        fire = under_fire(disturbed, runs, launcher, workers, random.Random(options.seed))
         found = wrong(whole, disturbed, fire, runs)
         text = table(disturbed, Path(name) / "ours")
     print(f"\n{text}")
-    print(f"{runs} runs, {launcher}, {WORKERS} workers: {seconds:.0f} s undisturbed, {fire.seconds:.0f} s under fire")
+    print(f"{runs} runs, {launcher}, {workers} workers: {seconds:.0f} s undisturbed, {fire.seconds:.0f} s under fire")
     print(
         f"{fire.workers_killed} workers and {fire.sweeps_killed} whole sweeps killed, {fire.starts} starts;"
         f" {len(fire.records)} records, {len(fire.written_twice)} of them written twice"

@@ -29,7 +29,7 @@ TEST, VALIDATION = (
 )
 HELD_OUT = TEST | VALIDATION
 FILES = {path.stem for path in (CONFIGS / "dataset" / "mini").glob("*.yaml")} - {"base"}
-FEW, MANY = 30_000, 1_000_000  # prompts of pre-training that are scanned; the issue asks for a million
+SCANNED = 1_000_000  # prompts of pre-training
 
 
 @cache
@@ -176,15 +176,17 @@ class Leaks:
 
 
 def scan(leaks: Leaks, count: int) -> list[str]:
-    """Draws prompts of pre-training as training does, and looks for anything held out in inputs, answers and rows."""
+    """Draws rows of pre-training as training does, and looks for anything held out in them and in all their prompts."""
     drawn, source = mixture(), random.Random(0)
     found: set[str] = set()
-    for _ in range(count):
-        number, row, template = drawn.locate(source.randrange(len(drawn)))
-        example = drawn.examples[number][row]
-        prompt = drawn.parts[number].templates[template].render_target(drawn.parts[number].name, example)
-        assert prompt is not None
-        found.update(leaks.found(f"{prompt.input} {prompt.choices[0]}", example.fields))
+    while count > 0:
+        number, row, _ = drawn.locate(source.randrange(len(drawn)))
+        part, example = drawn.parts[number], drawn.examples[number][row]
+        for template in part.templates:
+            prompt = template.render_target(part.name, example)
+            assert prompt is not None
+            found.update(leaks.found(f"{prompt.input} {prompt.choices[0]}", example.fields))
+        count -= len(part.templates)
     return sorted(found)
 
 
@@ -201,13 +203,6 @@ def test_no_label_set_of_a_held_out_family_is_one_of_pre_training(leaks: Leaks) 
     assert not ours & leaks.labels
 
 
-@pytest.mark.slow
-def test_nothing_held_out_occurs_in_pre_training(leaks: Leaks) -> None:
-    assert len(leaks.fixed.pattern.split("|")) > 80
-    assert len(leaks.utterances) > 10_000
-    assert scan(leaks, FEW) == []
-
-
 def test_the_scan_finds_a_leak(leaks: Leaks) -> None:
     prompt = next(prompts("commits", "eval", 1))
     row = Rows(FAMILIES["commits"], "eval", 0, 1)[0]
@@ -219,7 +214,9 @@ def test_the_scan_finds_a_leak(leaks: Leaks) -> None:
 
 @pytest.mark.slow
 def test_nothing_held_out_occurs_in_a_million_prompts(leaks: Leaks) -> None:
-    assert scan(leaks, MANY) == []
+    assert len(leaks.fixed.pattern.split("|")) > 80
+    assert len(leaks.utterances) > 10_000
+    assert scan(leaks, SCANNED) == []
 
 
 # ---- the shipped model

@@ -27,7 +27,7 @@ def test_broken_files_are_told_in_a_sentence() -> None:
 
 
 def test_a_sweep_under_fire_ends_as_an_undisturbed_one_does() -> None:
-    said = run("sweep_under_fire", "6")
+    said = run("sweep_under_fire", "6", "joblib", "0", "2")
     assert "Files, predictions and table are those of the undisturbed sweep." in said
     assert "6 records, 0 of them written twice" in said
 

@@ -12,31 +12,34 @@ from pathlib import Path
 
 import pytest
 
-STEPS = 60
+from tests.commands import run_command, start_command
+
+STEPS = 20
 SEEDS = (0, 1, 32, 42)
 pytestmark = pytest.mark.slow
 
 
 def command(runs: Path, *overrides: str) -> list[str]:
     return [
-        sys.executable, "-m", "tfew.train", "-m", "+experiment=demo", "model=tiny", "trainer=cpu", f"steps={STEPS}",
+        "tfew.train", "-m", "+experiment=demo", "model=tiny", "trainer=cpu", f"steps={STEPS}",
         "dataset.generator.eval=4", f"few_shot_seed={','.join(map(str, SEEDS))}", f"runs={runs}", *overrides,
     ]  # fmt: skip
 
 
 def run(runs: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(command(runs, *overrides), capture_output=True, text=True, check=False, timeout=400)
+    """A sweep to its end: itself forked off, its workers real processes."""
+    return run_command(*command(runs, *overrides), timeout=400)
 
 
 @pytest.fixture
 def started() -> Iterator[Callable[..., subprocess.Popen[str]]]:
-    """Starts a sweep in the background, in a session of its own that is killed at the end."""
+    """Starts a real one in the background, in a session of its own that is killed at the end."""
     processes: list[subprocess.Popen[str]] = []
 
     def start(runs: Path, *overrides: str) -> subprocess.Popen[str]:
         process = subprocess.Popen(
-            command(runs, *overrides), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
-            start_new_session=True,
+            [sys.executable, "-m", *command(runs, *overrides)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            text=True, start_new_session=True,
         )  # fmt: skip
         processes.append(process)
         return process
@@ -101,19 +104,18 @@ def numbers(output: str) -> tuple[int, ...]:
 
 @pytest.mark.parametrize("launcher", ["joblib", "submitit_local"])
 def test_launchers(launcher: str, tmp_path: Path, undisturbed: dict[int, bytes]) -> None:
-    """One job's value cannot be: the others run, and once it is mended only that one is made."""
-    good, bad = f"few_shot_seed={SEEDS[0]},{SEEDS[1]}", "optimizer.lr=2e-2,0"  # the first is the experiment's own
-    result = run(tmp_path, f"hydra/launcher={launcher}", good, bad)
+    """One job's value cannot be: the other runs, and once it is mended only what is left is made."""
+    values = (f"few_shot_seed={SEEDS[0]}", "optimizer.lr=2e-2,0")  # the first rate is the experiment's own
+    result = run(tmp_path, f"hydra/launcher={launcher}", *values)
     assert result.returncode == 1
-    assert numbers(result.stdout) == (2, 0, 2)
-    assert result.stdout.count("FAILED: ") == 2
-    assert f"FAILED: few_shot_seed={SEEDS[0]} optimizer.lr=0: optimizer.lr=0 is not a number above 0." in result.stdout
+    assert numbers(result.stdout) == (1, 0, 1)
+    assert "FAILED: optimizer.lr=0: optimizer.lr=0 is not a number above 0." in result.stdout
     assert "Warning" not in result.stderr
     assert "Traceback" not in result.stderr
     before = finished(tmp_path)
-    result = run(tmp_path, f"hydra/launcher={launcher}", f"few_shot_seed={SEEDS[0]},{SEEDS[1]},{SEEDS[2]}")
+    result = run(tmp_path, f"hydra/launcher={launcher}", f"few_shot_seed={SEEDS[0]},{SEEDS[1]}")
     assert result.returncode == 0
-    assert numbers(result.stdout) == (1, 2, 0)
+    assert numbers(result.stdout) == (1, 1, 0)
     assert before.items() <= finished(tmp_path).items()
     assert predictions(tmp_path).items() <= undisturbed.items()
     assert list(tmp_path.glob(".*")) == [], "nothing is left of a sweep that went well"
@@ -154,11 +156,9 @@ def test_a_killed_worker_costs_only_time(
     assert predictions(tmp_path) == undisturbed
 
 
-def test_two_people_start_the_same_sweep(
-    tmp_path: Path, undisturbed: dict[int, bytes], started: Callable[..., subprocess.Popen[str]]
-) -> None:
+def test_two_people_start_the_same_sweep(tmp_path: Path, undisturbed: dict[int, bytes]) -> None:
     """They share the work, each run is made once, and both end when all runs are finished."""
-    both = [started(tmp_path) for _ in range(2)]
+    both = [start_command(*command(tmp_path)) for _ in range(2)]
     outputs = [process.communicate(timeout=400)[0] for process in both]
     assert [process.returncode for process in both] == [0, 0]
     counted = [numbers(output) for output in outputs]
@@ -202,7 +202,7 @@ exec "$@"
 """
 SACCT = """#!/bin/bash
 echo "JobID|State|NodeList"
-for task in 0 1 2; do echo "77_$task|RUNNING|here"; done
+for task in 0 1; do echo "77_$task|RUNNING|here"; done
 """
 
 
@@ -215,14 +215,14 @@ def test_slurm(tmp_path: Path, undisturbed: dict[int, bytes], monkeypatch: pytes
         (bin_folder / name).chmod(0o755)
     monkeypatch.setenv("PATH", f"{bin_folder}:{os.environ['PATH']}")
     options = ("hydra.launcher.partition=long", "hydra.launcher.array_parallelism=2")
-    result = run(runs, "hydra/launcher=submitit_slurm", *options, f"few_shot_seed={SEEDS[0]},{SEEDS[1]},{SEEDS[2]}")
+    result = run(runs, "hydra/launcher=submitit_slurm", *options, f"few_shot_seed={SEEDS[0]},{SEEDS[1]}")
     assert result.returncode == 0, result.stderr
-    assert numbers(result.stdout) == (3, 0, 0)
+    assert numbers(result.stdout) == (2, 0, 0)
     assert predictions(runs).items() <= undisturbed.items()
     assert list(runs.glob(".*")) == []
     lines = (bin_folder / "script").read_text().splitlines()
     wanted = {
-        "array": "0-2%2", "cpus-per-task": "4", "gpus-per-node": "1", "job-name": "tfew", "mem": "48GB", "nodes": "1",
+        "array": "0-1%2", "cpus-per-task": "4", "gpus-per-node": "1", "job-name": "tfew", "mem": "48GB", "nodes": "1",
         "ntasks-per-node": "1", "partition": "long", "time": "360", "signal": "USR2@120",
     }  # fmt: skip
     given = dict(re.findall(r"^#SBATCH --([\w-]+)=(\S+)$", "\n".join(lines), re.MULTILINE))
