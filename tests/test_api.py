@@ -1,6 +1,7 @@
 """The Python API: the commands' own results, settings as Python values, messages in a program that has no logging."""
 
 import logging
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -43,6 +44,18 @@ def test_a_record_prints_as_a_summary_and_shows_in_a_notebook(tmp_path: Path) ->
     assert f"<td>{accuracy}" in record._repr_html_()
     hostile = record.__class__(**{**vars(record), "dataset": "<script>"})
     assert "<script>" not in hostile._repr_html_()
+
+
+def test_the_readme_runs_as_it_is_typed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"### From Python\n\n```python\n(.*?)```", readme, re.S)
+    monkeypatch.chdir(tmp_path)
+    exec(code, {})
+    printed = capsys.readouterr().out.splitlines()
+    assert "commits: ia3 on mini_t0, loss tfew, seed 0" in printed
+    assert printed[-1] in ("entailment", "contradiction", "neutral")
 
 
 TEXT = st.characters(exclude_characters="\0\r\n")
