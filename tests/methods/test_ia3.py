@@ -111,3 +111,14 @@ def test_names_that_match_nothing_are_an_error_that_lists_near_ones() -> None:
         attach(IA3(["key"], {}, ["wi_1"], ["wi"], ["wo"]), tiny_t5())
     with pytest.raises(UserError, match=r"Unknown layout 'halves' \(method.fused_keys_values.qkv=\)"):
         IA3([], {"qkv": "halves"}, [], [], [])
+
+
+def test_without_hydra_the_defaults_are_those_of_the_yaml() -> None:
+    bare = IA3()
+    assert vars(bare) == vars(ia3())
+    model, composed = tiny_t5(), tiny_t5()
+    attach(bare, model)
+    attach(ia3(), composed)
+    names = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    assert names
+    assert names == [name for name, parameter in composed.named_parameters() if parameter.requires_grad]
