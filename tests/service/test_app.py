@@ -357,8 +357,8 @@ def test_a_thousand_tasks_at_once(runs: dict[str, Path], predictor: Predictor, t
         )
         place = bank.add({layer: stronger(scaling, strength) for layer, scaling in base.items()})
         many._tasks[name] = replace(template, task_predictor=own, bank_index=place)
-    queue = LabelQueue(many, most_waiting=2000, batch_rows=64)
-    client = client_of(queue, most_items=1000, most_body_bytes=10**6)
+    queue = LabelQueue(many, max_waiting=2000, batch_rows=64)
+    client = client_of(queue, max_items=1000, max_body_bytes=10**6)
     assert client.get("/healthz").json()["tasks"] == 1000
     row = unlabelled("complaint")[0]
     asked = [{"task": name, "row": row} for name in ["complaint", *(f"task {number}" for number in range(0, 998, 4))]]

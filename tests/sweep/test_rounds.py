@@ -1,6 +1,5 @@
 """Sweeps: one bad job leaves the others alone, finished runs are skipped, and killed processes cost no run."""
 
-import os
 import re
 import signal
 import sys
@@ -15,6 +14,7 @@ import pytest
 from tfew import train as train_module
 from tfew.errors import UserError
 from tfew.runs.records import RunRecord, save_record
+from tfew.runs.run_folder import run_once
 from tfew.runs.run_lock import LOCK_FILE, RunLocked, lock_file
 from tfew.sweep import bar, job, rounds
 from tfew.sweep.job import run_job
@@ -121,8 +121,12 @@ def test_made_found_and_settled(state: SweepState, tmp_path: Path) -> None:
 
     def make() -> RunRecord:
         calls.append(state.running_jobs())
-        save_record(tmp_path / "run", record("run"))
-        return record("run")
+
+        def save(folder: Path) -> RunRecord:
+            save_record(folder, record("run"))
+            return record("run")
+
+        return run_once(tmp_path / "run", {}, overwrite=False, make=save)
 
     assert run_job(make, tmp_path) == record("run")
     assert calls == [[3]], "marked as running meanwhile"
@@ -130,7 +134,6 @@ def test_made_found_and_settled(state: SweepState, tmp_path: Path) -> None:
     assert run_job(make, tmp_path) is None
     assert len(calls) == 1, "a job is not done again in the next round"
     state.reset(3)
-    os.utime(tmp_path / "run" / "result.json", (1e9, 1e9))
     assert run_job(lambda: record("run"), tmp_path) == record("run")
     assert state.outcome(3) == Outcome(FOUND, str(tmp_path / "run"))
     assert not state.log_path(3).exists()

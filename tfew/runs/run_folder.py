@@ -33,6 +33,7 @@ FOLD_FILE = "fold.json"  # what its evaluation took; written last
 ADAPTER_FILES = ("adapter.safetensors", "adapter.json", "temperature.json")
 # and CONFIG_FILE
 OWN_FILES = (RECORD_FILE, PREDICTIONS_FILE, METRICS_FILE, MIXTURE_FILE, *ADAPTER_FILES)
+made_here: set[Path] = set()  # folders of runs that this process has made; those it found finished are not among them
 LOGGER_FOLDERS = ("tensorboard", "wandb")
 
 
@@ -52,7 +53,9 @@ def run_once(
     if not already_finished(folder, settings, overwrite):
         with lock_run(folder) if is_main_process() else nullcontext():
             if not already_finished(folder, settings, overwrite):  # another process may have finished it meanwhile
-                return make(folder)
+                record = make(folder)
+                made_here.add(folder.resolve())
+                return record
     record = load_record(folder)
     remove_leftovers(folder)
     return record

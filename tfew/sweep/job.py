@@ -13,7 +13,8 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 
 from tfew.errors import UserError
-from tfew.runs.records import RECORD_FILE, RunRecord
+from tfew.runs.records import RunRecord
+from tfew.runs.run_folder import made_here
 from tfew.runs.run_lock import RunLocked
 from tfew.sweep.state import BUSY, FAILED, FOUND, MADE, Outcome, SweepState
 
@@ -31,8 +32,8 @@ def run_job(function: Callable[[], Any], runs: Path) -> Any:
     before = state.outcome(number)
     if before is not None and before.settled:
         return None
-    with state.job_lock(number) as mark:
-        result, outcome = _attempt(function, runs, state.log_path(number), mark)
+    with state.job_lock(number):
+        result, outcome = _attempt(function, runs, state.log_path(number))
         state.settle(number, outcome)
     if outcome.status == MADE and not isinstance(result, RunRecord):  # a command whose result is its output
         print(state.log_path(number).read_text(encoding="utf-8"), end="", flush=True)
@@ -42,11 +43,12 @@ def run_job(function: Callable[[], Any], runs: Path) -> Any:
     return result
 
 
-def _attempt(function: Callable[[], Any], runs: Path, log: Path, mark: Path) -> tuple[Any, Outcome]:
+def _attempt(function: Callable[[], Any], runs: Path, log: Path) -> tuple[Any, Outcome]:
     with _redirect_output(log), _record_interrupts() as interrupts:
+        made_here.clear()
         try:
             result = function()
-            return result, _outcome(result, runs, mark)
+            return result, _outcome(result, runs)
         except RunLocked as error:
             return None, Outcome(BUSY, str(error.folder))
         except UserError as error:
@@ -58,13 +60,11 @@ def _attempt(function: Callable[[], Any], runs: Path, log: Path, mark: Path) -> 
             return None, Outcome(FAILED, error=f"{type(error).__name__}: {' '.join(str(error).split())}")
 
 
-def _outcome(result: Any, runs: Path, mark: Path) -> Outcome:
+def _outcome(result: Any, runs: Path) -> Outcome:
     if not isinstance(result, RunRecord):
         return Outcome(MADE)
     folder = runs / result.name
-    # two times of one file system, which need not be the time of this machine
-    finished_before = (folder / RECORD_FILE).stat().st_mtime < mark.stat().st_mtime
-    return Outcome(FOUND if finished_before else MADE, str(folder))
+    return Outcome(MADE if folder.resolve() in made_here else FOUND, str(folder))
 
 
 @contextlib.contextmanager

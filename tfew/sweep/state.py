@@ -45,10 +45,10 @@ class SweepState:
         return self.folder / f"{job}.log"
 
     @contextmanager
-    def job_lock(self, job: int) -> Iterator[Path]:
-        """Holds a lock while the job runs; yields the lock file, which is written as the job starts."""
+    def job_lock(self, job: int) -> Iterator[None]:
+        """Holds a lock while the job runs."""
         with lock_file(self._lock_path(job)):
-            yield self._lock_path(job)
+            yield
 
     def settle(self, job: int, outcome: Outcome) -> None:
         write_atomically(self._outcome_path(job), json.dumps(asdict(outcome)))
