@@ -102,7 +102,7 @@ class FewShotModule(pl.LightningModule):
             with attempt.halved_if_out_of_memory(batch, self.global_step):
                 torch.manual_seed(seed)
                 optimizer.zero_grad()
-                sums = dict[str, Tensor]()
+                sums, terms = dict[str, Tensor](), dict[str, Tensor]()  # what a failed attempt kept is freed here
                 for micro_batch, weight, is_last in self.passes(batch, totals):
                     terms = self.loss_terms(micro_batch, totals.counts)
                     self.backward_pass(terms["loss"] * weight, is_last)
