@@ -5,7 +5,7 @@ PIP := $(VENV)/bin/pip install --disable-pip-version-check
 # installed first with TORCH=cpu: of one release pip takes the build named +cpu, where PyTorch's own index answers
 CPU_TORCH := $(shell grep '^torch==' requirements.txt) --extra-index-url https://download.pytorch.org/whl/cpu
 
-.PHONY: help audit env release fitting_python demo demo_full mini_t0 mini_t0_table mini_tables mini_icl accept test test_full check bench always
+.PHONY: help audit env release fitting_python demo demo_full mini_t0 mini_t0_table mini_tables mini_icl accept test test_full drills check bench always
 .DEFAULT_GOAL := help
 
 help:  ## what each target does
@@ -77,8 +77,11 @@ always:
 test: $(READY)  ## the tests, but for the slow ones
 	$(RUN) -m pytest -m "not slow"
 
-test_full: $(READY)  ## all tests
-	$(RUN) -m pytest
+test_full: $(READY)  ## all tests; ARGS='-m "not drill"': as CI runs them
+	$(RUN) -m pytest $(ARGS)
+
+drills: $(READY)  ## the longest tests: killed runs and sweeps, a million prompts; the last result is in evidence/drills.md
+	$(RUN) -m pytest -m drill --durations=0
 
 bench: $(READY)  ## ours against the official recipe, HF peft and lm-evaluation-harness, side by side
 	$(RUN) -m scripts.bench

@@ -611,6 +611,7 @@ def test_columns_that_a_table_has_no_place_for_are_named() -> None:
     }  # fmt: skip
 
 
+@pytest.mark.drill
 @pytest.mark.slow
 def test_killed_by_a_signal_at_random_moments(runs: dict[str, Path], tmp_path: Path) -> None:
     rows = [{"number": n, **row} for n, row in enumerate(unlabelled("commits") * 80)]

@@ -485,6 +485,7 @@ def test_a_mixture_that_changed_is_not_continued(made_mixture: Path, tmp_path: P
         save_mixture(train_task(compose(*config, "dataset.cap=30")), path)
 
 
+@pytest.mark.drill
 @pytest.mark.slow
 def test_killed_and_resumed_the_run_is_the_undisturbed_one(made_mixture: Path, tmp_path: Path) -> None:
     def command(folder: Path) -> list[str]:

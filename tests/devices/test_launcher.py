@@ -236,6 +236,7 @@ def test_two_nodes_of_slurm_train_as_one_process_and_only_the_first_writes(alone
     assert files(alone) == files(folder)
 
 
+@pytest.mark.drill
 def test_no_process_holds_a_copy_of_a_model_in_parts(tmp_path: Path) -> None:
     weights, rows = table(400, 2, tmp_path)
     assert weights > 390_000_000

@@ -212,6 +212,7 @@ def test_the_scan_finds_a_leak(leaks: Leaks) -> None:
     assert leaks.found("mary is in the park. where is mary?", {"text": "mary is in the park."}) == []
 
 
+@pytest.mark.drill
 @pytest.mark.slow
 def test_nothing_held_out_occurs_in_a_million_prompts(leaks: Leaks) -> None:
     assert len(leaks.fixed.pattern.split("|")) > 80

@@ -117,6 +117,7 @@ def test_a_run_that_is_finished_while_it_is_claimed_is_not_made_again(
     assert record == train_tiny(f"run_dir={tmp_path}/run")
 
 
+@pytest.mark.drill
 @pytest.mark.slow
 def test_the_same_run_started_twice_at_once(tmp_path: Path) -> None:
     command = ["tfew.train", "+experiment=demo", "model=tiny", "trainer=cpu", "steps=150"]

@@ -14,18 +14,21 @@ def run(module: str, *arguments: str) -> str:
     return run_command(f"scripts.drills.{module}", *arguments, check=True, timeout=900).stdout
 
 
+@pytest.mark.drill
 def test_killed_runs_end_as_undisturbed_ones_do() -> None:
     trials, at_any_time, at_a_file, same = map(int, run("kill_and_resume", "6", "3").splitlines()[-1].split()[1:])
     assert trials == same == 6
     assert at_any_time + at_a_file >= 6
 
 
+@pytest.mark.drill
 def test_broken_files_are_told_in_a_sentence() -> None:
     refused, listed, _, faults = map(int, run("malformed", "1", "1").splitlines()[-1].split()[1:])
     assert refused + listed > 9
     assert not faults
 
 
+@pytest.mark.drill
 def test_a_sweep_under_fire_ends_as_an_undisturbed_one_does() -> None:
     said = run("sweep_under_fire", "6", "joblib", "0", "2")
     assert "Files, predictions and table are those of the undisturbed sweep." in said

@@ -121,6 +121,7 @@ def test_launchers(launcher: str, tmp_path: Path, undisturbed: dict[int, bytes])
     assert list(tmp_path.glob(".*")) == [], "nothing is left of a sweep that went well"
 
 
+@pytest.mark.drill
 @pytest.mark.parametrize("launcher", ["basic", "joblib"])
 def test_killed_in_the_middle_and_started_again(
     launcher: str, tmp_path: Path, undisturbed: dict[int, bytes], started: Callable[..., subprocess.Popen[str]]
@@ -143,6 +144,7 @@ def test_killed_in_the_middle_and_started_again(
     assert not [pid for pid in orphans if alive(pid)], "workers end with their sweep"
 
 
+@pytest.mark.drill
 def test_a_killed_worker_costs_only_time(
     tmp_path: Path, undisturbed: dict[int, bytes], started: Callable[..., subprocess.Popen[str]]
 ) -> None:
