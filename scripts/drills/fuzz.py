@@ -36,7 +36,11 @@ MOST_MB = 4096
 INSTRUMENTED = ["tfew", "torch._weights_only_unpickler", "jinja2"]
 PICKLE = "data.pkl"  # in a `.pt`
 BETWEEN = b"\n=====\n"  # the parts of an input that stands for several files
-FORBIDDEN = {"pickle.find_class", "os.system", "os.exec", "os.posix_spawn", "os.fork", "os.kill", "socket.connect"}
+FORBIDDEN = {"pickle.find_class", "os.system", "os.exec", "os.fork", "os.kill", "socket.connect"}
+STARTS = {
+    "subprocess.Popen",
+    "os.posix_spawn",
+}  # of any program but the one that renders; Python 3.13 has both for each
 Target = Callable[[bytes, Path], object]
 
 
@@ -351,7 +355,7 @@ def _install_hook() -> None:
     def hook(event: str, arguments: tuple[Any, ...]) -> None:
         if not _inside:
             return
-        if event in FORBIDDEN or (event == "subprocess.Popen" and rendering.__file__ not in arguments[1]):
+        if event in FORBIDDEN or (event in STARTS and rendering.__file__ not in arguments[1]):
             raise ForbiddenError(f"{event} {arguments}")
         writes = event == "open" and isinstance(arguments[0], str) and (arguments[2] or 0) & (os.O_WRONLY | os.O_RDWR)
         if writes and not arguments[0].startswith((_inside[0] + os.sep, os.devnull)):
