@@ -22,6 +22,7 @@ config
 mini_t0
 data
 scoring
+placement
 methods
 runs
 models

@@ -65,7 +65,7 @@ def test_bias_is_scaled_too() -> None:
     layer = nn.Linear(3, 2)
     model = nn.Module()
     model.k, model.wi_1 = copy.deepcopy(layer), nn.Linear(3, 2)
-    attach(ia3(), model)
+    attach(IA3({"outputs": ["k"]}), model)
     model.k.ia3.data = torch.tensor([2.0, -1.0])
     x = torch.randn(4, 3, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(model.k(x), layer(x) * torch.tensor([2.0, -1.0]))
@@ -105,12 +105,12 @@ def test_bf16_base_keeps_float32_vectors() -> None:
 
 
 def test_names_that_match_nothing_are_an_error_that_lists_near_ones() -> None:
-    with pytest.raises(UserError, match=r"named wi_2 or wo1 \(method.feed_forward_second\); near matches: .*wi_0"):
-        attach(IA3(["k", "v"], {}, ["wi_2"], ["wi"], ["wo1"]), tiny_t5())
-    with pytest.raises(UserError, match=r"No Linear layer of T5ForConditionalGeneration is named key"):
-        attach(IA3(["key"], {}, ["wi_1"], ["wi"], ["wo"]), tiny_t5())
+    with pytest.raises(UserError, match=r"is named wi_2 \(method.targets.inputs=\); near matches: .*wi_0"):
+        attach(IA3({"outputs": ["k", "v"], "inputs": ["wi_2"]}), tiny_t5())
+    with pytest.raises(UserError, match=r"No layer of T5ForConditionalGeneration for keys and values is named key"):
+        attach(IA3(keys_values=["key"], fused_keys_values={}), tiny_t5())
     with pytest.raises(UserError, match=r"Unknown layout 'halves' \(method.fused_keys_values.qkv=\)"):
-        IA3([], {"qkv": "halves"}, [], [], [])
+        IA3(fused_keys_values={"qkv": "halves"})
 
 
 def test_without_hydra_the_defaults_are_those_of_the_yaml() -> None:

@@ -95,7 +95,7 @@ def test_a_mixed_batch_of_8_tasks_equals_8_runs(kind: str, engine: str) -> None:
     expected = alone(MODELS[kind], batch, "", engine, batch.task_id)
     torch.testing.assert_close(mixed, expected, **TOLERANCE)
     other = scored(model, replace(batch, task_id=batch.task_id.roll(1)), engine)
-    assert (other - expected).abs().amax((1, 2)).min() > 1e-3, "each row depends on whose it is said to be"
+    assert (other - expected).abs().amax((1, 2)).min() > 1e-4, "each row depends on whose it is said to be"
 
 
 LAYERS = {

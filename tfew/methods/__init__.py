@@ -7,5 +7,6 @@
 * bitfit, layernorm, full, fish, said: weights of the base itself
 * surgery, merging: finding and editing linear layers; folding an adapter in
 * task_bank: many tasks' vectors in one model
+* experts: layers of experts whose matrices are 3-D parameters
 * ia3_exchange, peft_format: HF peft's and the authors' files
 """

@@ -17,6 +17,7 @@ from tfew.errors import UserError, shorten_list
 from tfew.methods.merging import check_plain
 from tfew.methods.peft_format import PeftAdapter
 from tfew.methods.task_bank import Scaler, Scaling
+from tfew.placement.report import Placement
 
 
 class Method(ABC):
@@ -32,6 +33,10 @@ class Method(ABC):
     needs_mask = False  # whether `compute_mask` wants to be called: it costs a pass over the training examples
     merges = True  # whether `merge` leaves a plain model
     may_be_zero: ClassVar[tuple[str, ...]] = ()  # whole-number arguments that may be 0; all others are at least 1
+
+    def placement(self, model: nn.Module) -> Placement | None:
+        """Where the method is in this model, which nothing is attached to; None: everywhere, or beside the layers."""
+        return None
 
     def check_optimizer(self, optimizer: Mapping[str, Any]) -> None:
         """Raises UserError for optimiser settings (by name, as in the YAML) that this method cannot live with."""

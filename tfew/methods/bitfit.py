@@ -13,7 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from tfew.methods.base import Method
-from tfew.methods.surgery import features, require_linears, swap_class, train_layer_norms
+from tfew.methods.surgery import swap_class, train_layer_norms
+from tfew.placement.places import features
+from tfew.placement.report import MatrixChoice, Placement
 
 
 class Biased(nn.Module):
@@ -27,16 +29,28 @@ class Biased(nn.Module):
 
 
 class BitFit(Method):
-    """`linears` are last name parts of linear layers; the defaults are in `configs/method/bitfit.yaml`."""
+    """On all matrices of attention and the first ones of the feed-forward; `targets` and `partial` as of `LoRA`.
+
+    `linears`, last name parts, is the argument of adapters saved before version 0.3.
+    """
 
     merges = False  # T5's layers have no biases to fold them into
 
-    def __init__(self, linears: Sequence[str], layer_norms: bool) -> None:
-        self.linears = list(linears)
+    def __init__(
+        self,
+        layer_norms: bool,
+        targets: Sequence[str] | None = None,
+        partial: bool = False,
+        linears: Sequence[str] | None = None,
+    ) -> None:
+        self.choice = MatrixChoice(targets, partial, linears, second=False)
         self.layer_norms = self.trains_base = layer_norms
 
+    def placement(self, model: nn.Module) -> Placement:
+        return self.choice.placement(model)
+
     def attach(self, model: nn.Module) -> None:
-        for layer in require_linears(model, self.linears, "method.linears").values():
+        for layer in self.choice.linears(model).values():
             _train_bias(layer)
         if self.layer_norms:
             train_layer_norms(model)

@@ -1,32 +1,34 @@
 """(IA)³: learned vectors rescale keys, values and the inner activations of the feed-forward (paper section 3.3).
 
-In a gated feed-forward, scaling the output of the linear branch (`wi_1`) equals scaling the activation that enters
-the second matrix; that is where the official code puts the vector (`configs/ia3.json`). In a feed-forward without
-a gate it does not, so there the vector scales the input of the second matrix. Where one matrix makes queries, keys
-and values (GPT-2, GPT-NeoX), the vector scales its keys and values and leaves the queries alone.
-Vectors start at one (the model is unchanged) and stay float32 whatever the base is.
+Where they stand is read off the model (`tfew.placement`). In a gated feed-forward, scaling the output of the linear
+branch (`wi_1`, `up_proj`) equals scaling the activation that enters the second matrix; that is where the official code
+puts the vector (`configs/ia3.json`). In any other feed-forward it does not, so there the vector scales the input of the
+second matrix. Where one matrix makes queries, keys and values, the vector scales its keys and values and leaves the
+queries alone. Where keys are normed before attention sees them, it scales what the norm gives, since the norm would
+cancel a common factor. Vectors start at one (the model is unchanged) and stay float32 whatever the base is.
 """
 
 from collections.abc import Mapping, Sequence
-from types import MappingProxyType
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from tfew.errors import unknown_value_error
+from tfew.errors import UserError
+from tfew.methods.experts import SCALED
 from tfew.methods.ia3_exchange import IA3Exchange
 from tfew.methods.merging import restore_class, scale_inputs, scale_outputs
-from tfew.methods.surgery import features, find_linears, no_match, sibling_names, swap_class
-from tfew.methods.task_bank import Scaler, Scaling
-
-FUSED_LAYOUTS = ("thirds", "per_head")
+from tfew.methods.surgery import swap_class
+from tfew.methods.task_bank import Scaler, Scaling, scale_heads
+from tfew.placement.by_name import NamedLayers
+from tfew.placement.places import NAMED, Place, features
+from tfew.placement.report import Placement, coverage, of_places, whole_layers
+from tfew.placement.targets import matching
 
 
 class OutputScaled(nn.Module):
     """Multiplies a linear layer's output (bias included) by the vector `ia3` `[outputs]`."""
 
-    scales = "outputs"
     ia3: nn.Parameter
 
     def forward(self, input: Tensor) -> Tensor:
@@ -45,7 +47,6 @@ class OutputScaled(nn.Module):
 class PartlyOutputScaled(OutputScaled):
     """`ia3` `[k and v outputs]` scales some outputs, at `ia3_positions`; the others keep the factor one."""
 
-    scales = "some outputs"
     ia3_positions: Tensor
 
     def ia3_vector(self) -> Tensor:
@@ -59,7 +60,6 @@ class PartlyOutputScaled(OutputScaled):
 class InputScaled(nn.Module):
     """Multiplies what enters a linear layer by the vector `ia3` `[inputs]`."""
 
-    scales = "inputs"
     ia3: nn.Parameter
 
     def forward(self, input: Tensor) -> Tensor:
@@ -74,89 +74,134 @@ class InputScaled(nn.Module):
         restore_class(self, "ia3")
 
 
-class IA3(IA3Exchange):
-    """Names are last name parts of linear layers; the defaults are in `configs/method/ia3.yaml`.
+class HeadsScaled(nn.Module):
+    """Multiplies what a norm of keys or values gives by the vector `ia3` `[heads * D]`."""
 
-    A layer of `feed_forward_second` counts only beside one of `feed_forward_first` (GPT-2 has two kinds of
-    `c_proj`). `fused_keys_values` maps a name to its layout: queries, keys and values in "thirds", or "per_head".
+    ia3: nn.Parameter
+    ia3_heads_first: bool
+
+    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+        return scale_heads(super().forward(*args, **kwargs), self.ia3, self.ia3_heads_first)
+
+    def merge_ia3(self) -> None:
+        """Leaves the layer as it is: the norm's own weights are the same for all heads."""
+
+
+LAYERS = {"outputs": OutputScaled, "some outputs": PartlyOutputScaled, "inputs": InputScaled, "heads": HeadsScaled}
+
+
+class IA3(IA3Exchange):
+    """`targets` names the layers in place of the model's structure: `outputs` and `inputs`, each a list of full names,
+    last name parts or patterns. `partial` accepts layers of the model without their share.
+
+    The other arguments are those of adapters saved before version 0.3 (see `tfew.placement.by_name`).
     """
 
     def __init__(
         self,
-        keys_values: Sequence[str] = ("k", "v", "k_proj", "v_proj"),
-        fused_keys_values: Mapping[str, str] = MappingProxyType({"c_attn": "thirds", "query_key_value": "per_head"}),
-        feed_forward_linear_branch: Sequence[str] = ("wi_1", "up_proj"),
-        feed_forward_first: Sequence[str] = ("wi", "fc1", "c_fc", "dense_h_to_4h"),
-        feed_forward_second: Sequence[str] = ("wo", "fc2", "c_proj", "dense_4h_to_h"),
+        targets: Mapping[str, Sequence[str]] | None = None,
+        partial: bool = False,
+        keys_values: Sequence[str] | None = None,
+        fused_keys_values: Mapping[str, str] | None = None,
+        feed_forward_linear_branch: Sequence[str] | None = None,
+        feed_forward_first: Sequence[str] | None = None,
+        feed_forward_second: Sequence[str] | None = None,
     ) -> None:
-        for name, layout in fused_keys_values.items():
-            if layout not in FUSED_LAYOUTS:
-                raise unknown_value_error("layout", layout, FUSED_LAYOUTS, f"method.fused_keys_values.{name}=")
-        self.keys_values = list(keys_values)
-        self.fused = dict(fused_keys_values)
-        self.linear_branch = list(feed_forward_linear_branch)
-        self.first, self.second = list(feed_forward_first), list(feed_forward_second)
+        if wrong := sorted(set(targets or ()) - {"outputs", "inputs"}):
+            raise UserError(f"method.targets= takes outputs and inputs, not {', '.join(wrong)}.")
+        self.targets, self.partial = targets, partial
+        named = {
+            "keys_values": keys_values, "fused": fused_keys_values, "linear_branch": feed_forward_linear_branch,
+            "first": feed_forward_first, "second": feed_forward_second,
+        }  # fmt: skip
+        given: dict[str, Any] = {name: value for name, value in named.items() if value is not None}
+        self.named = NamedLayers(**given) if given else None
 
     def attach(self, model: nn.Module) -> None:
         layer: Any
         neutral = self.neutral(model)
-        for name, kind in self.places(model).items():
-            layer = model.get_submodule(name)
-            layer.ia3 = nn.Parameter(neutral[f"{name}.ia3"])
-            swap_class(layer, kind)
-            if kind is PartlyOutputScaled:
-                positions = self.keys_and_values(model, name)
+        for place in self.places(model):
+            layer = model.get_submodule(place.module)
+            layer.ia3 = nn.Parameter(neutral[f"{place.module}.ia3"])
+            swap_class(layer, LAYERS.get(place.scales) or SCALED[place.scales])
+            if place.scales == "some outputs":
+                positions = place.positions(features(layer)[1])
                 layer.register_buffer("ia3_positions", positions.to(layer.ia3.device), persistent=False)
+            if place.scales == "heads":
+                layer.ia3_heads_first = place.heads_first
 
     def neutral(self, model: nn.Module) -> dict[str, Tensor]:
-        vectors = {}
-        for name, kind in self.places(model).items():
-            layer: Any = model.get_submodule(name)
-            inputs, outputs = features(layer)
-            size = {InputScaled: inputs, OutputScaled: outputs}.get(kind) or len(self.keys_and_values(model, name))
-            vectors[f"{name}.ia3"] = torch.ones(size, dtype=torch.float32, device=layer.weight.device)
-        return vectors
+        device = next(model.parameters()).device
+        return {
+            f"{place.module}.ia3": torch.ones(place.size, dtype=torch.float32, device=_device(model, place, device))
+            for place in self.places(model)
+        }
 
     def scaler(self, model: nn.Module) -> Scaler:
         places = self.places(model)
-        partly = {
-            name: self.keys_and_values(model, name) for name, kind in places.items() if kind is PartlyOutputScaled
-        }
-        outputs = {name: features(model.get_submodule(name))[1] for name in partly}
+        if experts := [place.module for place in places if place.scales in SCALED]:
+            raise UserError(
+                f"(IA)³ on experts ({experts[0]}) cannot share a batch with other tasks (adapters=, train_together=):"
+                " use adapter=, one task at a time."
+            )
+        outputs = {p.module: features(model.get_submodule(p.module))[1] for p in places if p.scales == "some outputs"}
 
-        def scaling(name: str, vector: Tensor) -> Scaling:
-            if places[name] is InputScaled:
+        def scaling(place: Place, vector: Tensor) -> Scaling:
+            if place.scales == "inputs":
                 return Scaling(inputs=vector)
-            return Scaling(outputs=_with_ones(vector, partly[name], outputs[name]) if name in partly else vector)
+            if place.module in outputs:
+                size = outputs[place.module]
+                return Scaling(outputs=_with_ones(vector, place.positions(size), size))
+            return Scaling(outputs=vector, heads_first=place.heads_first)
 
-        return lambda weights: {name: scaling(name, weights[f"{name}.ia3"]) for name in places}
+        return lambda weights: {place.module: scaling(place, weights[f"{place.module}.ia3"]) for place in places}
 
     def merge(self, model: nn.Module) -> None:
         layer: Any
-        for name in self.places(model):
-            layer = model.get_submodule(name)
+        for place in self.places(model):
+            layer = model.get_submodule(place.module)
             layer.merge_ia3()
+            if place.scales in SCALED:
+                restore_class(layer, "ia3")
 
-    def places(self, model: nn.Module) -> dict[str, Any]:
-        """What each layer with a vector becomes, by the layer's name."""
-        keys_values = find_linears(model, self.keys_values)
-        fused = find_linears(model, self.fused)
-        branches = find_linears(model, self.linear_branch)
-        second = [n for n in find_linears(model, self.second) if sibling_names(model, n) & set(self.first)]
-        if not keys_values + fused:
-            raise no_match(model, [*self.keys_values, *self.fused], "method.keys_values")
-        if not branches + second:
-            raise no_match(model, self.linear_branch + self.second, "method.feed_forward_second")
-        whole = dict.fromkeys(keys_values + branches, OutputScaled)
-        return {**whole, **dict.fromkeys(second, InputScaled), **dict.fromkeys(fused, PartlyOutputScaled)}
+    def places(self, model: nn.Module) -> list[Place]:
+        """Where vectors stand; raises UserError where a layer lacks its share, unless that is accepted."""
+        if self.named is not None:
+            return self.named.places(model)
+        if self.targets is not None:
+            return _named_places(model, self.targets)
+        found = whole_layers(model, self.partial)
+        return [
+            place
+            for layer in found
+            for place in [
+                *(place for attention in layer.attentions for place in attention.places),
+                *(feed_forward.place for feed_forward in layer.feed_forwards),
+            ]
+        ]
 
-    def keys_and_values(self, model: nn.Module, name: str) -> Tensor:
-        """Positions of keys and values among the outputs of a fused layer."""
-        outputs = features(model.get_submodule(name))[1]
-        config: Any = model.config
-        heads = config.num_attention_heads if self.fused[name.rpartition(".")[2]] == "per_head" else 1
-        position = torch.arange(outputs)
-        return position[position // (outputs // (3 * heads)) % 3 != 0]
+    def placement(self, model: nn.Module) -> Placement:
+        if self.named is not None or self.targets is not None:
+            places = self.places(model)
+            return of_places(places, f"{len(places)} layers that method= names")
+        return of_places(self.places(model), coverage(whole_layers(model, self.partial)))
+
+
+def _named_places(model: nn.Module, targets: Mapping[str, Sequence[str]]) -> list[Place]:
+    found = []
+    for scales, patterns in targets.items():
+        for name in matching(model, patterns, f"method.targets.{scales}="):
+            size = features(model.get_submodule(name))[scales == "outputs"]
+            found.append(Place(name, scales, NAMED, size))
+    names = [place.module for place in found]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise UserError(f"method.targets= names {twice[0]} for both outputs and inputs.")
+    return found
+
+
+def _device(model: nn.Module, place: Place, device: torch.device) -> torch.device:
+    own = next(model.get_submodule(place.module).parameters(), None)
+    return device if own is None else own.device  # a norm without weights has none
 
 
 def _with_ones(vector: Tensor, positions: Tensor, size: int) -> Tensor:

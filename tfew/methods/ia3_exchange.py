@@ -1,21 +1,20 @@
 """(IA)³ in HF peft's files and in those of the authors' code.
 
 HF peft has the vector of a gated feed-forward on the second matrix, where it scales the input (its defaults for T5
-are k, v, wo), and on fused layers scales queries, too: `to_peft` writes ones there, `from_peft` knows both places.
-The authors' code scales outputs of whole layers and nothing else.
+are k, v, wo), and on fused layers scales queries, too: `to_peft` writes ones there, `from_peft` knows both places. Its defaults for some architectures are other
+layers (queries and values); a file with those is taken at the layers that it names. The authors' code scales outputs of whole layers and nothing else.
 """
 
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor, nn
 
 from tfew.errors import UserError, shorten_list
 from tfew.methods.base import Method, check_fit
 from tfew.methods.peft_format import PREFIX, PeftAdapter, common_config, is_transposed, target_names
-from tfew.methods.surgery import LINEAR, features
+from tfew.placement.places import FEED_FORWARD, LINEAR, Place, features
 
 PEFT_KEY = "ia3_l"
 OFFICIAL_KEY = "multi_lora_b"
@@ -24,28 +23,21 @@ OFFICIAL_KEY = "multi_lora_b"
 class IA3Exchange(Method):
     """What `IA3` needs to leave this project and to come back."""
 
-    keys_values: list[str]
-    fused: dict[str, str]
-    linear_branch: list[str]
     peft_types: ClassVar[tuple[str, ...]] = ("IA3",)
 
     @abstractmethod
-    def places(self, model: nn.Module) -> dict[str, Any]:
-        """What each layer with a vector becomes, by the layer's name; its `scales` says what the vector scales."""
-
-    @abstractmethod
-    def keys_and_values(self, model: nn.Module, name: str) -> Tensor:
-        """Positions of keys and values among the outputs of a fused layer."""
+    def places(self, model: nn.Module) -> list[Place]:
+        """Where vectors stand."""
 
     def to_peft(self, model: nn.Module) -> PeftAdapter:
-        slots = self._peft_slots(model)
+        slots = _peft_slots(model, self.places(model))
         layer: Any
         tensors = {}
-        for name, (place, shape) in slots.items():
+        for name, (module, shape) in slots.items():
             layer = model.get_submodule(name)
-            tensors[_peft_key(place)] = layer.ia3_vector().detach().reshape(shape)
-        inputs = [place for place, shape in slots.values() if shape[0] == 1]
-        outputs = [place for place, shape in slots.values() if shape[0] != 1]
+            tensors[_peft_key(module)] = layer.ia3_vector().detach().reshape(shape)
+        inputs = [module for module, shape in slots.values() if shape[0] == 1]
+        outputs = [module for module, shape in slots.values() if shape[0] != 1]
         config = common_config(self.peft_types[0], model) | {
             "target_modules": target_names(model, outputs) + target_names(model, inputs, dotted=False),
             "feedforward_modules": target_names(model, inputs, dotted=False),
@@ -59,57 +51,99 @@ class IA3Exchange(Method):
     def from_peft(
         cls, arguments: Mapping[str, Any], adapter: PeftAdapter, model: nn.Module, fused_queries: str
     ) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        method = cls(**arguments)
-        slots = method._peft_slots(model)
-        tensors = dict(adapter.tensors)
-        for name, (place, (_, width)) in slots.items():  # a gate's vector may be on either of the two matrices
-            vector = tensors.get(_peft_key(name))
-            if place != name and vector is not None and vector.shape == (width, 1):
-                tensors[_peft_key(place)] = tensors.pop(_peft_key(name)).T
-        expected = {_peft_key(place): torch.empty(shape, device="meta") for place, shape in slots.values()}
-        check_fit(expected, tensors)
-        vectors = {name: tensors[_peft_key(place)].flatten().float() for name, (place, _) in slots.items()}
-        arguments = dict(arguments)
-        fused = [name for name, kind in method.places(model).items() if kind.scales == "some outputs"]
-        if scaled := [name for name in fused if method._scales_queries(model, name, vectors[name])]:
-            if fused_queries == "refuse":
-                raise UserError(
-                    f"This adapter scales queries, too ({shorten_list(scaled, 2)}), which (IA)³ leaves alone;"
-                    " fused_queries=keep takes it as it is."
-                )
-            # then a fused layer is one whose whole output is scaled, as keys and values are elsewhere
-            arguments |= {"keys_values": [*method.keys_values, *method.fused], "fused_keys_values": {}}
-        else:
-            vectors |= {name: vectors[name][method.keys_and_values(model, name)] for name in fused}
-        return arguments, {f"{name}.ia3": vector for name, vector in vectors.items()}
+        """At (IA)³'s own places where the file has them all, and else at the layers that the file names."""
+        vectors = {_layer_of(key): tensor for key, tensor in adapter.tensors.items()}
+        _check_layers(model, vectors)
+        own = cls(**arguments)._from_own_places(model, vectors, fused_queries)
+        if own is not None:
+            return dict(arguments), own
+        scales = {name: "inputs" if vector.shape[0] == 1 else "outputs" for name, vector in vectors.items()}
+        targets = {
+            side: target_names(model, [name for name, what in scales.items() if what == side])
+            for side in sorted(set(scales.values()))
+        }
+        return {"targets": targets, "partial": False}, {
+            f"{name}.ia3": vector.flatten().float() for name, vector in vectors.items()
+        }
+
+    def _from_own_places(
+        self, model: nn.Module, vectors: Mapping[str, Tensor], fused_queries: str
+    ) -> dict[str, Tensor] | None:
+        """None where the file's vectors are not those of this placement."""
+        try:
+            places = self.places(model)
+            slots = _peft_slots(model, places)
+        except UserError:  # it has no such placement, or peft has not
+            return None
+        moved = dict(vectors)
+        for name, (module, (_, width)) in slots.items():  # a gate's vector may be on either of the two matrices
+            if module != name and name in moved and moved[name].shape == (width, 1):
+                moved[module] = moved.pop(name).T
+        if {name: tuple(vector.shape) for name, vector in moved.items()} != dict(slots.values()):
+            return None
+        found = {}
+        for place in places:
+            vector = moved[slots[place.module][0]].flatten().float()
+            if place.scales == "some outputs":
+                positions = place.positions(len(vector))
+                if (vector.index_fill(0, positions, 1.0) != 1).any():
+                    if fused_queries == "keep":
+                        return None
+                    raise UserError(
+                        f"This adapter scales queries, too ({place.module}), which (IA)³ leaves alone;"
+                        " fused_queries=keep takes it as it is."
+                    )
+                vector = vector[positions]
+            found[f"{place.module}.ia3"] = vector
+        return found
 
     def to_official(self, model: nn.Module) -> dict[str, Tensor]:
         """`[d, 1]` under "NAME.multi_lora_b"; the authors' code scales outputs of whole layers and nothing else."""
         places = self.places(model)
-        if other := [name for name, kind in places.items() if kind.scales != "outputs"]:
+        if other := [place.module for place in places if place.scales != "outputs"]:
             raise UserError(
                 f"The authors' files know vectors on whole outputs only (k, v, wi_1 of a gated T5);"
                 f" {type(model).__name__} has others ({shorten_list(other, 2)}): use to=peft or to=merged."
             )
-        layers: dict[str, Any] = {name: model.get_submodule(name) for name in places}
+        layers: dict[str, Any] = {place.module: model.get_submodule(place.module) for place in places}
         return {f"{name}.{OFFICIAL_KEY}": layer.ia3.detach()[:, None] for name, layer in layers.items()}
 
     def from_official(self, model: nn.Module, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
         check_fit(self.to_official(model), tensors)
         return {f"{key.removesuffix(OFFICIAL_KEY)}ia3": tensor[:, 0] for key, tensor in tensors.items()}
 
-    def _peft_slots(self, model: nn.Module) -> dict[str, tuple[str, tuple[int, int]]]:
-        """For each layer with a vector the layer that has it in peft and its shape there: `[1, in]` or `[out, 1]`."""
-        slots = {}
-        for name, kind in self.places(model).items():
-            inputs, outputs = features(model.get_submodule(name))
-            slots[name] = (name, (1, inputs) if kind.scales == "inputs" else (outputs, 1))
-            if name.rpartition(".")[2] in self.linear_branch and (second := _second_matrix(model, name)):
-                slots[name] = (second, (1, outputs))
-        return slots
 
-    def _scales_queries(self, model: nn.Module, name: str, vector: Tensor) -> bool:
-        return bool((vector.index_fill(0, self.keys_and_values(model, name), 1.0) != 1).any())
+def _peft_slots(model: nn.Module, places: Sequence[Place]) -> dict[str, tuple[str, tuple[int, int]]]:
+    """For each layer with a vector the layer that has it in peft and its shape there: `[1, in]` or `[out, 1]`.
+
+    Raises UserError where a vector is on something that peft has no (IA)³ for.
+    """
+    slots = {}
+    for place in places:
+        if place.scales not in ("outputs", "some outputs", "inputs"):
+            raise UserError(
+                f"HF peft has (IA)³ on linear layers only; here a vector is on {place.module} of {type(model).__name__}"
+                f" ({'the norm of ' + place.role if place.scales == 'heads' else 'experts'}). What peft can hold is"
+                " trained with method.targets=, for instance '{outputs: [k_proj, v_proj], inputs: [down_proj]}'."
+            )
+        inputs, outputs = features(model.get_submodule(place.module))
+        slots[place.module] = (place.module, (1, inputs) if place.scales == "inputs" else (outputs, 1))
+        if place.role == FEED_FORWARD and place.scales == "outputs":
+            if second := _second_matrix(model, place.module):
+                slots[place.module] = (second, (1, outputs))
+    return slots
+
+
+def _check_layers(model: nn.Module, vectors: Mapping[str, Tensor]) -> None:
+    """Raises UserError where a vector fits no linear layer of this name."""
+    layers = {name: features(module) for name, module in model.named_modules() if isinstance(module, LINEAR)}
+    fits = {f"{name} {list(shape)}" for name, (i, o) in layers.items() for shape in ((1, i), (o, 1))}
+    if wrong := {f"{name} {list(vector.shape)}" for name, vector in vectors.items()} - fits:
+        near = {f"{name} {[1, layers[name][0]]} or {[layers[name][1], 1]}" for name in vectors if name in layers}
+        raise UserError(
+            f"The adapter does not fit this model and method. Only in the file: {shorten_list(wrong, 6)};"
+            f" only in the model: {shorten_list(near or layers, 6)}."
+        )
 
 
 def _second_matrix(model: nn.Module, branch: str) -> str | None:
@@ -126,3 +160,7 @@ def _second_matrix(model: nn.Module, branch: str) -> str | None:
 
 def _peft_key(layer: str) -> str:
     return f"{PREFIX}{layer}.{PEFT_KEY}"
+
+
+def _layer_of(key: str) -> str:
+    return key.removeprefix(PREFIX).removesuffix(f".{PEFT_KEY}")

@@ -14,9 +14,12 @@ from torch.nn.functional import linear
 
 from tfew.errors import UserError
 from tfew.methods.base import Method, adapter_parameters
+from tfew.methods.experts import attach_low_rank, merge_low_rank
 from tfew.methods.merging import add_to_weight, restore_class
 from tfew.methods.peft_format import PREFIX, PeftAdapter, common_config, is_transposed, number, target_names
-from tfew.methods.surgery import features, find_linears, require_linears, swap_class, train_layer_norms
+from tfew.methods.surgery import swap_class, train_layer_norms
+from tfew.placement.places import LINEAR, features
+from tfew.placement.report import MatrixChoice, Placement
 
 PEFT_NAMES = {"lora_a": "lora_A.weight", "lora_b": "lora_B.weight"}
 # settings of peft's LoRA that make another function than W + scale BA with one rank and one scale for all layers
@@ -55,33 +58,66 @@ class LowRank(nn.Module):
 
 
 class LoRA(Method):
-    """`layers` are last name parts of linear layers."""
+    """On every matrix of attention and feed-forward, experts included; `targets` names linear layers instead, by full
+    name, last name part or pattern. `partial` accepts layers of the model without their share.
 
-    def __init__(self, rank: int, init_scale: float, layers: Sequence[str], layer_norms: bool) -> None:
-        self.rank, self.init_scale, self.layers = rank, init_scale, list(layers)
+    `layers`, last name parts, is the argument of adapters saved before version 0.3.
+    """
+
+    def __init__(
+        self,
+        rank: int,
+        init_scale: float,
+        layer_norms: bool,
+        targets: Sequence[str] | None = None,
+        partial: bool = False,
+        layers: Sequence[str] | None = None,
+    ) -> None:
+        self.rank, self.init_scale = rank, init_scale
+        self.choice = MatrixChoice(targets, partial, layers)
         self.layer_norms = self.trains_base = layer_norms
 
     def attach(self, model: nn.Module) -> None:
-        for layer in require_linears(model, self.layers, "method.layers").values():
-            inputs, outputs = features(layer)
-            options: dict[str, Any] = {"dtype": torch.float32, "device": layer.weight.device}
-            layer.lora_a = nn.Parameter(self.init_scale * torch.randn(self.rank, inputs, **options))
-            layer.lora_b = nn.Parameter(torch.zeros(outputs, self.rank, **options))
-            swap_class(layer, LowRank)
+        for name in self.choice.names(model):
+            layer: Any = model.get_submodule(name)
+            if isinstance(layer, LINEAR):
+                inputs, outputs = features(layer)
+                layer.lora_a, layer.lora_b = self._pair([inputs], [outputs], layer.weight.device)
+                swap_class(layer, LowRank)
+            else:
+                attach_low_rank(layer, self._pair)
         if self.layer_norms:
             train_layer_norms(model)
+
+    def _pair(self, inputs: Sequence[int], outputs: Sequence[int], device: torch.device) -> tuple[nn.Parameter, ...]:
+        """A and B, of experts `[E, ...]` where sizes are [E, size]."""
+        options: dict[str, Any] = {"dtype": torch.float32, "device": device}
+        *experts, size = inputs
+        a = self.init_scale * torch.randn(*experts, self.rank, size, **options)
+        return nn.Parameter(a), nn.Parameter(torch.zeros(*outputs, self.rank, **options))
+
+    def placement(self, model: nn.Module) -> Placement:
+        return self.choice.placement(model)
 
     peft_types = ("LORA",)
 
     def merge(self, model: nn.Module) -> None:
         layer: Any
-        for layer in map(model.get_submodule, find_linears(model, self.layers)):
+        for layer in map(model.get_submodule, self.choice.names(model)):
+            if not isinstance(layer, LINEAR):
+                merge_low_rank(layer)
+                continue
             add_to_weight(layer, layer.lora_update())
             restore_class(layer, *PEFT_NAMES)
 
     def to_peft(self, model: nn.Module) -> PeftAdapter:
         """peft scales by lora_alpha / r: ours is alpha = 1. Layer norms are whole modules that it swaps."""
-        names = find_linears(model, self.layers)
+        names = self.choice.names(model)
+        if experts := [name for name in names if not isinstance(model.get_submodule(name), LINEAR)]:
+            raise UserError(
+                f"HF peft's files are not written for LoRA on experts ({experts[0]}): use to=merged, or train with"
+                " method.targets= on linear layers."
+            )
         stored = self.stored(model)
         norms = {name.rpartition(".")[0] for name in stored if name.rpartition(".")[2] not in PEFT_NAMES}
         config = common_config(self.peft_types[0], model) | {
@@ -108,13 +144,22 @@ class LoRA(Method):
         scale = number(adapter, "lora_alpha") * (rank**0.5 if adapter.config.get("use_rslora") else 1)
         weights = {_from_peft(key): tensor.float() for key, tensor in adapter.tensors.items()}
         weights = {name: scale * tensor if name.endswith(".lora_b") else tensor for name, tensor in weights.items()}
-        layers = sorted({name.split(".")[-2] for name in weights if name.rpartition(".")[2] in PEFT_NAMES})
+        layers = [name.removesuffix(".lora_a") for name in weights if name.endswith(".lora_a")]
         layer_norms = any(name.rpartition(".")[2] not in PEFT_NAMES for name in weights)
         if layer_norms:
             model.requires_grad_(False)
             train_layer_norms(model)
             weights = {name: norm.detach().float() for name, norm in adapter_parameters(model).items()} | weights
-        return {**arguments, "rank": rank, "layers": layers, "layer_norms": layer_norms}, weights
+        targets = None if _takes_all(model, layers) else target_names(model, layers)
+        return {**arguments, "rank": rank, "targets": targets, "layer_norms": layer_norms}, weights
+
+
+def _takes_all(model: nn.Module, layers: Sequence[str]) -> bool:
+    """Whether these are the very layers that the method takes by structure."""
+    try:
+        return set(MatrixChoice().names(model)) == set(layers)
+    except UserError:
+        return False
 
 
 def _to_peft(name: str) -> str:

@@ -37,7 +37,7 @@ def add_to_weight(layer: Any, update: Tensor) -> None:
 
 
 def restore_class(layer: nn.Module, *names: str) -> None:
-    """Undoes `surgery.graft`: the layer's own class again, without these parameters and buffers."""
+    """Undoes `surgery.swap_class`: the layer's own class again, without these parameters and buffers."""
     _, kind = type(layer).__bases__
     for name in names:
         delattr(layer, name)

@@ -13,8 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tfew.errors import UserError
 from tfew.methods.merging import restore_class
-from tfew.methods.surgery import features, swap_class
+from tfew.methods.surgery import swap_class
 from tfew.scoring.routing import tasks_of_rows
 
 BARE = 0  # in a TaskBank the place of the model as it is
@@ -24,10 +25,14 @@ SIDES = ("task_inputs", "task_outputs")
 
 @dataclass(frozen=True)
 class Scaling:
-    """The factors of a linear layer's inputs and outputs (bias included); None: ones."""
+    """The factors of a layer's inputs and outputs (bias included); None: ones.
+
+    A norm's outputs `[..., heads, D]`, or `[B, heads, L, D]` where `heads_first`, have the factors `[heads * D]`.
+    """
 
     inputs: Tensor | None = None
     outputs: Tensor | None = None
+    heads_first: bool = False
 
 
 # from a method's `stored` weights to what they do to each layer, by its name; gradients pass through
@@ -39,6 +44,7 @@ class ScaledByTask(nn.Module):
 
     task_inputs: Tensor | None
     task_outputs: Tensor | None
+    task_heads_first = False
 
     def forward(self, input: Tensor) -> Tensor:
         task_R = tasks_of_rows()
@@ -46,15 +52,41 @@ class ScaledByTask(nn.Module):
             raise RuntimeError(
                 "the model holds vectors of many tasks, and the batch (task_id) does not say whose it is"
             )
-        return _scaled(super().forward(_scaled(input, self.task_inputs, task_R)), self.task_outputs, task_R)
+        output = super().forward(_scaled(input, self.task_inputs, task_R))
+        return _scaled(output, self.task_outputs, task_R, self.task_heads_first)
 
 
-def _scaled(x: Tensor, factor_KD: Tensor | None, task_R: Tensor) -> Tensor:
-    """`x` `[..., D]`, whose tokens are R rows one after the other, however they are shaped."""
+def scale_heads(x: Tensor, factor: Tensor, heads_first: bool) -> Tensor:
+    """`x` `[..., heads, D]`, or `[B, heads, L, D]` where `heads_first`, or `[..., heads * D]`, times `[heads * D]`."""
+    if x.shape[-1] == len(factor):
+        return (x * factor).to(x.dtype)
+    return (x * _by_head(x, factor, heads_first)).to(x.dtype)
+
+
+def _by_head(x: Tensor, factor: Tensor, heads_first: bool) -> Tensor:
+    """`[heads, D]`, or `[heads, 1, D]`; raises UserError where the heads are not where they were said to be."""
+    heads = factor.shape[-1] // x.shape[-1]
+    if x.shape[1 if heads_first else -2] != heads:
+        other = "no heads_first" if heads_first else "heads_first: true"
+        raise UserError(
+            f"The norm of keys gives {list(x.shape)}, and {heads} heads were expected elsewhere: its attention class"
+            f" needs {other} in a file of configs/backbone."
+        )
+    return factor.unflatten(-1, (heads, -1)).unsqueeze(-2) if heads_first else factor.unflatten(-1, (heads, -1))
+
+
+def _scaled(x: Tensor, factor_KD: Tensor | None, task_R: Tensor, heads_first: bool = False) -> Tensor:
+    """`x` `[..., D]`, whose tokens are R rows one after the other, however they are shaped; or by head (`Scaling`)."""
     if factor_KD is None:
         return x
-    rows_RWD = x.reshape(len(task_R), -1, x.shape[-1])
-    return (rows_RWD * factor_KD.index_select(0, task_R)[:, None]).to(x.dtype).view(x.shape)
+    factor_RD = factor_KD.index_select(0, task_R)
+    if x.shape[-1] == factor_RD.shape[-1]:
+        rows_RWD = x.reshape(len(task_R), -1, x.shape[-1])
+        return (rows_RWD * factor_RD[:, None]).to(x.dtype).view(x.shape)
+    factor_RHD = _by_head(x, factor_RD, heads_first).reshape(len(task_R), 1, -1, x.shape[-1])
+    tokens = x.transpose(1, 2) if heads_first else x
+    scaled = (tokens.reshape(len(task_R), -1, *factor_RHD.shape[2:]) * factor_RHD).to(x.dtype).view(tokens.shape)
+    return scaled.transpose(1, 2) if heads_first else scaled
 
 
 def put_scalings(model: nn.Module, tasks: Sequence[Mapping[str, Scaling]]) -> None:
@@ -62,9 +94,10 @@ def put_scalings(model: nn.Module, tasks: Sequence[Mapping[str, Scaling]]) -> No
     layer: Any
     for name in dict.fromkeys(name for scalings in tasks for name in scalings):
         layer = scaled_by_task(model, name)
-        for side, size, of_tasks in zip(SIDES, features(layer), _by_side(tasks, name), strict=True):
-            if any(factor is not None for factor in of_tasks):
-                ones = torch.ones(size, device=layer.weight.device)
+        layer.task_heads_first = any(scalings[name].heads_first for scalings in tasks if name in scalings)
+        for side, of_tasks in zip(SIDES, _by_side(tasks, name), strict=True):
+            if given := [factor for factor in of_tasks if factor is not None]:
+                ones = torch.ones_like(given[0])
                 setattr(layer, side, torch.stack([ones if factor is None else factor for factor in of_tasks]))
 
 
@@ -98,6 +131,7 @@ class TaskBank:
         self.places = ROOM
         self._free = list(range(1, ROOM))
         self._layers: dict[str, Any] = {}
+        self._device = next(model.parameters()).device
 
     def add(self, scalings: Mapping[str, Scaling]) -> int:
         """Takes a task in and returns its place, the number to give its examples as `Batch.task_id`."""
@@ -106,10 +140,11 @@ class TaskBank:
         place = self._free.pop(0)
         for name, scaling in scalings.items():
             layer = self._layers[name] = scaled_by_task(self.model, name)
-            for side, size, factor in zip(SIDES, features(layer), (scaling.inputs, scaling.outputs), strict=True):
+            layer.task_heads_first = scaling.heads_first
+            for side, factor in zip(SIDES, (scaling.inputs, scaling.outputs), strict=True):
                 if factor is not None:
                     if getattr(layer, side) is None:
-                        setattr(layer, side, torch.ones(self.places, size, device=layer.weight.device))
+                        setattr(layer, side, torch.ones(self.places, len(factor), device=self._device))
                     getattr(layer, side)[place] = factor.detach()
         return place
 

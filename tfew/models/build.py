@@ -24,7 +24,7 @@ from tfew.models.backbone import is_encoder_decoder, load_model, load_tokenizer,
 from tfew.models.blueprint import Blueprint
 from tfew.models.loaded_model import Execution, LoadedModel, Trainable, parameter_count
 from tfew.models.method_builder import make_method, method_arguments
-from tfew.runs.identity import differences, is_known_checkpoint, model_name
+from tfew.runs.identity import differences, identity, is_known_checkpoint, model_name
 from tfew.scoring.losses import LossConfig
 from tfew.settings import EvaluationSettings, FidelitySettings, TrainingSettings, settings
 
@@ -173,6 +173,8 @@ def attach_method(config: DictConfig, method: Method, model: nn.Module, tokenize
     """Attaches the method for training, with seeded starting values or those of `init_adapter=`."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(config.seed)
+        if (placement := method.placement(model)) is not None:
+            log.info(f"{config.method.name} is on {placement.line}.")
         attach(method, model)
         if config.init_adapter is None:
             method.initialise(model, tokenizer)
@@ -195,8 +197,10 @@ def _checked_init_adapter(config: DictConfig) -> Path:
     """The folder `init_adapter=`; raises UserError where it was made with another method than the run's."""
     folder = Path(config.init_adapter)
     _, saved = _described(folder, config)
-    ours = {**method_arguments(resolved(config.method)), "_target_": config.method._target_}
-    theirs = {**method_arguments(saved), "_target_": saved["_target_"]}
+    ours, theirs = (
+        identity({"method": {**method_arguments(section), "_target_": section["_target_"]}})["method"]
+        for section in (resolved(config.method), saved)
+    )
     if unlike := differences(ours, theirs):
         raise UserError(f"init_adapter={folder} was made with other settings of method= ({'; '.join(unlike[:4])}).")
     return folder

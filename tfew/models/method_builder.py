@@ -1,7 +1,7 @@
 """A method from the keys of its YAML, checked against the signature of its class."""
 
 from collections.abc import Mapping, Sequence
-from inspect import isabstract
+from inspect import isabstract, signature
 from typing import Any, get_type_hints
 
 from hydra.utils import get_class
@@ -36,12 +36,13 @@ def _check_arguments(kind: type[Method], arguments: Mapping[str, Any]) -> None:
     """Names and types of a method's arguments, read off its constructor: they come from a user or from a file."""
     known = get_type_hints(kind.__init__)
     known.pop("return", None)
-    if wrong := sorted(known.keys() ^ arguments.keys()):
+    needed = {name for name, argument in signature(kind).parameters.items() if argument.default is argument.empty}
+    if wrong := sorted((arguments.keys() - known.keys()) | (needed - arguments.keys())):
         raise UserError(
             f"method. has or lacks {', '.join(wrong)}; {kind.__name__} takes {', '.join(known) or 'nothing'}."
         )
-    for name, hint in known.items():
-        value = arguments[name]
+    for name, value in arguments.items():
+        hint = known[name]
         least = 0 if name in kind.may_be_zero else 1
         good = {
             bool: (isinstance(value, bool), "true or false"),
@@ -49,6 +50,7 @@ def _check_arguments(kind: type[Method], arguments: Mapping[str, Any]) -> None:
             float: (type(value) in (int, float), "a number"),
             str: (isinstance(value, str), "text"),
             Sequence[str]: (_is_list_of_text(value), "a list of names, such as [a,b]"),
+            Sequence[str] | None: (value is None or _is_list_of_text(value), "a list of names, such as [a,b]"),
         }.get(hint, (True, ""))
         if not good[0]:
             raise UserError(f"method.{name}={value} is not {good[1]}.")

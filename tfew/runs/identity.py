@@ -19,7 +19,8 @@ NOT_IDENTITY = (
     "trust_remote_code",
 )  # fmt: skip
 # settings that came later: dotted key -> the value that it came with, and with which it leaves a run's name as it was
-INTRODUCED: Mapping[str, Any] = {}
+INTRODUCED: Mapping[str, Any] = {"method.targets": None, "method.partial": False}
+FORMER = Path(__file__).with_name("former_settings.yaml")  # settings that went: class -> argument -> its default
 SAME_NUMBERS = ("ddp", "fsdp")  # values of trainer.strategy with which many devices compute what one computes
 WEIGHT_HASHES = "weights_sha256"  # beside the settings in config.yaml: which weights adapters and shipped models were
 
@@ -77,7 +78,21 @@ def identity(settings: Mapping[str, Any]) -> dict[str, Any]:
     if "trainer" in kept:
         left_out = ["devices", *(["strategy"] if kept["trainer"].get("strategy") in SAME_NUMBERS else [])]
         kept["trainer"] = {key: value for key, value in kept["trainer"].items() if key not in left_out}
+    if "method" in kept:
+        kept["method"] = with_former_settings(kept["method"])
     return _without_introduced(kept)
+
+
+def with_former_settings(method: Mapping[str, Any]) -> dict[str, Any]:
+    """The section `method`, and the arguments that its class once had, with their defaults of then."""
+    return {**_former().get(str(method.get("_target_")), {}), **method}
+
+
+@cache
+def _former() -> dict[Any, Any]:
+    loaded = OmegaConf.to_container(OmegaConf.load(FORMER))
+    assert isinstance(loaded, dict)
+    return loaded
 
 
 def _without_introduced(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -1,0 +1,42 @@
+"""The place of a vector of (IA)³, and the matrices that LoRA and its like take."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+LINEAR = (nn.Linear, Conv1D)
+KEYS, VALUES, KEYS_VALUES, FEED_FORWARD, NAMED = "keys", "values", "keys and values", "feed-forward", "named"
+
+
+@dataclass(frozen=True)
+class Place:
+    """One vector: the module, what of it is scaled, and what for.
+
+    scales: "outputs" or "inputs" of a linear layer; "some outputs" (those from `first_of_group` on in each of
+    `groups` equal groups of outputs); "heads" (what a norm of keys or values gives, whose heads are dimension 1 where
+    `heads_first`, else the one before the last); "experts", "batched", "split" (the inner activation of each expert, in
+    one of the three ways that `tfew.methods.experts` knows to compute experts). `size`: of the vector, `[E, inner]`
+    of experts.
+    """
+
+    module: str
+    scales: str
+    role: str
+    size: int | tuple[int, int]
+    groups: int = 1
+    first_of_group: int = 0
+    heads_first: bool = False
+
+    def positions(self, outputs: int) -> Tensor:
+        """Of "some outputs": which."""
+        position = torch.arange(outputs)
+        return position[position % (outputs // self.groups) >= self.first_of_group]
+
+
+def features(layer: Any) -> tuple[int, int]:
+    """(inputs, outputs) of a linear layer."""
+    rows, columns = layer.weight.shape
+    return (rows, columns) if isinstance(layer, Conv1D) else (columns, rows)
