@@ -52,10 +52,12 @@ FULL_HEADS = {"num_key_value_heads": 4}
 DECODERS: dict[str, dict[str, Any]] = {
     "afmoe": {"layer_types": ["sliding_attention", "full_attention"]}, "apertus": {}, "arcee": {}, "aria_text": {},
     "bamba": {**MAMBA, "attn_layer_indices": [1]}, "biogpt": {}, "bitnet": {}, "bloom": {},
-    "codegen": {"rotary_dim": 8}, "cohere": {"logit_scale": 0.25}, "cohere2": {**SLIDING_THEN_FULL, "logit_scale": 0.25}, "ctrl": {"dff": 96},
+    "codegen": {"rotary_dim": 8}, "cohere": {"logit_scale": 0.25},
+    "cohere2": {**SLIDING_THEN_FULL, "logit_scale": 0.25}, "ctrl": {"dff": 96},
     "cwm": SLIDING_THEN_FULL, "deepseek_v2": {**ROUTED, **FULL_HEADS}, "deepseek_v3": {**ROUTED, **FULL_HEADS},
     "diffllama": {}, "doge": {}, "dots1": {**ROUTED, **FULL_HEADS, "n_shared_experts": 1}, "ernie4_5": {},
-    "ernie4_5_moe": {}, "exaone4": SLIDING_THEN_FULL, "falcon_h1": {**MAMBA, "mamba_d_ssm": 128}, "falcon_mamba": {"state_size": 8},
+    "ernie4_5_moe": {}, "exaone4": SLIDING_THEN_FULL, "falcon_h1": {**MAMBA, "mamba_d_ssm": 128},
+    "falcon_mamba": {"state_size": 8},
     "flex_olmo": {}, "gemma": {}, "gemma2": {**SLIDING_THEN_FULL, "query_pre_attn_scalar": 16},
     "gemma3_text": {**SLIDING_THEN_FULL, "query_pre_attn_scalar": 16},
     "gemma3n_text": {
@@ -176,12 +178,22 @@ def known(kind: Any, changes: dict[str, Any]) -> dict[str, Any]:
 
 def lively(model: nn.Module) -> nn.Module:
     """With weights by which attention matters to the scores, and biases that are not zero."""
+    # T5's relatives make their states small before the head, but those that have a head of their own
+    small = hasattr(model.config, "relative_attention_num_buckets")
+    small = small and getattr(model.config, "scale_decoder_outputs", True) and model.config.model_type != "mt5"
+    tied: set[int] = set()
     with torch.no_grad():
         for module in model.modules():
             for key, parameter in module.named_parameters(recurse=False):
+                if id(parameter) in tied:
+                    continue
+                tied.add(id(parameter))
                 if parameter.dim() == 3 or (parameter.dim() == 2 and isinstance(module, MATRICES)):
-                    spread = parameter.std()
-                    parameter.copy_(SPREAD * parameter / spread) if spread > 0 else parameter.normal_(std=SPREAD)
+                    wanted, spread = (
+                        1.0 if small and len(parameter) == ROWS and isinstance(module, nn.Embedding) else SPREAD,
+                        parameter.std(),
+                    )
+                    parameter.copy_(wanted * parameter / spread) if spread > 0 else parameter.normal_(std=wanted)
                 elif key == "bias" and isinstance(module, (*MATRICES, nn.LayerNorm)):
                     parameter.normal_(std=SPREAD / 3)
     return model.eval()
@@ -207,7 +219,10 @@ def multimodal(name: str, text: str, vision: dict[str, Any]) -> nn.Module:
 
 def encoder_decoder(name: str, changes: dict[str, Any]) -> nn.Module:
     kind = CONFIG_MAPPING[name]
-    return seeded(MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES[name], kind(**known(kind, changes)))
+    settings = kind(
+        **known(kind, changes), **{key: 2 for key in ["decoder_start_token_id"] if key not in known(kind, {})}
+    )
+    return seeded(MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING_NAMES[name], settings)
 
 
 def t5gemma(changes: dict[str, Any]) -> nn.Module:
