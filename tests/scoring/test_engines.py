@@ -13,20 +13,18 @@ from transformers import (
     FalconForCausalLM,
     GPT2Config,
     GPT2LMHeadModel,
-    MistralConfig,
-    MistralForCausalLM,
     MT5Config,
     MT5ForConditionalGeneration,
 )
 
 from tests.models import ARCH, ragged_batch, tiny_t5, with_ia3
-from tests.scoring.test_fast_decoder_only import KINDS, WIDE, make
+from tests.scoring.test_fast_decoder_only import KINDS, make
 from tfew.config import CONFIGS, compose, resolved
 from tfew.data.tokenization import TokenizedPrompt, collate
 from tfew.methods.base import adapter_parameters, attach
 from tfew.models.method_builder import make_method
 from tfew.schema import Batch, Prediction
-from tfew.scoring import fast_decoder_only, fast_encoder_decoder, vocabulary
+from tfew.scoring import fast_decoder_only, fast_encoder_decoder, prefix_layout, self_test, vocabulary
 from tfew.scoring import score as scoring
 from tfew.scoring.losses import T_FEW, counts, loss_terms
 from tfew.scoring.packing import packing, packing_by_row
@@ -270,15 +268,12 @@ def test_decoder_only_scores_and_gradients_equal_the_plain_ones(kind: str, name:
 
 
 def odd_models() -> dict[str, nn.Module]:
-    """One that cannot be told positions, one with a window of attention."""
+    """Some that cannot be told positions."""
     torch.manual_seed(0)
     return {
         "alibi": BloomForCausalLM(BloomConfig(hidden_size=32, n_head=4, n_layer=2, vocab_size=384)).eval(),
         "alibi_with_positions": FalconForCausalLM(
             FalconConfig(hidden_size=32, num_attention_heads=4, num_hidden_layers=2, vocab_size=384, alibi=True)
-        ).eval(),
-        "window": MistralForCausalLM(
-            MistralConfig(intermediate_size=48, sliding_window=4, num_key_value_heads=2, **WIDE)
         ).eval(),
     }
 
@@ -308,7 +303,7 @@ def test_padding_does_not_run_out_of_positions() -> None:
     assert_same_scores(model, batch)
 
 
-@pytest.mark.parametrize("kind", ["alibi", "alibi_with_positions", "window"])
+@pytest.mark.parametrize("kind", ["alibi", "alibi_with_positions"])
 def test_models_that_do_not_fit_take_the_plain_engine(kind: str, caplog: pytest.LogCaptureFixture) -> None:
     model = odd_models()[kind]
     caplog.set_level("INFO")
@@ -319,16 +314,15 @@ def test_models_that_do_not_fit_take_the_plain_engine(kind: str, caplog: pytest.
 
 def test_a_decoder_that_does_not_agree_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
     """One prefix that does not see its input's first token."""
-    right = fast_decoder_only._attention_mask
 
     def wrong(*arguments: Any) -> torch.Tensor:
-        attention_mask_BKK = right(*arguments)
-        attention_mask_BKK[0, -1, 0] = False
-        return attention_mask_BKK
+        sees_BKK = prefix_layout.own_prefixes(*arguments)
+        sees_BKK[0, -1, 0] = False
+        return sees_BKK
 
-    monkeypatch.setattr(fast_decoder_only, "_attention_mask", wrong)
+    monkeypatch.setattr(self_test, "RIGHT", prefix_layout.Sees(wrong))
     assert not fast_decoder_only.supports(lively("llama"), scoring.plain_token_logprob)
-    monkeypatch.setattr(fast_decoder_only, "_attention_mask", fast_decoder_only._causal_mask)
+    monkeypatch.setattr(self_test, "RIGHT", prefix_layout.TOO_MUCH)
     assert not fast_decoder_only.supports(lively("llama"), scoring.plain_token_logprob)
 
 
@@ -363,8 +357,8 @@ def test_a_whole_run_with_either_engine_ends_with_the_same_scores(made_data: Pat
 @pytest.mark.parametrize(
     ("dtype", "edge"),
     [
-        (torch.float32, fast_decoder_only.ENGINE_AGREEMENT),
-        (torch.bfloat16, fast_decoder_only.ENGINE_AGREEMENT_16_BIT),
+        (torch.float32, self_test.ENGINE_AGREEMENT),
+        (torch.bfloat16, self_test.ENGINE_AGREEMENT_16_BIT),
     ],
 )
 def test_how_far_a_decoder_may_differ(dtype: torch.dtype, edge: float) -> None:
@@ -374,10 +368,10 @@ def test_how_far_a_decoder_may_differ(dtype: torch.dtype, edge: float) -> None:
         """Whether a way is taken whose largest difference from the plain one is this share of a wrong mask's."""
 
         def way(model: Any, batch: Any, sees: Any) -> torch.Tensor:
-            return torch.zeros(3) + (share if sees is fast_decoder_only._attention_mask else 1.0)
+            return torch.zeros(3) + (share if sees is self_test.RIGHT else 1.0)
 
         with scoring_mode(model):
-            return fast_decoder_only._agrees_with_plain(model, lambda model, batch: torch.zeros(3), way)
+            return self_test.agrees_with_plain(model, lambda model, batch: torch.zeros(3), way)
 
     assert agrees(0.99 * edge)
     assert not agrees(1.01 * edge)

@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
 from tfew.schema import Batch
+from tfew.scoring.text_config import text_config, windows
 
 
 class Context:
@@ -36,7 +37,8 @@ class Context:
         """For one forward pass behind the first `length` tokens of the batch's inputs; made where they are not kept."""
         ids_K = batch.input_ids[0, :length]
         if _agreement(ids_K, self.ids_K.to(ids_K.device)) < length:
-            made = DynamicCache(config=model.config)
+            # told of windows, a cache would drop what is further back, which others at the beginning still see
+            made = DynamicCache() if windows(model) else DynamicCache(config=text_config(model))
             model.base_model(input_ids=ids_K[None], cache=made, use_cache=True)
             self.ids_K = ids_K
             self._layers = [(layer.keys, layer.values) for layer in made.layers]

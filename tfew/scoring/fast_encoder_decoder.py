@@ -28,6 +28,7 @@ from transformers.models.t5.modeling_t5 import T5Attention, T5Stack
 
 from tfew.schema import Batch
 from tfew.scoring.chunks import in_chunks
+from tfew.scoring.decoder_start import decoder_start_id
 from tfew.scoring.packing import Packing, packing, packing_by_row
 from tfew.scoring.prefixes import prefixes
 from tfew.scoring.routing import task_routing
@@ -74,7 +75,7 @@ def _decoded(model: Any, inputs: Packing, task_E: Tensor | None, state_1ED: Tens
     tree = prefixes(batch)
     choices = Packing((len(tree.prefix_NT), tree.prefix_NT.shape[1]), None, tree.prefix_NT, tree.token_position_M)
     queries = packing_by_row(tree.example_M, len(batch))
-    start = model.config.decoder_start_token_id
+    start = decoder_start_id(model)
     packed_1M = tree.last_token_M.masked_fill(tree.depth_M == 0, start)[None]
     layout = _Layout(choices, queries, inputs, task_E)
     with _packed_attention(model.get_decoder(), layout), task_routing(batch.tasks_of(tree.example_M)):

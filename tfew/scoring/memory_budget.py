@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from tfew.errors import UserError
 from tfew.schema import Batch
+from tfew.scoring.text_config import text_config
 from tfew.scoring.vocabulary import LOGIT_BYTES
 
 NUMBERS_KEPT = 4  # for each that enters or leaves a matrix, attention's included
@@ -69,13 +70,14 @@ def scoring_bytes(model: Any, batch: Batch, engine: str) -> int:
     present = int(batch.choice_mask.any(-1).sum())
     tokens, padded = int(batch.choice_mask.sum()), present * batch.choice_ids.shape[2]
     width, widest, heads, item_bytes = _sizes(model)
+    rows = len(model.get_output_embeddings().weight)
     if engine == "plain":  # inputs are repeated for every choice, and all logits are there at once, twice in float32
         repeated = present * length
         tokens = padded
-        logit_bytes = tokens * model.config.vocab_size * (item_bytes + 8)
+        logit_bytes = tokens * rows * (item_bytes + 8)
     else:
         repeated = examples * length
-        logit_bytes = 3 * min(LOGIT_BYTES, 4 * tokens * model.config.vocab_size)
+        logit_bytes = 3 * min(LOGIT_BYTES, 4 * tokens * rows)
     states = max(repeated, tokens) * (4 * widest + 8 * width)
     row = length if model.config.is_encoder_decoder else length + batch.choice_mask.sum((1, 2)).max().item()
     scores = 2 * examples * heads * row * row
@@ -90,7 +92,7 @@ def rough_bytes(model: Any, batch: Batch, engine: str) -> float:
     inputs = present if engine == "plain" or not model.config.is_encoder_decoder else examples
     places = inputs * length + present * tokens
     numbers = NUMBERS_KEPT * places * sum(sum(weight.shape) for weight in _matrices(model))
-    logits = present * tokens * model.config.vocab_size if engine == "plain" else 0
+    logits = present * tokens * len(model.get_output_embeddings().weight) if engine == "plain" else 0
     return 4.0 * (numbers + NUMBERS_KEPT * logits)
 
 
@@ -126,9 +128,9 @@ def too_little(limit_bytes: float | None, what: str) -> UserError:
 
 def _sizes(model: Any) -> tuple[int, int, int, int]:
     """Width of the states, widest layer but for the output head, heads, bytes of a number."""
-    config, head = model.config, model.get_output_embeddings()
+    config, head = text_config(model), model.get_output_embeddings()
     width = getattr(config, "d_model", None) or config.hidden_size
-    heads = getattr(config, "num_heads", None) or config.num_attention_heads
+    heads = getattr(config, "num_heads", None) or getattr(config, "num_attention_heads", 1)  # 1: it has no attention
     widest = max(max(weight.shape) for weight in _matrices(model))
     return width, widest, heads, head.weight.element_size()
 

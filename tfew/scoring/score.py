@@ -16,19 +16,19 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
-from transformers.modeling_outputs import BaseModelOutput
 
 from tfew.errors import UserError
 from tfew.schema import Batch
-from tfew.scoring import fast_decoder_only, fast_encoder_decoder
+from tfew.scoring import fast_decoder_only, fast_encoder_decoder, fast_seq2seq
 from tfew.scoring.chunks import in_chunks
 from tfew.scoring.context import Context
 from tfew.scoring.memory_budget import halves, joined, scoring_bytes, too_little
-from tfew.scoring.routing import task_routing
+from tfew.scoring.plain import plain_token_logprob as plain_token_logprob  # the reference, part of what this is
 
 log = logging.getLogger(__name__)
 ENGINES = ("fast", "plain")
+PLAIN, PACKED, SEQ2SEQ, DECODER_ONLY = "plain", "packed", "seq2seq", "decoder_only"
+ENCODE_FIRST = {PACKED: fast_encoder_decoder.token_logprob, SEQ2SEQ: fast_seq2seq.token_logprob}
 
 
 def token_logprob(
@@ -42,18 +42,28 @@ def token_logprob(
     """
     if engine not in ENGINES:
         raise ValueError(f"engine {engine!r} is neither 'fast' nor 'plain'")
+    way = way_of_scoring(model, batch, engine)
+    if way in ENCODE_FIRST:
+        return ENCODE_FIRST[way](model, batch, parts)
     score: Callable[[nn.Module, Batch], Tensor] = plain_token_logprob
-    if engine == "fast":
-        config: Any = model.config
-        if config.is_encoder_decoder and fast_encoder_decoder.supports(model):
-            return fast_encoder_decoder.token_logprob(model, batch, parts)
-        if not config.is_encoder_decoder and fast_decoder_only.supports(model, plain_token_logprob):
-            score = fast_decoder_only.token_logprob
-            if context is not None:
-                score = partial(fast_decoder_only.token_logprob_with_context, context=context)
+    if way == DECODER_ONLY:
+        score = fast_decoder_only.token_logprob
+        if context is not None:
+            score = partial(fast_decoder_only.token_logprob_with_context, context=context)
     if parts == 1:
         return score(model, batch)
     return in_chunks(lambda part: score(model, part), batch, parts)
+
+
+def way_of_scoring(model: Any, batch: Batch, engine: str) -> str:
+    """ "plain", or the fast engine's way with such a model and texts as long as the batch's; says so once where not."""
+    if engine != ENGINES[0]:
+        return PLAIN
+    if not model.config.is_encoder_decoder:
+        return DECODER_ONLY if fast_decoder_only.supports(model, plain_token_logprob, batch) else PLAIN
+    if fast_encoder_decoder.supports(model):
+        return PACKED
+    return SEQ2SEQ if fast_seq2seq.supports(model, plain_token_logprob, batch) else PLAIN
 
 
 class BoundedScorer:
@@ -83,7 +93,10 @@ class BoundedScorer:
     def _should_fit(self, batch: Batch) -> bool:
         if self.too_many is not None and len(batch) >= self.too_many:
             return False
-        return self.limit_bytes is None or scoring_bytes(self.model, batch, self.engine) <= self.limit_bytes
+        if self.limit_bytes is None:
+            return True
+        engine = ENGINES[way_of_scoring(self.model, batch, self.engine) == PLAIN]
+        return scoring_bytes(self.model, batch, engine) <= self.limit_bytes
 
 
 def score_whole(model: nn.Module, engine: str, batch: Batch) -> Tensor:
@@ -94,53 +107,6 @@ def score_whole(model: nn.Module, engine: str, batch: Batch) -> Tensor:
         raise UserError(
             f"The device has too little memory for {len(batch)} prompts at once: set a smaller eval_batch_size=."
         ) from error
-
-
-def plain_token_logprob(model: nn.Module, batch: Batch) -> Tensor:
-    """`token_logprob` in the obvious way."""
-    config: Any = model.config
-    example_N, choice_N = batch.choice_mask.any(-1).nonzero(as_tuple=True)
-    target_NT = batch.choice_ids[example_N, choice_N]
-    mask_NT = batch.choice_mask[example_N, choice_N]
-    logits = _encoder_decoder_logits if config.is_encoder_decoder else _decoder_only_logits
-    logits_NTV = logits(model, batch, example_N, target_NT, mask_NT)
-    logprob_NT = -cross_entropy(logits_NTV.flatten(0, 1).float(), target_NT.flatten(), reduction="none")
-    token_logprob_BCT = logprob_NT.new_zeros(batch.choice_mask.shape)
-    token_logprob_BCT[example_N, choice_N] = logprob_NT.view_as(mask_NT) * mask_NT
-    return token_logprob_BCT
-
-
-def _encoder_decoder_logits(model: Any, batch: Batch, example_N: Tensor, target_NT: Tensor, mask_NT: Tensor) -> Tensor:
-    """Encoder once per example, decoder once per choice (official `EncoderDecoder.py`)."""
-    with task_routing(batch.task_id):
-        encoded_BLD = model.get_encoder()(input_ids=batch.input_ids, attention_mask=batch.input_mask)[0]
-    with task_routing(batch.tasks_of(example_N)):
-        return model(
-            encoder_outputs=BaseModelOutput(last_hidden_state=encoded_BLD[example_N]),
-            attention_mask=batch.input_mask[example_N],
-            decoder_input_ids=_shift_right(target_NT, model.config.decoder_start_token_id),
-            use_cache=False,
-        ).logits
-
-
-def _decoder_only_logits(model: Any, batch: Batch, example_N: Tensor, target_NT: Tensor, mask_NT: Tensor) -> Tensor:
-    """Each choice as the continuation of its input: inputs padded on the left, so that all choices start together."""
-    input_BL, input_mask_BL = _pad_left(batch.input_ids, batch.input_mask)
-    mask_NK = torch.cat([input_mask_BL[example_N], mask_NT], dim=1)
-    with task_routing(batch.tasks_of(example_N)):
-        logits_NTV = model(
-            input_ids=torch.cat([input_BL[example_N], target_NT], dim=1),
-            attention_mask=mask_NK.long(),
-            position_ids=(mask_NK.cumsum(-1) - 1).clamp(min=0),
-            use_cache=False,
-            logits_to_keep=target_NT.shape[1] + 1,
-        ).logits
-    return logits_NTV[:, :-1]
-
-
-def _pad_left(ids_BL: Tensor, mask_BL: Tensor) -> tuple[Tensor, Tensor]:
-    source_BL = torch.arange(ids_BL.shape[1], device=ids_BL.device) - (~mask_BL).sum(-1, keepdim=True)
-    return ids_BL.gather(1, source_BL.clamp(min=0)), source_BL >= 0
 
 
 def rank_scores(token_logprob_BCT: Tensor, mask_BCT: Tensor, norm: str) -> Tensor:
@@ -167,7 +133,3 @@ def scoring_mode(model: nn.Module) -> Iterator[None]:
             yield
     finally:
         model.train(was_training)
-
-
-def _shift_right(target_NT: Tensor, start_id: int) -> Tensor:
-    return torch.cat([torch.full_like(target_NT[:, :1], start_id), target_NT[:, :-1]], dim=1)

@@ -15,17 +15,19 @@ from torch import Tensor, nn
 from torch.nn.functional import linear
 from torch.utils.checkpoint import checkpoint
 
+from tfew.scoring.output_head import Head
+
 LOGIT_BYTES = 2**25  # of the logits that are there at a time: enough for full matrix products, small beside any model
 
 
-def token_logprob_of_states(state_MD: Tensor, head: nn.Module, state_P: Tensor, token_P: Tensor) -> Tensor:
+def token_logprob_of_states(state_MD: Tensor, head: Head, state_P: Tensor, token_P: Tensor) -> Tensor:
     """`[P]` float32: the log-probability of `token_P` after the states that `state_P` numbers.
 
     Both parts come from the same logits, rounded alike: what is subtracted is never the smaller.
     """
     order_P = state_P.argsort(stable=True)
     states_P, tokens_P = state_P[order_P], token_P[order_P]
-    rows = max(1, LOGIT_BYTES // (4 * len(head.weight)))  # type: ignore[arg-type]
+    rows = max(1, LOGIT_BYTES // (4 * len(head.weight)))
     grad = torch.is_grad_enabled()
     if grad and state_MD.requires_grad and _is_frozen(head):
         logprob_P: Tensor = _FrozenHead.apply(state_MD, head.weight, states_P, tokens_P, rows)
@@ -45,13 +47,14 @@ def _pieces(states_P: Tensor, states: int, rows: int) -> Iterator[tuple[int, sli
         yield start, slice(bounds[number], bounds[number + 1])
 
 
-def _is_frozen(head: nn.Module) -> bool:
+def _is_frozen(head: Head) -> bool:
     """Whether the head is nothing but a matrix that is not trained."""
-    plain = type(head) is nn.Linear and head.bias is None and not head._forward_hooks and not head._forward_pre_hooks
-    return plain and not head.weight.requires_grad
+    if not (type(head) is nn.Linear and head.bias is None):
+        return False
+    return not (head._forward_hooks or head._forward_pre_hooks or head.weight.requires_grad)
 
 
-def _of_logits(head: nn.Module, state_MD: Tensor, state_P: Tensor, token_P: Tensor) -> Tensor:
+def _of_logits(head: Head, state_MD: Tensor, state_P: Tensor, token_P: Tensor) -> Tensor:
     logit_MV = head(state_MD).float()
     return logit_MV[state_P, token_P] - logit_MV.logsumexp(-1)[state_P]
 

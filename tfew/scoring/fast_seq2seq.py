@@ -1,0 +1,128 @@
+"""Encoder-decoders of every kind: each input encoded once, and the prefixes of all its choices in one row behind it.
+
+Such a row is a decoder-only model's whose input is the start token (`tfew.scoring.prefix_layout`), and cross-attention
+makes its keys and values once an example, not once a choice. Inputs are padded; T5 has a way without padding
+(`tfew.scoring.fast_encoder_decoder`).
+
+A decoder must be told where each prefix stands. Some take positions; others count the places of a row, in a table of
+positions (BART) or in relative positions added to the scores (UMT5): for the time of a call these are looked up by
+position instead. `supports` tries it (`tfew.scoring.self_test`).
+"""
+
+import inspect
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+
+from tfew.schema import Batch
+from tfew.scoring.chunks import in_chunks
+from tfew.scoring.decoder_start import decoder_start_id
+from tfew.scoring.layer_masks import FULL, Masks, added, known_kinds, layer_masks
+from tfew.scoring.output_head import output_head
+from tfew.scoring.prefix_layout import RIGHT, Sees, lay_out
+from tfew.scoring.routing import task_routing
+from tfew.scoring.self_test import agrees_with_plain, dtype, window_exceeded
+from tfew.scoring.vocabulary import token_logprob_of_states
+
+log = logging.getLogger(__name__)
+CAPACITY = "expert_capacity"  # tokens of a row that an expert takes at most: choices in one row would crowd each other
+
+_supported: "WeakKeyDictionary[nn.Module, dict[int, bool]]" = WeakKeyDictionary()
+
+
+def supports(model: Any, plain: Callable[[Any, Batch], Tensor], batch: Batch | None = None) -> bool:
+    """Whether this way gives what `plain` gives with the weights of now, for choices as many as the batch's.
+
+    Tried once a model, and once for each window that a row of choices exceeds; says so once where it does not.
+    """
+    window = window_exceeded(model, batch)
+    known = _supported.setdefault(model, {})
+    if window not in known:
+        fits = known_kinds(model) is not None and getattr(model.config, CAPACITY, None) is None
+        known[window] = fits and agrees_with_plain(model, plain, token_logprob, window)
+        if not known[window] and all(known[other] for other in known if other != window):
+            log.info(f"Note: {type(model).__name__} cannot score choices beside one another; engine=plain is used.")
+    return known[window]
+
+
+def token_logprob(model: Any, batch: Batch, parts: int = 1, sees: Sees = RIGHT) -> Tensor:
+    """`tfew.scoring.score.token_logprob` of a model that `supports` accepts; `sees`: another mask."""
+    with task_routing(batch.task_id):
+        state_BLD = model.get_encoder()(input_ids=batch.input_ids, attention_mask=batch.input_mask.long())[0]
+    if parts == 1:
+        return _decoded(model, state_BLD, batch, sees)
+    return in_chunks(partial(_decoded, model, state_BLD), batch, parts)
+
+
+def _decoded(model: Any, state_BLD: Tensor, batch: Batch, sees: Sees = RIGHT) -> Tensor:
+    start_B1 = torch.full_like(batch.input_ids[:, :1], decoder_start_id(model))
+    laid = lay_out(
+        replace(batch, input_ids=start_B1, input_mask=torch.ones_like(start_B1, dtype=torch.bool)), sees.mask
+    )
+    masks = layer_masks(model, laid.sees_BKK, laid.position_BK, laid.position_BK, dtype(model), sees.windows)
+    decoder = model.get_decoder()
+    inputs: Masks = batch.input_mask.long()
+    if isinstance(masks, dict):  # a mask of each kind may be joined with this one, as numbers of the same type
+        sees_BKL = batch.input_mask[:, None].expand(-1, laid.ids_BK.shape[1], -1)
+        inputs = {FULL: added(sees_BKL, dtype(model))}
+    with task_routing(batch.task_id), _positions(decoder, laid.position_BK) as told:
+        state_BKD = decoder(
+            input_ids=laid.ids_BK,
+            attention_mask=masks,
+            encoder_hidden_states=state_BLD,
+            encoder_attention_mask=inputs,
+            use_cache=False,
+            **told,
+        )[0]
+    state_MD = state_BKD[laid.tree.example_M, laid.token_position_M]
+    logprob_P = token_logprob_of_states(state_MD, output_head(model), laid.tree.prefix_P, laid.tree.target_P)
+    return logprob_P.new_zeros(batch.choice_mask.shape).masked_scatter(batch.choice_mask, logprob_P)
+
+
+@contextmanager
+def _positions(decoder: Any, position_BK: Tensor) -> Iterator[dict[str, Tensor]]:
+    """What the decoder is told its positions with; what would count places looks them up while this is open."""
+    if "position_ids" in inspect.signature(decoder.forward).parameters:
+        yield {"position_ids": position_BK}
+        return
+    tables = [(module, "forward", _from_table) for name, module in decoder.named_modules() if name == "embed_positions"]
+    biases = [
+        (m, "compute_bias", _from_bias) for m in decoder.modules() if getattr(m, "has_relative_attention_bias", 0)
+    ]
+    replaced: list[tuple[Any, str]] = []
+    try:
+        for module, name, look_up in (*tables, *biases):
+            setattr(module, name, partial(look_up, getattr(module, name), position_BK))
+            replaced.append((module, name))
+        yield {}
+    finally:
+        for module, name in replaced:
+            delattr(module, name)
+
+
+def _from_table(table: Callable[..., Tensor], position_BK: Tensor, first: Any, *_: Any, **named: Any) -> Tensor:
+    """A row's embeddings of positions, from those of a row that counts them up.
+
+    `first` is what the table is called with: the row's ids, its shape or its states; some are told the count, too.
+    """
+    width = int(position_BK.max()) + 1
+    counted: Any = (1, width)
+    if isinstance(first, Tensor):
+        counted = torch.ones_like(first[:1, :1]).expand(1, width, *first.shape[2:])
+    counts = torch.arange(width, device=position_BK.device)
+    table_WD = table(counted, position_ids=counts) if "position_ids" in named else table(counted)
+    return table_WD.view(width, table_WD.shape[-1])[position_BK]
+
+
+def _from_bias(compute: Callable[..., Tensor], position_BK: Tensor, *_: Any, **__: Any) -> Tensor:
+    """`[B, H, K, K]`, from the relative biases `[1, H, W, W]` of a row that counts positions up."""
+    width = int(position_BK.max()) + 1
+    bias_HWW = compute(width, width, device=position_BK.device)[0]
+    return bias_HWW[:, position_BK[:, :, None], position_BK[:, None]].transpose(0, 1)

@@ -1,0 +1,109 @@
+"""The plain engine: the official recipe and the reference. Everything is padded, and what choices share is repeated.
+
+The encoder of an encoder-decoder runs once an example; a decoder-only model gets each choice as the continuation of
+its input.
+"""
+
+import inspect
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from tfew.schema import Batch
+from tfew.scoring.decoder_start import decoder_start_id
+from tfew.scoring.padding import decoding_of, pads_left
+from tfew.scoring.routing import task_routing
+
+
+def plain_token_logprob(model: nn.Module, batch: Batch) -> Tensor:
+    """`tfew.scoring.score.token_logprob` in the obvious way."""
+    config: Any = model.config
+    example_N, choice_N = batch.choice_mask.any(-1).nonzero(as_tuple=True)
+    target_NT = batch.choice_ids[example_N, choice_N]
+    mask_NT = batch.choice_mask[example_N, choice_N]
+    logits = _encoder_decoder_logits if config.is_encoder_decoder else _decoder_only_logits
+    logits_NTV = logits(model, batch, example_N, target_NT, mask_NT)
+    logprob_NT = -cross_entropy(logits_NTV.flatten(0, 1).float(), target_NT.flatten(), reduction="none")
+    token_logprob_BCT = logprob_NT.new_zeros(batch.choice_mask.shape)
+    token_logprob_BCT[example_N, choice_N] = logprob_NT.view_as(mask_NT) * mask_NT
+    return token_logprob_BCT
+
+
+def _encoder_decoder_logits(model: Any, batch: Batch, example_N: Tensor, target_NT: Tensor, mask_NT: Tensor) -> Tensor:
+    """Encoder once per example, decoder once per choice (official `EncoderDecoder.py`), where the model bears it."""
+    bears = decoding_of(model, answer_logits)
+    ids_NT = torch.cat([torch.full_like(target_NT[:, :1], decoder_start_id(model)), target_NT[:, :-1]], dim=1)
+    if bears.padding:
+        return answer_logits(model, batch, example_N, ids_NT, bears.states)
+    length_N = mask_NT.sum(-1)
+
+    def padded(row_R: Tensor, length: int) -> Tensor:
+        logits = answer_logits(model, batch, example_N[row_R], ids_NT[row_R, :length], bears.states)
+        return torch.nn.functional.pad(logits, (0, 0, 0, ids_NT.shape[1] - length))
+
+    return _by_length(length_N, padded)
+
+
+def answer_logits(model: Any, batch: Batch, example_N: Tensor, ids_NT: Tensor, states: bool) -> Tensor:
+    """`[N, T, V]` after each of the decoder's `ids_NT`; with `states` the encoder runs once an example, else a row."""
+    source: dict[str, Any] = {"input_ids": batch.input_ids[example_N]}
+    if states:
+        with task_routing(batch.task_id):
+            encoded = model.get_encoder()(input_ids=batch.input_ids, attention_mask=batch.input_mask.long())
+        encoded["last_hidden_state"] = encoded[0][example_N]
+        source = {"encoder_outputs": encoded}
+    mask_NL = batch.input_mask[example_N].long()
+    with task_routing(batch.tasks_of(example_N)):
+        logits_NTV: Tensor = model(**source, attention_mask=mask_NL, decoder_input_ids=ids_NT, use_cache=False).logits
+    return logits_NTV
+
+
+def _decoder_only_logits(model: Any, batch: Batch, example_N: Tensor, target_NT: Tensor, mask_NT: Tensor) -> Tensor:
+    """Each choice as the continuation of its input, with all choices of a call starting at the same place.
+
+    Inputs are padded on the left for that; where a model does not bear it, those of equal length are scored together.
+    """
+    if pads_left(model, batch, _logits):
+        return _continued(model, batch, example_N, target_NT, mask_NT)
+
+    def unpadded(row_R: Tensor, length: int) -> Tensor:
+        part = replace(batch, input_ids=batch.input_ids[:, :length], input_mask=batch.input_mask[:, :length])
+        return _continued(model, part, example_N[row_R], target_NT[row_R], mask_NT[row_R])
+
+    return _by_length(batch.input_mask.sum(-1)[example_N], unpadded)
+
+
+def _by_length(length_N: Tensor, logits: Callable[[Tensor, int], Tensor]) -> Tensor:
+    """`logits` of the rows of each length, in the order of all rows."""
+    rows = [(length_N == length).nonzero(as_tuple=True)[0] for length in length_N.unique()]
+    parts = [logits(row_R, int(length_N[row_R[0]])) for row_R in rows]
+    return torch.cat(parts)[torch.cat(rows).argsort()]
+
+
+def _continued(model: Any, batch: Batch, example_N: Tensor, target_NT: Tensor, mask_NT: Tensor) -> Tensor:
+    input_BL, input_mask_BL = _pad_left(batch.input_ids, batch.input_mask)
+    ids_NK = torch.cat([input_BL[example_N], target_NT], dim=1)
+    mask_NK = torch.cat([input_mask_BL[example_N], mask_NT], dim=1)
+    with task_routing(batch.tasks_of(example_N)):
+        return _logits(model, ids_NK, mask_NK, target_NT.shape[1] + 1)[:, :-1]
+
+
+def _logits(model: Any, ids_RK: Tensor, mask_RK: Tensor, keep: int = 0) -> Tensor:
+    """`[R, K, V]`; with `keep`, of the last so many places."""
+    taken = inspect.signature(model.forward).parameters
+    inputs: dict[str, Any] = {"input_ids": ids_RK, "attention_mask": mask_RK.long()}
+    if "position_ids" in taken or "kwargs" in taken:
+        inputs["position_ids"] = (mask_RK.long().cumsum(-1) - 1).clamp(min=0)
+    if "logits_to_keep" in taken:
+        inputs["logits_to_keep"] = keep
+    logits_RKV: Tensor = model(**inputs, use_cache=False).logits
+    return logits_RKV[:, -keep:]
+
+
+def _pad_left(ids_BL: Tensor, mask_BL: Tensor) -> tuple[Tensor, Tensor]:
+    source_BL = torch.arange(ids_BL.shape[1], device=ids_BL.device) - (~mask_BL).sum(-1, keepdim=True)
+    return ids_BL.gather(1, source_BL.clamp(min=0)), source_BL >= 0

@@ -1,0 +1,86 @@
+"""An input and all its choices in one row: the prefixes of the choices stand behind the input, side by side.
+
+Each stands at the position that it has in its own choice, and sees the input and what comes before it in its choice,
+nothing else. The row's end is padding.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from tfew.schema import Batch
+from tfew.scoring.prefixes import Prefixes, prefixes
+
+
+@dataclass(frozen=True)
+class PrefixLayout:
+    """Inputs and the prefixes of their choices in rows of K places; `token_position_M` is where each prefix ends.
+
+    `sees_BKK` says which keys (last) each query sees, but for layers' windows; `mask_BK` is false at padding.
+    """
+
+    tree: Prefixes
+    token_position_M: Tensor
+    ids_BK: Tensor
+    position_BK: Tensor
+    mask_BK: Tensor
+    sees_BKK: Tensor
+
+
+def lay_out(batch: Batch, mask: Callable[[Prefixes, Tensor, Tensor, int], Tensor]) -> PrefixLayout:
+    tree = prefixes(batch)
+    length_B = batch.input_mask.sum(-1)
+    first_M = torch.searchsorted(tree.example_M, torch.arange(len(batch), device=length_B.device))[tree.example_M]
+    # the empty prefix is the input itself, so its state is that of the input's last token
+    token_position_M = length_B[tree.example_M] + torch.arange(len(first_M), device=length_B.device) - first_M - 1
+    width = int(token_position_M.max()) + 1
+    ids_BK = _widened(batch.input_ids, width)
+    token_position_K = torch.arange(width, device=ids_BK.device)
+    position_BK = token_position_K.repeat(len(batch), 1)
+    position_BK.masked_fill_(position_BK >= length_B[:, None], 0)  # padding may lie beyond the model's last position
+    follows = tree.depth_M > 0
+    at = (tree.example_M[follows], token_position_M[follows])
+    ids_BK[at] = tree.last_token_M[follows]
+    position_BK[at] = (length_B[tree.example_M] + tree.depth_M - 1)[follows]
+    mask_BK = token_position_K < (length_B + torch.bincount(tree.example_M, minlength=len(batch)) - 1)[:, None]
+    sees_BKK = mask(tree, length_B, token_position_M, width)
+    return PrefixLayout(tree, token_position_M, ids_BK, position_BK, mask_BK, sees_BKK)
+
+
+def own_prefixes(tree: Prefixes, length_B: Tensor, token_position_M: Tensor, width: int) -> Tensor:
+    """`[B, K, K]`: which keys (last) a query sees: the input up to itself, and the prefixes of its prefix."""
+    token_position_K = torch.arange(width, device=length_B.device)
+    sees_BKK = (token_position_K <= token_position_K[:, None]) & (token_position_K < length_B[:, None, None])
+    for t in range(1, tree.prefix_NT.shape[1]):  # what the prefix without its last token sees, and itself
+        longer = tree.length_N > t
+        before_N, prefix_N = tree.prefix_NT[longer, t - 1], tree.prefix_NT[longer, t]
+        example_N, query_N = tree.example_M[prefix_N], token_position_M[prefix_N]
+        sees_BKK[example_N, query_N] = sees_BKK[example_N, token_position_M[before_N]]
+        sees_BKK[example_N, query_N, query_N] = True
+    sees_BKK[:, token_position_K, token_position_K] = True  # padding must see something
+    return sees_BKK
+
+
+def whole_row(tree: Prefixes, length_B: Tensor, token_position_M: Tensor, width: int) -> Tensor:
+    """A mask that lets too much be seen: all that stands before, other choices too."""
+    return torch.ones(len(length_B), width, width, dtype=torch.bool, device=length_B.device).tril()
+
+
+class Sees(NamedTuple):
+    """What tokens of a row see: by a mask, and by the windows of layers that have them."""
+
+    mask: Callable[[Prefixes, Tensor, Tensor, int], Tensor]
+    windows: bool = True
+
+
+RIGHT, TOO_MUCH, BEYOND_WINDOWS = Sees(own_prefixes), Sees(whole_row), Sees(own_prefixes, windows=False)
+
+
+def _widened(ids_BL: Tensor, width: int) -> Tensor:
+    ids_BK = ids_BL.new_zeros(len(ids_BL), width)
+    kept = min(width, ids_BL.shape[1])
+    ids_BK[:, :kept] = ids_BL[:, :kept]
+    return ids_BK

@@ -1,0 +1,111 @@
+"""Whether a fast way gives the plain way's numbers, tried on a few made-up tokens with the weights of now.
+
+They are scored both ways, and with a mask that lets too much be seen: what rounding does is small beside what a wrong
+mask does, whatever the model's weights and type. Windows of attention show only in longer texts, so a text that is
+longer than a window is tried before the first batch that is, and must be far nearer than one without the window.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor
+
+from tfew.schema import Batch
+from tfew.scoring.prefix_layout import BEYOND_WINDOWS, RIGHT, TOO_MUCH
+from tfew.scoring.text_config import text_config, windows
+
+# the largest difference from the plain way, as a share of a wrong mask's, with which a fast way is used: in float32,
+# and in 16 bits
+ENGINE_AGREEMENT, ENGINE_AGREEMENT_16_BIT = 1e-3, 0.1
+WINDOW_AGREEMENT = 0.5  # the same as a share of what it makes to leave windows out
+SHORT, BEYOND = 9, 6  # tokens of the longest made-up input; how far one reaches beyond a window
+Way = Callable[..., Tensor]
+
+
+def window_exceeded(model: Any, batch: Batch | None) -> int:
+    """The largest window that is smaller than the longest row of a batch, its choices side by side; 0 for none."""
+    sizes = windows(model)
+    if batch is None or not sizes:
+        return 0
+    length_B = batch.choice_mask.sum((1, 2))
+    longest = int((length_B + (1 if model.config.is_encoder_decoder else batch.input_mask.sum(-1))).max())
+    return max((size for size in sizes if size < longest), default=0)
+
+
+def agrees_with_plain(model: Any, plain: Callable[[Any, Batch], Tensor], way: Way, window: int = 0) -> bool:
+    """Whether `way(model, batch, sees=...)` gives what `plain` gives, for texts that are longer than `window`."""
+    if is_fake(model):
+        return True  # a dry run, without numbers that could agree
+    batch = made_up_batch(model, window)
+    was_training = model.training
+    model.eval()
+    try:
+        with torch.no_grad():
+            expected = plain(model, batch)
+            ours, wrong = (_difference(way(model, batch, sees=sees), expected) for sees in (RIGHT, TOO_MUCH))
+            if window:
+                without = _difference(way(model, batch, sees=BEYOND_WINDOWS), expected)
+    except (ValueError, TypeError, IndexError, RuntimeError, AttributeError, KeyError) as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        return False  # it wants another mask or other positions
+    finally:
+        model.train(was_training)
+    return ours < agreement(model) * wrong and (not window or ours < WINDOW_AGREEMENT * without)
+
+
+def agreement(model: Any) -> float:
+    exact = dtype(model) == torch.float32 and not torch.is_autocast_enabled(next(model.parameters()).device.type)
+    return ENGINE_AGREEMENT if exact else ENGINE_AGREEMENT_16_BIT
+
+
+def _difference(ours: Tensor, expected: Tensor) -> float:
+    return (ours - expected).abs().max().item()
+
+
+def is_fake(model: Any) -> bool:
+    return isinstance(next(model.parameters()), FakeTensor)
+
+
+def dtype(model: Any) -> torch.dtype:
+    of_embeddings: torch.dtype = model.get_input_embeddings().weight.dtype
+    return of_embeddings
+
+
+def made_up_batch(model: Any, window: int = 0) -> Batch:
+    """Two inputs of unlike length, more than half alike; choices that share a token and are unlike long and many.
+
+    A decoder-only model's inputs, and an encoder-decoder's choices, are longer than the window.
+    """
+    longest, tokens = SHORT, 4
+    if window and model.config.is_encoder_decoder:
+        tokens = window + BEYOND
+    elif window:
+        longest = max(SHORT, window + BEYOND)
+    generator = torch.Generator().manual_seed(0)
+    rows = model.get_input_embeddings().num_embeddings
+    ids = torch.randint(0, rows, (2 * longest + 6 * tokens,), generator=generator)
+    ids = torch.where(torch.isin(ids, torch.tensor(_special_ids(model))), (ids + rows // 2) % rows, ids)
+    alike = longest // 2 + 1
+    ids[longest : longest + alike] = ids[:alike]
+    choice_ids = ids[2 * longest :].view(2, 3, tokens).clone()
+    choice_ids[:, 1, :2] = choice_ids[:, 0, :2]
+    length_BC1 = torch.tensor([[[0], [0], [1]], [[1], [0], [tokens]]])
+    batch = Batch(
+        input_ids=ids[: 2 * longest].view(2, longest),
+        input_mask=torch.arange(longest) < torch.tensor([[longest], [longest - 2]]),
+        choice_ids=choice_ids,
+        choice_mask=torch.arange(tokens) < tokens - length_BC1,
+        label=torch.tensor([0, 1]),
+        task_id=torch.tensor([0, 0]),  # for a model that holds many tasks' vectors: those that change nothing
+    )
+    return batch.to(next(model.parameters()).device)
+
+
+def _special_ids(model: Any) -> list[int]:
+    """Padding, and what stands for a picture: a model may treat them unlike words."""
+    named = {**text_config(model).to_dict(), **model.config.to_dict()}
+    ids = [value for name, value in named.items() if name.endswith(("token_id", "token_index"))]
+    return [value for value in ids if isinstance(value, int)]
