@@ -20,6 +20,7 @@ from tfew.methods.base import Method, adapter_parameters, attach
 from tfew.methods.compacter import Compacter, PHMLinear
 from tfew.models.backbone import give_own_head
 from tfew.models.method_builder import NOT_ARGUMENTS, make_method
+from tfew.runs.identity import with_former_settings
 from tfew.scoring.score import scoring_mode, token_logprob
 
 NEUTRAL = ("full", "layernorm", "bitfit")
@@ -415,4 +416,4 @@ def test_models_without_layer_norms_or_names() -> None:
     with pytest.raises(UserError, match=r"method=layernorm trains layer norms, and Sequential has none"):
         attach(method("layernorm"), model)
     with pytest.raises(UserError, match=r"No Linear layer of Sequential is named q \(method.targets=\)"):
-        attach(method("bitfit", targets=["q"]), model)
+        attach(method("bitfit", "method.targets=[q]"), model)

@@ -75,19 +75,27 @@ class InputScaled(nn.Module):
 
 
 class HeadsScaled(nn.Module):
-    """Multiplies what a norm of keys or values gives by the vector `ia3` `[heads * D]`."""
+    """Multiplies what a norm of keys or values gives by the vector `ia3` `[heads * D]`.
+
+    Of a norm that queries go through as well, what has another number of heads than keys is left alone.
+    """
 
     ia3: nn.Parameter
     ia3_heads_first: bool
+    ia3_shared: bool
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
-        return scale_heads(super().forward(*args, **kwargs), self.ia3, self.ia3_heads_first)
+        output: Tensor = super().forward(*args, **kwargs)
+        heads = output.shape[1 if self.ia3_heads_first else -2]
+        if self.ia3_shared and heads * output.shape[-1] != len(self.ia3):
+            return output
+        return scale_heads(output, self.ia3, self.ia3_heads_first)
 
     def merge_ia3(self) -> None:
         """Leaves the layer as it is: the norm's own weights are the same for all heads."""
 
 
-LAYERS = {"outputs": OutputScaled, "some outputs": PartlyOutputScaled, "inputs": InputScaled, "heads": HeadsScaled}
+LAYERS = {"outputs": OutputScaled, "some outputs": PartlyOutputScaled, "inputs": InputScaled}
 
 
 class IA3(IA3Exchange):
@@ -123,12 +131,12 @@ class IA3(IA3Exchange):
         for place in self.places(model):
             layer = model.get_submodule(place.module)
             layer.ia3 = nn.Parameter(neutral[f"{place.module}.ia3"])
-            swap_class(layer, LAYERS.get(place.scales) or SCALED[place.scales])
+            swap_class(layer, {**LAYERS, **SCALED}.get(place.scales, HeadsScaled))
             if place.scales == "some outputs":
                 positions = place.positions(features(layer)[1])
                 layer.register_buffer("ia3_positions", positions.to(layer.ia3.device), persistent=False)
-            if place.scales == "heads":
-                layer.ia3_heads_first = place.heads_first
+            if "heads" in place.scales:
+                layer.ia3_heads_first, layer.ia3_shared = place.heads_first, place.scales == "shared heads"
 
     def neutral(self, model: nn.Module) -> dict[str, Tensor]:
         device = next(model.parameters()).device
@@ -139,9 +147,10 @@ class IA3(IA3Exchange):
 
     def scaler(self, model: nn.Module) -> Scaler:
         places = self.places(model)
-        if experts := [place.module for place in places if place.scales in SCALED]:
+        if other := [place for place in places if place.scales in SCALED or place.scales == "shared heads"]:
+            what = "experts" if other[0].scales in SCALED else "the norm of queries and keys"
             raise UserError(
-                f"(IA)³ on experts ({experts[0]}) cannot share a batch with other tasks (adapters=, train_together=):"
+                f"(IA)³ on {what} ({other[0].module}) cannot share a batch with other tasks (adapters=, train_together=):"
                 " use adapter=, one task at a time."
             )
         outputs = {p.module: features(model.get_submodule(p.module))[1] for p in places if p.scales == "some outputs"}

@@ -123,7 +123,7 @@ def _peft_slots(model: nn.Module, places: Sequence[Place]) -> dict[str, tuple[st
         if place.scales not in ("outputs", "some outputs", "inputs"):
             raise UserError(
                 f"HF peft has (IA)³ on linear layers only; here a vector is on {place.module} of {type(model).__name__}"
-                f" ({'the norm of ' + place.role if place.scales == 'heads' else 'experts'}). What peft can hold is"
+                f" ({'a norm of ' + place.role if 'heads' in place.scales else 'experts'}). What peft can hold is"
                 " trained with method.targets=, for instance '{outputs: [k_proj, v_proj], inputs: [down_proj]}'."
             )
         inputs, outputs = features(model.get_submodule(place.module))

@@ -49,7 +49,8 @@ CROSS_ATTENTION = ("encoder_attn", "crossattention", "cross_attn", "EncDecAttent
 TEXT_PARTS = ("language_model", "text_model", "text_decoder")
 NO_FEED_FORWARD = re.compile(r"(^|[._])(router|gate|indexer|(layer)?norm|adapter)s?([._]|$)")
 NORM = re.compile(r"norm|ln", re.I)
-HARMLESS_NORM = re.compile(r"^((q|query)\w*|o_norm|(attn_|inner_)?sub_norm|layer_?norm|attn_ln|inner_attn_ln)$", re.I)
+SHARED_NORM = "qk_norm"  # one norm for queries and keys: what it gives with as many heads as keys have is scaled
+HARMLESS_NORM = re.compile(r"^((q|query)(?!k)\w*|o_norm|(attn_|inner_)?sub_norm|layer_?norm|attn_ln|inner_attn_ln)$", re.I)
 
 
 @dataclass
@@ -155,7 +156,9 @@ def _attention(name: str, module: nn.Module, model: nn.Module) -> list[Attention
     elif set(MLA) <= dict(module.named_children()).keys():
         used, places = list(MLA), _latent(name, module)
     elif qkv is not None:
-        used, places = list(qkv), _separate(name, module, rule, qkv[1], qkv[2])
+        used, places = [*qkv, SHARED_NORM], _separate(name, module, rule, qkv[1], qkv[2])
+        if hasattr(module, SHARED_NORM) and features(linears[qkv[0]]) == features(linears[qkv[1]]):
+            return []  # what the norm gives does not tell whose it is
     else:
         return []
     if _strange_children(module, {*used, *rule.get("allows", ())}):
@@ -172,9 +175,12 @@ def _separate(name: str, module: Any, rule: Any, key: str, value: str) -> list[P
     for role, child in ((KEYS, key), (VALUES, value)):
         linear = linears.get(child, linears[key])  # values may be keys before their norm
         norm = _norm_of(module, "k" if role == KEYS else "v")
+        if norm is None and role == KEYS and hasattr(module, SHARED_NORM):
+            norm = SHARED_NORM
         if norm is not None:
+            where = "shared heads" if norm == SHARED_NORM else "heads"
             heads_first = bool(rule.get("heads_first"))
-            places.append(Place(f"{name}.{norm}", "heads", role, features(linear)[1], heads_first=heads_first))
+            places.append(Place(f"{name}.{norm}", where, role, features(linear)[1], heads_first=heads_first))
         elif child in linears:
             places.append(_outputs(f"{name}.{child}", role, linear))
     return places
