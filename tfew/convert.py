@@ -1,7 +1,9 @@
 """Adapters to and from other projects: `python -m tfew.convert adapter=runs/NAME to=peft output=FOLDER`.
 
 Whatever the adapter is, it is attached to its base model first and written from there, so every direction goes
-through the method's own checks. Runs on the CPU and in the weights' float32, where merging loses least.
+through the method's own checks. The model's shape is enough for that, its weights are loaded only where they are
+written (to=merged) or a method stores changes of them. Runs on the CPU and in the weights' float32, where merging
+loses least.
 """
 
 import logging
@@ -141,7 +143,7 @@ def _load_tfew(config: DictConfig, source: Path) -> Loaded:
     from tfew.models.build import attach_saved, base_of, saved_method
 
     _, method = saved_method(source, config)
-    model, tokenizer = _base(config)
+    model, tokenizer = _base(config, method)
     attach_saved(source, method, model)
     return Loaded(model, tokenizer, method, adapter_description(source)["method"], base_of(config))
 
@@ -154,9 +156,12 @@ def _load_peft(config: DictConfig, source: Path) -> Loaded:
 
     adapter = read_peft(source)
     recipe = _recipe_for_peft(config, adapter.config.get("peft_type"))
-    model, tokenizer = _base(config)
     method = make_method(recipe)
+    model, tokenizer = _base(config, method)
     arguments, weights = method.from_peft(method_arguments(recipe), adapter, model, config.fused_queries)
+    if any(tensor.is_meta for tensor in weights.values()):  # what the file lacks is the base model's
+        model, tokenizer = _base(config, None)
+        arguments, weights = method.from_peft(method_arguments(recipe), adapter, model, config.fused_queries)
     method = make_method(arguments | {"_target_": recipe["_target_"]})
     attach(method, model)
     method.restore(model, weights)
@@ -170,9 +175,9 @@ def _load_official(config: DictConfig, source: Path) -> Loaded:
     from tfew.models.method_builder import make_method
 
     tensors = read_tensors(source)
-    model, tokenizer = _base(config)
     recipe = resolved(config.method)
     method = make_method(recipe)
+    model, tokenizer = _base(config, method)
     attach(method, model)
     method.restore(model, method.from_official(model, tensors))
     return Loaded(model, tokenizer, method, recipe, base_of(config))
@@ -220,11 +225,16 @@ WRITERS: dict[str, Callable[[Path, Loaded], None]] = {
 }
 
 
-def _base(config: DictConfig) -> tuple["nn.Module", Any]:
+def _base(config: DictConfig, method: "Method | None") -> tuple["nn.Module", Any]:
+    """The base model and its tokenizer, or its shape alone (None for the tokenizer) where that is enough to say where
+    this method's weights belong.
+    """
     import torch
 
-    from tfew.models.build import build_backbone, build_tokenizer
+    from tfew.models.build import build_backbone, build_shape, build_tokenizer
 
+    if config.to != "merged" and method is not None and method.restores_adapter_alone:
+        return build_shape(config), None
     tokenizer = build_tokenizer(config).tokenizer
     return build_backbone(config, tokenizer, torch.device("cpu")), tokenizer
 

@@ -50,7 +50,7 @@ def _one_run(config: DictConfig) -> tuple[list[dict[str, Any]], str]:
     training, evaluation = tasks_at_hand(complete(config))
 
     from tfew.costs.cost_report import as_text, cost_report
-    from tfew.models.build import build_blueprint, build_device, build_method, build_trainable
+    from tfew.models.build import build_blueprint, build_device, build_method, build_shape, build_trainable
     from tfew.paper.table_1 import paper_lengths
 
     device, method, prompt_tokenizer = build_device(config), build_method(config), None
@@ -65,8 +65,11 @@ def _one_run(config: DictConfig) -> tuple[list[dict[str, Any]], str]:
         assumed_tokens=int(paper_lengths().query_tokens),
         load=partial(build_trainable, config, prompt_tokenizer) if config.measure else None,
     )
-    row = {"model": model_name(config), "method": config.method.name, **report}
-    return [row], f"{_counts_as_text([row])}\n\n{as_text(row)}"
+    placement = method.placement(build_shape(config, tokens))
+    where = {} if placement is None else {"placement": asdict(placement)}
+    row = {"model": model_name(config), "method": config.method.name, **where, **report}
+    table = "" if placement is None else f"\n\n{config.method.name} is on {placement.as_text()}"
+    return [row], f"{_counts_as_text([row])}{table}\n\n{as_text(row)}"
 
 
 def _tokenizer(config: DictConfig) -> "PromptTokenizer":

@@ -36,7 +36,16 @@ def preview(config: DictConfig) -> list[dict[str, Any]]:
     shown = _show(config, task, range(min(config.n, task.rows)))
     if not config.json:
         print(f"{task.empty_renders} renders of all {task.rows} rows are empty and skipped.")
+        print(_placement(config))
     return shown
+
+
+def _placement(config: DictConfig) -> str:
+    """Where the method would be in the model; nothing is loaded."""
+    from tfew.models.build import build_method, build_shape
+
+    placement = build_method(config).placement(build_shape(config))
+    return f"method={config.method.name}" + ("" if placement is None else f" is on {placement.as_text()}")
 
 
 def _preview_mixture(config: DictConfig, spec: MixtureSpec) -> list[dict[str, Any]]:

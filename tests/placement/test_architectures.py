@@ -27,7 +27,7 @@ REFUSED = {
 # layers without attention that is known, which method.partial=true accepts
 HYBRID = {
     "bamba", "granitemoehybrid", "jamba", "lfm2", "lfm2_moe", "minimax", "qwen3_5_text", "qwen3_next", "recurrent_gemma",
-    "zamba2", "qwen3_5", "mllama",
+    "zamba2", "qwen3_5",
 }  # fmt: skip
 IN_CHUNKS = {"led", "led-wide", "pegasus_x", "longt5-global"}  # attention by other products than two
 NEEDS_IMAGES = {"llama4"}  # its class cannot run on text alone
@@ -55,7 +55,11 @@ class Products(TorchFunctionMode):
             with torch._C.DisableTorchFunction():
                 return func(*args, **(kwargs or {}))
         if func in PRODUCTS:
-            flat = [a for arg in (*args, *(kwargs or {}).values()) for a in (arg if isinstance(arg, tuple | list) else [arg])]
+            flat = [
+                a
+                for arg in (*args, *(kwargs or {}).values())
+                for a in (arg if isinstance(arg, tuple | list) else [arg])
+            ]
             first, second = [a for a in flat if isinstance(a, Tensor)][-2:]
             if second.dim() == 2:  # a matrix of the model: Falcon writes linear layers so
                 return func(*args, **(kwargs or {}))

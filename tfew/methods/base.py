@@ -60,11 +60,16 @@ class Method(ABC):
 
     def restore(self, model: nn.Module, weights: Mapping[str, Tensor]) -> None:
         """Puts `stored` weights back; raises UserError where names or shapes do not fit."""
-        parameters = adapter_parameters(model)
-        check_fit(parameters, weights)
+        check_fit(adapter_parameters(model), weights)
+        _allocate(model)
         with torch.no_grad():
-            for name, parameter in parameters.items():
+            for name, parameter in adapter_parameters(model).items():
                 parameter.copy_(weights[name])
+
+    @property
+    def restores_adapter_alone(self) -> bool:
+        """Whether `restore` needs the model's shape only, not its weights (device "meta")."""
+        return type(self).restore is Method.restore
 
     def trained_count(self, model: nn.Module) -> int:
         """Numbers that training moves."""
@@ -141,6 +146,14 @@ def merge(method: Method, model: nn.Module) -> None:
 def adapter_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
     """The trainable parameters by name."""
     return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
+
+
+def _allocate(model: nn.Module) -> None:
+    """Gives trainable parameters that have none (device "meta") memory on the CPU."""
+    for name, parameter in adapter_parameters(model).items():
+        if parameter.is_meta:
+            layer, _, last = name.rpartition(".")
+            setattr(model.get_submodule(layer), last, nn.Parameter(torch.empty_like(parameter, device="cpu")))
 
 
 def check_fit(expected: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> None:

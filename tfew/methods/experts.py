@@ -13,11 +13,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import linear
+from torch.nn.functional import linear, pad
 from transformers.integrations.moe import _grouped_linear
 
 from tfew.methods.merging import restore_class
 from tfew.methods.surgery import swap_class
+
+STRIDE_NUMBERS = 4  # torch's grouped product wants strides of 16 bytes: zeros fill a rank up to it
 
 
 class RoutedExperts(nn.Module):
@@ -87,8 +89,10 @@ class LowRankExperts(RoutedExperts):
 
 def low_rank(x_SI: Tensor, a_ERI: Tensor, b_EOR: Tensor, ends: Tensor) -> Tensor:
     """The update of each row by its expert's pair, in the pair's own type."""
-    inner = _grouped_linear(x_SI.to(a_ERI.dtype), a_ERI, ends)
-    update: Tensor = _grouped_linear(inner, b_EOR, ends) / a_ERI.shape[1]
+    rank = a_ERI.shape[1]
+    extra = -rank % STRIDE_NUMBERS
+    inner = _grouped_linear(x_SI.to(a_ERI.dtype), pad(a_ERI, (0, 0, 0, extra)), ends)
+    update: Tensor = _grouped_linear(inner, pad(b_EOR, (0, extra)), ends) / rank
     return update.to(x_SI.dtype)
 
 

@@ -134,7 +134,8 @@ class IA3(IA3Exchange):
             swap_class(layer, {**LAYERS, **SCALED}.get(place.scales, HeadsScaled))
             if place.scales == "some outputs":
                 positions = place.positions(features(layer)[1])
-                layer.register_buffer("ia3_positions", positions.to(layer.ia3.device), persistent=False)
+                device = "cpu" if layer.ia3.is_meta else layer.ia3.device  # without weights it must still say where
+                layer.register_buffer("ia3_positions", positions.to(device), persistent=False)
             if "heads" in place.scales:
                 layer.ia3_heads_first, layer.ia3_shared = place.heads_first, place.scales == "shared heads"
 

@@ -8,10 +8,11 @@ The names of classes of transformers are the keys, so that models that share a c
       qkv: [Wq, Wk, Wv]       # names of the matrices of queries, keys and values
       keys_values: [kv_proj]  # matrices that make keys and values and nothing else
       heads_first: true       # the norm of keys sees [B, heads, L, D], not [B, L, heads, D]
-      allows: [rotary]        # further children that change neither keys nor values
+      allows: [rotary]        # further children that change neither keys nor values, and that no method takes
     ClassOfFeedForward:
       second: dense           # the matrix that the inner activation enters
       first: [up]             # those beside them that make it
+      unused: true            # a layer that text alone does not run
       experts: split          # experts whose matrices are 3-D parameters: see `tfew.methods.experts`
 
 `groups: [{when: ATTRIBUTE, is: NUMBER_OR_ATTRIBUTE}, ...]` takes the first case whose attribute of the module is true.

@@ -23,6 +23,15 @@ class Placement:
     line: str
     rows: list[tuple[str, str, str, int]]
 
+    def as_text(self) -> str:
+        """The line, and under it the table."""
+        width = max(len(module) for _, module, _, _ in self.rows)
+        parts = max(len(part) for part, _, _, _ in self.rows)
+        lines = [
+            f"  {count:>5} x {module:<{width}}  {part:<{parts}}  {what}" for part, module, what, count in self.rows
+        ]
+        return "\n".join([self.line, *lines])
+
 
 def whole_layers(model: nn.Module, partial: bool) -> list[Layer]:
     """The model's layers; raises UserError where one lacks its share, unless `partial` accepts that."""

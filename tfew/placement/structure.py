@@ -50,7 +50,9 @@ TEXT_PARTS = ("language_model", "text_model", "text_decoder")
 NO_FEED_FORWARD = re.compile(r"(^|[._])(router|gate|indexer|(layer)?norm|adapter)s?([._]|$)")
 NORM = re.compile(r"norm|ln", re.I)
 SHARED_NORM = "qk_norm"  # one norm for queries and keys: what it gives with as many heads as keys have is scaled
-HARMLESS_NORM = re.compile(r"^((q|query)(?!k)\w*|o_norm|(attn_|inner_)?sub_norm|layer_?norm|attn_ln|inner_attn_ln)$", re.I)
+HARMLESS_NORM = re.compile(
+    r"^((q|query)(?!k)\w*|o_norm|(attn_|inner_)?sub_norm|layer_?norm|attn_ln|inner_attn_ln)$", re.I
+)
 
 
 @dataclass
@@ -99,7 +101,9 @@ def layers(model: nn.Module) -> list[Layer]:
             for name, module in root.named_modules(prefix=root_name)
             if (layer := _layer_name(name)) and (model.config.is_encoder_decoder or not _is_cross_attention(name))
         ]
-        found |= {layer: Layer(layer) for layer, name, module in modules if _is_matrix(module) and name != layer}
+        unused = {layer for layer, name, module in modules if rule_for(module).get("unused")}
+        held = (layer for layer, name, module in modules if _is_matrix(module) and name != layer)
+        found |= {layer: Layer(layer) for layer in held if layer not in unused}
         for name, module, layer in ((name, module, found[key]) for key, name, module in modules if key in found):
             layer.attentions += _attention(name, module, model)
             layer.feed_forwards += _feed_forward(name, module)
@@ -165,7 +169,10 @@ def _attention(name: str, module: nn.Module, model: nn.Module) -> list[Attention
         return []  # they could change keys or values behind the matrices
     parent = name.rpartition(".")[0]  # of BERT and its like, which join the heads beside the attention
     beside = [f"{parent}.{child}" for child in ("output", "output.dense")] if name.endswith(SELF) else []
-    matrices = [*(f"{name}.{child}" for child in linears), *(n for n in beside if _is_linear(model, n))]
+    matrices = [
+        *(f"{name}.{child}" for child in linears if child not in rule.get("allows", ())),
+        *(n for n in beside if _is_linear(model, n)),
+    ]
     return [Attention(name, places, matrices)]
 
 
