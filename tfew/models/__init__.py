@@ -5,6 +5,8 @@
 * loaded_model: `LoadedModel`, and where and how it is computed
 * blueprint: a run before anything is loaded
 * backbone: loading checkpoints, checked
+* shapes: models without weights, for counting
+* checkpoint_path, gguf_checkpoint: what is loaded; GGUF files are converted once
 * adapters_io: adapter.safetensors and adapter.json
 * foreign_adapters: HF peft's and the authors' files
 """

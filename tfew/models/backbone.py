@@ -65,7 +65,7 @@ def load_model(path: str, revision: str, dtype: torch.dtype | str, trusted: str 
     check_versions()
     kind = AutoModelForSeq2SeqLM if is_encoder_decoder(path, revision, trusted) else AutoModelForCausalLM
     options = {"dtype": dtype, "output_loading_info": True, "ignore_mismatched_sizes": True}  # _check_keys refuses them
-    with _without_notes_on_tying():
+    with quiet_loading():
         model, report = _from_pretrained(kind, path, revision, "model.path", trusted, **options)
     _check_keys(path, report)
     check_head(model, path)
@@ -73,7 +73,7 @@ def load_model(path: str, revision: str, dtype: torch.dtype | str, trusted: str 
 
 
 @contextmanager
-def _without_notes_on_tying() -> Iterator[None]:
+def quiet_loading() -> Iterator[None]:
     """transformers notes at every load of such a T5 that its head is not tied, which `check_head` sees to."""
     level = transformers.logging.get_verbosity()
     transformers.logging.set_verbosity_error()
@@ -103,21 +103,6 @@ def shape_of(arch: Mapping[str, Any], rows: int = 0) -> nn.Module:
     """The same without memory for its weights (device "meta"), for counting."""
     with torch.device("meta"):
         return _t5(arch, rows).eval()
-
-
-def shape_at(path: str, revision: str, trusted: str | None = None) -> nn.Module:
-    """A checkpoint's model without memory for its weights, from its config.json alone."""
-    check_versions()
-    config = checkpoint_config(path, revision, trusted)
-    kind = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
-    try:
-        with torch.device("meta"):
-            model = kind.from_config(config, trust_remote_code=_is_trusted(path, trusted))
-            if _has_own_head(config):
-                give_own_head(model)
-    except ValueError as error:  # of a kind that transformers has no such model of
-        raise UserError(f"model.path={path} is no model that can be scored: {_one_line(error)}") from error
-    return model.eval()
 
 
 def _t5(arch: Mapping[str, Any], rows: int) -> nn.Module:
@@ -163,7 +148,7 @@ def check_head(model: nn.Module, path: str) -> None:
     """Raises UserError where a model that should have an output head of its own has the embeddings instead."""
     head = model.get_output_embeddings()  # type: ignore[operator]
     embeddings = model.get_input_embeddings()  # type: ignore[operator]
-    if _has_own_head(model.config) and torch.equal(head.weight, embeddings.weight):
+    if has_own_head(model.config) and torch.equal(head.weight, embeddings.weight):
         raise UserError(
             f"The output head of {path} (lm_head) was lost on load: it equals the input embeddings, but this kind of"
             " checkpoint (T5 v1.1, T0, Flan-T5) has one of its own. Scores would be wrong; the checkpoint may have"
@@ -171,17 +156,17 @@ def check_head(model: nn.Module, path: str) -> None:
         )
 
 
-def _has_own_head(config: Any) -> bool:
+def has_own_head(config: Any) -> bool:
     """T5 v1.1, T0, Flan-T5: what their files say as `tie_word_embeddings: false`."""
     return getattr(config, "scale_decoder_outputs", None) is False
 
 
-def _is_trusted(path: str, trusted: str | None) -> bool:
+def is_trusted(path: str, trusted: str | None) -> bool:
     return trusted is not None and local_path(trusted) == local_path(path)
 
 
 def _from_pretrained(kind: Any, path: str, revision: str, knob: str, trusted: str | None, **options: Any) -> Any:
-    trust = _is_trusted(path, trusted)  # never left open: transformers would ask on a terminal
+    trust = is_trusted(path, trusted)  # never left open: transformers would ask on a terminal
     path = local_path(path)
     local = Path(path).is_dir()
     online = local or hub.reachable()
@@ -196,7 +181,7 @@ def _from_pretrained(kind: Any, path: str, revision: str, knob: str, trusted: st
             ) from error
         where = "" if online else " without the Hub, and there is no cached copy"
         raise UserError(
-            f"{knob}={path} cannot be loaded{where}: {_one_line(error)} Name a local folder with {knob}=, or use"
+            f"{knob}={path} cannot be loaded{where}: {one_line(error)} Name a local folder with {knob}=, or use"
             " model=tiny, which needs no download."
         ) from error
 
@@ -222,7 +207,7 @@ def _check_keys(path: str, report: Mapping[str, Any]) -> None:
         )
 
 
-def _one_line(error: BaseException) -> str:
+def one_line(error: BaseException) -> str:
     if isinstance(error, json.JSONDecodeError):
         return f"not valid JSON: {error}."
     text = " ".join(str(error).split())

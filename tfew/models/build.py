@@ -20,11 +20,14 @@ from tfew.errors import UserError
 from tfew.files.hub import hub_id
 from tfew.methods.base import Method, adapter_parameters, attach, check_fit
 from tfew.models.adapters_io import CONFIG_FILE, adapter_description, load_weights
-from tfew.models.backbone import is_encoder_decoder, load_model, load_tokenizer, random_model, shape_at, shape_of
+from tfew.models.backbone import is_encoder_decoder, load_model, load_tokenizer, random_model, shape_of
 from tfew.models.blueprint import Blueprint
+from tfew.models.checkpoint_path import checkpoint_path, tokenizer_path
 from tfew.models.loaded_model import Execution, LoadedModel, Trainable, parameter_count
 from tfew.models.method_builder import make_method, method_arguments
+from tfew.models.shapes import shape_at, shape_of_config
 from tfew.runs.identity import differences, is_known_checkpoint, model_name
+from tfew.runs.model_source import model_source
 from tfew.scoring.losses import LossConfig
 from tfew.settings import EvaluationSettings, FidelitySettings, TrainingSettings, settings
 
@@ -85,10 +88,11 @@ def build_tokenizer(config: DictConfig, decoder_only: bool | None = None) -> Pro
 
     `decoder_only`: where that is known already; None: the checkpoint's config.json says it.
     """
-    path = config.model.path
+    source = model_source(config)
     if decoder_only is None:
+        path = checkpoint_path(source)
         decoder_only = path is not None and not is_encoder_decoder(path, config.model.revision, _trusted(config))
-    path = config.model.tokenizer or config.model.path
+    path = tokenizer_path(source, config.model.tokenizer)
     tokenizer = load_tokenizer(path, config.model.revision, decoder_only, _trusted(config))
     return PromptTokenizer(tokenizer, config.max_tokens, decoder_only)
 
@@ -100,11 +104,12 @@ def build_backbone(config: DictConfig, tokenizer: Any, device: torch.device, met
     """
     _check_model(config)
     dtype = weight_dtype(config, device, method)
-    if config.model.path is None:
+    path = checkpoint_path(model_source(config))
+    if path is None:
         model = random_model(resolved(config.model.arch), len(tokenizer)).to(dtype)
     else:
         wanted = "auto" if shards_weights(config) else dtype
-        model = load_model(config.model.path, config.model.revision, wanted, _trusted(config))
+        model = load_model(path, config.model.revision, wanted, _trusted(config))
     rows = model.get_input_embeddings().weight.shape[0]  # type: ignore[operator]
     if len(tokenizer) > rows:
         raise UserError(f"The tokenizer has {len(tokenizer)} tokens, the model only {rows} embedding rows.")
@@ -150,14 +155,17 @@ def gathered_adapter(config: DictConfig, model: nn.Module) -> AbstractContextMan
 
 
 def build_shape(config: DictConfig, tokens: int = 0) -> nn.Module:
-    """The same model without memory for its weights, and without its files where `model.arch` says how they are.
+    """The same model without memory for its weights, and without its files where configs/model says how they are.
 
     `tokens`: see `build_blueprint`.
     """
     _check_model(config)
-    if config.model.path is None or is_known_checkpoint(config):
-        return shape_of(resolved(config.model.arch), 0 if config.model.path else tokens)
-    return shape_at(config.model.path, config.model.revision, _trusted(config))
+    path = config.model.path
+    if path is not None and not is_known_checkpoint(config):
+        return shape_at(str(checkpoint_path(model_source(config))), config.model.revision, _trusted(config))
+    if config.model.get("config") is not None:
+        return shape_of_config(resolved(config.model)["config"])
+    return shape_of(resolved(config.model.arch), 0 if path else tokens)
 
 
 def _trusted(config: DictConfig) -> str | None:
@@ -270,7 +278,9 @@ def memory_bytes(config: DictConfig) -> float | None:
 
 def base_of(config: DictConfig) -> dict[str, Any]:
     """What an adapter says of the model that it belongs to; no paths of this machine, since adapters travel."""
-    return {"name": model_name(config), "path": hub_id(config.model.path)}
+    sha256 = model_source(config).gguf_sha256()
+    weights = {} if sha256 is None else {"sha256": sha256}  # a path does not say what is in a GGUF file
+    return {"name": model_name(config), "path": hub_id(config.model.path), **weights}
 
 
 def uses_autocast(config: DictConfig, device: torch.device, method: Method | None) -> bool:
