@@ -1,6 +1,7 @@
 """The base model, its tokenizer, and adapters on disk.
 
 * build: model, tokenizer and method put together, from the configuration
+* execution: on which device, in which type
 * method_builder: a method from the keys of its YAML
 * loaded_model: `LoadedModel`, and where and how it is computed
 * blueprint: a run before anything is loaded

@@ -49,12 +49,31 @@ def load_tokenizer(path: str | None, revision: str, decoder_only: bool = False, 
         tokenizer = ByT5Tokenizer()
     else:
         tokenizer = _from_pretrained(_tokenizer_class(path), path, revision, "model.tokenizer", trusted)
-    if not decoder_only and tokenizer("x")["input_ids"][-1] != tokenizer.eos_token_id:
+    if not decoder_only:
+        _end_in_eos(tokenizer, path)
+    tokenizer.model_max_length = 10**9  # cutting is done, and counted, in tfew.data.loader
+    return tokenizer
+
+
+def _end_in_eos(tokenizer: Any, path: str | None) -> None:
+    """Sees to it that texts end in end-of-text, as an encoder-decoder's inputs and choices do in T-Few.
+
+    T5Gemma's tokenizer adds none by itself, but start-of-text, with which its decoder begins in any case.
+    """
+    eos = tokenizer.eos_token_id
+    if eos is None:
+        raise UserError(
+            f"The tokenizer {path} has no end-of-text token, in which an encoder-decoder's inputs and choices end: name"
+            " another with model.tokenizer=, or set eos_token in its tokenizer_config.json."
+        )
+    if tokenizer("x")["input_ids"][-1:] == [eos]:
+        return
+    tokenizer.add_bos_token, tokenizer.add_eos_token = False, True
+    if tokenizer("x")["input_ids"][-1:] != [eos]:
         raise UserError(
             f"The tokenizer {path} does not end a text with its end-of-text token, which every choice needs."
         )
-    tokenizer.model_max_length = 10**9  # cutting is done, and counted, in tfew.data.loader
-    return tokenizer
+    log.info(f"Note: the tokenizer {path} adds no end-of-text by itself; here it ends inputs and choices.")
 
 
 def load_model(path: str, revision: str, dtype: torch.dtype | str, trusted: str | None = None) -> nn.Module:

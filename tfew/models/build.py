@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 from tfew.config import resolved
 from tfew.data.tokenization import PromptTokenizer
-from tfew.devices.distributed import local_rank_and_size, world_size
 from tfew.devices.sharding import convert_what_stays, shard
 from tfew.errors import UserError
 from tfew.files.hub import hub_id
@@ -23,7 +22,8 @@ from tfew.models.adapters_io import CONFIG_FILE, adapter_description, load_weigh
 from tfew.models.backbone import is_encoder_decoder, load_model, load_tokenizer, random_model, shape_of
 from tfew.models.blueprint import Blueprint
 from tfew.models.checkpoint_path import checkpoint_path, tokenizer_path
-from tfew.models.loaded_model import Execution, LoadedModel, Trainable, parameter_count
+from tfew.models.execution import build_device, build_execution, shards_weights, uses_zero3, weight_dtype
+from tfew.models.loaded_model import LoadedModel, Trainable, parameter_count
 from tfew.models.method_builder import make_method, method_arguments
 from tfew.models.shapes import shape_at, shape_of_config
 from tfew.runs.identity import differences, is_known_checkpoint, model_name
@@ -45,17 +45,6 @@ def build_blueprint(config: DictConfig, method: Method | None, device: torch.dev
         LossConfig.from_settings(config.loss, settings(FidelitySettings, config).unlikely_epsilon),
         settings(TrainingSettings, config),
         settings(EvaluationSettings, config),
-    )
-
-
-def build_execution(config: DictConfig, device: torch.device, method: Method | None) -> Execution:
-    return Execution(
-        device,
-        weight_dtype(config, device, method),
-        uses_autocast(config, device, method),
-        shards_weights(config),
-        config.engine,
-        memory_bytes(config),
     )
 
 
@@ -118,16 +107,6 @@ def build_backbone(config: DictConfig, tokenizer: Any, device: torch.device, met
         convert_what_stays(model, dtype)
         return model
     return model.to(device)
-
-
-def shards_weights(config: DictConfig) -> bool:
-    """Whether each process holds a part of the weights, so that all go through the model together."""
-    return config.trainer.strategy in ("fsdp", "deepspeed_3") and world_size() > 1
-
-
-def uses_zero3(config: DictConfig) -> bool:
-    """Whether what is trained lies in parts, too."""
-    return config.trainer.strategy == "deepspeed_3" and world_size() > 1
 
 
 def shard_model(config: DictConfig, model: nn.Module, device: torch.device, method: Method | None) -> None:
@@ -262,36 +241,8 @@ def build_method(config: DictConfig) -> Method:
     return method
 
 
-def build_device(config: DictConfig) -> torch.device:
-    wanted = config.trainer.accelerator
-    if wanted == "gpu" and not torch.cuda.is_available():
-        raise UserError("trainer=gpu, but torch finds no GPU here; use trainer=cpu or trainer=auto.")
-    if wanted == "cpu" or not torch.cuda.is_available():
-        return torch.device("cpu")
-    return torch.device("cuda") if world_size() == 1 else torch.device("cuda", local_rank_and_size()[0])
-
-
-def memory_bytes(config: DictConfig) -> float | None:
-    """`memory_gb=` in bytes; None: as much as there is."""
-    return None if config.memory_gb is None else 1e9 * config.memory_gb
-
-
 def base_of(config: DictConfig) -> dict[str, Any]:
     """What an adapter says of the model that it belongs to; no paths of this machine, since adapters travel."""
     sha256 = model_source(config).gguf_sha256()
     weights = {} if sha256 is None else {"sha256": sha256}  # a path does not say what is in a GGUF file
     return {"name": model_name(config), "path": hub_id(config.model.path), **weights}
-
-
-def uses_autocast(config: DictConfig, device: torch.device, method: Method | None) -> bool:
-    """Mixed precision over float32 weights: the official way, and the way to train weights of the base."""
-    return bool(config.trainer.get("autocast")) or (
-        device.type == "cuda" and (config.fidelity.autocast or (method is not None and method.trains_base))
-    )
-
-
-def weight_dtype(config: DictConfig, device: torch.device, method: Method | None) -> torch.dtype:
-    """bfloat16 on a GPU (T5 in float16 overflows), float32 on a CPU and where autocast works over float32 weights."""
-    if config.model.dtype != "auto":
-        return {"bfloat16": torch.bfloat16, "float32": torch.float32}[config.model.dtype]
-    return torch.bfloat16 if device.type == "cuda" and not uses_autocast(config, device, method) else torch.float32

@@ -123,7 +123,8 @@ def _write_checkpoint(file: Path, folder: Path) -> str | None:
     _check_all_read(file, model)
     if wrong := [name for name, weight in model.named_parameters() if not torch.isfinite(weight).all()]:
         raise UserError(f"{file} is damaged: no numbers are in {shorten_list(wrong)}.")
-    _fresh(model).save_pretrained(folder)
+    fresh: Any = _fresh(model)
+    fresh.save_pretrained(folder)
     if "tokenizer.ggml.tokens" not in metadata:
         return "has no tokenizer"
     tokenizer = _read(file, AutoTokenizer.from_pretrained, file.parent, gguf_file=file.name, local_files_only=True)

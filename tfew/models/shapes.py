@@ -23,7 +23,13 @@ def config_of(values: Mapping[str, Any]) -> Any:
 
 
 def shape_of_config(values: Mapping[str, Any]) -> nn.Module:
-    return _shape(config_of(values), trust=False)
+    """Of these values; where they say so the output head is no copy of the embeddings, which not every class heeds."""
+    model = _shape(config_of(values), trust=False)
+    head, embeddings = model.get_output_embeddings(), model.get_input_embeddings()  # type: ignore[operator]
+    if values.get("tie_word_embeddings") is False and head.weight is embeddings.weight:
+        with torch.device("meta"):
+            give_own_head(model)
+    return model
 
 
 def shape_at(path: str, revision: str, trusted: str | None = None) -> nn.Module:

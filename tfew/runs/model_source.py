@@ -79,7 +79,7 @@ def _packaged(package: Mapping[str, str] | None) -> PackagedModel | None:
 def _named_source(name: str) -> tuple[str | None, str | None]:
     """`path` and `gguf_file` of a file in configs/model; each says its path itself, so that Hydra need not be asked."""
     file = CONFIGS / "model" / f"{name}.yaml"
-    model = OmegaConf.load(file) if file.is_file() else None
+    model = OmegaConf.load(file) if file.is_file() else OmegaConf.create()
     return OmegaConf.select(model, "path"), OmegaConf.select(model, "gguf_file")
 
 
