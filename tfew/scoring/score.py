@@ -17,13 +17,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
-from transformers.modeling_outputs import BaseModelOutput
 
 from tfew.errors import UserError
 from tfew.schema import Batch
 from tfew.scoring import fast_decoder_only, fast_encoder_decoder
 from tfew.scoring.chunks import in_chunks
 from tfew.scoring.context import Context
+from tfew.scoring.decoder_start import decoder_start_id
 from tfew.scoring.memory_budget import halves, joined, scoring_bytes, too_little
 from tfew.scoring.routing import task_routing
 
@@ -113,12 +113,12 @@ def plain_token_logprob(model: nn.Module, batch: Batch) -> Tensor:
 def _encoder_decoder_logits(model: Any, batch: Batch, example_N: Tensor, target_NT: Tensor, mask_NT: Tensor) -> Tensor:
     """Encoder once per example, decoder once per choice (official `EncoderDecoder.py`)."""
     with task_routing(batch.task_id):
-        encoded_BLD = model.get_encoder()(input_ids=batch.input_ids, attention_mask=batch.input_mask)[0]
+        encoded = model.get_encoder()(input_ids=batch.input_ids, attention_mask=batch.input_mask.long())
     with task_routing(batch.tasks_of(example_N)):
         return model(
-            encoder_outputs=BaseModelOutput(last_hidden_state=encoded_BLD[example_N]),
-            attention_mask=batch.input_mask[example_N],
-            decoder_input_ids=_shift_right(target_NT, model.config.decoder_start_token_id),
+            encoder_outputs=type(encoded)(last_hidden_state=encoded[0][example_N]),
+            attention_mask=batch.input_mask[example_N].long(),
+            decoder_input_ids=_shift_right(target_NT, decoder_start_id(model)),
             use_cache=False,
         ).logits
 
