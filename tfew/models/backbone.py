@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 import transformers
+from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer, ByT5Tokenizer
 from transformers.models.t5.modeling_t5 import T5Attention
@@ -27,6 +28,8 @@ from tfew.files import hub
 
 log = logging.getLogger(__name__)
 INITS = ("t5", "look_up")
+# what transformers raises for files of other content: a pickle of more than tensors, a value of another type
+UNREADABLE = (OSError, ValueError, KeyError, RuntimeError, UnpicklingError, StrictDataclassError)
 LIKE_LOGIT, POSITION_LOGIT = 5.0, 4.0  # attention to a token's like, and spread over distances, of random weights
 ROWS_MULTIPLE = 128  # T5's embeddings are padded to it: 32,100 pieces, 32,128 rows
 
@@ -192,7 +195,7 @@ def _from_pretrained(kind: Any, path: str, revision: str, knob: str, trusted: st
     try:
         where_from = {"revision": revision, "local_files_only": local or not online}
         return kind.from_pretrained(path, **where_from, trust_remote_code=trust, **options)
-    except (OSError, ValueError, KeyError, RuntimeError, UnpicklingError) as error:  # the last: of more than tensors
+    except UNREADABLE as error:
         if "trust_remote_code" in str(error):
             raise UserError(
                 f"{knob}={path} brings Python code of its own, which is not run: read it, and if you trust it say"

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
@@ -18,7 +19,7 @@ def config_of(values: Mapping[str, Any]) -> Any:
     kind = arguments.pop("model_type", None)
     try:
         return AutoConfig.for_model(kind, **arguments)
-    except (ValueError, TypeError, AttributeError, KeyError) as error:
+    except (ValueError, TypeError, AttributeError, KeyError, StrictDataclassError) as error:
         raise UserError(f"model.config= is no configuration of transformers: {one_line(error)}") from error
 
 
