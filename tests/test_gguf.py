@@ -218,6 +218,25 @@ def test_a_file_in_a_folder(tmp_path: Path) -> None:
         config_for(tmp_path, "model.gguf_file=smal.gguf")
 
 
+def test_a_file_in_a_repository(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the Hub's cache holds it, and where it does not."""
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
+    repository = tmp_path / "hub" / "models--owner--name"
+    (repository / "snapshots" / "abc").mkdir(parents=True)
+    (repository / "refs").mkdir()
+    (repository / "refs" / "main").write_text("abc")
+    write_llama(repository / "snapshots" / "abc" / "small.gguf")
+    config = config_for("owner/name", "model.gguf_file=small.gguf")
+    assert model_name(config) == "small"
+    assert build_tokenizer(config).decoder_only
+    with pytest.raises(
+        UserError, match=r"^no\.gguf of model\.path=owner/name cannot be loaded without the Hub, and there is"
+    ):
+        build_tokenizer(config_for("owner/name", "model.gguf_file=no.gguf"))
+
+
 @pytest.mark.parametrize(
     ("overrides", "sentence"),
     [
