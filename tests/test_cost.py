@@ -23,9 +23,9 @@ from tfew.devices import memory as device
 from tfew.devices.memory import DeviceMemory, memory_of
 from tfew.errors import UserError
 from tfew.evaluate import evaluate
-from tfew.models.backbone import shape_at
 from tfew.models.blueprint import Blueprint
 from tfew.models.build import build_blueprint, build_method, build_shape, build_tokenizer
+from tfew.models.shapes import shape_at
 from tfew.runs.identity import is_known_checkpoint
 from tfew.schema import Prompt
 from tfew.train import train

@@ -76,7 +76,7 @@ def test_what_the_wheel_says_of_itself(wheel: Path) -> None:
     assert metadata["Version"] == PROJECT["version"]
     assert metadata["Requires-Python"] == ">=3.11"
     assert set(metadata.get_all("Provides-Extra")) == {
-        "paper", "plots", "serve", "wandb", "tensorboard", "deepspeed", "dev"
+        "paper", "plots", "serve", "gguf", "wandb", "tensorboard", "deepspeed", "dev"
     }  # fmt: skip
     assert not [line for line in metadata.get_all("Requires-Dist") if "promptsource" in line]
 
@@ -92,7 +92,13 @@ def test_what_was_tested_lies_in_the_ranges() -> None:
 def test_every_import_is_a_dependency() -> None:
     """Of the package, at any depth; what an import is called, where its distribution has another name."""
     names = {"yaml": "pyyaml", "hydra": "hydra-core", "pytorch_lightning": "pytorch-lightning", "prometheus_client": "prometheus-client"}  # fmt: skip  # noqa: E501
-    brought = {"pyarrow": "datasets", "tokenizers": "transformers", "starlette": "fastapi", "markupsafe": "jinja2"}
+    brought = {
+        "pyarrow": "datasets",
+        "tokenizers": "transformers",
+        "huggingface_hub": "transformers",
+        "starlette": "fastapi",
+        "markupsafe": "jinja2",
+    }
     text = "\n".join(path.read_text() for path in (ROOT / "tfew").rglob("*.py"))
     imported = set(re.findall(r"^ *(?:import|from) ([a-z_]+)[ .\n]", text, re.MULTILINE))
     foreign = {name for name in imported if name not in sys.stdlib_module_names} - {"tfew", "promptsource"}

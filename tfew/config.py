@@ -11,7 +11,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 from tfew.environment.versions import require
-from tfew.errors import UserError
+from tfew.errors import UserError, shorten_list
 from tfew.settings import NotNegative, Settings, check_value, settings
 
 PACKAGE = Path(__file__).resolve().parent
@@ -92,6 +92,11 @@ def local_path(path: str) -> str:
     return str(PACKAGE / path.removeprefix(IN_PACKAGE))
 
 
+def is_gguf(path: str) -> bool:
+    """By its name, as everybody knows such a file."""
+    return path.lower().endswith(".gguf")
+
+
 def _check_loss(config: DictConfig) -> None:
     """All terms of loss=, whatever they are called."""
     weights = {key: value for key, value in config.loss.items() if key not in NOT_WEIGHTS}
@@ -139,9 +144,35 @@ def _check_paths(config: DictConfig) -> None:
         if value is not None and not Path(value).is_dir():
             reason = "is a file, not a run or adapter folder" if Path(value).exists() else "does not exist"
             raise UserError(f"{key}={value} {reason}.")
+    _check_gguf(config)
     # a folder is told from a Hub id by its look, so that a misspelt one is not asked of the Hub
     for key in MODEL_FILES:
         value = OmegaConf.select(config, key)
-        looks_local = value is not None and (value.startswith((".", "/")) or value.count("/") > 1)
+        if value is None or (key == "model.path" and is_gguf(value)):
+            continue
+        looks_local = value.startswith((".", "/")) or value.count("/") > 1
         if looks_local and not Path(local_path(value)).is_dir():
             raise UserError(f"{key}={value}: there is no such folder.")
+
+
+def _check_gguf(config: DictConfig) -> None:
+    path, file = config.model.path, config.model.get("gguf_file")
+    if path is not None and is_gguf(path):
+        if file is not None:
+            raise UserError(
+                f"model.gguf_file={file} is of a folder or Hub repository, and model.path={path} is a file."
+            )
+        if not Path(path).is_file():
+            raise UserError(
+                f"model.path={path}: there is no such file (one on the Hub is said as model.path=OWNER/NAME"
+                f" model.gguf_file={Path(path).name})."
+            )
+        require(f"model.path={path}", "gguf")
+    elif file is not None:
+        if path is None:
+            raise UserError(f"model.gguf_file={file} needs model.path=, the folder or Hub repository that it is in.")
+        folder = Path(local_path(path))
+        if folder.is_dir() and not (folder / file).is_file():
+            found = (file.relative_to(folder).as_posix() for file in folder.rglob("*.gguf"))
+            raise UserError(f"model.gguf_file={file} is not in {path}; there: {shorten_list(found)}.")
+        require(f"model.gguf_file={file}", "gguf")

@@ -75,8 +75,13 @@ def _one_run(config: DictConfig) -> tuple[list[dict[str, Any]], str]:
 def _tokenizer(config: DictConfig) -> "PromptTokenizer":
     """Without asking the Hub what kind of model it is where configs/model says so."""
     from tfew.models.build import build_tokenizer
+    from tfew.models.shapes import config_of
 
-    return build_tokenizer(config, decoder_only=False if is_known_checkpoint(config) else None)
+    decoder_only = None
+    if is_known_checkpoint(config):
+        values = resolved(config.model).get("config")
+        decoder_only = values is not None and not config_of(values).is_encoder_decoder
+    return build_tokenizer(config, decoder_only)
 
 
 def _paper_table(config: DictConfig) -> tuple[list[dict[str, Any]], str]:

@@ -50,6 +50,7 @@ class ModelSettings(Settings):
     revision: str
     tokenizer: str | None
     dtype: Literal["auto", "bfloat16", "float32"]
+    gguf_file: str | None = None
 
 
 @dataclass(frozen=True)

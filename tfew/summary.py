@@ -7,13 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
 
-from tfew.config import resolved
 from tfew.costs.formulas import inference_flops, training_flops
 from tfew.devices.distributed import is_main_process
 from tfew.models.adapters_io import save_temperature
 from tfew.ranking.label_table import by_label, confusions, doubts
 from tfew.runs.checkpoints import remove_checkpoints
-from tfew.runs.identity import model_name
+from tfew.runs.identity import model_name, resolved_with_hashes
 from tfew.runs.records import RunRecord, git_commit, library_versions, save_record
 from tfew.runs.run_folder import file_checksums
 
@@ -71,7 +70,7 @@ def finish(folder: Path, config: DictConfig, command: str, method_name: str, res
         adapter_bytes=result.adapter_bytes,
         git_commit=git_commit(),
         versions=library_versions(),
-        config=resolved(config),
+        config=resolved_with_hashes(config),
         mixture=result.mixture,
     )
     if result.adapter_bytes and "calibration" in record.metrics:

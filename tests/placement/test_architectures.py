@@ -16,7 +16,7 @@ from tfew.errors import UserError
 from tfew.methods.base import adapter_parameters, attach
 from tfew.methods.ia3 import IA3
 from tfew.methods.lora import LoRA
-from tfew.placement.places import FEED_FORWARD, LINEAR
+from tfew.placement.places import LINEAR
 from tfew.placement.structure import Attention, FeedForward, layers
 
 # no keys and values that are known, for each the reason
@@ -26,8 +26,8 @@ REFUSED = {
 }  # fmt: skip
 # layers without attention that is known, which method.partial=true accepts
 HYBRID = {
-    "bamba", "granitemoehybrid", "jamba", "lfm2", "lfm2_moe", "minimax", "qwen3_5_text", "qwen3_next", "recurrent_gemma",
-    "zamba2", "qwen3_5",
+    "bamba", "granitemoehybrid", "jamba", "lfm2", "lfm2_moe", "minimax", "qwen3_5", "qwen3_5_text", "qwen3_next",
+    "recurrent_gemma", "zamba2",
 }  # fmt: skip
 IN_CHUNKS = {"led", "led-wide", "pegasus_x", "longt5-global"}  # attention by other products than two
 NEEDS_IMAGES = {"llama4"}  # its class cannot run on text alone
@@ -136,7 +136,8 @@ def test_vectors_at_two_double_keys_and_values_and_leave_queries(name: str) -> N
         before = products(model, attention.name, seen[attention.name])
         with vectors_at(model, 2.0, lambda n, name=attention.name: n.startswith(f"{name}.")):
             after = products(model, attention.name, seen[attention.name])
-        assert before.keys and before.values
+        assert before.keys
+        assert before.values
         for old, new in zip(before.queries, after.queries, strict=True):
             torch.testing.assert_close(new, old, rtol=1e-5, atol=1e-6)
         for kind in ("keys", "values"):
@@ -216,7 +217,7 @@ def test_the_feed_forward_vector_at_two_doubles_what_the_second_matrix_makes(nam
 def test_lora_takes_every_matrix_of_attention_and_feed_forward(name: str) -> None:
     """With B not zero, each pair changes what the model says; merged, the plain model says the same."""
     if name in REFUSED:
-        with pytest.raises(UserError, match="has no attention and feed-forward|not all have their share"):
+        with pytest.raises(UserError, match=r"has no attention and feed-forward|not all have their share"):
             attach(LoRA(4, 0.01, layer_norms=False), tiny(name))
         return
     model = tiny(name)

@@ -82,12 +82,11 @@ def test_merged_into_a_plain_model(method: Callable[[str], Method], name: str) -
     attach(made, model)
     expected = logits(stirred(model, 0.1)).detach()
     assert (expected - logits(tiny(name))).abs().max() > 1e-4
-    try:
-        merge(made, model)
-    except UserError as error:
-        assert "cannot be merged" in str(error)
-        assert any("heads" in place.scales for place in IA3(partial=name in HYBRID).places(tiny(name)))
+    if method is ia3 and any("heads" in place.scales for place in ia3(name).places(tiny(name))):
+        with pytest.raises(UserError, match="cannot be merged"):
+            merge(made, model)
         return
+    merge(made, model)
     assert type(model) is type(tiny(name))
     torch.testing.assert_close(logits(model), expected, rtol=1e-3, atol=1e-3)
 
@@ -107,13 +106,12 @@ def test_our_files_in_peft_and_back(method: Callable[[str], Method], name: str, 
     model, made = tiny(name), method(name)
     attach(made, model)
     stirred(model, 0.1)
-    try:
-        write_peft(tmp_path, made.to_peft(model), None)
-    except UserError as error:
-        places = ia3(name).places(tiny(name))
-        assert any(place.scales not in ("outputs", "some outputs", "inputs") for place in places)
-        assert "HF peft" in str(error)
+    kinds = {place.scales for place in ia3(name).places(tiny(name))}
+    if kinds & {"experts", "batched", "split"} or (method is ia3 and any("heads" in kind for kind in kinds)):
+        with pytest.raises(UserError, match="HF peft"):
+            made.to_peft(model)
         return
+    write_peft(tmp_path, made.to_peft(model), None)
     theirs = peft.PeftModel.from_pretrained(tiny(name), tmp_path)
     with torch.no_grad():
         torch.testing.assert_close(logits(theirs), logits(model), rtol=1e-4, atol=1e-4)

@@ -1,7 +1,8 @@
 """The bill of one run before it is started: parameters, lengths, FLOPs, memory; with `measure=true` seconds, too."""
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
@@ -88,10 +89,23 @@ def _parameters(plan: Plan) -> dict[str, Any]:
 
 def _counted(plan: Plan, batches: Mapping[str, Batch]) -> dict[str, Counted]:
     try:
-        return dry_runs(plan, batches)
+        with _no_traceback():
+            return dry_runs(plan, batches)
     except Exception as error:  # a model may do what cannot be done without numbers; all else is known all the same
         log.info(f"Note: FLOPs and memory of a step cannot be counted on this model: {type(error).__name__}: {error}")
         return {}
+
+
+@contextmanager
+def _no_traceback() -> Iterator[None]:
+    """torch logs one wherever an operation cannot be done without numbers, which `_counted` says in a sentence."""
+    logger = logging.getLogger("torch._subclasses.fake_tensor")
+    level = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _sizes(batch: Batch) -> dict[str, int]:

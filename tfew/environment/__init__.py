@@ -1,4 +1,5 @@
 """What is installed around a run.
 
 * versions: this package's own version, and its dependencies': those that cannot work, and those that are missing
+* package_files: data that other packages bring
 """

@@ -2,6 +2,10 @@
 
 import errno
 import logging
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 fcntl: Any
@@ -13,6 +17,7 @@ except ImportError:  # Windows
 log = logging.getLogger(__name__)
 
 HAS_LOCKS = fcntl is not None
+POLL_SECONDS = 0.2
 UNSUPPORTED = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS}
 
 
@@ -33,6 +38,15 @@ def try_lock(descriptor: int) -> bool:
             raise
         note_no_locks("on this file system")
     return True
+
+
+@contextmanager
+def waiting_lock(path: Path) -> Iterator[None]:
+    """Inside, no other process holds the lock on this file; waits until that is so. The file stays."""
+    with path.open("ab") as file:
+        while not try_lock(file.fileno()):
+            time.sleep(POLL_SECONDS)
+        yield
 
 
 def note_no_locks(where: str) -> None:

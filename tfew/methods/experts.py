@@ -73,7 +73,10 @@ class ScaledExperts(RoutedExperts):
 
 
 class LowRankExperts(RoutedExperts):
-    """Both products get x Aᵀ Bᵀ / rank of the token's expert: `lora_a_*` `[E, rank, in]`, `lora_b_*` `[E, out, rank]`."""
+    """Both products get x Aᵀ Bᵀ / rank of the token's expert.
+
+    `lora_a_first`, `lora_a_second` `[E, rank, in]`; `lora_b_first`, `lora_b_second` `[E, out, rank]`.
+    """
 
     lora_a_first: nn.Parameter
     lora_b_first: nn.Parameter
@@ -170,7 +173,7 @@ class LowRankSplitExperts(nn.Module):
 
     def forward(self, inputs: Tensor, expert_size: list[int]) -> Tensor:
         output: Tensor = super().forward(inputs, expert_size)
-        parts = inputs.to(self.lora_a.dtype).split(expert_size)
+        parts: tuple[Tensor, ...] = inputs.to(self.lora_a.dtype).split(expert_size)  # type: ignore[no-untyped-call]
         updates = [linear(linear(part, a), b) for part, a, b in zip(parts, self.lora_a, self.lora_b, strict=True)]
         return output + (torch.cat(updates) / self.lora_a.shape[1]).to(output.dtype)
 
@@ -196,7 +199,7 @@ def attach_low_rank(layer: Any, pair: Callable[..., tuple[nn.Parameter, ...]]) -
 @torch.no_grad()
 def merge_low_rank(layer: Any) -> None:
     """W -> W + BA / rank of each expert, and the layer's own class again."""
-    if isinstance(layer, LowRankSplitExperts):
+    if hasattr(layer, "lora_a"):  # split
         layer.weight.copy_(layer.weight.float() + layer.lora_b @ layer.lora_a / layer.lora_a.shape[1])
         restore_class(layer, "lora_a", "lora_b")
         return

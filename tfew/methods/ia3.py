@@ -151,8 +151,8 @@ class IA3(IA3Exchange):
         if other := [place for place in places if place.scales in SCALED or place.scales == "shared heads"]:
             what = "experts" if other[0].scales in SCALED else "the norm of queries and keys"
             raise UserError(
-                f"(IA)³ on {what} ({other[0].module}) cannot share a batch with other tasks (adapters=, train_together=):"
-                " use adapter=, one task at a time."
+                f"(IA)³ on {what} ({other[0].module}) cannot share a batch with other tasks (adapters=,"
+                " train_together=): use adapter=, one task at a time."
             )
         outputs = {p.module: features(model.get_submodule(p.module))[1] for p in places if p.scales == "some outputs"}
 

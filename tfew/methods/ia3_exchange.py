@@ -1,8 +1,9 @@
 """(IA)³ in HF peft's files and in those of the authors' code.
 
 HF peft has the vector of a gated feed-forward on the second matrix, where it scales the input (its defaults for T5
-are k, v, wo), and on fused layers scales queries, too: `to_peft` writes ones there, `from_peft` knows both places. Its defaults for some architectures are other
-layers (queries and values); a file with those is taken at the layers that it names. The authors' code scales outputs of whole layers and nothing else.
+are k, v, wo), and on fused layers scales queries, too: `to_peft` writes ones there, `from_peft` knows both places. Its
+defaults for some architectures are other layers (queries and values); a file with those is taken at the layers that
+it names. The authors' code scales outputs of whole layers and nothing else.
 """
 
 from abc import abstractmethod
@@ -128,9 +129,8 @@ def _peft_slots(model: nn.Module, places: Sequence[Place]) -> dict[str, tuple[st
             )
         inputs, outputs = features(model.get_submodule(place.module))
         slots[place.module] = (place.module, (1, inputs) if place.scales == "inputs" else (outputs, 1))
-        if place.role == FEED_FORWARD and place.scales == "outputs":
-            if second := _second_matrix(model, place.module):
-                slots[place.module] = (second, (1, outputs))
+        if place.role == FEED_FORWARD and place.scales == "outputs" and (second := _second_matrix(model, place.module)):
+            slots[place.module] = (second, (1, outputs))
     return slots
 
 

@@ -107,7 +107,8 @@ class LoRA(Method):
             if not isinstance(layer, LINEAR):
                 merge_low_rank(layer)
                 continue
-            add_to_weight(layer, layer.lora_update())
+            linear_layer: Any = layer
+            add_to_weight(linear_layer, linear_layer.lora_update())
             restore_class(layer, *PEFT_NAMES)
 
     def to_peft(self, model: nn.Module) -> PeftAdapter:

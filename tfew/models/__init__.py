@@ -1,10 +1,13 @@
 """The base model, its tokenizer, and adapters on disk.
 
 * build: model, tokenizer and method put together, from the configuration
+* execution: on which device, in which type
 * method_builder: a method from the keys of its YAML
 * loaded_model: `LoadedModel`, and where and how it is computed
 * blueprint: a run before anything is loaded
 * backbone: loading checkpoints, checked
+* shapes: models without weights, for counting
+* checkpoint_path, gguf_checkpoint: what is loaded; GGUF files are converted once
 * adapters_io: adapter.safetensors and adapter.json
 * foreign_adapters: HF peft's and the authors' files
 """

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 import transformers
+from huggingface_hub.errors import StrictDataclassError
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer, ByT5Tokenizer
 from transformers.models.t5.modeling_t5 import T5Attention
@@ -27,6 +28,8 @@ from tfew.files import hub
 
 log = logging.getLogger(__name__)
 INITS = ("t5", "look_up")
+# what transformers raises for files of other content: a pickle of more than tensors, a value of another type
+UNREADABLE = (OSError, ValueError, KeyError, RuntimeError, UnpicklingError, StrictDataclassError)
 LIKE_LOGIT, POSITION_LOGIT = 5.0, 4.0  # attention to a token's like, and spread over distances, of random weights
 ROWS_MULTIPLE = 128  # T5's embeddings are padded to it: 32,100 pieces, 32,128 rows
 
@@ -49,12 +52,31 @@ def load_tokenizer(path: str | None, revision: str, decoder_only: bool = False, 
         tokenizer = ByT5Tokenizer()
     else:
         tokenizer = _from_pretrained(_tokenizer_class(path), path, revision, "model.tokenizer", trusted)
-    if not decoder_only and tokenizer("x")["input_ids"][-1] != tokenizer.eos_token_id:
+    if not decoder_only:
+        _end_in_eos(tokenizer, path)
+    tokenizer.model_max_length = 10**9  # cutting is done, and counted, in tfew.data.loader
+    return tokenizer
+
+
+def _end_in_eos(tokenizer: Any, path: str | None) -> None:
+    """Sees to it that texts end in end-of-text, as an encoder-decoder's inputs and choices do in T-Few.
+
+    T5Gemma's tokenizer adds none by itself, but start-of-text, with which its decoder begins in any case.
+    """
+    eos = tokenizer.eos_token_id
+    if eos is None:
+        raise UserError(
+            f"The tokenizer {path} has no end-of-text token, in which an encoder-decoder's inputs and choices end: name"
+            " another with model.tokenizer=, or set eos_token in its tokenizer_config.json."
+        )
+    if tokenizer("x")["input_ids"][-1:] == [eos]:
+        return
+    tokenizer.add_bos_token, tokenizer.add_eos_token = False, True
+    if tokenizer("x")["input_ids"][-1:] != [eos]:
         raise UserError(
             f"The tokenizer {path} does not end a text with its end-of-text token, which every choice needs."
         )
-    tokenizer.model_max_length = 10**9  # cutting is done, and counted, in tfew.data.loader
-    return tokenizer
+    log.info(f"Note: the tokenizer {path} adds no end-of-text by itself; here it ends inputs and choices.")
 
 
 def load_model(path: str, revision: str, dtype: torch.dtype | str, trusted: str | None = None) -> nn.Module:
@@ -65,7 +87,7 @@ def load_model(path: str, revision: str, dtype: torch.dtype | str, trusted: str 
     check_versions()
     kind = AutoModelForSeq2SeqLM if is_encoder_decoder(path, revision, trusted) else AutoModelForCausalLM
     options = {"dtype": dtype, "output_loading_info": True, "ignore_mismatched_sizes": True}  # _check_keys refuses them
-    with _without_notes_on_tying():
+    with quiet_loading():
         model, report = _from_pretrained(kind, path, revision, "model.path", trusted, **options)
     _check_keys(path, report)
     check_head(model, path)
@@ -73,7 +95,7 @@ def load_model(path: str, revision: str, dtype: torch.dtype | str, trusted: str 
 
 
 @contextmanager
-def _without_notes_on_tying() -> Iterator[None]:
+def quiet_loading() -> Iterator[None]:
     """transformers notes at every load of such a T5 that its head is not tied, which `check_head` sees to."""
     level = transformers.logging.get_verbosity()
     transformers.logging.set_verbosity_error()
@@ -103,21 +125,6 @@ def shape_of(arch: Mapping[str, Any], rows: int = 0) -> nn.Module:
     """The same without memory for its weights (device "meta"), for counting."""
     with torch.device("meta"):
         return _t5(arch, rows).eval()
-
-
-def shape_at(path: str, revision: str, trusted: str | None = None) -> nn.Module:
-    """A checkpoint's model without memory for its weights, from its config.json alone."""
-    check_versions()
-    config = checkpoint_config(path, revision, trusted)
-    kind = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
-    try:
-        with torch.device("meta"):
-            model = kind.from_config(config, trust_remote_code=_is_trusted(path, trusted))
-            if _has_own_head(config):
-                give_own_head(model)
-    except ValueError as error:  # of a kind that transformers has no such model of
-        raise UserError(f"model.path={path} is no model that can be scored: {_one_line(error)}") from error
-    return model.eval()
 
 
 def _t5(arch: Mapping[str, Any], rows: int) -> nn.Module:
@@ -163,7 +170,7 @@ def check_head(model: nn.Module, path: str) -> None:
     """Raises UserError where a model that should have an output head of its own has the embeddings instead."""
     head = model.get_output_embeddings()  # type: ignore[operator]
     embeddings = model.get_input_embeddings()  # type: ignore[operator]
-    if _has_own_head(model.config) and torch.equal(head.weight, embeddings.weight):
+    if has_own_head(model.config) and torch.equal(head.weight, embeddings.weight):
         raise UserError(
             f"The output head of {path} (lm_head) was lost on load: it equals the input embeddings, but this kind of"
             " checkpoint (T5 v1.1, T0, Flan-T5) has one of its own. Scores would be wrong; the checkpoint may have"
@@ -171,24 +178,24 @@ def check_head(model: nn.Module, path: str) -> None:
         )
 
 
-def _has_own_head(config: Any) -> bool:
+def has_own_head(config: Any) -> bool:
     """T5 v1.1, T0, Flan-T5: what their files say as `tie_word_embeddings: false`."""
     return getattr(config, "scale_decoder_outputs", None) is False
 
 
-def _is_trusted(path: str, trusted: str | None) -> bool:
+def is_trusted(path: str, trusted: str | None) -> bool:
     return trusted is not None and local_path(trusted) == local_path(path)
 
 
 def _from_pretrained(kind: Any, path: str, revision: str, knob: str, trusted: str | None, **options: Any) -> Any:
-    trust = _is_trusted(path, trusted)  # never left open: transformers would ask on a terminal
+    trust = is_trusted(path, trusted)  # never left open: transformers would ask on a terminal
     path = local_path(path)
     local = Path(path).is_dir()
     online = local or hub.reachable()
     try:
         where_from = {"revision": revision, "local_files_only": local or not online}
         return kind.from_pretrained(path, **where_from, trust_remote_code=trust, **options)
-    except (OSError, ValueError, KeyError, RuntimeError, UnpicklingError) as error:  # the last: of more than tensors
+    except UNREADABLE as error:
         if "trust_remote_code" in str(error):
             raise UserError(
                 f"{knob}={path} brings Python code of its own, which is not run: read it, and if you trust it say"
@@ -196,7 +203,7 @@ def _from_pretrained(kind: Any, path: str, revision: str, knob: str, trusted: st
             ) from error
         where = "" if online else " without the Hub, and there is no cached copy"
         raise UserError(
-            f"{knob}={path} cannot be loaded{where}: {_one_line(error)} Name a local folder with {knob}=, or use"
+            f"{knob}={path} cannot be loaded{where}: {one_line(error)} Name a local folder with {knob}=, or use"
             " model=tiny, which needs no download."
         ) from error
 
@@ -222,7 +229,7 @@ def _check_keys(path: str, report: Mapping[str, Any]) -> None:
         )
 
 
-def _one_line(error: BaseException) -> str:
+def one_line(error: BaseException) -> str:
     if isinstance(error, json.JSONDecodeError):
         return f"not valid JSON: {error}."
     text = " ".join(str(error).split())

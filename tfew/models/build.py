@@ -14,17 +14,20 @@ from torch import Tensor, nn
 
 from tfew.config import resolved
 from tfew.data.tokenization import PromptTokenizer
-from tfew.devices.distributed import local_rank_and_size, world_size
 from tfew.devices.sharding import convert_what_stays, shard
 from tfew.errors import UserError
 from tfew.files.hub import hub_id
 from tfew.methods.base import Method, adapter_parameters, attach, check_fit
 from tfew.models.adapters_io import CONFIG_FILE, adapter_description, load_weights
-from tfew.models.backbone import is_encoder_decoder, load_model, load_tokenizer, random_model, shape_at, shape_of
+from tfew.models.backbone import is_encoder_decoder, load_model, load_tokenizer, random_model, shape_of
 from tfew.models.blueprint import Blueprint
-from tfew.models.loaded_model import Execution, LoadedModel, Trainable, parameter_count
+from tfew.models.checkpoint_path import checkpoint_path, tokenizer_path
+from tfew.models.execution import build_device, build_execution, shards_weights, uses_zero3, weight_dtype
+from tfew.models.loaded_model import LoadedModel, Trainable, parameter_count
 from tfew.models.method_builder import make_method, method_arguments
+from tfew.models.shapes import shape_at, shape_of_config
 from tfew.runs.identity import differences, identity, is_known_checkpoint, model_name
+from tfew.runs.model_source import model_source
 from tfew.scoring.losses import LossConfig
 from tfew.settings import EvaluationSettings, FidelitySettings, TrainingSettings, settings
 
@@ -42,17 +45,6 @@ def build_blueprint(config: DictConfig, method: Method | None, device: torch.dev
         LossConfig.from_settings(config.loss, settings(FidelitySettings, config).unlikely_epsilon),
         settings(TrainingSettings, config),
         settings(EvaluationSettings, config),
-    )
-
-
-def build_execution(config: DictConfig, device: torch.device, method: Method | None) -> Execution:
-    return Execution(
-        device,
-        weight_dtype(config, device, method),
-        uses_autocast(config, device, method),
-        shards_weights(config),
-        config.engine,
-        memory_bytes(config),
     )
 
 
@@ -85,10 +77,11 @@ def build_tokenizer(config: DictConfig, decoder_only: bool | None = None) -> Pro
 
     `decoder_only`: where that is known already; None: the checkpoint's config.json says it.
     """
-    path = config.model.path
+    source = model_source(config)
     if decoder_only is None:
+        path = checkpoint_path(source)
         decoder_only = path is not None and not is_encoder_decoder(path, config.model.revision, _trusted(config))
-    path = config.model.tokenizer or config.model.path
+    path = tokenizer_path(source, config.model.tokenizer)
     tokenizer = load_tokenizer(path, config.model.revision, decoder_only, _trusted(config))
     return PromptTokenizer(tokenizer, config.max_tokens, decoder_only)
 
@@ -100,11 +93,12 @@ def build_backbone(config: DictConfig, tokenizer: Any, device: torch.device, met
     """
     _check_model(config)
     dtype = weight_dtype(config, device, method)
-    if config.model.path is None:
+    path = checkpoint_path(model_source(config))
+    if path is None:
         model = random_model(resolved(config.model.arch), len(tokenizer)).to(dtype)
     else:
         wanted = "auto" if shards_weights(config) else dtype
-        model = load_model(config.model.path, config.model.revision, wanted, _trusted(config))
+        model = load_model(path, config.model.revision, wanted, _trusted(config))
     rows = model.get_input_embeddings().weight.shape[0]  # type: ignore[operator]
     if len(tokenizer) > rows:
         raise UserError(f"The tokenizer has {len(tokenizer)} tokens, the model only {rows} embedding rows.")
@@ -113,16 +107,6 @@ def build_backbone(config: DictConfig, tokenizer: Any, device: torch.device, met
         convert_what_stays(model, dtype)
         return model
     return model.to(device)
-
-
-def shards_weights(config: DictConfig) -> bool:
-    """Whether each process holds a part of the weights, so that all go through the model together."""
-    return config.trainer.strategy in ("fsdp", "deepspeed_3") and world_size() > 1
-
-
-def uses_zero3(config: DictConfig) -> bool:
-    """Whether what is trained lies in parts, too."""
-    return config.trainer.strategy == "deepspeed_3" and world_size() > 1
 
 
 def shard_model(config: DictConfig, model: nn.Module, device: torch.device, method: Method | None) -> None:
@@ -150,14 +134,17 @@ def gathered_adapter(config: DictConfig, model: nn.Module) -> AbstractContextMan
 
 
 def build_shape(config: DictConfig, tokens: int = 0) -> nn.Module:
-    """The same model without memory for its weights, and without its files where `model.arch` says how they are.
+    """The same model without memory for its weights, and without its files where configs/model says how they are.
 
     `tokens`: see `build_blueprint`.
     """
     _check_model(config)
-    if config.model.path is None or is_known_checkpoint(config):
-        return shape_of(resolved(config.model.arch), 0 if config.model.path else tokens)
-    return shape_at(config.model.path, config.model.revision, _trusted(config))
+    path = config.model.path
+    if path is not None and not is_known_checkpoint(config):
+        return shape_at(str(checkpoint_path(model_source(config))), config.model.revision, _trusted(config))
+    if config.model.get("config") is not None:
+        return shape_of_config(resolved(config.model)["config"])
+    return shape_of(resolved(config.model.arch), 0 if path else tokens)
 
 
 def _trusted(config: DictConfig) -> str | None:
@@ -258,34 +245,8 @@ def build_method(config: DictConfig) -> Method:
     return method
 
 
-def build_device(config: DictConfig) -> torch.device:
-    wanted = config.trainer.accelerator
-    if wanted == "gpu" and not torch.cuda.is_available():
-        raise UserError("trainer=gpu, but torch finds no GPU here; use trainer=cpu or trainer=auto.")
-    if wanted == "cpu" or not torch.cuda.is_available():
-        return torch.device("cpu")
-    return torch.device("cuda") if world_size() == 1 else torch.device("cuda", local_rank_and_size()[0])
-
-
-def memory_bytes(config: DictConfig) -> float | None:
-    """`memory_gb=` in bytes; None: as much as there is."""
-    return None if config.memory_gb is None else 1e9 * config.memory_gb
-
-
 def base_of(config: DictConfig) -> dict[str, Any]:
     """What an adapter says of the model that it belongs to; no paths of this machine, since adapters travel."""
-    return {"name": model_name(config), "path": hub_id(config.model.path)}
-
-
-def uses_autocast(config: DictConfig, device: torch.device, method: Method | None) -> bool:
-    """Mixed precision over float32 weights: the official way, and the way to train weights of the base."""
-    return bool(config.trainer.get("autocast")) or (
-        device.type == "cuda" and (config.fidelity.autocast or (method is not None and method.trains_base))
-    )
-
-
-def weight_dtype(config: DictConfig, device: torch.device, method: Method | None) -> torch.dtype:
-    """bfloat16 on a GPU (T5 in float16 overflows), float32 on a CPU and where autocast works over float32 weights."""
-    if config.model.dtype != "auto":
-        return {"bfloat16": torch.bfloat16, "float32": torch.float32}[config.model.dtype]
-    return torch.bfloat16 if device.type == "cuda" and not uses_autocast(config, device, method) else torch.float32
+    sha256 = model_source(config).gguf_sha256()
+    weights = {} if sha256 is None else {"sha256": sha256}  # a path does not say what is in a GGUF file
+    return {"name": model_name(config), "path": hub_id(config.model.path), **weights}

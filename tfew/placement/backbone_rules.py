@@ -33,7 +33,8 @@ from tfew.config import CONFIGS
 def _rules() -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
     for path in sorted((CONFIGS / "backbone").glob("*.yaml")):
-        for name, rule in (OmegaConf.to_container(OmegaConf.load(path)) or {}).items():  # type: ignore[union-attr]
+        loaded: Any = OmegaConf.to_container(OmegaConf.load(path))
+        for name, rule in (loaded or {}).items():
             if name in found:
                 raise ValueError(f"configs/backbone has two rules for {name}")
             found[name] = rule or {}

@@ -92,7 +92,7 @@ class Layer:
         return bool(self.attentions) or self.shares_keys
 
 
-def layers(model: nn.Module) -> list[Layer]:
+def layers(model: Any) -> list[Layer]:
     """Of the model's text part alone, in its order; layers that hold no matrix are left out."""
     found: dict[str, Layer] = {}
     for root_name, root in _text_roots(model):
@@ -104,7 +104,10 @@ def layers(model: nn.Module) -> list[Layer]:
         unused = {layer for layer, name, module in modules if rule_for(module).get("unused")}
         held = (layer for layer, name, module in modules if _is_matrix(module) and name != layer)
         found |= {layer: Layer(layer) for layer in held if layer not in unused}
-        for name, module, layer in ((name, module, found[key]) for key, name, module in modules if key in found):
+        for key, name, module in modules:
+            if key not in found:
+                continue
+            layer = found[key]
             layer.attentions += _attention(name, module, model)
             layer.feed_forwards += _feed_forward(name, module)
             layer.shares_keys |= bool(getattr(module, "is_kv_shared_layer", False))
@@ -123,7 +126,7 @@ def _text_part(root: Any) -> nn.Module:
     for name in TEXT_PARTS:
         if isinstance(getattr(root, name, None), nn.Module):
             return _text_part(getattr(root, name))
-    return root  # type: ignore[no-any-return]
+    return root
 
 
 def _layer_name(name: str) -> str | None:

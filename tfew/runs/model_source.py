@@ -1,0 +1,89 @@
+"""Where the base model of a run comes from: a folder, the Hub, a GGUF file, or a Python package that brings one."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from omegaconf import DictConfig, OmegaConf
+
+from tfew.config import CONFIGS, is_gguf, local_path
+from tfew.environment.package_files import package_file, recorded_sha256
+from tfew.errors import UserError
+from tfew.files.checksums import file_sha256
+
+
+@dataclass(frozen=True)
+class PackagedModel:
+    """A GGUF file of an installable Python package (`model.package`); `install`: the command that brings it."""
+
+    name: str
+    file: str
+    install: str
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """`is_named`: `path` and `gguf_file` are those of the file in configs/model; only then does `package` count."""
+
+    name: str
+    path: str | None
+    revision: str
+    gguf_file: str | None
+    is_named: bool
+    package: PackagedModel | None
+
+    @property
+    def local_gguf(self) -> Path | None:
+        """The GGUF file on this machine that the model is read from; None where it comes from elsewhere."""
+        if self.path is None:
+            return None
+        if is_gguf(self.path):
+            return Path(self.path)
+        if self.gguf_file is not None:
+            folder = Path(local_path(self.path))
+            return folder / self.gguf_file if folder.is_dir() else None
+        return None if self.package is None else package_file(self.package.name, self.package.file)
+
+    def gguf_sha256(self) -> str | None:
+        """Of the local GGUF file; raises UserError where its package notes another than it has."""
+        file = self.local_gguf
+        if file is None or not file.is_file():
+            return None
+        state = file.stat()
+        sha256 = _sha256(file, state.st_size, state.st_mtime_ns)
+        if self.package is not None and recorded_sha256(self.package.name, self.package.file) not in (None, sha256):
+            raise UserError(f"{file} is damaged or has been changed: install {self.package.name} again.")
+        return sha256
+
+
+def model_source(config: DictConfig) -> ModelSource:
+    """`model=`; settings of older runs lack some of its keys."""
+    model = config.model
+    name, path, gguf_file = str(model.name), model.path, model.get("gguf_file")
+    is_named = path is not None and (path, gguf_file) == _named_source(name)
+    package = _packaged(model.get("package")) if is_named else None
+    return ModelSource(name, path, model.revision, gguf_file, is_named, package)
+
+
+def _packaged(package: Mapping[str, str] | None) -> PackagedModel | None:
+    if package is None:
+        return None
+    try:
+        return PackagedModel(**package)
+    except TypeError as error:
+        raise UserError(f"model.package={package} does not have the keys name, file and install.") from error
+
+
+@cache
+def _named_source(name: str) -> tuple[str | None, str | None]:
+    """`path` and `gguf_file` of a file in configs/model; each says its path itself, so that Hydra need not be asked."""
+    file = CONFIGS / "model" / f"{name}.yaml"
+    model = OmegaConf.load(file) if file.is_file() else OmegaConf.create()
+    return OmegaConf.select(model, "path"), OmegaConf.select(model, "gguf_file")
+
+
+@cache
+def _sha256(file: Path, size: int, changed_ns: int) -> str:
+    """Read again where size or time of the file have changed."""
+    return file_sha256(file)
