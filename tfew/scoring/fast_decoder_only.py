@@ -53,7 +53,7 @@ def supports(model: Any, plain: Callable[[Any, Batch], Tensor], batch: Batch | N
     known = _supported.setdefault(model, {})
     if window not in known:
         known[window] = _try(model, plain, window)
-        if not known[window].rows and (window == 0 or known.get(0, known[window]).rows):
+        if not known[window].rows and all(known[other].rows for other in known if other != window):
             where = f" in texts of more than {window} tokens, its window of attention" if window else ""
             log.info(
                 f"Note: {type(model).__name__} cannot score choices behind a shared input{where}; engine=plain is used."

@@ -92,15 +92,18 @@ def _positions(decoder: Any, position_BK: Tensor) -> Iterator[dict[str, Tensor]]
     if "position_ids" in inspect.signature(decoder.forward).parameters:
         yield {"position_ids": position_BK}
         return
-    tables = [(module, "forward", _from_table) for name, module in decoder.named_modules() if name == "embed_positions"]
-    biases = [
-        (m, "compute_bias", _from_bias) for m in decoder.modules() if getattr(m, "has_relative_attention_bias", 0)
-    ]
     replaced: list[tuple[Any, str]] = []
+
+    def replace_by(look_up: Callable[..., Tensor], module: Any, name: str) -> None:
+        setattr(module, name, partial(look_up, getattr(module, name), position_BK))
+        replaced.append((module, name))
+
     try:
-        for module, name, look_up in (*tables, *biases):
-            setattr(module, name, partial(look_up, getattr(module, name), position_BK))
-            replaced.append((module, name))
+        if hasattr(decoder, "embed_positions"):
+            replace_by(_from_table, decoder.embed_positions, "forward")
+        for module in decoder.modules():
+            if getattr(module, "has_relative_attention_bias", False):
+                replace_by(_from_bias, module, "compute_bias")
         yield {}
     finally:
         for module, name in replaced:

@@ -130,7 +130,7 @@ def _sizes(model: Any) -> tuple[int, int, int, int]:
     """Width of the states, widest layer but for the output head, heads, bytes of a number."""
     config, head = text_config(model), model.get_output_embeddings()
     width = getattr(config, "d_model", None) or config.hidden_size
-    heads = getattr(config, "num_heads", None) or getattr(config, "num_attention_heads", 1)  # 1: it has no attention
+    heads: int = getattr(config, "num_heads", None) or getattr(config, "num_attention_heads", None) or 1  # no attention
     widest = max(max(weight.shape) for weight in _matrices(model))
     return width, widest, heads, head.weight.element_size()
 
