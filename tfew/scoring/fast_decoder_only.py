@@ -22,9 +22,8 @@ from torch import Tensor, nn
 
 from tfew.schema import Batch
 from tfew.scoring.context import Context
-from tfew.scoring.layer_masks import Masks, known_kinds, layer_masks
 from tfew.scoring.output_head import output_head
-from tfew.scoring.prefix_layout import RIGHT, Sees, lay_out
+from tfew.scoring.prefix_layout import RIGHT, Masks, Sees, known_kinds, lay_out, layer_masks
 from tfew.scoring.prefixes import Prefixes
 from tfew.scoring.routing import task_routing
 from tfew.scoring.self_test import agrees_with_plain, dtype, window_exceeded

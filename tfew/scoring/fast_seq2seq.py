@@ -24,9 +24,8 @@ from torch import Tensor, nn
 from tfew.schema import Batch
 from tfew.scoring.chunks import in_chunks
 from tfew.scoring.decoder_start import decoder_start_id
-from tfew.scoring.layer_masks import FULL, Masks, added, known_kinds, layer_masks
 from tfew.scoring.output_head import output_head
-from tfew.scoring.prefix_layout import RIGHT, Sees, lay_out
+from tfew.scoring.prefix_layout import FULL, RIGHT, Masks, Sees, added, known_kinds, lay_out, layer_masks
 from tfew.scoring.routing import task_routing
 from tfew.scoring.self_test import agrees_with_plain, dtype, window_exceeded
 from tfew.scoring.vocabulary import token_logprob_of_states
