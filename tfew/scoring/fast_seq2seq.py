@@ -32,6 +32,8 @@ from tfew.scoring.vocabulary import token_logprob_of_states
 
 log = logging.getLogger(__name__)
 CAPACITY = "expert_capacity"  # tokens of a row that an expert takes at most: choices in one row would crowd each other
+TAKEN = {"input_ids", "attention_mask", "encoder_hidden_states", "encoder_attention_mask"}
+BIAS = "has_relative_attention_bias"
 
 _supported: "WeakKeyDictionary[nn.Module, dict[int, bool]]" = WeakKeyDictionary()
 
@@ -45,10 +47,20 @@ def supports(model: Any, plain: Callable[[Any, Batch], Tensor], batch: Batch | N
     known = _supported.setdefault(model, {})
     if window not in known:
         fits = known_kinds(model) is not None and getattr(model.config, CAPACITY, None) is None
+        fits = fits and _can_be_told(model.get_decoder())
         known[window] = fits and agrees_with_plain(model, plain, token_logprob, window)
         if not known[window] and all(known[other] for other in known if other != window):
             log.info(f"Note: {type(model).__name__} cannot score choices beside one another; engine=plain is used.")
     return known[window]
+
+
+def _can_be_told(decoder: Any) -> bool:
+    """Whether it takes masks and states by the usual names, has no output head in it, and has positions to be told."""
+    taken = inspect.signature(decoder.forward).parameters
+    if not taken.keys() >= TAKEN or decoder.get_output_embeddings() is not None:
+        return False
+    told = "position_ids" in taken or hasattr(decoder, "embed_positions")
+    return told or any(getattr(module, BIAS, False) for module in decoder.modules())
 
 
 def token_logprob(model: Any, batch: Batch, parts: int = 1, sees: Sees = RIGHT) -> Tensor:
@@ -101,7 +113,7 @@ def _positions(decoder: Any, position_BK: Tensor) -> Iterator[dict[str, Tensor]]
         if hasattr(decoder, "embed_positions"):
             replace_by(_from_table, decoder.embed_positions, "forward")
         for module in decoder.modules():
-            if getattr(module, "has_relative_attention_bias", False):
+            if getattr(module, BIAS, False):
                 replace_by(_from_bias, module, "compute_bias")
         yield {}
     finally:

@@ -61,8 +61,8 @@ def way_of_scoring(model: Any, batch: Batch, engine: str) -> str:
         return PLAIN
     if not model.config.is_encoder_decoder:
         return DECODER_ONLY if fast_decoder_only.supports(model, plain_token_logprob, batch) else PLAIN
-    if fast_encoder_decoder.supports(model):
-        return PACKED
+    if fast_encoder_decoder.is_of_this_kind(model):
+        return PACKED if fast_encoder_decoder.supports(model) else PLAIN
     return SEQ2SEQ if fast_seq2seq.supports(model, plain_token_logprob, batch) else PLAIN
 
 
