@@ -95,8 +95,8 @@ class BoundedScorer:
             return False
         if self.limit_bytes is None:
             return True
-        engine = ENGINES[way_of_scoring(self.model, batch, self.engine) == PLAIN]
-        return scoring_bytes(self.model, batch, engine) <= self.limit_bytes
+        way = way_of_scoring(self.model, batch, self.engine)
+        return scoring_bytes(self.model, batch, way) <= self.limit_bytes
 
 
 def score_whole(model: nn.Module, engine: str, batch: Batch) -> Tensor:
