@@ -55,6 +55,7 @@ DECODERS: dict[str, dict[str, Any]] = {
     "codegen": {"rotary_dim": 8}, "cohere": {"logit_scale": 0.25},
     "cohere2": {**SLIDING_THEN_FULL, "logit_scale": 0.25}, "ctrl": {"dff": 96},
     "cwm": SLIDING_THEN_FULL, "deepseek_v2": {**ROUTED, **FULL_HEADS}, "deepseek_v3": {**ROUTED, **FULL_HEADS},
+    "deepseek_v32": {**ROUTED, **FULL_HEADS, "index_topk": 64, "index_n_heads": 2, "index_head_dim": 16},
     "diffllama": {}, "doge": {}, "dots1": {**ROUTED, **FULL_HEADS, "n_shared_experts": 1}, "ernie4_5": {},
     "ernie4_5_moe": {}, "exaone4": SLIDING_THEN_FULL, "falcon_h1": {**MAMBA, "mamba_d_ssm": 128},
     "falcon_mamba": {"state_size": 8},
@@ -69,7 +70,8 @@ DECODERS: dict[str, dict[str, Any]] = {
         **SLIDING_THEN_FULL, "vocab_size_per_layer_input": ROWS, "hidden_size_per_layer_input": 8,
         "num_global_key_value_heads": 2, "global_head_dim": 16, "num_kv_shared_layers": 0,
     },
-    "glm": {}, "glm4": {}, "glm4_moe": ROUTED, "gpt2": {}, "gpt_bigcode": {}, "gpt_neo": {
+    "glm": {}, "glm4": {}, "glm4_moe": ROUTED, "glm4_moe_lite": {**ROUTED, **FULL_HEADS},
+    "youtu": FULL_HEADS, "minicpm3": FULL_HEADS, "gpt2": {}, "gpt_bigcode": {}, "gpt_neo": {
         "attention_types": [[["global", "local"], 1]], "window_size": WINDOW,
     },
     "gpt_neox": {}, "gpt_neox_japanese": {}, "gpt_oss": SLIDING_THEN_FULL, "gptj": {"rotary_dim": 8},
@@ -83,7 +85,9 @@ DECODERS: dict[str, dict[str, Any]] = {
     "mamba": {"state_size": 8},
     "mamba2": {"state_size": 8, "num_heads": 8, "head_dim": 16, "n_groups": 1, "chunk_size": 4},
     "minimax": {"layer_types": ["linear_attention", "full_attention"], "block_size": 4}, "ministral": SLIDING_THEN_FULL,
-    "mistral": {}, "mixtral": {}, "modernbert-decoder": {"layer_types": ["sliding_attention", "full_attention"]},
+    "mistral": {}, "mixtral": {}, "modernbert-decoder": {
+        "layer_types": ["sliding_attention", "full_attention"], "local_attention": 2 * WINDOW
+    },
     "mpt": {}, "nanochat": {"head_dim": 16}, "nemotron": {}, "olmo": {"clip_qkv": 8.0}, "olmo2": {},
     "olmo3": SLIDING_THEN_FULL, "olmoe": {"clip_qkv": 8.0}, "openai-gpt": {},
     "opt": {"ffn_dim": 96, "word_embed_proj_dim": 64}, "persimmon": {}, "phi": {}, "phi3": {}, "phimoe": {},
@@ -100,6 +104,13 @@ DECODERS: dict[str, dict[str, Any]] = {
         **FULL_HEADS,
     },
 }  # fmt: skip
+# those that need nothing but COMMON
+PLAIN_DECODERS = [
+    "apertus1p5_text", "beam", "bert", "bert-generation", "cohere2_moe", "ernie", "exaone_moe", "flint",
+    "gemma4_unified_text", "granite_swa", "granitemoe_swa", "hrm_text", "hy_v3", "hyperclovax", "jais2", "kolibri1",
+    "laguna", "lfm3", "megatron-bert", "mellum", "mimo_v2_flash", "minimax_m2", "ministral3", "moshi", "olmo_hybrid",
+    "roberta", "roformer", "solar_open", "trocr", "whisper", "prophetnet",
+]  # fmt: skip
 VARIANTS: dict[str, tuple[str, dict[str, Any]]] = {
     "bart-decoder": ("bart", {}),
     "falcon-7b": ("falcon", {"multi_query": True, "new_decoder_architecture": False, "alibi": False}),
@@ -250,6 +261,7 @@ def bert_to_bert() -> nn.Module:
 
 DECODER_ONLY: dict[str, Callable[[], nn.Module]] = {
     **{name: partial(decoder, name, changes) for name, changes in DECODERS.items()},
+    **{f"{name}-decoder" if name in ENCODER_DECODERS else name: partial(decoder, name, {}) for name in PLAIN_DECODERS},
     **{name: partial(decoder, base, DECODERS.get(base, {}) | changes) for name, (base, changes) in VARIANTS.items()},
     **{name: partial(multimodal, name, text, vision) for name, (text, vision) in MULTIMODAL.items()},
 }

@@ -1,9 +1,14 @@
 """Log-probabilities of answer choices: the one tensor that training, evaluation and prediction start from.
 
-* score: `token_logprob_BCT` and `rank_scores`
+* score: `token_logprob` and `rank_scores`
 * losses: language modelling, unlikelihood, length-normalised loss
-* fast_encoder_decoder, fast_decoder_only: the fast engine: shared prefixes once, no padding
-* packing, prefixes, context, vocabulary, chunks: its parts
+* plain: the reference engine: everything padded
+* padding: which models can be scored in padded rows
+* decoder_start: the token that an encoder-decoder starts from
+* fast_encoder_decoder, fast_seq2seq, fast_decoder_only: the fast engine: T5, other encoder-decoders, decoders
+* packing, prefixes, prefix_layout, context, output_head, vocabulary, chunks: its parts
+* self_test: whether a fast way gives the plain one's numbers
+* text_config: vocabulary and windows of the part that makes text
 * memory_budget: budgets, and halving what does not fit
 * decoder_start: what an encoder-decoder's decoder begins with
 * routing: which task each row belongs to

@@ -22,9 +22,8 @@ from torch import Tensor, nn
 
 from tfew.schema import Batch
 from tfew.scoring.context import Context
-from tfew.scoring.layer_masks import Masks, known_kinds, layer_masks
 from tfew.scoring.output_head import output_head
-from tfew.scoring.prefix_layout import RIGHT, Sees, lay_out
+from tfew.scoring.prefix_layout import RIGHT, Masks, Sees, known_kinds, lay_out, layer_masks
 from tfew.scoring.prefixes import Prefixes
 from tfew.scoring.routing import task_routing
 from tfew.scoring.self_test import agrees_with_plain, dtype, window_exceeded
@@ -53,7 +52,7 @@ def supports(model: Any, plain: Callable[[Any, Batch], Tensor], batch: Batch | N
     known = _supported.setdefault(model, {})
     if window not in known:
         known[window] = _try(model, plain, window)
-        if not known[window].rows and (window == 0 or known.get(0, known[window]).rows):
+        if not known[window].rows and all(known[other].rows for other in known if other != window):
             where = f" in texts of more than {window} tokens, its window of attention" if window else ""
             log.info(
                 f"Note: {type(model).__name__} cannot score choices behind a shared input{where}; engine=plain is used."

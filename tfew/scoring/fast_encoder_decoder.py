@@ -12,11 +12,13 @@ So what a method changes about a projection, a feed-forward or a norm is in forc
 (other keys, states in front) is not, and `supports` says no.
 """
 
+import logging
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
+from weakref import WeakSet
 
 import torch
 from torch import Tensor, nn
@@ -34,13 +36,30 @@ from tfew.scoring.prefixes import prefixes
 from tfew.scoring.routing import task_routing
 from tfew.scoring.vocabulary import token_logprob_of_states
 
+log = logging.getLogger(__name__)
 STACKS = (T5Stack, MT5Stack)
 ATTENTION = (T5Attention, MT5Attention)
+_noted: "WeakSet[nn.Module]" = WeakSet()
 MASK_IN_BIAS = torch.empty(1, 1, 1, 1)  # transformers passes a 4D mask on as it is: here to attention that needs none
 
 
+def is_of_this_kind(model: Any) -> bool:
+    return isinstance(model.get_decoder(), STACKS)
+
+
 def supports(model: Any) -> bool:
-    """Whether this is a T5 whose attention is its own, and called when it is this engine's."""
+    """Whether this is a T5 whose attention is its own, and called when it is this engine's; says so once where not."""
+    fits = is_of_this_kind(model) and _is_unchanged(model)
+    if not fits and model not in _noted:
+        _noted.add(model)
+        log.info(
+            f"Note: the attention of this {type(model).__name__} is called or fed in another way (by its method, or by"
+            " gradient checkpointing); engine=plain is used."
+        )
+    return fits
+
+
+def _is_unchanged(model: Any) -> bool:
     stacks = [model.get_encoder(), model.get_decoder()]
     if not all(map(_is_own, stacks)):
         return False

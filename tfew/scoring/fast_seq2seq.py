@@ -24,15 +24,16 @@ from torch import Tensor, nn
 from tfew.schema import Batch
 from tfew.scoring.chunks import in_chunks
 from tfew.scoring.decoder_start import decoder_start_id
-from tfew.scoring.layer_masks import FULL, Masks, added, known_kinds, layer_masks
 from tfew.scoring.output_head import output_head
-from tfew.scoring.prefix_layout import RIGHT, Sees, lay_out
+from tfew.scoring.prefix_layout import FULL, RIGHT, Masks, Sees, added, known_kinds, lay_out, layer_masks
 from tfew.scoring.routing import task_routing
 from tfew.scoring.self_test import agrees_with_plain, dtype, window_exceeded
 from tfew.scoring.vocabulary import token_logprob_of_states
 
 log = logging.getLogger(__name__)
 CAPACITY = "expert_capacity"  # tokens of a row that an expert takes at most: choices in one row would crowd each other
+TAKEN = {"input_ids", "attention_mask", "encoder_hidden_states", "encoder_attention_mask"}
+BIAS = "has_relative_attention_bias"
 
 _supported: "WeakKeyDictionary[nn.Module, dict[int, bool]]" = WeakKeyDictionary()
 
@@ -46,10 +47,20 @@ def supports(model: Any, plain: Callable[[Any, Batch], Tensor], batch: Batch | N
     known = _supported.setdefault(model, {})
     if window not in known:
         fits = known_kinds(model) is not None and getattr(model.config, CAPACITY, None) is None
+        fits = fits and _can_be_told(model.get_decoder())
         known[window] = fits and agrees_with_plain(model, plain, token_logprob, window)
         if not known[window] and all(known[other] for other in known if other != window):
             log.info(f"Note: {type(model).__name__} cannot score choices beside one another; engine=plain is used.")
     return known[window]
+
+
+def _can_be_told(decoder: Any) -> bool:
+    """Whether it takes masks and states by the usual names, has no output head in it, and has positions to be told."""
+    taken = inspect.signature(decoder.forward).parameters
+    if not taken.keys() >= TAKEN or decoder.get_output_embeddings() is not None:
+        return False
+    told = "position_ids" in taken or hasattr(decoder, "embed_positions")
+    return told or any(getattr(module, BIAS, False) for module in decoder.modules())
 
 
 def token_logprob(model: Any, batch: Batch, parts: int = 1, sees: Sees = RIGHT) -> Tensor:
@@ -92,15 +103,18 @@ def _positions(decoder: Any, position_BK: Tensor) -> Iterator[dict[str, Tensor]]
     if "position_ids" in inspect.signature(decoder.forward).parameters:
         yield {"position_ids": position_BK}
         return
-    tables = [(module, "forward", _from_table) for name, module in decoder.named_modules() if name == "embed_positions"]
-    biases = [
-        (m, "compute_bias", _from_bias) for m in decoder.modules() if getattr(m, "has_relative_attention_bias", 0)
-    ]
     replaced: list[tuple[Any, str]] = []
+
+    def replace_by(look_up: Callable[..., Tensor], module: Any, name: str) -> None:
+        setattr(module, name, partial(look_up, getattr(module, name), position_BK))
+        replaced.append((module, name))
+
     try:
-        for module, name, look_up in (*tables, *biases):
-            setattr(module, name, partial(look_up, getattr(module, name), position_BK))
-            replaced.append((module, name))
+        if hasattr(decoder, "embed_positions"):
+            replace_by(_from_table, decoder.embed_positions, "forward")
+        for module in decoder.modules():
+            if getattr(module, BIAS, False):
+                replace_by(_from_bias, module, "compute_bias")
         yield {}
     finally:
         for module, name in replaced:

@@ -65,7 +65,10 @@ def saved_tensors_within(limit_bytes: float | None, model: nn.Module) -> Iterato
 
 
 def scoring_bytes(model: Any, batch: Batch, engine: str) -> int:
-    """About the most that one pass without gradients holds at a time: an upper estimate, from shapes alone."""
+    """About the most that one pass without gradients holds at a time: an upper estimate, from shapes alone.
+
+    `engine`, or the way that it takes (`tfew.scoring.score.way_of_scoring`).
+    """
     examples, length = batch.input_ids.shape
     present = int(batch.choice_mask.any(-1).sum())
     tokens, padded = int(batch.choice_mask.sum()), present * batch.choice_ids.shape[2]
@@ -79,8 +82,10 @@ def scoring_bytes(model: Any, batch: Batch, engine: str) -> int:
         repeated = examples * length
         logit_bytes = 3 * min(LOGIT_BYTES, 4 * tokens * rows)
     states = max(repeated, tokens) * (4 * widest + 8 * width)
-    row = length if model.config.is_encoder_decoder else length + batch.choice_mask.sum((1, 2)).max().item()
-    scores = 2 * examples * heads * row * row
+    beside = int(batch.choice_mask.sum((1, 2)).max())
+    row = length if model.config.is_encoder_decoder else length + beside
+    seen = max(row * row, beside * (beside + length) if engine == "seq2seq" else 0)
+    scores = 2 * examples * heads * seen
     in_rows = 4 * padded * width if model.config.is_encoder_decoder else 0  # choices side by side in self-attention
     return int((states + scores + in_rows) * item_bytes + logit_bytes)
 
@@ -130,7 +135,7 @@ def _sizes(model: Any) -> tuple[int, int, int, int]:
     """Width of the states, widest layer but for the output head, heads, bytes of a number."""
     config, head = text_config(model), model.get_output_embeddings()
     width = getattr(config, "d_model", None) or config.hidden_size
-    heads = getattr(config, "num_heads", None) or getattr(config, "num_attention_heads", 1)  # 1: it has no attention
+    heads: int = getattr(config, "num_heads", None) or getattr(config, "num_attention_heads", None) or 1  # no attention
     widest = max(max(weight.shape) for weight in _matrices(model))
     return width, widest, heads, head.weight.element_size()
 

@@ -80,7 +80,8 @@ class _Given(BaseModelOutput):
 @contextmanager
 def _stack_gives(model: Any, state_1MD: Tensor) -> Iterator[None]:
     """Raises RuntimeError where the model does not ask its stack."""
-    stacks = [stack for stack in (model.base_model, model.get_decoder()) if stack is not None and stack is not model]
+    others = (None, model, model.get_output_embeddings())  # what is called the decoder may be the output matrix
+    stacks = [stack for stack in (model.base_model, model.get_decoder()) if not any(stack is one for one in others)]
     asked = []
 
     def give(*_: Any, **__: Any) -> _Given:

@@ -4,8 +4,8 @@ What is taken for granted of a model, and does not hold for all of them:
 
 * no token sees those after it: not so for a model that was trained to fill in words, which is refused
 * padding before a text, which is masked, leaves its scores alone: not so where states run through padding (RWKV,
-  RecurrentGemma) or positions are counted from the row's start (Bart's decoder)
-* nor does padding after an answer: not so where scores depend on the length of a row (ProphetNet)
+  RecurrentGemma), or positions are counted from the row's start (Bart's decoder) or from 2 (RoBERTa's)
+* nor does padding after it: not so where scores depend on the length of a row (ProphetNet)
 * a decoder that is given the encoder's states does what it does with the input: not so for FSMT, which sees later
   tokens then
 """
@@ -26,7 +26,8 @@ from tfew.scoring.self_test import agreement, is_fake, made_up_batch, window_exc
 
 log = logging.getLogger(__name__)
 SHORTER, FLOOR = 4, 1e-5  # tokens that one made-up text is shorter than the other; logits that differ less are the same
-Logits = Callable[[Any, Tensor, Tensor], Tensor]  # of a model, ids and mask `[R, K]`: `[R, K, V]`
+BOTH, RIGHT, NOWHERE = "both", "right", "nowhere"
+RowLogits = Callable[[Any, Tensor, Tensor, bool], Tensor]
 AnswerLogits = Callable[[Any, Batch, Tensor, Tensor, bool], Tensor]
 
 
@@ -38,41 +39,44 @@ class Decoding(NamedTuple):
 
 
 _decoding: "WeakKeyDictionary[nn.Module, Decoding]" = WeakKeyDictionary()
-_padded_left: "WeakKeyDictionary[nn.Module, dict[int, bool]]" = WeakKeyDictionary()
+_padding: "WeakKeyDictionary[nn.Module, dict[int, str]]" = WeakKeyDictionary()
 
 
-def pads_left(model: Any, batch: Batch, logits: Logits) -> bool:
-    """Whether padding before texts as long as these leaves them alone; says so once where not.
+def padding_of(model: Any, batch: Batch, logits: RowLogits) -> str:
+    """Where texts as long as these can be padded without harm, BOTH, RIGHT or NOWHERE; says so once where not on both.
 
     Raises UserError for a model that sees later tokens.
     """
     if is_fake(model):
-        return True
+        return BOTH
     window = window_exceeded(model, batch)
-    known = _padded_left.setdefault(model, {})
+    known = _padding.setdefault(model, {})
     if window not in known:
         known[window] = _try(model, window, logits)
-        if not known[window] and all(known[other] for other in known if other != window):
+        if known[window] != BOTH and all(known[other] == BOTH for other in known if other != window):
             log.info(
-                f"Note: {type(model).__name__} cannot be given texts that are padded on the left; engine=plain scores"
-                " those of equal length together."
+                f"Note: {type(model).__name__} cannot be given texts that are padded; those of equal length are scored"
+                " together."
             )
     return known[window]
 
 
-def _try(model: Any, window: int, logits: Logits) -> bool:
+def _try(model: Any, window: int, logits: RowLogits) -> str:
     ids_2L = made_up_batch(model, window and window + SHORTER).input_ids
     padding = torch.arange(ids_2L.shape[1], device=ids_2L.device) < SHORTER
     mask_2L = torch.stack([torch.ones_like(padding), ~padding])
     own_1L = ids_2L[1:, SHORTER:]
     with _trying(model), task_routing(torch.zeros(2, dtype=torch.long, device=ids_2L.device)):
-        padded, seen = (logits(model, ids_2L, mask)[1, SHORTER:] for mask in (mask_2L, torch.ones_like(mask_2L)))
+        padded, seen = (logits(model, ids_2L, mask, True)[1, SHORTER:] for mask in (mask_2L, torch.ones_like(mask_2L)))
     with _trying(model), task_routing(torch.zeros(1, dtype=torch.long, device=ids_2L.device)):
-        alone = logits(model, own_1L, torch.ones_like(own_1L))[0]
-        shorter = logits(model, own_1L[:, :-1], torch.ones_like(own_1L[:, :-1]))[0]
-    if not _same(alone[:-1], shorter, agreement(model)):
+        alone = logits(model, own_1L, torch.ones_like(own_1L), False)[0]
+        changed_1L = torch.cat([own_1L[:, :-1], own_1L[:, :1]], dim=1)
+        later, shorter = (logits(model, ids, torch.ones_like(ids), False)[0] for ids in (changed_1L, own_1L[:, :-1]))
+    if not _same(alone[:-1], later[:-1], agreement(model)):
         raise _sees_later(model)
-    return bool(_largest(padded - alone) <= agreement(model) * _largest(seen - alone) + FLOOR)
+    if not _same(alone[:-1], shorter, agreement(model)):
+        return NOWHERE
+    return BOTH if _largest(padded - alone) <= agreement(model) * _largest(seen - alone) + FLOOR else RIGHT
 
 
 def decoding_of(model: Any, logits: AnswerLogits) -> Decoding:
@@ -107,6 +111,12 @@ def _trying(model: Any) -> Iterator[None]:
     try:
         with torch.no_grad():
             yield
+    except (AttributeError, IndexError, KeyError, NotImplementedError, TypeError, ValueError, RuntimeError) as error:
+        if isinstance(error, torch.OutOfMemoryError):
+            raise
+        raise UserError(
+            f"{type(model).__name__} cannot be run on text alone, as scoring does: {type(error).__name__}: {error}"
+        ) from error
     finally:
         model.train(was_training)
 

@@ -11,11 +11,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, pad
 
 from tfew.schema import Batch
 from tfew.scoring.decoder_start import decoder_start_id
-from tfew.scoring.padding import decoding_of, pads_left
+from tfew.scoring.padding import BOTH, NOWHERE, decoding_of, padding_of
 from tfew.scoring.routing import task_routing
 
 
@@ -43,7 +43,7 @@ def _encoder_decoder_logits(model: Any, batch: Batch, example_N: Tensor, target_
 
     def padded(row_R: Tensor, length: int) -> Tensor:
         logits = answer_logits(model, batch, example_N[row_R], ids_NT[row_R, :length], bears.states)
-        return torch.nn.functional.pad(logits, (0, 0, 0, ids_NT.shape[1] - length))
+        return pad(logits, (0, 0, 0, ids_NT.shape[1] - length))
 
     return _by_length(length_N, padded)
 
@@ -67,14 +67,20 @@ def _decoder_only_logits(model: Any, batch: Batch, example_N: Tensor, target_NT:
 
     Inputs are padded on the left for that; where a model does not bear it, those of equal length are scored together.
     """
-    if pads_left(model, batch, _logits):
-        return _continued(model, batch, example_N, target_NT, mask_NT)
+    padding = padding_of(model, batch, row_logits)
+    if padding == BOTH:
+        return _continued(model, batch, example_N, target_NT, mask_NT, counted=True)
+    base = target_NT.shape[1] + 1
 
-    def unpadded(row_R: Tensor, length: int) -> Tensor:
+    def of_equal_length(row_R: Tensor, lengths: int) -> Tensor:
+        length, tokens = divmod(lengths, base)
         part = replace(batch, input_ids=batch.input_ids[:, :length], input_mask=batch.input_mask[:, :length])
-        return _continued(model, part, example_N[row_R], target_NT[row_R], mask_NT[row_R])
+        target_RT, mask_RT = target_NT[row_R, :tokens], mask_NT[row_R, :tokens]
+        logits = _continued(model, part, example_N[row_R], target_RT, mask_RT, counted=False)
+        return pad(logits, (0, 0, 0, base - 1 - tokens))
 
-    return _by_length(batch.input_mask.sum(-1)[example_N], unpadded)
+    tokens_N = mask_NT.sum(-1) if padding == NOWHERE else torch.full_like(example_N, base - 1)
+    return _by_length(batch.input_mask.sum(-1)[example_N] * base + tokens_N, of_equal_length)
 
 
 def _by_length(length_N: Tensor, logits: Callable[[Tensor, int], Tensor]) -> Tensor:
@@ -84,19 +90,21 @@ def _by_length(length_N: Tensor, logits: Callable[[Tensor, int], Tensor]) -> Ten
     return torch.cat(parts)[torch.cat(rows).argsort()]
 
 
-def _continued(model: Any, batch: Batch, example_N: Tensor, target_NT: Tensor, mask_NT: Tensor) -> Tensor:
+def _continued(
+    model: Any, batch: Batch, example_N: Tensor, target_NT: Tensor, mask_NT: Tensor, counted: bool
+) -> Tensor:
     input_BL, input_mask_BL = _pad_left(batch.input_ids, batch.input_mask)
     ids_NK = torch.cat([input_BL[example_N], target_NT], dim=1)
     mask_NK = torch.cat([input_mask_BL[example_N], mask_NT], dim=1)
     with task_routing(batch.tasks_of(example_N)):
-        return _logits(model, ids_NK, mask_NK, target_NT.shape[1] + 1)[:, :-1]
+        return row_logits(model, ids_NK, mask_NK, counted, target_NT.shape[1] + 1)[:, :-1]
 
 
-def _logits(model: Any, ids_RK: Tensor, mask_RK: Tensor, keep: int = 0) -> Tensor:
-    """`[R, K, V]`; with `keep`, of the last so many places."""
+def row_logits(model: Any, ids_RK: Tensor, mask_RK: Tensor, counted: bool, keep: int = 0) -> Tensor:
+    """`[R, K, V]`; with `keep`, of the last so many places. `counted`: positions are counted without padding."""
     taken = inspect.signature(model.forward).parameters
     inputs: dict[str, Any] = {"input_ids": ids_RK, "attention_mask": mask_RK.long()}
-    if "position_ids" in taken or "kwargs" in taken:
+    if counted and ("position_ids" in taken or "kwargs" in taken):
         inputs["position_ids"] = (mask_RK.long().cumsum(-1) - 1).clamp(min=0)
     if "logits_to_keep" in taken:
         inputs["logits_to_keep"] = keep

@@ -61,8 +61,8 @@ def way_of_scoring(model: Any, batch: Batch, engine: str) -> str:
         return PLAIN
     if not model.config.is_encoder_decoder:
         return DECODER_ONLY if fast_decoder_only.supports(model, plain_token_logprob, batch) else PLAIN
-    if fast_encoder_decoder.supports(model):
-        return PACKED
+    if fast_encoder_decoder.is_of_this_kind(model):
+        return PACKED if fast_encoder_decoder.supports(model) else PLAIN
     return SEQ2SEQ if fast_seq2seq.supports(model, plain_token_logprob, batch) else PLAIN
 
 
@@ -95,8 +95,8 @@ class BoundedScorer:
             return False
         if self.limit_bytes is None:
             return True
-        engine = ENGINES[way_of_scoring(self.model, batch, self.engine) == PLAIN]
-        return scoring_bytes(self.model, batch, engine) <= self.limit_bytes
+        way = way_of_scoring(self.model, batch, self.engine)
+        return scoring_bytes(self.model, batch, way) <= self.limit_bytes
 
 
 def score_whole(model: nn.Module, engine: str, batch: Batch) -> Tensor:

@@ -44,16 +44,15 @@ def agrees_with_plain(model: Any, plain: Callable[[Any, Batch], Tensor], way: Wa
     try:
         with torch.no_grad():
             expected = plain(model, batch)
-            ours, wrong = (_difference(way(model, batch, sees=sees), expected) for sees in (RIGHT, TOO_MUCH))
-            if window:
-                without = _difference(way(model, batch, sees=BEYOND_WINDOWS), expected)
+            masks = (RIGHT, TOO_MUCH, BEYOND_WINDOWS)[: 3 if window else 2]
+            ours, *wrong = (_difference(way(model, batch, sees=sees), expected) for sees in masks)
     except (ValueError, TypeError, IndexError, RuntimeError, AttributeError, KeyError) as error:
         if isinstance(error, torch.OutOfMemoryError):
             raise
         return False  # it wants another mask or other positions
     finally:
         model.train(was_training)
-    return ours < agreement(model) * wrong and (not window or ours < WINDOW_AGREEMENT * without)
+    return ours < agreement(model) * max(wrong) and (not window or ours < WINDOW_AGREEMENT * wrong[1])
 
 
 def agreement(model: Any) -> float:

@@ -7,7 +7,9 @@ inside (`text_config`, `decoder`).
 import re
 from typing import Any
 
-WINDOW = re.compile(r"(?!max_|num_|n_).*window(_size|_len)?|local_attention|attention_chunk_size|floor_scale")
+WINDOW = re.compile(
+    r"(?!max_|num_|n_).*window(_size|_len)?|local_attention|attention_chunk_size|floor_scale|index_topk"
+)
 
 
 def text_config(model: Any) -> Any:
@@ -38,6 +40,8 @@ def windows(model: Any) -> list[int]:
     for name, value in config.to_dict().items():
         if WINDOW.fullmatch(name):
             found.update(size for size in (value if isinstance(value, list) else [value]) if _is_size(size))
+    if blocks := getattr(config, "index_topk_blocks", None):
+        found.add(blocks * config.index_block_size)
     return sorted(found)
 
 
