@@ -5,6 +5,7 @@
 * loaded_model: `LoadedModel`, and where and how it is computed
 * blueprint: a run before anything is loaded
 * backbone: loading checkpoints, checked
+* scoring_rule: whether end-of-text is scored, and whether inputs are turns of a chat
 * adapters_io: adapter.safetensors and adapter.json
 * foreign_adapters: HF peft's and the authors' files
 """
