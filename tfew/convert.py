@@ -33,17 +33,13 @@ FORMS = ("tfew", "peft", "official", "merged", "card")
 
 @dataclass
 class Loaded:
-    """An adapter on its base model; `description` is the method as in its YAML, with the adapter's arguments.
-
-    `scoring`: how its loss scored choices, where that is known.
-    """
+    """An adapter on its base model; `description` is the method as in its YAML, with the adapter's arguments."""
 
     model: "nn.Module"
     tokenizer: Any
     method: "Method"
     description: dict[str, Any]
     base: dict[str, Any]
-    scoring: dict[str, Any] | None = None
 
 
 def convert(config: DictConfig) -> Path:
@@ -141,14 +137,13 @@ def _target(config: DictConfig, source: Path, kind: str) -> Path:
 
 
 def _load_tfew(config: DictConfig, source: Path) -> Loaded:
-    from tfew.models.adapters_io import adapter_description, adapter_scoring
+    from tfew.models.adapters_io import adapter_description
     from tfew.models.build import attach_saved, base_of, saved_method
 
     _, method = saved_method(source, config)
     model, tokenizer = _base(config)
     attach_saved(source, method, model)
-    description, scoring = adapter_description(source)["method"], adapter_scoring(source)
-    return Loaded(model, tokenizer, method, description, base_of(config), scoring)
+    return Loaded(model, tokenizer, method, adapter_description(source)["method"], base_of(config))
 
 
 def _load_peft(config: DictConfig, source: Path) -> Loaded:
@@ -186,7 +181,7 @@ def _load_official(config: DictConfig, source: Path) -> Loaded:
 def _write_tfew(path: Path, loaded: Loaded) -> None:
     from tfew.models.adapters_io import save_adapter
 
-    save_adapter(path, loaded.method.stored(loaded.model), loaded.description, loaded.base, loaded.scoring)
+    save_adapter(path, loaded.method.stored(loaded.model), loaded.description, loaded.base)
 
 
 def _write_peft(path: Path, loaded: Loaded) -> None:

@@ -114,6 +114,16 @@ class PromptTokenizer:
         return chat_template(self.tokenizer)
 
     @property
+    def scores_without_input(self) -> bool:
+        """Whether there is a token that choices can follow where the input is empty."""
+        return not self.decoder_only or self.chat or self._start_id is not None
+
+    @property
+    def _start_id(self) -> int | None:
+        start: int | None = self.tokenizer.bos_token_id
+        return self.tokenizer.eos_token_id if start is None else start
+
+    @property
     def _before(self) -> tuple[int, ...]:
         """Special tokens before a text; a chat template brings its own."""
         return () if self.chat else self._special.before
@@ -198,10 +208,9 @@ class PromptTokenizer:
 
     def _first_id(self) -> int:
         """A choice needs a token before it, also behind an empty input."""
-        for token in (self.tokenizer.bos_token_id, self.tokenizer.eos_token_id):
-            if token is not None:
-                return int(token)
-        raise UserError("An input is empty, and the tokenizer has no start-of-text token to stand in its place.")
+        if self._start_id is None:
+            raise UserError("An input is empty, and the tokenizer has no start-of-text token to stand in its place.")
+        return int(self._start_id)
 
     def _ended(self, ids: list[int]) -> list[int]:
         if not self.eos:

@@ -27,7 +27,7 @@ def save_adapter(
     base: Mapping[str, Any],
     scoring: Mapping[str, Any] | None = None,
 ) -> int:
-    """Writes what the method stores and how it was made (method, base model, and how its loss scored choices).
+    """Writes what the method stores and how it was made: method, base model, and where known how its loss scored.
 
     Returns the size of the weights' file in bytes.
     """
@@ -39,7 +39,7 @@ def save_adapter(
         "format_version": FORMAT_VERSION,
         "method": dict(method),
         "base": dict(base),
-        "scoring": dict(scoring or EARLIER_SCORING),
+        **({} if scoring is None else {"scoring": dict(scoring)}),
         WEIGHTS_SHA256: hashlib.sha256(data).hexdigest(),
     }
     write_atomically(folder / CONFIG_FILE, to_checked_json(description))

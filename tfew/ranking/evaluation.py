@@ -100,7 +100,8 @@ def rank(loaded: LoadedModel, task: Task, settings: EvaluationSettings, context:
     unique = list(dict.fromkeys(query for contexts in queries for group in contexts for query in group))
     encoded = loaded.prompt_tokenizer.tokenize(unique)
     with scoring_mode(loaded.model), loaded.execution.autocast():
-        choices = {} if method == "channel" else _unconditional_choices(prompts, settings.score.norm)
+        alone = method != "channel" and (settings.score.norm == "pmi" or loaded.prompt_tokenizer.scores_without_input)
+        choices = _unconditional_choices(prompts, settings.score.norm) if alone else {}
         predictions = _score(loaded, settings.eval_batch_size, task.name, unique, encoded, choices)
     by_query = dict(zip(unique, predictions, strict=True))
     answers = [
