@@ -60,7 +60,7 @@ def _run(config: DictConfig, folder: Path, evaluation: Task, context: InContext 
 
     adapter = None if config.adapter is None else Path(config.adapter)
     method = None if adapter is None else saved_method(adapter, config)[1]
-    device, prompt_tokenizer = build_device(config), build_tokenizer(config)
+    device, prompt_tokenizer = build_device(config), build_tokenizer(config, adapter=adapter, trains=False)
     blueprint = build_blueprint(config, method, device, len(prompt_tokenizer.tokenizer))
     check_memory(blueprint, prompt_tokenizer, None, evaluation, context)
     loaded = build_for_scoring(config, prompt_tokenizer, method, adapter)

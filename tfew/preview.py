@@ -17,7 +17,7 @@ from tfew.schema import Prompt
 from tfew.task import Task, data_folder, eval_task, load_mixture_spec, local_task, train_task
 
 if TYPE_CHECKING:
-    from tfew.data.tokenization import TokenizedPrompt
+    from tfew.data.tokenization import PromptTokenizer
 
 
 def preview(config: DictConfig) -> list[dict[str, Any]]:
@@ -73,7 +73,7 @@ def _show(config: DictConfig, task: Task, rows: Sequence[int]) -> list[dict[str,
         if not config.json:
             print(f"==== {row[0].dataset} {config.split}, row {row[0].idx} ({number} of {task.rows}) ====")
         for prompt in row:
-            description = _describe(prompt, prompt_tokenizer(prompt))
+            description = _describe(prompt, prompt_tokenizer)
             print(json.dumps(description, ensure_ascii=False) if config.json else _as_text(description))
             shown.append(description)
     return shown
@@ -101,17 +101,19 @@ def _members_as_text(spec: MixtureSpec, members: Sequence[Mapping[str, Any]]) ->
     return "\n".join(lines) + "\n"
 
 
-def _describe(prompt: Prompt, encoded: "TokenizedPrompt") -> dict[str, Any]:
+def _describe(prompt: Prompt, prompt_tokenizer: "PromptTokenizer") -> dict[str, Any]:
+    encoded = prompt_tokenizer(prompt)
     return {
         "template": prompt.template,
         "idx": prompt.idx,
-        "input": prompt.input,
+        "input": prompt_tokenizer.text(prompt),
         "choices": list(prompt.choices),
         "label": prompt.label,
         "input_ids": encoded.input_ids,
         "choice_ids": encoded.choice_ids,
         "cut_tokens": encoded.cut_tokens,
         "cut_choice_tokens": encoded.cut_choice_tokens,
+        **prompt_tokenizer.rule,
     }
 
 
@@ -120,7 +122,9 @@ def _as_text(description: dict[str, Any]) -> str:
     lines = [
         f"-- template {description['template']!r}: {len(description['input_ids'])} tokens"
         + (f", {cut} CUT OFF" if cut else "")
-        + (f"; {cut_choices} tokens CUT OFF from choices" if cut_choices else ""),
+        + (f"; {cut_choices} tokens CUT OFF from choices" if cut_choices else "")
+        + ("; in the chat template" if description["chat"] else "")
+        + ("; choices without end-of-text" if description["eos"] == "exclude" else ""),
         description["input"],
         f"   ids {_short(description['input_ids'])}",
     ]

@@ -112,7 +112,8 @@ def _predict(task: Planned) -> list[tuple[int, str]]:
     from tfew.ranking.evaluation import rank
 
     _, method = saved_method(task.run, task.settings)
-    loaded = build_for_scoring(task.settings, build_tokenizer(task.settings), method, task.run)
+    prompt_tokenizer = build_tokenizer(task.settings, adapter=task.run, trains=False)
+    loaded = build_for_scoring(task.settings, prompt_tokenizer, method, task.run)
     evaluation = settings(EvaluationSettings, task.settings)
     answers = rank(loaded, task.rows, evaluation).answers
     predictions = [answer.under(evaluation.score.norm) for answer in answers]

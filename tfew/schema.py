@@ -119,11 +119,11 @@ class Batch:
 class Prediction:
     """What rank classification says of one prompt; `scores` has one number per choice, higher is better.
 
-    `tokens`, `characters` and `bytes` count each choice's (tokens with eos), `unconditional` are the sums of their
-    log-probabilities after an empty input, None where they were not asked for: with them a score under one norm can be
-    made one under another (`tfew.ranking.norms`). That goes for one context; of several `contexts` (ensemble in-context
-    learning) the scores are what their predictions were combined to. `fold` is the one that held the row out, in a
-    cross-validation.
+    `tokens`, `characters` and `bytes` count each choice's (tokens with end-of-text where it is scored), `unconditional`
+    are the sums of their log-probabilities after an empty input, None where they were not asked for: with them a score
+    under one norm can be made one under another (`tfew.ranking.norms`). That goes for one context; of several
+    `contexts` (ensemble in-context learning) the scores are what their predictions were combined to. `fold` is the one
+    that held the row out, in a cross-validation.
     """
 
     dataset: str

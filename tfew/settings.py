@@ -72,6 +72,15 @@ class ScoreSettings(Settings):
     group = "score"
     norm: Literal["token", "sum", "char", "byte", "pmi"]
     method: Literal["direct", "channel", "calibrated"]
+    eos: Literal["auto", "include", "exclude"] = "auto"
+
+
+@dataclass(frozen=True)
+class PromptSettings(Settings):
+    """How inputs are shown to the model."""
+
+    group = "prompt"
+    chat: bool = False
 
 
 @dataclass(frozen=True)
@@ -143,6 +152,7 @@ class EvaluationSettings(Settings):
     eval_batch_size: Count
     score: ScoreSettings
     icl: InContextSettings
+    prompt: PromptSettings
 
 
 @dataclass(frozen=True)

@@ -71,10 +71,11 @@ def finish(folder: Path, config: DictConfig, command: str, method_name: str, res
         git_commit=git_commit(),
         versions=library_versions(),
         config=resolved_with_hashes(config),
+        scoring=loaded.prompt_tokenizer.rule,
         mixture=result.mixture,
     )
     if result.adapter_bytes and "calibration" in record.metrics:
-        save_temperature(folder, record.metrics["calibration"], config.score.norm)
+        save_temperature(folder, record.metrics["calibration"], config.score.norm, record.scoring["eos"])
     if is_main_process():
         record = replace(record, files=file_checksums(folder))
         path = save_record(folder, record)
@@ -97,11 +98,18 @@ def print_summary(record: RunRecord, path: Path) -> None:
         print(f"  {counts['cut_prompts']} of {counts['prompts']} prompts did not fit max_tokens and were cut.")
     if counts.get("empty_renders"):
         print(f"  {counts['empty_renders']} times a template rendered nothing for a row and was skipped.")
+    if record.scoring["eos"] == "exclude" or record.scoring["chat"]:
+        print(f"  choices are scored {_describe_scoring(record.scoring)}.")
     parameters, took = record.parameters, f"evaluated in {seconds['evaluate']:.0f} s"
     if parameters["trained"]:
         took = f"trained {parameters['trained']:,} parameters in {seconds['train']:.0f} s, {took}"
     print(f"  model of {parameters['total']:,} parameters, adapter of {parameters['trainable']:,}; {took}")
     print(f"  record: {path}", flush=True)
+
+
+def _describe_scoring(scoring: Mapping[str, Any]) -> str:
+    end = "with" if scoring["eos"] == "include" else "without"
+    return f"{end} their end-of-text{', as answers in the chat template' if scoring['chat'] else ''}"
 
 
 def _print_metrics(metrics: Mapping[str, Any]) -> None:

@@ -129,7 +129,7 @@ def _member(job: Job, loaded: "Trainable") -> "Member":
     from torch import nn
 
     from tfew.data.loader import FewShotDataModule
-    from tfew.models.build import build_method, make_optimizer, starting_weights
+    from tfew.models.build import build_method, make_optimizer, starting_weights, tokenizer_for
     from tfew.scoring.losses import LossConfig
     from tfew.training.joint_training import Member
     from tfew.training.optim import linear_decay_with_warmup
@@ -140,7 +140,7 @@ def _member(job: Job, loaded: "Trainable") -> "Member":
     optimizer = make_optimizer(config, list(weights.values()))
     data = FewShotDataModule(
         job.training.prompts,
-        replace(loaded.prompt_tokenizer, max_tokens=config.max_tokens),
+        tokenizer_for(config, loaded.prompt_tokenizer),
         batch_size=config.batch_size,
         steps=config.steps,
         seed=config.seed,
@@ -189,16 +189,17 @@ def _fit(jobs: Sequence[Job], members: "Sequence[Member]", loaded: "Trainable") 
 def _complete(job: Job, member: "Member", loaded: "Trainable", seconds: float) -> None:
     """Adapter, evaluation and record, as a separate run has them; `seconds`: its share of the training."""
     from tfew.models.adapters_io import save_adapter
-    from tfew.models.build import base_of
+    from tfew.models.build import base_of, tokenizer_for
     from tfew.ranking.evaluation import evaluate_model
     from tfew.runs.metrics_file import final_loss
     from tfew.training.fit import Fitted
 
     config, folder = job.config, job.folder
-    loaded = replace(loaded, prompt_tokenizer=replace(loaded.prompt_tokenizer, max_tokens=config.max_tokens))
+    loaded = replace(loaded, prompt_tokenizer=tokenizer_for(config, loaded.prompt_tokenizer))
     loaded.method.restore(loaded.model, {name: vector.detach() for name, vector in member.weights.items()})
     weights = loaded.method.stored(loaded.model)
-    adapter_bytes = save_adapter(folder, weights, resolved(config.method), base_of(config))
+    rule = loaded.prompt_tokenizer.rule
+    adapter_bytes = save_adapter(folder, weights, resolved(config.method), base_of(config), rule)
     evaluated = None
     if job.evaluation is not None:
         evaluated = evaluate_model(loaded, job.evaluation, settings(EvaluationSettings, config), folder)

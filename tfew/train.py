@@ -129,7 +129,9 @@ def _fit(config: DictConfig, loaded: "Trainable", training: Task, folder: Path) 
     fitted = fit(config, loaded.method, loaded.model, loaded.prompt_tokenizer, training, folder)
     with gathered_adapter(config, loaded.model):
         weights = loaded.method.stored(loaded.model)
-        return fitted, save_adapter(folder, weights, resolved(config.method), base_of(config))
+        return fitted, save_adapter(
+            folder, weights, resolved(config.method), base_of(config), loaded.prompt_tokenizer.rule
+        )
 
 
 def _finish(config: DictConfig, folder: Path, result: RunResult) -> RunRecord:

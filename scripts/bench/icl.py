@@ -58,14 +58,9 @@ def main() -> None:
     prompt_tokenizer = PromptTokenizer(make_encoder().tokenizer, 512, decoder_only=True)
     examples = make_prompts(Workload(2, TOKENS, False, SHOTS + QUERIES), prompt_tokenizer)
     shots = tuple((prompt.input, prompt.choices[prompt.label or 0]) for prompt in examples[:SHOTS])
-    context_ids = prompt_tokenizer.context(shots)
-    items = sorted(encode(examples[SHOTS:], prompt_tokenizer), key=lambda item: -len(item.input_ids))
-    batches = [
-        collate(
-            [replace(item, context_ids=context_ids) for item in items[start : start + BATCH]], prompt_tokenizer.pad_id
-        )
-        for start in range(0, QUERIES, BATCH)
-    ]
+    queries = [replace(prompt, shots=shots) for prompt in examples[SHOTS:]]
+    items = sorted(encode(queries, prompt_tokenizer), key=lambda item: -item.length)
+    batches = [collate(items[start : start + BATCH], prompt_tokenizer.pad_id) for start in range(0, QUERIES, BATCH)]
     model = model_of(len(prompt_tokenizer.tokenizer))
     seconds: dict[str, list[float]] = {name: [] for name in WAYS}
     scores: dict[str, list[Tensor]] = {}
@@ -77,8 +72,8 @@ def main() -> None:
                 scores[name] = way(model, batches)
                 seconds[name].append(time.perf_counter() - started)
     print(
-        f"{SHOTS} shots ({len(context_ids):,} tokens), {QUERIES} queries, {torch.get_num_threads()} threads,"
-        f" median of {ROUNDS} rounds"
+        f"{SHOTS} shots ({prompt_tokenizer.context_length(shots):,} tokens), {QUERIES} queries,"
+        f" {torch.get_num_threads()} threads, median of {ROUNDS} rounds"
     )
     for name in WAYS:
         ratio = median(first / mine for first, mine in zip(seconds["plain"], seconds[name], strict=True))

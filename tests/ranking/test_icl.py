@@ -66,7 +66,7 @@ def settings(model: Path, data: Path) -> tuple[str, ...]:
 
 
 @torch.no_grad()
-def slow_sum(model: Any, shots: Any, text: str, target: str) -> float:
+def slow_sum(model: Any, shots: Any, text: str, target: str, eos: str) -> float:
     """log p(target | shots, text), from one sequence in bytes and nothing of ours."""
     tokenizer = ByT5Tokenizer()
     context = [token for a, b in shots for token in tokenizer(f"{a} {b}\n\n", add_special_tokens=False)["input_ids"]]
@@ -75,21 +75,22 @@ def slow_sum(model: Any, shots: Any, text: str, target: str) -> float:
         labels = tokenizer(target)["input_ids"]
         ids = [*context, *own, tokenizer.eos_token_id]
         return -float(model(input_ids=torch.tensor([ids]), labels=torch.tensor([labels])).loss) * len(labels)
-    labels = tokenizer(" " + target)["input_ids"]
+    labels = tokenizer(" " + target, add_special_tokens=eos == "include")["input_ids"]
     ids = [*context, *own, *labels]
     logprob = model(input_ids=torch.tensor([ids])).logits[0].log_softmax(-1)
     return float(sum(logprob[len(ids) - len(labels) - 1 + t, token] for t, token in enumerate(labels)))
 
 
-def slow_scores(model: nn.Module, method: str, prompt: Prompt, shots: Any) -> list[float]:
+def slow_scores(model: nn.Module, method: str, prompt: Prompt, shots: Any, eos: str) -> list[float]:
     if method == "channel":
         turned = [(answer, text) for text, answer in shots]
-        return [slow_sum(model, turned, choice, prompt.input) for choice in prompt.choices]
-    scores = [slow_sum(model, shots, prompt.input, choice) for choice in prompt.choices]
+        return [slow_sum(model, turned, choice, prompt.input, eos) for choice in prompt.choices]
+    scores = [slow_sum(model, shots, prompt.input, choice, eos) for choice in prompt.choices]
     if method == "direct":
         return scores
     assert prompt.content_free is not None
-    return [s - slow_sum(model, shots, prompt.content_free, c) for s, c in zip(scores, prompt.choices, strict=True)]
+    free = [slow_sum(model, shots, prompt.content_free, choice, eos) for choice in prompt.choices]
+    return [score - off for score, off in zip(scores, free, strict=True)]
 
 
 @pytest.mark.parametrize(
@@ -99,12 +100,13 @@ def slow_scores(model: nn.Module, method: str, prompt: Prompt, shots: Any) -> li
         ("concat", "calibrated"), ("ensemble", "direct"), ("ensemble", "calibrated"),
     ],
 )  # fmt: skip
-@pytest.mark.parametrize("kind", ["t5", "llama"])
+@pytest.mark.parametrize(("kind", "eos"), [("t5", "auto"), ("llama", "auto"), ("llama", "include")])
 def test_scores_against_one_sequence_at_a_time(
-    kind: str, mode: str, method: str, run: Any, models: dict[str, Path], made_data: Path
+    kind: str, eos: str, mode: str, method: str, run: Any, models: dict[str, Path], made_data: Path
 ) -> None:
-    told = (f"icl.mode={mode}", f"score.method={method}")
-    _, predictions = run(kind, *told)
+    told = (f"icl.mode={mode}", f"score.method={method}", f"score.eos={eos}")
+    record, predictions = run(kind, *told)
+    assert record.scoring == {"eos": "exclude" if (kind, eos) == ("llama", "auto") else "include", "chat": False}
     config = compose(*settings(models[kind], made_data), *told, config_name="evaluate")
     task, context = eval_task(config), in_context(config)
     model = tiny_t5(rows=384).eval() if kind == "t5" else lively(kind)
@@ -112,10 +114,10 @@ def test_scores_against_one_sequence_at_a_time(
     for prediction, (prompt,) in zip(predictions, task.prompts, strict=True):
         shots = context.shots["can we infer"] if context else ()
         if mode == "ensemble":
-            each = [torch.tensor(slow_scores(model, method, prompt, [shot])) for shot in shots]
+            each = [torch.tensor(slow_scores(model, method, prompt, [shot], eos)) for shot in shots]
             expected = torch.stack([scores.softmax(0) for scores in each]).mean(0).log().tolist()
         else:
-            expected = slow_scores(model, method, prompt, shots)
+            expected = slow_scores(model, method, prompt, shots, eos)
         assert prediction.scores == pytest.approx(expected, abs=1e-3)
         assert prediction.predicted == max(range(3), key=expected.__getitem__)
         assert len({round(score, 2) for score in prediction.scores}) == 3, "scores that do not differ show nothing"

@@ -173,7 +173,7 @@ class LowRankSplitExperts(nn.Module):
 
     def forward(self, inputs: Tensor, expert_size: list[int]) -> Tensor:
         output: Tensor = super().forward(inputs, expert_size)
-        parts: tuple[Tensor, ...] = inputs.to(self.lora_a.dtype).split(expert_size)  # type: ignore[no-untyped-call]
+        parts: tuple[Tensor, ...] = inputs.to(self.lora_a.dtype).split(expert_size)
         updates = [linear(linear(part, a), b) for part, a, b in zip(parts, self.lora_a, self.lora_b, strict=True)]
         return output + (torch.cat(updates) / self.lora_a.shape[1]).to(output.dtype)
 

@@ -8,6 +8,7 @@
 * backbone: loading checkpoints, checked
 * shapes: models without weights, for counting
 * checkpoint_path, gguf_checkpoint: what is loaded; GGUF files are converted once
+* scoring_rule: whether end-of-text is scored, and whether inputs are turns of a chat
 * adapters_io: adapter.safetensors and adapter.json
 * foreign_adapters: HF peft's and the authors' files
 """

@@ -16,13 +16,21 @@ WEIGHTS_FILE = "adapter.safetensors"
 CONFIG_FILE = "adapter.json"
 TEMPERATURE_FILE = "temperature.json"
 FORMAT_VERSION = 1
+EARLIER_SCORING = {"eos": "include", "chat": False}  # of adapters that do not say
 WEIGHTS_SHA256 = "weights_sha256"
 
 
 def save_adapter(
-    folder: Path, weights: Mapping[str, "Tensor"], method: Mapping[str, Any], base: Mapping[str, Any]
+    folder: Path,
+    weights: Mapping[str, "Tensor"],
+    method: Mapping[str, Any],
+    base: Mapping[str, Any],
+    scoring: Mapping[str, Any] | None = None,
 ) -> int:
-    """Writes what the method stores and how it was made (method and base model); returns the file's size in bytes."""
+    """Writes what the method stores and how it was made: method, base model, and where known how its loss scored.
+
+    Returns the size of the weights' file in bytes.
+    """
     from safetensors.torch import save
 
     data = save({name: tensor.cpu().contiguous() for name, tensor in weights.items()})
@@ -31,6 +39,7 @@ def save_adapter(
         "format_version": FORMAT_VERSION,
         "method": dict(method),
         "base": dict(base),
+        **({} if scoring is None else {"scoring": dict(scoring)}),
         WEIGHTS_SHA256: hashlib.sha256(data).hexdigest(),
     }
     write_atomically(folder / CONFIG_FILE, to_checked_json(description))
@@ -53,13 +62,21 @@ def adapter_description(folder: Path) -> dict[str, Any]:
         raise UserError(f"{path} does not describe an adapter of this project: {error}.") from error
 
 
-def save_temperature(folder: Path, calibration: Mapping[str, Any], norm: str) -> None:
-    """What held-out predictions say of the adapter's probabilities; it holds for scores under this norm."""
-    write_atomically(folder / TEMPERATURE_FILE, to_checked_json({"norm": norm, **calibration}))
+def adapter_scoring(folder: Path) -> dict[str, Any]:
+    """How the adapter's loss scored choices: `eos`, "include" or "exclude", and `chat`, whether inputs were turns."""
+    scoring = {**EARLIER_SCORING, **dict(adapter_description(folder).get("scoring") or {})}
+    if scoring["eos"] not in ("include", "exclude") or not isinstance(scoring["chat"], bool):
+        raise UserError(f"{folder / CONFIG_FILE} does not say how its adapter scores choices: {scoring}.")
+    return scoring
 
 
-def load_temperature(folder: Path, norm: str) -> float | None:
-    """What `save_temperature` wrote; None where there is none for this norm."""
+def save_temperature(folder: Path, calibration: Mapping[str, Any], norm: str, eos: str = "include") -> None:
+    """What held-out predictions say of the adapter's probabilities; it holds for scores under this norm and `eos`."""
+    write_atomically(folder / TEMPERATURE_FILE, to_checked_json({"norm": norm, "eos": eos, **calibration}))
+
+
+def load_temperature(folder: Path, norm: str, eos: str = "include") -> float | None:
+    """What `save_temperature` wrote; None where there is none for this norm and `eos`."""
     path = folder / TEMPERATURE_FILE
     if not path.is_file():
         return None
@@ -68,7 +85,8 @@ def load_temperature(folder: Path, norm: str) -> float | None:
         temperature = float(saved["temperature"])
         if not 0 < temperature < float("inf"):
             raise ValueError(f"temperature {temperature} is not above 0")
-        return temperature if saved["norm"] == norm and saved["ece_calibrated"] is not None else None
+        is_of = (saved["norm"], saved.get("eos", "include")) == (norm, eos)
+        return temperature if is_of and saved["ece_calibrated"] is not None else None
     except (ValueError, KeyError, TypeError, OSError) as error:
         raise UserError(f"{path} does not hold an adapter's temperature: {error}; delete it to do without.") from error
 

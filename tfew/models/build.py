@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from tfew.models.checkpoint_path import checkpoint_path, tokenizer_path
 from tfew.models.execution import build_device, build_execution, shards_weights, uses_zero3, weight_dtype
 from tfew.models.loaded_model import LoadedModel, Trainable, parameter_count
 from tfew.models.method_builder import make_method, method_arguments
+from tfew.models.scoring_rule import with_scoring_rule
 from tfew.models.shapes import shape_at, shape_of_config
 from tfew.runs.identity import differences, identity, is_known_checkpoint, model_name
 from tfew.runs.model_source import model_source
@@ -72,10 +74,12 @@ def build_for_scoring(
     return LoadedModel(model, prompt_tokenizer, build_execution(config, device, method), base_parameters, method)
 
 
-def build_tokenizer(config: DictConfig, decoder_only: bool | None = None) -> PromptTokenizer:
+def build_tokenizer(
+    config: DictConfig, decoder_only: bool | None = None, adapter: Path | None = None, trains: bool = True
+) -> PromptTokenizer:
     """`model.tokenizer`, else the checkpoint's own, else bytes; for the kind of model that `model.path` is.
 
-    `decoder_only`: where that is known already; None: the checkpoint's config.json says it.
+    `decoder_only`: where known; None: the checkpoint's config.json says it. The others: see `tokenizer_for`.
     """
     source = model_source(config)
     if decoder_only is None:
@@ -83,7 +87,16 @@ def build_tokenizer(config: DictConfig, decoder_only: bool | None = None) -> Pro
         decoder_only = path is not None and not is_encoder_decoder(path, config.model.revision, _trusted(config))
     path = tokenizer_path(source, config.model.tokenizer)
     tokenizer = load_tokenizer(path, config.model.revision, decoder_only, _trusted(config))
-    return PromptTokenizer(tokenizer, config.max_tokens, decoder_only)
+    return tokenizer_for(config, PromptTokenizer(tokenizer, config.max_tokens, decoder_only), adapter, trains)
+
+
+def tokenizer_for(
+    config: DictConfig, prompt_tokenizer: PromptTokenizer, adapter: Path | None = None, trains: bool = True
+) -> PromptTokenizer:
+    """The same as a run with these settings needs it, for scoring with this adapter or none, or for training."""
+    start = Path(config.init_adapter) if trains and config.init_adapter is not None else adapter
+    own = replace(prompt_tokenizer, max_tokens=config.max_tokens)
+    return with_scoring_rule(own, model_name(config), settings(EvaluationSettings, config), start, trains)
 
 
 def build_backbone(config: DictConfig, tokenizer: Any, device: torch.device, method: Method | None = None) -> nn.Module:

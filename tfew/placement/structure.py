@@ -107,10 +107,9 @@ def layers(model: Any) -> list[Layer]:
         for key, name, module in modules:
             if key not in found:
                 continue
-            layer = found[key]
-            layer.attentions += _attention(name, module, model)
-            layer.feed_forwards += _feed_forward(name, module)
-            layer.shares_keys |= bool(getattr(module, "is_kv_shared_layer", False))
+            found[key].attentions += _attention(name, module, model)
+            found[key].feed_forwards += _feed_forward(name, module)
+            found[key].shares_keys |= bool(getattr(module, "is_kv_shared_layer", False))
     return list(found.values())
 
 

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import logging
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 from tfew.data.tokenization import PromptTokenizer
@@ -36,6 +36,7 @@ class LoadedTask:
             "norm": task.norm,
             "temperature": task.temperature,
             "max_tokens": self.prompt_tokenizer.max_tokens,
+            **self.prompt_tokenizer.rule,
             "data": hashlib.sha256(data.encode()).hexdigest()[:16],
         }
 
@@ -46,10 +47,12 @@ def load_task(name: str, run: SavedRun, prompt_tokenizer: PromptTokenizer) -> Lo
     score = run.evaluation.score
     if score.method != "direct":
         raise UserError(f"score.method={score.method} is for evaluation; new rows are scored with direct.")
-    temperature = None if run.folder is None else load_temperature(run.folder, score.norm)
+    prompt_tokenizer = run.tokenizer(prompt_tokenizer)
+    eos = prompt_tokenizer.rule["eos"]
+    temperature = None if run.folder is None else load_temperature(run.folder, score.norm, eos)
     if temperature is None:
         why = "its run had too few held-out rows, or none" if run.folder is not None else "there is no adapter"
-        log.info(f"Note: probabilities of {name} are not calibrated: {why} (score.norm={score.norm}).")
+        log.info(f"Note: probabilities of {name} are not calibrated: {why} (score.norm={score.norm}, score.eos={eos}).")
     task = TaskPredictor(name, spec, templates, score.norm, 1.0 if temperature is None else temperature)
     weights = None if run.folder is None else file_sha256(run.folder / WEIGHTS_FILE)
-    return LoadedTask(task, replace(prompt_tokenizer, max_tokens=run.max_tokens), weights)
+    return LoadedTask(task, prompt_tokenizer, weights)

@@ -145,9 +145,10 @@ class Predictor:
 
     def inputs(self, prepared: Prepared) -> list[str]:
         """What the model is shown for a row: its prompts, one for each template, cut where they are too long."""
-        decode = self._prompt_tokenizer.tokenizer.decode
+        prompt_tokenizer = self._known(prepared.task).prompt_tokenizer
+        decode = partial(prompt_tokenizer.tokenizer.decode, skip_special_tokens=not prompt_tokenizer.chat)
         return [
-            decode(encoded.input_ids, skip_special_tokens=True) if encoded.cut_tokens else prompt.input
+            decode(encoded.input_ids) if encoded.cut_tokens else prompt_tokenizer.text(prompt)
             for prompt, encoded in zip(prepared.prompts, prepared.encoded, strict=True)
         ]
 

@@ -14,9 +14,10 @@ from tfew.cli import with_run_settings
 from tfew.config import checked, resolved
 from tfew.data.dataset import DatasetSpec
 from tfew.data.templates import Template
+from tfew.data.tokenization import PromptTokenizer
 from tfew.errors import UserError
 from tfew.methods.base import Method
-from tfew.models.build import build_for_scoring, build_tokenizer, saved_method
+from tfew.models.build import build_for_scoring, build_tokenizer, saved_method, tokenizer_for
 from tfew.models.loaded_model import LoadedModel
 from tfew.settings import EvaluationSettings, settings
 from tfew.task import load_mixture_spec, load_spec, train_templates
@@ -75,10 +76,17 @@ class SavedRun:
     def load_model(self) -> LoadedModel:
         """The base model with the adapter."""
         method = self.method()
-        return build_for_scoring(self.config, build_tokenizer(self.config), method, self.folder)
+        return build_for_scoring(self.config, self._tokenizer(), method, self.folder)
 
     def load_base(self) -> LoadedModel:
-        return build_for_scoring(self.config, build_tokenizer(self.config))
+        return build_for_scoring(self.config, self._tokenizer())
+
+    def tokenizer(self, of_model: PromptTokenizer) -> PromptTokenizer:
+        """The model's as this run uses it."""
+        return tokenizer_for(self.config, of_model, self.folder, trains=False)
+
+    def _tokenizer(self) -> PromptTokenizer:
+        return build_tokenizer(self.config, adapter=self.folder, trains=False)
 
 
 def saved_run(config: DictConfig, overrides: Sequence[str], folder: str | Path | None) -> SavedRun:

@@ -3,7 +3,7 @@
 * evaluation: a task evaluated, batch by batch
 * rank_classification: scores of prompts
 * score_methods, norms: direct, channel, calibrated; per token, character, byte, PMI
-* icl: in-context learning
+* icl, window: in-context learning; how much of the model's window it takes
 * metrics, per_label_metrics, label_table: accuracy, F1, confusion, and how they are shown
 * temperature: temperature scaling, expected calibration error
 """

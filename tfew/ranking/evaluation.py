@@ -21,7 +21,8 @@ from tfew.ranking.icl import COMBINATIONS, Answer, Shots, fitting_shots, in_cont
 from tfew.ranking.metrics import summarise, summarise_members
 from tfew.ranking.per_label_metrics import summarise_classes
 from tfew.ranking.rank_classification import rank_classify, unconditional_sums
-from tfew.ranking.score_methods import prediction_from, prompts_to_score
+from tfew.ranking.score_methods import prediction_from, prompts_to_score, shots_to_score
+from tfew.ranking.window import lengths_in_context
 from tfew.runs.run_folder import PREDICTIONS_FILE
 from tfew.schema import Prediction, Prompt
 from tfew.scoring.score import BoundedScorer, score_whole, scoring_mode
@@ -99,7 +100,8 @@ def rank(loaded: LoadedModel, task: Task, settings: EvaluationSettings, context:
     unique = list(dict.fromkeys(query for contexts in queries for group in contexts for query in group))
     encoded = loaded.prompt_tokenizer.tokenize(unique)
     with scoring_mode(loaded.model), loaded.execution.autocast():
-        choices = {} if method == "channel" else _unconditional_choices(prompts, settings.score.norm)
+        alone = method != "channel" and (settings.score.norm == "pmi" or loaded.prompt_tokenizer.scores_without_input)
+        choices = _unconditional_choices(prompts, settings.score.norm) if alone else {}
         predictions = _score(loaded, settings.eval_batch_size, task.name, unique, encoded, choices)
     by_query = dict(zip(unique, predictions, strict=True))
     answers = [
@@ -170,13 +172,10 @@ def _fitting_shots(
     fitting, dropped = {}, 0
     for template, shots in context.shots.items():
         rendered = [prompt for prompt in prompts if prompt.template == template]
-        items = prompt_tokenizer.tokenize(
-            [query for prompt in rendered for query in prompts_to_score(prompt, settings.score.method)]
+        queries = [query for prompt in rendered for query in prompts_to_score(prompt, settings.score.method)]
+        longest, lengths = lengths_in_context(
+            prompt_tokenizer, queries, shots_to_score(shots, settings.score.method), icl.mode
         )
-        longest = max(
-            (len(i.input_ids) + prompt_tokenizer.decoder_only * max(map(len, i.choice_ids)) for i in items), default=0
-        )
-        lengths = [len(prompt_tokenizer.shot(shot)) for shot in shots]
         kept = fitting_shots(lengths, window - longest, icl.mode)
         if len(kept) < len(shots) and (icl.too_long == "refuse" or not kept):
             takes = f"{sum(lengths)} tokens" if icl.mode == "concat" else f"up to {max(lengths)} tokens each"

@@ -1,7 +1,7 @@
 """Score norms: what a choice's log-probability is divided by, or what is taken from it, before choices are ranked.
 
     sum     nothing
-    token   its tokens, end-of-text included: T-Few's length normalisation
+    token   its tokens, end-of-text included where it is scored (`score.eos`): T-Few's length normalisation
     char    its characters (lm-evaluation-harness' acc_norm)
     byte    its bytes in UTF-8
     pmi     less its log-probability after an empty input (pointwise mutual information, Holtzman et al. 2021,

@@ -22,7 +22,7 @@ def prompts_to_score(prompt: Prompt, method: str) -> list[Prompt]:
     """What to score, to know what `prediction_from` needs."""
     query = replace(prompt, content_free=None)
     if method == "channel":
-        turned = tuple((answer, text) for text, answer in prompt.shots)
+        turned = shots_to_score(prompt.shots, method)
         return [
             replace(query, input=choice, cuttable=(), choices=(prompt.input,), label=None, shots=turned)
             for choice in prompt.choices
@@ -32,6 +32,11 @@ def prompts_to_score(prompt: Prompt, method: str) -> list[Prompt]:
     if prompt.content_free is None:
         raise ValueError("calibrated scoring needs the prompt's content_free input")
     return [query, replace(query, input=prompt.content_free, cuttable=(), idx=-1, label=None)]
+
+
+def shots_to_score(shots: tuple[tuple[str, str], ...], method: str) -> tuple[tuple[str, str], ...]:
+    """The shots as they stand before what is scored."""
+    return tuple((answer, text) for text, answer in shots) if method == "channel" else shots
 
 
 def prediction_from(prompt: Prompt, method: str, predictions: Sequence[Prediction]) -> Prediction:

@@ -59,6 +59,8 @@ class RunRecord:
     git_commit: str | None
     versions: dict[str, str]
     config: dict[str, Any]  # resolved
+    # how choices were scored: eos, include or exclude; chat, whether inputs were turns of the model's chat template
+    scoring: dict[str, Any] = field(default_factory=lambda: {"eos": "include", "chat": False})
     mixture: dict[str, Any] | None = None  # members: {name: {templates, available rows, rows, items}}, left_out
     files: dict[str, str] = field(default_factory=dict)  # sha256 of what lies beside the record
     schema_version: int = SCHEMA_VERSION

@@ -119,7 +119,7 @@ def _states(model: Any, ids_BK: Tensor, position_BK: Tensor, masks: Masks, **beh
 
 
 def _logprob(model: Any, batch: Batch, tree: Prefixes, state_MD: Tensor) -> Tensor:
-    logprob_P = token_logprob_of_states(state_MD, output_head(model), tree.prefix_P, tree.target_P)
+    logprob_P = token_logprob_of_states(state_MD, output_head(model), tree.prefix_P, tree.target_P, by_softmax=True)
     return logprob_P.new_zeros(batch.choice_mask.shape).masked_scatter(batch.choice_mask, logprob_P)
 
 

@@ -34,7 +34,7 @@ ENCODE_FIRST = {PACKED: fast_encoder_decoder.token_logprob, SEQ2SEQ: fast_seq2se
 def token_logprob(
     model: nn.Module, batch: Batch, engine: str = ENGINES[0], parts: int = 1, context: Context | None = None
 ) -> Tensor:
-    """`token_logprob_BCT`; only choices that are present are computed, and `eos` is a token like any other.
+    """`token_logprob_BCT`; only choices that are present are computed, and `eos`, if there, is a token like any other.
 
     With `parts` above 1 choices are computed in so many parts, and in training each a second time for its backward
     pass: less memory for more time. Into `context`, without gradients, goes what inputs of a decoder-only model begin
@@ -112,8 +112,8 @@ def score_whole(model: nn.Module, engine: str, batch: Batch) -> Tensor:
 def rank_scores(token_logprob_BCT: Tensor, mask_BCT: Tensor, norm: str) -> Tensor:
     """`scores_BC`, higher is better: the sum over a choice's tokens, or their mean (`norm` "sum", "token").
 
-    The mean is T-Few's length normalisation: the divisor is the number of tokens, eos included. An absent choice
-    scores -inf.
+    The mean is T-Few's length normalisation: the divisor is the number of tokens, eos included where a choice has
+    it. An absent choice scores -inf.
     """
     if norm not in ("token", "sum"):
         raise ValueError(f"norm {norm!r} is neither 'token' nor 'sum'")
