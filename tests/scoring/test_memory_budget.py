@@ -11,7 +11,14 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
-from transformers import LlamaConfig, LlamaForCausalLM
+from transformers import (
+    BartConfig,
+    BartForConditionalGeneration,
+    LlamaConfig,
+    LlamaForCausalLM,
+    MistralConfig,
+    MistralForCausalLM,
+)
 
 from tests.models import ragged_batch, tiny_t5, with_ia3
 from tests.scoring.test_engines import shared_batch
@@ -143,7 +150,7 @@ def many_choices() -> Batch:
 
 
 @pytest.mark.parametrize("rows", [100, 5000])
-@pytest.mark.parametrize("kind", ["t5", "llama"])
+@pytest.mark.parametrize("kind", ["t5", "llama", "bart", "mistral"])
 @pytest.mark.parametrize("make_batch", [shared_batch, many_choices])
 @pytest.mark.parametrize("engine", scoring.ENGINES)
 def test_the_estimate_covers_what_a_pass_takes(engine: str, make_batch: Any, kind: str, rows: int) -> None:
@@ -156,8 +163,17 @@ def test_the_estimate_covers_what_a_pass_takes(engine: str, make_batch: Any, kin
         "hidden_size": 128, "intermediate_size": 256, "num_attention_heads": 4, "num_hidden_layers": 2,
         "vocab_size": rows, "pad_token_id": 0,
     }  # fmt: skip
-    model: Any = random_model(shape, 0) if kind == "t5" else LlamaForCausalLM(LlamaConfig(**llama)).eval()
-    batch = make_batch()
+    bart = {
+        "d_model": 128, "encoder_ffn_dim": 256, "decoder_ffn_dim": 256, "encoder_layers": 2, "decoder_layers": 2,
+        "encoder_attention_heads": 4, "decoder_attention_heads": 4, "vocab_size": rows, "max_position_embeddings": 128,
+    }  # fmt: skip
+    make: dict[str, Any] = {
+        "t5": lambda: random_model(shape, 0),
+        "llama": lambda: LlamaForCausalLM(LlamaConfig(**llama)),
+        "bart": lambda: BartForConditionalGeneration(BartConfig(**bart)),
+        "mistral": lambda: MistralForCausalLM(MistralConfig(**llama, num_key_value_heads=4, sliding_window=16)),
+    }
+    model, batch = make[kind]().eval(), make_batch()
     with scoring_mode(model):
         token_logprob(model, batch, engine)
         with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
@@ -168,7 +184,9 @@ def test_the_estimate_covers_what_a_pass_takes(engine: str, make_batch: Any, kin
         held += event.nbytes()
         peak = max(peak, held)
     assert peak > 100_000
-    assert peak < scoring_bytes(model, batch, engine) < 12 * peak
+    way = scoring.way_of_scoring(model, batch, engine)
+    assert (way == "plain") == (engine == "plain")
+    assert peak < scoring_bytes(model, batch, way) < 12 * peak
 
 
 def run(tmp_path: Path, name: str, *overrides: str) -> Any:

@@ -86,7 +86,7 @@ def scoring_bytes(model: Any, batch: Batch, engine: str) -> int:
     row = length if model.config.is_encoder_decoder else length + beside
     seen = max(row * row, beside * (beside + length) if engine == "seq2seq" else 0)
     scores = 2 * examples * heads * seen
-    in_rows = 4 * padded * width if model.config.is_encoder_decoder else 0  # choices side by side in self-attention
+    in_rows = 0 if engine == "seq2seq" or not model.config.is_encoder_decoder else 4 * padded * width  # one a choice
     return int((states + scores + in_rows) * item_bytes + logit_bytes)
 
 
