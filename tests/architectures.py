@@ -187,7 +187,7 @@ def known(kind: Any, changes: dict[str, Any]) -> dict[str, Any]:
     return {k: v for k, v in COMMON.items() if k in names and kind.attribute_map.get(k, k) not in changed} | changes
 
 
-def lively(model: nn.Module) -> nn.Module:
+def lively(model: Any) -> nn.Module:
     """With weights by which attention matters to the scores, and biases that are not zero."""
     # T5's relatives make their states small before the head, but those that have a head of their own
     small = hasattr(model.config, "relative_attention_num_buckets")

@@ -36,7 +36,12 @@ warnings.filterwarnings("ignore", message=LAUNCHER_NOTE)
 warnings.filterwarnings("ignore", message="A worker stopped while some jobs were given to the executor")
 
 # settings that have another name now: {old: new}. The old one works for one release, with a warning
-RENAMED: dict[str, str] = {}
+RENAMED: dict[str, str] = {"method.layers": "method.targets", "method.linears": "method.targets"}
+# settings that methods still take, of adapters saved with them, but that no file of configs/method has
+FORMER = (
+    "method.keys_values", "method.fused_keys_values", "method.feed_forward_linear_branch", "method.feed_forward_first",
+    "method.feed_forward_second",
+)  # fmt: skip
 # what the command line may say beside adapter=RUN: the rest was settled when it was trained
 EVALUATION_SETTINGS = (
     "adapter", "dataset", "data", "text", "label", "data_dir", "templates", "score", "model", "trainer", "max_tokens",
@@ -99,6 +104,9 @@ def with_new_names(arguments: Sequence[str]) -> list[str]:
         if key in RENAMED:
             log.warning(f"{key}= is called {RENAMED[key]}= now; the old name will go with the next release.")
             marked = marked.removesuffix(key) + RENAMED[key]
+        if key in FORMER:
+            log.warning(f"{key}= names layers as before version 0.3; method.targets= does so now.")
+            marked = f"++{key}"
         renamed.append(marked + equals + value)
     return renamed
 

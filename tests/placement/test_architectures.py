@@ -23,11 +23,12 @@ from tfew.placement.structure import Attention, FeedForward, layers
 REFUSED = {
     "mamba": "no attention", "mamba2": "no attention", "falcon_mamba": "no attention", "rwkv": "no attention",
     "xlstm": "no softmax attention", "xlnet": "matrices of attention that are no layers",
+    "moshi": "linear layers of a kind of its own", "lfm3": "no attention in its first two layers",
 }  # fmt: skip
 # layers without attention that is known, which method.partial=true accepts
 HYBRID = {
-    "bamba", "granitemoehybrid", "jamba", "lfm2", "lfm2_moe", "minimax", "qwen3_5", "qwen3_5_text", "qwen3_next",
-    "recurrent_gemma", "zamba2",
+    "bamba", "granitemoehybrid", "jamba", "lfm2", "lfm2_moe", "minimax", "olmo_hybrid", "qwen3_5", "qwen3_5_text",
+    "qwen3_next", "recurrent_gemma", "zamba2",
 }  # fmt: skip
 IN_CHUNKS = {"led", "led-wide", "pegasus_x", "longt5-global"}  # attention by other products than two
 NEEDS_IMAGES = {"llama4"}  # its class cannot run on text alone
@@ -125,11 +126,15 @@ def first(output: Any) -> Tensor:
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in {*REFUSED, *IN_CHUNKS, *NEEDS_IMAGES}])
 def test_vectors_at_two_double_keys_and_values_and_leave_queries(name: str) -> None:
+    check_attention(name, IA3(partial=name in HYBRID))
+
+
+def check_attention(name: str, method: IA3) -> None:
     model = tiny(name)
     model.set_attn_implementation("eager")
     model.config.clip_qkv = None  # a clip comes after the matrices, and so after the vectors
     attentions, _ = structure(model)
-    attach(IA3(partial=name in HYBRID), model)
+    attach(method, model)
     seen = calls(model, [attention.name for attention in attentions])
     assert seen.keys() == {attention.name for attention in attentions}
     for attention in attentions:
@@ -182,10 +187,14 @@ def test_attention_in_chunks(name: str) -> None:
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name not in {*REFUSED, *NEEDS_IMAGES}])
 def test_the_feed_forward_vector_at_two_doubles_what_the_second_matrix_makes(name: str) -> None:
+    check_feed_forward(name, IA3(partial=name in HYBRID))
+
+
+def check_feed_forward(name: str, method: IA3) -> None:
     """Without its bias: what enters it is doubled, since it is linear. So for experts."""
     model = tiny(name)
     _, feed_forwards = structure(model)
-    attach(IA3(partial=name in HYBRID), model)
+    attach(method, model)
     with torch.no_grad():
         for bias in (n for n, _ in model.named_parameters() if n.endswith(("bias",))):
             model.get_parameter(bias).zero_()

@@ -42,13 +42,15 @@ def whole_layers(model: nn.Module, partial: bool) -> list[Layer]:
             f"{kind} has no attention and feed-forward whose keys, values and inner activations are known: name layers"
             " with method.targets=, or describe its classes in a file of configs/backbone."
         )
+    unknown = [name for layer in found for name in layer.unknown]
     lacking = {
         part: [layer.name for layer in found if not has(layer)]
         for part, has in PARTS.items()
         if not all(map(has, found))
     }
-    if lacking and not partial:
-        said = "; ".join(f"no {part} in {len(names)} ({shorten_list(names, 3)})" for part, names in lacking.items())
+    if (lacking or unknown) and not partial:
+        parts = [f"no {part} in {len(names)} ({shorten_list(names, 3)})" for part, names in lacking.items()]
+        said = "; ".join([*parts, *([f"not known: {shorten_list(unknown, 3)}"] if unknown else [])])
         raise UserError(
             f"Of the {len(found)} layers of {kind} not all have their share: {said}. method.partial=true accepts that;"
             " method.targets= names layers; a file of configs/backbone describes classes."

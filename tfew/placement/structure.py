@@ -86,6 +86,7 @@ class Layer:
     attentions: list[Attention] = field(default_factory=list)
     feed_forwards: list[FeedForward] = field(default_factory=list)
     shares_keys: bool = False  # with an earlier layer, whose keys and values it attends to
+    unknown: list[str] = field(default_factory=list)  # attention and experts that are not known to be placed right
 
     @property
     def has_keys(self) -> bool:
@@ -110,7 +111,24 @@ def layers(model: Any) -> list[Layer]:
             found[key].attentions += _attention(name, module, model)
             found[key].feed_forwards += _feed_forward(name, module)
             found[key].shares_keys |= bool(getattr(module, "is_kv_shared_layer", False))
+        for key, name, module in modules:
+            if key in found and _looks_like_a_part(name, module) and not _is_known(name, found[key]):
+                found[key].unknown.append(name)
     return list(found.values())
+
+
+def _looks_like_a_part(name: str, module: nn.Module) -> bool:
+    """Whether this holds matrices of its own and is called attention or experts: one that is not known is said."""
+    holds = bool(_linears(module)) or (_is_matrix(module) and not isinstance(module, LINEAR))
+    of_experts = "experts" in name.split(".") and not _linears(module)
+    shares = getattr(module, "is_kv_shared_layer", False)
+    return holds and not shares and ("Attention" in type(module).__name__ or of_experts)
+
+
+def _is_known(name: str, layer: Layer) -> bool:
+    """Whether this is a part that was found, is in one or around one."""
+    parts = [attention.name for attention in layer.attentions] + [part.name for part in layer.feed_forwards]
+    return any(f"{name}.".startswith(f"{part}.") or f"{part}.".startswith(f"{name}.") for part in parts)
 
 
 def _text_roots(model: Any) -> Iterator[tuple[str, nn.Module]]:
@@ -235,7 +253,7 @@ def _strange_children(module: nn.Module, used: set[str]) -> list[str]:
     return [
         name
         for name, child in module.named_children()
-        if name not in used | norms
+        if name not in used | norms | {"indexer"}  # which chooses tokens to attend to
         and not isinstance(child, (*LINEAR, nn.Embedding))
         and not (HARMLESS_NORM.match(name) and _is_norm(child))
         and any(True for _ in child.parameters())
