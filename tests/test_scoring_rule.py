@@ -25,6 +25,7 @@ from tfew.evaluate import evaluate
 from tfew.models.adapters_io import CONFIG_FILE, adapter_scoring, load_weights
 from tfew.prediction.predictor import Predictor
 from tfew.preview import preview
+from tfew.runs.card import describe_scoring
 from tfew.runs.records import RunRecord, load_record
 from tfew.schema import Prediction
 from tfew.scoring.score import plain_token_logprob, scoring_mode, token_logprob
@@ -269,6 +270,12 @@ def test_a_temperature_holds_for_its_rule(adapters: dict[str, Path], caplog: pyt
         (task,) = Predictor.load(folder, "trainer=cpu", "score.eos=include").tasks.values()
     assert task.temperature == 1
     assert "(score.norm=sum, score.eos=include)" in caplog.text
+
+
+def test_a_card_and_a_summary_say_what_is_not_t_fews_way() -> None:
+    assert describe_scoring({"eos": "include", "chat": False}) == ""
+    both = describe_scoring({"eos": "exclude", "chat": True})
+    assert both == "scored without their end-of-text, as answers in the model's chat template"
 
 
 def test_runs_that_are_trained_together_have_each_its_rule(

@@ -11,6 +11,7 @@ from tfew.costs.formulas import inference_flops, training_flops
 from tfew.devices.distributed import is_main_process
 from tfew.models.adapters_io import save_temperature
 from tfew.ranking.label_table import by_label, confusions, doubts
+from tfew.runs.card import describe_scoring
 from tfew.runs.checkpoints import remove_checkpoints
 from tfew.runs.identity import model_name, resolved_with_hashes
 from tfew.runs.records import RunRecord, git_commit, library_versions, save_record
@@ -98,18 +99,13 @@ def print_summary(record: RunRecord, path: Path) -> None:
         print(f"  {counts['cut_prompts']} of {counts['prompts']} prompts did not fit max_tokens and were cut.")
     if counts.get("empty_renders"):
         print(f"  {counts['empty_renders']} times a template rendered nothing for a row and was skipped.")
-    if record.scoring["eos"] == "exclude" or record.scoring["chat"]:
-        print(f"  choices are scored {_describe_scoring(record.scoring)}.")
+    if scored := describe_scoring(record.scoring):
+        print(f"  choices are {scored}.")
     parameters, took = record.parameters, f"evaluated in {seconds['evaluate']:.0f} s"
     if parameters["trained"]:
         took = f"trained {parameters['trained']:,} parameters in {seconds['train']:.0f} s, {took}"
     print(f"  model of {parameters['total']:,} parameters, adapter of {parameters['trainable']:,}; {took}")
     print(f"  record: {path}", flush=True)
-
-
-def _describe_scoring(scoring: Mapping[str, Any]) -> str:
-    end = "with" if scoring["eos"] == "include" else "without"
-    return f"{end} their end-of-text{', as answers in the chat template' if scoring['chat'] else ''}"
 
 
 def _print_metrics(metrics: Mapping[str, Any]) -> None:

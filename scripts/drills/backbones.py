@@ -1,4 +1,4 @@
-"""Every architecture that the tests know: where (IA)³ and LoRA are, how it is scored, how far that is from transformers.
+"""Every architecture that the tests know: where (IA)³ and LoRA are, how it is scored, how far from transformers.
 
     python -m scripts.drills.backbones          writes evidence/backbones.md
 

@@ -3,7 +3,9 @@
 Only named fields of the record go in: the configuration as a whole holds paths of the machine.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from tfew.files.hub import hub_id
 from tfew.runs.records import RunRecord
@@ -43,11 +45,21 @@ def _body(record: RunRecord, base: str | None) -> list[str]:
         f"| training | {record.config['steps']} steps of {record.config['batch_size']} examples,"
         f" loss {record.loss}, seed {record.seed}, {record.seconds['train']:.0f} s |",
         f"| adapter | {record.adapter_bytes:,} bytes |",
+        *([f"| answers | {scored} |"] if (scored := describe_scoring(record.scoring)) else []),
         f"| run | {record.name} |",
         f"| code | commit {record.git_commit or 'unknown'}, torch {record.versions['torch']},"
         f" transformers {record.versions['transformers']} |",
         "",
     ]
+
+
+def describe_scoring(scoring: Mapping[str, Any]) -> str:
+    """How choices are scored (`RunRecord.scoring`), where that is another way than T-Few's; else empty."""
+    ways = [
+        *(["without their end-of-text"] if scoring.get("eos") == "exclude" else []),
+        *(["as answers in the model's chat template"] if scoring.get("chat") else []),
+    ]
+    return f"scored {', '.join(ways)}" if ways else ""
 
 
 def _data(record: RunRecord) -> str:
