@@ -1,6 +1,7 @@
 """Where in a model adapters belong: read off its structure, never off a name that matches by chance.
 
 * structure: the transformer layers of a model, with the attention and the feed-forwards that each has
+* attention, feed_forward: how those are known
 * backbone_rules: what configs/backbone says of attention and feed-forward classes that structure alone does not tell
 * places: a vector's place, and the linear layers that a method of matrices takes
 * targets: layers named by the user, by full name or pattern

@@ -41,3 +41,22 @@ def features(layer: Any) -> tuple[int, int]:
     """(inputs, outputs) of a linear layer."""
     rows, columns = layer.weight.shape
     return (rows, columns) if isinstance(layer, Conv1D) else (columns, rows)
+
+
+def linears_of(module: nn.Module) -> dict[str, Any]:
+    """Children that are linear layers, by name."""
+    return {name: child for name, child in module.named_children() if isinstance(child, LINEAR)}
+
+
+def is_linear(module: nn.Module, name: str) -> bool:
+    """Whether there is a linear layer of this (dotted) name in the module."""
+    try:
+        return isinstance(module.get_submodule(name), LINEAR)
+    except AttributeError:
+        return False
+
+
+def is_matrix(module: nn.Module) -> bool:
+    """Whether the module itself holds numbers that states are multiplied with."""
+    own = any(parameter.dim() > 1 for parameter in module.parameters(recurse=False))
+    return own and not isinstance(module, nn.Embedding)

@@ -10,6 +10,5 @@
 * self_test: whether a fast way gives the plain one's numbers
 * text_config: vocabulary and windows of the part that makes text
 * memory_budget: budgets, and halving what does not fit
-* decoder_start: what an encoder-decoder's decoder begins with
 * routing: which task each row belongs to
 """
