@@ -241,7 +241,9 @@ def trained(task: str, raft_data: Path, runs: Path, *overrides: str) -> Any:
 
 
 @pytest.mark.parametrize(
-    "tasks", [["overruling", "tai_safety_research"], pytest.param(TASKS, marks=pytest.mark.slow)], ids=["two", "all"]
+    "tasks",
+    [["overruling", "tai_safety_research"], pytest.param(TASKS, marks=[pytest.mark.slow, pytest.mark.drill])],
+    ids=["two", "all"],
 )
 def test_folds_and_a_submission(tasks: list[str], raft_data: Path, tmp_path: Path) -> None:
     runs, output = tmp_path / "runs", tmp_path / "out"

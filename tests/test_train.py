@@ -255,7 +255,7 @@ def test_a_finished_run_survives_an_overwrite_that_cannot_start(train_tiny: Trai
         [f"model.path={empty}"],
         [f"init_adapter={empty}"],
         ["optimizer.lr=abc"],
-        ["method.feed_forward_second=[x]", "method.feed_forward_linear_branch=[y]"],
+        ["method.targets={inputs: [x]}"],
     ):
         with pytest.raises(UserError):
             train_tiny(*bad, f"run_dir={run}", "overwrite=true")

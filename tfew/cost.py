@@ -66,7 +66,7 @@ def _one_run(config: DictConfig) -> tuple[list[dict[str, Any]], str]:
         load=partial(build_trainable, config, prompt_tokenizer) if config.measure else None,
     )
     placement = method.placement(build_shape(config, tokens))
-    where = {} if placement is None else {"placement": asdict(placement)}
+    where = {} if placement is None else {"placement": placement.to_json()}
     row = {"model": model_name(config), "method": config.method.name, **where, **report}
     table = "" if placement is None else f"\n\n{config.method.name} is on {placement.as_text()}"
     return [row], f"{_counts_as_text([row])}{table}\n\n{as_text(row)}"

@@ -241,6 +241,7 @@ def test_the_shipped_checkpoint_is_small_and_whole() -> None:
     assert len(tokenizer("anna gave the hammer to ben.")["input_ids"]) == 8  # a token a word, the full stop, the end
 
 
+@pytest.mark.drill
 @pytest.mark.slow
 def test_the_vocabulary_is_made_again_the_same(tmp_path: Path) -> None:
     from scripts.make_mini_t0 import vocabulary_texts

@@ -47,6 +47,7 @@ class Products(TorchFunctionMode):
         self.keys: list[Tensor] = []
         self.values: list[Tensor] = []
         self._pending = True
+        self.off = False
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is WHOLE:
@@ -55,7 +56,7 @@ class Products(TorchFunctionMode):
                 kept.append(given[name].detach().clone())
             with torch._C.DisableTorchFunction():
                 return func(*args, **(kwargs or {}))
-        if func in PRODUCTS:
+        if func in PRODUCTS and not self.off:
             flat = [
                 a
                 for arg in (*args, *(kwargs or {}).values())
@@ -115,8 +116,17 @@ def vectors_at(model: nn.Module, value: float, roles: Callable[[str], bool]) -> 
 
 def products(model: nn.Module, name: str, call: Any) -> Products:
     args, kwargs = call
+    module = model.get_submodule(name)
     with torch.no_grad(), Products() as recorded:
-        model.get_submodule(name)(*args, **kwargs)
+        hooks = [
+            register(lambda *_, off=off: setattr(recorded, "off", off))
+            for child, part in module.named_children()
+            if child == "indexer"  # it multiplies queries and keys of its own, to choose tokens
+            for register, off in ((part.register_forward_pre_hook, True), (part.register_forward_hook, False))
+        ]
+        module(*args, **kwargs)
+    for hook in hooks:
+        hook.remove()
     return recorded
 
 

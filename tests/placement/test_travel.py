@@ -21,7 +21,9 @@ from tfew.models.foreign_adapters import read_peft, write_peft
 
 RUN = [name for name in NAMES if name not in {*REFUSED, *NEEDS_IMAGES}]
 # peft 0.21 asks a transformers 5 model for an attribute by its old name
-pytestmark = pytest.mark.filterwarnings("ignore:.*:UserWarning", "ignore:.*:FutureWarning")
+pytestmark = pytest.mark.filterwarnings(
+    "ignore:.*:UserWarning", "ignore:.*:FutureWarning", "ignore:target_parameters=:RuntimeWarning"
+)
 
 
 def logits(model: Any) -> Tensor:

@@ -78,8 +78,10 @@ def test_as_transformers_shifts_labels(make: Callable[[], nn.Module], start: int
 def test_a_checkpoint_that_says_none() -> None:
     model: Any = tiny_t5()
     model.config.decoder_start_token_id = model.generation_config.decoder_start_token_id = None
+    assert decoder_start_id(model) == model.config.pad_token_id == 0, "what T5's relatives start from"
+    model.config.pad_token_id = None
     with pytest.raises(
-        UserError, match=r"T5ForConditionalGeneration does not say .* decoder_start_token_id in its config"
+        UserError, match=r"T5ForConditionalGeneration does not say .* its config.json needs decoder_start_token_id"
     ):
         decoder_start_id(model)
 

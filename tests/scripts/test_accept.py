@@ -76,6 +76,7 @@ def test_within_the_spread(cell: Cell, within: bool) -> None:
     assert accept._within(cell) is within
 
 
+@pytest.mark.drill
 @pytest.mark.slow
 def test_from_the_authors_file_to_the_comparison(
     made_data: Path, tmp_path: Path, vectors: Path, capfd: pytest.CaptureFixture[str]

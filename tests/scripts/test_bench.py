@@ -99,6 +99,7 @@ def test_how_far_the_service_may_differ() -> None:
     assert not passes(service.TOLERANCE)
 
 
+@pytest.mark.drill
 @pytest.mark.slow
 def test_the_gpu_script_runs_on_a_cpu_and_ends_with_its_table() -> None:
     options = ("--shapes", "tiny", "--rounds", "2", "--choices", "2,20")

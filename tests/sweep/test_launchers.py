@@ -102,7 +102,7 @@ def numbers(output: str) -> tuple[int, ...]:
     return tuple(map(int, found.groups()))
 
 
-@pytest.mark.parametrize("launcher", ["joblib", "submitit_local"])
+@pytest.mark.parametrize("launcher", ["joblib", pytest.param("submitit_local", marks=pytest.mark.drill)])
 def test_launchers(launcher: str, tmp_path: Path, undisturbed: dict[int, bytes]) -> None:
     """One job's value cannot be: the other runs, and once it is mended only what is left is made."""
     values = (f"few_shot_seed={SEEDS[0]}", "optimizer.lr=2e-2,0")  # the first rate is the experiment's own
@@ -158,6 +158,7 @@ def test_a_killed_worker_costs_only_time(
     assert predictions(tmp_path) == undisturbed
 
 
+@pytest.mark.drill
 def test_two_people_start_the_same_sweep(tmp_path: Path, undisturbed: dict[int, bytes]) -> None:
     """They share the work, each run is made once, and both end when all runs are finished."""
     both = [start_command(*command(tmp_path)) for _ in range(2)]
@@ -208,6 +209,7 @@ for task in 0 1; do echo "77_$task|RUNNING|here"; done
 """
 
 
+@pytest.mark.drill
 def test_slurm(tmp_path: Path, undisturbed: dict[int, bytes], monkeypatch: pytest.MonkeyPatch) -> None:
     """Stand-ins for Slurm's commands run the array's tasks here; the script is the one that a cluster would get."""
     bin_folder, runs = tmp_path / "bin", tmp_path / "runs"

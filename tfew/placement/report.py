@@ -23,6 +23,10 @@ class Placement:
     line: str
     rows: list[tuple[str, str, str, int]]
 
+    def to_json(self) -> dict[str, Any]:
+        names = ("what", "module", "of", "count")
+        return {"line": self.line, "rows": [dict(zip(names, row, strict=True)) for row in self.rows]}
+
     def as_text(self) -> str:
         """The line, and under it the table."""
         width = max(len(module) for _, module, _, _ in self.rows)
