@@ -16,7 +16,7 @@ LAYERS = """
 errors
 environment
 devices
-files
+files examples
 schema settings
 config
 mini_t0
