@@ -24,7 +24,7 @@ from tfew.data.tokenization import TokenizedPrompt, collate
 from tfew.methods.base import adapter_parameters, attach
 from tfew.models.method_builder import make_method
 from tfew.schema import Batch, Prediction
-from tfew.scoring import fast_decoder_only, fast_encoder_decoder, prefix_layout, self_test, vocabulary
+from tfew.scoring import fast_decoder_only, fast_t5, prefix_layout, self_test, vocabulary
 from tfew.scoring import score as scoring
 from tfew.scoring.losses import T_FEW, counts, loss_terms
 from tfew.scoring.packing import packing, packing_by_row
@@ -100,7 +100,7 @@ def test_t5_scores_equal_the_plain_ones(feed_forward: str, name: str) -> None:
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_has_the_same_scores_and_gradients(name: str) -> None:
     model = attached(name, tiny_t5())
-    assert fast_encoder_decoder.supports(model) == (name not in CHANGE_ATTENTION)
+    assert fast_t5.supports(model) == (name not in CHANGE_ATTENTION)
     for batch in BATCHES.values():
         assert_same_scores(model, batch)
         fast, plain = gradients(model, batch, "fast"), gradients(model, batch, "plain")
@@ -116,7 +116,7 @@ def test_mt5_and_a_scaled_output() -> None:
     config.decoder_start_token_id = 0
     torch.manual_seed(0)
     model = MT5ForConditionalGeneration(config).eval()
-    assert fast_encoder_decoder.supports(model)
+    assert fast_t5.supports(model)
     assert_same_scores(model, shared_batch())
     scaled: Any = tiny_t5()
     unscaled = token_logprob(scaled, shared_batch()).detach()

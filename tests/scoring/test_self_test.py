@@ -7,7 +7,7 @@ from tests.architectures import DECODERS, WINDOW, decoder, tiny
 from tests.scoring.test_architectures import long_batch, made
 from tests.scoring.test_engines import lively
 from tfew.errors import UserError
-from tfew.scoring import fast_decoder_only, fast_seq2seq, prefix_layout
+from tfew.scoring import fast_decoder_only, fast_encoder_decoder, prefix_layout
 from tfew.scoring.decoder_start import decoder_start_id
 from tfew.scoring.output_head import OwnHead, output_head
 from tfew.scoring.score import DECODER_ONLY, PLAIN, SEQ2SEQ, plain_token_logprob, scoring_mode, way_of_scoring
@@ -19,7 +19,7 @@ WINDOWED = ["gemma3", "mistral", "gpt_oss", "cohere2", "qwen2", "t5gemma"]
 
 @pytest.mark.parametrize("name", WINDOWED)
 def test_a_window_that_is_not_heeded_is_found_out(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    engine = fast_seq2seq if name == "t5gemma" else fast_decoder_only
+    engine = fast_encoder_decoder if name == "t5gemma" else fast_decoder_only
     assert windows(tiny(name)) == [WINDOW]
     monkeypatch.setattr(prefix_layout, "_near", lambda kind, size, position_BK, _: torch.ones((), dtype=torch.bool))
     model = tiny(name)

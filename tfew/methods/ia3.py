@@ -20,10 +20,10 @@ from tfew.methods.ia3_exchange import IA3Exchange
 from tfew.methods.merging import restore_class, scale_inputs, scale_outputs
 from tfew.methods.surgery import swap_class
 from tfew.methods.task_bank import Scaler, Scaling, scale_heads
-from tfew.placement.by_name import NamedLayers
+from tfew.placement.legacy_names import NamedLayers
+from tfew.placement.named_layers import matching
 from tfew.placement.places import NAMED, Place, features
 from tfew.placement.report import Placement, coverage, of_places, whole_layers
-from tfew.placement.targets import matching
 
 
 class OutputScaled(nn.Module):
@@ -102,7 +102,7 @@ class IA3(IA3Exchange):
     """`targets` names the layers in place of the model's structure: `outputs` and `inputs`, each a list of full names,
     last name parts or patterns. `partial` accepts layers of the model without their share.
 
-    The other arguments are those of adapters saved before version 0.3 (see `tfew.placement.by_name`).
+    The other arguments are those of adapters saved before version 0.3 (see `tfew.placement.legacy_names`).
     """
 
     def __init__(

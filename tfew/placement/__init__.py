@@ -4,7 +4,7 @@
 * attention, feed_forward: how those are known
 * backbone_rules: what configs/backbone says of attention and feed-forward classes that structure alone does not tell
 * places: a vector's place, and the linear layers that a method of matrices takes
-* targets: layers named by the user, by full name or pattern
-* by_name: placement by lists of names, as adapters saved before version 0.3 have it
+* named_layers: layers named by the user, by full name or pattern
+* legacy_names: placement by lists of names, as adapters saved before version 0.3 have it
 * report: where a method is, in one line and as a table, and the error for a layer without its share
 """

@@ -8,10 +8,10 @@ from typing import Any
 from torch import nn
 
 from tfew.errors import UserError, shorten_list
-from tfew.placement.by_name import layers_named
+from tfew.placement.legacy_names import layers_named
+from tfew.placement.named_layers import matching
 from tfew.placement.places import KEYS, KEYS_VALUES, LINEAR, VALUES, Place
 from tfew.placement.structure import Layer, layers
-from tfew.placement.targets import matching
 
 PARTS = {"keys and values": lambda layer: layer.has_keys, "feed-forward": lambda layer: bool(layer.feed_forwards)}
 
@@ -72,8 +72,8 @@ def coverage(found: Sequence[Layer]) -> str:
 
 @dataclass(frozen=True)
 class MatrixChoice:
-    """Which matrices a method takes: by the model's structure, or those named by `targets` (`tfew.placement.targets`)
-    or `last_parts` (adapters saved before version 0.3). Without `second`, those that inner activations enter are left
+    """Which matrices a method takes: by the model's structure, or those named by `targets` (see
+    `tfew.placement.named_layers`) or `last_parts` (adapters saved before version 0.3). Without `second`, those that inner activations enter are left
     out.
     """
 

@@ -5,7 +5,7 @@
 * plain: the reference engine: everything padded
 * padding: which models can be scored in padded rows
 * decoder_start: the token that an encoder-decoder starts from
-* fast_encoder_decoder, fast_seq2seq, fast_decoder_only: the fast engine: T5, other encoder-decoders, decoders
+* fast_t5, fast_encoder_decoder, fast_decoder_only: the fast engine, of T5, other encoder-decoders, decoders
 * packing, prefixes, prefix_layout, context, output_head, vocabulary, chunks: its parts
 * self_test: whether a fast way gives the plain one's numbers
 * text_config: vocabulary and windows of the part that makes text

@@ -1,189 +1,142 @@
-"""The T5 fast path: packed tokens, so nothing is computed for padding, and one encoding shared by all choices.
+"""Encoder-decoders of every kind: each input encoded once, and the prefixes of all its choices in one row behind it.
 
-transformers' own stacks run as they are; only their attention layers get another forward for the time of a call (so one
-model is for one thread at a time). It projects the packed tokens, unpacks queries, keys and values into rows, and
-packs the result again:
+Such a row is a decoder-only model's whose input is the start token (`tfew.scoring.prefix_layout`), and cross-attention
+makes its keys and values once an example, not once a choice. Inputs are padded; T5 has a way without padding
+(`tfew.scoring.fast_t5`).
 
-    encoder self-attention     rows: examples; T5's relative positions and the padding mask, joined once for all layers
-    decoder self-attention     rows: choices; a shared prefix is in each row that it belongs to
-    cross-attention            rows: examples; the queries of all choices side by side on the example's keys and values
-
-So what a method changes about a projection, a feed-forward or a norm is in force; what changes attention itself
-(other keys, states in front) is not, and `supports` says no.
+A decoder must be told where each prefix stands. Some take positions; others count the places of a row, in a table of
+positions (BART) or in relative positions added to the scores (UMT5): for the time of a call these are looked up by
+position instead. `supports` tries it (`tfew.scoring.self_test`).
 """
 
+import inspect
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Any
-from weakref import WeakSet
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.fsdp import FSDPModule
-from torch.nn.functional import scaled_dot_product_attention
-from transformers.activations import GELUTanh, NewGELUActivation
-from transformers.models.mt5.modeling_mt5 import MT5Attention, MT5Stack
-from transformers.models.t5.modeling_t5 import T5Attention, T5Stack
 
 from tfew.schema import Batch
 from tfew.scoring.chunks import in_chunks
 from tfew.scoring.decoder_start import decoder_start_id
-from tfew.scoring.packing import Packing, packing, packing_by_row
-from tfew.scoring.prefixes import prefixes
+from tfew.scoring.output_head import output_head
+from tfew.scoring.prefix_layout import FULL, RIGHT, Masks, Sees, added, known_kinds, lay_out, layer_masks
 from tfew.scoring.routing import task_routing
+from tfew.scoring.self_test import agrees_with_plain, dtype, window_exceeded
 from tfew.scoring.vocabulary import token_logprob_of_states
 
 log = logging.getLogger(__name__)
-STACKS = (T5Stack, MT5Stack)
-ATTENTION = (T5Attention, MT5Attention)
-_noted: "WeakSet[nn.Module]" = WeakSet()
-MASK_IN_BIAS = torch.empty(1, 1, 1, 1)  # transformers passes a 4D mask on as it is: here to attention that needs none
+CAPACITY = "expert_capacity"  # tokens of a row that an expert takes at most: choices in one row would crowd each other
+TAKEN = {"input_ids", "attention_mask", "encoder_hidden_states", "encoder_attention_mask"}
+BIAS = "has_relative_attention_bias"
+
+_supported: "WeakKeyDictionary[nn.Module, dict[int, bool]]" = WeakKeyDictionary()
 
 
-def is_of_this_kind(model: Any) -> bool:
-    return isinstance(model.get_decoder(), STACKS)
+def supports(model: Any, plain: Callable[[Any, Batch], Tensor], batch: Batch | None = None) -> bool:
+    """Whether this way gives what `plain` gives with the weights of now, for choices as many as the batch's.
+
+    Tried once a model, and once for each window that a row of choices exceeds; says so once where it does not.
+    """
+    window = window_exceeded(model, batch)
+    known = _supported.setdefault(model, {})
+    if window not in known:
+        fits = known_kinds(model) is not None and getattr(model.config, CAPACITY, None) is None
+        fits = fits and _can_be_told(model.get_decoder())
+        known[window] = fits and agrees_with_plain(model, plain, token_logprob, window)
+        if not known[window] and all(known[other] for other in known if other != window):
+            log.info(f"Note: {type(model).__name__} cannot score choices beside one another; engine=plain is used.")
+    return known[window]
 
 
-def supports(model: Any) -> bool:
-    """Whether this is a T5 whose attention is its own, and called when it is this engine's; says so once where not."""
-    fits = is_of_this_kind(model) and _is_unchanged(model)
-    if not fits and model not in _noted:
-        _noted.add(model)
-        log.info(
-            f"Note: the attention of this {type(model).__name__} is called or fed in another way (by its method, or by"
-            " gradient checkpointing); engine=plain is used."
-        )
-    return fits
-
-
-def _is_unchanged(model: Any) -> bool:
-    stacks = [model.get_encoder(), model.get_decoder()]
-    if not all(map(_is_own, stacks)):
+def _can_be_told(decoder: Any) -> bool:
+    """Whether it takes masks and states by the usual names, has no output head in it, and has positions to be told."""
+    taken = inspect.signature(decoder.forward).parameters
+    if not taken.keys() >= TAKEN or decoder.get_output_embeddings() is not None:
         return False
-    modules = [module for stack in stacks for module in stack.modules()]
-    if any(getattr(module, "gradient_checkpointing", False) for module in modules):
-        return False  # layers would run again when their attention is transformers' own
-    attention = [module for module in modules if isinstance(module, ATTENTION)]
-    return all(type(module) in ATTENTION and "forward" not in vars(module) for module in attention)
+    told = "position_ids" in taken or hasattr(decoder, "embed_positions")
+    return told or any(getattr(module, BIAS, False) for module in decoder.modules())
 
 
-def _is_own(stack: nn.Module) -> bool:
-    """Nothing is around the stack, or only what gathers weights that are shared out (FSDP2): a class and two hooks."""
-    shared = isinstance(stack, FSDPModule)
-    kind = type(stack).__bases__[-1] if shared else type(stack)
-    return kind in STACKS and len(stack._forward_hooks) + len(stack._forward_pre_hooks) == 2 * shared
-
-
-def token_logprob(model: Any, batch: Batch, parts: int = 1) -> Tensor:
-    """`tfew.scoring.score.token_logprob` of a model that `supports` accepts."""
-    inputs = packing(batch.input_mask)
-    task_E = batch.tasks_of(batch.input_mask.nonzero()[:, 0])
-    with _packed_attention(model.get_encoder(), _Layout(inputs, inputs, inputs, task_E)), task_routing(task_E):
-        packed_1E = batch.input_ids[batch.input_mask][None]
-        state_1ED = model.get_encoder()(input_ids=packed_1E, attention_mask=MASK_IN_BIAS)[0]
+def token_logprob(model: Any, batch: Batch, parts: int = 1, sees: Sees = RIGHT) -> Tensor:
+    """`tfew.scoring.score.token_logprob` of a model that `supports` accepts; `sees`: another mask."""
+    with task_routing(batch.task_id):
+        state_BLD = model.get_encoder()(input_ids=batch.input_ids, attention_mask=batch.input_mask.long())[0]
     if parts == 1:
-        return _decoded(model, inputs, task_E, state_1ED, batch)
-    return in_chunks(partial(_decoded, model, inputs, task_E, state_1ED), batch, parts)
+        return _decoded(model, state_BLD, batch, sees)
+    return in_chunks(partial(_decoded, model, state_BLD), batch, parts)
 
 
-def _decoded(model: Any, inputs: Packing, task_E: Tensor | None, state_1ED: Tensor, batch: Batch) -> Tensor:
-    """`token_logprob` from the encoder's states, and the tasks of the inputs' tokens."""
-    tree = prefixes(batch)
-    choices = Packing((len(tree.prefix_NT), tree.prefix_NT.shape[1]), None, tree.prefix_NT, tree.token_position_M)
-    queries = packing_by_row(tree.example_M, len(batch))
-    start = decoder_start_id(model)
-    packed_1M = tree.last_token_M.masked_fill(tree.depth_M == 0, start)[None]
-    layout = _Layout(choices, queries, inputs, task_E)
-    with _packed_attention(model.get_decoder(), layout), task_routing(batch.tasks_of(tree.example_M)):
-        state_1MD = model.get_decoder()(
-            input_ids=packed_1M,
-            attention_mask=MASK_IN_BIAS,
-            encoder_hidden_states=state_1ED,
-            encoder_attention_mask=MASK_IN_BIAS,
+def _decoded(model: Any, state_BLD: Tensor, batch: Batch, sees: Sees = RIGHT) -> Tensor:
+    start_B1 = torch.full_like(batch.input_ids[:, :1], decoder_start_id(model))
+    laid = lay_out(
+        replace(batch, input_ids=start_B1, input_mask=torch.ones_like(start_B1, dtype=torch.bool)), sees.mask
+    )
+    masks = layer_masks(model, laid.sees_BKK, laid.position_BK, laid.position_BK, dtype(model), sees.windows)
+    decoder = model.get_decoder()
+    inputs: Masks = batch.input_mask.long()
+    if isinstance(masks, dict):  # a mask of each kind may be joined with this one, as numbers of the same type
+        sees_BKL = batch.input_mask[:, None].expand(-1, laid.ids_BK.shape[1], -1)
+        inputs = {FULL: added(sees_BKL, dtype(model))}
+    with task_routing(batch.task_id), _positions(decoder, laid.position_BK) as told:
+        state_BKD = decoder(
+            input_ids=laid.ids_BK,
+            attention_mask=masks,
+            encoder_hidden_states=state_BLD,
+            encoder_attention_mask=inputs,
             use_cache=False,
+            **told,
         )[0]
-    if getattr(model.config, "scale_decoder_outputs", False):  # the first T5, whose head is its embeddings
-        state_1MD = state_1MD * model.config.d_model**-0.5
-    logprob_P = token_logprob_of_states(state_1MD[0], model.get_output_embeddings(), tree.prefix_P, tree.target_P)
+    state_MD = state_BKD[laid.tree.example_M, laid.token_position_M]
+    logprob_P = token_logprob_of_states(state_MD, output_head(model), laid.tree.prefix_P, laid.tree.target_P)
     return logprob_P.new_zeros(batch.choice_mask.shape).masked_scatter(batch.choice_mask, logprob_P)
 
 
-@dataclass(frozen=True)
-class _Layout:
-    """Rows of a stack's own tokens, and those of queries and keys in cross-attention, which an encoder has not.
-
-    key_task_E: the tasks of the tokens that keys are made of.
-    """
-
-    own: Packing
-    queries: Packing
-    keys: Packing
-    key_task_E: Tensor | None
-
-
 @contextmanager
-def _packed_attention(stack: nn.Module, layout: _Layout) -> Iterator[None]:
-    """Attention as above, and T5 v1.1's activation, written in eight operations, as the one that torch has for it."""
-    attention = [module for module in stack.modules() if type(module) in ATTENTION]
-    slow = [module for module in stack.modules() if type(getattr(module, "act", None)) is NewGELUActivation]
-    activations: list[Any] = [module.act for module in slow]
+def _positions(decoder: Any, position_BK: Tensor) -> Iterator[dict[str, Tensor]]:
+    """What the decoder is told its positions with; what would count places looks them up while this is open."""
+    if "position_ids" in inspect.signature(decoder.forward).parameters:
+        yield {"position_ids": position_BK}
+        return
+    replaced: list[tuple[Any, str]] = []
+
+    def replace_by(look_up: Callable[..., Tensor], module: Any, name: str) -> None:
+        setattr(module, name, partial(look_up, getattr(module, name), position_BK))
+        replaced.append((module, name))
+
     try:
-        for module in attention:
-            module.forward = partial(_attend, module, layout)
-        for module in slow:
-            module.act = GELUTanh()
-        yield
+        if hasattr(decoder, "embed_positions"):
+            replace_by(_from_table, decoder.embed_positions, "forward")
+        for module in decoder.modules():
+            if getattr(module, BIAS, False):
+                replace_by(_from_bias, module, "compute_bias")
+        yield {}
     finally:
-        for module in attention:
-            del module.forward
-        for module, activation in zip(slow, activations, strict=True):
-            module.act = activation
+        for module, name in replaced:
+            delattr(module, name)
 
 
-def _attend(
-    self: Any,
-    layout: _Layout,
-    hidden_states: Tensor,
-    mask: Tensor | None = None,
-    key_value_states: Tensor | None = None,
-    position_bias: Tensor | None = None,
-    **_: Any,
-) -> tuple[Tensor, Tensor | None, None]:
-    """In place of T5Attention.forward; what it hands from layer to layer as bias has the mask in it."""
-    crosses = key_value_states is not None
-    query_rows, key_rows = (layout.queries, layout.keys) if crosses else (layout.own, layout.own)
-    source = key_value_states if crosses else hidden_states
-    queries = self.q(hidden_states)
-    with task_routing(layout.key_task_E) if crosses else nullcontext():  # these are of the inputs' tokens
-        keys, values = self.k(source), self.v(source)
-    query, key, value = (
-        rows.unpack(packed[0]).unflatten(-1, (self.n_heads, -1)).transpose(1, 2)
-        for rows, packed in ((query_rows, queries), (key_rows, keys), (key_rows, values))
-    )
-    if position_bias is None:
-        position_bias = _bias(self, key_rows, query)
-    dropout = self.dropout if self.training else 0.0
-    attended = scaled_dot_product_attention(
-        query, key, value, attn_mask=position_bias, dropout_p=dropout, scale=self.scaling
-    )
-    packed = query_rows.pack(attended.transpose(1, 2).flatten(2))
-    return self.o(packed[None]), position_bias, None
+def _from_table(table: Callable[..., Tensor], position_BK: Tensor, first: Any, *_: Any, **named: Any) -> Tensor:
+    """A row's embeddings of positions, from those of a row that counts them up.
+
+    `first` is what the table is called with: the row's ids, its shape or its states; some are told the count, too.
+    """
+    width = int(position_BK.max()) + 1
+    counted: Any = (1, width)
+    if isinstance(first, Tensor):
+        counted = torch.ones_like(first[:1, :1]).expand(1, width, *first.shape[2:])
+    counts = torch.arange(width, device=position_BK.device)
+    table_WD = table(counted, position_ids=counts) if "position_ids" in named else table(counted)
+    return table_WD.view(width, table_WD.shape[-1])[position_BK]
 
 
-def _bias(attention: Any, keys: Packing, query_BHLK: Tensor) -> Tensor | None:
-    """What is added to the scores: relative positions, and the lowest number where there is nothing to see."""
-    lowest = torch.finfo(query_BHLK.dtype).min
-    bias = query_BHLK.new_zeros(())
-    if attention.has_relative_attention_bias:
-        width = query_BHLK.shape[2]
-        bias = attention.compute_bias(width, width, device=query_BHLK.device).to(query_BHLK.dtype)
-    if attention.is_causal:
-        width = keys.shape[1]
-        causal_mask_QK = torch.ones(width, width, dtype=torch.bool, device=bias.device).tril()
-        return bias.masked_fill(~causal_mask_QK, lowest)
-    if keys.mask_RW is not None:
-        return torch.where(keys.mask_RW[:, None, None], bias, lowest)
-    return bias if attention.has_relative_attention_bias else None
+def _from_bias(compute: Callable[..., Tensor], position_BK: Tensor, *_: Any, **__: Any) -> Tensor:
+    """`[B, H, K, K]`, from the relative biases `[1, H, W, W]` of a row that counts positions up."""
+    width = int(position_BK.max()) + 1
+    bias_HWW = compute(width, width, device=position_BK.device)[0]
+    return bias_HWW[:, position_BK[:, :, None], position_BK[:, None]].transpose(0, 1)

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from tfew.errors import UserError
 from tfew.schema import Batch
-from tfew.scoring import fast_decoder_only, fast_encoder_decoder, fast_seq2seq
+from tfew.scoring import fast_decoder_only, fast_encoder_decoder, fast_t5
 from tfew.scoring.chunks import in_chunks
 from tfew.scoring.context import Context
 from tfew.scoring.memory_budget import halves, joined, scoring_bytes, too_little
@@ -28,7 +28,7 @@ from tfew.scoring.plain import plain_token_logprob as plain_token_logprob  # the
 log = logging.getLogger(__name__)
 ENGINES = ("fast", "plain")
 PLAIN, PACKED, SEQ2SEQ, DECODER_ONLY = "plain", "packed", "seq2seq", "decoder_only"
-ENCODE_FIRST = {PACKED: fast_encoder_decoder.token_logprob, SEQ2SEQ: fast_seq2seq.token_logprob}
+ENCODE_FIRST = {PACKED: fast_t5.token_logprob, SEQ2SEQ: fast_encoder_decoder.token_logprob}
 
 
 def token_logprob(
@@ -61,9 +61,9 @@ def way_of_scoring(model: Any, batch: Batch, engine: str) -> str:
         return PLAIN
     if not model.config.is_encoder_decoder:
         return DECODER_ONLY if fast_decoder_only.supports(model, plain_token_logprob, batch) else PLAIN
-    if fast_encoder_decoder.is_of_this_kind(model):
-        return PACKED if fast_encoder_decoder.supports(model) else PLAIN
-    return SEQ2SEQ if fast_seq2seq.supports(model, plain_token_logprob, batch) else PLAIN
+    if fast_t5.is_of_this_kind(model):
+        return PACKED if fast_t5.supports(model) else PLAIN
+    return SEQ2SEQ if fast_encoder_decoder.supports(model, plain_token_logprob, batch) else PLAIN
 
 
 class BoundedScorer:

@@ -2,8 +2,8 @@
 
 * module: `FewShotModule.training_step`
 * micro_batches: halved where memory does not suffice
-* fit: the trainer around it
-* checkpoint_io: checkpoints written atomically
+* fit: the trainer around it; a killed run is resumed here
+* atomic_checkpoint: checkpoints written atomically
 * optim: schedule and clipping
 * cross_validation: k folds
 * joint_training: several runs in one process

@@ -9,7 +9,7 @@ from pytorch_lightning.plugins.environments import TorchElasticEnvironment
 from pytorch_lightning.strategies import DDPStrategy
 
 from tfew.devices.distributed import local_rank_and_size, world_size
-from tfew.training.checkpoint_io import AtomicCheckpointIO
+from tfew.training.atomic_checkpoint import AtomicCheckpointIO
 
 
 class SummedGradientsDDP(DDPStrategy):

@@ -7,8 +7,8 @@ from typing import Any
 from torch import nn
 
 from tfew.errors import UserError, unknown_value_error
+from tfew.placement.named_layers import no_match
 from tfew.placement.places import FEED_FORWARD, KEYS_VALUES, LINEAR, Place, features
-from tfew.placement.targets import no_match
 
 FUSED_LAYOUTS = ("thirds", "per_head")
 
