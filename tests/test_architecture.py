@@ -20,6 +20,7 @@ files
 schema settings
 config
 mini_t0
+tables
 data
 scoring
 methods

@@ -13,12 +13,12 @@ from tests.test_train import vectors
 from tfew.config import checked, compose
 from tfew.data.describe_table import TableOptions, describe_table
 from tfew.data.infer_columns import MAX_LABEL_CHARACTERS, infer_label_column
-from tfew.data.table_reader import Table, read_table
 from tfew.dataset_config import complete
 from tfew.errors import UserError
 from tfew.evaluate import evaluate, with_run_settings
 from tfew.runs.card import model_card
 from tfew.schema import Prediction
+from tfew.tables.table_reader import Table, read_table
 from tfew.task import eval_task, load_spec, row_folds, train_task
 from tfew.train import train
 

@@ -74,7 +74,9 @@ def test_an_environment_whose_python_is_gone(tmp_path: Path) -> None:
 
 def make(*arguments: str) -> "subprocess.CompletedProcess[str]":
     """As at a prompt: what a make that runs these tests hands to its children is left out, its own lines with it."""
-    environment = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL")}
+    environment = {
+        name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MFLAGS", "MAKELEVEL")
+    }
     return subprocess.run(["make", *arguments], cwd=ROOT, capture_output=True, text=True, check=False, env=environment)
 
 

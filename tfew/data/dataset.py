@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, overload
 
 from tfew.data.labels import LabelRule, Rule, label_rule, parse_choices
-from tfew.errors import UserError, shorten_list
+from tfew.errors import UserError, nearest, shorten_list
 from tfew.files.untrusted import validated
 from tfew.schema import Example
 
@@ -64,6 +64,14 @@ class DatasetSpec:
         """The labels as spelled in the data, by index; None if each row has choices of its own."""
         return tuple(names[0] for names in self.label.names) if isinstance(self.label, LabelRule) else None
 
+    def check_columns(self, needed: Iterable[str], columns: Iterable[Any], where: str) -> None:
+        """Raises UserError, with the nearest of these columns, where what they are called here lacks what is needed."""
+        columns = list(columns)
+        if missing := sorted({*needed} - {self.rename.get(column, column) for column in columns}):
+            spelt = {new: old for old, new in self.rename.items()}
+            renaming = "text=NAME" if self.table is not None else "'+dataset.rename={NAME: COLUMN}'"
+            raise missing_columns_error(where, [spelt.get(name, name) for name in missing], columns, renaming)
+
     def examples(self, rows: Sequence[Mapping[str, Any]], where: str, labelled: bool = True) -> Sequence[Example]:
         """Rows of one file or split as examples; `where` names it in errors.
 
@@ -92,7 +100,9 @@ class DatasetSpec:
         rule = self.label if labelled else None
         if self.label is not None and rule is None:
             fields.pop(self.label.column, None)
-        self._check_present(fields, {*self.columns, *([rule.column] if rule else [])}, where)
+        needed = {*self.columns, *([rule.column] if rule else [])}
+        self.check_columns(needed, row, where)
+        self._check_filled(fields, needed, where)
         for column, kind in self.types.items():
             if column in fields:
                 fields[column] = _convert(fields[column], kind, f"{where}, column {column!r}")
@@ -105,18 +115,26 @@ class DatasetSpec:
         idx = _convert(fields["idx"], "int", f"{where}, column 'idx'")
         return Example(idx=idx, fields=fields, label=label)
 
-    def _check_present(self, fields: dict[str, Any], needed: set[str], where: str) -> None:
-        """Raises UserError for missing or empty columns; null becomes "" in those that may be empty."""
-        if missing := sorted(needed - fields.keys()):
-            raise UserError(
-                f"{where} lacks {', '.join(map(repr, missing))}; it has {', '.join(sorted(map(str, fields)))}."
-            )
+    def _check_filled(self, fields: dict[str, Any], needed: set[str], where: str) -> None:
+        """Raises UserError for empty columns; null becomes "" in those that may be empty."""
         for column in self.may_be_empty:
             fields[column] = "" if fields[column] is None else fields[column]
         for column in sorted(needed - set(self.may_be_empty)):
             value = fields[column]
             if value is None or (self.table is not None and not str(value).strip()):
                 raise UserError(f"{where}: {column!r} is {'null' if value is None else 'empty'}.")
+
+
+def missing_columns_error(where: str, missing: Sequence[str], columns: Sequence[Any], renaming: str) -> UserError:
+    """`columns`: those that there are; `renaming`: the option that says what a column is called here."""
+    near = [found for name in missing if (found := nearest(name, columns)) is not None]
+    hint = f" (did you mean {', '.join(map(repr, near))}?)" if near else ""
+    has = f"it has {', '.join(map(repr, columns))}" if columns else "it has no columns at all"
+    renaming = renaming.replace("NAME", near[0] if near else "NAME").replace("COLUMN", missing[0])
+    return UserError(
+        f"{where} lacks {', '.join(map(repr, missing))}; {has}{hint}. If a column only has another name here, say"
+        f" {renaming}."
+    )
 
 
 def _label(rule: Rule | None, fields: Mapping[str, Any], where: str) -> int | None:

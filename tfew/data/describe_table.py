@@ -11,9 +11,9 @@ from typing import Any
 from tfew.data.infer_columns import infer_label_column, infer_label_encoding, infer_text_column
 from tfew.data.labels import cell_text
 from tfew.data.layout import escape_interpolation, humanize, layout_template, template_names
-from tfew.data.table_reader import Table
 from tfew.data.templates import InlineTemplate, find_promptsource
 from tfew.errors import UserError, shorten_list, unknown_value_error
+from tfew.tables.table_reader import Table
 
 GENERIC_NAMES = {"label", "labels", "class", "target", "y"}  # of label columns: they make no question for the prompt
 MAX_LISTED = 20  # choices in the default prompt, and labels in a message

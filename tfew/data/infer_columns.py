@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tfew.data.labels import ChoiceRule, cell_text, parse_choices
-from tfew.data.table_reader import Table
 from tfew.errors import UserError, shorten_list
+from tfew.tables.table_reader import Table
 
 LABEL_NAMES = (
     "label",

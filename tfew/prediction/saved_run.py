@@ -10,10 +10,11 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from tfew.cli import with_run_settings
+from tfew.cli import overridden, with_run_settings
 from tfew.config import checked, resolved
 from tfew.data.dataset import DatasetSpec
 from tfew.data.templates import Template
+from tfew.dataset_config import with_texts_named
 from tfew.errors import UserError
 from tfew.methods.base import Method
 from tfew.models.build import build_for_scoring, build_tokenizer, saved_method
@@ -23,9 +24,9 @@ from tfew.task import load_mixture_spec, load_spec, train_templates
 
 # what the command line may say beside an adapter; the rest was settled when it was trained
 PREDICTION_SETTINGS = (
-    "adapter", "adapters", "input", "output", "format", "bad_rows", "task_column", "merge", "dataset", "templates",
-    "score", "model", "trainer", "max_tokens", "eval_batch_size", "engine", "memory_gb", "trust_remote_code",
-    "resume", "overwrite",
+    "adapter", "adapters", "input", "output", "format", "bad_rows", "task_column", "merge", "dataset", "text",
+    "templates", "score", "model", "trainer", "max_tokens", "eval_batch_size", "engine", "memory_gb",
+    "trust_remote_code", "resume", "overwrite",
 )  # fmt: skip
 COMPUTATION = (
     "model",
@@ -92,4 +93,6 @@ def saved_run(config: DictConfig, overrides: Sequence[str], folder: str | Path |
     config.adapter = None if folder is None else str(folder)
     config.resume = config.overwrite = False  # of the output, and no run's affair
     config = checked(with_run_settings(config, overrides, PREDICTION_SETTINGS))
+    if "text" in overridden(overrides) and config.adapter is not None:
+        config = with_texts_named(config)
     return SavedRun(config, None if folder is None else Path(str(folder)).expanduser())
