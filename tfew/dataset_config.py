@@ -11,9 +11,10 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from tfew.config import resolved
+from tfew.config import parsed_texts, resolved
 from tfew.data.dataset import DatasetSpec
-from tfew.data.describe_table import TableOptions, describe_table, format_verbalizer
+from tfew.data.describe_table import TableOptions, describe_table
+from tfew.data.label_column import format_verbalizer
 from tfew.data.layout import humanize, layout_template, template_names
 from tfew.data.sources import has_split, load_hub_table, load_split
 from tfew.data.templates import load_templates, select_templates
@@ -25,7 +26,7 @@ from tfew.tables.table_reader import Table, read_table
 
 log = logging.getLogger(__name__)
 
-OWN = ("data", "text", "label", "choices", "template")
+OWN = ("data", "text", "label", "labels", "choices", "template")
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
@@ -101,7 +102,8 @@ def _describe_table(config: DictConfig) -> None:
         raise UserError("data= is missing: the file with your rows (.csv, .tsv, .jsonl, .parquet), or a Hub id.")
     table, source = _load(config)
     template = config.template if config.template is None else _read_template(str(config.template))
-    options = TableOptions(_as_columns(config.text), _as_name(config.label), _plain(config.choices), template)
+    text, label = _as_columns(config.text), _as_name(config.label)
+    options = TableOptions(text, label, parsed_texts(_plain(config.choices)), template, _labels(config))
     described = describe_table(table, options)
     name = _name(str(config.data))
     if config.name == config.dataset.name:
@@ -227,6 +229,14 @@ def _as_columns(value: Any) -> list[str] | None:
 
 def _as_name(value: Any) -> str | None:
     return None if value is None else str(value)
+
+
+def _labels(config: DictConfig) -> list[Any] | None:
+    """All labels, where the user names them."""
+    labels = parsed_texts(_plain(config.get("labels")))
+    if labels is not None and not isinstance(labels, list):
+        raise UserError(f"labels={labels} is no list of labels, as in labels=[spam,ham].")
+    return labels
 
 
 def _plain(value: Any) -> Any:

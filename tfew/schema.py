@@ -21,12 +21,14 @@ if TYPE_CHECKING:
 class Example:
     """One row of a data set after the label rule; knows no prompt.
 
-    `fields` is what templates see; `label` is the index of the right choice, None where unknown.
+    `fields` is what templates see; `label` is the index of the right choice, None where unknown. `unknown_label` is
+    what the row's label is called, where that is none of the task's.
     """
 
     idx: int
     fields: dict[str, Any]
     label: int | None
+    unknown_label: str | None = None
 
 
 @dataclass(frozen=True)

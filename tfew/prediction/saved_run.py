@@ -17,8 +17,10 @@ from tfew.data.templates import Template
 from tfew.dataset_config import with_texts_named
 from tfew.errors import UserError
 from tfew.methods.base import Method
+from tfew.models.adapters_io import WEIGHTS_FILE
 from tfew.models.build import build_for_scoring, build_tokenizer, saved_method
 from tfew.models.loaded_model import LoadedModel
+from tfew.runs.run_folder import finished_settings
 from tfew.settings import EvaluationSettings, settings
 from tfew.task import load_mixture_spec, load_spec, train_templates
 
@@ -82,6 +84,18 @@ class SavedRun:
         return build_for_scoring(self.config, build_tokenizer(self.config))
 
 
+def _check_data(overrides: Sequence[str], folder: str | Path | None) -> None:
+    """Raises UserError for an adapter without its run where nothing says what rows and labels it is for."""
+    path = None if folder is None else Path(str(folder)).expanduser()
+    if path is None or not (path / WEIGHTS_FILE).is_file() or finished_settings(path) is not None:
+        return
+    if not {"dataset", "experiment"} & {key.partition(".")[0] for key in overridden(overrides)}:
+        raise UserError(
+            f"{path} is an adapter without its run (config.yaml, result.json), which says what rows and labels it is"
+            " for: take the whole run folder, or name the data set it was trained on with +experiment= or dataset=."
+        )
+
+
 def saved_run(config: DictConfig, overrides: Sequence[str], folder: str | Path | None) -> SavedRun:
     """The adapter in this folder, with its run's settings under those of the command line."""
     if config.trainer.devices != 1:
@@ -89,6 +103,7 @@ def saved_run(config: DictConfig, overrides: Sequence[str], folder: str | Path |
             f"Labels are made on one device: say trainer.devices=1, not {config.trainer.devices}. For several, start"
             " the command once for each, with its part of the rows."
         )
+    _check_data(overrides, folder)
     config = config.copy()
     config.adapter = None if folder is None else str(folder)
     config.resume = config.overwrite = False  # of the output, and no run's affair

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -62,12 +62,16 @@ def evaluate_model(
 
 def metrics_of(task: Task, answers: Sequence[Answer], norm: str) -> dict[str, Any]:
     """The numbers that `tfew.ranking.metrics` makes of these answers; none where no label is known."""
-    if all(answer.label is None for answer in answers):
+    unknown = task.unknown_labels
+    if all(answer.label is None for answer in answers) and not unknown:
         return {}
     if task.mixture is not None:
         return summarise_members(answers, norm)
-    of_classes = {} if task.classes is None else summarise_classes([a.under(norm) for a in answers], task.classes)
-    return {**summarise(answers, norm), **of_classes}
+    if task.classes is None:
+        return summarise(answers, norm)
+    of_classes = summarise_classes([answer.under(norm) for answer in answers], task.classes, unknown)
+    counted = {"unknown_labels": dict(Counter(unknown.values()))} if unknown else {}
+    return {**summarise(answers, norm, unknown), **of_classes, **counted}
 
 
 def write_predictions(folder: Path, predictions: Sequence[Prediction]) -> None:

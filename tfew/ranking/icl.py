@@ -50,6 +50,10 @@ class Answer:
         return self.members[0].dataset
 
     @property
+    def idx(self) -> int:
+        return self.members[0].idx
+
+    @property
     def label(self) -> int | None:
         return self.members[0].label
 

@@ -19,7 +19,7 @@ NOT_IDENTITY = (
     "trust_remote_code",
 )  # fmt: skip
 # settings that came later: dotted key -> the value that it came with, and with which it leaves a run's name as it was
-INTRODUCED: Mapping[str, Any] = {}
+INTRODUCED: Mapping[str, Any] = {"labels": None, "dataset.lists": {}}
 SAME_NUMBERS = ("ddp", "fsdp")  # values of trainer.strategy with which many devices compute what one computes
 WEIGHT_HASHES = "weights_sha256"  # beside the settings in config.yaml: which weights adapters and shipped models were
 
