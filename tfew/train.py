@@ -102,8 +102,11 @@ def _build(config: DictConfig, training: Task, evaluation: Task | None) -> "Trai
     """Raises UserError for what does not fit together, or into memory."""
     from tfew.costs.memory_forecast import check_memory
     from tfew.models.build import build_blueprint, build_device, build_method, build_tokenizer, build_trainable
+    from tfew.ranking.task_check import check_task, is_checked, report
 
     prompt_tokenizer = build_tokenizer(config)
+    if is_checked(config.dataset, training):
+        report(check_task(training, prompt_tokenizer, config.folds, config.get("labels") is not None))
     if training.mixture is None:
         prompt_tokenizer.check_cuttable_budget(training.prompts[0])
     tokens = len(prompt_tokenizer.tokenizer)

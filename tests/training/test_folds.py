@@ -4,11 +4,11 @@ import random
 
 import pytest
 
-from tfew.data.split import stratified_folds
+from tfew.data.split import duplicate_groups, stratified_folds
 from tfew.errors import UserError
 from tfew.schema import Example, Prompt
 from tfew.task import Task
-from tfew.training.folds import duplicate_groups, row_folds
+from tfew.training.folds import row_folds
 
 
 def task(texts: list[str], classes: tuple[str, ...] | None = ("a", "b")) -> Task:

@@ -8,6 +8,8 @@ from collections import Counter, defaultdict
 from collections.abc import Hashable, Sequence
 from typing import TypeVar
 
+from tfew.schema import Prompt
+
 Label = TypeVar("Label", bound=Hashable)
 
 
@@ -60,6 +62,15 @@ def rare_labels(labels: Sequence[Label], rows: int) -> dict[Label, int]:
     """Labels with fewer rows than this, and how many they have; rarest first."""
     found = {label: count for label, count in Counter(labels).items() if count < rows}
     return dict(sorted(found.items(), key=lambda item: item[1]))
+
+
+def duplicate_groups(prompts: Sequence[Sequence[Prompt]]) -> list[int]:
+    """For each row the first one that the model is shown as the same, blanks and upper case apart; itself if none."""
+    first: dict[tuple[str, tuple[str, ...]], int] = {}
+    return [
+        first.setdefault((" ".join(row[0].input.split()).casefold(), row[0].choices), number)
+        for number, row in enumerate(prompts)
+    ]
 
 
 def _stratified_order(labels: Sequence[Hashable], seed: int) -> list[int]:

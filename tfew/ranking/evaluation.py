@@ -22,6 +22,7 @@ from tfew.ranking.metrics import summarise, summarise_members
 from tfew.ranking.per_label_metrics import summarise_classes
 from tfew.ranking.rank_classification import rank_classify, unconditional_sums
 from tfew.ranking.score_methods import prediction_from, prompts_to_score
+from tfew.ranking.ties import same_choices, without_lucky_guess
 from tfew.runs.run_folder import PREDICTIONS_FILE
 from tfew.schema import Prediction, Prompt
 from tfew.scoring.score import BoundedScorer, score_whole, scoring_mode
@@ -106,9 +107,15 @@ def rank(loaded: LoadedModel, task: Task, settings: EvaluationSettings, context:
         choices = {} if method == "channel" else _unconditional_choices(prompts, settings.score.norm)
         predictions = _score(loaded, settings.eval_batch_size, task.name, unique, encoded, choices)
     by_query = dict(zip(unique, predictions, strict=True))
+    same = same_choices(loaded.prompt_tokenizer, (prompt.choices for prompt in prompts))
     answers = [
         Answer(
-            tuple(prediction_from(prompt, method, [by_query[query] for query in group]) for group in contexts),
+            tuple(
+                without_lucky_guess(
+                    prediction_from(prompt, method, [by_query[query] for query in group]), prompt.choices, same
+                )
+                for group in contexts
+            ),
             settings.icl.combine if context else COMBINATIONS[0],
         )
         for prompt, contexts in zip(prompts, queries, strict=True)

@@ -1,10 +1,7 @@
 """Which fold each training row is in."""
 
-from collections.abc import Sequence
-
-from tfew.data.split import stratified_folds
+from tfew.data.split import duplicate_groups, stratified_folds
 from tfew.errors import UserError
-from tfew.schema import Prompt
 from tfew.task import Task
 
 
@@ -32,12 +29,3 @@ def row_folds(task: Task, folds: int, batch_size: int, seed: int) -> list[int]:
             f" batch_size={least} or less, or bring more rows."
         )
     return fold_of_row
-
-
-def duplicate_groups(prompts: Sequence[Sequence[Prompt]]) -> list[int]:
-    """For each row the first one that the model is shown as the same, blanks and upper case apart; itself if none."""
-    first: dict[tuple[str, tuple[str, ...]], int] = {}
-    return [
-        first.setdefault((" ".join(row[0].input.split()).casefold(), row[0].choices), number)
-        for number, row in enumerate(prompts)
-    ]
