@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tfew.config import CONFIGS, compose
 from tfew.data.fewshot import OFFICIAL_SPLITS, few_shot_file, row_hash
-from tfew.data.formats import read_rows
+from tfew.tables.formats import read_rows
 from tfew.task import load_spec
 
 OFFICIAL_SEEDS = (0, 1, 32, 42, 1024)

@@ -20,7 +20,7 @@ files examples
 schema settings
 config
 mini_t0
-tokens
+tokens tables
 data
 scoring
 placement

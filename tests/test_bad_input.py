@@ -31,7 +31,7 @@ from tfew.train import train
         (["+experiment=rtee"], "Could not find 'experiment/rtee'"),
         (["model=t0_4b"], "Could not find 'model/t0_4b'"),
         (["method=lorax"], "Could not find 'method/lorax'"),
-        (["stepz=3"], "Key 'stepz' is not in struct"),
+        (["stepz=3"], "stepz= is no setting. Did you mean steps=?"),
         (["few_shot=offical"], "Unknown value 'offical' (few_shot=). Did you mean 'official'?"),
         (["data_dir=/nowhere"], "data_dir=/nowhere does not exist."),
         (["+experiment=local"], "data= is missing: the file with your rows"),

@@ -21,7 +21,6 @@ from tests.test_train import folder, predictions
 from tfew.config import compose, resolved
 from tfew.data.dataset import DatasetSpec
 from tfew.data.sources import load_split
-from tfew.data.stream import StreamedRow, StreamPosition
 from tfew.data.templates import Template, load_templates
 from tfew.errors import UserError
 from tfew.files import partial_file
@@ -33,6 +32,7 @@ from tfew.prediction.predictor import Predictor
 from tfew.prediction.result_rows import ResultRows
 from tfew.prediction.task_predictor import Labelled, TaskPredictor, WrongTemplatesError
 from tfew.runs.records import RunRecord
+from tfew.tables.rows import StreamedRow, StreamPosition
 from tfew.train import train
 
 FAMILIES = ("commits", "complaint", "blank")
@@ -226,7 +226,7 @@ def test_columns_by_other_names_and_missing_ones(runs: dict[str, Path]) -> None:
     rows = [{"body": row["text"]} for row in unlabelled("complaint")]
     renamed = Predictor.load(runs["complaint"], "trainer=cpu", "+dataset.rename={body: text}", "dataset.columns=[text]")
     assert_same(renamed(rows), Predictor.load(runs["complaint"], "trainer=cpu")(unlabelled("complaint")))
-    with pytest.raises(UserError, match=r"complaint, row 2 lacks 'text'; it has"):
+    with pytest.raises(UserError, match=r"complaint, row 2 lacks 'body'; it has 'other'"):
         renamed([rows[0], {"other": "x"}])
 
 

@@ -21,7 +21,6 @@ from tests.models import ia3, tiny_t5, with_ia3
 from tests.scoring.test_engines import lively
 from tests.scoring.test_losses import reference
 from tfew.config import compose, resolved
-from tfew.data.formats import read_rows
 from tfew.data.templates import InlineTemplate
 from tfew.data.tokenization import PromptTokenizer, TokenizedPrompt, collate
 from tfew.models.adapters_io import load_weights, save_adapter
@@ -32,6 +31,7 @@ from tfew.runs.records import load_record, save_record
 from tfew.schema import Batch, Example, Prediction, Prompt
 from tfew.scoring.losses import T_FEW, counts, loss_terms
 from tfew.scoring.score import ENGINES, scoring_mode, token_logprob
+from tfew.tables.formats import read_rows
 
 ARGUMENTS = method_arguments(resolved(compose("method=ia3").method))
 EXCHANGED = {"gated": with_ia3(tiny_t5()), "relu": with_ia3(tiny_t5("relu"))}

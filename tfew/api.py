@@ -11,11 +11,10 @@ dot (`optimizer__lr=1e-3`). Mistakes raise `tfew.errors.UserError`, a ValueError
 """
 
 import logging
-import re
 import sys
 from typing import TYPE_CHECKING, Any
 
-from tfew.config import compose
+from tfew.config import as_hydra, compose
 from tfew.environment.versions import check_versions
 from tfew.runs.records import RunRecord
 
@@ -23,8 +22,6 @@ if TYPE_CHECKING:
     from tfew.prediction.predictor import Predictor
 
 __all__ = ["Predictor", "RunRecord", "evaluate", "train"]
-
-PLAIN = re.compile(r"[A-Za-z_][\w./-]*", re.ASCII)  # text that needs no quotation marks in Hydra's grammar
 
 
 def train(*overrides: str, **settings: Any) -> RunRecord:
@@ -56,26 +53,7 @@ def __getattr__(name: str) -> Any:
 
 
 def _as_overrides(settings: dict[str, Any]) -> list[str]:
-    return [f"{key.replace('__', '.')}={_as_hydra(value)}" for key, value in settings.items()]
-
-
-def _as_hydra(value: Any) -> str:
-    """The value in Hydra's grammar for overrides."""
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, int | float):
-        return repr(value)
-    if isinstance(value, list | tuple):
-        return f"[{','.join(map(_as_hydra, value))}]"
-    if isinstance(value, dict):
-        return "{" + ",".join(f"{_as_hydra(key)}:{_as_hydra(item)}" for key, item in value.items()) + "}"
-    text = str(value)
-    if PLAIN.fullmatch(text) and text.lower() not in ("true", "false", "null", "nan", "inf"):
-        return text
-    escaped = re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + ("\\'" if found[2] else ""), text)
-    return f"'{escaped}'"
+    return [f"{key.replace('__', '.')}={as_hydra(value)}" for key, value in settings.items()]
 
 
 def _prepare() -> None:

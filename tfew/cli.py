@@ -18,12 +18,13 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from tfew.config import CONFIGS, LAUNCHER_NOTE
-from tfew.dataset_config import on_other_rows
+from tfew.config import CONFIGS, LAUNCHER_NOTE, check_keys, compose, with_quoted_values
+from tfew.dataset_config import HUB_ID, on_other_rows
 from tfew.devices.distributed import is_main_process
 from tfew.environment.versions import check_versions
 from tfew.errors import UserError
-from tfew.runs.identity import WEIGHT_HASHES
+from tfew.models.adapters_io import adapter_description
+from tfew.runs.identity import WEIGHT_HASHES, model_name
 from tfew.runs.run_folder import finished_settings
 from tfew.settings import FidelitySettings, TrainerSettings, TrainingSettings, settings
 from tfew.sweep.job import run_job
@@ -44,9 +45,9 @@ FORMER = (
 )  # fmt: skip
 # what the command line may say beside adapter=RUN: the rest was settled when it was trained
 EVALUATION_SETTINGS = (
-    "adapter", "dataset", "data", "text", "label", "data_dir", "templates", "score", "model", "trainer", "max_tokens",
-    "eval_batch_size", "eval_rows", "eval_seed", "icl", "runs", "run_dir", "resume", "overwrite", "workers", "engine",
-    "memory_gb", "trust_remote_code",
+    "adapter", "dataset", "data", "text", "label", "labels", "data_dir", "templates", "score", "model", "trainer",
+    "max_tokens", "eval_batch_size", "eval_rows", "eval_seed", "icl", "runs", "run_dir", "resume", "overwrite",
+    "workers", "engine", "memory_gb", "trust_remote_code",
 )  # fmt: skip
 # of that run, not of this one; and how it was computed, which older runs do not know
 NOT_BROUGHT = ("runs", "run_dir", "resume", "overwrite", "engine", "memory_gb", "icl", "trust_remote_code")
@@ -80,18 +81,20 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callabl
                     raise
                 sys.exit("Interrupted. An unfinished run continues with resume=true.")
 
-        return partial(_start, main)
+        return partial(_start, main, config_name)
 
     return decorate
 
 
-def _start(main: Callable[[], Any]) -> Any:
+def _start(main: Callable[[], Any], config_name: str) -> Any:
+    _messages_to_stderr()
     try:
         check_versions()
+        arguments = with_new_names(sys.argv[1:])
+        check_keys(arguments, config_name)
+        sys.argv[1:] = with_quoted_values(arguments, is_sweep=bool({"-m", "--multirun"} & {*arguments}))
     except UserError as error:
         sys.exit(str(error))
-    _messages_to_stderr()
-    sys.argv[1:] = with_new_names(sys.argv[1:])
     return run_in_rounds(main)
 
 
@@ -149,7 +152,8 @@ def on_all_devices(config: DictConfig, name: str) -> Iterator[None]:
 
 def overridden(overrides: Sequence[str]) -> list[str]:
     """The keys and groups that these command-line overrides name."""
-    return [override.key_or_group for override in OverridesParser.create().parse_overrides(list(overrides))]
+    quoted = with_quoted_values(overrides)
+    return [override.key_or_group for override in OverridesParser.create().parse_overrides(quoted)]
 
 
 def with_run_settings(
@@ -165,7 +169,7 @@ def with_run_settings(
     folder = Path(str(config.adapter)).expanduser()
     saved = finished_settings(folder)
     if saved is None:
-        return config
+        return _with_base(config, overrides, folder)
     saved.pop(WEIGHT_HASHES, None)
     merged = OmegaConf.create({**saved, "init_adapter": None})
     for key in NOT_BROUGHT:
@@ -183,6 +187,30 @@ def with_run_settings(
         merged = on_other_rows(merged)
     merged.name = merged.dataset.name
     return merged
+
+
+def _with_base(config: DictConfig, overrides: Sequence[str], folder: Path) -> DictConfig:
+    """Without its run an adapter still says which model it belongs to: that one, unless the command line has another.
+
+    A model of this project's list by its name, any other by its place on the Hub.
+    """
+    if {"model", "model.path"} & {*overridden(overrides)} or not folder.is_dir():
+        return config
+    base = adapter_description(folder)["base"]
+    name, path = (base.get("name"), base.get("path")) if isinstance(base, dict) else (None, None)
+    if name == model_name(config):
+        return config
+    if (CONFIGS / "model" / f"{name}.yaml").is_file():
+        config.model = compose(f"model={name}").model
+    elif isinstance(path, str) and HUB_ID.fullmatch(path):
+        config.model.path, config.model.tokenizer = path, None
+    else:
+        raise UserError(
+            f"{folder} is an adapter without its run, and belongs to the model {name!r}, which is none of this"
+            " project's list: say model.path=, the folder or the Hub id of that model."
+        )
+    log.info(f"{folder} is an adapter without its run; it says that it belongs to the model {name}.")
+    return config
 
 
 class _ToStderr(logging.Handler):

@@ -2,16 +2,18 @@
 
 import copy
 import os
+import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
 from tfew.environment.versions import require
-from tfew.errors import UserError, shorten_list
+from tfew.errors import UserError, nearest, shorten_list
 from tfew.settings import NotNegative, Settings, check_value, settings
 
 PACKAGE = Path(__file__).resolve().parent
@@ -27,6 +29,11 @@ PATHS = ("runs", "run_dir", "data_dir", "data", "trust_remote_code", *ADAPTERS, 
 OTHER_PATHS = ("input", "output", "adapters", "manage")  # of some commands, which make them whole themselves
 LOGGER_EXTRAS = {"WandbLogger": "wandb", "TensorBoardLogger": "tensorboard"}  # what they need, by their class
 MAX_NAME_BYTES = 255  # of a file or folder: no file system has longer ones
+OWN_NAMES = ("text", "label", "labels", "choices", "template")  # which may hold any character
+APPENDED = ("experiment", "sweep")  # groups that no default names
+FREE = ("dataset", "hydra")  # groups whose keys are not all in their files
+PLAIN = re.compile(r"[A-Za-z_][\w./-]*", re.ASCII)  # text that needs no quotation marks in Hydra's grammar
+KEY = re.compile(r"([A-Za-z_]\w*):")  # in YAML
 NOT_WEIGHTS = ("name", "score_norm")  # keys of loss= that are no term's weight
 
 
@@ -34,8 +41,116 @@ def compose(*overrides: str, config_name: str = "train") -> DictConfig:
     """The configuration that these command-line overrides give, for use from Python."""
     from hydra import compose as hydra_compose
 
+    check_keys(overrides, config_name)
     with hydra_at_work():
-        return hydra_compose(config_name, overrides=list(overrides))
+        return hydra_compose(config_name, overrides=with_quoted_values(overrides))
+
+
+def with_quoted_values(overrides: Sequence[str], is_sweep: bool = False) -> list[str]:
+    """Overrides in which paths, and the names in one's own table, stand as Hydra's grammar wants them.
+
+    It has meanings of its own for `=`, `,`, `#`, `(` and others, and no letters beyond ASCII: a value that it cannot
+    parse, or would read as something else than the file that is there, is put into quotation marks. `is_sweep`:
+    commas part the values of several jobs.
+    """
+    return [_with_quoted_value(override, is_sweep) for override in overrides]
+
+
+def _with_quoted_value(override: str, is_sweep: bool) -> str:
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+
+    marked, equals, value = override.partition("=")
+    key = marked.lstrip("+")
+    if not equals or not value or key not in (*PATHS, *OTHER_PATHS, *OWN_NAMES):
+        return override
+    is_path = key not in OWN_NAMES
+    exists = is_path and os.path.exists(os.path.expanduser(value))
+    if exists and "${" in value:
+        raise UserError(f"{key}={value}: in a setting ${{...}} stands for another one; give the file another name.")
+    try:
+        parsed = OverridesParser.create().parse_override(override)
+    except HydraException:
+        return marked + equals + as_hydra(value if is_path else _listed(value))
+    if parsed.is_sweep_override():
+        return override if not is_path or (is_sweep and not exists) else marked + equals + as_hydra(value)
+    return marked + equals + as_hydra(value) if exists and str(parsed.value()) != value else override
+
+
+def _listed(value: str) -> Any:
+    """A value that may be a list of texts. Pairs stay a text (`parsed_texts`): Hydra's grammar cannot quote a key."""
+    return parsed_texts(value) if value.startswith("[") else value
+
+
+def parsed_texts(value: Any) -> Any:
+    """A list or pairs of texts that are written as text, in YAML; any other value as it is."""
+    import yaml
+
+    if not isinstance(value, str) or not value.startswith(("[", "{")) or "{{" in value:
+        return value
+    try:
+        return yaml.load(value, yaml.BaseLoader)
+    except yaml.YAMLError:
+        return value
+
+
+def as_hydra(value: Any) -> str:
+    """The value in Hydra's grammar for overrides."""
+    if value is None:
+        return "null"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, int | float):
+        return repr(value)
+    if isinstance(value, list | tuple):
+        return f"[{','.join(map(as_hydra, value))}]"
+    if isinstance(value, dict):
+        return "{" + ",".join(f"{as_hydra(key)}:{as_hydra(item)}" for key, item in value.items()) + "}"
+    text = str(value)
+    if PLAIN.fullmatch(text) and text.lower() not in ("true", "false", "null", "nan", "inf"):
+        return text
+    escaped = re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + ("\\'" if found[2] else ""), text)
+    return f"'{escaped}'"
+
+
+def check_keys(overrides: Sequence[str], config_name: str) -> None:
+    """Raises UserError, with the nearest that there is, for a setting that there is not."""
+    known = _keys(config_name)
+    for override in overrides:
+        key, equals, value = override.partition("=")
+        top = key.partition(".")[0]
+        if not equals or not top.isidentifier():  # marked, of a package, a flag
+            continue
+        if top in APPENDED:
+            raise UserError(f"{key}={value} is added to the settings: say +{key}={value}.")
+        names = _keys_below(top) if top in known else known
+        leaf = key.rpartition(".")[2] if top in known else key
+        if (top not in known) if leaf == key else (names and leaf not in names):
+            near = nearest(leaf, names)
+            meant = "" if near is None else f" Did you mean {key.removesuffix(leaf)}{near}=?"
+            raise UserError(f"{key}= is no setting.{meant} --help lists them all.")
+
+
+@cache
+def _keys(config_name: str) -> frozenset[str]:
+    """Settings and groups at the top of this configuration."""
+    found = {path.name for path in CONFIGS.iterdir() if path.is_dir() and path.name not in APPENDED} | {"defaults"}
+    while True:
+        section = OmegaConf.load(CONFIGS / f"{config_name}.yaml")
+        found |= set(map(str, section))
+        base = [name for name in section.defaults if isinstance(name, str) and name != "_self_"]
+        if not base:
+            return frozenset(found)
+        config_name = base[0]
+
+
+@cache
+def _keys_below(group: str) -> frozenset[str]:
+    """All keys in the files of a group, and of that group in the root configurations; empty where any may be added."""
+    if group in FREE:
+        return frozenset()
+    files = [*(CONFIGS / group).rglob("*.yaml"), *CONFIGS.glob("*.yaml")]
+    return frozenset(key for file in files for key in KEY.findall(file.read_text(encoding="utf-8")))
 
 
 @contextmanager

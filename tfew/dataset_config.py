@@ -11,20 +11,22 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from tfew.config import resolved
+from tfew.config import parsed_texts, resolved
 from tfew.data.dataset import DatasetSpec
-from tfew.data.describe_table import TableOptions, describe_table, format_verbalizer
-from tfew.data.formats import read_rows
+from tfew.data.describe_table import TableOptions, describe_table
+from tfew.data.label_column import format_verbalizer
 from tfew.data.layout import humanize, layout_template, template_names
 from tfew.data.sources import has_split, load_hub_table, load_split
-from tfew.data.table_reader import SUFFIXES, Table, read_table
 from tfew.data.templates import load_templates, select_templates
 from tfew.errors import UserError
 from tfew.files.checksums import file_sha256
+from tfew.tables.formats import read_rows
+from tfew.tables.stream import file_ending, is_table
+from tfew.tables.table_reader import Table, read_table
 
 log = logging.getLogger(__name__)
 
-OWN = ("data", "text", "label", "choices", "template")
+OWN = ("data", "text", "label", "labels", "choices", "template")
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
@@ -66,15 +68,33 @@ def on_other_rows(config: DictConfig) -> DictConfig:
     return on_all_rows(config)
 
 
+def with_texts_named(config: DictConfig) -> DictConfig:
+    """A finished run's settings for rows to label whose texts are in other columns (`text=`)."""
+    if config.dataset.get("table") is None:
+        raise UserError(
+            f"text= is for a run on a table of one's own; this one is on {config.dataset.name}, whose columns"
+            " '+dataset.rename={NAME: COLUMN}' renames."
+        )
+    pairs = _renamed_texts(config)
+    kept = {old: new for old, new in config.dataset.rename.items() if new not in pairs.values()}
+    _put(config, {"rename": {**kept, **pairs}})
+    return config
+
+
 def _renamed(config: DictConfig) -> dict[str, str]:
     """The columns named on the command line -> those that the run's templates know."""
+    back = {new: old for old, new in config.dataset.rename.items()}
+    label, known = str(config.label), config.dataset.label.column
+    return _renamed_texts(config) | ({} if label == back.get(known, known) else {label: known})
+
+
+def _renamed_texts(config: DictConfig) -> dict[str, str]:
     texts = [column for column in config.dataset.columns if column != config.dataset.label.get("choices")]
     named = _as_columns(config.text) or []
     if len(named) != len(texts):
         raise UserError(f"text={','.join(named)} must name as many columns as the run has texts: {', '.join(texts)}.")
     back = {new: old for old, new in config.dataset.rename.items()}
-    pairs = [*zip(named, texts, strict=True), (str(config.label), config.dataset.label.column)]
-    return {name: known for name, known in pairs if name != back.get(known, known)}
+    return {name: known for name, known in zip(named, texts, strict=True) if name != back.get(known, known)}
 
 
 def _describe_table(config: DictConfig) -> None:
@@ -82,7 +102,8 @@ def _describe_table(config: DictConfig) -> None:
         raise UserError("data= is missing: the file with your rows (.csv, .tsv, .jsonl, .parquet), or a Hub id.")
     table, source = _load(config)
     template = config.template if config.template is None else _read_template(str(config.template))
-    options = TableOptions(_as_columns(config.text), _as_name(config.label), _plain(config.choices), template)
+    text, label = _as_columns(config.text), _as_name(config.label)
+    options = TableOptions(text, label, parsed_texts(_plain(config.choices)), template, _labels(config))
     described = describe_table(table, options)
     name = _name(str(config.data))
     if config.name == config.dataset.name:
@@ -92,7 +113,7 @@ def _describe_table(config: DictConfig) -> None:
     config.text, config.label = described.text, described.label
     if described.single is not None:
         config.templates.use, config.templates.name = "single", described.single
-    notes = [*described.notes, *_answers_of_a_collection(config, table)]
+    notes = [*table.notes, *described.notes, *_answers_of_a_collection(config, table)]
     log.info(f"{table.where}: " + "; ".join(notes) + ".")
 
 
@@ -169,7 +190,7 @@ def _load(config: DictConfig) -> tuple[Table, dict[str, Any]]:
     """The table, and the keys of `dataset` that say where it is."""
     data = str(config.data)
     path = Path(data).expanduser().resolve()
-    if path.suffix.lower() in SUFFIXES or path.exists() or not HUB_ID.fullmatch(data):
+    if is_table(path.name) or path.exists() or not HUB_ID.fullmatch(data):
         files = {"train": [str(path)], "eval": []}
         table = read_table(path)
         described = {"formats": table.formats, "table": {"sha256": file_sha256(path)}}
@@ -195,7 +216,10 @@ def _read_template(template: str) -> str:
 
 
 def _name(data: str) -> str:
-    return re.sub(r"[^\w.-]+", "_", Path(data).stem if Path(data).suffix.lower() in SUFFIXES else data) or "table"
+    if is_table(data):
+        name = Path(data).name
+        data = name[: name.lower().rindex(file_ending(data))]
+    return re.sub(r"[^\w.-]+", "_", data) or "table"
 
 
 def _as_columns(value: Any) -> list[str] | None:
@@ -205,6 +229,14 @@ def _as_columns(value: Any) -> list[str] | None:
 
 def _as_name(value: Any) -> str | None:
     return None if value is None else str(value)
+
+
+def _labels(config: DictConfig) -> list[Any] | None:
+    """All labels, where the user names them."""
+    labels = parsed_texts(_plain(config.get("labels")))
+    if labels is not None and not isinstance(labels, list):
+        raise UserError(f"labels={labels} is no list of labels, as in labels=[spam,ham].")
+    return labels
 
 
 def _plain(value: Any) -> Any:

@@ -19,11 +19,18 @@ def printable(text: str) -> str:
     return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
+def nearest(value: object, known: Iterable[object]) -> str | None:
+    """The one of `known` that is spelt most like this value, upper and lower case alike; None if none is close."""
+    by_spelling = {str(name).casefold().strip(): str(name) for name in known}
+    near = get_close_matches(str(value).casefold().strip(), by_spelling, n=1)
+    return by_spelling[near[0]] if near else None
+
+
 def unknown_value_error(kind: str, value: object, known: Iterable[object], setting: str) -> UserError:
     """The error for a `kind` of value that is not one of `known`; suggests the closest one, if any is close."""
     names = [str(name) for name in known]
-    near = get_close_matches(str(value), names, n=1)
-    hint = f" Did you mean {near[0]!r}?" if near else ""
+    near = nearest(value, names)
+    hint = "" if near is None else f" Did you mean {near!r}?"
     listing = ", ".join(repr(name) for name in names) or "none"
     return UserError(f"Unknown {kind} {value!r} ({setting}).{hint} Known: {listing}.")
 

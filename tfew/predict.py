@@ -14,11 +14,14 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from tfew.cli import command
-from tfew.data.stream import FILE_FORMATS, STDIO, RowStream, open_stream
+from tfew.data.dataset import missing_columns_error
 from tfew.errors import UserError, unknown_value_error
 from tfew.files.partial_file import PartialFile, check_output_file
 from tfew.prediction.result_rows import ResultRows, kind_of_output
 from tfew.prediction.tasks_file import task_folders
+from tfew.tables.byte_lines import STDIO
+from tfew.tables.rows import RowStream
+from tfew.tables.stream import FILE_FORMATS, open_stream
 
 if TYPE_CHECKING:
     from tfew.prediction.bulk_predict import BulkPrediction, Progress
@@ -45,13 +48,14 @@ def predict(config: DictConfig, overrides: Sequence[str] = ()) -> "Progress":
     started = time.monotonic()
     stream = _stream(predictor, source, config.format)
     try:
+        _check_columns(predictor, stream, source, None if folders is None else str(config.task_column))
         labels = None if folders is not None else next(iter(predictor.tasks.values())).labels
         results = ResultRows(kind_of_output(target), stream.columns, labels)
         labelling = BulkPrediction(
             predictor,
             stream,
             results,
-            name="standard input" if source == STDIO else source,
+            name=_named(source),
             task_column=None if folders is None else str(config.task_column),
             skip=config.bad_rows == "skip",
             at_once=source == STDIO,
@@ -106,7 +110,8 @@ def _check(config: DictConfig, source: str, target: str) -> None:
     if source != STDIO and not Path(source).expanduser().is_file():
         raise UserError(f"input={source} {'is a folder' if Path(source).is_dir() else 'does not exist'}.")
     if source == STDIO and sys.stdin.isatty():
-        log.info("Reading JSON lines from standard input, to its end (Ctrl-D); input=FILE reads a file.")
+        what = "JSON lines (format= says otherwise)" if config.format is None else config.format
+        log.info(f"Reading {what} from standard input, to its end (Ctrl-D); input=FILE reads a file.")
     if target == STDIO:
         return
     path = Path(target).expanduser()
@@ -121,7 +126,25 @@ def _stream(predictor: "Predictor", source: str, kind: str | None) -> RowStream:
     tasks = list(predictor.tasks.values())
     task = tasks[0] if len(tasks) == 1 else None
     path = source if source == STDIO else str(Path(source).expanduser())
-    return open_stream(path, kind, task.text_column if task else None, {} if task is None else task.spec.formats)
+    formats = {} if task is None or task.spec.table is not None else task.spec.formats  # each table in its own way
+    return open_stream(path, kind, task.text_column if task else None, formats)
+
+
+def _check_columns(predictor: "Predictor", stream: RowStream, source: str, task_column: str | None) -> None:
+    """Raises UserError where rows of such a table lack what they need; says how the table is read."""
+    if stream.notes:
+        log.info(f"{_named(source)}: {'; '.join(stream.notes)}.")
+    if stream.columns is None:  # each row says
+        return
+    if task_column is None:
+        (task,) = predictor.tasks.values()
+        task.check_columns(stream.columns, _named(source))
+    elif task_column not in stream.columns:
+        raise missing_columns_error(_named(source), [task_column], stream.columns, "task_column=NAME")
+
+
+def _named(source: str) -> str:
+    return "standard input" if source == STDIO else source
 
 
 def _identity(source: str) -> dict[str, Any]:

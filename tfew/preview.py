@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 
 def preview(config: DictConfig) -> list[dict[str, Any]]:
     """Prints, for the first n rows and every template, text, choices, token ids, lengths, and what was cut."""
+    from tfew.models.build import build_tokenizer
+    from tfew.ranking.task_check import check_task, is_checked, report
+
     config = complete(checked(config))
     if config.split not in ("train", "eval"):
         raise unknown_value_error("split", config.split, ("train", "eval"), "split=")
@@ -36,7 +39,9 @@ def preview(config: DictConfig) -> list[dict[str, Any]]:
     shown = _show(config, task, range(min(config.n, task.rows)))
     if not config.json:
         print(f"{task.empty_renders} renders of all {task.rows} rows are empty and skipped.")
-        print(_placement(config))
+        print(_placement(config), flush=True)
+    if is_checked(config.dataset, task):
+        report(check_task(task, build_tokenizer(config), config.folds, config.get("labels") is not None))
     return shown
 
 

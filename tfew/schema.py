@@ -21,12 +21,14 @@ if TYPE_CHECKING:
 class Example:
     """One row of a data set after the label rule; knows no prompt.
 
-    `fields` is what templates see; `label` is the index of the right choice, None where unknown.
+    `fields` is what templates see; `label` is the index of the right choice, None where unknown. `unknown_label` is
+    what the row's label is called, where that is none of the task's.
     """
 
     idx: int
     fields: dict[str, Any]
     label: int | None
+    unknown_label: str | None = None
 
 
 @dataclass(frozen=True)
@@ -123,7 +125,8 @@ class Prediction:
     are the sums of their log-probabilities after an empty input, None where they were not asked for: with them a score
     under one norm can be made one under another (`tfew.ranking.norms`). That goes for one context; of several
     `contexts` (ensemble in-context learning) the scores are what their predictions were combined to. `fold` is the one
-    that held the row out, in a cross-validation.
+    that held the row out, in a cross-validation. `same` has for each choice the first one of the same tokens, where
+    there are such (`tfew.ranking.ties`).
     """
 
     dataset: str
@@ -138,9 +141,10 @@ class Prediction:
     unconditional: tuple[float, ...] | None = None
     contexts: int = 1
     fold: int | None = None
+    same: tuple[int, ...] | None = None
 
     def to_json(self) -> str:
-        known = {name: value for name, value in vars(self).items() if name != "fold" or value is not None}
+        known = {name: value for name, value in vars(self).items() if value is not None or name not in ("fold", "same")}
         return json.dumps(known, ensure_ascii=False)
 
     @classmethod

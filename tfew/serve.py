@@ -50,8 +50,12 @@ def serve(config: DictConfig, overrides: Sequence[str] = ()) -> None:
     metrics = Metrics()
     queue = LabelQueue(predictor, config.max_waiting, 2 * predictor.batch_size, metrics.observe_batch)
     app = make_app(queue, metrics, _limits(config))
-    log.info(f"http://{config.host}:{config.port}: {len(predictor.tasks)} tasks; Ctrl-C ends it.")
+    log.info(f"http://{config.host}:{config.port}: {_number(len(predictor.tasks), 'task')}; Ctrl-C ends it.")
     server.serve(app, queue, config.host, config.port)
+
+
+def _number(count: int, what: str) -> str:
+    return f"{count} {what}{'s' * (count != 1)}"
 
 
 def _limits(config: DictConfig) -> "Limits":

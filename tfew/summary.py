@@ -101,9 +101,12 @@ def print_summary(record: RunRecord, path: Path) -> None:
         print(f"  {counts['empty_renders']} times a template rendered nothing for a row and was skipped.")
     if scored := describe_scoring(record.scoring):
         print(f"  choices are {scored}.")
-    parameters, took = record.parameters, f"evaluated in {seconds['evaluate']:.0f} s"
+    folds = len(record.metrics.get("folds", ()))
+    what = f"trained and evaluated in {folds} folds" if folds else "evaluated"
+    parameters, took = record.parameters, f"{what} in {seconds['evaluate']:.0f} s"
     if parameters["trained"]:
-        took = f"trained {parameters['trained']:,} parameters in {seconds['train']:.0f} s, {took}"
+        how = "trained on all rows" if folds else "trained"
+        took = f"{parameters['trained']:,} parameters {how} in {seconds['train']:.0f} s, {took}"
     print(f"  model of {parameters['total']:,} parameters, adapter of {parameters['trainable']:,}; {took}")
     print(f"  record: {path}", flush=True)
 

@@ -18,9 +18,8 @@ from tfew.data.fewshot import few_shot_examples, save_few_shot
 from tfew.data.members import load_mixture, local_members
 from tfew.data.mixture import MixtureSpec
 from tfew.data.sources import find_source, has_split, is_local, load_split
-from tfew.data.split import rare_labels, stratified_folds
 from tfew.data.templates import Template, load_templates, select_templates
-from tfew.errors import UserError, shorten_list
+from tfew.errors import UserError
 from tfew.files.atomic import write_atomically
 from tfew.runs.run_folder import MIXTURE_FILE, few_shot_path
 from tfew.schema import Example, Prompt
@@ -48,9 +47,18 @@ class Task:
     def rows(self) -> int:
         return len(self.prompts)
 
+    @property
+    def unknown_labels(self) -> dict[int, str]:
+        """By `idx` the labels that are none of the task's."""
+        return {e.idx: e.unknown_label for e in self.examples if e.unknown_label is not None}
+
     def only(self, rows: Sequence[int]) -> "Task":
         """The same with these rows alone."""
         return replace(self, examples=[self.examples[row] for row in rows], prompts=[self.prompts[row] for row in rows])
+
+
+def _are(number: int, what: str) -> str:
+    return f"is only one {what}" if number == 1 else f"are only {number} {what}s"
 
 
 def load_spec(config: DictConfig) -> DatasetSpec:
@@ -79,7 +87,10 @@ def train_task(config: DictConfig) -> Task:
     mixture = load_mixture_spec(config)
     task = _few_shot_task(config) if mixture is None else _mixture_task(config, mixture)
     if task.rows < config.batch_size:
-        raise UserError(f"batch_size={config.batch_size}, but there are only {task.rows} training examples.")
+        raise UserError(
+            f"batch_size={config.batch_size}, but there {_are(task.rows, 'training example')}: say"
+            f" batch_size={task.rows} or less, or bring more rows."
+        )
     return task
 
 
@@ -88,26 +99,6 @@ def _few_shot_task(config: DictConfig) -> Task:
     templates = train_templates(config, spec)
     examples = few_shot_examples(spec, config.few_shot, config.few_shot_seed, config.shots, data_folder(config))
     return _render(spec, examples, templates, labelled=True)
-
-
-def row_folds(config: DictConfig, task: Task) -> list[int]:
-    """The fold of each training row; labels that are too rare to be in every fold are named."""
-    folds = config.folds
-    if task.mixture is not None:
-        raise UserError(f"folds={folds} is for one data set, and {config.dataset.name} is a mixture: folds=null.")
-    if folds > task.rows:
-        raise UserError(f"folds={folds}, but there are only {task.rows} rows to train on.")
-    if task.rows - -(-task.rows // folds) < config.batch_size:
-        raise UserError(
-            f"folds={folds} leaves fewer than batch_size={config.batch_size} of {task.rows} rows to train on."
-        )
-    if task.classes is None:
-        return stratified_folds([None] * task.rows, folds, config.few_shot_seed)
-    names = [task.classes[example.label or 0] for example in task.examples]
-    if rare := rare_labels(names, folds):
-        listing = shorten_list(f"{name} ({rows})" for name, rows in rare.items())
-        log.info(f"Note: labels with fewer rows than there are folds are not in every one: {listing}.")
-    return stratified_folds(names, folds, config.few_shot_seed)
 
 
 def train_templates(config: DictConfig, spec: DatasetSpec) -> list[Template]:
@@ -210,7 +201,9 @@ def eval_task(config: DictConfig) -> Task | None:
 
 def _eval_single(config: DictConfig, spec: DatasetSpec, data_dir: Path | None) -> Task:
     templates = select_templates(load_templates(spec.prompts), config.templates.use, config.templates.name)
-    examples = list(islice(load_split(spec, "eval", data_dir), config.get("eval_rows")))  # which old runs do not have
+    if spec.table is not None and config.get("labels") != "strict":  # old runs do not know all settings
+        spec = replace(spec, takes_unknown_labels=True)
+    examples = list(islice(load_split(spec, "eval", data_dir), config.get("eval_rows")))
     task = _render(spec, examples, templates)
     if config.score.get("method") == "calibrated":
         task = _with_content_free(spec, task, templates)

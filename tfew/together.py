@@ -115,10 +115,13 @@ def _build(first: Job) -> "Trainable":
         build_tokenizer,
     )
     from tfew.models.loaded_model import Trainable, parameter_count
+    from tfew.ranking.task_check import check_task, is_checked, report
 
     config = first.config
     device, method, prompt_tokenizer = build_device(config), build_method(config), build_tokenizer(config)
     blueprint = build_blueprint(config, method, device, len(prompt_tokenizer.tokenizer))
+    if is_checked(config.dataset, first.training):
+        report(check_task(first.training, prompt_tokenizer, None, config.get("labels") is not None))
     check_memory(blueprint, prompt_tokenizer, first.training, first.evaluation)  # the other jobs come on top
     model = build_backbone(config, prompt_tokenizer.tokenizer, device, method)
     execution = build_execution(config, device, method)

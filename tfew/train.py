@@ -22,8 +22,9 @@ from tfew.runs.records import RunRecord
 from tfew.runs.run_folder import open_run, run_once
 from tfew.settings import EvaluationSettings, settings
 from tfew.summary import RunResult, finish
-from tfew.task import Task, eval_task, row_folds, save_training_rows, train_task
+from tfew.task import Task, eval_task, save_training_rows, train_task
 from tfew.together import settings_of_each, train_together
+from tfew.training.folds import row_folds
 
 if TYPE_CHECKING:
     from tfew.models.loaded_model import Trainable
@@ -46,7 +47,7 @@ def _train(config: DictConfig, folder: Path) -> RunRecord:
     check_logger(config)
     training = train_task(config)
     if config.folds is not None:
-        fold_of_row = row_folds(config, training)
+        fold_of_row = row_folds(training, config.folds, config.batch_size, config.few_shot_seed)
         run = partial(_cross_validate_and_train, config, folder, training, fold_of_row)
     else:
         run = partial(_train_and_evaluate, config, folder, training, eval_task(config))
@@ -101,8 +102,11 @@ def _build(config: DictConfig, training: Task, evaluation: Task | None) -> "Trai
     """Raises UserError for what does not fit together, or into memory."""
     from tfew.costs.memory_forecast import check_memory
     from tfew.models.build import build_blueprint, build_device, build_method, build_tokenizer, build_trainable
+    from tfew.ranking.task_check import check_task, is_checked, report
 
     prompt_tokenizer = build_tokenizer(config)
+    if is_checked(config.dataset, training):
+        report(check_task(training, prompt_tokenizer, config.folds, config.get("labels") is not None))
     if training.mixture is None:
         prompt_tokenizer.check_cuttable_budget(training.prompts[0])
     tokens = len(prompt_tokenizer.tokenizer)

@@ -172,8 +172,9 @@ TARGETS: dict[str, Target] = {
 def _read(path: Path) -> None:
     """As rows to label, whole and from every place on; then as a table to train on."""
     from tfew.data.describe_table import TableOptions, describe_table
-    from tfew.data.stream import StreamPosition, open_stream
-    from tfew.data.table_reader import read_table
+    from tfew.tables.rows import StreamPosition
+    from tfew.tables.stream import open_stream
+    from tfew.tables.table_reader import read_table
 
     def streamed() -> None:
         stream = open_stream(str(path), None, "text")

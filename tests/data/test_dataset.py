@@ -10,12 +10,12 @@ from tests.conftest import EXPERIMENTS
 from tfew.config import compose, resolved
 from tfew.data.dataset import DatasetSpec
 from tfew.data.fewshot import OFFICIAL_SPLITS, draw, few_shot_examples, pick_official, row_hash
-from tfew.data.formats import read_rows
 from tfew.data.labels import LabelRule
 from tfew.data.sources import load_split
 from tfew.data.templates import load_templates
 from tfew.errors import UserError
 from tfew.schema import Example
+from tfew.tables.formats import read_rows
 from tfew.task import eval_task, load_spec, save_shots, train_task
 
 RTE = LabelRule("label", (("entailment",), ("not_entailment",)))
@@ -85,7 +85,7 @@ def test_missing_and_binary_files(tmp_path: Path) -> None:
 def test_rows_that_do_not_fit() -> None:
     spec = load_spec(compose("dataset=rte"))
     good = {"premise": "p", "hypothesis": "h", "label": "entailment"}
-    with pytest.raises(UserError, match="FILE, row 2 lacks 'hypothesis'; it has label, premise"):
+    with pytest.raises(UserError, match="FILE, row 2 lacks 'hypothesis'; it has 'premise', 'label'"):
         spec.examples([good, {"premise": "p", "label": 0}], "FILE")
     with pytest.raises(UserError, match="FILE, row 1: label 'perhaps' in column 'label' is none of 0"):
         spec.examples([{**good, "label": "perhaps"}], "FILE")

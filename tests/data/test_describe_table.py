@@ -13,13 +13,13 @@ from tests.test_train import vectors
 from tfew.config import checked, compose
 from tfew.data.describe_table import TableOptions, describe_table
 from tfew.data.infer_columns import MAX_LABEL_CHARACTERS, infer_label_column
-from tfew.data.table_reader import Table, read_table
 from tfew.dataset_config import complete
 from tfew.errors import UserError
 from tfew.evaluate import evaluate, with_run_settings
 from tfew.runs.card import model_card
 from tfew.schema import Prediction
-from tfew.task import eval_task, load_spec, row_folds, train_task
+from tfew.tables.table_reader import Table, read_table
+from tfew.task import eval_task, load_spec, train_task
 from tfew.train import train
 
 TINY = ("+experiment=local", "model=tiny", "trainer=cpu", "steps=2", "batch_size=4")
@@ -533,19 +533,12 @@ def test_folds_of_any_data_set(train_tiny: Any, tmp_path: Path) -> None:
     )
 
 
-def test_rare_labels_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    rows = [{"text": f"t {i}", "label": "rare" if i < 2 else "xy"[i % 2]} for i in range(20)]
-    config = section(f"data={write(tmp_path / 't.jsonl', rows)}")
-    with caplog.at_level("INFO", logger="tfew.task"):
-        folds = row_folds(config, train_task(config))
-    assert folds[0] != folds[1]
-    assert caplog.messages == ["Note: labels with fewer rows than there are folds are not in every one: rare (2)."]
-
-
 def test_folds_that_leave_too_few_rows(reviews: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="folds=13, but there are only 12 rows to train on"):
         run(f"data={reviews}", "folds=13", runs=tmp_path)
-    with pytest.raises(UserError, match="folds=2 leaves fewer than batch_size=8 of 12 rows to train on"):
+    with pytest.raises(
+        UserError, match="folds=2 leaves fewer than batch_size=8 of 12 rows to train on: say batch_size=6 or less"
+    ):
         run(f"data={reviews}", "folds=2", "batch_size=8", runs=tmp_path)
     assert not list(tmp_path.glob("*/config.yaml"))
 

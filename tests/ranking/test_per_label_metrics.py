@@ -105,7 +105,7 @@ def test_tables_as_text() -> None:
         ["yes", "2", "4", "0"],
         ["never", "0", "0", "0"],
     ]
-    assert "1 of 3 labels have no row here: nothing is known about them." in doubts(shown, 10)
+    assert "1 of 3 labels have no row here: nothing is known about never." in doubts(shown, 10)
 
 
 def test_of_many_labels_the_commonest_confusions_are_listed() -> None:

@@ -191,8 +191,10 @@ def test_a_table_comes_back_labelled(queue: LabelQueue, predictor: Predictor) ->
     assert client.post("/table", content=b"text\nx\n", headers=kind).status_code == 422
     assert client.post("/table?task=nobody", content=b"text\nx\n", headers=kind).status_code == 404
     for body, message in (
-        (b"", "no rows"), (b"text\n", "no rows"), (b"text,text\na,b\n", "twice"), (b"text\n\xff\n", "not UTF-8"),
-        (b"text,b\nonly one\n", "Row 1 has 1 cells"), (b'text\n"open\n', "no CSV"),
+        (b"", "is empty"), (b"text\n", "no rows"), (b"text,text\na,b\n", "two columns called 'text'"),
+        (b"text\n\xc3\xa4\n\xff\n", "Row 2 (line 3) is not UTF-8"), (b'text\n"open\n', "Row 1 (line 2) cannot be read"),
+        (b"text,b\nonly one\n", "Row 1 (line 2) has 1 cell, the header has 2"),
+        (b"a;Text\n1;x\n", "lacks 'text'; it has 'a', 'Text' (did you mean 'Text'?)"),
     ):  # fmt: skip
         answer = client.post("/table?task=complaint", content=body, headers=kind)
         assert answer.status_code == 422
@@ -201,8 +203,9 @@ def test_a_table_comes_back_labelled(queue: LabelQueue, predictor: Predictor) ->
 
 def test_tables_by_delimiter() -> None:
     assert read_table(b"a;b\n1,5;2\n") == (["a", "b"], [{"a": "1,5", "b": "2"}])
+    assert read_table("ä| b\nü| 2\n".encode("utf-16")) == (["ä", "b"], [{"ä": "ü", "b": "2"}])
     assert read_table(b"a\tb\r\n1\t2\r\n") == (["a", "b"], [{"a": "1", "b": "2"}])
-    with pytest.raises(UserError, match="Row 2 has 3 cells"):
+    with pytest.raises(UserError, match=r"Row 2 \(line 3\) has 3 cells"):
         read_table(b"a,b\n1,2\n1,2,3\n")
 
 

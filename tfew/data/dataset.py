@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, overload
 
+from tfew.data.cells import cell_text, gathered, is_missing, not_text, not_text_error
 from tfew.data.labels import LabelRule, Rule, label_rule, parse_choices
-from tfew.errors import UserError, shorten_list
+from tfew.errors import UserError, nearest, shorten_list
 from tfew.files.untrusted import validated
 from tfew.schema import Example
+
+LEAST_CHOICES = 2  # that a row has of its own
 
 
 @dataclass(frozen=True)
@@ -42,6 +45,8 @@ class DatasetSpec:
     may_be_empty: Sequence[str] = ()
     layout: Mapping[str, Any] | None = None
     table: Mapping[str, Any] | None = None
+    lists: Mapping[str, Sequence[str]] = field(default_factory=dict)  # column -> columns whose cells it lists
+    takes_unknown_labels: bool = False
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> DatasetSpec:
@@ -63,6 +68,15 @@ class DatasetSpec:
     def label_names(self) -> tuple[str, ...] | None:
         """The labels as spelled in the data, by index; None if each row has choices of its own."""
         return tuple(names[0] for names in self.label.names) if isinstance(self.label, LabelRule) else None
+
+    def check_columns(self, needed: Iterable[str], columns: Iterable[Any], where: str) -> None:
+        """Raises UserError, with the nearest of these columns, where what they are called here lacks what is needed."""
+        columns = list(columns)
+        needed = {part for name in needed for part in self.lists.get(name, [name])[:LEAST_CHOICES]}
+        if missing := sorted(needed - {self.rename.get(column, column) for column in columns}):
+            spelt = {new: old for old, new in self.rename.items()}
+            renaming = "text=NAME" if self.table is not None else "'+dataset.rename={NAME: COLUMN}'"
+            raise missing_columns_error(where, [spelt.get(name, name) for name in missing], columns, renaming)
 
     def examples(self, rows: Sequence[Mapping[str, Any]], where: str, labelled: bool = True) -> Sequence[Example]:
         """Rows of one file or split as examples; `where` names it in errors.
@@ -92,38 +106,54 @@ class DatasetSpec:
         rule = self.label if labelled else None
         if self.label is not None and rule is None:
             fields.pop(self.label.column, None)
-        self._check_present(fields, {*self.columns, *([rule.column] if rule else [])}, where)
+        needed = {*self.columns, *([rule.column] if rule else [])}
+        self.check_columns(needed, row, where)
+        for column, parts in self.lists.items():
+            fields[column] = _convert([fields.get(part) for part in parts], "gathered", where)
+        self._check_filled(fields, needed, where)
         for column, kind in self.types.items():
             if column in fields:
                 fields[column] = _convert(fields[column], kind, f"{where}, column {column!r}")
-        label = _label(rule, fields, where)
+        label, unknown_label = self._label(rule, fields, where)
         fields.setdefault("idx", number)
         if label is not None:
             fields.setdefault("label", label)
             if rule and rule.column == "label" and "label" not in self.types:
                 fields["label"] = label  # promptsource's templates index choices with it
         idx = _convert(fields["idx"], "int", f"{where}, column 'idx'")
-        return Example(idx=idx, fields=fields, label=label)
+        return Example(idx, fields, label, unknown_label)
 
-    def _check_present(self, fields: dict[str, Any], needed: set[str], where: str) -> None:
-        """Raises UserError for missing or empty columns; null becomes "" in those that may be empty."""
-        if missing := sorted(needed - fields.keys()):
-            raise UserError(
-                f"{where} lacks {', '.join(map(repr, missing))}; it has {', '.join(sorted(map(str, fields)))}."
-            )
+    def _label(self, rule: Rule | None, fields: Mapping[str, Any], where: str) -> tuple[int | None, str | None]:
+        """The index of the label; or, where labels may be unknown, what it is called."""
+        try:
+            return None if rule is None else rule.choice_index(fields), None
+        except ValueError as error:
+            if self.takes_unknown_labels and isinstance(rule, LabelRule) and not_text(fields[rule.column]) is None:
+                return None, cell_text(fields[rule.column])
+            raise UserError(f"{where}: {error}.") from error
+
+    def _check_filled(self, fields: dict[str, Any], needed: set[str], where: str) -> None:
+        """Raises UserError for empty columns; null becomes "" in those that may be empty."""
         for column in self.may_be_empty:
             fields[column] = "" if fields[column] is None else fields[column]
         for column in sorted(needed - set(self.may_be_empty)):
             value = fields[column]
-            if value is None or (self.table is not None and not str(value).strip()):
+            if value is None or (self.table is not None and is_missing(value)):
                 raise UserError(f"{where}: {column!r} is {'null' if value is None else 'empty'}.")
+            if self.table is not None and column not in self.types and (kind := not_text(value)) is not None:
+                raise not_text_error(where, column, value, kind)
 
 
-def _label(rule: Rule | None, fields: Mapping[str, Any], where: str) -> int | None:
-    try:
-        return None if rule is None else rule.choice_index(fields)
-    except ValueError as error:
-        raise UserError(f"{where}: {error}.") from error
+def missing_columns_error(where: str, missing: Sequence[str], columns: Sequence[Any], renaming: str) -> UserError:
+    """`columns`: those that there are; `renaming`: the option that says what a column is called here."""
+    near = [found for name in missing if (found := nearest(name, columns)) is not None]
+    hint = f" (did you mean {', '.join(map(repr, near))}?)" if near else ""
+    has = f"it has {', '.join(map(repr, columns))}" if columns else "it has no columns at all"
+    renaming = renaming.replace("NAME", near[0] if near else "NAME").replace("COLUMN", missing[0])
+    return UserError(
+        f"{where} lacks {', '.join(map(repr, missing))}; {has}{hint}. If a column only has another name here, say"
+        f" {renaming}."
+    )
 
 
 class _LazyExamples(Sequence[Example]):
@@ -150,12 +180,19 @@ class _LazyExamples(Sequence[Example]):
 
 
 def _convert(value: Any, kind: str, where: str) -> Any:
-    """`kind`: int, str, list, or choices (a list of answer choices, possibly written in one cell)."""
+    """`kind`: int, str, text (as `cell_text` has it), list, choices (answer choices, possibly written in one cell), or
+    gathered (a list without empty cells at its end)."""
     try:
+        if kind == "gathered":
+            return gathered(value)
+        if kind == "text":
+            return cell_text(value)
         if kind == "list" and not isinstance(value, list):
             raise ValueError
         if kind == "choices":
             return parse_choices(value)
         return {"int": int, "str": str, "list": list}[kind](value)
     except (ValueError, TypeError) as error:
-        raise UserError(f"{where}: {error if kind == 'choices' else f'{value!r} is not {kind}'}.") from error
+        raise UserError(
+            f"{where}: {error if kind in ('choices', 'gathered') else f'{value!r} is not {kind}'}."
+        ) from error

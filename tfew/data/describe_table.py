@@ -8,12 +8,23 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from tfew.data.cells import cell_text
 from tfew.data.infer_columns import infer_label_column, infer_label_encoding, infer_text_column
-from tfew.data.labels import cell_text
+from tfew.data.label_column import (
+    check_filled,
+    check_single,
+    check_texts,
+    label_names,
+    named_labels,
+    sort_key,
+    verbalizer,
+    verbalizer_notes,
+)
 from tfew.data.layout import escape_interpolation, humanize, layout_template, template_names
-from tfew.data.table_reader import Table
+from tfew.data.row_choices import infer_choices, list_name, with_list
 from tfew.data.templates import InlineTemplate, find_promptsource
 from tfew.errors import UserError, shorten_list, unknown_value_error
+from tfew.tables.table_reader import Table
 
 GENERIC_NAMES = {"label", "labels", "class", "target", "y"}  # of label columns: they make no question for the prompt
 MAX_LISTED = 20  # choices in the default prompt, and labels in a message
@@ -23,14 +34,16 @@ MAX_LISTED = 20  # choices in the default prompt, and labels in a message
 class TableOptions:
     """The command line's options for a table; None: to be inferred.
 
-    choices: the verbalizer ({label: words}, or a list of words), or the column with each row's own choices. template:
-    Jinja, or the name of a promptsource collection or of one of its templates.
+    choices: the verbalizer ({label: words}, or a list of words), or the column with each row's own choices, or a list
+    of columns with a choice each. template: Jinja, or the name of a promptsource collection or of one of its templates.
+    labels: all that there are, also those that no row has.
     """
 
     text: Sequence[str] | None = None
     label: str | None = None
     choices: str | Sequence[Any] | Mapping[Any, Any] | None = None
     template: str | None = None
+    labels: Sequence[Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -59,57 +72,94 @@ class _Labels:
 
 def describe_table(table: Table, options: TableOptions) -> TableDescription:
     """Raises UserError if the table does not fit the options, or if something cannot be inferred."""
-    choices_column = options.choices if isinstance(options.choices, str) else None
-    _check_columns(table, options, choices_column)
+    _check_columns(table, options)
     notes: list[str] = []
-    label = options.label or infer_label_column(table, _exclude(table.columns, {*(options.text or ()), choices_column}))
+    label = options.label or infer_label_column(table, _exclude(table.columns, _given(table, options)))
     if options.label is None:
         notes.append(f"label={label} (inferred)")
-    _check_not_empty(table, [label], "the label ")
+    check_filled(table, [label], "the label ")
+    check_single(table, label, options.labels is None and not isinstance(options.choices, Mapping))
+    chosen = _choices_of_rows(table, label, options, notes)
+    choices_column, parts = (chosen, []) if isinstance(chosen, str) else (list_name(table) if chosen else None, chosen)
+    if parts:
+        table = with_list(table, choices_column or "", parts)
     rename = template_names(table.columns)
     if choices_column:
         labels = _row_labels(table, label, choices_column, rename, notes)
     else:
         labels = _class_labels(table, label, options, rename, notes)
     if options.template is None:
-        text = list(options.text or [_infer_text(table, {label, choices_column}, notes)])
+        text = list(options.text or [_infer_text(table, {label, choices_column, *parts}, notes)])
         prompts: Any = [_default_prompt(text, label, labels, rename)]
         single = None
     else:
         text, prompts, single = _custom_prompts(table, options.template, label, labels, rename)
     if not isinstance(prompts, str):
-        notes += _verbalizer_notes(labels)
+        notes += verbalizer_notes(labels.names, labels.words)
     text = _exclude(text, {choices_column})
-    _check_not_empty(table, text)
+    check_filled(table, text)
+    check_texts(table, text)
     shown = [rename.get(column, column) for column in text]
     choices_field = [rename.get(choices_column, choices_column)] if choices_column else []
     section = {
         "columns": [*shown, *choices_field],
         "label": labels.rule,
         "rename": rename,
-        "types": dict.fromkeys(choices_field, "choices"),
+        "types": {**_types(table, text, rename), **dict.fromkeys(choices_field, "choices")},
         "classes": choices_column is None,
         "may_be_empty": shown if len(shown) > 1 else [],
         "prompts": prompts,
+        "lists": {choices_field[0]: [rename.get(part, part) for part in parts]} if parts else {},
     }
     return TableDescription(section, text, label, notes, single)
 
 
-def _check_columns(table: Table, options: TableOptions, choices_column: str | None) -> None:
-    texts = options.text or ()
-    for option, column in [("label", options.label), ("choices", choices_column), *(("text", name) for name in texts)]:
+def _given(table: Table, options: TableOptions) -> set[str | None]:
+    """The columns that the options name, besides the label's."""
+    named = options.choices
+    listed = [named] if isinstance(named, str) else list(named or ()) if _are_columns(table, named) else []
+    return {*(options.text or ()), *listed}
+
+
+def _are_columns(table: Table, choices: Any) -> bool:
+    """Whether `choices=` lists columns, each with a choice, and not words."""
+    return isinstance(choices, list | tuple) and len(choices) > 1 and all(name in table.columns for name in choices)
+
+
+def _check_columns(table: Table, options: TableOptions) -> None:
+    choices = options.choices if isinstance(options.choices, str) else None
+    for option, column in [("label", options.label), ("choices", choices), *(("text", t) for t in options.text or ())]:
         if column is not None and column not in table.columns:
             raise unknown_value_error("column", column, table.columns, f"{option}=; {table.where}")
-    if options.label is not None and options.label in {*texts, choices_column}:
+    if options.label is not None and options.label in _given(table, options):
         raise UserError(f"{options.label!r} is the label's column: as text= or choices= it would give the answer away.")
 
 
-def _check_not_empty(table: Table, columns: Sequence[str], what: str = "") -> None:
-    """Raises UserError for a row in which all these columns are empty."""
-    for number, row in enumerate(table.rows, start=1):
-        if columns and not any(row[column] is not None and cell_text(row[column]) for column in columns):
-            names = f"{what}{columns[0]!r} is" if len(columns) == 1 else f"all of {', '.join(columns)} are"
-            raise UserError(f"{table.where}, row {number}: {names} empty; fill it in or leave the row out.")
+def _choices_of_rows(table: Table, label: str, options: TableOptions, notes: list[str]) -> str | list[str]:
+    """The column of each row's own choices, or the columns with one each; empty where all rows have the same labels.
+
+    Inferred where the user has not said what the labels are.
+    """
+    if isinstance(options.choices, str):
+        return options.choices
+    if isinstance(options.choices, list | tuple) and _are_columns(table, options.choices):
+        return list(options.choices)
+    if options.choices is not None or options.labels is not None:
+        return []
+    found = infer_choices(table, label, _exclude(table.columns, {label, *(options.text or ())}))
+    if found:
+        listed = found if isinstance(found, str) else f"[{','.join(found)}]"
+        notes.append(f"choices={listed} (inferred: the answer is one of each row's own)")
+    return found or []
+
+
+def _types(table: Table, text: Sequence[str], rename: Mapping[str, str]) -> dict[str, str]:
+    """Columns that hold booleans are shown as JSON writes them."""
+    return {
+        rename.get(column, column): "text"
+        for column in text
+        if any(isinstance(row[column], bool) for row in table.rows)
+    }
 
 
 def _infer_text(table: Table, taken: set[str | None], notes: list[str]) -> str:
@@ -124,12 +174,17 @@ def _class_labels(
     table: Table, label: str, options: TableOptions, rename: Mapping[str, str], notes: list[str]
 ) -> _Labels:  # fmt: skip
     """Classes: labels that mean the same in every row."""
-    count = Counter(cell_text(row[label]) for row in table.rows)
+    of_row, spellings = label_names(table, label)
+    if options.labels is not None:
+        of_row = named_labels(table, label, of_row, options.labels)
+    notes += spellings
+    count = Counter(of_row)
     if len(count) < 2:
         raise UserError(f"{table.where}: every row has the label {next(iter(count))!r}, so there is nothing to learn.")
-    if len(count) == len(table.rows):
+    if len(count) == len(table.rows) and options.labels is None:
         raise UserError(f"{table.where}: no value in {label!r} comes twice; is it the label? Say label=.")
-    pairs = _verbalizer(table.classes.get(label) or sorted(count, key=_sort_key), options.choices)
+    listed = [cell_text(name) for name in options.labels or ()]
+    pairs = verbalizer(listed or table.classes.get(label) or sorted(count, key=sort_key), options.choices)
     if unnamed := [name for name in count if name not in pairs]:
         raise UserError(
             f"choices= has no word for the label{'s' * (len(unnamed) > 1)} {shorten_list(map(repr, unnamed))}."
@@ -140,56 +195,6 @@ def _class_labels(
     first = 0 if label in table.classes else None
     rule = {"column": rename.get(label, label), "names": names, "first": first, "choices": None, "by": None}
     return _Labels(rule, names, words, None)
-
-
-def _verbalizer(found: list[str], choices: Any) -> dict[str, str]:
-    """The words for each label, in the labels' order; a user may list labels that no row has."""
-    if choices is None:
-        words = [humanize(name) for name in found]
-        return dict(zip(found, words if len(set(words)) == len(found) and all(words) else found, strict=True))
-    if isinstance(choices, Mapping):
-        pairs = {cell_text(name): cell_text(word) for name, word in choices.items()}
-    else:
-        listed = [cell_text(word) for word in choices]
-        if set(found) <= set(listed):
-            pairs = {name: humanize(name) for name in listed}
-        elif len(listed) == len(found) and _are_consecutive(found):
-            pairs = dict(zip(found, listed, strict=True))
-        else:
-            raise UserError(
-                f"choices={listed} does not say which words are for which label: say choices='{{{found[0]}: ...,"
-                f" {found[1]}: ...}}', or list the labels {shorten_list(map(repr, found))} themselves."
-            )
-    if len(set(pairs.values())) < len(pairs) or not all(pairs.values()):
-        raise UserError(f"choices= gives two labels the same words, or one none: {pairs}.")
-    return pairs
-
-
-def _verbalizer_notes(labels: _Labels) -> list[str]:
-    """A note if words replace the table's labels, or a hint if they should."""
-    if labels.words != labels.names:
-        return ["the model says " + format_verbalizer(labels.names, labels.words)]
-    if labels.names and all(name.isdigit() for name in labels.names):
-        first, second = labels.names[:2]
-        return [f"words tell a model more than numbers do: choices='{{{first}: ..., {second}: ...}}'"]
-    return []
-
-
-def format_verbalizer(names: Sequence[str], words: Sequence[str]) -> str:
-    return ", ".join(f"{word!r} for {name}" for name, word in zip(names, words, strict=True))
-
-
-def _are_consecutive(names: list[str]) -> bool:
-    """Whether these are 0, 1, 2, ... or 1, 2, 3, ...: then a list of words is unambiguous."""
-    return names in ([str(number) for number in range(first, first + len(names))] for first in (0, 1))
-
-
-def _sort_key(name: str) -> tuple[bool, float, str]:
-    """Numbers by size, before words."""
-    try:
-        return (False, float(name), name)
-    except ValueError:
-        return (True, 0.0, name)
 
 
 def _row_labels(table: Table, label: str, choices_column: str, rename: Mapping[str, str], notes: list[str]) -> _Labels:

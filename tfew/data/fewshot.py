@@ -13,11 +13,11 @@ from pathlib import Path
 import numpy as np
 
 from tfew.data.dataset import DatasetSpec
-from tfew.data.formats import read_rows
 from tfew.data.sources import find_files, load_split
 from tfew.errors import UserError
 from tfew.files.atomic import write_atomically
 from tfew.schema import Example
+from tfew.tables.formats import read_rows
 
 OFFICIAL_SPLITS = Path(__file__).parent / "official_splits"
 

@@ -3,9 +3,11 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tfew.data.labels import ChoiceRule, cell_text, parse_choices
-from tfew.data.table_reader import Table
+from tfew.data.cells import cell_text
+from tfew.data.label_column import NOT_SUPPORTED, indicator_columns
+from tfew.data.labels import ChoiceRule, parse_choices
 from tfew.errors import UserError, shorten_list
+from tfew.tables.table_reader import Table
 
 LABEL_NAMES = (
     "label",
@@ -19,6 +21,16 @@ LABEL_NAMES = (
     "answer",
     "rating",
     "y",
+    "answer_key",
+    "answerkey",
+    "correct_answer",
+    "correct_option",
+    "correct",
+    "tags",
+    "genre",
+    "genres",
+    "categories",
+    "topics",
 )
 MAX_LABEL_CHARACTERS = 60  # of the values in a column that is inferred to be the label's
 TEXT_NAMES = ("text", "sentence", "review", "content", "body", "message", "tweet", "question", "query", "document")
@@ -34,6 +46,11 @@ def infer_label_column(table: Table, free: Sequence[str]) -> str:
     """Of these columns the one with a label's name, else the only categorical one; UserError if there is none."""
     by_name = [column for name in LABEL_NAMES for column in free if column.lower() == name]
     candidates = by_name[:1] or [column for column in free if _is_categorical(table, column)]
+    if not by_name and len(indicators := indicator_columns(table, free)) > 1:
+        raise UserError(
+            f"{table.where} has a column of yes and no for each of {shorten_list(indicators)}: {NOT_SUPPORTED}; to"
+            " learn one of them name it with label=."
+        )
     if len(candidates) != 1:
         which = f"; it could be {shorten_list(candidates)}" if candidates else ""
         raise UserError(f"Which column of {table.where} is the label? Say label=, one of {shorten_list(free)}{which}.")

@@ -1,6 +1,5 @@
 """From a row's label to the index of the right choice: classes that all rows share, or choices of each row."""
 
-import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -8,16 +7,12 @@ from typing import Any, NotRequired
 
 from typing_extensions import TypedDict
 
+from tfew.data.cells import alike_key, cell_text, without_point
 from tfew.errors import UserError, unknown_value_error
 from tfew.files.untrusted import parse_json, validated
 
 CHOICE_SEPARATOR = "|||"
 LABEL_ENCODINGS = ("text", "number", "letter")  # of the right one among a row's own choices
-
-
-def cell_text(value: Any) -> str:
-    """A cell's value as text; booleans of JSON and Parquet as JSON writes them."""
-    return json.dumps(value) if isinstance(value, bool) else str(value).strip()
 
 
 class Rule(ABC):
@@ -46,7 +41,7 @@ class LabelRule(Rule):
         return self.index(fields[self.column])
 
     def index(self, value: Any) -> int:
-        index = next((i for i, names in enumerate(self.names) if value in names or cell_text(value) in names), -1)
+        index = self._spelt(value)
         if index < 0 and self.first is not None:
             if isinstance(value, bool):
                 index = int(value)
@@ -55,6 +50,17 @@ class LabelRule(Rule):
         if not 0 <= index < len(self.names):
             raise ValueError(f"label {value!r} in column {self.column!r} is none of {', '.join(self._known_labels())}")
         return index
+
+    def _spelt(self, value: Any) -> int:
+        """The label that is spelt so, or in a user's table (where labels are names alone) the only one alike, or -1."""
+        text = cell_text(value)
+        for spelling in (value, text, without_point(text), f"{text}.0"):
+            if (index := next((i for i, names in enumerate(self.names) if spelling in names), -1)) >= 0:
+                return index
+        if self.first is not None:
+            return -1
+        alike = [i for i, names in enumerate(self.names) if alike_key(text) in map(alike_key, names)]
+        return alike[0] if len(alike) == 1 else -1
 
     def _known_labels(self) -> list[str]:
         spellings = ["/".join(names) for names in self.names]

@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from tfew.data.dataset import DatasetSpec
-from tfew.data.formats import read_rows
 from tfew.data.split import stratified_sample
-from tfew.data.table_reader import Table, read_table
 from tfew.errors import UserError
 from tfew.files import hub
 from tfew.files.checksums import file_sha256
 from tfew.schema import Example
+from tfew.tables.formats import read_rows
+from tfew.tables.table_reader import Table, read_table
 
 log = logging.getLogger(__name__)
 

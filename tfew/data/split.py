@@ -8,19 +8,32 @@ from collections import Counter, defaultdict
 from collections.abc import Hashable, Sequence
 from typing import TypeVar
 
+from tfew.schema import Prompt
+
 Label = TypeVar("Label", bound=Hashable)
 
 
-def stratified_folds(labels: Sequence[Hashable], folds: int, seed: int) -> list[int]:
+def stratified_folds(
+    labels: Sequence[Hashable], folds: int, seed: int, groups: Sequence[Hashable] | None = None
+) -> list[int]:
     """The fold of each row, 0 to `folds` - 1.
 
     Folds differ by at most one row in size, and by at most one row of any label. The rows of a label that has fewer
-    rows than there are folds are all in different folds.
+    rows than there are folds are all in different folds. Rows of one of `groups` (None: each is its own) are in the
+    same fold, and the rest goes as nearly as they allow.
     """
-    fold = [0] * len(labels)
-    for position, row in enumerate(_stratified_order(labels, seed)):
-        fold[row] = position % folds
-    return fold
+    members: dict[Hashable, list[int]] = defaultdict(list)
+    for row in _stratified_order(labels, seed):
+        members[row if groups is None else groups[row]].append(row)
+    fold_of_row, size, size_by_label = [0] * len(labels), [0] * folds, Counter[tuple[int, Hashable]]()
+    for rows in sorted(members.values(), key=lambda rows: -len(rows)):  # stable: of equals in the stratified order
+        label = labels[rows[0]]
+        fold = min(range(folds), key=lambda fold: (size_by_label[fold, label], size[fold], fold))
+        size[fold] += len(rows)
+        for row in rows:
+            fold_of_row[row] = fold
+            size_by_label[fold, labels[row]] += 1
+    return fold_of_row
 
 
 def stratified_sample(labels: Sequence[Hashable], share: float, seed: int) -> list[int]:
@@ -49,6 +62,15 @@ def rare_labels(labels: Sequence[Label], rows: int) -> dict[Label, int]:
     """Labels with fewer rows than this, and how many they have; rarest first."""
     found = {label: count for label, count in Counter(labels).items() if count < rows}
     return dict(sorted(found.items(), key=lambda item: item[1]))
+
+
+def duplicate_groups(prompts: Sequence[Sequence[Prompt]]) -> list[int]:
+    """For each row the first one that the model is shown as the same, blanks and upper case apart; itself if none."""
+    first: dict[tuple[str, tuple[str, ...]], int] = {}
+    return [
+        first.setdefault((" ".join(row[0].input.split()).casefold(), row[0].choices), number)
+        for number, row in enumerate(prompts)
+    ]
 
 
 def _stratified_order(labels: Sequence[Hashable], seed: int) -> list[int]:

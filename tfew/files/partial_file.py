@@ -81,6 +81,12 @@ class PartialFile:
             self.side.unlink(missing_ok=True)  # of an output that is replaced
         self._state_file.unlink(missing_ok=True)
 
+    def discard(self) -> None:
+        """Removes what was written so far; nothing is left to resume from."""
+        self.close()
+        for path in (_partial_path(self.path), _partial_path(self.side), self._state_file):
+            path.unlink(missing_ok=True)
+
     def close(self) -> None:
         for file in self._files.values():
             file.close()

@@ -72,9 +72,8 @@ def coverage(found: Sequence[Layer]) -> str:
 
 @dataclass(frozen=True)
 class MatrixChoice:
-    """Which matrices a method takes: by the model's structure, or those named by `targets` (see
-    `tfew.placement.named_layers`) or `last_parts` (adapters saved before version 0.3). Without `second`, those that inner activations enter are left
-    out.
+    """Which matrices a method takes: by the model's structure, or those named by `targets` or `last_parts` (adapters
+    saved before version 0.3). Without `second`, those that inner activations enter are left out.
     """
 
     targets: Sequence[str] | None = None

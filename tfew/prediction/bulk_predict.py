@@ -14,12 +14,12 @@ from typing import Any, TextIO
 
 from tqdm import tqdm
 
-from tfew.data.stream import RowStream, StreamedRow, StreamPosition
 from tfew.errors import UserError
 from tfew.files.partial_file import PartialFile
 from tfew.prediction.predictor import Predictor, Prepared
 from tfew.prediction.result_rows import ResultRows
 from tfew.prediction.task_predictor import Labelled
+from tfew.tables.rows import RowStream, StreamedRow, StreamPosition
 
 WINDOW_BATCHES = 32
 WINDOW_CHARACTERS = 2**22  # of the texts of a window: a few long rows are a window, too
@@ -70,6 +70,7 @@ class BulkPrediction:
     ) -> None:  # fmt: skip
         self.predictor, self.stream, self.results, self.name = predictor, stream, results, name
         self.task_column, self.skip = task_column, skip
+        self.first_problem: str | None = None
         self.with_labels = {name for name, labeller in predictor.tasks.items() if labeller.labels is not None}
         self.window_rows = predictor.batch_size * (1 if at_once else WINDOW_BATCHES)
 
@@ -83,8 +84,9 @@ class BulkPrediction:
             state = {**asdict(progress), "columns": self.results.columns}
             listed = "".join(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in bad)
             file.write(text, listed, state)
-        if not progress.labelled and not file.state.get("is_headed"):
-            file.write(self.results.text([], [], first=True), "", {**asdict(progress), "is_headed": True})
+        if not progress.labelled:
+            file.discard()
+        self._check_labelled(progress)
         file.finish()
         return progress
 
@@ -97,7 +99,18 @@ class BulkPrediction:
             output.flush()
             for row in bad[: max(0, SHOWN_BAD_ROWS - progress.bad + len(bad))]:
                 print(f"{self.name}, line {row['line']} is skipped: {row['reason']}", file=sys.stderr)
+        self._check_labelled(progress)
         return progress
+
+    def _check_labelled(self, progress: Progress) -> None:
+        """Raises UserError where no row was labelled."""
+        if not progress.rows:
+            raise UserError(f"{self.name} holds no rows: there is nothing to label.")
+        if not progress.labelled:
+            first = "" if self.first_problem is None else f" The first: {self.first_problem}"
+            raise UserError(
+                f"{self.name}: none of its {progress.rows:,} rows can be labelled, and nothing is written.{first}"
+            )
 
     def _labelled(self, window: Sequence[StreamedRow], progress: Progress) -> tuple[str, list[dict[str, Any]]]:
         """The window's lines, and what is to be said of its bad rows; counts both."""
@@ -116,7 +129,7 @@ class BulkPrediction:
             if isinstance(found, Prepared):
                 good.append((row, found))
             else:
-                bad.append(self._bad(row, found))
+                bad.append(self._bad(row, found, advise=bool(progress.labelled or good)))
         labelled = self.predictor.answer([found for _, found in good])
         text = self.results.text([row.row or {} for row, _ in good], labelled, first=not progress.labelled)
         progress.count(labelled, self.with_labels)
@@ -128,14 +141,16 @@ class BulkPrediction:
         task = None if self.task_column is None or row is None else row.get(self.task_column)
         return None if task is None else str(task)
 
-    def _bad(self, row: StreamedRow, problem: UserError | None) -> dict[str, Any]:
-        """What the side file says of a row that cannot be labelled; raises UserError where that ends the run."""
+    def _bad(self, row: StreamedRow, problem: UserError | None, advise: bool) -> dict[str, Any]:
+        """What the side file says of a row that cannot be labelled; raises UserError where that ends the run.
+
+        `advise`: other rows can be labelled, so that leaving out such rows is worth a word.
+        """
         reason = str(problem) if problem is not None else f"row {row.place.row} {row.problem}."
+        self.first_problem = self.first_problem or reason
         if not self.skip:
-            raise UserError(
-                f"{self.name}, line {row.place.line}: {reason} The same command with bad_rows=skip goes on, and lists"
-                " such rows."
-            )
+            advice = " The same command with bad_rows=skip goes on, and lists such rows." if advise else ""
+            raise UserError(f"{self.name}, line {row.place.line}: {reason}{advice}")
         content = row.text if row.row is None else row.row
         return {"row": row.place.row, "line": row.place.line, "reason": reason, "content": content}
 

@@ -68,13 +68,13 @@ class Predictor:
         config = compose(*overrides, config_name="predict")
         return load_predictor(partial(saved_run, config, overrides), adapters, config.merge)
 
-    def __call__(self, rows: Iterable[Row], task: str | Sequence[str] | None = None) -> list[Labelled]:
+    def __call__(self, rows: Row | Iterable[Row], task: str | Sequence[str] | None = None) -> list[Labelled]:
         """What each row is labelled; raises UserError for the first row that cannot be.
 
-        A row maps columns to values, or is a text where the task has one column. `task`: whose the rows are, or whose
-        each is; it may be left out where there is one task.
+        A row maps columns to values, or is a text where the task has one column; one row alone counts as a list of one.
+        `task`: whose the rows are, or whose each is; it may be left out where there is one task.
         """
-        rows = list(rows)
+        rows = [rows] if isinstance(rows, str | Mapping) else list(rows)
         tasks = [task] * len(rows) if task is None or isinstance(task, str) else list(task)
         prepared = self.prepare(list(zip(range(1, len(rows) + 1), tasks, rows, strict=True)))
         for row in prepared:

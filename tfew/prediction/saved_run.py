@@ -10,23 +10,26 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from tfew.cli import with_run_settings
+from tfew.cli import overridden, with_run_settings
 from tfew.config import checked, resolved
 from tfew.data.dataset import DatasetSpec
 from tfew.data.templates import Template
 from tfew.data.tokenization import PromptTokenizer
+from tfew.dataset_config import with_texts_named
 from tfew.errors import UserError
 from tfew.methods.base import Method
+from tfew.models.adapters_io import WEIGHTS_FILE
 from tfew.models.build import build_for_scoring, build_tokenizer, saved_method, tokenizer_for
 from tfew.models.loaded_model import LoadedModel
+from tfew.runs.run_folder import finished_settings
 from tfew.settings import EvaluationSettings, settings
 from tfew.task import load_mixture_spec, load_spec, train_templates
 
 # what the command line may say beside an adapter; the rest was settled when it was trained
 PREDICTION_SETTINGS = (
-    "adapter", "adapters", "input", "output", "format", "bad_rows", "task_column", "merge", "dataset", "templates",
-    "score", "model", "trainer", "max_tokens", "eval_batch_size", "engine", "memory_gb", "trust_remote_code",
-    "resume", "overwrite",
+    "adapter", "adapters", "input", "output", "format", "bad_rows", "task_column", "merge", "dataset", "text",
+    "templates", "score", "model", "trainer", "max_tokens", "eval_batch_size", "engine", "memory_gb",
+    "trust_remote_code", "resume", "overwrite",
 )  # fmt: skip
 COMPUTATION = (
     "model",
@@ -89,6 +92,18 @@ class SavedRun:
         return build_tokenizer(self.config, adapter=self.folder, trains=False)
 
 
+def _check_data(overrides: Sequence[str], folder: str | Path | None) -> None:
+    """Raises UserError for an adapter without its run where nothing says what rows and labels it is for."""
+    path = None if folder is None else Path(str(folder)).expanduser()
+    if path is None or not (path / WEIGHTS_FILE).is_file() or finished_settings(path) is not None:
+        return
+    if not {"dataset", "experiment"} & {key.partition(".")[0] for key in overridden(overrides)}:
+        raise UserError(
+            f"{path} is an adapter without its run (config.yaml, result.json), which says what rows and labels it is"
+            " for: take the whole run folder, or name the data set it was trained on with +experiment= or dataset=."
+        )
+
+
 def saved_run(config: DictConfig, overrides: Sequence[str], folder: str | Path | None) -> SavedRun:
     """The adapter in this folder, with its run's settings under those of the command line."""
     if config.trainer.devices != 1:
@@ -96,8 +111,11 @@ def saved_run(config: DictConfig, overrides: Sequence[str], folder: str | Path |
             f"Labels are made on one device: say trainer.devices=1, not {config.trainer.devices}. For several, start"
             " the command once for each, with its part of the rows."
         )
+    _check_data(overrides, folder)
     config = config.copy()
     config.adapter = None if folder is None else str(folder)
     config.resume = config.overwrite = False  # of the output, and no run's affair
     config = checked(with_run_settings(config, overrides, PREDICTION_SETTINGS))
+    if "text" in overridden(overrides) and config.adapter is not None:
+        config = with_texts_named(config)
     return SavedRun(config, None if folder is None else Path(str(folder)).expanduser())

@@ -6,7 +6,7 @@ what they predict says nothing about the label.
 """
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -69,9 +69,15 @@ class TaskPredictor:
         """The column that a row of plain text is; None where there are several, or none."""
         return self.columns[0] if len(self.columns) == 1 else None
 
+    def check_columns(self, columns: Iterable[Any], where: str) -> None:
+        """Raises UserError where rows of these columns lack something that a row needs."""
+        needed = self.spec.columns or (() if self.text_column is None else (self.text_column,))
+        self.spec.check_columns(needed, columns, where)
+
     def prompts(self, number: int, row: Mapping[str, Any] | str) -> list[Prompt]:
         """Row `number` (from 1) in the words of each template, `dataset` being the task; raises UserError."""
         row = self._as_row(number, row)
+        self.check_columns(row, f"{self.task}, row {number}")
         rendered = [self._rendered(template, number, row) for template in list(self._templates.values())]
         found = [replace(prompt, dataset=self.task, label=None) for prompt in rendered if prompt is not None]
         kept = [prompt for prompt in found if self._comparable(prompt, found[0])]

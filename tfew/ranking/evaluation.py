@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -22,6 +22,7 @@ from tfew.ranking.metrics import summarise, summarise_members
 from tfew.ranking.per_label_metrics import summarise_classes
 from tfew.ranking.rank_classification import rank_classify, unconditional_sums
 from tfew.ranking.score_methods import prediction_from, prompts_to_score, shots_to_score
+from tfew.ranking.ties import same_choices, without_lucky_guess
 from tfew.ranking.window import lengths_in_context
 from tfew.runs.run_folder import PREDICTIONS_FILE
 from tfew.schema import Prediction, Prompt
@@ -63,12 +64,16 @@ def evaluate_model(
 
 def metrics_of(task: Task, answers: Sequence[Answer], norm: str) -> dict[str, Any]:
     """The numbers that `tfew.ranking.metrics` makes of these answers; none where no label is known."""
-    if all(answer.label is None for answer in answers):
+    unknown = task.unknown_labels
+    if all(answer.label is None for answer in answers) and not unknown:
         return {}
     if task.mixture is not None:
         return summarise_members(answers, norm)
-    of_classes = {} if task.classes is None else summarise_classes([a.under(norm) for a in answers], task.classes)
-    return {**summarise(answers, norm), **of_classes}
+    if task.classes is None:
+        return summarise(answers, norm)
+    of_classes = summarise_classes([answer.under(norm) for answer in answers], task.classes, unknown)
+    counted = {"unknown_labels": dict(Counter(unknown.values()))} if unknown else {}
+    return {**summarise(answers, norm, unknown), **of_classes, **counted}
 
 
 def write_predictions(folder: Path, predictions: Sequence[Prediction]) -> None:
@@ -104,9 +109,15 @@ def rank(loaded: LoadedModel, task: Task, settings: EvaluationSettings, context:
         choices = _unconditional_choices(prompts, settings.score.norm) if alone else {}
         predictions = _score(loaded, settings.eval_batch_size, task.name, unique, encoded, choices)
     by_query = dict(zip(unique, predictions, strict=True))
+    same = same_choices(loaded.prompt_tokenizer, (prompt.choices for prompt in prompts))
     answers = [
         Answer(
-            tuple(prediction_from(prompt, method, [by_query[query] for query in group]) for group in contexts),
+            tuple(
+                without_lucky_guess(
+                    prediction_from(prompt, method, [by_query[query] for query in group]), prompt.choices, same
+                )
+                for group in contexts
+            ),
             settings.icl.combine if context else COMBINATIONS[0],
         )
         for prompt, contexts in zip(prompts, queries, strict=True)

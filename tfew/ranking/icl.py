@@ -11,7 +11,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from math import exp, log
 
-from tfew.ranking.norms import available, best, rescored
+from tfew.ranking.norms import available, rescored
+from tfew.ranking.ties import best_of
 from tfew.schema import Prediction, Prompt
 
 MODES = ("none", "concat", "ensemble")
@@ -48,6 +49,10 @@ class Answer:
     @property
     def dataset(self) -> str:
         return self.members[0].dataset
+
+    @property
+    def idx(self) -> int:
+        return self.members[0].idx
 
     @property
     def label(self) -> int | None:
@@ -89,8 +94,8 @@ def combined(members: Sequence[Prediction], combine: str) -> Prediction:
         columns = zip(*map(_probabilities, members), strict=True)
         scores = [_log(sum(probabilities) / len(members)) for probabilities in columns]
     return replace(
-        members[0], scores=tuple(scores), predicted=best(scores), contexts=len(members),
-        characters=None, bytes=None, unconditional=None,
+        members[0], scores=tuple(scores), predicted=best_of(scores, members[0].label, members[0].same),
+        contexts=len(members), characters=None, bytes=None, unconditional=None,
     )  # fmt: skip
 
 

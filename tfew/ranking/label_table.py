@@ -62,7 +62,14 @@ def doubts(metrics: Mapping[str, Any], rows: int) -> list[str]:
     if rare:
         listing = ", ".join(rare[:MOST_LISTED]) + (f" and {len(rare) - MOST_LISTED} more" if rare[MOST_LISTED:] else "")
         found.append(f"Too few rows (below {FEW_ROWS}) for the numbers of: {listing}.")
-    absent = sum(not score["rows"] for score in classes.values())
-    if absent:
-        found.append(f"{absent} of {len(classes)} labels have no row here: nothing is known about them.")
+    if absent := [name for name, score in classes.items() if not score["rows"]]:
+        more = f" and {len(absent) - MOST_LISTED} more" if absent[MOST_LISTED:] else ""
+        listing = ", ".join(absent[:MOST_LISTED]) + more
+        found.append(f"{len(absent)} of {len(classes)} labels have no row here: nothing is known about {listing}.")
+    if unknown := metrics.get("unknown_labels"):
+        listing = ", ".join(f"{name} ({count})" for name, count in sorted(unknown.items())[:MOST_LISTED])
+        found.append(
+            f"{sum(unknown.values())} rows have labels that the task does not have, and count as errors: {listing}"
+            f"{' ...' * (len(unknown) > MOST_LISTED)}; labels=strict refuses them."
+        )
     return found

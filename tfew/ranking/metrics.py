@@ -1,7 +1,7 @@
 """From predictions to numbers: accuracy per template, then median and interquartile range over templates."""
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,9 +12,13 @@ from tfew.ranking.temperature import calibration
 from tfew.schema import Prediction
 
 
-def accuracy(predictions: Sequence[Prediction]) -> float:
-    """Fraction of labelled predictions that are right; nan where there is none."""
-    right = [prediction.predicted == prediction.label for prediction in predictions if prediction.label is not None]
+def accuracy(predictions: Sequence[Prediction], unknown: Collection[int] = ()) -> float:
+    """Fraction of labelled predictions that are right; nan where there is none.
+
+    `unknown`: the `idx` of rows whose label is none of the choices, so that whatever is predicted is wrong.
+    """
+    labelled = [prediction for prediction in predictions if prediction.label is not None or prediction.idx in unknown]
+    right = [prediction.predicted == prediction.label for prediction in labelled]
     return sum(right) / len(right) if right else float("nan")
 
 
@@ -34,18 +38,20 @@ def summarise_members(answers: Sequence[Answer], norm: str) -> dict[str, Any]:
     return {**means, "members": members}
 
 
-def summarise(answers: Sequence[Answer], norm: str) -> dict[str, Any]:
+def summarise(answers: Sequence[Answer], norm: str, unknown: Collection[int] = ()) -> dict[str, Any]:
     """accuracy under `norm` (median over templates), accuracy_iqr, chance, and accuracy and rows of each template.
 
     accuracy_interval: of a single template, the 95 % interval of its accuracy. chance is the accuracy of guessing among
-    each prompt's own choices; accuracy_by_norm has the accuracy under each norm; calibration is what
-    `tfew.ranking.temperature` says.
+    each prompt's own choices; rows in `unknown` (their `idx`) have another label, and are errors. accuracy_by_norm has
+    the accuracy under each norm; calibration is what `tfew.ranking.temperature` says.
     """
     by_template = defaultdict(list)
     for answer in answers:
         by_template[answer.template].append(answer)
     by_norm = {
-        other: {name: accuracy([answer.under(other) for answer in group]) for name, group in by_template.items()}
+        other: {
+            name: accuracy([answer.under(other) for answer in group], unknown) for name, group in by_template.items()
+        }
         for other in answers[0].norms
         if all(other in answer.norms for answer in answers)  # folds of a few rows may or may not have pmi
     }
@@ -54,7 +60,7 @@ def summarise(answers: Sequence[Answer], norm: str) -> dict[str, Any]:
     }
     median, iqr = median_and_iqr([template["accuracy"] for template in templates.values()])
     chance = sum(1 / answer.choices for answer in answers) / len(answers)
-    labelled = [answer.under(norm) for answer in answers if answer.label is not None]
+    labelled = [answer.under(norm) for answer in answers if answer.label is not None or answer.idx in unknown]
     right = sum(prediction.predicted == prediction.label for prediction in labelled)
     interval = {"accuracy_interval": wilson_interval(right, len(labelled))} if len(templates) == 1 and labelled else {}
     return {

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from tfew.ranking.ties import best_of
 from tfew.schema import Prediction, Prompt
 
 NORMS = ("token", "sum", "char", "byte", "pmi")
@@ -38,12 +39,12 @@ def rescored(prediction: Prediction, norm: str, other: str) -> Prediction:
     scores = tuple(
         (total - taken) / divisor for total, (divisor, taken) in zip(sums, _terms(prediction, other), strict=True)
     )
-    return replace(prediction, scores=scores, predicted=best(scores))
+    return replace(prediction, scores=scores, predicted=best_of(scores, prediction.label, prediction.same))
 
 
 def best(scores: Sequence[float]) -> int:
     """The place of the highest score; ties go to the first."""
-    return max(range(len(scores)), key=scores.__getitem__)
+    return best_of(scores, None, None)
 
 
 def predicted(prompt: Prompt, scores: tuple[float, ...], **counted: Any) -> Prediction:

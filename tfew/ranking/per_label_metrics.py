@@ -4,7 +4,7 @@ Definitions are scikit-learn's.
 """
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import sqrt
 from statistics import median
 from typing import Any
@@ -53,18 +53,23 @@ def wilson_interval(right: int, rows: int) -> tuple[float, float]:
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
-def summarise_classes(predictions: Sequence[Prediction], names: Sequence[str]) -> dict[str, Any]:
+def summarise_classes(
+    predictions: Sequence[Prediction], names: Sequence[str], unknown: Mapping[int, str] | None = None
+) -> dict[str, Any]:
     """f1_macro (median over templates), and of a single template also classes: {name: {...}}, confusion, majority.
 
     majority: the accuracy of always giving the commonest label. Nothing where a template has other choices than one
-    for each name.
+    for each name. `unknown`: by `idx` the labels that are none of the choices; each is a class that is never predicted.
     """
+    unknown = unknown or {}
+    choices, names = len(names), [*names, *sorted(set(unknown.values()))]
     by_template = defaultdict(list)
     for prediction in predictions:
-        if len(prediction.scores) != len(names):
+        if len(prediction.scores) != choices:
             return {}
-        if prediction.label is not None:
-            by_template[prediction.template].append((prediction.label, prediction.predicted))
+        label = names.index(unknown[prediction.idx]) if prediction.idx in unknown else prediction.label
+        if label is not None:
+            by_template[prediction.template].append((label, prediction.predicted))
     tables = [confusion(pairs, len(names)) for pairs in by_template.values()]
     summary: dict[str, Any] = {"f1_macro": median(map(f1_macro, tables))}
     if len(tables) == 1:

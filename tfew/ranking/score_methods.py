@@ -12,7 +12,8 @@ Norms go on top of each; a channel's norm counts the tokens, characters and byte
 from collections.abc import Sequence
 from dataclasses import replace
 
-from tfew.ranking.norms import best, predicted
+from tfew.ranking.norms import predicted
+from tfew.ranking.ties import best_of
 from tfew.schema import Prediction, Prompt
 
 METHODS = ("direct", "channel", "calibrated")
@@ -46,7 +47,7 @@ def prediction_from(prompt: Prompt, method: str, predictions: Sequence[Predictio
     if method == "calibrated":
         query, free = predictions
         scores = tuple(score - off for score, off in zip(query.scores, free.scores, strict=True))
-        return replace(query, scores=scores, predicted=best(scores))
+        return replace(query, scores=scores, predicted=best_of(scores, query.label, query.same))
     scores = tuple(prediction.scores[0] for prediction in predictions)
     return predicted(
         prompt,

@@ -121,7 +121,15 @@ def _aligned(predictions: Sequence[Prediction]) -> tuple[np.ndarray, np.ndarray]
     turned = {p.template for idx, group in by_row.items() for p in group if p.label != labels[idx]}
     kept = {idx: [p for p in group if p.template not in turned] for idx, group in by_row.items()}
     rows = {idx: {p.template: p.scores for p in group} for idx, group in kept.items() if group}
-    return _stacked(rows), np.array([labels[idx] for idx in rows], np.int64)
+    label_R = np.array([_last_same(labels[idx], kept[idx][0].same) for idx in rows], np.int64)
+    return _stacked(rows), label_R
+
+
+def _last_same(label: int | None, same: Sequence[int] | None) -> int | None:
+    """Of choices that are the same as the label the last one: what is predicted is the first, and so no lucky guess."""
+    if label is None or same is None:
+        return label
+    return max(place for place, first in enumerate(same) if first == same[label])
 
 
 def _stacked(rows: Mapping[int, Mapping[str, Sequence[float]]]) -> np.ndarray:

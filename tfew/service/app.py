@@ -89,6 +89,7 @@ def make_app(queue: LabelQueue, metrics: Metrics, limits: Limits) -> FastAPI:
             raise HTTPException(415, "The body of /table is text/csv.")
         try:
             columns, rows = read_table(await request.body())
+            service.check_columns(task, columns)
         except UserError as error:
             raise HTTPException(422, str(error)) from error
         answers: list[Answer] = []
@@ -164,6 +165,12 @@ class _Service:
                 raise HTTPException(422, f"task is missing, and there are {len(tasks)}: GET /tasks names them.")
             if name is not None and name not in tasks:
                 raise HTTPException(404, f"There is no task {name[:100]!r}: GET /tasks names those that are there.")
+
+    def check_columns(self, name: str | None, columns: Sequence[str]) -> None:
+        """Raises UserError where a table's rows lack what those of the task need."""
+        self.check_known([name])
+        tasks = self.queue.predictor.tasks
+        tasks[next(iter(tasks)) if name is None else name].check_columns(columns, "The table")
 
     def tasks(self) -> list[TaskDescription]:
         return [

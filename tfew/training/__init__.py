@@ -5,7 +5,7 @@
 * fit: the trainer around it; a killed run is resumed here
 * atomic_checkpoint: checkpoints written atomically
 * optim: schedule and clipping
-* cross_validation: k folds
+* folds, cross_validation: which fold each row is in; k folds
 * joint_training: several runs in one process
 * strategy, deepspeed: Lightning's strategies for several devices
 """

@@ -2,6 +2,7 @@
 
 import errno
 import logging
+import sys
 import time
 import warnings
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ import torch
 from hydra.utils import get_class
 from omegaconf import DictConfig
 from pytorch_lightning.callbacks import ModelCheckpoint, TQDMProgressBar
+from pytorch_lightning.callbacks.progress.tqdm_progress import Tqdm
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 from tqdm import tqdm
@@ -167,7 +169,7 @@ def _trainer(config: DictConfig, method: Method, device: torch.device, folder: P
         max_steps=config.steps,
         logger=_logger(config, folder) if is_main_process() else False,
         callbacks=[
-            StepBar(refresh_rate=max(1, config.steps // 100)),
+            StepBar(config.steps),
             *([MetricsCsv(folder)] if is_main_process() else []),
             *([ExitOnSigterm()] if world_size() > 1 else []),
             ModelCheckpoint(
@@ -211,7 +213,17 @@ def _logger(config: DictConfig, folder: Path) -> Any:
 
 
 class StepBar(TQDMProgressBar):
-    """Lightning's bar, named for what it shows: all steps are one epoch to Lightning."""
+    """Lightning's bar, named for what it shows (all steps are one epoch to Lightning), on standard error."""
+
+    def __init__(self, steps: int) -> None:
+        """In a file each refresh is a line: there are a few of them, on a terminal a hundred."""
+        super().__init__(refresh_rate=max(1, steps // (100 if sys.stderr.isatty() else 5)))
+
+    def init_train_tqdm(self) -> Tqdm:
+        return Tqdm(
+            desc="Training", disable=self.is_disabled, dynamic_ncols=True, file=sys.stderr, smoothing=0,
+            bar_format=self.BAR_FORMAT,
+        )  # fmt: skip
 
     def on_train_epoch_start(self, trainer: pl.Trainer, *_: Any) -> None:
         super().on_train_epoch_start(trainer)

@@ -10,8 +10,9 @@ from typing import Any
 
 from tfew.errors import UserError, unknown_value_error
 from tfew.files.untrusted import parse_json
+from tfew.tables.rows import Row
 
-Row = Mapping[str, Any]
+JSON_LINES = ("jsonl", "ndjson")
 LETTER = re.compile(r"\(([A-Z])\) ")
 
 
@@ -20,15 +21,16 @@ class Format:
     """A text file of rows: a table with a header line, or with `pattern` one row a line.
 
     encoding: tried in turn; delimiter: of columns; quoting: whether a quotation mark starts a cell that may hold
-    delimiters; pattern: a regular expression whose named groups are the columns. Then, in this order: `add` adds
-    constant columns to every row; `codes` replaces a column's text by its position among the listed spellings;
-    `join` makes a column of others, joined by a space; `lettered` turns "(A) one (B) two" into
-    {text: [one, two], label: [A, B]}.
+    delimiters; skip_blanks: blanks behind a delimiter belong to no cell; pattern: a regular expression whose named
+    groups are the columns. Then, in this order: `add` adds constant columns to every row; `codes` replaces a column's
+    text by its position among the listed spellings; `join` makes a column of others, joined by a space; `lettered`
+    turns "(A) one (B) two" into {text: [one, two], label: [A, B]}.
     """
 
     encoding: Sequence[str] = ("utf-8",)
     delimiter: str = ","
     quoting: bool = True
+    skip_blanks: bool = False
     pattern: str | None = None
     add: Mapping[str, Any] = field(default_factory=dict)
     codes: Mapping[str, Sequence[str]] = field(default_factory=dict)
@@ -51,11 +53,11 @@ def read_rows(path: Path, formats: Mapping[str, Mapping[str, Any]] = FORMATS) ->
     """Rows of a .jsonl, .csv or .tsv file, or of an ending that `formats` describes; an error names file and line."""
     ending = path.suffix.removeprefix(".")
     described = {**FORMATS, **formats}
-    if ending not in {"jsonl", *described}:
-        known = [f".{name}" for name in ("jsonl", *described)]
+    if ending not in {*JSON_LINES, *described}:
+        known = [f".{name}" for name in (*JSON_LINES, *described)]
         raise unknown_value_error("file ending", path.suffix, known, f"of {path}")
     try:
-        if ending == "jsonl":
+        if ending in JSON_LINES:
             with path.open(encoding="utf-8", newline="") as lines:
                 rows = list(_json_lines(path, lines))
         else:
@@ -99,6 +101,7 @@ def _table_rows(path: Path, lines: Iterable[str], form: Format) -> Iterator[Row]
         lines,
         delimiter=form.delimiter,
         quoting=csv.QUOTE_MINIMAL if form.quoting else csv.QUOTE_NONE,
+        skipinitialspace=form.skip_blanks,
         strict=True,
     )
     for row in reader:

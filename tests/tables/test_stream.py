@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 
-from tfew.data.stream import MAX_LINE_BYTES, RowStream, StreamedRow, StreamPosition, open_stream
 from tfew.errors import UserError
+from tfew.tables.byte_lines import MAX_LINE_BYTES
+from tfew.tables.rows import RowStream, StreamedRow, StreamPosition
+from tfew.tables.stream import open_stream
 
 
 def written(path: Path, data: str | bytes) -> str:
@@ -74,30 +76,30 @@ def test_reading_goes_on_from_any_row(name: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "bad", "problem"),
     [
-        ("a.csv", b"7", "has 1 columns instead of the header's 2"),
-        ("a.csv", b"7,x,y", "has 3 columns instead of the header's 2"),
+        ("a.csv", b"7", "has 1 cell, the header has 2"),
+        ("a.csv", b"7,x,y", "has 3 cells, the header has 2"),
         ("a.csv", b'7,"x"y', "cannot be read: ',' expected after '\"'"),
-        ("a.csv", b"7,caf\xe9", "is not utf-8 text (byte 0xe9)"),
+        ("a.csv", b"7,caf\xe9", "is not UTF-8 text (byte 0xe9"),
         ("a.jsonl", b'{"text": ', "is not valid JSON: Expecting value at column"),
         ("a.jsonl", b"[1]", "is list, not a JSON object"),
-        ("a.jsonl", b'{"text": "caf\xe9"}', "is not utf-8 text (byte 0xe9)"),
+        ("a.jsonl", b'{"text": "caf\xe9"}', "is not UTF-8 text (byte 0xe9"),
         ("a.jsonl", b'{"text": "\\ud800"}', "is not valid JSON: half a surrogate pair is no character"),
         ("a.jsonl", b'{"n": ' + b"9" * 5000 + b"}", "is not valid JSON: Exceeds the limit"),
         ("a.jsonl", b'{"n": ' + b"[" * 90000 + b"}", "is not valid JSON: "),
-        ("a.txt", b"caf\xe9", "is not utf-8 text (byte 0xe9)"),
+        ("a.txt", b"caf\xe9", "is not UTF-8 text (byte 0xe9"),
     ],
 )
 def test_a_bad_row_is_one_row(name: str, bad: bytes, problem: str, tmp_path: Path) -> None:
     """... and the rows before and behind it are read as if it were not there."""
     good = {
-        "a.csv": (b"1,one", b"2,two"),
-        "a.jsonl": (b'{"text": "one"}', b'{"text": "two"}'),
-        "a.txt": (b"one", b"two"),
+        "a.csv": (b'1,"\xc3\xb6ne"', b"2,two"),
+        "a.jsonl": ('{"text": "öne"}'.encode(), b'{"text": "two"}'),
+        "a.txt": ("öne".encode(), b"two"),
     }
     before, behind = good[name]
     lines = [*([b"id,text"] if name == "a.csv" else []), before, bad, behind]
     rows = read(written(tmp_path / name, b"\n".join(lines) + b"\n"))
-    assert [row.row["text"] for row in rows if row.row] == ["one", "two"]
+    assert [row.row["text"] for row in rows if row.row] == ["öne", "two"]
     assert [row.row is None for row in rows] == [False, True, False]
     assert rows[1].problem is not None
     assert problem in rows[1].problem
@@ -106,7 +108,7 @@ def test_a_bad_row_is_one_row(name: str, bad: bytes, problem: str, tmp_path: Pat
 
 
 def test_a_quotation_mark_that_is_never_closed_is_a_bad_row(tmp_path: Path) -> None:
-    rows = read(written(tmp_path / "a.csv", 'id,text\n1,one\n2,"open\n3,three\n'))
+    rows = read(written(tmp_path / "a.csv", 'id,text\n1,"one"\n2,"open\n3,three\n'))
     assert [row.problem for row in rows] == [None, "cannot be read: unexpected end of data"]
 
 
@@ -114,13 +116,14 @@ def test_a_quotation_mark_that_is_never_closed_is_a_bad_row(tmp_path: Path) -> N
     ("name", "data", "options", "message"),
     [
         ("a.csv", "", {}, "a.csv is empty: a table begins with a line that names its columns"),
-        ("a.csv", "a,b,a\n", {}, "a.csv has two columns named 'a'"),
-        ("a.csv", b"caf\xe9,b\n", {}, "its header line is not utf-8 text"),
-        ("a.xls", "x", {}, r"Unknown file ending '.xls'.*'.csv'.*'.parquet'"),
+        ("a.csv", "a,b,a\n", {}, "a.csv has two columns called 'a'"),
+        ("a.csv", b"caf\xe9,b\n\xc3\xa4,1", {}, "its header line is not UTF-8 text"),
+        ("a.doc", "x", {}, r"Unknown file ending '.doc'.*format= says what it is.*'.csv'.*'.parquet'"),
+        ("a.xls", "x", {}, r"a.xls cannot be read \(.xls\): save it as CSV"),
         ("a.jsonl", "x", {"kind": "xml"}, r"Unknown format 'xml' \(format=\)"),
         ("a.parquet", "no parquet", {}, "a.parquet cannot be read as Parquet"),
         ("a.txt", "x", {"text_column": None}, r"plain text, and the data set has not one column"),
-        ("a.csv", "x\n", {"formats": {"csv": {"pattern": "x"}}}, "are not tables"),
+        ("a.csv", "x\n", {"formats": {"csv": {"pattern": "x"}}}, "are no tables"),
     ],
 )
 def test_files_that_make_no_sense(

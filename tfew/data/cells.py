@@ -1,0 +1,71 @@
+"""What stands in the cell of a table: nothing, text, or something that is no text; and when two texts are alike."""
+
+import json
+import re
+import unicodedata
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from tfew.errors import UserError
+
+WHOLE = re.compile(r"([+-]?\d+)\.0+")  # a whole number, written as a float
+FRACTION = re.compile(r"[+-]?\d*\.\d*[1-9]\d*")  # a number that is not whole
+BETWEEN_WORDS = re.compile(r"(?<=\w)[\s_-]+(?=\w)|[\s_]+")
+MISSING_WORDS = {"nan", "none", "null", "n/a", "na", "#n/a", "<na>", "nil", "-", "?"}  # texts that may mean: nothing
+
+
+def cell_text(value: Any) -> str:
+    """A cell's value as text; booleans of JSON and Parquet as JSON writes them."""
+    return json.dumps(value) if isinstance(value, bool) else str(value).strip()
+
+
+def is_missing(value: Any) -> bool:
+    """None, NaN, or a text of nothing but blanks."""
+    return value is None or value != value or (isinstance(value, str) and not value.strip())
+
+
+def not_text(value: Any) -> str | None:
+    """What a value is that no prompt can show as it stands; None for texts, numbers, dates and the like."""
+    if isinstance(value, bytes | bytearray | memoryview):
+        return "binary data"
+    if isinstance(value, Mapping):
+        return "a dictionary"
+    return "a list" if isinstance(value, list | tuple | set) else None
+
+
+def without_point(text: str) -> str:
+    """1.0 -> 1, any other text as it is."""
+    whole = WHOLE.fullmatch(text)
+    return whole[1] if whole else text
+
+
+def alike_key(text: str) -> str:
+    """Equal for texts that differ in nothing but upper case, Unicode's form, blanks, underscores and hyphens between
+    words, or a whole number's decimal point."""
+    folded = unicodedata.normalize("NFKC", text).casefold().strip()
+    return without_point(BETWEEN_WORDS.sub(" ", folded).strip())
+
+
+def shown(value: Any, most_characters: int = 40) -> str:
+    """A value for a message."""
+    text = repr(value)
+    return text if len(text) <= most_characters else f"{text[: most_characters - 3]}..."
+
+
+def not_text_error(where: str, column: str, value: Any, kind: str) -> UserError:
+    remedy = {
+        "binary data": "decode it, as in df[column].str.decode('utf-8')",
+        "a list": "join its parts to one text",
+        "a dictionary": "make columns of its keys",
+    }[kind]
+    return UserError(f"{where}: {column!r} holds {kind} ({shown(value)}), not text: {remedy}.")
+
+
+def gathered(cells: Sequence[Any]) -> list[Any]:
+    """These cells without empty ones at the end; raises ValueError for an empty one before."""
+    kept = list(cells)
+    while kept and is_missing(kept[-1]):
+        kept.pop()
+    if empty := [number for number, cell in enumerate(kept, start=1) if is_missing(cell)]:
+        raise ValueError(f"choice {empty[0]} is empty, and a later one is not")
+    return kept

@@ -1,0 +1,279 @@
+"""What is wrong with a task, or doubtful, before anything is trained: a short list, each line with its remedy.
+
+The same for preview, training and the Python API. It reads prompts as the model will: tokenised and cut.
+"""
+
+import logging
+import unicodedata
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from tfew.data.cells import MISSING_WORDS
+from tfew.data.label_column import alike_labels, rows_named
+from tfew.data.split import duplicate_groups, rare_labels
+from tfew.errors import UserError, shorten_list
+from tfew.ranking.ties import same_choices
+from tfew.schema import Prompt
+from tfew.task import Task
+
+if TYPE_CHECKING:
+    from tfew.data.tokenization import PromptTokenizer
+
+log = logging.getLogger(__name__)
+
+MOST_ROWS = 2000  # whose texts are tokenised
+UNEVEN = 0.7  # share of the commonest label from which on accuracy says little
+UNKNOWN, UNREADABLE = 0.02, 0.5  # share of unknown characters that is worth a word; that makes a text unreadable
+FEW_ROWS = 5  # of a label
+ROUNDED_TO = 64  # tokens
+
+
+@dataclass(frozen=True)
+class Finding:
+    """`is_error`: training would be for nothing."""
+
+    is_error: bool
+    what: str
+    remedy: str
+
+    def __str__(self) -> str:
+        return f"{'error' if self.is_error else 'warning'}: {self.what}: {self.remedy}."
+
+
+def check_task(
+    task: Task, prompt_tokenizer: "PromptTokenizer", folds: int | None = None, labels_are_named: bool = False
+) -> list[Finding]:
+    """Errors first. `labels_are_named`: the user has listed all labels, so those that are alike are meant to be."""
+    prompts = [row[0] for row in task.prompts[:MOST_ROWS]]
+    found = [
+        *_labels(task, labels_are_named),
+        *_same_labels(task, prompt_tokenizer, labels_are_named),
+        *_same_choices(task, prompt_tokenizer),
+        *_unknown_characters(prompts, prompt_tokenizer),
+        *_cut(prompts, prompt_tokenizer, len(task.prompts)),
+        *_duplicates(task, folds),
+        *_counts(task, folds),
+        *_given_away(task),
+    ]
+    return sorted(found, key=lambda finding: not finding.is_error)
+
+
+def report(findings: Sequence[Finding]) -> None:
+    """Says what was found; raises UserError, with the first of them, where that is an error."""
+    errors = [finding for finding in findings if finding.is_error]
+    listed = [finding for finding in findings if finding not in errors[:1]]
+    if listed:
+        log.info("\n".join(["Check of the task:", *(f"  {finding}" for finding in listed)]))
+    if errors:
+        more = f" ({len(errors)} errors in all)" if len(errors) > 1 else ""
+        raise UserError(f"Check of the task: {errors[0].what}: {errors[0].remedy}{more}.")
+
+
+def _named(names: Sequence[str]) -> str:
+    return " and ".join(map(repr, names)) if len(names) < 3 else shorten_list(map(repr, names))
+
+
+def _rows_by_label(task: Task) -> Counter[str]:
+    """Also of labels without rows; nothing where each row has choices of its own."""
+    names = task.classes or ()
+    counts = Counter[str](dict.fromkeys(names, 0))
+    counts.update(names[example.label] for example in task.examples if names and example.label is not None)
+    return counts
+
+
+def _spelt(name: str) -> str:
+    """In quotation marks; with escapes where another name may look the same."""
+    return repr(name) if name == unicodedata.normalize("NFKC", name) else ascii(name)
+
+
+def _labels(task: Task, labels_are_named: bool) -> Iterator[Finding]:
+    """Names that look like several spellings of one, or like none."""
+    counts = _rows_by_label(task)
+    groups = [] if labels_are_named else alike_labels(task.classes or ())
+    if groups:
+        listed = "; ".join(" and ".join(f"{_spelt(name)} ({counts[name]} rows)" for name in group) for group in groups)
+        merged = {name: max(group, key=lambda n: (counts[n], n)) for group in groups for name in group}
+        one = dict.fromkeys(merged.get(name, name) for name in task.classes or ())
+        yield Finding(
+            True,
+            f"labels that are alike but for upper case, Unicode's form, blanks or underscores: {listed}",
+            f"labels=[{','.join(one)}] takes such spellings as one, labels= with all of them keeps them apart",
+        )
+    missing = [name for name in task.classes or () if name.casefold() in MISSING_WORDS and counts[name]]
+    if missing:
+        rows = ", ".join(str(counts[name]) for name in missing)
+        yield Finding(
+            False, f"{_named(missing)} ({rows} rows) may mean that there is no label", "if so, leave these rows out"
+        )
+
+
+def _same_labels(task: Task, prompt_tokenizer: "PromptTokenizer", labels_are_named: bool) -> Iterator[Finding]:
+    """Labels that all rows share, and that are the same tokens."""
+    if task.classes is None:
+        return
+    choices = dict.fromkeys(prompt.choices for row in task.prompts[:1] for prompt in row)
+    alike = [] if labels_are_named else [set(group) for group in alike_labels(task.classes)]
+    for words, places in same_choices(prompt_tokenizer, choices).items():
+        groups: dict[int, list[int]] = defaultdict(list)
+        for place, first in enumerate(places):
+            groups[first].append(place)
+        for group in groups.values():
+            names = [task.classes[place] for place in group]
+            if len(group) > 1 and not any(set(names) <= other for other in alike):
+                pairs = ", ".join(f"{name}: ..." for name in names[:3])
+                yield Finding(
+                    True,
+                    f"the labels {_named(names)} are the same tokens to this model"
+                    f" ({_why_same([words[place] for place in group], prompt_tokenizer)})",
+                    f"say other words for them, choices='{{{pairs}}}', or take a model whose vocabulary knows them",
+                )
+
+
+def _why_same(words: Sequence[str], prompt_tokenizer: "PromptTokenizer") -> str:
+    (encoded,) = prompt_tokenizer.tokenize([Prompt("", "", 0, "", tuple(words), None)])
+    if encoded.cut_choice_tokens:
+        return f"of which only the first {prompt_tokenizer.max_tokens} count, max_tokens="
+    unknown = prompt_tokenizer.tokenizer.unk_token_id
+    if unknown is not None and any(unknown in ids for ids in encoded.choice_ids):
+        return "its vocabulary does not know their characters"
+    return "which makes no difference between their characters"
+
+
+def _same_choices(task: Task, prompt_tokenizer: "PromptTokenizer") -> Iterator[Finding]:
+    """Rows with choices of their own, two of which are the same tokens."""
+    if task.classes is not None:
+        return
+    same = same_choices(prompt_tokenizer, (row[0].choices for row in task.prompts))
+    rows = [number for number, row in enumerate(task.prompts, start=1) if row[0].choices in same]
+    if rows:
+        choices = task.prompts[rows[0] - 1][0].choices
+        twins = [choices[place] for place, first in enumerate(same[choices]) if same[choices].count(first) > 1]
+        yield Finding(
+            len(rows) == task.rows,
+            f"{rows_named(rows)} (of {task.rows}) have choices that are the same tokens to this model"
+            f" ({_named(twins)} in row {rows[0]})",
+            "word them otherwise, or leave these rows out; guesses among such choices never count as right",
+        )
+
+
+def _unknown_characters(prompts: Sequence[Prompt], prompt_tokenizer: "PromptTokenizer") -> Iterator[Finding]:
+    tokenizer = prompt_tokenizer.tokenizer
+    if tokenizer.unk_token_id is None or not getattr(tokenizer, "is_fast", False):
+        return
+    texts = [_own_text(prompt) for prompt in prompts]
+    encoded = tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True)
+    unknown = Counter[str]()
+    for text, ids, spans in zip(texts, encoded["input_ids"], encoded["offset_mapping"], strict=True):
+        for token, (start, end) in zip(ids, spans, strict=True):
+            if token == tokenizer.unk_token_id:
+                unknown.update(character for character in text[start:end] if not character.isspace())
+    total = sum(not character.isspace() for text in texts for character in text)
+    share = sum(unknown.values()) / max(total, 1)
+    if share >= UNKNOWN:
+        examples = ", ".join(repr(character) for character, _ in unknown.most_common(5))
+        yield Finding(
+            share >= UNREADABLE,
+            f"{100 * share:.0f} % of the texts' characters are unknown to this model's vocabulary ({examples})",
+            "take a model that reads this script (model=, model.path=), or texts in one that this model reads",
+        )
+
+
+def _own_text(prompt: Prompt) -> str:
+    """What the row says, without the words of the template."""
+    return " ".join(prompt.input[start:end] for start, end in prompt.cuttable) or prompt.input
+
+
+def _cut(prompts: Sequence[Prompt], prompt_tokenizer: "PromptTokenizer", rows: int) -> Iterator[Finding]:
+    items = prompt_tokenizer.tokenize(prompts)
+    cut = [item for item in items if item.cut_tokens]
+    of = f"{len(items)} rows" if len(items) == rows else f"the first {len(items)} rows"
+    if cut:
+        lost = sum(item.cut_tokens for item in items)
+        total = lost + sum(len(item.input_ids) for item in items)
+        longest = max(len(item.input_ids) + item.cut_tokens for item in cut)
+        yield Finding(
+            False,
+            f"{len(cut)} of {of} are longer than max_tokens={prompt_tokenizer.max_tokens} and are cut, by"
+            f" {100 * lost / total:.0f} % of all tokens",
+            f"max_tokens={-(-longest // ROUNDED_TO) * ROUNDED_TO} cuts nothing, and takes more memory and time",
+        )
+    if choices := [item for item in items if item.cut_choice_tokens]:
+        yield Finding(
+            False,
+            f"choices of {len(choices)} of {of} are longer than max_tokens={prompt_tokenizer.max_tokens} and are cut",
+            "a larger max_tokens=, or shorter choices",
+        )
+
+
+def _duplicates(task: Task, folds: int | None) -> Iterator[Finding]:
+    groups = duplicate_groups(task.prompts)
+    different = len(set(groups))
+    if different < task.rows:
+        kept = "such rows are kept in one fold" if folds else "rows that are trained on may be tried on, too"
+        yield Finding(
+            False,
+            f"{task.rows - different} of {task.rows} rows say the same as an earlier one; {kept}",
+            "leave them out, for they tell the model nothing new",
+        )
+    labels = defaultdict(set)
+    for group, example in zip(groups, task.examples, strict=True):
+        labels[group].add(example.label)
+    if torn := [group + 1 for group, found in labels.items() if len(found) > 1]:
+        yield Finding(
+            False, f"the text of {rows_named(torn)} stands elsewhere with another label", "decide on one of them"
+        )
+
+
+def _counts(task: Task, folds: int | None) -> Iterator[Finding]:
+    """How many rows the labels have."""
+    if task.classes is None:
+        return
+    counts = _rows_by_label(task)
+    least = folds or FEW_ROWS
+    rare = rare_labels([name for name, rows in counts.items() for _ in range(rows)], least)
+    if rare:
+        listed = shorten_list(f"{name} ({rows})" for name, rows in rare.items())
+        why = f"fewer rows than there are folds ({folds})" if folds else f"fewer than {least} rows"
+        yield Finding(False, f"labels with {why}: {listed}", "more rows of them, or one label for several of them")
+    if empty := [name for name in task.classes if not counts[name]]:
+        yield Finding(
+            False,
+            f"labels without any row: {shorten_list(map(repr, empty))}",
+            "the model may answer with them, and nothing here says how well",
+        )
+    (commonest, rows), total = counts.most_common(1)[0], sum(counts.values())
+    if rows >= UNEVEN * total:
+        others = [name for name in task.classes if name != commonest]
+        yield Finding(
+            False,
+            f"{rows} of {total} rows are {commonest!r}, so always saying it is right in {100 * rows / total:.0f} %",
+            f"look at macro-F1 and recall rather than at accuracy, and bring more rows of {_named(others)}",
+        )
+
+
+def _given_away(task: Task) -> Iterator[Finding]:
+    """Texts that hold their label's words, and no other's, in nearly every row."""
+    if task.classes is None or task.rows < 2 * FEW_ROWS:
+        return
+    telling = sum(_tells(row[0]) for row in task.prompts)
+    if telling >= 0.95 * task.rows:
+        yield Finding(
+            False,
+            f"the text of {telling} of {task.rows} rows holds the words of its own label and of no other",
+            "if they are not there in new rows, leave them out of the texts (text=)",
+        )
+
+
+def _tells(prompt: Prompt) -> bool:
+    if prompt.label is None:
+        return False
+    text = f" {' '.join(_own_text(prompt).casefold().split())} "
+    held = [place for place, words in enumerate(prompt.choices) if f" {words.casefold()} " in text]
+    return held == [prompt.label]
+
+
+def is_checked(dataset: Mapping[str, object], task: Task) -> bool:
+    """Whether the task is of rows that somebody has put together; published data sets are what they are."""
+    return task.mixture is None and (dataset.get("table") is not None or task.classes is not None)

@@ -1,0 +1,128 @@
+"""CSV, TSV and their like: a table with a header line, whose dialect is found out where nothing says it."""
+
+import csv
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tfew.errors import UserError
+from tfew.tables.byte_lines import UTF_8, ByteSource
+from tfew.tables.dialect import SAMPLE_LINES, SEPARATOR_LINE, csv_options, describe_delimiter, detect_dialect
+from tfew.tables.formats import Format, apply_format
+from tfew.tables.rows import Row, StreamedRow
+from tfew.tables.text_lines import LineStream
+
+MAX_CELL_CHARACTERS = 10_000_000
+USUAL = {"csv": ",", "tsv": "\t"}
+
+
+def check_header(name: str, header: Sequence[str]) -> None:
+    """Raises UserError for a bad header. One column without a name is allowed: pandas writes its row numbers so."""
+    named = [column for column in header if column]
+    if not named:
+        raise UserError(f"{name} has no header: its first line must name the columns.")
+    if len(header) - len(named) > 1:
+        raise UserError(f"{name} has {len(header) - len(named)} columns without a name in its header.")
+    twice = next((column for column in named if named.count(column) > 1), None)
+    if twice is not None:
+        raise UserError(f"{name} has two columns called {twice!r}: rename one.")
+
+
+class TableStream(LineStream):
+    """`form`: as a data set's YAML describes it; None: a table of unknown dialect."""
+
+    columns: Sequence[str]
+
+    def __init__(self, source: ByteSource, kind: str, form: Format | None) -> None:
+        if form is not None and form.pattern is not None:
+            raise UserError(f"{source.name}: files of this format (dataset.formats) are no tables; use .csv or .jsonl.")
+        csv.field_size_limit(MAX_CELL_CHARACTERS)
+        super().__init__(source, kind, None if form is None else form.encoding)
+        self.is_described, self._empty_lines = form is not None, 0
+        self.form = self._detected() if form is None else form
+        self._header = self._read_header()
+        check_header(self.name, self._header)
+        self.columns = [column for column in self._header if column]
+
+    def _detected(self) -> Format:
+        head = self._head.removeprefix(self._bom).decode(self.encodings[-1], errors="replace")
+        lines = io.StringIO(head, newline="").readlines()
+        if not self._head_is_whole and len(lines) > 1 and not lines[-1].endswith("\n"):
+            del lines[-1]  # the beginning of a line
+        is_whole = self._head_is_whole and len(lines) < SAMPLE_LINES
+        return detect_dialect(lines[:SAMPLE_LINES], USUAL[self.kind], is_whole)
+
+    @property
+    def notes(self) -> Sequence[str]:
+        if self.is_described:
+            return super().notes
+        found = list(super().notes)
+        if self.form.delimiter != USUAL[self.kind]:
+            found.append(f"separated by {describe_delimiter(self.form.delimiter)}")
+        if not self.form.quoting:
+            found.append("quotation marks quote nothing")
+        if self.form.skip_blanks:
+            found.append("blanks behind a separator left out")
+        if self._empty_lines:
+            found.append(f"{self._empty_lines} empty line{'s' * (self._empty_lines > 1)} above the header")
+        return found
+
+    @property
+    def formats(self) -> Mapping[str, Mapping[str, Any]]:
+        """As `dataset.formats` records it; nothing where all is as usual."""
+        form, encoding = self.form, self.encodings[0]
+        if self.is_described or (form, encoding) == (Format(delimiter=USUAL[self.kind]), UTF_8):
+            return {}
+        found: dict[str, Any] = {"delimiter": form.delimiter, "quoting": form.quoting}
+        found |= {"skip_blanks": True} if form.skip_blanks else {}
+        return {self.kind: found | ({"encoding": [encoding]} if encoding != UTF_8 else {})}
+
+    def _read_header(self) -> list[str]:
+        """The first line that is not empty; Excel's `sep=;` is not one."""
+        try:
+            for cells in self._cells():
+                if any(cell.strip() for cell in cells) or len(cells) > 1:
+                    if not SEPARATOR_LINE.fullmatch("".join(self._row_lines)):
+                        break
+                else:
+                    self._empty_lines += 1
+                self._start_row()
+            else:
+                raise UserError(f"{self.name} is empty: a table begins with a line that names its columns.")
+        except csv.Error as error:
+            line = self._place.line
+            raise UserError(f"{self.name}, line {line}: its header line cannot be read: {error}.") from error
+        if self._decode_error:
+            raise UserError(f"{self.name}: its header line {self._decode_error}.")
+        return [cell.strip() for cell in cells]
+
+    def _cells(self) -> Iterator[list[str]]:
+        return csv.reader(self._lines(), **csv_options(self.form))
+
+    def _read(self) -> Iterator[StreamedRow]:
+        cells = self._cells()
+        while True:
+            try:
+                row = next(cells)
+            except StopIteration:
+                return
+            except csv.Error as error:  # the reader goes on with the next line
+                yield self._row(None, f"cannot be read: {error}")
+                continue
+            if len(row) > 1 or (row and (row[0].strip() or len(self._header) == 1)):
+                yield self._row(*self._to_row(row))
+            else:
+                self._start_row()
+
+    def _to_row(self, cells: Sequence[str]) -> tuple[Row | None, str | None]:
+        if len(cells) != len(self._header):
+            return None, (
+                f"has {len(cells)} cell{'s' * (len(cells) != 1)}, the header has {len(self._header)}: a cell that holds"
+                f" {describe_delimiter(self.form.delimiter)}, a line break or a quotation mark must be quoted"
+            )
+        row = {column: cell for column, cell in zip(self._header, cells, strict=True) if column}
+        try:
+            return apply_format(row, self.form, Path(self.name)), None
+        except UserError as error:
+            return None, str(error).rstrip(".")

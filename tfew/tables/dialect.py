@@ -1,0 +1,75 @@
+"""How a table is written, found out from its beginning: the delimiter, what quotation marks mean, blanks."""
+
+import csv
+import re
+from collections.abc import Sequence
+from itertools import product
+from typing import Any
+
+from tfew.tables.formats import Format
+
+DELIMITERS = (",", ";", "\t", "|")
+SAMPLE_LINES = 200  # from which the dialect is detected
+SEPARATOR_LINE = re.compile(r'"?sep=(.)"?\s*', re.IGNORECASE)  # which Excel reads and writes above the header
+NAMES = {"\t": "a tab", ",": "','", ";": "';'", "|": "'|'"}
+
+
+def detect_dialect(lines: Sequence[str], usual: str, is_whole: bool) -> Format:
+    """Of the dialects that parse these lines without an error, the one with the most columns; of equals the plainest.
+
+    Some tables, mostly .tsv, quote nothing: there a quotation mark is an ordinary character. `usual`: the delimiter
+    that the file's ending means; a tab is no other. `is_whole`: there are no more lines than these.
+    """
+    lines = [line for line in lines if line.strip()]
+    if lines and (separator := SEPARATOR_LINE.fullmatch(lines[0])):
+        delimiters: Sequence[str] = (separator[1],)
+        lines = lines[1:]
+    else:
+        delimiters = (usual,) if usual == "\t" else DELIMITERS
+    header = lines[0] if lines else ""
+    forms = [
+        Format(delimiter=delimiter, quoting=quoting, skip_blanks=skip != _has_blanks(header, delimiter))
+        for skip, quoting, delimiter in product((False, True), (True, False), delimiters)
+    ]
+    columns = [_count_columns(lines, form, is_whole) for form in forms]
+    if max(columns, default=0) > 1:
+        return forms[columns.index(max(columns))]
+    likely = max(delimiters, key=header.count)
+    return Format(delimiter=likely, skip_blanks=_has_blanks(header, likely))
+
+
+def _has_blanks(header: str, delimiter: str) -> bool:
+    """Whether each delimiter of the header is followed by a blank."""
+    later = header.rstrip("\r\n").split(delimiter)[1:]
+    return bool(later) and all(name.startswith(" ") and name.strip() for name in later)
+
+
+def _count_columns(lines: Sequence[str], form: Format, is_whole: bool) -> int:
+    """The number of columns of these lines, read so; 0 if lines differ or cannot be parsed."""
+    widths: set[int] = set()
+    try:
+        for row in csv.reader(lines, **csv_options(form)):
+            widths |= {len(row)} if any(cell.strip() for cell in row) or len(row) > 1 else set()
+            if any(_is_quoted(cell, form) for cell in row):
+                return 0
+    except csv.Error:
+        if is_whole:  # else it may be the sample's end, in the middle of a cell
+            return 0
+    return widths.pop() if len(widths) == 1 else 0
+
+
+def _is_quoted(cell: str, form: Format) -> bool:
+    """Whether quotation marks are left around a cell that this dialect should have taken off: then it is another."""
+    if form.quoting:
+        cell = cell[1:] if cell.startswith(" ") and not form.skip_blanks else ""
+    return len(cell) > 1 and cell[0] == cell[-1] == '"'
+
+
+def csv_options(form: Format) -> dict[str, Any]:
+    """For `csv.reader`."""
+    quoting = csv.QUOTE_MINIMAL if form.quoting else csv.QUOTE_NONE
+    return {"delimiter": form.delimiter, "quoting": quoting, "skipinitialspace": form.skip_blanks, "strict": True}
+
+
+def describe_delimiter(delimiter: str) -> str:
+    return NAMES.get(delimiter, repr(delimiter))

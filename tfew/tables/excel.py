@@ -1,0 +1,97 @@
+"""The first sheet of an Excel workbook as a stream of rows; needs openpyxl (the extra [excel])."""
+
+import datetime
+import warnings
+import zipfile
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from tfew.environment.versions import require
+from tfew.errors import UserError, shorten_list
+from tfew.tables.delimited import check_header
+from tfew.tables.rows import Row, RowStream, StreamedRow, StreamPosition
+
+MAX_UNPACKED_BYTES = 2**31  # a small file could fill any memory
+
+
+class ExcelStream(RowStream):
+    """Rows are numbered, and empty ones left out; formulas are the values that Excel has last shown."""
+
+    has_lines = False
+
+    def __init__(self, path: str) -> None:
+        try:
+            require(f"{path}, an Excel file,", "excel")
+        except UserError as error:
+            raise UserError(f"{error} Or save it as CSV.") from error
+        self._path, self._book = path, _open(path)
+        sheets: list[Any] = self._book.worksheets
+        self._sheet = sheets[0] if sheets else None
+        others = shorten_list(sheet.title for sheet in sheets[1:])
+        self._notes = [f"its first sheet, {sheets[0].title!r}, and not {others}"] if len(sheets) > 1 else []
+        try:
+            self._header = self._read_header()
+            check_header(path, self._header)
+        except UserError:
+            self.close()
+            raise
+        self.columns = [column for column in self._header if column]
+
+    @property
+    def notes(self) -> Sequence[str]:
+        return self._notes
+
+    def close(self) -> None:
+        self._book.close()
+
+    def rows(self, start: StreamPosition) -> Iterator[StreamedRow]:
+        for number, cells in enumerate(self._filled(), start=0):
+            if number > start.row:
+                yield StreamedRow(StreamPosition(number, number, number), self._to_row(cells))
+
+    def _read_header(self) -> list[str]:
+        cells = list(next(self._filled(), []))
+        while cells and cells[-1] is None:
+            cells.pop()
+        if not cells:
+            raise UserError(f"{self._path} is empty: a table begins with a line that names its columns.")
+        return ["" if cell is None else str(cell).strip() for cell in cells]
+
+    def _filled(self) -> Iterator[Sequence[Any]]:
+        """The rows of the sheet in which anything stands, the header first."""
+        try:
+            for cells in self._sheet.iter_rows(values_only=True) if self._sheet is not None else ():
+                if any(cell is not None and str(cell).strip() for cell in cells):
+                    yield cells
+        except Exception as error:  # of a file that is damaged further down: the library raises a dozen kinds
+            raise _unreadable(self._path, error) from error
+
+    def _to_row(self, cells: Sequence[Any]) -> Row:
+        """Cells as CSV would have them; beyond the header's columns there is nothing to call them."""
+        filled = [*cells, *[None] * (len(self._header) - len(cells))]
+        return {column: _plain(cell) for column, cell in zip(self._header, filled, strict=False) if column}
+
+
+def _open(path: str) -> Any:
+    import openpyxl
+
+    try:
+        with zipfile.ZipFile(path) as archive:
+            if (unpacked := sum(entry.file_size for entry in archive.infolist())) > MAX_UNPACKED_BYTES:
+                raise UserError(f"{path} would unpack to {unpacked:,} bytes: save it as CSV.")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of styles and the like, which do not matter here
+            return openpyxl.load_workbook(path, read_only=True, data_only=True)
+    except UserError:
+        raise
+    except Exception as error:  # the library raises a dozen kinds
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: str, error: Exception) -> UserError:
+    reason = " ".join(str(error).split()) or type(error).__name__
+    return UserError(f"{path} cannot be read as an Excel workbook: {reason.rstrip('.')}; save it as CSV.")
+
+
+def _plain(cell: Any) -> Any:
+    return cell.isoformat() if isinstance(cell, datetime.date | datetime.time) else cell

@@ -1,0 +1,52 @@
+"""What a stream of rows yields, whatever it is read from."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class StreamPosition:
+    """Rows, lines and bytes read so far; where a file has no lines, `line` and `offset` count rows, too."""
+
+    row: int = 0
+    line: int = 0
+    offset: int = 0
+
+
+@dataclass(frozen=True)
+class StreamedRow:
+    """A row, and the position after it; if it cannot be read: `row` None, `problem` the reason, `text` its lines."""
+
+    place: StreamPosition
+    row: Row | None
+    problem: str | None = None
+    text: str = ""
+
+
+class RowStream(ABC):
+    """`StreamPosition.offset` runs up to `size`; None where that is not known. `columns`: None where each row says."""
+
+    size: int | None = None
+    columns: Sequence[str] | None = None
+    has_lines = True
+
+    @property
+    def notes(self) -> Sequence[str]:
+        """How the file is read, where that is not the usual way."""
+        return ()
+
+    @property
+    def formats(self) -> Mapping[str, Mapping[str, Any]]:
+        """The same as `dataset.formats` has it."""
+        return {}
+
+    @abstractmethod
+    def rows(self, start: StreamPosition) -> Iterator[StreamedRow]:
+        """The rows after `start`; standard input yields all its rows, whatever `start` is."""
+
+    @abstractmethod
+    def close(self) -> None: ...
