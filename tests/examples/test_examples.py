@@ -8,8 +8,8 @@ from collections import Counter
 import pytest
 
 from tfew import examples
-from tfew.data.table_reader import read_table
 from tfew.errors import UserError
+from tfew.tables.table_reader import read_table
 
 LABELLED = {
     "support": ("message", "topic", 4),
