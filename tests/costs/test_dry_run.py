@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
+from tests.architectures import tiny
 from tests.methods.test_base import METHODS, configured
 from tests.models import ARCH, ragged_batch, tiny_t5
 from tests.scoring.test_fast_decoder_only import KINDS, make
@@ -25,6 +26,7 @@ from tfew.costs.dry_run import (
 )
 from tfew.data.tokenization import TokenizedPrompt, collate
 from tfew.methods.base import adapter_parameters, attach
+from tfew.methods.ia3 import IA3
 from tfew.models.backbone import random_model, shape_of
 from tfew.models.build import make_optimizer
 from tfew.models.method_builder import make_method
@@ -231,3 +233,22 @@ def test_what_is_shared_stays_shared() -> None:
     assert model.lm_head.weight is model.transformer.wte.weight
     assert sum(p.numel() for p in model.parameters()) == sum(p.numel() for p in make("gpt2").parameters())
     assert {type(p).__name__ for p in model.parameters()} == {"FakeTensor"}
+
+
+@pytest.mark.parametrize("name", ["qwen3_moe", "gpt_oss", "deepseek_v3"])
+def test_experts_are_counted_without_numbers(name: str) -> None:
+    """torch's counter does not know its grouped product: what it counts with numbers lacks the experts' matrices."""
+    real, batch, chosen = tiny(name), ragged_batch(examples=4), []
+    attach(IA3(), real)
+    experts: list[Any] = [module for module in real.modules() if hasattr(module, "has_gate")]
+    for layer in experts:
+        layer.register_forward_pre_hook(lambda module, args: chosen.append(args[1].numel()))
+    without_experts = scoring_pass(real, batch, recipe("plain")).flops
+    pairs = sum(chosen)  # of token and expert
+    inner = experts[0].down_proj.shape[1 if experts[0].is_transposed else 2]
+    fake = tiny(name)
+    attach(IA3(), fake)
+    without_numbers(fake, CPU)
+    counted = scoring_pass(fake, batch, recipe("plain"))
+    assert counted.flops - without_experts == pairs * 2 * 64 * 3 * inner, "64 to 2 inner, and inner to 64"
+    assert training_step(fake, batch, NO_OPTIMIZER, recipe("plain")).flops > counted.flops
