@@ -28,7 +28,7 @@ NOISE = (  # what says nothing of the table: Hydra's frame, bars, the summary's 
     "Error executing job", "Epoch ", "Set the environment variable", "Training", "Ranking", "Fold ", "Predicting",
     "  record:", "  model of ", "==== ", "Choices:", "   ids", " * ", "   '", "-- template",
 )  # fmt: skip
-MOST_CHARACTERS = 1200
+MOST_CHARACTERS = 2500
 
 
 @dataclass(frozen=True)
