@@ -76,7 +76,7 @@ def test_what_the_wheel_says_of_itself(wheel: Path) -> None:
     assert metadata["Version"] == PROJECT["version"]
     assert metadata["Requires-Python"] == ">=3.11"
     assert set(metadata.get_all("Provides-Extra")) == {
-        "paper", "plots", "serve", "gguf", "wandb", "tensorboard", "deepspeed", "dev"
+        "paper", "plots", "serve", "excel", "gguf", "wandb", "tensorboard", "deepspeed", "dev"
     }  # fmt: skip
     assert not [line for line in metadata.get_all("Requires-Dist") if "promptsource" in line]
 

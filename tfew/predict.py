@@ -163,7 +163,7 @@ def _summary(progress: "Progress", results: ResultRows, target: str, seconds: fl
     out = sys.stderr if target == STDIO else sys.stdout
     rows = progress.rows - progress.earlier
     before = f", and {progress.earlier:,} before" if progress.earlier else ""
-    print(f"\n{rows:,} rows in {seconds:.1f} s, {rows / seconds:,.0f} a second{before}", file=out)
+    print(f"\n{rows:,} row{'s' * (rows != 1)} in {seconds:.1f} s, {rows / seconds:,.0f} a second{before}", file=out)
     for task, counts in sorted(progress.labels.items()):
         print(f"  {task}: {_distribution(counts)}", file=out)
     if progress.bad:

@@ -153,7 +153,7 @@ def test_duplicates_rare_labels_and_imbalance() -> None:
     assert lines == [
         "warning: 3 of 14 rows say the same as an earlier one; such rows are kept in one fold: leave them out, for they"
         " tell the model nothing new.",
-        "warning: the text of row 1 stands elsewhere with another label: decide on one of them.",
+        "warning: what row 1 says stands elsewhere with another label: decide on one of them.",
         "warning: labels with fewer rows than there are folds (5): bad (1): more rows of them, or one label for several"
         " of them.",
         "warning: 13 of 14 rows are 'good', so always saying it is right in 93 %: look at macro-F1 and recall rather"

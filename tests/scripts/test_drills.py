@@ -2,6 +2,7 @@
 
 import sys
 from importlib import import_module
+from pathlib import Path
 
 import pytest
 
@@ -53,3 +54,18 @@ def test_what_is_no_number_is_told(
         import_module(f"scripts.{module}").main()
     assert stopped.value.code == 2
     assert bad[-1] in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_tables_of_a_folder_are_walked_through_and_what_is_said_is_listed(tmp_path: Path) -> None:
+    """A good table, one that is refused, and new rows; no path of this machine."""
+    (tmp_path / "cases").mkdir()
+    rows = "".join(f"my hat {number} is here,{('good', 'bad')[number % 2]}\n" for number in range(12))
+    (tmp_path / "cases" / "base.csv").write_text("text,label\n" + rows)
+    (tmp_path / "cases" / "nan.jsonl").write_text('{"text": "a", "label": NaN}\n{"text": "b", "label": "x"}\n')
+    (tmp_path / "cases" / "n_case.csv").write_text("Text\nmy hat\n")
+    run("cases", f"{tmp_path}/cases", f"{tmp_path}/cases.md")
+    text = (tmp_path / "cases.md").read_text(encoding="utf-8")
+    assert "| `base.csv` | 0 | 0 | 0 |\n| `n_case.csv` |  |  | 1 |\n| `nan.jsonl` | 1 | 1 |  |\n" in text
+    assert "n_case.csv lacks 'text'; it has 'Text' (did you mean 'Text'?)" in text
+    assert "nan.jsonl, row 1: the label 'label' is empty (NaN)" in text
+    assert str(tmp_path) not in text

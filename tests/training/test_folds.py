@@ -47,8 +47,9 @@ def test_without_such_rows_the_folds_are_what_they_were(seed: int) -> None:
 
 def test_upper_case_and_blanks_make_no_other_row() -> None:
     assert duplicate_groups(task(["A b", "a  b ", "c", "A b"]).prompts) == [0, 0, 2, 0]
-    choices = [Prompt("d", "t", 0, "x", ("a", "b"), 0), Prompt("d", "t", 1, "x", ("a", "c"), 0)]
-    assert duplicate_groups([[prompt] for prompt in choices]) == [0, 1]
+    choices = [("a", "b"), ("a", "c"), ("b", "a")]
+    prompts = [[Prompt("d", "t", i, f"{', '.join(some)}: x", some, 0, ((6, 7),))] for i, some in enumerate(choices)]
+    assert duplicate_groups(prompts) == [0, 1, 0], "the same question, its choices in another order"
 
 
 def test_too_few_different_rows() -> None:

@@ -65,12 +65,17 @@ def rare_labels(labels: Sequence[Label], rows: int) -> dict[Label, int]:
 
 
 def duplicate_groups(prompts: Sequence[Sequence[Prompt]]) -> list[int]:
-    """For each row the first one that the model is shown as the same, blanks and upper case apart; itself if none."""
+    """For each row the first one that says the same (blanks, upper case and the order of choices apart), or itself."""
     first: dict[tuple[str, tuple[str, ...]], int] = {}
     return [
-        first.setdefault((" ".join(row[0].input.split()).casefold(), row[0].choices), number)
+        first.setdefault((" ".join(own_text(row[0]).split()).casefold(), tuple(sorted(row[0].choices))), number)
         for number, row in enumerate(prompts)
     ]
+
+
+def own_text(prompt: Prompt) -> str:
+    """What the row says, without the words of the template, where that is known."""
+    return " ".join(prompt.input[start:end] for start, end in prompt.cuttable) or prompt.input
 
 
 def _stratified_order(labels: Sequence[Hashable], seed: int) -> list[int]:

@@ -108,9 +108,8 @@ class BulkPrediction:
             raise UserError(f"{self.name} holds no rows: there is nothing to label.")
         if not progress.labelled:
             first = "" if self.first_problem is None else f" The first: {self.first_problem}"
-            raise UserError(
-                f"{self.name}: none of its {progress.rows:,} rows can be labelled, and nothing is written.{first}"
-            )
+            none = "its only row cannot" if progress.rows == 1 else f"none of its {progress.rows:,} rows can"
+            raise UserError(f"{self.name}: {none} be labelled, and nothing is written.{first}")
 
     def _labelled(self, window: Sequence[StreamedRow], progress: Progress) -> tuple[str, list[dict[str, Any]]]:
         """The window's lines, and what is to be said of its bad rows; counts both."""

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from tfew.data.cells import MISSING_WORDS
 from tfew.data.label_column import alike_labels, rows_named
-from tfew.data.split import duplicate_groups, rare_labels
+from tfew.data.split import duplicate_groups, own_text, rare_labels
 from tfew.errors import UserError, shorten_list
 from tfew.ranking.ties import same_choices
 from tfew.schema import Prompt
@@ -162,7 +162,7 @@ def _unknown_characters(prompts: Sequence[Prompt], prompt_tokenizer: "PromptToke
     tokenizer = prompt_tokenizer.tokenizer
     if tokenizer.unk_token_id is None or not getattr(tokenizer, "is_fast", False):
         return
-    texts = [_own_text(prompt) for prompt in prompts]
+    texts = [own_text(prompt) for prompt in prompts]
     encoded = tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True)
     unknown = Counter[str]()
     for text, ids, spans in zip(texts, encoded["input_ids"], encoded["offset_mapping"], strict=True):
@@ -178,11 +178,6 @@ def _unknown_characters(prompts: Sequence[Prompt], prompt_tokenizer: "PromptToke
             f"{100 * share:.0f} % of the texts' characters are unknown to this model's vocabulary ({examples})",
             "take a model that reads this script (model=, model.path=), or texts in one that this model reads",
         )
-
-
-def _own_text(prompt: Prompt) -> str:
-    """What the row says, without the words of the template."""
-    return " ".join(prompt.input[start:end] for start, end in prompt.cuttable) or prompt.input
 
 
 def _cut(prompts: Sequence[Prompt], prompt_tokenizer: "PromptTokenizer", rows: int) -> Iterator[Finding]:
@@ -217,12 +212,14 @@ def _duplicates(task: Task, folds: int | None) -> Iterator[Finding]:
             f"{task.rows - different} of {task.rows} rows say the same as an earlier one; {kept}",
             "leave them out, for they tell the model nothing new",
         )
-    labels = defaultdict(set)
-    for group, example in zip(groups, task.examples, strict=True):
-        labels[group].add(example.label)
-    if torn := [group + 1 for group, found in labels.items() if len(found) > 1]:
+    answers = defaultdict(set)
+    for group, (prompt, *_) in zip(groups, task.prompts, strict=True):
+        answers[group].add(None if prompt.label is None else prompt.choices[prompt.label])
+    if torn := [group + 1 for group, found in answers.items() if len(found) > 1]:
         yield Finding(
-            False, f"the text of {rows_named(torn)} stands elsewhere with another label", "decide on one of them"
+            False,
+            f"what {rows_named(torn)} say{'s' * (len(torn) == 1)} stands elsewhere with another label",
+            "decide on one of them",
         )
 
 
@@ -269,7 +266,7 @@ def _given_away(task: Task) -> Iterator[Finding]:
 def _tells(prompt: Prompt) -> bool:
     if prompt.label is None:
         return False
-    text = f" {' '.join(_own_text(prompt).casefold().split())} "
+    text = f" {' '.join(own_text(prompt).casefold().split())} "
     held = [place for place, words in enumerate(prompt.choices) if f" {words.casefold()} " in text]
     return held == [prompt.label]
 

@@ -4,7 +4,7 @@ import datetime
 import warnings
 import zipfile
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, BinaryIO
 
 from tfew.environment.versions import require
 from tfew.errors import UserError, shorten_list
@@ -24,7 +24,8 @@ class ExcelStream(RowStream):
             require(f"{path}, an Excel file,", "excel")
         except UserError as error:
             raise UserError(f"{error} Or save it as CSV.") from error
-        self._path, self._book = path, _open(path)
+        self._path, self._file = path, _opened(path)
+        self._book = _workbook(path, self._file)
         sheets: list[Any] = self._book.worksheets
         self._sheet = sheets[0] if sheets else None
         others = shorten_list(sheet.title for sheet in sheets[1:])
@@ -43,6 +44,7 @@ class ExcelStream(RowStream):
 
     def close(self) -> None:
         self._book.close()
+        self._file.close()
 
     def rows(self, start: StreamPosition) -> Iterator[StreamedRow]:
         for number, cells in enumerate(self._filled(), start=0):
@@ -72,19 +74,29 @@ class ExcelStream(RowStream):
         return {column: _plain(cell) for column, cell in zip(self._header, filled, strict=False) if column}
 
 
-def _open(path: str) -> Any:
+def _opened(path: str) -> BinaryIO:
+    try:
+        return open(path, "rb")
+    except OSError as error:
+        raise _unreadable(path, error) from error
+
+
+def _workbook(path: str, file: BinaryIO) -> Any:
+    """Closes the file where it is no workbook."""
     import openpyxl
 
     try:
-        with zipfile.ZipFile(path) as archive:
+        with zipfile.ZipFile(file) as archive:
             if (unpacked := sum(entry.file_size for entry in archive.infolist())) > MAX_UNPACKED_BYTES:
                 raise UserError(f"{path} would unpack to {unpacked:,} bytes: save it as CSV.")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of styles and the like, which do not matter here
-            return openpyxl.load_workbook(path, read_only=True, data_only=True)
+            return openpyxl.load_workbook(file, read_only=True, data_only=True)
     except UserError:
+        file.close()
         raise
     except Exception as error:  # the library raises a dozen kinds
+        file.close()
         raise _unreadable(path, error) from error
 
 
