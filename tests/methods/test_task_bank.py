@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from transformers import BartConfig, BartForConditionalGeneration, MT5Config, MT5ForConditionalGeneration
 
+from tests.architectures import tiny
 from tests.models import ARCH, ia3, ragged_batch, tiny_t5
 from tests.scoring.test_fast_decoder_only import SIZE, make
 from tfew.config import compose, resolved
@@ -46,6 +47,11 @@ MODELS: dict[str, Callable[[], nn.Module]] = {
     "mT5": mt5,
     "BART": bart,
     **{kind: lambda kind=kind: make(kind) for kind in ("gpt2", "gpt_neox", "llama", "opt")},
+    # vectors on norms of keys: heads last, heads first, all heads in one
+    **{
+        name: lambda name=name: tiny(name)
+        for name in ("qwen3", "gemma3_text", "olmo2", "stablelm-parallel", "t5gemma2")
+    },
 }
 ENCODER_DECODER = ("T5 v1.1", "T5 v1.0", "mT5", "BART")
 
