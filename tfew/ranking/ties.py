@@ -23,7 +23,7 @@ def same_choices(
     texts = tuple(dict.fromkeys(text for some in distinct for text in some))
     if not texts:
         return {}
-    (encoded,) = prompt_tokenizer.tokenize([Prompt("", "", 0, "", texts, None)])
+    (encoded,) = prompt_tokenizer.tokenize([Prompt("", "", 0, "x", texts, None)])  # behind some input, whatever it is
     tokens = dict(zip(texts, map(tuple, encoded.choice_ids), strict=True))
     places = {some: _first_places([tokens[text] for text in some]) for some in distinct}
     return {some: place for some, place in places.items() if place != tuple(range(len(place)))}
