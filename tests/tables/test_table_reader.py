@@ -36,7 +36,7 @@ def written(path: Path, data: bytes) -> Path:
         ("t.csv", b'review,label\n"good, very", "1"\n"so-so", "0"\n'),
         ("t.csv", b'\n\r\n  \nreview,label\n"good, very",1\nso-so,0\n  \n'),
         ("t.csv", b"sep=|\r\nreview|label\r\ngood, very|1\r\nso-so|0\r\n"),
-        ("t.csv.gz", gzip.compress(b'review,label\n"good, very",1\nso-so,0\n')),
+        ("t.csv.gz", gzip.compress(b'review,label\n"good, very",1\nso-so,0\n', mtime=0)),
         ("t.ndjson", b'{"review": "good, very", "label": "1"}\n{"review": "so-so", "label": "0"}\n'),
         ("t.tsv", b"review\tlabel\ngood, very\t1\nso-so\t0\n"),
         ("t.jsonl", b'{"review": "good, very", "label": "1"}\n\n{"label": "0", "review": "so-so"}\n'),
