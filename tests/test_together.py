@@ -108,7 +108,7 @@ def test_they_start_from_the_same_adapter(tmp_path: Path) -> None:
     options = ("dataset=mini/complaint", "steps=6", f"init_adapter={folder(start)}")
     assert_same_runs(together(tmp_path / "a", [0, 1], *options), apart(tmp_path / "b", [0, 1], *options))
     with pytest.raises(UserError, match="was made with other settings of method="):
-        together(tmp_path / "c", [0, 1], *options, "method.keys_values=[k]")
+        together(tmp_path / "c", [0, 1], *options, "method.partial=true")
 
 
 def test_finished_ones_are_left_alone(tmp_path: Path) -> None:

@@ -12,13 +12,12 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from tfew.environment.config_folder import CONFIGS as CONFIGS
+from tfew.environment.config_folder import PACKAGE as PACKAGE
 from tfew.environment.versions import require
 from tfew.errors import UserError, nearest, shorten_list
 from tfew.settings import NotNegative, Settings, check_value, settings
 
-PACKAGE = Path(__file__).resolve().parent
-# of an installed package its own folder; in a clone, and so in an editable install, the one beside it
-CONFIGS = PACKAGE / "configs" if (PACKAGE / "configs").is_dir() else PACKAGE.parent / "configs"
 IN_PACKAGE = "pkg://"  # what begins so lies in this package, wherever that is installed: the same on every machine
 # Hydra's note that a file of configs/hydra/launcher has the name of a launcher's own declaration: both are wanted
 LAUNCHER_NOTE = "(?s).*is validated against ConfigStore schema with the same name"

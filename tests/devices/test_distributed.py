@@ -290,7 +290,7 @@ def test_what_devices_cannot_share(changed: dict[str, Any], number: int, message
 def test_what_keeps_to_one_device_or_to_whole_models(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UserError, match=r"train_together= trains on one device: say trainer.devices=1, not 2"):
         train_together([compose("model=tiny", "dataset=mini/complaint", "trainer.devices=2")])
-    monkeypatch.setattr("tfew.models.build.world_size", lambda: 2)
+    monkeypatch.setattr("tfew.models.execution.world_size", lambda: 2)
     config = compose("model=tiny", "method=fish_02", "optimizer=adamw", "trainer=fsdp")
     with pytest.raises(UserError, match=r"method=fish_02 is calibrated by one device .* trainer=fsdp .* trainer=ddp"):
         shard_model(config, tiny_t5(), torch.device("cpu"), build_method(config))

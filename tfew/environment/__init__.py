@@ -2,4 +2,5 @@
 
 * versions: this package's own version, and its dependencies': those that cannot work, and those that are missing
 * package_files: data that other packages bring
+* config_folder: where configurations lie
 """

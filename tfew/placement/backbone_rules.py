@@ -23,18 +23,17 @@ from functools import cache
 from operator import attrgetter
 from typing import Any
 
-from omegaconf import OmegaConf
+import yaml
 from torch import nn
 
-from tfew.config import CONFIGS
+from tfew.environment.config_folder import CONFIGS
 
 
 @cache
 def _rules() -> dict[str, dict[str, Any]]:
     found: dict[str, dict[str, Any]] = {}
     for path in sorted((CONFIGS / "backbone").glob("*.yaml")):
-        loaded: Any = OmegaConf.to_container(OmegaConf.load(path))
-        for name, rule in (loaded or {}).items():
+        for name, rule in yaml.safe_load(path.read_text(encoding="utf-8")).items():
             if name in found:
                 raise ValueError(f"configs/backbone has two rules for {name}")
             found[name] = rule or {}
