@@ -94,6 +94,7 @@ def test_no_setting_is_renamed_to_one_that_is_not_there() -> None:
             compose(f"{old}=null")
 
 
+@pytest.mark.drill
 @pytest.mark.slow
 def test_a_command_of_a_sweep_starts_its_workers(tmp_path: os.PathLike[str]) -> None:
     """joblib imports in each worker what was started: `tfew` is no module of Hydra's task."""

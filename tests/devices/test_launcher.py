@@ -81,6 +81,7 @@ def test_two_processes_train_as_one(alone: Path, run: Run) -> None:
     assert difference(alone, averaged) > 1e-3
 
 
+@pytest.mark.drill
 def test_the_whole_model_trains_as_in_one_with_the_official_mean_over_micro_batches(run: Run) -> None:
     told = ("method=full", "optimizer=adamw", "fidelity=official", "micro_batch_size=3", "steps=20")
     assert difference(run("alone", *told), run("together", *told, "trainer.devices=2")) < 1e-5
@@ -104,6 +105,7 @@ def answers(folder: Path) -> list[Any]:
     return [(line["template"], line["idx"], line["predicted"]) for line in lines]
 
 
+@pytest.mark.drill
 def test_evaluation_on_three_gives_the_very_predictions_of_one(tmp_path: Path) -> None:
     """Twenty-one prompts in five batches: the third process has one batch less."""
 

@@ -48,6 +48,7 @@ def run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> 
 Run = Callable[[Path], Result]
 
 
+@pytest.mark.drill
 @pytest.mark.slow
 def test_the_command_itself_checks_the_checkout_that_it_lies_in(tmp_path: Path) -> None:
     (tmp_path / "tfew").mkdir()

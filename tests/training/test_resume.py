@@ -52,6 +52,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.drill
 def test_killed_three_times_and_resumed(undisturbed: Path, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     source = random.Random(0)
