@@ -34,9 +34,7 @@ PEFT_OWN = {
     n for n in NAMES if n.split("-")[0] in PEFT_DEFAULTS and n not in {*REFUSED, *NEEDS_IMAGES, "bert-generation"}
 }
 # peft 0.21 asks a transformers 5 model for an attribute by its old name
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:.*:UserWarning", "ignore:.*:FutureWarning", "ignore:target_parameters=:RuntimeWarning"
-)
+pytestmark = pytest.mark.filterwarnings("ignore:.*:UserWarning", "ignore:.*:FutureWarning", "ignore:.*:RuntimeWarning")
 
 
 def logits(model: Any) -> Tensor:
