@@ -33,6 +33,7 @@ RUN = [
 PEFT_OWN = {
     n for n in NAMES if n.split("-")[0] in PEFT_DEFAULTS and n not in {*REFUSED, *NEEDS_IMAGES, "bert-generation"}
 }
+PEFT_RENAMES = {"beam"}
 # peft 0.21 asks a transformers 5 model for an attribute by its old name
 pytestmark = pytest.mark.filterwarnings("ignore:.*:UserWarning", "ignore:.*:FutureWarning", "ignore:.*:RuntimeWarning")
 
@@ -116,6 +117,8 @@ def through_us(kind: type[Method], arguments: dict[str, Any], folder: Path, name
 @pytest.mark.parametrize("name", RUN)
 @pytest.mark.parametrize("method", [ia3, lora])
 def test_our_files_in_peft_and_back(method: Callable[[str], Method], name: str, tmp_path: Path) -> None:
+    if name in PEFT_RENAMES and method is lora:
+        pytest.skip("peft 0.21 takes gate_proj, up_proj and down_proj of this model type for experts that are not here")
     model, made = tiny(name), method(name)
     attach(made, model)
     stirred(model, 0.1)
