@@ -135,3 +135,8 @@ def test_the_vision_part_of_a_model_gets_nothing() -> None:
     text = tiny("gemma3_text")
     own = sum(torch.ones(place.size).numel() for place in IA3().places(text))
     assert sum(torch.ones(place.size).numel() for place in IA3().places(tiny("gemma3"))) == own
+
+
+def test_a_part_that_is_not_known_stays_in_the_line(without: Callable[[str], None]) -> None:
+    without("prophetnet")
+    assert ", without prophetnet.decoder.layers.0.self_attn" in IA3(partial=True).placement(tiny("prophetnet")).line

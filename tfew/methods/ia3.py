@@ -115,6 +115,8 @@ class IA3(IA3Exchange):
         feed_forward_first: Sequence[str] | None = None,
         feed_forward_second: Sequence[str] | None = None,
     ) -> None:
+        if targets is not None and not targets:
+            raise UserError("method.targets={} names no layer: give outputs or inputs, or null.")
         if wrong := sorted(set(targets or ()) - {"outputs", "inputs"}):
             raise UserError(f"method.targets= takes outputs and inputs, not {', '.join(wrong)}.")
         self.targets, self.partial = targets, partial

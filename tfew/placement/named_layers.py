@@ -16,6 +16,8 @@ def matching(model: nn.Module, patterns: Iterable[str], option: str) -> list[str
     A pattern without a dot is a last name part. Raises UserError, naming the option, where one fits no layer.
     """
     patterns = list(patterns)
+    if not patterns:
+        raise UserError(f"{option} names no layer: give names or patterns, such as [q_proj, '*.mlp.*'], or null.")
     names = [name for name, module in model.named_modules() if isinstance(module, LINEAR)]
     for pattern in patterns:
         if not any(_fits(name, pattern) for name in names):

@@ -65,9 +65,11 @@ def whole_layers(model: nn.Module, partial: bool) -> list[Layer]:
 def coverage(found: Sequence[Layer]) -> str:
     """ "keys, values and feed-forward in 30 of 30 layers"."""
     counts = [sum(map(has, found)) for has in PARTS.values()]
+    unknown = [name for layer in found for name in layer.unknown]
+    without = f", without {shorten_list(unknown, 3)}" if unknown else ""
     if counts[0] == counts[1]:
-        return f"keys, values and feed-forward in {counts[0]} of {len(found)} layers"
-    return f"keys and values in {counts[0]}, feed-forward in {counts[1]} of {len(found)} layers"
+        return f"keys, values and feed-forward in {counts[0]} of {len(found)} layers{without}"
+    return f"keys and values in {counts[0]}, feed-forward in {counts[1]} of {len(found)} layers{without}"
 
 
 @dataclass(frozen=True)
