@@ -40,9 +40,9 @@ def guess_in_folds(task: Task, fold_of_row: Sequence[int]) -> dict[str, list[int
 
 def guess(training: Task, held_out: Task) -> dict[str, list[int]]:
     """What the baselines say of the held-out rows; nothing where rows have choices of their own, or of a mixture."""
-    if held_out.classes is None:
-        return {}
     labels = [example.label for example in training.examples if example.label is not None]
+    if held_out.classes is None or not labels:
+        return {}
     texts = [own_text(row[0]) for example, row in _rows(training) if example.label is not None]
     return {
         COMMONEST: [commonest(labels)] * held_out.rows,
