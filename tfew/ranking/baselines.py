@@ -19,7 +19,7 @@ from tfew.task import Task
 COMMONEST, BAG_OF_WORDS = "commonest label", "bag of words"
 WORDS_IN_TEXT, CHARACTERS_IN_WORD = 3, 15  # on average: of fewer words, or longer ones, characters are counted
 MOST_FEATURES = 50_000
-MOST_WEIGHTS = 2_000_000  # features times labels
+MOST_WEIGHTS = 1_000_000  # features times labels
 INVERSE_REGULARISATION = 10.0  # scikit-learn's C; its default, 1, hardly leaves the commonest label on 50 rows
 
 Guesses = Mapping[str, Sequence[int]]  # by baseline the label of each row, as its place among the task's
