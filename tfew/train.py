@@ -17,7 +17,7 @@ from tfew.config import check_logger, checked, resolved
 from tfew.dataset_config import complete
 from tfew.devices.distributed import broadcast_object
 from tfew.errors import UserError
-from tfew.ranking.baselines import Guesses, guess, guess_in_folds
+from tfew.ranking.baselines import guess, guess_in_folds
 from tfew.runs.identity import method_name, resolved_with_hashes, run_name, run_path
 from tfew.runs.records import RunRecord
 from tfew.runs.run_folder import open_run, run_once
@@ -49,12 +49,9 @@ def _train(config: DictConfig, folder: Path) -> RunRecord:
     training = train_task(config)
     if config.folds is not None:
         fold_of_row = row_folds(training, config.folds, config.batch_size, config.few_shot_seed)
-        guesses = guess_in_folds(training, fold_of_row) if config.baselines else {}
-        run = partial(_cross_validate_and_train, config, folder, training, fold_of_row, guesses)
+        run = partial(_cross_validate_and_train, config, folder, training, fold_of_row)
     else:
-        evaluation = eval_task(config)
-        guesses = guess(training, evaluation) if config.baselines and evaluation is not None else {}
-        run = partial(_train_and_evaluate, config, folder, training, evaluation, guesses)
+        run = partial(_train_and_evaluate, config, folder, training, eval_task(config))
     with on_all_devices(config, "train"):
         return broadcast_object(run())
 
@@ -63,13 +60,12 @@ def _train(config: DictConfig, folder: Path) -> RunRecord:
 # a device, does what follows; only the first writes
 
 
-def _train_and_evaluate(
-    config: DictConfig, folder: Path, training: Task, evaluation: Task | None, guesses: Guesses
-) -> RunRecord:
+def _train_and_evaluate(config: DictConfig, folder: Path, training: Task, evaluation: Task | None) -> RunRecord:
     """One training; then what it has learned is tried on rows that it has not seen, where there are such."""
     from tfew.ranking.evaluation import evaluate_model
 
     loaded = _build(config, training, evaluation)
+    guesses = guess(training, evaluation) if config.baselines and evaluation is not None else {}
     _open(config, folder, training, f"{f'{evaluation.rows} rows' if evaluation else 'nothing'} to evaluate")
     fitted, adapter_bytes = _fit(config, loaded, training, folder)
     evaluated = None
@@ -80,13 +76,14 @@ def _train_and_evaluate(
 
 
 def _cross_validate_and_train(
-    config: DictConfig, folder: Path, training: Task, fold_of_row: Sequence[int], guesses: Guesses
+    config: DictConfig, folder: Path, training: Task, fold_of_row: Sequence[int]
 ) -> RunRecord:
     """A training without each fold, which is then predicted; and one on all rows, whose adapter is kept."""
     from tfew.models.build import build_trainable
     from tfew.training.cross_validation import cross_validate
 
     _build(config, training, None)  # that it can be built is known before the folder is opened; each fold has its own
+    guesses = guess_in_folds(training, fold_of_row) if config.baselines else {}
     _open(config, folder, training, f"in {config.folds} folds")
     norm = settings(EvaluationSettings, config).score.norm
     evaluated = cross_validate(training, fold_of_row, folder, norm, partial(_train_fold, config), guesses)
