@@ -55,7 +55,9 @@ def make_rows(table: str, folder: Path, overrides: Sequence[str]) -> list[Row]:
     )  # fmt: skip
     command("train", *data, f"run_dir={adapter}", "overwrite=true", *overrides)
     print("\n3. Labels for new rows:", flush=True)
-    command("predict", f"adapter={adapter}", f"input={tables.test}", f"output={folder / 'labels.csv'}", "overwrite=true")
+    command(
+        "predict", f"adapter={adapter}", f"input={tables.test}", f"output={folder / 'labels.csv'}", "overwrite=true"
+    )
     print("\nThe same rows have labels, so the adapter can be compared with the bare model:", flush=True)
     evaluated = {"zero-shot": [EXPERIMENT, f"label={label}", *overrides], "(IA)³": [f"adapter={adapter}"]}
     rows = [classifier_row(Job(Contender(name), table, 0), tables, how) for name, how in CLASSIFIERS.items()]
