@@ -206,7 +206,7 @@ def _duplicates(task: Task, folds: int | None) -> Iterator[Finding]:
     groups = duplicate_groups(task.prompts)
     different = len(set(groups))
     if different < task.rows:
-        kept = "such rows are kept in one fold" if folds else "rows that are trained on may be tried on, too"
+        kept = "such rows are kept in one fold" if folds else "none of them is on both sides of validation="
         yield Finding(
             False,
             f"{task.rows - different} of {task.rows} rows say the same as an earlier one; {kept}",
