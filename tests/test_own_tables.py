@@ -18,7 +18,7 @@ from tests.test_train import folder
 from tfew.config import compose
 from tfew.errors import UserError
 from tfew.evaluate import evaluate, with_run_settings
-from tfew.runs.records import RunRecord
+from tfew.runs.records import RunRecord, load_record
 from tfew.service.table import read_table as read_posted_table
 from tfew.tables.table_reader import read_table
 from tfew.train import train
@@ -178,3 +178,16 @@ def test_texts_in_other_columns_are_for_ones_own_tables(tmp_path: Path) -> None:
     (tmp_path / "x.jsonl").write_text('{"body": "my hat"}\n')
     with pytest.raises(UserError, match=r"text= is for a run on a table of one's own; this one is on complaint"):
         predict(f"adapter={made}", "text=body", f"input={tmp_path}/x.jsonl", f"output={tmp_path}/out.csv")
+
+
+def test_labels_of_an_adapter_no_better_than_guessing_come_with_a_warning(
+    run: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [{"text": f"my {thing} looks poor, tom."} for thing in THINGS] * 3
+    (tmp_path / "new.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    predict(f"adapter={run}", f"input={tmp_path}/new.jsonl", f"output={tmp_path}/out.csv")
+    labels = {row["label"] for row in read_csv(tmp_path / "out.csv")}
+    assert ("Warning: every row" in capsys.readouterr().out) == (len(labels) == 1)
+    gains = [scores["gain"]["low"] for scores in load_record(run).metrics["baselines"].values()]
+    warned = [message for message in caplog.messages if "was not surely better than" in message]
+    assert len(warned) == (min(gains) <= 0) == 1, "six rows held out tell nothing"

@@ -26,7 +26,8 @@ def test_this_file_knows_all_experiments_and_commands() -> None:
         for path in CONFIGS.glob("experiment/**/*.yaml")
     }
     raft = {f"raft/{path.stem}" for path in CONFIGS.glob("dataset/raft/*.yaml")}  # tests/test_raft_submit.py runs them
-    assert names == {*EXPERIMENTS, *MINI, *raft, "demo", "pretrain_ia3", "pretrain_mini_t0", "local", "local_mini"}
+    own = {"local", "local_english", "local_mini"}
+    assert names == {*EXPERIMENTS, *MINI, *raft, *own, "demo", "pretrain_ia3", "pretrain_mini_t0"}
     package = CONFIGS.parent / "tfew"
     files = {path.stem for path in package.glob("*.py") if "__main__" in path.read_text()}
     assert files - {"__main__"} | {path.parent.name for path in package.glob("*/__main__.py")} == set(COMMANDS)
@@ -71,7 +72,7 @@ def test_preview_as_text(made_data: Path, capsys: pytest.CaptureFixture[str]) ->
     assert re.search(r"-- template 'best_option': 60 tokens, \d+ CUT OFF", out)
     assert "'It rained all day.': 19 tokens" in out
     assert len(re.findall(r"^ \* ", out, re.MULTILINE)) == 8  # the right choice of each template
-    assert "renders of all 8 rows are empty and skipped" in out
+    assert "All 8 rows give a prompt." in out
 
 
 @pytest.mark.slow

@@ -19,6 +19,8 @@ from tfew.errors import UserError, unknown_value_error
 from tfew.files.partial_file import PartialFile, check_output_file
 from tfew.prediction.result_rows import ResultRows, kind_of_output
 from tfew.prediction.tasks_file import task_folders
+from tfew.ranking.label_table import verdicts
+from tfew.runs.records import RECORD_FILE, load_record
 from tfew.tables.byte_lines import STDIO
 from tfew.tables.rows import RowStream
 from tfew.tables.stream import FILE_FORMATS, open_stream
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("tfew.predict")  # __name__ is __main__ under python -m
 HEAD_BYTES = 2**16  # of the input, by which it is known again
 MOST_LABELS = 12  # in the summary
+FEW_ROWS = 10  # of which it is no wonder that they have the same label
 
 
 def predict(config: DictConfig, overrides: Sequence[str] = ()) -> "Progress":
@@ -64,7 +67,23 @@ def predict(config: DictConfig, overrides: Sequence[str] = ()) -> "Progress":
     finally:
         stream.close()
     _summary(progress, results, target, time.monotonic() - started)
+    for folder in {"": config.adapter}.values() if folders is None else folders.values():
+        _warn_of_weak_adapter(Path(str(folder)).expanduser())
     return progress
+
+
+def _warn_of_weak_adapter(folder: Path) -> None:
+    """Where its own run's record says that it was no better than a baseline on rows that it was not trained on."""
+    if not (folder / RECORD_FILE).is_file():
+        return
+    metrics = load_record(folder).metrics
+    weak = [name for name, scores in metrics.get("baselines", {}).items() if scores["gain"]["low"] <= 0]
+    if weak:
+        found = "; ".join(line for line in verdicts(metrics) if "than" in line)
+        log.warning(
+            f"Warning: on the held-out rows of its own training {folder} was not surely better than the {weak[0]}"
+            f" ({found}): check some labels by hand before you use them."
+        )
 
 
 def _run(config: DictConfig, labelling: "BulkPrediction", source: str, target: str) -> "Progress":
@@ -164,8 +183,12 @@ def _summary(progress: "Progress", results: ResultRows, target: str, seconds: fl
     rows = progress.rows - progress.earlier
     before = f", and {progress.earlier:,} before" if progress.earlier else ""
     print(f"\n{rows:,} row{'s' * (rows != 1)} in {seconds:.1f} s, {rows / seconds:,.0f} a second{before}", file=out)
+    from tfew.prediction.bulk_predict import OWN
+
     for task, counts in sorted(progress.labels.items()):
         print(f"  {task}: {_distribution(counts)}", file=out)
+        if len(counts) == 1 and sum(counts.values()) >= FEW_ROWS and OWN not in counts:
+            print(f"  Warning: every row of {task} got the same label: check some by hand.", file=out)
     if progress.bad:
         where = "" if target == STDIO else f"; they are listed in {bad_rows_file(Path(target))}"
         print(f"  {progress.bad:,} rows could not be labelled and are left out{where}", file=out)

@@ -38,11 +38,19 @@ def preview(config: DictConfig) -> list[dict[str, Any]]:
         raise UserError(f"{config.dataset.name} has no evaluation split to show; split=train shows what it trains on.")
     shown = _show(config, task, range(min(config.n, task.rows)))
     if not config.json:
-        print(f"{task.empty_renders} renders of all {task.rows} rows are empty and skipped.")
+        print(_empty_renders(task))
         print(_placement(config), flush=True)
     if is_checked(config.dataset, task):
         report(check_task(task, build_tokenizer(config), config.folds, config.get("labels") is not None))
     return shown
+
+
+def _empty_renders(task: Task) -> str:
+    if not task.empty_renders:
+        return f"All {task.rows} rows give a prompt."
+    prompts = sum(map(len, task.prompts))
+    skipped = f"{task.empty_renders} times a template renders nothing, and is skipped"
+    return f"{task.rows} rows give {prompts} prompts; {skipped}."
 
 
 def _placement(config: DictConfig) -> str:

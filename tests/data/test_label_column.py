@@ -79,11 +79,17 @@ def test_labels_are_read_back_in_every_spelling() -> None:
         (["x", NAN, "y", "x", "y"], r"t.jsonl, row 2: the label 'label' is empty \(NaN\); fill it in"),
         (["x", None, "y", " "], r"t.jsonl, rows 2, 4: the label 'label' is empty; fill it in"),
         ([1.0, NAN] * 9, r"rows 2, 4, 6, 8, 10 and 4 more: the label 'label' is empty \(NaN\)"),
-        ([["a"], ["a", "b"]], r"row 1: 'label' holds lists of labels \(\['a'\]\): several labels .* not supported yet"),
+        (
+            [["a"], ["a", "b"]],
+            r"'label': 1 of 2 rows have several labels, as row 2 \(\['a', 'b'\]\); multi-label .* not supported yet",
+        ),
         ([{"n": 1}, {"n": 2}], r"row 1: the label 'label' is a dictionary \(\{'n': 1\}\)"),
         ([b"x", b"y"], r"row 1: the label 'label' is binary data \(b'x'\)"),
-        (["x;y", "y", "x", "x;y"], r"'label' holds several labels in a cell, as in 'x;y': several labels for a row"),
-        (["a, b", "b", "a", "b, c", "c"], r"as in 'a,b': .* name all of them with labels="),
+        (
+            ["x;y", "y", "x", "x;y"],
+            r"'label' holds several labels in a cell, as in 'x;y'; multi-label classification is not",
+        ),
+        (["a, b", "b", "a", "b, c", "c"], r"as in 'a,b'; .* list all labels: 'labels="),
         (["a|b", "b|c", "a|c"], r"as in 'a\|b'"),
     ],
 )
@@ -104,7 +110,7 @@ def test_joined_labels_that_are_named_are_one() -> None:
 def test_a_column_for_each_label_is_recognised() -> None:
     rows = [{"text": f"t {i}", "rude": i % 2, "late": str(i // 2 % 2)} for i in range(8)]
     found = Table("t.csv", ["text", "rude", "late"], rows)
-    with pytest.raises(UserError, match=r"yes and no for each of late, rude: several labels .* with label=") as raised:
+    with pytest.raises(UserError, match=r"yes and no for each of late, rude: multi-label .* with label=") as raised:
         describe_table(found, TableOptions())
     assert "\n" not in str(raised.value)
     assert describe_table(found, TableOptions(label="rude")).section["label"]["names"] == ["0", "1"]

@@ -126,9 +126,10 @@ def test_choices_of_rows_that_are_the_same_are_listed() -> None:
     some = own_choices([["good", "bad"]] * 8 + [["好", "评"]] * 2)
     (line,) = said(some)
     assert line.startswith(
-        "warning: rows 9, 10 (of 10) have choices that are the same tokens to this model ('好' and '评'"
+        "warning: rows 9, 10 (of 10) have choices that the model cannot tell apart, since its tokenizer makes the same"
+        " tokens of them ('好' and '评' in row 9): if they mean different things, reword one of them"
     )
-    assert "guesses among such choices never count as right" in line
+    assert "no answer to such a row counts as right" in line
     assert said(own_choices([["好", "评"]] * 4))[0].startswith("error: rows 1, 2, 3, 4 (of 4)")
 
 
@@ -151,8 +152,9 @@ def test_how_much_is_cut() -> None:
 def test_duplicates_rare_labels_and_imbalance() -> None:
     lines = said(task(["text 1"] * 4 + TEXTS[2:], [0, 0, 0, 1, *[0] * 10]), folds=5)
     assert lines == [
-        "warning: 3 of 14 rows say the same as an earlier one; such rows are kept in one fold: leave them out, for they"
-        " tell the model nothing new.",
+        "warning: rows 2, 3, 4 (of 14) repeat what an earlier row shows the model (other columns are not compared;"
+        " upper case and blanks do not count); cross-validation keeps them in the same fold: delete them, for they add"
+        " no information; 11 different rows remain.",
         "warning: what row 1 says stands elsewhere with another label: decide on one of them.",
         "warning: labels with fewer rows than there are folds (5): bad (1): more rows of them, or one label for several"
         " of them.",
@@ -193,7 +195,7 @@ def test_preview_and_training_say_the_same(tmp_path: Path, caplog: pytest.LogCap
     caplog.clear()
     with caplog.at_level(logging.INFO, logger="tfew"):
         report(check_task(task(["text 1"] * 2 + TEXTS), tokenizer()))
-    assert caplog.messages[-1].startswith("Check of the task:\n  warning: 1 of 14 rows say the same")
+    assert caplog.messages[-1].startswith("Check of the task:\n  warning: row 2 (of 14) repeats")
     record = train(compose(*common, "labels=[no,yes]", f"runs={tmp_path}/runs", "trainer=cpu", "folds=2"))
     assert record.metrics["classes"].keys() == {"no", "yes"}
 

@@ -9,7 +9,8 @@ from tfew.data.layout import humanize
 from tfew.errors import UserError, shorten_list
 from tfew.tables.table_reader import Table
 
-NOT_SUPPORTED = "several labels for a row (multi-label) are not supported yet in this version"
+NOT_SUPPORTED = "multi-label classification is not supported yet: a row has one label"
+ONE_COLUMN_EACH = "make a column of yes and no for each label, and train an adapter on each"
 SEPARATORS = (";", "|", ",")  # between the labels of a row, where there are several
 MOST_ROWS = 5  # listed in a message
 YES_AND_NO = ({"0", "1"}, {"false", "true"}, {"no", "yes"})
@@ -70,13 +71,17 @@ def check_single(table: Table, label: str, may_be_joined: bool) -> None:
 
     `may_be_joined`: the user has not said what labels there are, so that "x;y" may be two.
     """
+    if lists := [(number, row[label]) for number, row in enumerate(table.rows, 1) if not_text(row[label]) == "a list"]:
+        several = [(number, value) for number, value in lists if len(value) > 1]
+        number, value = (several or lists)[0]
+        holds = f"{len(several)} of {len(table.rows)} rows have several labels" if several else "holds lists of labels"
+        raise UserError(
+            f"{table.where}: {label!r}: {holds}, as row {number} ({shown(value)}); {NOT_SUPPORTED}:"
+            f" {ONE_COLUMN_EACH if several else 'write the label itself in place of the list'}."
+        )
     for number, row in enumerate(table.rows, start=1):
         value = row[label]
-        if (kind := not_text(value)) == "a list":
-            raise UserError(
-                f"{table.where}, row {number}: {label!r} holds lists of labels ({shown(value)}): {NOT_SUPPORTED}; a row"
-                " has one label here."
-            )
+        kind = not_text(value)
         if kind is not None:
             raise UserError(
                 f"{table.where}, row {number}: the label {label!r} is {kind} ({shown(value)}), where a text or a number"
@@ -96,8 +101,8 @@ def _check_not_joined(table: Table, label: str) -> None:
         if known and 2 * len(known) >= len(joined):
             example = separator.join(known[0])
             raise UserError(
-                f"{table.where}: {label!r} holds several labels in a cell, as in {example!r}: {NOT_SUPPORTED}; if that"
-                " is one label, name all of them with labels=[...]."
+                f"{table.where}: {label!r} holds several labels in a cell, as in {example!r}; {NOT_SUPPORTED}:"
+                f" {ONE_COLUMN_EACH}. If {example!r} is one label, list all labels: 'labels=[\"{example}\",...]'."
             )
 
 

@@ -152,9 +152,10 @@ def _same_choices(task: Task, prompt_tokenizer: "PromptTokenizer") -> Iterator[F
         twins = [choices[place] for place, first in enumerate(same[choices]) if same[choices].count(first) > 1]
         yield Finding(
             len(rows) == task.rows,
-            f"{rows_named(rows)} (of {task.rows}) have choices that are the same tokens to this model"
-            f" ({_named(twins)} in row {rows[0]})",
-            "word them otherwise, or leave these rows out; guesses among such choices never count as right",
+            f"{rows_named(rows)} (of {task.rows}) have choices that the model cannot tell apart, since its tokenizer"
+            f" makes the same tokens of them ({_named(twins)} in row {rows[0]})",
+            "if they mean different things, reword one of them; if they mean the same, delete one; until then no"
+            " answer to such a row counts as right",
         )
 
 
@@ -206,11 +207,13 @@ def _duplicates(task: Task, folds: int | None) -> Iterator[Finding]:
     groups = duplicate_groups(task.prompts)
     different = len(set(groups))
     if different < task.rows:
-        kept = "such rows are kept in one fold" if folds else "none of them is on both sides of validation="
+        kept = "cross-validation keeps them in the same fold" if folds else "validation= keeps them on one side"
+        repeats = [number for number, group in enumerate(groups, start=1) if group != number - 1]
         yield Finding(
             False,
-            f"{task.rows - different} of {task.rows} rows say the same as an earlier one; {kept}",
-            "leave them out, for they tell the model nothing new",
+            f"{rows_named(repeats)} (of {task.rows}) repeat{'s' * (len(repeats) == 1)} what an earlier row shows the"
+            f" model (other columns are not compared; upper case and blanks do not count); {kept}",
+            f"delete them, for they add no information; {different} different rows remain",
         )
     answers = defaultdict(set)
     for group, (prompt, *_) in zip(groups, task.prompts, strict=True):
