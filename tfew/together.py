@@ -207,7 +207,7 @@ def _complete(job: Job, member: "Member", loaded: "Trainable", seconds: float) -
     if job.evaluation is not None:
         evaluated = evaluate_model(loaded, job.evaluation, settings(EvaluationSettings, config), folder)
     fitted = Fitted(member.steps, member.tokens_seen, seconds, final_loss(folder / METRICS_FILE))
-    result = RunResult(loaded, evaluated, fitted, adapter_bytes, job.training.mixture)
+    result = RunResult(loaded, evaluated, fitted, adapter_bytes, job.training.mixture, job.evaluation)
     finish(folder, config, "train", method_name(config), result)
 
 

@@ -29,6 +29,7 @@ from tfew.training.folds import row_folds
 if TYPE_CHECKING:
     from tfew.models.loaded_model import Trainable
     from tfew.ranking.evaluation import Evaluated
+    from tfew.ranking.task_check import Finding
     from tfew.training.fit import Fitted
 
 log = logging.getLogger("tfew.train")  # __name__ is __main__ under python -m
@@ -63,13 +64,14 @@ def _train_and_evaluate(config: DictConfig, folder: Path, training: Task, evalua
     """One training; then what it has learned is tried on rows that it has not seen, where there are such."""
     from tfew.ranking.evaluation import evaluate_model
 
-    loaded = _build(config, training, evaluation)
+    loaded, findings = _build(config, training, evaluation)
     _open(config, folder, training, f"{f'{evaluation.rows} rows' if evaluation else 'nothing'} to evaluate")
     fitted, adapter_bytes = _fit(config, loaded, training, folder)
     evaluated = None
     if evaluation is not None:
         evaluated = evaluate_model(loaded, evaluation, settings(EvaluationSettings, config), folder)
-    return _finish(config, folder, RunResult(loaded, evaluated, fitted, adapter_bytes, training.mixture))
+    result = RunResult(loaded, evaluated, fitted, adapter_bytes, training.mixture, evaluation, findings)
+    return _finish(config, folder, result)
 
 
 def _cross_validate_and_train(
@@ -79,13 +81,14 @@ def _cross_validate_and_train(
     from tfew.models.build import build_trainable
     from tfew.training.cross_validation import cross_validate
 
-    _build(config, training, None)  # that it can be built is known before the folder is opened; each fold has its own
+    # that it can be built is known before the folder is opened; each fold has its own
+    findings = _build(config, training, None)[1]
     _open(config, folder, training, f"in {config.folds} folds")
     norm = settings(EvaluationSettings, config).score.norm
     evaluated = cross_validate(training, fold_of_row, folder, norm, partial(_train_fold, config))
     loaded = build_trainable(config)
     fitted, adapter_bytes = _fit(config, loaded, training, folder)
-    return _finish(config, folder, RunResult(loaded, evaluated, fitted, adapter_bytes))
+    return _finish(config, folder, RunResult(loaded, evaluated, fitted, adapter_bytes, None, training, findings))
 
 
 def _train_fold(config: DictConfig, training: Task, held_out: Task, folder: Path) -> "Evaluated":
@@ -98,21 +101,25 @@ def _train_fold(config: DictConfig, training: Task, held_out: Task, folder: Path
     return evaluate_model(loaded, held_out, settings(EvaluationSettings, config), folder)
 
 
-def _build(config: DictConfig, training: Task, evaluation: Task | None) -> "Trainable":
-    """Raises UserError for what does not fit together, or into memory."""
+def _build(config: DictConfig, training: Task, evaluation: Task | None) -> "tuple[Trainable, Sequence[Finding] | None]":
+    """The model, and what the check of the task found; raises UserError for what does not fit together, or into memory.
+
+    None: published data sets are not checked.
+    """
     from tfew.costs.memory_forecast import check_memory
     from tfew.models.build import build_blueprint, build_device, build_method, build_tokenizer, build_trainable
     from tfew.ranking.task_check import check_task, is_checked, report
 
     prompt_tokenizer = build_tokenizer(config)
+    findings = None
     if is_checked(config.dataset, training):
-        report(check_task(training, prompt_tokenizer, config.folds, config.get("labels") is not None))
+        findings = report(check_task(training, prompt_tokenizer, config.folds, config.get("labels") is not None))
     if training.mixture is None:
         prompt_tokenizer.check_cuttable_budget(training.prompts[0])
     tokens = len(prompt_tokenizer.tokenizer)
     blueprint = build_blueprint(config, build_method(config), build_device(config), tokens)
     check_memory(blueprint, prompt_tokenizer, training, evaluation)
-    return build_trainable(config, prompt_tokenizer)
+    return build_trainable(config, prompt_tokenizer), findings
 
 
 def _open(config: DictConfig, folder: Path, training: Task, evaluation: str) -> None:

@@ -28,11 +28,12 @@ PREDICTIONS_FILE = "predictions.jsonl"
 METRICS_FILE = "metrics.csv"
 SPEED_FILE = "speed.csv"  # of each step, too, but another one each time: no checksum of it is kept
 MIXTURE_FILE = "mixture.json"
+REPORT_FILE = "report.html"  # of a run on somebody's own rows, whose texts it quotes
 FOLD_PREFIX = "fold_"  # and a number: the folder of one fold of a cross-validation
 FOLD_FILE = "fold.json"  # what its evaluation took; written last
 ADAPTER_FILES = ("adapter.safetensors", "adapter.json", "temperature.json")
 # and CONFIG_FILE
-OWN_FILES = (RECORD_FILE, PREDICTIONS_FILE, METRICS_FILE, MIXTURE_FILE, *ADAPTER_FILES)
+OWN_FILES = (RECORD_FILE, PREDICTIONS_FILE, METRICS_FILE, MIXTURE_FILE, REPORT_FILE, *ADAPTER_FILES)
 made_here: set[Path] = set()  # folders of runs that this process has made; those it found finished are not among them
 LOGGER_FOLDERS = ("tensorboard", "wandb")
 
