@@ -17,6 +17,7 @@ from omegaconf import DictConfig, ListConfig
 from tfew.config import check_logger, checked, compose, resolved
 from tfew.dataset_config import complete
 from tfew.errors import UserError
+from tfew.ranking.baselines import guess
 from tfew.runs.identity import differences, method_name, resolved_with_hashes, run_name, run_path
 from tfew.runs.records import RunRecord, load_record
 from tfew.runs.run_folder import METRICS_FILE, already_finished, open_run, remove_leftovers
@@ -205,7 +206,9 @@ def _complete(job: Job, member: "Member", loaded: "Trainable", seconds: float) -
     adapter_bytes = save_adapter(folder, weights, resolved(config.method), base_of(config), rule)
     evaluated = None
     if job.evaluation is not None:
-        evaluated = evaluate_model(loaded, job.evaluation, settings(EvaluationSettings, config), folder)
+        guesses = guess(job.training, job.evaluation) if config.baselines else {}
+        evaluation_settings = settings(EvaluationSettings, config)
+        evaluated = evaluate_model(loaded, job.evaluation, evaluation_settings, folder, guesses=guesses)
     fitted = Fitted(member.steps, member.tokens_seen, seconds, final_loss(folder / METRICS_FILE))
     result = RunResult(loaded, evaluated, fitted, adapter_bytes, job.training.mixture, job.evaluation)
     finish(folder, config, "train", method_name(config), result)

@@ -17,6 +17,7 @@ from tfew.config import check_logger, checked, resolved
 from tfew.dataset_config import complete
 from tfew.devices.distributed import broadcast_object
 from tfew.errors import UserError
+from tfew.ranking.baselines import Guesses, guess, guess_in_folds
 from tfew.runs.identity import method_name, resolved_with_hashes, run_name, run_path
 from tfew.runs.records import RunRecord
 from tfew.runs.run_folder import open_run, run_once
@@ -49,9 +50,12 @@ def _train(config: DictConfig, folder: Path) -> RunRecord:
     training = train_task(config)
     if config.folds is not None:
         fold_of_row = row_folds(training, config.folds, config.batch_size, config.few_shot_seed)
-        run = partial(_cross_validate_and_train, config, folder, training, fold_of_row)
+        guesses = guess_in_folds(training, fold_of_row) if config.baselines else {}
+        run = partial(_cross_validate_and_train, config, folder, training, fold_of_row, guesses)
     else:
-        run = partial(_train_and_evaluate, config, folder, training, eval_task(config))
+        evaluation = eval_task(config)
+        guesses = guess(training, evaluation) if config.baselines and evaluation is not None else {}
+        run = partial(_train_and_evaluate, config, folder, training, evaluation, guesses)
     with on_all_devices(config, "train"):
         return broadcast_object(run())
 
@@ -60,7 +64,9 @@ def _train(config: DictConfig, folder: Path) -> RunRecord:
 # a device, does what follows; only the first writes
 
 
-def _train_and_evaluate(config: DictConfig, folder: Path, training: Task, evaluation: Task | None) -> RunRecord:
+def _train_and_evaluate(
+    config: DictConfig, folder: Path, training: Task, evaluation: Task | None, guesses: Guesses
+) -> RunRecord:
     """One training; then what it has learned is tried on rows that it has not seen, where there are such."""
     from tfew.ranking.evaluation import evaluate_model
 
@@ -69,13 +75,14 @@ def _train_and_evaluate(config: DictConfig, folder: Path, training: Task, evalua
     fitted, adapter_bytes = _fit(config, loaded, training, folder)
     evaluated = None
     if evaluation is not None:
-        evaluated = evaluate_model(loaded, evaluation, settings(EvaluationSettings, config), folder)
+        evaluation_settings = settings(EvaluationSettings, config)
+        evaluated = evaluate_model(loaded, evaluation, evaluation_settings, folder, guesses=guesses)
     result = RunResult(loaded, evaluated, fitted, adapter_bytes, training.mixture, evaluation, findings)
     return _finish(config, folder, result)
 
 
 def _cross_validate_and_train(
-    config: DictConfig, folder: Path, training: Task, fold_of_row: Sequence[int]
+    config: DictConfig, folder: Path, training: Task, fold_of_row: Sequence[int], guesses: Guesses
 ) -> RunRecord:
     """A training without each fold, which is then predicted; and one on all rows, whose adapter is kept."""
     from tfew.models.build import build_trainable
@@ -85,7 +92,7 @@ def _cross_validate_and_train(
     findings = _build(config, training, None)[1]
     _open(config, folder, training, f"in {config.folds} folds")
     norm = settings(EvaluationSettings, config).score.norm
-    evaluated = cross_validate(training, fold_of_row, folder, norm, partial(_train_fold, config))
+    evaluated = cross_validate(training, fold_of_row, folder, norm, partial(_train_fold, config), guesses)
     loaded = build_trainable(config)
     fitted, adapter_bytes = _fit(config, loaded, training, folder)
     return _finish(config, folder, RunResult(loaded, evaluated, fitted, adapter_bytes, None, training, findings))

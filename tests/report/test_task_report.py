@@ -129,7 +129,8 @@ def hostile(run: RunRecord) -> tuple[RunRecord, Task, list[Prediction]]:
     gain = {"metric": "balanced_accuracy", "value": 0.121, "low": 0.064, "high": 0.179}
     metrics = {
         **run.metrics, "accuracy": 0.0, "accuracy_interval": [0.0, 0.49], "balanced_accuracy": 0.0, "classes": classes,
-        "confusion": confusion, "leading_metric": "balanced_accuracy", "baselines": {HOSTILE: {
+        "balanced_accuracy_interval": [0.0, 0.3], "confusion": confusion, "leading_metric": "balanced_accuracy",
+        "baselines": {HOSTILE: {
             "accuracy": 0.25, "balanced_accuracy": 0.25, "f1_macro": 0.1, "gain": gain}},
     }  # fmt: skip
     config = {**run.config, "data": f"/rows {HOSTILE}", "run_dir": f"/tmp/a b{HOSTILE}",
@@ -152,6 +153,7 @@ def test_hostile_texts_stay_text(run: RunRecord, tmp_path: Path, monkeypatch: py
     assert not re.search("[\0-\x08\x0b-\x1f\u202a-\u202e\u2066-\u2069\ud800-\udfff]", text)
     assert "\u05e9\u05dc\u05d5\u05dd" in page.shown, "Hebrew stays"
     assert "+12.1 points of balanced accuracy (6.4 to 17.9)" in page.shown
+    assert "Better than the" in page.shown
 
 
 @pytest.mark.slow

@@ -23,7 +23,7 @@ def advice(
         *_more_rows(metrics, counts),
         *_labels(metrics),
         *_settings(metrics, counts, config),
-        *_model(metrics, parameters),
+        *_model(parameters),
     ]
 
 
@@ -77,9 +77,6 @@ def _settings(metrics: Mapping[str, Any], counts: Mapping[str, int], config: Map
         )
 
 
-def _model(metrics: Mapping[str, Any], parameters: int) -> Iterator[str]:
-    for name, baseline in metrics.get("baselines", {}).items():
-        if baseline["gain"]["low"] <= 0:
-            yield f"This is not surely better than: {name}. That is cheaper, and may be all that these rows need."
+def _model(parameters: int) -> Iterator[str]:
     if parameters < SMALL_MODEL_PARAMETERS:
         yield f"A larger model (model=) knows more language; this one has {parameters / 1e6:,.0f} million parameters."

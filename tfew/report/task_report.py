@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 
 from tfew.files.atomic import write_atomically
-from tfew.ranking.label_table import doubts
+from tfew.ranking.label_table import doubts, verdicts
 from tfew.ranking.task_check import Finding
 from tfew.ranking.temperature import CALIBRATION_ROWS, aligned, calibrated_probabilities, probabilities, reliability
 from tfew.report.advice import advice
@@ -91,7 +91,7 @@ def make_page(
         names={key: title for key, title in METRICS.items() if key in metrics},
         rivals=rivals,
         has_gains=any(rival.gain for rival in rivals),
-        doubts=doubts(metrics, record.counts["rows"]) if "accuracy_interval" in metrics else [],
+        notes=_notes(metrics, record.counts),
         prompt=task.prompts[0][0] if task else None,
         labels=_labels(metrics),
         confusion=_confusion(metrics),
@@ -106,6 +106,16 @@ def make_page(
     )
 
 
+def _notes(metrics: Mapping[str, Any], counts: Mapping[str, int]) -> list[str]:
+    """In sentences, how this compares with the baselines, and what the numbers are too few to tell."""
+    compared = (
+        [f"{verdict[0].upper()}{verdict[1:].removesuffix('.')}." for verdict in verdicts(metrics)]
+        if "baselines" in metrics
+        else []
+    )
+    return [*compared, *(doubts(metrics, counts["rows"]) if "accuracy_interval" in metrics else [])]
+
+
 def _rivals(metrics: Mapping[str, Any]) -> list[Rival]:
     """The run itself first."""
     if "accuracy" not in metrics:
@@ -115,13 +125,7 @@ def _rivals(metrics: Mapping[str, Any]) -> list[Rival]:
         Rival(name, {key: found.get(key) for key in METRICS}, _gain(found["gain"]))
         for name, found in metrics.get("baselines", {}).items()
     ]
-    majority = metrics.get("majority")
-    simple = [] if baselines or majority is None else [Rival("always the commonest label", _accuracy_alone(majority))]
-    return [run, *baselines, *simple, Rival("guessing", _accuracy_alone(metrics["chance"]))]
-
-
-def _accuracy_alone(value: float) -> dict[str, float | None]:
-    return {**dict.fromkeys(METRICS), "accuracy": value}
+    return [run, *baselines, Rival("guessing", {**dict.fromkeys(METRICS), "accuracy": metrics["chance"]})]
 
 
 def _gain(gain: Mapping[str, Any]) -> str:
