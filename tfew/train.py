@@ -19,6 +19,7 @@ from tfew.devices.distributed import broadcast_object
 from tfew.errors import UserError
 from tfew.ranking.baselines import Guesses, guess, guess_in_folds
 from tfew.runs.identity import method_name, resolved_with_hashes, run_name, run_path
+from tfew.runs.model_source import model_source
 from tfew.runs.records import RunRecord
 from tfew.runs.run_folder import open_run, run_once
 from tfew.settings import EvaluationSettings, settings
@@ -92,19 +93,23 @@ def _cross_validate_and_train(
     findings = _build(config, training, None)[1]
     _open(config, folder, training, f"in {config.folds} folds")
     norm = settings(EvaluationSettings, config).score.norm
-    evaluated = cross_validate(training, fold_of_row, folder, norm, partial(_train_fold, config), guesses)
+    evaluated = cross_validate(training, fold_of_row, folder, norm, partial(_train_fold, config, config.steps), guesses)
     loaded = build_trainable(config)
     fitted, adapter_bytes = _fit(config, loaded, training, folder)
     return _finish(config, folder, RunResult(loaded, evaluated, fitted, adapter_bytes, None, training, findings))
 
 
-def _train_fold(config: DictConfig, training: Task, held_out: Task, folder: Path) -> "Evaluated":
+def _train_fold(
+    config: DictConfig, steps_later: int, training: Task, held_out: Task, folder: Path, folds_after: int = 0
+) -> "Evaluated":
+    """`steps_later`: of trainings that follow the folds."""
     from tfew.models.build import build_trainable
     from tfew.ranking.evaluation import evaluate_model
     from tfew.training.fit import fit
 
     loaded = build_trainable(config)
-    fit(config, loaded.method, loaded.model, loaded.prompt_tokenizer, training, folder)
+    steps_after = folds_after * config.steps + steps_later
+    fit(config, loaded.method, loaded.model, loaded.prompt_tokenizer, training, folder, steps_after)
     return evaluate_model(loaded, held_out, settings(EvaluationSettings, config), folder)
 
 
@@ -114,12 +119,24 @@ def _build(config: DictConfig, training: Task, evaluation: Task | None) -> "tupl
     None: published data sets are not checked.
     """
     from tfew.costs.memory_forecast import check_memory
+    from tfew.costs.run_estimate import announce
     from tfew.models.build import build_blueprint, build_device, build_method, build_tokenizer, build_trainable
+    from tfew.models.checkpoint_path import is_at_hand
     from tfew.ranking.task_check import check_task, is_checked, report
 
+    is_own, findings = is_checked(config.dataset, training), None
+    if is_own:
+        announce(
+            partial(build_blueprint, config, build_method(config), build_device(config)),
+            partial(build_tokenizer, config),
+            is_at_hand(model_source(config)),
+            training,
+            training if config.folds else evaluation,
+            [config.steps] * (1 + (config.folds or 0)),
+            config.max_tokens,
+        )
     prompt_tokenizer = build_tokenizer(config)
-    findings = None
-    if is_checked(config.dataset, training):
+    if is_own:
         findings = report(check_task(training, prompt_tokenizer, config.folds, config.get("labels") is not None))
     if training.mixture is None:
         prompt_tokenizer.check_cuttable_budget(training.prompts[0])

@@ -17,7 +17,7 @@ from tfew.paper import pictures, render
 from tfew.paper.answers import Answers
 from tfew.paper.curves import Curve, read_curve
 from tfew.paper.mistakes import confusions, hardest_rows
-from tfew.paper.overview import accuracy_grid, duration, facts, run_scores, template_grids
+from tfew.paper.overview import accuracy_grid, facts, run_scores, template_grids
 from tfew.paper.reference import AVERAGE, specs
 from tfew.paper.runs import Run
 from tfew.paper.spread import COLUMNS, Spread, in_context_scores, spread_rows, spreads
@@ -26,6 +26,7 @@ from tfew.paper.variants import variant_names
 from tfew.report.page import page_template
 from tfew.runs.records import RunRecord
 from tfew.runs.run_folder import METRICS_FILE, PREDICTIONS_FILE, check_recorded
+from tfew.runs.units import duration
 
 TEMPLATE = "page.html"
 OPEN_AT_ONCE = 6  # with more data sets, their confusions and hardest rows are collapsed
