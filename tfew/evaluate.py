@@ -20,7 +20,7 @@ from tfew.runs.records import IN_CONTEXT, ZERO_SHOT, RunRecord
 from tfew.runs.run_folder import open_run, run_once, saved_settings
 from tfew.settings import EvaluationSettings, settings
 from tfew.summary import RunResult, finish
-from tfew.task import InContext, Task, eval_task, in_context, save_shots, train_task
+from tfew.task import InContext, Task, eval_task, in_context, load_spec, save_shots, train_task
 
 log = logging.getLogger("tfew.evaluate")  # __name__ is __main__ under python -m
 
@@ -60,13 +60,14 @@ def _evaluate(config: DictConfig, folder: Path) -> RunRecord:
 def _training_rows(config: DictConfig) -> Task | None:
     """The rows of a table that the adapter was trained on; None where they are not there as they were."""
     saved = None if config.adapter is None else saved_settings(Path(config.adapter))
-    if saved is None or not saved["dataset"].get("classes"):
+    if saved is None or saved["dataset"].get("members") is not None:
         return None
-    sha256 = (saved["dataset"].get("table") or {}).get("sha256")
-    paths = [Path(path) for path in (saved["dataset"].get("files") or {}).get("train") or ()]
-    if sha256 is None or not paths or not paths[0].is_file() or file_sha256(paths[0]) != sha256:
+    trained = OmegaConf.create(saved)
+    spec = load_spec(trained)
+    if not spec.classes or spec.table is None or spec.table["sha256"] is None or not spec.files["train"]:
         return None
-    return train_task(OmegaConf.create(saved))
+    path = Path(str(spec.files["train"][0]))
+    return train_task(trained) if path.is_file() and file_sha256(path) == spec.table["sha256"] else None
 
 
 def _run(config: DictConfig, folder: Path, evaluation: Task, context: InContext | None, guesses: Guesses) -> RunRecord:

@@ -19,7 +19,7 @@ from tfew.task import Task
 COMMONEST, BAG_OF_WORDS = "commonest label", "bag of words"
 WORDS_IN_TEXT, CHARACTERS_IN_WORD = 3, 15  # on average: of fewer words, or longer ones, characters are counted
 MOST_FEATURES = 50_000
-MOST_WEIGHTS = 2_000_000  # features times labels
+MOST_WEIGHTS = 1_000_000  # features times labels
 INVERSE_REGULARISATION = 10.0  # scikit-learn's C; its default, 1, hardly leaves the commonest label on 50 rows
 
 Guesses = Mapping[str, Sequence[int]]  # by baseline the label of each row, as its place among the task's
@@ -40,9 +40,9 @@ def guess_in_folds(task: Task, fold_of_row: Sequence[int]) -> dict[str, list[int
 
 def guess(training: Task, held_out: Task) -> dict[str, list[int]]:
     """What the baselines say of the held-out rows; nothing where rows have choices of their own, or of a mixture."""
-    if held_out.classes is None:
-        return {}
     labels = [example.label for example in training.examples if example.label is not None]
+    if held_out.classes is None or not labels:
+        return {}
     texts = [own_text(row[0]) for example, row in _rows(training) if example.label is not None]
     return {
         COMMONEST: [commonest(labels)] * held_out.rows,

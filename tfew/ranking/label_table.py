@@ -3,7 +3,10 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-REMEDY = "more steps= or another model= may help, more labelled rows help most; else take it, for it is far cheaper"
+from tfew.ranking.baselines import BAG_OF_WORDS
+
+REMEDY = "Try a larger model (model=), more steps (steps=) or more labelled rows"
+CHEAPER = "; otherwise use the bag of words itself, which is far cheaper"
 MOST_IN_MATRIX = 10  # labels; of more, the commonest confusions are listed
 MOST_LISTED = 10
 FEW_ROWS = 5  # with fewer, a label's scores are reported as unreliable
@@ -42,26 +45,21 @@ def confusions(metrics: Mapping[str, Any]) -> list[str]:
 
 
 def headline(metrics: Mapping[str, Any], rows: int) -> list[str]:
-    """Accuracies with their intervals, the one that says more first; then what the baselines have on the same rows."""
-    accuracy = f"accuracy {_percent(metrics['accuracy'])} ({_interval(metrics['accuracy_interval'])})"
+    """The accuracy that says more, with its interval; what the baselines have on the same rows; the other numbers."""
     what = "held-out rows, each by an adapter that was trained without it" if "folds" in metrics else "rows"
-    lines = [f"{accuracy} on {rows} {what}"]
+    accuracy = f"accuracy {_percent(metrics['accuracy'])} ({_interval(metrics['accuracy_interval'])})"
+    first, others = accuracy, []
+    if "f1_macro" in metrics:
+        others.append(f"macro-F1 {_percent(metrics['f1_macro'])}")
     if metrics.get("leading_metric") == "balanced_accuracy":
         balanced = f"balanced accuracy {_percent(metrics['balanced_accuracy'])}"
-        lines = [
-            f"{balanced} ({_interval(metrics['balanced_accuracy_interval'])}) on {rows} {what}",
-            f"macro-F1 {_percent(metrics['f1_macro'])}; {accuracy} says less where labels are as uneven as here",
-        ]
-    elif "f1_macro" in metrics:
-        lines.append(f"macro-F1 {_percent(metrics['f1_macro'])}")
-    if "baselines" in metrics:
-        return [
-            *lines,
-            "; ".join(_described(name, of) for name, of in metrics["baselines"].items()),
-            *verdicts(metrics),
-        ]
-    lines[0] += f"; chance {_percent(metrics['chance'])}"
-    return lines
+        first = f"{balanced} ({_interval(metrics['balanced_accuracy_interval'])})"
+        others.append(f"{accuracy} says less where labels are as uneven as here")
+    first += f" on {rows} {what}"
+    if "baselines" not in metrics:
+        return [f"{first}; chance {_percent(metrics['chance'])}", *(["; ".join(others)] if others else [])]
+    baselines = "; ".join(_described(name, scores) for name, scores in metrics["baselines"].items())
+    return [first, baselines, *verdicts(metrics), "; ".join(others)]
 
 
 def _described(name: str, scores: Mapping[str, Any]) -> str:
@@ -71,16 +69,16 @@ def _described(name: str, scores: Mapping[str, Any]) -> str:
 
 
 def verdicts(metrics: Mapping[str, Any]) -> list[str]:
-    """In sentences, how much better or worse than each baseline; nothing of the weaker ones where it is better.
+    """In sentences, how much better or worse the model is than the best baseline, and than others that are as good.
 
     Where it is worse than the best of them, also what to try.
     """
     baselines = metrics["baselines"]
     best = max(baselines, key=lambda name: baselines[name][baselines[name]["gain"]["metric"]])
-    told = [name for name in baselines if name == best or baselines[name]["gain"]["low"] <= 0]
-    lines = [_verdict(f"{'a' if name.startswith('bag') else 'the'} {name}", baselines[name]["gain"]) for name in told]
+    told = [name for name, scores in baselines.items() if name == best or scores["gain"]["low"] <= 0]
+    lines = [_verdict(f"{'a' if name == BAG_OF_WORDS else 'the'} {name}", baselines[name]["gain"]) for name in told]
     if baselines[best]["gain"]["value"] < 0:
-        lines.append(f"The {best} is ahead: {REMEDY}.")
+        lines.append(f"{REMEDY}{CHEAPER if best == BAG_OF_WORDS else ''}.")
     return lines
 
 

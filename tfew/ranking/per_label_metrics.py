@@ -53,12 +53,12 @@ def balanced_accuracy(counts: Sequence[Sequence[int]]) -> float:
 
 
 def balanced_accuracy_interval(counts: Sequence[Sequence[int]]) -> tuple[float, float]:
-    """95 % interval: normal, with one row added to those that are right and one to those that are wrong in each class.
+    """95 % interval: normal, the variance of each recall with two rows added to those that are right and to the others.
 
-    So few rows, all right or all wrong, do not give an interval of no width.
+    (Agresti and Coull 1998.) So few rows, all right or all wrong, do not give an interval of no width.
     """
-    shares = [((row[place] + 1) / (sum(row) + 2), sum(row) + 2) for place, row in enumerate(counts) if sum(row)]
-    half = SURE * sqrt(sum(share * (1 - share) / rows for share, rows in shares)) / len(shares)
+    classes = [(sum(row), (row[place] + 2) / (sum(row) + 4)) for place, row in enumerate(counts) if sum(row)]
+    half = SURE * sqrt(sum(share * (1 - share) / rows for rows, share in classes)) / len(classes)
     centre = balanced_accuracy(counts)
     return max(0.0, centre - half), min(1.0, centre + half)
 
