@@ -14,6 +14,7 @@ from tfew.data.members import member_overview
 from tfew.data.mixture import MixtureSpec
 from tfew.dataset_config import complete
 from tfew.errors import UserError, unknown_value_error
+from tfew.ranking.tuning import settings_to_try
 from tfew.runs.model_source import model_source
 from tfew.schema import Prompt
 from tfew.task import Task, data_folder, eval_task, load_mixture_spec, local_task, train_task
@@ -48,7 +49,8 @@ def preview(config: DictConfig) -> list[dict[str, Any]]:
             is_at_hand(model_source(config)),
             task,
             task if config.folds else eval_task(config),
-            [config.steps] * (1 + (config.folds or 0)),
+            [setting.steps for setting in settings_to_try(config.steps, config.optimizer.lr, config.tune)],
+            config.folds,
             config.max_tokens,
         )
     shown = _show(config, task, range(min(config.n, task.rows)))

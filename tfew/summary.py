@@ -11,6 +11,7 @@ from tfew.costs.formulas import inference_flops, training_flops
 from tfew.devices.distributed import is_main_process
 from tfew.models.adapters_io import save_temperature
 from tfew.ranking.label_table import by_label, confusions, doubts, headline
+from tfew.ranking.tuning import tuning_table, tuning_verdict
 from tfew.runs.card import describe_scoring
 from tfew.runs.checkpoints import remove_checkpoints
 from tfew.runs.identity import model_name, resolved_with_hashes
@@ -158,6 +159,12 @@ def _print_labels(metrics: Mapping[str, Any], rows: int) -> None:
     if "classes" in metrics:
         print("\n".join(f"  {line}".rstrip() for line in ["", *by_label(metrics), "", *confusions(metrics), ""]))
     print(_describe_calibration(metrics["calibration"]))
+    if "tuning" in metrics:
+        print(
+            "\n".join(
+                ["", *(f"  {line}" for line in [*tuning_table(metrics["tuning"]), tuning_verdict(metrics["tuning"])])]
+            )
+        )
     for sentence in doubts(metrics, rows):
         print(f"  {sentence}")
 

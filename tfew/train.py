@@ -3,8 +3,9 @@
 The main path of the project, as a table of contents: data, model, training, evaluation, record.
 """
 
+import copy
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +19,7 @@ from tfew.dataset_config import complete
 from tfew.devices.distributed import broadcast_object
 from tfew.errors import UserError
 from tfew.ranking.baselines import Guesses, guess, guess_in_folds
+from tfew.ranking.tuning import Setting, settings_to_try
 from tfew.runs.identity import method_name, resolved_with_hashes, run_name, run_path
 from tfew.runs.model_source import model_source
 from tfew.runs.records import RunRecord
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
     from tfew.training.fit import Fitted
 
 log = logging.getLogger("tfew.train")  # __name__ is __main__ under python -m
+CHOICE_FOLDS = 5  # of the held-out rows of validation=, to try the choice of settings on
 
 
 def train(config: DictConfig) -> RunRecord:
@@ -48,6 +51,7 @@ def train(config: DictConfig) -> RunRecord:
 
 def _train(config: DictConfig, folder: Path) -> RunRecord:
     check_logger(config)
+    _check_tuning(config)
     training = train_task(config)
     if config.folds is not None:
         fold_of_row = row_folds(training, config.folds, config.batch_size, config.few_shot_seed)
@@ -56,6 +60,10 @@ def _train(config: DictConfig, folder: Path) -> RunRecord:
     else:
         evaluation = eval_task(config)
         guesses = guess(training, evaluation) if config.baselines and evaluation is not None else {}
+        if config.tune and (evaluation is None or evaluation.rows < CHOICE_FOLDS):
+            raise UserError(
+                f"tune=true chooses by at least {CHOICE_FOLDS} held-out rows: a larger validation=, or folds=5."
+            )
         run = partial(_train_and_evaluate, config, folder, training, evaluation, guesses)
     with on_all_devices(config, "train"):
         return broadcast_object(run())
@@ -69,15 +77,23 @@ def _train_and_evaluate(
     config: DictConfig, folder: Path, training: Task, evaluation: Task | None, guesses: Guesses
 ) -> RunRecord:
     """One training; then what it has learned is tried on rows that it has not seen, where there are such."""
+    from tfew.models.build import build_trainable
     from tfew.ranking.evaluation import evaluate_model
 
     loaded, findings = _build(config, training, evaluation)
     _open(config, folder, training, f"{f'{evaluation.rows} rows' if evaluation else 'nothing'} to evaluate")
+    tuning = {}
+    if config.tune and evaluation is not None:
+        fold_of_row = [row % CHOICE_FOLDS for row in range(evaluation.rows)]
+        config, tuned = _tune(config, folder, evaluation, fold_of_row, partial(_try_once, training, evaluation))
+        tuning = {"tuning": tuned.metrics["tuning"]}
+        loaded = build_trainable(config)
     fitted, adapter_bytes = _fit(config, loaded, training, folder)
     evaluated = None
     if evaluation is not None:
         evaluation_settings = settings(EvaluationSettings, config)
         evaluated = evaluate_model(loaded, evaluation, evaluation_settings, folder, guesses=guesses)
+        evaluated.metrics.update(tuning)
     result = RunResult(loaded, evaluated, fitted, adapter_bytes, training.mixture, evaluation, findings)
     return _finish(config, folder, result)
 
@@ -93,10 +109,69 @@ def _cross_validate_and_train(
     findings = _build(config, training, None)[1]
     _open(config, folder, training, f"in {config.folds} folds")
     norm = settings(EvaluationSettings, config).score.norm
-    evaluated = cross_validate(training, fold_of_row, folder, norm, partial(_train_fold, config, config.steps), guesses)
+
+    def validate(config: DictConfig, folder: Path, steps_later: int) -> "Evaluated":
+        train_fold = partial(_train_fold, config, steps_later)
+        return cross_validate(training, fold_of_row, folder, norm, train_fold, guesses)
+
+    if config.tune:
+        config, evaluated = _tune(config, folder, training, fold_of_row, validate)
+    else:
+        evaluated = validate(config, folder, config.steps)
     loaded = build_trainable(config)
     fitted, adapter_bytes = _fit(config, loaded, training, folder)
     return _finish(config, folder, RunResult(loaded, evaluated, fitted, adapter_bytes, None, training, findings))
+
+
+def _tune(
+    config: DictConfig,
+    folder: Path,
+    task: Task,
+    fold_of_row: Sequence[int],
+    validate: Callable[[DictConfig, Path, int], "Evaluated"],
+) -> "tuple[DictConfig, Evaluated]":
+    """The configuration with the best settings, and what `tfew.training.tune` says of them.
+
+    `validate` tries a configuration in a folder, and is told how many steps of training follow.
+    """
+    from tfew.training.tune import tune
+
+    tried = settings_to_try(config.steps, config.optimizer.lr)
+
+    def validate_setting(setting: Setting, own: Path, settings_after: int) -> "Evaluated":
+        steps = sum(later.steps for later in tried[len(tried) - settings_after :])
+        return validate(_with_setting(config, setting), own, steps * (config.folds or 1) + config.steps)
+
+    fold_by_idx = dict(zip((example.idx for example in task.examples), fold_of_row, strict=True))
+    norm = settings(EvaluationSettings, config).score.norm
+    chosen, evaluated = tune(tried, validate_setting, task, fold_by_idx, folder, norm)
+    return _with_setting(config, chosen), evaluated
+
+
+def _with_setting(config: DictConfig, setting: Setting) -> DictConfig:
+    """With these steps and this learning rate, which go into the adapter's description, too."""
+    own = copy.deepcopy(config)
+    own.steps = own.method.steps = setting.steps
+    own.optimizer.lr = own.method.lr = setting.lr
+    return own
+
+
+def _check_tuning(config: DictConfig) -> None:
+    if not config.tune:
+        return
+    if config.dataset.get("table") is None and config.folds is None:
+        raise UserError(
+            f"tune=true chooses by the rows that are held out, and those of {config.dataset.name} are for reporting:"
+            " it is for rows of your own, or say folds=5."
+        )
+    if config.folds is None and config.get("validation") is None:
+        raise UserError("tune=true chooses by held-out rows, and none are: say folds=5 or validation=0.25.")
+
+
+def _try_once(training: Task, evaluation: Task, config: DictConfig, folder: Path, steps_later: int) -> "Evaluated":
+    from tfew.training.cross_validation import once
+
+    return once(training, evaluation, folder, partial(_train_fold, config, steps_later))
 
 
 def _train_fold(
@@ -132,7 +207,8 @@ def _build(config: DictConfig, training: Task, evaluation: Task | None) -> "tupl
             is_at_hand(model_source(config)),
             training,
             training if config.folds else evaluation,
-            [config.steps] * (1 + (config.folds or 0)),
+            [setting.steps for setting in settings_to_try(config.steps, config.optimizer.lr, config.tune)],
+            config.folds,
             config.max_tokens,
         )
     prompt_tokenizer = build_tokenizer(config)

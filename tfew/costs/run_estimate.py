@@ -69,20 +69,23 @@ def announce(
     is_at_hand: bool,
     training: Task,
     evaluation: Task | None,
-    trainings: Sequence[int],
+    steps_tried: Sequence[int],
+    folds: int | None,
     max_tokens: int,
 ) -> None:
     """Logs the line and, where there is no GPU and it takes long, what is quicker.
 
     `make_blueprint`: of the number of tokens in the vocabulary. Nothing is downloaded for an estimate: without the
-    model (`is_at_hand`) tokens are guessed. `evaluation`: the rows that are ranked to try the adapters; `trainings`:
-    the steps of each.
+    model (`is_at_hand`) tokens are guessed. `evaluation`: the rows that are ranked to try the adapters;
+    `steps_tried`: of each setting that is tried, the one that was asked for first.
     """
     try:
         prompt_tokenizer = build_tokenizer() if is_at_hand else None
         tokens = 0 if prompt_tokenizer is None else len(prompt_tokenizer.tokenizer)
         blueprint = make_blueprint(tokens)
-        found = estimate(blueprint, training, evaluation, trainings, prompt_tokenizer, max_tokens)
+        trials = folds or (len(steps_tried) > 1)  # a single setting is tried by the adapter that is kept
+        trainings = [*list(steps_tried) * int(trials), steps_tried[0]]
+        found = estimate(blueprint, training, evaluation, trainings, prompt_tokenizer, max_tokens, len(steps_tried))
     except Exception as error:  # nothing that needs saying: what is wrong with the run is said when it is built
         log.debug(f"What it takes cannot be foreseen: {type(error).__name__}: {error}")
         return
@@ -98,6 +101,7 @@ def estimate(
     trainings: Sequence[int],
     prompt_tokenizer: PromptTokenizer | None,
     max_tokens: int,
+    times_scored: int = 1,
 ) -> RunEstimate:
     plan, batch_size = make_plan(blueprint), blueprint.training.batch_size
     prompts = _prompts(training)
@@ -120,7 +124,7 @@ def estimate(
         len(trainings),
         sum(trainings),
         speed.seconds(work),
-        _scoring_seconds(plan, speed, scored, prompt_tokenizer, max_tokens) if scored else 0.0,
+        times_scored * _scoring_seconds(plan, speed, scored, prompt_tokenizer, max_tokens) if scored else 0.0,
         plan.device_name,
     )
 

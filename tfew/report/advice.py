@@ -75,6 +75,8 @@ def _settings(metrics: Mapping[str, Any], counts: Mapping[str, int], config: Map
             f"{counts['cut_prompts']} of {counts['prompts']} prompts were cut at max_tokens={config['max_tokens']}:"
             " a larger max_tokens= shows the model more of them."
         )
+    if "tuning" not in metrics and (config.get("folds") or config.get("validation")):
+        yield "tune=true tries other numbers of steps and learning rates on the same held-out rows."
 
 
 def _model(parameters: int) -> Iterator[str]:

@@ -20,6 +20,7 @@ from tfew.files.atomic import write_atomically
 from tfew.ranking.label_table import doubts, verdicts
 from tfew.ranking.task_check import Finding
 from tfew.ranking.temperature import CALIBRATION_ROWS, aligned, calibrated_probabilities, probabilities, reliability
+from tfew.ranking.tuning import tuning_verdict
 from tfew.report.advice import advice
 from tfew.report.confusion import Confusion, confusion_of
 from tfew.report.hardest_rows import hardest_rows
@@ -89,6 +90,8 @@ def make_page(
         metrics=metrics,
         metric=metric,
         names={key: title for key, title in METRICS.items() if key in metrics},
+        all_names=METRICS,
+        tuning_verdict=tuning_verdict(metrics["tuning"]) if "tuning" in metrics else "",
         rivals=rivals,
         has_gains=any(rival.gain for rival in rivals),
         notes=_notes(metrics, record.counts),

@@ -54,7 +54,7 @@ def cross_validate(
         run = fold_folder(folder, fold)
         make = partial(train_and_evaluate, folds_after=folds - fold - 1)
         evaluations.append(once(task.only(others), task.only(held_out), run, make))
-        predictions.append(broadcast_object(_read(run, fold) if is_main_process() else []))
+        predictions.append([replace(prediction, fold=fold) for prediction in read_predictions(run)])
     by_row = {(p.idx, p.template): p for group in predictions for p in group}
     in_order = [by_row[prompt.idx, prompt.template] for row in task.prompts for prompt in row]
     write_predictions(folder, in_order)
@@ -100,6 +100,10 @@ def _finished(folder: Path) -> Evaluated | None:
         raise UserError(f"{path} cannot be read: {error}. {remedy}") from error
 
 
-def _read(folder: Path, fold: int) -> list[Prediction]:
-    with (folder / PREDICTIONS_FILE).open(encoding="utf-8") as lines:
-        return [replace(Prediction.from_json(line), fold=fold) for line in lines]
+def read_predictions(folder: Path) -> list[Prediction]:
+    """Known to all processes; the first one reads them."""
+    found = []
+    if is_main_process():
+        with (folder / PREDICTIONS_FILE).open(encoding="utf-8") as lines:
+            found = [Prediction.from_json(line) for line in lines]
+    return broadcast_object(found)
