@@ -1,9 +1,11 @@
 """The page of one run: the numbers of its files, harmless whatever stands in rows and labels, and never in the way."""
 
+import ast
 import json
 import logging
 import math
 import re
+import shlex
 import sys
 from dataclasses import replace
 from html import unescape
@@ -15,6 +17,8 @@ import pytest
 from tests.chromium import chromium, program
 from tests.paper.test_report import check_harmless
 from tests.test_own_tables import ROWS, trained
+from tests.test_predict import read_csv
+from tests.test_predict import run as predict
 from tests.test_train import folder
 from tfew.files.checksums import file_sha256
 from tfew.ranking.per_label_metrics import SURE, wilson_interval
@@ -70,6 +74,24 @@ def test_it_says_what_the_files_say(run: RunRecord, page: str) -> None:
         assert re.search(row, page), name
     matrix = [[int(cell) for cell in re.findall(r"--v: \d+\">(\d+)</td>", line)] for line in page.splitlines()]
     assert [counts for counts in matrix if counts] == run.metrics["confusion"]
+
+
+def test_its_commands_work(run: RunRecord, page: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    command, program = (unescape(text) for text in re.findall("<pre>(.*?)</pre>", page, re.DOTALL))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "new.csv").write_text("text\nmy hat looks nasty\n")
+    predict(*shlex.split(command)[2:])
+    assert read_csv(tmp_path / "labels.csv")[0]["label"] in run.metrics["classes"]
+    assert ast.literal_eval(program[program.index("[{") : program.index("}]") + 2]) == [{"text": "..."}]
+    assert repr(str(folder(run))) in program
+
+
+def test_columns_are_called_as_in_the_table(run: RunRecord) -> None:
+    dataset = {**run.config["dataset"], "columns": ["review_text"], "rename": {"Review (text)": "review_text"}}
+    record = replace(run, config={**run.config, "dataset": dataset})
+    page = check_harmless(make_page(record, [], None))
+    assert "A table with the column Review (text):" in page.shown
+    assert "predictor([{'Review (text)': '...'}])" in page.shown
 
 
 def test_the_diagram_is_what_the_calibration_error_is_made_of(run: RunRecord, page: str) -> None:

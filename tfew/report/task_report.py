@@ -84,6 +84,7 @@ def make_page(
     metrics, config = record.metrics, record.config
     metric, rivals = metrics.get("leading_metric", "accuracy"), _rivals(metrics)
     calibration = metrics.get("calibration", {})
+    columns = _columns(config["dataset"])
     adapter = record.folder if record.command == "train" else config.get("adapter")
     return page_template(TEMPLATE).render(
         record=record,
@@ -103,10 +104,18 @@ def make_page(
         bins=_reliability(predictions),
         hardest=hardest_rows(task, predictions, calibration.get("temperature", 1.0)) if task else [],
         findings=findings,
-        adapter=None if adapter is None else str(adapter),
+        columns=columns,
+        example=dict.fromkeys(columns, "..."),
+        adapter=None if adapter is None else repr(str(adapter)),
         quoted_adapter=None if adapter is None else shlex.quote(f"adapter={adapter}"),
         advice=advice(metrics, record.counts, config, record.parameters["total"]),
     )
+
+
+def _columns(dataset: Mapping[str, Any]) -> list[str]:
+    """What the model is shown, as the table calls it."""
+    in_table = {known: name for name, known in (dataset.get("rename") or {}).items()}
+    return [in_table.get(column, column) for column in dataset["columns"]]
 
 
 def _notes(metrics: Mapping[str, Any], counts: Mapping[str, int]) -> list[str]:
