@@ -18,7 +18,7 @@ from tfew.config import check_logger, checked, resolved
 from tfew.dataset_config import complete
 from tfew.devices.distributed import broadcast_object
 from tfew.errors import UserError
-from tfew.ranking.baselines import Guesses, guess, guess_in_folds
+from tfew.ranking.baselines import guess, guess_in_folds
 from tfew.ranking.tuning import Setting, settings_to_try
 from tfew.runs.identity import method_name, resolved_with_hashes, run_name, run_path
 from tfew.runs.model_source import model_source
@@ -55,16 +55,14 @@ def _train(config: DictConfig, folder: Path) -> RunRecord:
     training = train_task(config)
     if config.folds is not None:
         fold_of_row = row_folds(training, config.folds, config.batch_size, config.few_shot_seed)
-        guesses = guess_in_folds(training, fold_of_row) if config.baselines else {}
-        run = partial(_cross_validate_and_train, config, folder, training, fold_of_row, guesses)
+        run = partial(_cross_validate_and_train, config, folder, training, fold_of_row)
     else:
         evaluation = eval_task(config)
-        guesses = guess(training, evaluation) if config.baselines and evaluation is not None else {}
         if config.tune and (evaluation is None or evaluation.rows < CHOICE_FOLDS):
             raise UserError(
                 f"tune=true chooses by at least {CHOICE_FOLDS} held-out rows: a larger validation=, or folds=5."
             )
-        run = partial(_train_and_evaluate, config, folder, training, evaluation, guesses)
+        run = partial(_train_and_evaluate, config, folder, training, evaluation)
     with on_all_devices(config, "train"):
         return broadcast_object(run())
 
@@ -73,14 +71,13 @@ def _train(config: DictConfig, folder: Path) -> RunRecord:
 # a device, does what follows; only the first writes
 
 
-def _train_and_evaluate(
-    config: DictConfig, folder: Path, training: Task, evaluation: Task | None, guesses: Guesses
-) -> RunRecord:
+def _train_and_evaluate(config: DictConfig, folder: Path, training: Task, evaluation: Task | None) -> RunRecord:
     """One training; then what it has learned is tried on rows that it has not seen, where there are such."""
     from tfew.models.build import build_trainable
     from tfew.ranking.evaluation import evaluate_model
 
     loaded, findings = _build(config, training, evaluation)
+    guesses = guess(training, evaluation) if config.baselines and evaluation is not None else {}
     _open(config, folder, training, f"{f'{evaluation.rows} rows' if evaluation else 'nothing'} to evaluate")
     tuning = {}
     if config.tune and evaluation is not None:
@@ -99,7 +96,7 @@ def _train_and_evaluate(
 
 
 def _cross_validate_and_train(
-    config: DictConfig, folder: Path, training: Task, fold_of_row: Sequence[int], guesses: Guesses
+    config: DictConfig, folder: Path, training: Task, fold_of_row: Sequence[int]
 ) -> RunRecord:
     """A training without each fold, which is then predicted; and one on all rows, whose adapter is kept."""
     from tfew.models.build import build_trainable
@@ -107,6 +104,7 @@ def _cross_validate_and_train(
 
     # that it can be built is known before the folder is opened; each fold has its own
     findings = _build(config, training, None)[1]
+    guesses = guess_in_folds(training, fold_of_row) if config.baselines else {}
     _open(config, folder, training, f"in {config.folds} folds")
     norm = settings(EvaluationSettings, config).score.norm
 

@@ -3,7 +3,9 @@
 import csv
 import json
 import random
+import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,7 @@ from sklearn.pipeline import make_pipeline
 
 from tests.ranking.test_task_check import task
 from tfew.config import compose
+from tfew.errors import UserError
 from tfew.evaluate import evaluate, with_run_settings
 from tfew.ranking.baselines import bag_of_words, commonest, compare, guess, guess_in_folds, guess_without_training
 from tfew.ranking.evaluation import metrics_of
@@ -120,11 +123,17 @@ def test_what_cannot_be_learned_is_the_commonest_label() -> None:
 
 
 def test_rows_without_shared_labels_have_no_baseline() -> None:
-    from dataclasses import replace
-
     own = replace(task(), classes=None)
     assert guess(own, own) == guess_in_folds(own, [0, 1] * 6) == guess_without_training(own) == {}
     assert guess_without_training(task(labels=[1] * 7 + [0] * 5)) == {"commonest label": [1] * 12}
+
+
+def test_without_scikit_learn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "sklearn.linear_model", None)
+    with pytest.raises(
+        UserError, match=r"baselines=true needs scikit-learn, .*: pip install scikit-learn, or say base"
+    ):
+        guess(task(), task())
 
 
 # intervals
@@ -248,6 +257,18 @@ def test_without_baselines_a_naive_answer_is_still_named() -> None:
     assert "baselines" not in metrics
     assert headline(metrics, 100)[0].endswith("on 100 rows; chance 50.0 %")
     assert doubts(metrics, 100)[0].endswith("and always saying 'ham' gives 90.0 %.")
+
+
+def test_a_label_that_the_task_does_not_have_is_an_error_of_the_baselines_too() -> None:
+    made = task(labels=[0, 1] * 6)
+    made.examples[0] = replace(made.examples[0], label=None, unknown_label="new")  # type: ignore[index]
+    answers = [
+        Answer.of(Prediction("d", "t", n, None if n == 0 else n % 2, 0, (0.0, -1.0), (1, 1)), "token")
+        for n in range(12)
+    ]
+    metrics = metrics_of(made, answers, "token", {"commonest label": [0] * 12})
+    assert metrics["baselines"]["commonest label"]["accuracy"] == metrics["accuracy"] == 5 / 12
+    assert metrics["baselines"]["commonest label"]["balanced_accuracy"] == metrics["balanced_accuracy"] == 1 / 3
 
 
 def test_several_templates_are_not_compared() -> None:

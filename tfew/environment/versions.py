@@ -50,15 +50,12 @@ def check_versions() -> None:
 
 
 def require(what: str, extra: str) -> None:
-    """Raises UserError where something of an extra of this package is missing, which `what` needs.
-
-    "": what the package needs at any rate, and an environment of before may lack.
-    """
+    """Raises UserError where something of an extra of this package is missing, which `what` needs."""
     missing = [requirement for requirement in requirements(extra) if installed(requirement.name) is None]
     if missing:
         raise UserError(
             f"{what} needs {', '.join(requirement.name for requirement in missing)}, not installed here:"
-            f" {pip_install(missing)}{f' (the extra [{extra}] of this package)' if extra else ''}."
+            f" {pip_install(missing)} (the extra [{extra}] of this package)."
         )
 
 

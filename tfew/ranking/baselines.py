@@ -5,13 +5,14 @@ few words, or blanks are no borders of words (Chinese, Thai), of groups of one t
 on the labelled rows of RAFT.
 """
 
+import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 from tfew.data.split import own_text
-from tfew.environment.versions import require
+from tfew.errors import UserError
 from tfew.ranking.paired_gain import paired_gain
 from tfew.ranking.per_label_metrics import balanced_accuracy, confusion, f1_macro
 from tfew.task import Task
@@ -43,7 +44,8 @@ def guess(training: Task, held_out: Task) -> dict[str, list[int]]:
     labels = [example.label for example in training.examples if example.label is not None]
     if held_out.classes is None or not labels:
         return {}
-    texts = [own_text(row[0]) for example, row in _rows(training) if example.label is not None]
+    rows = zip(training.examples, training.prompts, strict=True)
+    texts = [own_text(row[0]) for example, row in rows if example.label is not None]
     return {
         COMMONEST: [commonest(labels)] * held_out.rows,
         BAG_OF_WORDS: bag_of_words(texts, labels, [own_text(row[0]) for row in held_out.prompts]),
@@ -56,10 +58,6 @@ def guess_without_training(held_out: Task) -> dict[str, list[int]]:
     return {COMMONEST: [commonest(labels)] * held_out.rows} if labels and held_out.classes is not None else {}
 
 
-def _rows(task: Task) -> zip:
-    return zip(task.examples, task.prompts, strict=True)
-
-
 def commonest(labels: Sequence[int]) -> int:
     """Of equally common ones the first."""
     counts = Counter(labels)
@@ -68,12 +66,14 @@ def commonest(labels: Sequence[int]) -> int:
 
 def bag_of_words(texts: Sequence[str], labels: Sequence[int], new_texts: Sequence[str]) -> list[int]:
     """The labels of the new texts; the commonest one where there is no other, or nothing in the texts to count."""
-    require("baselines=true", "")
-    import warnings
-
-    from sklearn.exceptions import ConvergenceWarning
-    from sklearn.feature_extraction.text import TfidfVectorizer
-    from sklearn.linear_model import LogisticRegression
+    try:
+        from sklearn.exceptions import ConvergenceWarning
+        from sklearn.feature_extraction.text import TfidfVectorizer
+        from sklearn.linear_model import LogisticRegression
+    except ImportError as error:  # in an environment of before it was needed
+        raise UserError(
+            "baselines=true needs scikit-learn, not installed here: pip install scikit-learn, or say baselines=false."
+        ) from error
 
     kinds = len(set(labels))
     most = min(MOST_FEATURES, MOST_WEIGHTS // kinds)
