@@ -31,6 +31,7 @@ task dataset_config
 ranking
 training
 costs
+report
 summary
 together
 sweep

@@ -64,9 +64,9 @@ def forms(rows: Sequence[dict[str, str]]) -> dict[str, bytes]:
 NAMES = tuple(forms(ROWS))
 
 
-def trained(path: Path, runs: Path) -> RunRecord:
+def trained(path: Path, runs: Path, *more: str) -> RunRecord:
     common = ("+experiment=local_mini", "trainer=cpu", "steps=2", "folds=null", "validation=0.25", f"runs={runs}")
-    return train(compose(*common, f"data={path}", "text=text", "label=label"))
+    return train(compose(*common, f"data={path}", "text=text", "label=label", *more))
 
 
 @pytest.fixture(scope="module")

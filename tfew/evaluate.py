@@ -90,7 +90,7 @@ def _run(config: DictConfig, folder: Path, evaluation: Task, context: InContext 
         save_shots(config, context.examples, folder)
     log.info(f"{folder}: {evaluation.rows} rows to evaluate.")
     evaluated = evaluate_model(loaded, evaluation, settings(EvaluationSettings, config), folder, context, guesses)
-    return finish(folder, config, "evaluate", _method_name(config), RunResult(loaded, evaluated))
+    return finish(folder, config, "evaluate", _method_name(config), RunResult(loaded, evaluated, predicted=evaluation))
 
 
 def _nothing_to_evaluate(config: DictConfig) -> str:

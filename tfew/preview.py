@@ -3,6 +3,7 @@
 import json
 import random
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig
@@ -13,6 +14,8 @@ from tfew.data.members import member_overview
 from tfew.data.mixture import MixtureSpec
 from tfew.dataset_config import complete
 from tfew.errors import UserError, unknown_value_error
+from tfew.ranking.tuning import settings_to_try
+from tfew.runs.model_source import model_source
 from tfew.schema import Prompt
 from tfew.task import Task, data_folder, eval_task, load_mixture_spec, local_task, train_task
 
@@ -22,7 +25,9 @@ if TYPE_CHECKING:
 
 def preview(config: DictConfig) -> list[dict[str, Any]]:
     """Prints, for the first n rows and every template, text, choices, token ids, lengths, and what was cut."""
-    from tfew.models.build import build_tokenizer
+    from tfew.costs.run_estimate import announce
+    from tfew.models.build import build_blueprint, build_device, build_method, build_tokenizer
+    from tfew.models.checkpoint_path import is_at_hand
     from tfew.ranking.task_check import check_task, is_checked, report
 
     config = complete(checked(config))
@@ -36,11 +41,23 @@ def preview(config: DictConfig) -> list[dict[str, Any]]:
     task = train_task(config) if config.split == "train" else eval_task(config)
     if task is None:
         raise UserError(f"{config.dataset.name} has no evaluation split to show; split=train shows what it trains on.")
+    is_own = is_checked(config.dataset, task)
+    if is_own and config.split == "train":
+        announce(
+            partial(build_blueprint, config, build_method(config), build_device(config)),
+            partial(build_tokenizer, config),
+            is_at_hand(model_source(config)),
+            task,
+            task if config.folds else eval_task(config),
+            [setting.steps for setting in settings_to_try(config.steps, config.optimizer.lr, config.tune)],
+            config.folds,
+            config.max_tokens,
+        )
     shown = _show(config, task, range(min(config.n, task.rows)))
     if not config.json:
         print(_empty_renders(task))
         print(_placement(config), flush=True)
-    if is_checked(config.dataset, task):
+    if is_own:
         report(check_task(task, build_tokenizer(config), config.folds, config.get("labels") is not None))
     return shown
 

@@ -168,6 +168,7 @@ class DataSettings(Settings):
     eval_seed: Seed
     eval_rows: Count | None = None
     validation: Annotated[float, Share(above=True)] | None = None
+    tune: bool = False
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """The end of a run: its record, written last, and the summary that a person reads."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,27 +11,36 @@ from tfew.costs.formulas import inference_flops, training_flops
 from tfew.devices.distributed import is_main_process
 from tfew.models.adapters_io import save_temperature
 from tfew.ranking.label_table import by_label, confusions, doubts, headline
+from tfew.ranking.tuning import tuning_table, tuning_verdict
 from tfew.runs.card import describe_scoring
 from tfew.runs.checkpoints import remove_checkpoints
 from tfew.runs.identity import model_name, resolved_with_hashes
 from tfew.runs.records import RunRecord, git_commit, library_versions, save_record
-from tfew.runs.run_folder import file_checksums
+from tfew.runs.run_folder import REPORT_FILE, file_checksums
+from tfew.task import Task
 
 if TYPE_CHECKING:
     from tfew.models.loaded_model import LoadedModel
     from tfew.ranking.evaluation import Evaluated
+    from tfew.ranking.task_check import Finding
     from tfew.training.fit import Fitted
 
 
 @dataclass(frozen=True)
 class RunResult:
-    """What a run has made: of training `fitted`, the size of the saved adapter and the mixture, where there is one."""
+    """What a run has made: of training `fitted`, the size of the saved adapter and the mixture, where there is one.
+
+    `predicted`: the rows that were held out, None where none were; `findings`: of the check of the task, None where
+    there was none.
+    """
 
     loaded: "LoadedModel"
     evaluated: "Evaluated | None"
     fitted: "Fitted | None" = None
     adapter_bytes: int = 0
     mixture: dict[str, Any] | None = None
+    predicted: Task | None = None
+    findings: "Sequence[Finding] | None" = None
 
 
 def finish(folder: Path, config: DictConfig, command: str, method_name: str, result: RunResult) -> RunRecord:
@@ -78,11 +87,20 @@ def finish(folder: Path, config: DictConfig, command: str, method_name: str, res
     if result.adapter_bytes and "calibration" in record.metrics:
         save_temperature(folder, record.metrics["calibration"], config.score.norm, record.scoring["eos"])
     if is_main_process():
+        if _has_report(config):
+            from tfew.report.task_report import write_report
+
+            write_report(folder, record, result.predicted, result.findings)
         record = replace(record, files=file_checksums(folder))
         path = save_record(folder, record)
         remove_checkpoints(folder)
         print_summary(record, path)
     return record
+
+
+def _has_report(config: DictConfig) -> bool:
+    """Whether the rows are somebody's own, or all that there are; published data sets are in `tfew.paper`'s."""
+    return config.dataset.get("table") is not None or config.get("folds") is not None
 
 
 def print_summary(record: RunRecord, path: Path) -> None:
@@ -109,6 +127,8 @@ def print_summary(record: RunRecord, path: Path) -> None:
         took = f"{parameters['trained']:,} parameters {how} in {seconds['train']:.0f} s, {took}"
     print(f"  model of {parameters['total']:,} parameters, adapter of {parameters['trainable']:,}; {took}")
     print(f"  record: {path}", flush=True)
+    if REPORT_FILE in record.files:
+        print(f"  a page about this task, to open in a browser: {path.with_name(REPORT_FILE)}", flush=True)
 
 
 def _print_metrics(metrics: Mapping[str, Any]) -> None:
@@ -139,6 +159,12 @@ def _print_labels(metrics: Mapping[str, Any], rows: int) -> None:
     if "classes" in metrics:
         print("\n".join(f"  {line}".rstrip() for line in ["", *by_label(metrics), "", *confusions(metrics), ""]))
     print(_describe_calibration(metrics["calibration"]))
+    if "tuning" in metrics:
+        print(
+            "\n".join(
+                ["", *(f"  {line}" for line in [*tuning_table(metrics["tuning"]), tuning_verdict(metrics["tuning"])])]
+            )
+        )
     for sentence in doubts(metrics, rows):
         print(f"  {sentence}")
 

@@ -214,7 +214,7 @@ def _complete(job: Job, member: "Member", loaded: "Trainable", seconds: float, g
         evaluation_settings = settings(EvaluationSettings, config)
         evaluated = evaluate_model(loaded, job.evaluation, evaluation_settings, folder, guesses=guesses)
     fitted = Fitted(member.steps, member.tokens_seen, seconds, final_loss(folder / METRICS_FILE))
-    result = RunResult(loaded, evaluated, fitted, adapter_bytes, job.training.mixture)
+    result = RunResult(loaded, evaluated, fitted, adapter_bytes, job.training.mixture, job.evaluation)
     finish(folder, config, "train", method_name(config), result)
 
 
@@ -229,6 +229,8 @@ def _check(configs: Sequence[DictConfig], folders: Sequence[Path]) -> None:
         raise UserError("train_together= writes metrics.csv for each run and knows no other logger: use logger=csv.")
     if first.trainer.devices != 1:
         raise UserError(f"train_together= trains on one device: say trainer.devices=1, not {first.trainer.devices}.")
+    if any(config.tune for config in configs):
+        raise UserError("train_together= trains each run once, and tune=true several times: say tune=false.")
     if any(config.folds is not None for config in configs):
         raise UserError("train_together= trains each run once, and folds= several times: say folds=null.")
     twice = [folder.name for number, folder in enumerate(folders) if folder in folders[:number]]

@@ -3,8 +3,9 @@
 The main path of the project, as a table of contents: data, model, training, evaluation, record.
 """
 
+import copy
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,7 +19,9 @@ from tfew.dataset_config import complete
 from tfew.devices.distributed import broadcast_object
 from tfew.errors import UserError
 from tfew.ranking.baselines import guess, guess_in_folds
+from tfew.ranking.tuning import Setting, settings_to_try
 from tfew.runs.identity import method_name, resolved_with_hashes, run_name, run_path
+from tfew.runs.model_source import model_source
 from tfew.runs.records import RunRecord
 from tfew.runs.run_folder import open_run, run_once
 from tfew.settings import EvaluationSettings, settings
@@ -30,9 +33,11 @@ from tfew.training.folds import row_folds
 if TYPE_CHECKING:
     from tfew.models.loaded_model import Trainable
     from tfew.ranking.evaluation import Evaluated
+    from tfew.ranking.task_check import Finding
     from tfew.training.fit import Fitted
 
 log = logging.getLogger("tfew.train")  # __name__ is __main__ under python -m
+CHOICE_FOLDS = 5  # of the held-out rows of validation=, to try the choice of settings on
 
 
 def train(config: DictConfig) -> RunRecord:
@@ -46,12 +51,18 @@ def train(config: DictConfig) -> RunRecord:
 
 def _train(config: DictConfig, folder: Path) -> RunRecord:
     check_logger(config)
+    _check_tuning(config)
     training = train_task(config)
     if config.folds is not None:
         fold_of_row = row_folds(training, config.folds, config.batch_size, config.few_shot_seed)
         run = partial(_cross_validate_and_train, config, folder, training, fold_of_row)
     else:
-        run = partial(_train_and_evaluate, config, folder, training, eval_task(config))
+        evaluation = eval_task(config)
+        if config.tune and (evaluation is None or evaluation.rows < CHOICE_FOLDS):
+            raise UserError(
+                f"tune=true chooses by at least {CHOICE_FOLDS} held-out rows: a larger validation=, or folds=5."
+            )
+        run = partial(_train_and_evaluate, config, folder, training, evaluation)
     with on_all_devices(config, "train"):
         return broadcast_object(run())
 
@@ -62,17 +73,26 @@ def _train(config: DictConfig, folder: Path) -> RunRecord:
 
 def _train_and_evaluate(config: DictConfig, folder: Path, training: Task, evaluation: Task | None) -> RunRecord:
     """One training; then what it has learned is tried on rows that it has not seen, where there are such."""
+    from tfew.models.build import build_trainable
     from tfew.ranking.evaluation import evaluate_model
 
-    loaded = _build(config, training, evaluation)
+    loaded, findings = _build(config, training, evaluation)
     guesses = guess(training, evaluation) if config.baselines and evaluation is not None else {}
     _open(config, folder, training, f"{f'{evaluation.rows} rows' if evaluation else 'nothing'} to evaluate")
+    tuning = {}
+    if config.tune and evaluation is not None:
+        fold_of_row = [row % CHOICE_FOLDS for row in range(evaluation.rows)]
+        config, tuned = _tune(config, folder, evaluation, fold_of_row, partial(_try_once, training, evaluation))
+        tuning = {"tuning": tuned.metrics["tuning"]}
+        loaded = build_trainable(config)
     fitted, adapter_bytes = _fit(config, loaded, training, folder)
     evaluated = None
     if evaluation is not None:
         evaluation_settings = settings(EvaluationSettings, config)
         evaluated = evaluate_model(loaded, evaluation, evaluation_settings, folder, guesses=guesses)
-    return _finish(config, folder, RunResult(loaded, evaluated, fitted, adapter_bytes, training.mixture))
+        evaluated.metrics.update(tuning)
+    result = RunResult(loaded, evaluated, fitted, adapter_bytes, training.mixture, evaluation, findings)
+    return _finish(config, folder, result)
 
 
 def _cross_validate_and_train(
@@ -82,41 +102,122 @@ def _cross_validate_and_train(
     from tfew.models.build import build_trainable
     from tfew.training.cross_validation import cross_validate
 
-    _build(config, training, None)  # that it can be built is known before the folder is opened; each fold has its own
+    # that it can be built is known before the folder is opened; each fold has its own
+    findings = _build(config, training, None)[1]
     guesses = guess_in_folds(training, fold_of_row) if config.baselines else {}
     _open(config, folder, training, f"in {config.folds} folds")
     norm = settings(EvaluationSettings, config).score.norm
-    evaluated = cross_validate(training, fold_of_row, folder, norm, partial(_train_fold, config), guesses)
+
+    def validate(config: DictConfig, folder: Path, steps_later: int) -> "Evaluated":
+        train_fold = partial(_train_fold, config, steps_later)
+        return cross_validate(training, fold_of_row, folder, norm, train_fold, guesses)
+
+    if config.tune:
+        config, evaluated = _tune(config, folder, training, fold_of_row, validate)
+    else:
+        evaluated = validate(config, folder, config.steps)
     loaded = build_trainable(config)
     fitted, adapter_bytes = _fit(config, loaded, training, folder)
-    return _finish(config, folder, RunResult(loaded, evaluated, fitted, adapter_bytes))
+    return _finish(config, folder, RunResult(loaded, evaluated, fitted, adapter_bytes, None, training, findings))
 
 
-def _train_fold(config: DictConfig, training: Task, held_out: Task, folder: Path) -> "Evaluated":
+def _tune(
+    config: DictConfig,
+    folder: Path,
+    task: Task,
+    fold_of_row: Sequence[int],
+    validate: Callable[[DictConfig, Path, int], "Evaluated"],
+) -> "tuple[DictConfig, Evaluated]":
+    """The configuration with the best settings, and what `tfew.training.tune` says of them.
+
+    `validate` tries a configuration in a folder, and is told how many steps of training follow.
+    """
+    from tfew.training.tune import tune
+
+    tried = settings_to_try(config.steps, config.optimizer.lr)
+
+    def validate_setting(setting: Setting, own: Path, settings_after: int) -> "Evaluated":
+        steps = sum(later.steps for later in tried[len(tried) - settings_after :])
+        return validate(_with_setting(config, setting), own, steps * (config.folds or 1) + config.steps)
+
+    fold_by_idx = dict(zip((example.idx for example in task.examples), fold_of_row, strict=True))
+    norm = settings(EvaluationSettings, config).score.norm
+    chosen, evaluated = tune(tried, validate_setting, task, fold_by_idx, folder, norm)
+    return _with_setting(config, chosen), evaluated
+
+
+def _with_setting(config: DictConfig, setting: Setting) -> DictConfig:
+    """With these steps and this learning rate, which go into the adapter's description, too."""
+    own = copy.deepcopy(config)
+    own.steps = own.method.steps = setting.steps
+    own.optimizer.lr = own.method.lr = setting.lr
+    return own
+
+
+def _check_tuning(config: DictConfig) -> None:
+    if not config.tune:
+        return
+    if config.dataset.get("table") is None and config.folds is None:
+        raise UserError(
+            f"tune=true chooses by the rows that are held out, and those of {config.dataset.name} are for reporting:"
+            " it is for rows of your own, or say folds=5."
+        )
+    if config.folds is None and config.get("validation") is None:
+        raise UserError("tune=true chooses by held-out rows, and none are: say folds=5 or validation=0.25.")
+
+
+def _try_once(training: Task, evaluation: Task, config: DictConfig, folder: Path, steps_later: int) -> "Evaluated":
+    from tfew.training.cross_validation import once
+
+    return once(training, evaluation, folder, partial(_train_fold, config, steps_later))
+
+
+def _train_fold(
+    config: DictConfig, steps_later: int, training: Task, held_out: Task, folder: Path, folds_after: int = 0
+) -> "Evaluated":
+    """`steps_later`: of trainings that follow the folds."""
     from tfew.models.build import build_trainable
     from tfew.ranking.evaluation import evaluate_model
     from tfew.training.fit import fit
 
     loaded = build_trainable(config)
-    fit(config, loaded.method, loaded.model, loaded.prompt_tokenizer, training, folder)
+    steps_after = folds_after * config.steps + steps_later
+    fit(config, loaded.method, loaded.model, loaded.prompt_tokenizer, training, folder, steps_after)
     return evaluate_model(loaded, held_out, settings(EvaluationSettings, config), folder)
 
 
-def _build(config: DictConfig, training: Task, evaluation: Task | None) -> "Trainable":
-    """Raises UserError for what does not fit together, or into memory."""
+def _build(config: DictConfig, training: Task, evaluation: Task | None) -> "tuple[Trainable, Sequence[Finding] | None]":
+    """The model, and what the check of the task found; raises UserError for what does not fit together, or into memory.
+
+    None: published data sets are not checked.
+    """
     from tfew.costs.memory_forecast import check_memory
+    from tfew.costs.run_estimate import announce
     from tfew.models.build import build_blueprint, build_device, build_method, build_tokenizer, build_trainable
+    from tfew.models.checkpoint_path import is_at_hand
     from tfew.ranking.task_check import check_task, is_checked, report
 
+    is_own, findings = is_checked(config.dataset, training), None
+    if is_own:
+        announce(
+            partial(build_blueprint, config, build_method(config), build_device(config)),
+            partial(build_tokenizer, config),
+            is_at_hand(model_source(config)),
+            training,
+            training if config.folds else evaluation,
+            [setting.steps for setting in settings_to_try(config.steps, config.optimizer.lr, config.tune)],
+            config.folds,
+            config.max_tokens,
+        )
     prompt_tokenizer = build_tokenizer(config)
-    if is_checked(config.dataset, training):
-        report(check_task(training, prompt_tokenizer, config.folds, config.get("labels") is not None))
+    if is_own:
+        findings = report(check_task(training, prompt_tokenizer, config.folds, config.get("labels") is not None))
     if training.mixture is None:
         prompt_tokenizer.check_cuttable_budget(training.prompts[0])
     tokens = len(prompt_tokenizer.tokenizer)
     blueprint = build_blueprint(config, build_method(config), build_device(config), tokens)
     check_memory(blueprint, prompt_tokenizer, training, evaluation)
-    return build_trainable(config, prompt_tokenizer)
+    return build_trainable(config, prompt_tokenizer), findings
 
 
 def _open(config: DictConfig, folder: Path, training: Task, evaluation: str) -> None:

@@ -32,6 +32,7 @@ from tfew.models.blueprint import Blueprint
 from tfew.models.build import optimizer_from
 from tfew.models.loaded_model import parameter_count
 from tfew.ranking.score_methods import prompts_to_score
+from tfew.runs.units import format_bytes
 from tfew.schema import Batch, Prompt
 from tfew.scoring.memory_budget import rough_bytes
 from tfew.task import InContext, Task
@@ -259,10 +260,6 @@ def beside_fixed(counted: Counted, limit_bytes: float | None) -> float:
     if limit_bytes is None:
         return passing
     return max(0, passing - max(0, (counted.kept_bytes or passing) - limit_bytes))
-
-
-def format_bytes(size: float) -> str:
-    return f"{size / 1e9:,.1f} GB" if size >= 1e9 else f"{size / 1e6:,.1f} MB"
 
 
 def _alternatives(plan: Plan, memory_bytes: float) -> str:

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from tfew.config import local_path
 from tfew.environment.versions import require
 from tfew.errors import UserError
 from tfew.files import hub
@@ -9,6 +10,10 @@ from tfew.files.checksums import file_sha256
 from tfew.models.backbone import one_line
 from tfew.models.gguf_checkpoint import converted, why_no_tokenizer
 from tfew.runs.model_source import ModelSource
+
+WEIGHT_FILES = (
+    "model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json",
+)  # fmt: skip
 
 
 def checkpoint_path(source: ModelSource) -> str | None:
@@ -44,6 +49,20 @@ def tokenizer_path(source: ModelSource, named: str | None) -> str | None:
             " model.tokenizer=."
         )
     return path
+
+
+def is_at_hand(source: ModelSource) -> bool:
+    """Whether the weights are on this machine, or are made here; nothing is asked of the Hub."""
+    file = source.local_gguf
+    if file is not None:
+        return file.is_file()
+    if source.path is None or Path(local_path(source.path)).is_dir():
+        return True
+    from huggingface_hub import try_to_load_from_cache
+
+    names = WEIGHT_FILES if source.gguf_file is None else (source.gguf_file,)
+    cached = (try_to_load_from_cache(source.path, name, revision=source.revision) for name in names)
+    return any(isinstance(path, str) for path in cached)
 
 
 def _is_on_hub(source: ModelSource) -> bool:

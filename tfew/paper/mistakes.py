@@ -8,24 +8,11 @@ from typing import Any
 from tfew.paper.answers import Answers, RowTally, WrongAnswer
 from tfew.paper.runs import Run
 from tfew.paper.texts import render_prompts
+from tfew.report.confusion import MAX_CLASSES, Confusion, confusion_of
 from tfew.schema import Prompt
 
-MAX_CLASSES = 12  # of a readable matrix; for more, the most common mistakes are listed
-MAX_PAIRS = 10
 MAX_ROWS = 5
 MAX_CHARACTERS = 1200
-
-
-@dataclass(frozen=True)
-class Confusion:
-    """`counts[right][answered]`; for many classes empty, and `pairs` are the most common (right, answered, count)."""
-
-    variant: str
-    classes: tuple[str, ...]
-    counts: tuple[tuple[int, ...], ...]
-    pairs: tuple[tuple[str, str, int], ...]
-    answers: int
-    right: int
 
 
 @dataclass(frozen=True)
@@ -51,10 +38,10 @@ class HardRow:
     choices: tuple[ChoiceResult, ...]
 
 
-def confusions(answers: Answers, runs: Sequence[Run]) -> dict[str, list[Confusion]]:
-    """By data set, one per variant."""
+def confusions(answers: Answers, runs: Sequence[Run]) -> dict[str, list[tuple[str, Confusion]]]:
+    """By data set, one per variant, with its name."""
     return {
-        dataset: [_confusion(variant, counts, _class_names(dataset, runs)) for variant, counts in by_variant.items()]
+        dataset: [(variant, _confusion(counts, _class_names(dataset, runs))) for variant, counts in by_variant.items()]
         for dataset, by_variant in sorted(answers.confusions.items())
     }
 
@@ -75,19 +62,9 @@ def hardest_rows(answers: Answers, runs: Sequence[Run], quote: bool) -> dict[str
     return shown
 
 
-def _confusion(variant: str, counts: Counter[tuple[int, int]], names: Sequence[str]) -> Confusion:
+def _confusion(counts: Counter[tuple[int, int]], names: Sequence[str]) -> Confusion:
     count = 1 + max(max(pair) for pair in counts)
-    classes = [names[place] if place < len(names) else f"choice {place + 1}" for place in range(count)]
-    few = count <= MAX_CLASSES
-    wrong = [(pair, number) for pair, number in counts.most_common() if pair[0] != pair[1]]
-    return Confusion(
-        variant,
-        tuple(classes),
-        tuple(tuple(counts[right, answered] for answered in range(count)) for right in range(count)) if few else (),
-        () if few else tuple((classes[pair[0]], classes[pair[1]], number) for pair, number in wrong[:MAX_PAIRS]),
-        counts.total(),
-        sum(number for (right, answered), number in counts.items() if right == answered),
-    )
+    return confusion_of(counts, [names[n] if n < len(names) else f"choice {n + 1}" for n in range(count)])
 
 
 def _class_names(dataset: str, runs: Sequence[Run]) -> list[str]:

@@ -9,6 +9,7 @@ from datetime import UTC, datetime
 from tfew.paper.cells import median_and_iqr, template_scores
 from tfew.paper.runs import Run
 from tfew.runs.records import RECORD_FILE, RunRecord, short_commit
+from tfew.runs.units import duration
 
 
 @dataclass(frozen=True)
@@ -116,12 +117,6 @@ def facts(runs: Sequence[Run]) -> list[tuple[str, str]]:
         ("code", _distinct(short_commit(r.git_commit or "unknown") for r in records)),
         ("libraries", _distinct(libraries)),
     ]
-
-
-def duration(seconds: float) -> str:
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def _distinct(values: Iterable[str]) -> str:

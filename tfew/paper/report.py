@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined, Template
 from tqdm import tqdm
 
 from tfew.errors import UserError, shorten_list
@@ -18,14 +17,16 @@ from tfew.paper import pictures, render
 from tfew.paper.answers import Answers
 from tfew.paper.curves import Curve, read_curve
 from tfew.paper.mistakes import confusions, hardest_rows
-from tfew.paper.overview import accuracy_grid, duration, facts, run_scores, template_grids
+from tfew.paper.overview import accuracy_grid, facts, run_scores, template_grids
 from tfew.paper.reference import AVERAGE, specs
 from tfew.paper.runs import Run
 from tfew.paper.spread import COLUMNS, Spread, in_context_scores, spread_rows, spreads
 from tfew.paper.table import Table, make_table
 from tfew.paper.variants import variant_names
+from tfew.report.page import page_template
 from tfew.runs.records import RunRecord
 from tfew.runs.run_folder import METRICS_FILE, PREDICTIONS_FILE, check_recorded
+from tfew.runs.units import duration
 
 TEMPLATE = "page.html"
 OPEN_AT_ONCE = 6  # with more data sets, their confusions and hardest rows are collapsed
@@ -54,7 +55,7 @@ def make_report(runs: Sequence[Run], quote: bool = True) -> str:
         "in_context": pictures.in_context_spread(swings, records),
         "curves": pictures.training_curves(curves, names),
     })  # fmt: skip
-    return _template().render(
+    return page_template(TEMPLATE, Path(__file__).parent).render(
         runs=[(run.record, names[run.record.name], run_scores(run.record)) for run in runs],
         facts=facts(runs),
         accuracy=accuracy_grid(records, names),
@@ -75,15 +76,6 @@ def make_report(runs: Sequence[Run], quote: bool = True) -> str:
         duration=duration,
         **drawn,
     )
-
-
-def _template() -> Template:
-    environment = Environment(
-        loader=FileSystemLoader(Path(__file__).parent), autoescape=True, undefined=StrictUndefined, trim_blocks=True,
-        lstrip_blocks=True,
-    )  # fmt: skip
-    environment.filters["raised"] = lambda text: text.replace("^3", "³")
-    return environment.get_template(TEMPLATE)
 
 
 def paper_tables(records: Sequence[RunRecord]) -> tuple[list[ReportTable], list[str]]:

@@ -60,8 +60,8 @@ def check_task(
     return sorted(found, key=lambda finding: not finding.is_error)
 
 
-def report(findings: Sequence[Finding]) -> None:
-    """Says what was found; raises UserError, with the first of them, where that is an error."""
+def report(findings: Sequence[Finding]) -> Sequence[Finding]:
+    """Says what was found, and returns it; raises UserError, with the first of them, where that is an error."""
     errors = [finding for finding in findings if finding.is_error]
     listed = [finding for finding in findings if finding not in errors[:1]]
     if listed:
@@ -69,6 +69,7 @@ def report(findings: Sequence[Finding]) -> None:
     if errors:
         more = f" ({len(errors)} errors in all)" if len(errors) > 1 else ""
         raise UserError(f"Check of the task: {errors[0].what}: {errors[0].remedy}{more}.")
+    return findings
 
 
 def _named(names: Sequence[str]) -> str:

@@ -28,14 +28,14 @@ def calibration(predictions: Sequence[Prediction]) -> dict[str, Any]:
 
     With too few labelled rows temperature is 1, and ece_calibrated is None; ece is None where there are none at all.
     """
-    scores_RMC, label_R = _aligned(predictions)
+    _, scores_RMC, label_R = aligned(predictions)
     rows = len(label_R)
     found = {"temperature": 1.0, "rows": rows, "ece": None, "ece_calibrated": None}
     if rows:
         found["ece"] = expected_calibration_error(probabilities(scores_RMC, 1.0), label_R)
     if rows >= CALIBRATION_ROWS:
         found["temperature"] = fitted_temperature(scores_RMC, label_R)
-        found["ece_calibrated"] = _held_out_error(scores_RMC, label_R)
+        found["ece_calibrated"] = expected_calibration_error(calibrated_probabilities(scores_RMC, label_R), label_R)
     return found
 
 
@@ -50,11 +50,16 @@ def probabilities(scores_RMC: np.ndarray, temperature: float) -> np.ndarray:
 
 
 def expected_calibration_error(probability_RC: np.ndarray, label_R: np.ndarray) -> float:
+    rows_B, confidence_B, right_B = reliability(probability_RC, label_R)
+    return float(np.abs(right_B - confidence_B).sum() / rows_B.sum())
+
+
+def reliability(probability_RC: np.ndarray, label_R: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of each bin its rows, the sum of the probabilities of what was predicted for them, and how many are right."""
     confidence_R = probability_RC.max(-1)
     right_R = probability_RC.argmax(-1) == label_R
     bin_R = np.minimum((confidence_R * BINS).astype(int), BINS - 1)
-    gap_B = np.bincount(bin_R, right_R - confidence_R, BINS)
-    return float(np.abs(gap_B).sum() / len(label_R))
+    return np.bincount(bin_R, minlength=BINS), np.bincount(bin_R, confidence_R, BINS), np.bincount(bin_R, right_R, BINS)
 
 
 def fitted_temperature(scores_RMC: np.ndarray, label_R: np.ndarray) -> float:
@@ -97,19 +102,19 @@ def cross_entropy(probability_RC: np.ndarray, label_R: np.ndarray) -> float:
     return float(-(target * np.log(np.maximum(right_R, tiny)) + (1 - target) * np.log(others_R)).mean())
 
 
-def _held_out_error(scores_RMC: np.ndarray, label_R: np.ndarray) -> float:
-    """The error where each fifth of the rows is given the temperature of the other four."""
+def calibrated_probabilities(scores_RMC: np.ndarray, label_R: np.ndarray) -> np.ndarray:
+    """`[R, C]` where each fifth of the rows is given the temperature of the other four."""
     fold_R = np.arange(len(label_R)) % FOLDS
     probability_RC = np.empty((len(label_R), scores_RMC.shape[-1]))
     for fold in range(FOLDS):
         rest = fold_R != fold
         temperature = fitted_temperature(scores_RMC[rest], label_R[rest])
         probability_RC[~rest] = probabilities(scores_RMC[~rest], temperature)
-    return expected_calibration_error(probability_RC, label_R)
+    return probability_RC
 
 
-def _aligned(predictions: Sequence[Prediction]) -> tuple[np.ndarray, np.ndarray]:
-    """Scores `[R, M, C]` of labelled rows, -inf where a row has no such template or choice, and labels `[R]`.
+def aligned(predictions: Sequence[Prediction]) -> tuple[list[int], np.ndarray, np.ndarray]:
+    """`idx` and scores `[R, M, C]` of labelled rows, -inf where one has no such template or choice, and labels `[R]`.
 
     A template that turns the question round has another right choice than the rest: it cannot be averaged with them.
     """
@@ -122,7 +127,7 @@ def _aligned(predictions: Sequence[Prediction]) -> tuple[np.ndarray, np.ndarray]
     kept = {idx: [p for p in group if p.template not in turned] for idx, group in by_row.items()}
     rows = {idx: {p.template: p.scores for p in group} for idx, group in kept.items() if group}
     label_R = np.array([_last_same(labels[idx], kept[idx][0].same) for idx in rows], np.int64)
-    return _stacked(rows), label_R
+    return list(rows), _stacked(rows), label_R
 
 
 def _last_same(label: int | None, same: Sequence[int] | None) -> int | None:

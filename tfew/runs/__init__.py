@@ -8,4 +8,5 @@
 * checkpoints: what an unfinished run resumes from
 * metrics_file: metrics.csv
 * card: the adapter's model card
+* units: bytes and seconds for people
 """

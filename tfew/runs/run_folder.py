@@ -28,11 +28,13 @@ PREDICTIONS_FILE = "predictions.jsonl"
 METRICS_FILE = "metrics.csv"
 SPEED_FILE = "speed.csv"  # of each step, too, but another one each time: no checksum of it is kept
 MIXTURE_FILE = "mixture.json"
+REPORT_FILE = "report.html"  # of a run on somebody's own rows, whose texts it quotes
 FOLD_PREFIX = "fold_"  # and a number: the folder of one fold of a cross-validation
+SETTING_PREFIX = "setting_"  # and a number: the folder of one setting that was tried (tune=true), with folds of its own
 FOLD_FILE = "fold.json"  # what its evaluation took; written last
 ADAPTER_FILES = ("adapter.safetensors", "adapter.json", "temperature.json")
 # and CONFIG_FILE
-OWN_FILES = (RECORD_FILE, PREDICTIONS_FILE, METRICS_FILE, MIXTURE_FILE, *ADAPTER_FILES)
+OWN_FILES = (RECORD_FILE, PREDICTIONS_FILE, METRICS_FILE, MIXTURE_FILE, REPORT_FILE, *ADAPTER_FILES)
 made_here: set[Path] = set()  # folders of runs that this process has made; those it found finished are not among them
 LOGGER_FOLDERS = ("tensorboard", "wandb")
 
@@ -106,7 +108,7 @@ def _open(folder: Path, settings: Mapping[str, Any], resume: bool) -> None:
     if resume and unfinished:
         done = last_checkpoint(folder) or [
             *(folder / CHECKPOINTS).glob(f"{JOINT_PREFIX}*.pt"),
-            *folder.glob(f"{FOLD_PREFIX}*"),
+            *_trial_folders(folder),
         ]
         log.info(f"{folder} is unfinished; {'continuing' if done else 'no checkpoint yet, starting afresh'}.")
     elif unfinished or is_finished(folder):
@@ -127,6 +129,14 @@ def check_recorded(record: RunRecord, folder: Path, name: str) -> None:
 
 def fold_folder(folder: Path, fold: int) -> Path:
     return folder / f"{FOLD_PREFIX}{fold}"
+
+
+def setting_folder(folder: Path, place: int) -> Path:
+    return folder / f"{SETTING_PREFIX}{place}"
+
+
+def _trial_folders(folder: Path) -> list[Path]:
+    return [*folder.glob(f"{FOLD_PREFIX}*"), *folder.glob(f"{SETTING_PREFIX}*")]
 
 
 def few_shot_path(folder: Path, dataset: str, shots: object, seed: object) -> Path:
@@ -236,7 +246,7 @@ def _clear(folder: Path) -> None:
         remove_checkpoints(folder)
         if is_model_card(folder / CARD_FILE):  # holds the old run's numbers
             (folder / CARD_FILE).unlink()
-        for path in [*(folder / name for name in LOGGER_FOLDERS), *folder.glob(f"{FOLD_PREFIX}*")]:
+        for path in [*(folder / name for name in LOGGER_FOLDERS), *_trial_folders(folder)]:
             if path.is_dir():
                 shutil.rmtree(path)
         if settings is not None:

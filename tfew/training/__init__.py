@@ -6,6 +6,8 @@
 * atomic_checkpoint: checkpoints written atomically
 * optim: schedule and clipping
 * folds, cross_validation: which fold each row is in; k folds
+* time_left: how long this training and those after it will take
+* tune: a few settings, and the best of them
 * joint_training: several runs in one process
 * strategy, deepspeed: Lightning's strategies for several devices
 """

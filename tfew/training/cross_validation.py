@@ -8,6 +8,7 @@ import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 
 from tfew.devices.distributed import broadcast_object, is_main_process
@@ -35,13 +36,14 @@ def cross_validate(
     fold_of_row: Sequence[int],
     folder: Path,
     norm: str,
-    train_and_evaluate: TrainAndEvaluate,
+    train_and_evaluate: Callable[..., Evaluated],
     guesses: Guesses | None = None,
 ) -> Evaluated:
     """Trains and evaluates once a fold; writes all held-out predictions into the run's `predictions.jsonl`.
 
     The metrics are those of all held-out rows together, and `folds`, the accuracy in each; the seconds are those of
-    training, too. `guesses`: the baselines' of all rows, to compare with.
+    training, too. `train_and_evaluate` is a `TrainAndEvaluate` that is also told how many folds follow (`folds_after`).
+    `guesses`: the baselines' of all rows, to compare with.
     """
     folds = max(fold_of_row) + 1
     evaluations, predictions = [], []
@@ -50,8 +52,9 @@ def cross_validate(
         others = [row for row, own in enumerate(fold_of_row) if own != fold]
         log.info(f"Fold {fold + 1} of {folds}: {len(others)} rows to train on, {len(held_out)} held out.")
         run = fold_folder(folder, fold)
-        evaluations.append(_one_fold(task.only(others), task.only(held_out), run, train_and_evaluate))
-        predictions.append(broadcast_object(_read(run, fold) if is_main_process() else []))
+        make = partial(train_and_evaluate, folds_after=folds - fold - 1)
+        evaluations.append(once(task.only(others), task.only(held_out), run, make))
+        predictions.append([replace(prediction, fold=fold) for prediction in read_predictions(run)])
     by_row = {(p.idx, p.template): p for group in predictions for p in group}
     in_order = [by_row[prompt.idx, prompt.template] for row in task.prompts for prompt in row]
     write_predictions(folder, in_order)
@@ -63,7 +66,8 @@ def cross_validate(
     return Evaluated(metrics, counts, tokens, seconds)
 
 
-def _one_fold(training: Task, held_out: Task, folder: Path, train_and_evaluate: TrainAndEvaluate) -> Evaluated:
+def once(training: Task, held_out: Task, folder: Path, train_and_evaluate: TrainAndEvaluate) -> Evaluated:
+    """The same, or what it left in this folder when it was finished; its seconds are those of training, too."""
     if (done := broadcast_object(_finished(folder))) is not None:
         log.info(f"{folder} is finished; skipped.")
         if is_main_process():
@@ -71,7 +75,7 @@ def _one_fold(training: Task, held_out: Task, folder: Path, train_and_evaluate: 
         return done
     started = time.monotonic()
     if is_main_process():
-        folder.mkdir(exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
     evaluated = train_and_evaluate(training, held_out, folder)
     evaluated = replace(evaluated, seconds=time.monotonic() - started)
     if is_main_process():
@@ -82,7 +86,7 @@ def _one_fold(training: Task, held_out: Task, folder: Path, train_and_evaluate: 
 
 
 def _finished(folder: Path) -> Evaluated | None:
-    """What `_one_fold` wrote; raises UserError where it, or its predictions, are not as they were written."""
+    """What `once` wrote; raises UserError where it, or its predictions, are not as they were written."""
     path, remedy = folder / FOLD_FILE, f"Delete {folder}, and resume=true does this fold again."
     if not path.is_file():
         return None
@@ -96,6 +100,10 @@ def _finished(folder: Path) -> Evaluated | None:
         raise UserError(f"{path} cannot be read: {error}. {remedy}") from error
 
 
-def _read(folder: Path, fold: int) -> list[Prediction]:
-    with (folder / PREDICTIONS_FILE).open(encoding="utf-8") as lines:
-        return [replace(Prediction.from_json(line), fold=fold) for line in lines]
+def read_predictions(folder: Path) -> list[Prediction]:
+    """Known to all processes; the first one reads them."""
+    found = []
+    if is_main_process():
+        with (folder / PREDICTIONS_FILE).open(encoding="utf-8") as lines:
+            found = [Prediction.from_json(line) for line in lines]
+    return broadcast_object(found)

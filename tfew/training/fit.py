@@ -38,6 +38,7 @@ from tfew.settings import TrainingSettings, settings
 from tfew.task import Task
 from tfew.training.module import SPEED, FewShotModule
 from tfew.training.strategy import ExitOnSigterm, devices_of_trainer
+from tfew.training.time_left import TimeLeft
 
 CANNOT_WRITE = {errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBIG, errno.EDQUOT}
 
@@ -56,9 +57,18 @@ class Fitted:
 
 
 def fit(
-    config: DictConfig, method: Method, model: nn.Module, prompt_tokenizer: PromptTokenizer, task: Task, folder: Path
+    config: DictConfig,
+    method: Method,
+    model: nn.Module,
+    prompt_tokenizer: PromptTokenizer,
+    task: Task,
+    folder: Path,
+    steps_after: int = 0,
 ) -> Fitted:
-    """Trains the adapter in `model`, from the run folder's last checkpoint where there is one."""
+    """Trains the adapter in `model`, from the run folder's last checkpoint where there is one.
+
+    `steps_after`: of trainings that will follow, to say how long all of them take.
+    """
     device = next(model.parameters()).device
     training = settings(TrainingSettings, config)
     loss_mean = config.fidelity.loss_mean
@@ -86,7 +96,7 @@ def fit(
     if method.needs_mask:
         _compute_mask(config, method, module, prompt_tokenizer, task, folder / CHECKPOINTS / MASK_FILE)
     with quiet_lightning():
-        trainer = _trainer(config, method, device, folder)
+        trainer = _trainer(config, method, device, folder, steps_after)
     module.train()  # dropout: from_pretrained gives a model in evaluation mode, and Lightning keeps the mode it finds
     checkpoint = broadcast_object(last_checkpoint(folder) if is_main_process() else None)
     try:
@@ -161,7 +171,7 @@ def quiet_lightning() -> Iterator[None]:
         yield
 
 
-def _trainer(config: DictConfig, method: Method, device: torch.device, folder: Path) -> pl.Trainer:
+def _trainer(config: DictConfig, method: Method, device: torch.device, folder: Path, steps_after: int) -> pl.Trainer:
     return pl.Trainer(
         accelerator=device.type,
         **devices_of_trainer(uses_zero3(config), config.clip_norm),
@@ -170,7 +180,7 @@ def _trainer(config: DictConfig, method: Method, device: torch.device, folder: P
         logger=_logger(config, folder) if is_main_process() else False,
         callbacks=[
             StepBar(config.steps),
-            *([MetricsCsv(folder)] if is_main_process() else []),
+            *([MetricsCsv(folder), TimeLeft(config.steps, steps_after)] if is_main_process() else []),
             *([ExitOnSigterm()] if world_size() > 1 else []),
             ModelCheckpoint(
                 folder / CHECKPOINTS,

@@ -1,0 +1,164 @@
+"""What a run on somebody's own rows will take, in one line before anything is downloaded, loaded or trained.
+
+An estimate: from the model's shape, the lengths of the texts, and how fast this machine computes
+(`tfew.costs.speed_forecast`). Training says by its first steps how long it takes in truth.
+"""
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from statistics import mean
+
+from tfew.costs.dry_run import scoring_pass, training_step
+from tfew.costs.lengths import assumed_batch, longest_scoring_batch, longest_training_batch, measure
+from tfew.costs.memory_forecast import Plan, beside_fixed, make_plan
+from tfew.costs.speed_forecast import CountedOperations, Speed, Work, measure_speed
+from tfew.data.tokenization import PromptTokenizer
+from tfew.models.blueprint import Blueprint
+from tfew.runs.units import duration, format_bytes
+from tfew.schema import Batch, Prompt
+from tfew.task import Task
+
+log = logging.getLogger(__name__)
+
+CHARACTERS_IN_TOKEN = 4  # about, of English: where the tokenizer is not at hand
+LONG_SECONDS = 3600.0
+FASTER = (
+    "Without a GPU this takes long: +experiment=local_english does it with a small real model of English, and"
+    " trainer=gpu on a machine that has one."
+)
+
+
+@dataclass(frozen=True)
+class RunEstimate:
+    """`steps`: of all trainings together. `download_bytes`: at 2 and 4 bytes a parameter; None where nothing is."""
+
+    model_name: str
+    parameters: int
+    download_bytes: tuple[int, int] | None
+    memory_bytes: float
+    trainings: int
+    steps: int
+    step_seconds: float
+    scoring_seconds: float
+    device_name: str
+
+    @property
+    def seconds(self) -> float:
+        return self.steps * self.step_seconds + self.scoring_seconds
+
+    def __str__(self) -> str:
+        many = (
+            f"{self.trainings} trainings, {self.steps:,} steps in all"
+            if self.trainings > 1
+            else f"{self.steps:,} steps"
+        )
+        download = "at hand"
+        if self.download_bytes is not None:
+            download = f"to be downloaded, {' or '.join(map(format_bytes, self.download_bytes))} (2 or 4 bytes each)"
+        return (
+            f"What it takes: {self.model_name}, {self.parameters:,} parameters, {download}; about"
+            f" {format_bytes(self.memory_bytes)} of memory; {many}: about {duration(self.seconds)} on this"
+            f" {self.device_name}, estimated from its speed."
+        )
+
+
+def announce(
+    make_blueprint: Callable[[int], Blueprint],
+    build_tokenizer: Callable[[], PromptTokenizer],
+    is_at_hand: bool,
+    training: Task,
+    evaluation: Task | None,
+    steps_tried: Sequence[int],
+    folds: int | None,
+    max_tokens: int,
+) -> None:
+    """Logs the line and, where there is no GPU and it takes long, what is quicker.
+
+    `make_blueprint`: of the number of tokens in the vocabulary. Nothing is downloaded for an estimate: without the
+    model (`is_at_hand`) tokens are guessed. `evaluation`: the rows that are ranked to try the adapters;
+    `steps_tried`: of each setting that is tried, the one that was asked for first.
+    """
+    try:
+        prompt_tokenizer = build_tokenizer() if is_at_hand else None
+        tokens = 0 if prompt_tokenizer is None else len(prompt_tokenizer.tokenizer)
+        blueprint = make_blueprint(tokens)
+        trials = folds or (len(steps_tried) > 1)  # a single setting is tried by the adapter that is kept
+        trainings = [*list(steps_tried) * int(trials), steps_tried[0]]
+        found = estimate(blueprint, training, evaluation, trainings, prompt_tokenizer, max_tokens, len(steps_tried))
+    except Exception as error:  # nothing that needs saying: what is wrong with the run is said when it is built
+        log.debug(f"What it takes cannot be foreseen: {type(error).__name__}: {error}")
+        return
+    log.info(str(found))
+    if blueprint.execution.device.type == "cpu" and found.seconds > LONG_SECONDS:
+        log.info(f"Note: {FASTER}")
+
+
+def estimate(
+    blueprint: Blueprint,
+    training: Task,
+    evaluation: Task | None,
+    trainings: Sequence[int],
+    prompt_tokenizer: PromptTokenizer | None,
+    max_tokens: int,
+    times_scored: int = 1,
+) -> RunEstimate:
+    plan, batch_size = make_plan(blueprint), blueprint.training.batch_size
+    prompts = _prompts(training)
+    if prompt_tokenizer is None:
+        batch, share = _assumed(prompts, batch_size, max_tokens)
+    else:
+        batch = longest_training_batch(training.prompts, prompt_tokenizer, batch_size)
+        share = _share(batch, prompts, prompt_tokenizer)
+    with CountedOperations() as counting:
+        step = training_step(plan.model, batch.to(plan.device), plan.optimizer, plan.recipe)
+    execution = blueprint.execution
+    speed = measure_speed(plan.model, int(batch.input_mask.sum()), execution.device, execution.dtype)
+    work = Work(step.flops, counting.written_bytes, counting.operations).of_share(share)
+    scored = [] if evaluation is None else _prompts(evaluation)
+    return RunEstimate(
+        blueprint.model_name,
+        plan.parameters,
+        None if prompt_tokenizer else (2 * plan.parameters, 4 * plan.parameters),
+        plan.fixed.total_bytes + beside_fixed(step, execution.memory_bytes),
+        len(trainings),
+        sum(trainings),
+        speed.seconds(work),
+        times_scored * _scoring_seconds(plan, speed, scored, prompt_tokenizer, max_tokens) if scored else 0.0,
+        plan.device_name,
+    )
+
+
+def _prompts(task: Task) -> list[Prompt]:
+    return [prompt for row in task.prompts for prompt in row]
+
+
+def _scoring_seconds(
+    plan: Plan, speed: Speed, scored: Sequence[Prompt], prompt_tokenizer: PromptTokenizer | None, max_tokens: int
+) -> float:
+    size = min(plan.blueprint.evaluation.eval_batch_size, len(scored))
+    if prompt_tokenizer is None:
+        batch, share = _assumed(scored, size, max_tokens)
+    else:
+        batch = longest_scoring_batch(scored, prompt_tokenizer, size)
+        share = _share(batch, scored, prompt_tokenizer)
+    with CountedOperations() as counting:
+        counted = scoring_pass(plan.model, batch.to(plan.device), plan.recipe)
+    work = Work(counted.flops, counting.written_bytes, counting.operations).of_share(share)
+    return speed.seconds(work) * len(scored) / size
+
+
+def _share(batch: Batch, prompts: Sequence[Prompt], prompt_tokenizer: PromptTokenizer) -> float:
+    """Of the tokens of this batch, which is the longest, those that an average one has."""
+    usual = measure([[prompt] for prompt in prompts], prompt_tokenizer).query.mean
+    return usual * len(batch) / int(batch.input_mask.sum() + batch.choice_mask.sum())
+
+
+def _assumed(prompts: Sequence[Prompt], size: int, max_tokens: int) -> tuple[Batch, float]:
+    """The same where nothing can be tokenised: by characters."""
+    inputs = [min(max_tokens, len(prompt.input) / CHARACTERS_IN_TOKEN + 1) for prompt in prompts]
+    choices = max(len(prompt.choices) for prompt in prompts)
+    words = mean(len(choice) for prompt in prompts for choice in prompt.choices)
+    choice_tokens = 2 + int(words / CHARACTERS_IN_TOKEN)
+    longest = int(max(inputs)) + choices * choice_tokens
+    return assumed_batch(size, longest, choices, choice_tokens), (mean(inputs) + choices * choice_tokens) / longest

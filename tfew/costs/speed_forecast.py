@@ -1,0 +1,127 @@
+"""Seconds of a step that was never made: what it computes, divided by how fast this machine does such things.
+
+    seconds = FLOPs / rate of matrix products + bytes written / rate of element-wise operations
+            + operations * time to start one
+
+The work is counted in a dry run, and the three rates are measured in a moment, on tensors of the model's own sizes.
+What is left out: loading, an optimiser's own work, and that a machine may be busier or hotter later. On a GPU the third
+term hides behind the other two, so that the larger counts.
+"""
+
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+ROUNDS = 5  # of which the median is taken
+MIN_SECONDS = 0.01  # of a round: clocks and schedulers are coarse
+OVERHEAD_OPERATIONS = 100
+LEAST_BYTES = 2**20  # of what element-wise operations are timed on: below, their start would be timed
+
+
+@dataclass(frozen=True)
+class Work:
+    """`written_bytes` of all operations but views; `operations`: how many there are."""
+
+    flops: float
+    written_bytes: float
+    operations: int
+
+    def of_share(self, tokens: float) -> "Work":
+        """Of a batch with this share of the tokens, which takes as many operations."""
+        return replace(self, flops=self.flops * tokens, written_bytes=self.written_bytes * tokens)
+
+
+@dataclass(frozen=True)
+class Speed:
+    """`overlaps`: whether operations are started ahead of their turn, as on a GPU."""
+
+    flops_per_second: float
+    bytes_per_second: float
+    operation_seconds: float
+    overlaps: bool = False
+
+    def seconds(self, work: Work) -> float:
+        computing = work.flops / self.flops_per_second + work.written_bytes / self.bytes_per_second
+        starting = work.operations * self.operation_seconds
+        return max(computing, starting) if self.overlaps else computing + starting
+
+
+class CountedOperations(TorchDispatchMode):
+    """Counts operations that compute something, and the bytes that they write."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.operations, self.written_bytes = 0, 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        aliases = [returned.alias_info for returned in func._schema.returns]
+        if any(alias is None or alias.is_write for alias in aliases):
+            self.operations += 1
+            self.written_bytes += sum(leaf.nbytes for leaf in tree_leaves(result) if isinstance(leaf, Tensor))
+        return result
+
+
+def measure_speed(model: nn.Module, rows: int, device: torch.device, dtype: torch.dtype) -> Speed:
+    """Of products of so many rows with the matrices that this model mostly consists of; takes a few tenths of seconds.
+
+    `model` may be a shape without numbers.
+    """
+    outputs, inputs = _usual_matrix(model)
+    matrix = torch.randn(outputs, inputs, device=device, dtype=dtype)
+    states = torch.randn(max(rows, 1), inputs, device=device, dtype=dtype)
+    wide = torch.randn(max(states.numel(), LEAST_BYTES // dtype.itemsize), device=device, dtype=dtype)
+    small = torch.zeros(8, device=device, requires_grad=True)
+    with torch.no_grad():
+        product_seconds = _seconds(lambda: functional.linear(states, matrix), device)
+        written_seconds = _seconds(lambda: functional.gelu(wide) + wide, device)
+    starting_seconds = _seconds(lambda: [small * 2 for _ in range(OVERHEAD_OPERATIONS)], device)
+    return Speed(
+        2 * states.numel() * outputs / product_seconds,
+        2 * wide.nbytes / written_seconds,
+        starting_seconds / OVERHEAD_OPERATIONS,
+        overlaps=device.type == "cuda",
+    )
+
+
+def _usual_matrix(model: nn.Module) -> tuple[int, int]:
+    """The shape that most numbers of the model are in, its embeddings left out."""
+    embeddings = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
+    sizes: dict[tuple[int, int], int] = {}
+    for parameter in model.parameters():
+        if parameter.dim() == 2 and id(parameter) not in embeddings:
+            shape = (parameter.shape[0], parameter.shape[1])
+            sizes[shape] = sizes.get(shape, 0) + parameter.numel()
+    return max(sizes, key=sizes.__getitem__, default=(256, 256))
+
+
+def _seconds(call: Callable[[], Any], device: torch.device) -> float:
+    """Of one call, after one that is not counted."""
+    call()
+    times: list[float] = []
+    calls = 1
+    while len(times) < ROUNDS:
+        _synchronize(device)
+        started = time.perf_counter()
+        for _ in range(calls):
+            call()
+        _synchronize(device)
+        taken = time.perf_counter() - started
+        if taken < MIN_SECONDS and calls < 2**12:
+            calls *= 2
+        else:
+            times.append(taken / calls)
+    return statistics.median(times)
+
+
+def _synchronize(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
