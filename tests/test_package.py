@@ -91,7 +91,7 @@ def test_what_was_tested_lies_in_the_ranges() -> None:
 
 def test_every_import_is_a_dependency() -> None:
     """Of the package, at any depth; what an import is called, where its distribution has another name."""
-    names = {"yaml": "pyyaml", "hydra": "hydra-core", "pytorch_lightning": "pytorch-lightning", "prometheus_client": "prometheus-client"}  # fmt: skip  # noqa: E501
+    names = {"yaml": "pyyaml", "hydra": "hydra-core", "pytorch_lightning": "pytorch-lightning", "prometheus_client": "prometheus-client", "sklearn": "scikit-learn"}  # fmt: skip  # noqa: E501
     brought = {
         "pyarrow": "datasets",
         "tokenizers": "transformers",

@@ -10,6 +10,11 @@ def is_quiet() -> bool:
     return logging.getLogger("tfew").level > logging.INFO
 
 
+def bar_options() -> dict[str, bool]:
+    """For tqdm: to hide a bar; otherwise TQDM_DISABLE, the environment's, decides."""
+    return {"disable": True} if is_quiet() else {}
+
+
 @contextmanager
 def quiet() -> Iterator[None]:
     """Inside, only warnings are said."""

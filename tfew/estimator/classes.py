@@ -10,7 +10,7 @@ import numpy as np
 from tfew.data.cells import cell_text, shown
 from tfew.data.label_column import check_filled, check_single, label_names
 from tfew.errors import UserError, shorten_list
-from tfew.estimator.frame import Frame
+from tfew.estimator.frame import Frame, as_frame, plain
 
 KINDS = {str: "texts", bool: "booleans", int: "numbers", float: "numbers"}
 
@@ -26,6 +26,11 @@ class Classes:
         """The labels of these names."""
         place = {name: place for place, name in enumerate(self.names)}
         return self.values_C[[place[name] for name in names]]
+
+
+def as_labels(y: Any) -> Frame:
+    """One column. A list is one, whatever its cells are, so that lists of labels are not taken for columns of them."""
+    return Frame({"label": [plain(value) for value in y]}) if isinstance(y, list | tuple) else as_frame(y, "label")
 
 
 def check_labels(labels: Frame, rows: int, may_be_joined: bool = True) -> dict[str, Any]:

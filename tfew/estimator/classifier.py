@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from hydra.errors import HydraException
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted
 
 from tfew import api
 from tfew.environment.verbosity import quiet
 from tfew.errors import UserError
-from tfew.estimator.classes import check_labels, find_classes
+from tfew.estimator.classes import as_labels, check_labels, find_classes
 from tfew.estimator.frame import WHERE, Frame, as_frame, as_texts
 from tfew.estimator.kept_run import KeptRun
 from tfew.estimator.overrides import as_settings
@@ -80,7 +81,7 @@ class TfewClassifier(ClassifierMixin, BaseEstimator):
     def fit(self, X: Any, y: Any) -> "TfewClassifier":
         """Trains on these texts and labels; raises UserError for what cannot be learnt from."""
         given = as_settings(self.get_params(deep=False))
-        texts, labels = as_texts(as_frame(X)), as_frame(y, "label")
+        texts, labels = as_texts(as_frame(X)), as_labels(y)
         may_be_joined = "labels" not in given and not isinstance(self.choices, Mapping)
         by_name = check_labels(labels, len(texts), may_be_joined)
         run = KeptRun()
@@ -173,6 +174,8 @@ def _train(run: KeptRun, texts: Frame, labels: Frame, experiment: str, given: Ma
         return api.train(experiment, **own, **given)
     except UserError as error:
         raise UserError(str(error).replace(str(path), WHERE)) from error
+    except HydraException as error:  # of an option of a group that there is not
+        raise UserError(f"{str(error).splitlines()[0]}.") from error
 
 
 def _with_columns(frame: Frame, names: Sequence[str]) -> Frame:

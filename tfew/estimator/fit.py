@@ -16,6 +16,7 @@ from typing import Any
 from tfew.data.infer_columns import infer_text_column
 from tfew.data.layout import humanize
 from tfew.errors import UserError
+from tfew.estimator.classes import as_labels
 from tfew.estimator.classifier import TfewClassifier
 from tfew.estimator.frame import Frame, as_frame
 
@@ -41,7 +42,7 @@ def fit(data: Any, labels: Any, *, text: str | Sequence[str] | None = None, **pa
         if labels in names:
             raise UserError(f"{labels!r} is the labels' column: as text= it would give the answer away.")
     else:
-        y, names = as_frame(labels, "label"), [text] if isinstance(text, str) else text or list(frame.columns)
+        y, names = as_labels(labels), [text] if isinstance(text, str) else text or list(frame.columns)
     if parameters.get("validation") is None:
         parameters.setdefault("folds", FOLDS)
     if parameters.get("choices") is None and (words := y.classes.get(next(iter(y.columns)))):

@@ -54,7 +54,7 @@ def as_frame(data: Any, default: str = "text") -> Frame:
         raise UserError(f"The columns of the data are of different lengths: {lengths}.")
     if not len(frame):
         raise UserError("The data hold no rows: at least one is needed.")
-    return replace(frame, columns={name: list(map(_plain, cells)) for name, cells in frame.columns.items()})
+    return replace(frame, columns={name: list(map(plain, cells)) for name, cells in frame.columns.items()})
 
 
 def as_texts(frame: Frame) -> Frame:
@@ -158,7 +158,7 @@ def _of_arrow(data: Any, default: str) -> Frame:
     return Frame({name: table[name].to_pylist() for name in table.column_names})
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
     """numpy's scalars as Python's, and None for all that stands for nothing."""
     if isinstance(value, np.generic):
         value = value.item()

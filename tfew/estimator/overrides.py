@@ -21,6 +21,9 @@ MAX_SEED = 2**31 - 1
 
 def as_settings(parameters: Mapping[str, Any]) -> dict[str, Any]:
     """Setting by key. Raises UserError for what the estimator cannot take."""
+    for group in ("experiment", "method"):
+        if (name := parameters[group]) is not None:
+            _check_option(group, name, _options(group))
     given = {
         RENAMED.get(name, name): _value(name, value)
         for name, value in parameters.items()
@@ -54,6 +57,8 @@ def _seed(state: Any) -> int:
         return int(state.randint(MAX_SEED))
     if isinstance(state, np.random.Generator):
         return int(state.integers(MAX_SEED))
+    if not isinstance(state, int | np.integer):
+        raise UserError(f"random_state={shown(state)} is neither a whole number nor a generator of numpy.")
     return int(state)
 
 
@@ -61,12 +66,23 @@ def _model(model: str | Path | None) -> dict[str, str]:
     """A name of the project's list, or a folder, a file or a place on the Hub."""
     if model is None:
         return {}
-    names = sorted(path.stem for path in (CONFIGS / "model").glob("*.yaml"))
+    names = _options("model")
     if str(model) in names:
         return {"model": str(model)}
     if "/" not in str(model) and not Path(model).exists():
-        raise unknown_value_error("model", str(model), names, "model=; or a folder, or OWNER/NAME on the Hub")
+        _check_option("model", str(model), names, "; or a folder, or OWNER/NAME on the Hub")
     return {"model.path": str(model)}
+
+
+def _options(group: str) -> list[str]:
+    """The names of its files."""
+    folder = CONFIGS / group
+    return sorted(path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.yaml"))
+
+
+def _check_option(group: str, name: str, names: list[str], remedy: str = "") -> None:
+    if name not in names:
+        raise unknown_value_error(group, name, names, f"{group}={remedy}")
 
 
 def _others(settings: Any, given: Mapping[str, Any]) -> dict[str, Any]:
