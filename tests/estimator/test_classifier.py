@@ -88,6 +88,13 @@ def test_labels_without_rows_are_classes_too() -> None:
     assert classifier.record.config["dataset"]["prompts"][0]["answer_choices"] == ["bad", "good", "so so"]
 
 
+def test_rows_are_held_out_as_the_experiment_has_it() -> None:
+    classifier = tfew.fit(TEXTS, LABELS, **QUICK)
+    assert (classifier.folds, classifier.validation) == (5, None)
+    assert (classifier.record.split, classifier.record.counts["rows"]) == ("folds", 16)
+    assert quick().fit(TEXTS, LABELS).record.counts == {}, "the estimator leaves that to cross_validate"
+
+
 def test_parameters_are_scikit_learns() -> None:
     classifier = quick(lr=0.01)
     assert classifier.get_params()["lr"] == 0.01

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from tfew.prediction.predictor import Predictor
     from tfew.prediction.task_predictor import Labelled
 
+EXPERIMENT = "local"
 TABLE_FILE = "texts.jsonl"  # whose name is the task's
 
 
@@ -50,7 +51,7 @@ class TfewClassifier(ClassifierMixin, BaseEstimator):
         model: str | Path | None = None,
         *,
         method: str | None = None,
-        experiment: str = "local",
+        experiment: str = EXPERIMENT,
         steps: int | None = None,
         lr: float | None = None,
         batch_size: int | None = None,

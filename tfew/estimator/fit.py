@@ -17,12 +17,11 @@ from tfew.data.infer_columns import infer_text_column
 from tfew.data.layout import humanize
 from tfew.errors import UserError
 from tfew.estimator.classes import as_labels
-from tfew.estimator.classifier import TfewClassifier
+from tfew.estimator.classifier import EXPERIMENT, TfewClassifier
 from tfew.estimator.frame import Frame, as_frame
+from tfew.estimator.overrides import held_out
 
 log = logging.getLogger(__name__)
-
-FOLDS = 5
 
 
 def fit(data: Any, labels: Any, *, text: str | Sequence[str] | None = None, **parameters: Any) -> "TfewClassifier":
@@ -32,8 +31,8 @@ def fit(data: Any, labels: Any, *, text: str | Sequence[str] | None = None, **pa
     row, or the name of a column. text: the column that the model is shown, or several of them; without it all columns
     of `data` where the labels are apart from them, else the one that looks like it, which is said.
 
-    parameters: those of `TfewClassifier`. `folds` is 5 unless `validation` is given: each fifth of the rows is labelled
-    by an adapter that was trained on the others, which is what `report` is about, then one is trained on all rows.
+    parameters: those of `TfewClassifier`. Without `folds` and `validation`, rows are held out as `experiment` has it:
+    they are what `report` is about.
     """
     frame = as_frame(data)
     if isinstance(labels, str):
@@ -43,8 +42,8 @@ def fit(data: Any, labels: Any, *, text: str | Sequence[str] | None = None, **pa
             raise UserError(f"{labels!r} is the labels' column: as text= it would give the answer away.")
     else:
         y, names = as_labels(labels), [text] if isinstance(text, str) else text or list(frame.columns)
-    if parameters.get("validation") is None:
-        parameters.setdefault("folds", FOLDS)
+    if not {"folds", "validation"} & parameters.keys():
+        parameters |= held_out(parameters.get("experiment", EXPERIMENT))
     if parameters.get("choices") is None and (words := y.classes.get(next(iter(y.columns)))):
         parameters["choices"] = {number: humanize(word) for number, word in enumerate(words)}
     return TfewClassifier(**parameters).fit(frame.only(names), y)

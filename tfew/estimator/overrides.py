@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from tfew.config import CONFIGS
+from tfew.config import CONFIGS, compose
 from tfew.data.cells import shown
 from tfew.errors import UserError, unknown_value_error
 from tfew.estimator.classes import as_pairs
@@ -30,6 +30,13 @@ def as_settings(parameters: Mapping[str, Any]) -> dict[str, Any]:
         if name not in ("experiment", "model", "settings", "verbose") and (value is not None or name in NONE_MEANS_NONE)
     }
     return {**_model(parameters["model"]), **given, **_others(parameters["settings"], given)}
+
+
+def held_out(experiment: str) -> dict[str, Any]:
+    """`folds` and `validation` of an experiment's own."""
+    _check_option("experiment", experiment, _options("experiment"))
+    config = compose(f"+experiment={experiment}")
+    return {"folds": config.folds, "validation": config.validation}
 
 
 def _value(name: str, value: Any) -> Any:
