@@ -50,12 +50,18 @@ def test_the_readme_runs_as_it_is_typed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
-    (code,) = re.findall(r"### From Python\n\n```python\n(.*?)```", readme, re.S)
+    section = re.search(r"### From Python\n(.*?)\n### ", readme, re.S)
+    assert section
+    five_lines, commands = re.findall(r"```python\n(.*?)```", section[1], re.S)
     monkeypatch.chdir(tmp_path)
-    exec(code, {})
-    printed = capsys.readouterr().out.splitlines()
-    assert "commits: ia3 on mini_t0, loss tfew, seed 0" in printed
-    assert printed[-1] in ("entailment", "contradiction", "neutral")
+    cheap = 'quick = {"experiment": "local_mini", "steps": 2, "settings": {"trainer": "cpu"}}'
+    exec(re.sub(r"^quick = .*$", cheap, five_lines, flags=re.M), {})
+    first, *report = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(r"\['[a-z]+' '[a-z]+'\]", first)
+    assert report[0] == "texts: ia3 on mini_t0, loss tfew, seed 0"
+    assert (tmp_path / "support" / "result.json").is_file()
+    exec(commands, {})
+    assert "commits: ia3 on mini_t0, loss tfew, seed 0" in capsys.readouterr().out.splitlines()
 
 
 TEXT = st.characters(exclude_characters="\0\r\n")
