@@ -10,11 +10,12 @@ small that attention hardly matters; these are spread by 0.15, and biases are no
 """
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import fields, is_dataclass
 from functools import partial
 from typing import Any
 
+import pytest
 import torch
 import transformers
 from torch import nn
@@ -280,3 +281,15 @@ NAMES = {**DECODER_ONLY, **ENCODER_DECODER}
 
 def tiny(name: str) -> nn.Module:
     return NAMES[name]()
+
+
+FIRST_OF_A_KIND = {  # of structure
+    "bart", "bloom", "deepseek_v3", "encoder-decoder", "falcon-40b", "falcon-7b", "gemma3", "gemma3_text", "gpt2",
+    "gpt_bigcode", "gpt_neox", "gpt_oss", "jetmoe", "lfm2", "llama", "llama4_text", "mixtral", "nemotron", "olmo2",
+    "opt", "phi3", "qwen2_moe", "qwen3", "qwen3_moe", "t5", "t5-gated", "t5gemma",
+}  # fmt: skip
+
+
+def one_of_each_kind(names: Iterable[str]) -> list[Any]:
+    """For `parametrize`: all of them, of which CI tests one for each kind of structure; the others are drills."""
+    return [pytest.param(name, marks=() if name in FIRST_OF_A_KIND else pytest.mark.drill) for name in names]

@@ -95,6 +95,12 @@ def test_rows_are_held_out_as_the_experiment_has_it() -> None:
     assert quick().fit(TEXTS, LABELS).record.counts == {}, "the estimator leaves that to cross_validate"
 
 
+def test_without_an_experiment_the_model_is_small() -> None:
+    config = compose(f"+experiment={TfewClassifier().experiment}")
+    assert config.dataset.name == "local"
+    assert config.model.package is not None, "one that can be had without the Hub"
+
+
 def test_parameters_are_scikit_learns() -> None:
     classifier = quick(lr=0.01)
     assert classifier.get_params()["lr"] == 0.01
@@ -237,6 +243,8 @@ def test_a_column_of_texts_is_found(caplog: pytest.LogCaptureFixture) -> None:
         (TEXTS, LABELS, {"settings": {"steps": 2}}, "settings= names steps, which is given as a parameter, too"),
         (TEXTS, LABELS, {"settings": {"data": "x"}}, "settings= names data, which a classifier makes itself"),
         (TEXTS, LABELS, {"choices": "options"}, "choices='options': a classifier has the same labels for all rows"),
+        (TEXTS, [0, 1] * 8, {"choices": {0: "a", 1: "b", "many": "c"}}, "'many' has no row, and is no int"),
+        (TEXTS, [0, 1] * 8, {"settings": {"labels": ["0", "1", "many"]}}, "'many' has no row, and is no int"),
         (TEXTS, LABELS, {"random_state": "x"}, "random_state='x' is neither a whole number"),
         (TEXTS, LABELS, {"folds": 99}, "folds=99, but there are only 16 rows"),
     ],

@@ -11,7 +11,7 @@ import torch
 from peft.utils import TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPING as PEFT_DEFAULTS
 from torch import Tensor, nn
 
-from tests.architectures import NAMES, tiny
+from tests.architectures import NAMES, one_of_each_kind, tiny
 from tests.placement.test_architectures import HYBRID, NEEDS_IMAGES, REFUSED
 from tfew.errors import UserError
 from tfew.methods.base import Method, adapter_parameters, attach, merge
@@ -19,17 +19,7 @@ from tfew.methods.ia3 import IA3
 from tfew.methods.lora import LoRA
 from tfew.models.foreign_adapters import read_peft, write_peft
 
-# one for each kind of structure; the others are drills
-FIRST = {
-    "bart", "bloom", "deepseek_v3", "encoder-decoder", "falcon-40b", "falcon-7b", "gemma3", "gemma3_text", "gpt2",
-    "gpt_bigcode", "gpt_neox", "gpt_oss", "jetmoe", "lfm2", "llama", "llama4_text", "mixtral", "nemotron", "olmo2",
-    "opt", "phi3", "qwen2_moe", "qwen3", "qwen3_moe", "t5", "t5-gated", "t5gemma",
-}  # fmt: skip
-RUN = [
-    pytest.param(name, marks=() if name in FIRST else pytest.mark.drill)
-    for name in NAMES
-    if name not in {*REFUSED, *NEEDS_IMAGES}
-]
+RUN = one_of_each_kind(name for name in NAMES if name not in {*REFUSED, *NEEDS_IMAGES})
 PEFT_OWN = {
     n for n in NAMES if n.split("-")[0] in PEFT_DEFAULTS and n not in {*REFUSED, *NEEDS_IMAGES, "bert-generation"}
 }

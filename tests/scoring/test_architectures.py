@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.architectures import ENCODER_DECODER, NAMES, tiny
+from tests.architectures import ENCODER_DECODER, NAMES, one_of_each_kind, tiny
 from tfew.data.tokenization import TokenizedPrompt, collate
 from tfew.errors import UserError
 from tfew.schema import Batch
@@ -101,7 +101,7 @@ def test_both_engines_give_what_transformers_gives_for_one_sequence(
     assert sum("engine=plain is used" in record.message for record in caplog.records) == (way == PLAIN)
 
 
-@pytest.mark.parametrize("name", [name for name in SCORED if name not in ONE_WAY_ONLY])
+@pytest.mark.parametrize("name", one_of_each_kind(name for name in SCORED if name not in ONE_WAY_ONLY))
 def test_gradients_of_both_engines_agree(name: str) -> None:
     model, batch = tiny(name), long_batch()
     torch.testing.assert_close(
@@ -109,7 +109,9 @@ def test_gradients_of_both_engines_agree(name: str) -> None:
     )
 
 
-@pytest.mark.parametrize("name", [name for name in SCORED if name not in ENCODER_DECODER and name not in ONE_WAY_ONLY])
+@pytest.mark.parametrize(
+    "name", one_of_each_kind(name for name in SCORED if name not in ENCODER_DECODER and name not in ONE_WAY_ONLY)
+)
 def test_a_common_beginning_changes_nothing(name: str) -> None:
     model, batch = tiny(name), batch_with_context()
     with scoring_mode(model):
@@ -120,7 +122,7 @@ def test_a_common_beginning_changes_nothing(name: str) -> None:
     assert len(context.ids_K) == (0 if name in {"dory", "mllama"} else 24)
 
 
-@pytest.mark.parametrize("name", [name for name in SCORED if name not in ONE_WAY_ONLY])
+@pytest.mark.parametrize("name", one_of_each_kind(name for name in SCORED if name not in ONE_WAY_ONLY))
 def test_bfloat16_differs_by_its_rounding(name: str) -> None:
     exact, batch = tiny(name), long_batch()
     model = tiny(name).to(torch.bfloat16)

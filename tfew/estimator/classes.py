@@ -1,7 +1,7 @@
 """The labels of a classifier: values as the caller spells them, sorted as numpy does, and their names in a run."""
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -71,6 +71,17 @@ def _check_kinds(values: Sequence[Any]) -> None:
         raise UserError(f"Labels are of several types ({shorten_list(kind.__name__ for kind in kinds)}): choose one.")
 
 
+def check_named(by_name: dict[str, Any], choices: Any, labels: Any) -> None:
+    """Raises UserError where `choices=` or `labels=` name a label without rows that is of another kind than the rest.
+
+    A list of choices names labels where all of the rows' are among them.
+    """
+    words = [cell_text(plain(word)) for word in choices or ()]
+    is_naming = isinstance(choices, Mapping) or set(by_name) <= set(words)
+    listed = [cell_text(label) for label in labels] if isinstance(labels, list | tuple) else []
+    find_classes(by_name, [*by_name, *(words if is_naming else ()), *listed])
+
+
 def find_classes(by_name: dict[str, Any], names: Sequence[str]) -> Classes:
     """The classes of a run with labels of these names, some of which no row may have."""
     kind = type(next(iter(by_name.values())))
@@ -91,5 +102,4 @@ def _as_kind(name: str, kind: type) -> Any:
 
 def as_pairs(words: dict[Any, Any]) -> str:
     """Words for labels (`choices=`) as the command line takes them."""
-    plain = {label.item() if isinstance(label, np.generic) else label: word for label, word in words.items()}
-    return json.dumps({cell_text(label): cell_text(word) for label, word in plain.items()}, ensure_ascii=False)
+    return json.dumps({cell_text(plain(label)): cell_text(word) for label, word in words.items()}, ensure_ascii=False)

@@ -1,4 +1,4 @@
-"""A classifier of texts by the conventions of scikit-learn, trained as `tfew train +experiment=local` trains."""
+"""A classifier of texts by the conventions of scikit-learn, trained as `tfew train +experiment=local_english` does."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,7 @@ from sklearn.utils.validation import check_is_fitted
 from tfew import api
 from tfew.environment.verbosity import quiet
 from tfew.errors import UserError
-from tfew.estimator.classes import as_labels, check_labels, find_classes
+from tfew.estimator.classes import as_labels, check_labels, check_named, find_classes
 from tfew.estimator.frame import WHERE, Frame, as_frame, as_texts
 from tfew.estimator.kept_run import KeptRun
 from tfew.estimator.overrides import as_settings
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from tfew.prediction.predictor import Predictor
     from tfew.prediction.task_predictor import Labelled
 
-EXPERIMENT = "local"
+EXPERIMENT = "local_english"  # a model that needs no GPU
 TABLE_FILE = "texts.jsonl"  # whose name is the task's
 
 
@@ -85,6 +85,7 @@ class TfewClassifier(ClassifierMixin, BaseEstimator):
         texts, labels = as_texts(as_frame(X)), as_labels(y)
         may_be_joined = "labels" not in given and not isinstance(self.choices, Mapping)
         by_name = check_labels(labels, len(texts), may_be_joined)
+        check_named(by_name, self.choices, given.get("labels"))
         run = KeptRun()
         with self._heard():
             record = _train(run, texts, labels, f"+experiment={self.experiment}", given)

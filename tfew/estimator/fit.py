@@ -11,10 +11,13 @@ Mistakes raise `tfew.errors.UserError`, a ValueError.
 
 import logging
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
+from tfew import api
 from tfew.data.infer_columns import infer_text_column
 from tfew.data.layout import humanize
+from tfew.environment.verbosity import quiet
 from tfew.errors import UserError
 from tfew.estimator.classes import as_labels
 from tfew.estimator.classifier import EXPERIMENT, TfewClassifier
@@ -34,10 +37,12 @@ def fit(data: Any, labels: Any, *, text: str | Sequence[str] | None = None, **pa
     parameters: those of `TfewClassifier`. Without `folds` and `validation`, rows are held out as `experiment` has it:
     they are what `report` is about.
     """
+    api.show_messages()
     frame = as_frame(data)
     if isinstance(labels, str):
         y = frame.only([labels])
-        names = [text] if isinstance(text, str) else text or _infer_text(frame, labels)
+        with nullcontext() if parameters.get("verbose", 1) else quiet():
+            names = [text] if isinstance(text, str) else text or _infer_text(frame, labels)
         if labels in names:
             raise UserError(f"{labels!r} is the labels' column: as text= it would give the answer away.")
     else:

@@ -1,0 +1,92 @@
+"""Makes evidence/english: `python -m scripts.english data_dir=DIR`, stopped and started again at will.
+
+records=evidence/english/records.jsonl   a line for each contender, set and seed; what is there is not made again
+runs=runs/english                        the ordinary runs behind them, and the tables that they read
+setfit=.venv-setfit                      the environment of `make setfit`; without it two contenders are left out
+seeds=0,1,32 sets=RTE,CB only="(IA)³"    a part of it; in this order: seeds, contenders, sets
+part=settings                            the settings of +experiment=local_english, on sets of their own
+steps=... and other KEY=VALUE            go to every run
+"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from tqdm import tqdm
+
+from scripts.english.classical import classifiers
+from scripts.english.contenders import CANDIDATES, CONTENDERS, EMBEDDINGS, SETFIT
+from scripts.english.job import Job, make
+from scripts.english.report import write_report
+from scripts.english.sets import SETS, TREC_TRAINING_PART, EnglishSet
+from tfew.cli import run_script
+from tfew.comparison.rows import as_json_lines, load_rows
+from tfew.comparison.runs import silence_output
+from tfew.files.atomic import write_atomically
+
+CHOICE_SEED = 100
+OWN = {
+    "data_dir": "", "records": "evidence/english/records.jsonl", "runs": "runs/english", "setfit": ".venv-setfit",
+    "seeds": "0,1,32", "sets": "", "only": "", "part": "comparison",
+}  # fmt: skip
+
+
+def main(arguments: Sequence[str]) -> int:
+    if "--help" in arguments:
+        print(__doc__)
+        return 0
+    pairs = [argument.partition("=") for argument in arguments]
+    own = {**OWN, **{key: value for key, _, value in pairs if key in OWN}}
+    overrides = ["".join(pair) for pair in pairs if pair[0] not in OWN]
+    python = Path(own["setfit"]) / "bin" / "python"
+    failures = make_all(planned(own, python.exists()), own, python, overrides)
+    if own["part"] == "comparison" and Path(own["records"]).is_file():
+        print(write_report(Path(own["records"])))
+    for job, error in failures:
+        print(f"failed: {', '.join(map(str, job.key))}: {error}", file=sys.stderr)
+    return 1 if failures else 0
+
+
+def planned(own: dict[str, str], with_sentence_models: bool) -> list[Job]:
+    """The seeds one after the other, of each all contenders in their order, each on all sets."""
+    if own["part"] == "settings":
+        chosen_on: list[EnglishSet | str] = ["reviews", "intents", TREC_TRAINING_PART]
+        return [Job(contender, which, CHOICE_SEED) for contender in CANDIDATES for which in chosen_on]
+    sets = [which for which in SETS if not own["sets"] or which.name in own["sets"].split(",")]
+    left_out = () if with_sentence_models else (EMBEDDINGS, SETFIT)
+    contenders = [c for c in CONTENDERS if c.name not in left_out and own["only"] in ("", c.name)]
+    seeds = [int(seed) for seed in own["seeds"].split(",")]
+    return [
+        Job(contender, which, seed)
+        for seed in seeds
+        for contender in contenders
+        if contender.seeded or seed == seeds[0]
+        for which in sets
+        if contender.sets is None or which.name in contender.sets
+    ]
+
+
+def make_all(
+    jobs: Sequence[Job], own: dict[str, str], python: Path, overrides: Sequence[str]
+) -> list[tuple[Job, Exception]]:
+    """Writes the records after each job; failures are collected, the others continue."""
+    path, failures = Path(own["records"]), []
+    rows = load_rows(path) if path.is_file() else []
+    made = {(row.variant, row.dataset, row.seed) for row in rows}
+    missing = [job for job in jobs if job.key not in made]
+    known = classifiers(python)
+    with tqdm(missing, desc="English", unit="job", file=sys.stderr) as bar:
+        for job in bar:
+            bar.set_postfix_str(", ".join(map(str, job.key)))
+            try:
+                with silence_output():
+                    rows.append(make(job, Path(own["data_dir"]), Path(own["runs"]), known, overrides))
+            except Exception as error:  # the others are none of its business
+                failures.append((job, error))
+                continue
+            write_atomically(path, as_json_lines(rows))
+    return failures
+
+
+if __name__ == "__main__":
+    run_script(main)

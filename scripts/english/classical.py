@@ -1,0 +1,96 @@
+"""Contenders that are no language model: classifiers of texts, on the very rows that the runs get."""
+
+import json
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from scripts.english.contenders import COMMONEST, EMBEDDINGS, SETFIT, WORDS
+from tfew.errors import UserError
+
+WORKER = Path(__file__).parent / "sentence_models.py"
+RIGHT, WRONG = "right", "wrong"
+# (texts to train on, their labels, texts to classify, seed) -> of each the probability of each label, by label
+Classifier = Callable[[Sequence[str], Sequence[str], Sequence[str], int], list[Mapping[str, float]]]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """`right`: 0 or 1 for each test row, in order."""
+
+    right: list[int]
+    chance: float
+    seconds: float
+
+
+def classify(
+    classifier: Classifier, train: Sequence[Any], test: Sequence[Any], text: Sequence[str], choices: Sequence[str],
+    label: str, seed: int,
+) -> Outcome:  # fmt: skip
+    """Rows with choices of their own become one text for each choice, right or wrong; the likeliest right one wins."""
+    started = time.monotonic()
+    if not choices:
+        labels = [str(row[label]) for row in train]
+        found = classifier([_text(row, text) for row in train], labels, [_text(row, text) for row in test], seed)
+        answers = [max(of_row, key=lambda name: of_row[name]) for of_row in found]
+        chance = 1 / len(set(labels) | {str(row[label]) for row in test})
+    else:
+        texts = [_text(row, (*text, choice)) for row in train for choice in choices]
+        labels = [RIGHT if row[choice] == row[label] else WRONG for row in train for choice in choices]
+        asked = [_text(row, (*text, choice)) for row in test for choice in choices]
+        found = classifier(texts, labels, asked, seed)
+        answers, chance = [], 1 / len(choices)
+        for place, row in enumerate(test):
+            of_row = found[place * len(choices) : (place + 1) * len(choices)]
+            best = max(range(len(choices)), key=lambda choice: of_row[choice].get(RIGHT, 0.0))
+            answers.append(row[choices[best]])
+    right = [int(str(row[label]) == str(answer)) for row, answer in zip(test, answers, strict=True)]
+    return Outcome(right, chance, time.monotonic() - started)
+
+
+def _text(row: Mapping[str, Any], columns: Sequence[str]) -> str:
+    return "\n".join(str(row[column]) for column in columns)
+
+
+def commonest(
+    texts: Sequence[str], labels: Sequence[str], asked: Sequence[str], seed: int
+) -> list[Mapping[str, float]]:
+    share = {label: count / len(labels) for label, count in Counter(labels).items()}
+    return [share] * len(asked)
+
+
+def bag_of_words(
+    texts: Sequence[str], labels: Sequence[str], asked: Sequence[str], seed: int
+) -> list[Mapping[str, float]]:  # fmt: skip
+    from sklearn.feature_extraction.text import TfidfVectorizer
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.pipeline import make_pipeline
+
+    model = make_pipeline(TfidfVectorizer(ngram_range=(1, 2)), LogisticRegression(max_iter=1000, C=10.0))
+    model.fit(texts, labels)
+    return [dict(zip(model.classes_, row, strict=True)) for row in model.predict_proba(asked)]
+
+
+def of_other_environment(python: Path, model: str) -> Classifier:
+    """A sentence model, run by the Python of an environment of its own."""
+
+    def classifier(
+        texts: Sequence[str], labels: Sequence[str], asked: Sequence[str], seed: int
+    ) -> list[Mapping[str, float]]:  # fmt: skip
+        job = {"model": model, "texts": list(texts), "labels": list(labels), "asked": list(asked), "seed": seed}
+        done = subprocess.run([python, WORKER], input=json.dumps(job), capture_output=True, text=True)
+        if done.returncode:
+            raise UserError(f"{model}: {done.stderr.strip().splitlines()[-1]}")
+        return list(json.loads(done.stdout.splitlines()[-1]))
+
+    return classifier
+
+
+def classifiers(python: Path) -> dict[str, Classifier]:
+    """`python`: of the environment with SetFit."""
+    others = {name: of_other_environment(python, name) for name in (EMBEDDINGS, SETFIT)}
+    return {COMMONEST: commonest, WORDS: bag_of_words, **others}

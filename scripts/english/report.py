@@ -1,0 +1,170 @@
+"""TABLE.md and the figures of evidence/english, as functions of records.jsonl."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import mean
+
+from scripts.english.contenders import CONTENDERS, TRAINED, Contender
+from tfew.comparison.numbers import Comparison, Interval
+from tfew.comparison.plots import COLORS, INK, PNG, blank_figure, draw_accuracies, figure_bytes, plain_axes, plot_style
+from tfew.comparison.rows import Row, load_rows
+from tfew.comparison.tables import accuracy_cells, as_markdown, as_text
+from tfew.files.atomic import write_atomically, write_bytes_atomically
+from tfew.runs.records import short_commit
+
+ZERO_SHOT = "zero-shot"
+
+
+def write_report(records: Path) -> str:
+    """Also returns the table of accuracies as text."""
+    comparison = Comparison(_in_order(load_rows(records)))
+    folder = records.parent
+    write_atomically(folder / "TABLE.md", _page(comparison))
+    draw_accuracies(comparison, folder / "accuracy.png", "SmolLM2-135M-Instruct, few labelled rows: what is right")
+    _draw_costs(comparison, folder / "costs.png")
+    return as_text(accuracy_cells(comparison))
+
+
+def _in_order(rows: Sequence[Row]) -> list[Row]:
+    places = {contender.name: place for place, contender in enumerate(CONTENDERS)}
+    return sorted(rows, key=lambda row: places[row.variant])
+
+
+def _page(comparison: Comparison) -> str:
+    commits = sorted({short_commit(row.git_commit or "unknown") for row in comparison.rows})
+    sections = [
+        "# SmolLM2-135M-Instruct on real English, a few labelled rows",
+        "`make english_table DATA=DIR` makes this page and the figures from `records.jsonl`, and goes on with what is"
+        f" missing there. {len(comparison.rows)} records; seeds {', '.join(map(str, comparison.seeds))}; commits"
+        f" {', '.join(commits)}.",
+        "## Accuracy",
+        "Percent, median over seeds (interquartile range). At most 300 test rows of each set, the same for all seeds"
+        " and contenders; training rows are the official few-shot files, or drawn (AG News, Rotten Tomatoes, MRPC 32,"
+        " TREC 48). `mean` only where a contender was run on all sets.",
+        as_markdown(accuracy_cells(comparison)),
+        "## What was run on the same sets",
+        "(IA)³ less the contender in points of percent, over the sets and seeds that both have; the 95 % interval is"
+        " paired, over test rows.",
+        as_markdown(_against(comparison)),
+        "## FLOPs and seconds for one prediction",
+        "FLOPs by the formula of the paper (2 N for a token, 6 N in training), where in-context learning passes its"
+        " shots again for every query; seconds are measured on two shared cores, where the shots are computed once for"
+        " all queries. Pays after: predictions from which training and predicting take fewer FLOPs than predicting in"
+        " context.",
+        as_markdown(_costs(comparison)),
+        "![accuracy](accuracy.png)",
+        "![accuracy against FLOPs](costs.png)",
+    ]
+    return "\n\n".join(sections) + "\n"
+
+
+def _difference(comparison: Comparison, other: str, dataset: str) -> Interval | None:
+    """(IA)³ less the other on the rows of one set, mean over the seeds that both have (a contender without: all)."""
+    ours = {row.seed: row for row in comparison.rows_of(TRAINED, dataset)}
+    theirs = {row.seed: row for row in comparison.rows_of(other, dataset)}
+    if len(theirs) == 1 and _contender(other) and not _contender(other).seeded:  # type: ignore[union-attr]
+        theirs = dict.fromkeys(ours, next(iter(theirs.values())))
+    seeds = ours.keys() & theirs.keys()
+    if not seeds:
+        return None
+    per_row = [
+        mean(int(ours[seed].right[place]) - int(theirs[seed].right[place]) for seed in seeds)
+        for place in range(len(ours[next(iter(seeds))].right))
+    ]
+    centre = mean(per_row)
+    variance = sum((value - centre) ** 2 for value in per_row) / (len(per_row) - 1)
+    return Interval(centre, math.sqrt(variance / len(per_row)))
+
+
+def _contender(name: str) -> Contender | None:
+    return next((contender for contender in CONTENDERS if contender.name == name), None)
+
+
+def _against(comparison: Comparison) -> list[list[str]]:
+    cells = [["contender", "sets", "(IA)³", "contender, same sets", "difference [95 % interval]", "(IA)³ ahead on"]]
+    for other in comparison.variants:
+        if other == TRAINED:
+            continue
+        found = {d: one for d in comparison.datasets if (one := _difference(comparison, other, d))}
+        if not found:
+            continue
+        gap = mean(interval.mean for interval in found.values())
+        error = math.sqrt(sum(interval.standard_error**2 for interval in found.values())) / len(found)
+        whole = Interval(gap, error)
+        ours = mean(mean(row.accuracy for row in comparison.rows_of(TRAINED, d)) for d in found)
+        cells.append([
+            other, str(len(found)), f"{100 * ours:.1f}", f"{100 * (ours - gap):.1f}",
+            f"{100 * gap:+.1f} [{100 * whole.low:+.1f}, {100 * whole.high:+.1f}]",
+            f"{sum(interval.mean > 0 for interval in found.values())} of {len(found)}",
+        ])  # fmt: skip
+    return cells
+
+
+def _prediction_flops(rows: Sequence[Row]) -> float:
+    return mean(float(row.settings["evaluation_flops"] or 0) / len(row.right) for row in rows)
+
+
+def _runs(comparison: Comparison, dataset: str) -> dict[str, list[Row]]:
+    """By variant, the rows of one set that are runs of the language model."""
+    rows = {
+        v: [r for r in comparison.rows_of(v, dataset) if r.settings.get("evaluation_flops")]
+        for v in comparison.variants
+    }
+    return {variant: found for variant, found in rows.items() if found}
+
+
+def _costs(comparison: Comparison) -> list[list[str]]:
+    cells = [["set", "contender", "accuracy", "FLOPs a prediction", "seconds a prediction", "training FLOPs",
+              "training seconds", "pays after"]]  # fmt: skip
+    for dataset in comparison.datasets:
+        runs = _runs(comparison, dataset)
+        if TRAINED not in runs or not any(name.startswith("in context") for name in runs):
+            continue
+        ours = runs[TRAINED]
+        trained = mean(float(row.settings["training_flops"] or 0) for row in ours)
+        for variant, rows in runs.items():
+            if not (variant.startswith("in context") or variant in (TRAINED, ZERO_SHOT)):
+                continue
+            flops, training = _prediction_flops(rows), mean(float(r.settings["training_flops"] or 0) for r in rows)
+            saved = flops - _prediction_flops(ours)
+            pays = f"{math.ceil(trained / saved):,}" if variant.startswith("in context") and saved > 0 else "-"
+            seconds = mean(row.seconds["evaluate"] / len(row.right) for row in rows)
+            cells.append([
+                dataset, variant, f"{100 * mean(row.accuracy for row in rows):.1f}", f"{flops:.2e}", f"{seconds:.3f}",
+                *([f"{training:.1e}", f"{mean(r.seconds['train'] for r in rows):.0f}"] if training else ["-", "-"]),
+                pays,
+            ])  # fmt: skip
+    return cells
+
+
+def _draw_costs(comparison: Comparison, path: Path) -> None:
+    """Accuracy against FLOPs of a prediction, a panel a set; the dot's neighbour in words is its contender."""
+    sets = [
+        d for d in comparison.datasets
+        if TRAINED in (runs := _runs(comparison, d)) and any(name.startswith("in context") for name in runs)
+    ]  # fmt: skip
+    if not sets:
+        return
+    names = [v for v in comparison.variants if v.startswith("in context") and "calibrated" not in v]
+    shown = [ZERO_SHOT, *names, TRAINED]
+    with plot_style():
+        figure, panels = blank_figure(7.0, 0.8 + 1.7 * len(sets), len(sets))
+        for axes, dataset in zip(panels, sets, strict=True):
+            runs = _runs(comparison, dataset)
+            for place, variant in enumerate(shown):
+                if rows := runs.get(variant):
+                    x, y = _prediction_flops(rows), 100 * mean(row.accuracy for row in rows)
+                    axes.scatter([x], [y], s=60, color=COLORS[place % len(COLORS)], label=variant, zorder=3)
+            axes.set_xscale("log")
+            axes.axhline(100 * comparison.chance(dataset), color=INK, linewidth=1, linestyle=(0, (3, 2)))
+            axes.set_title(f"{dataset} (dashed: chance)", loc="left", fontsize=10, color=INK)
+            axes.set_ylabel("accuracy (%)", color=INK, fontsize=9)
+            axes.margins(y=0.25)
+            plain_axes(axes, ("bottom", "left"))
+        panels[-1].set_xlabel("FLOPs of one prediction, by the paper's formula", color=INK)
+        handles = {
+            label: handle for axes in panels for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
+        }
+        figure.legend(handles.values(), handles, loc="outside upper center", ncols=4, frameon=False, fontsize=9)
+    write_bytes_atomically(path, figure_bytes(figure, PNG))
