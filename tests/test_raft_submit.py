@@ -252,6 +252,7 @@ def test_folds_and_a_submission(tasks: list[str], raft_data: Path, tmp_path: Pat
         record = trained(task, raft_data, runs, "folds=2" if in_folds else "folds=null")
         assert record.counts.get("rows", 0) == (10 if in_folds else 0)
         assert ("f1_macro" in record.metrics) == in_folds
+        assert ("bag of words" in record.metrics.get("baselines", {})) == in_folds
     all_of_them = "tasks=null" if tasks == TASKS else f"tasks={tasks}".replace("'", "")
     given = (f"runs={runs}", f"output={output}", "trainer=cpu", all_of_them)
     files = submit(compose(*given, config_name="raft_submit"))

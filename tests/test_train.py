@@ -273,7 +273,7 @@ def test_a_run_that_stopped_while_evaluating_goes_on(
     common = ("steps=4", f"checkpoint_every={checkpoint_every}")
     whole = train_tiny(*common, f"run_dir={tmp_path}/whole")
 
-    def stop(*_: Any) -> None:
+    def stop(*_: Any, **__: Any) -> None:
         raise UserError("stopped")
 
     with monkeypatch.context() as patched:

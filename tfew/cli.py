@@ -46,11 +46,13 @@ FORMER = (
 # what the command line may say beside adapter=RUN: the rest was settled when it was trained
 EVALUATION_SETTINGS = (
     "adapter", "dataset", "data", "text", "label", "labels", "data_dir", "templates", "score", "model", "trainer",
-    "max_tokens", "eval_batch_size", "eval_rows", "eval_seed", "icl", "runs", "run_dir", "resume", "overwrite",
-    "workers", "engine", "memory_gb", "trust_remote_code",
+    "max_tokens", "eval_batch_size", "eval_rows", "eval_seed", "baselines", "icl", "runs", "run_dir", "resume",
+    "overwrite", "workers", "engine", "memory_gb", "trust_remote_code",
 )  # fmt: skip
 # of that run, not of this one; and how it was computed, which older runs do not know
-NOT_BROUGHT = ("runs", "run_dir", "resume", "overwrite", "engine", "memory_gb", "icl", "trust_remote_code")
+NOT_BROUGHT = (
+    "runs", "run_dir", "resume", "overwrite", "engine", "memory_gb", "icl", "baselines", "trust_remote_code",
+)  # fmt: skip
 
 
 def command(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], Any]]:

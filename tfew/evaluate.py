@@ -5,20 +5,22 @@ from functools import partial
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from tfew.cli import command, on_all_devices, with_run_settings
 from tfew.config import checked
 from tfew.dataset_config import complete, on_all_rows
 from tfew.devices.distributed import broadcast_object
 from tfew.errors import UserError
+from tfew.files.checksums import file_sha256
 from tfew.models.adapters_io import adapter_description
+from tfew.ranking.baselines import Guesses, guess, guess_without_training
 from tfew.runs.identity import resolved_with_hashes, run_name, run_path
 from tfew.runs.records import IN_CONTEXT, ZERO_SHOT, RunRecord
-from tfew.runs.run_folder import open_run, run_once
+from tfew.runs.run_folder import open_run, run_once, saved_settings
 from tfew.settings import EvaluationSettings, settings
 from tfew.summary import RunResult, finish
-from tfew.task import InContext, Task, eval_task, in_context, save_shots
+from tfew.task import InContext, Task, eval_task, in_context, load_spec, save_shots, train_task
 
 log = logging.getLogger("tfew.evaluate")  # __name__ is __main__ under python -m
 
@@ -47,11 +49,28 @@ def _evaluate(config: DictConfig, folder: Path) -> RunRecord:
     if evaluation is None:
         raise UserError(_nothing_to_evaluate(config))
 
+    guesses: Guesses = {}
+    if config.baselines:
+        training = _training_rows(config)
+        guesses = guess_without_training(evaluation) if training is None else guess(training, evaluation)
     with on_all_devices(config, "evaluate"):
-        return broadcast_object(_run(config, folder, evaluation, context))
+        return broadcast_object(_run(config, folder, evaluation, context, guesses))
 
 
-def _run(config: DictConfig, folder: Path, evaluation: Task, context: InContext | None) -> RunRecord:
+def _training_rows(config: DictConfig) -> Task | None:
+    """The rows of a table that the adapter was trained on; None where they are not there as they were."""
+    saved = None if config.adapter is None else saved_settings(Path(config.adapter))
+    if saved is None or saved["dataset"].get("members") is not None:
+        return None
+    trained = OmegaConf.create(saved)
+    spec = load_spec(trained)
+    if not spec.classes or spec.table is None or spec.table["sha256"] is None or not spec.files["train"]:
+        return None
+    path = Path(str(spec.files["train"][0]))
+    return train_task(trained) if path.is_file() and file_sha256(path) == spec.table["sha256"] else None
+
+
+def _run(config: DictConfig, folder: Path, evaluation: Task, context: InContext | None, guesses: Guesses) -> RunRecord:
     """The job as each of its processes does it; only the first writes."""
     # heavy imports only now: the configuration and the data are known to be good
     from tfew.costs.memory_forecast import check_memory
@@ -70,7 +89,7 @@ def _run(config: DictConfig, folder: Path, evaluation: Task, context: InContext 
     if context is not None:
         save_shots(config, context.examples, folder)
     log.info(f"{folder}: {evaluation.rows} rows to evaluate.")
-    evaluated = evaluate_model(loaded, evaluation, settings(EvaluationSettings, config), folder, context)
+    evaluated = evaluate_model(loaded, evaluation, settings(EvaluationSettings, config), folder, context, guesses)
     return finish(folder, config, "evaluate", _method_name(config), RunResult(loaded, evaluated))
 
 

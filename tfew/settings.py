@@ -153,6 +153,7 @@ class EvaluationSettings(Settings):
     score: ScoreSettings
     icl: InContextSettings
     prompt: PromptSettings
+    baselines: bool = True
 
 
 @dataclass(frozen=True)

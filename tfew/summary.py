@@ -11,7 +11,7 @@ from tfew.costs.formulas import inference_flops, training_flops
 from tfew.devices.distributed import is_main_process
 from tfew.environment.verbosity import is_quiet
 from tfew.models.adapters_io import save_temperature
-from tfew.ranking.label_table import by_label, confusions, doubts
+from tfew.ranking.label_table import by_label, confusions, doubts, headline
 from tfew.runs.card import describe_scoring
 from tfew.runs.checkpoints import remove_checkpoints
 from tfew.runs.identity import model_name, resolved_with_hashes
@@ -137,13 +137,9 @@ def _print_metrics(metrics: Mapping[str, Any]) -> None:
 
 def _print_labels(metrics: Mapping[str, Any], rows: int) -> None:
     """For rows that somebody labelled by hand: every number, and how far it is to be trusted."""
-    low, high = metrics["accuracy_interval"]
-    what = "held-out rows, each by an adapter that was trained without it" if "folds" in metrics else "rows"
-    print(f"  accuracy {100 * metrics['accuracy']:.1f} % (95 % interval {100 * low:.1f} to {100 * high:.1f})", end="")
-    print(f" on {rows} {what}; chance {100 * metrics['chance']:.1f} %")
+    print("\n".join(f"  {line}" for line in headline(metrics, rows)))
     if "classes" in metrics:
-        print(f"  macro-F1 {100 * metrics['f1_macro']:.1f} %\n")
-        print("\n".join(f"  {line}".rstrip() for line in [*by_label(metrics), "", *confusions(metrics), ""]))
+        print("\n".join(f"  {line}".rstrip() for line in ["", *by_label(metrics), "", *confusions(metrics), ""]))
     print(_describe_calibration(metrics["calibration"]))
     for sentence in doubts(metrics, rows):
         print(f"  {sentence}")

@@ -17,6 +17,7 @@ from omegaconf import DictConfig, ListConfig
 from tfew.config import check_logger, checked, compose, resolved
 from tfew.dataset_config import complete
 from tfew.errors import UserError
+from tfew.ranking.baselines import Guesses, guess
 from tfew.runs.identity import differences, method_name, resolved_with_hashes, run_name, run_path
 from tfew.runs.records import RunRecord, load_record
 from tfew.runs.run_folder import METRICS_FILE, already_finished, open_run, remove_leftovers
@@ -93,14 +94,19 @@ def _train_jobs(jobs: Sequence[Job]) -> None:
 
     loaded = _build(jobs[0])
     members = [_member(job, loaded) for job in jobs]
+    guesses = [_guesses(job) for job in jobs]
     for job in jobs:
         open_run(job.folder, resolved_with_hashes(job.config), job.config.resume)
         save_training_rows(job.config, job.training, job.folder)
     seconds = _fit(jobs, members, loaded)
     without_tasks(loaded.model)
     attach(loaded.method, loaded.model)
-    for job, member in zip(jobs, members, strict=True):
-        _complete(job, member, loaded, seconds / len(jobs))
+    for job, member, of_job in zip(jobs, members, guesses, strict=True):
+        _complete(job, member, loaded, seconds / len(jobs), of_job)
+
+
+def _guesses(job: Job) -> Guesses:
+    return {} if job.evaluation is None or not job.config.baselines else guess(job.training, job.evaluation)
 
 
 def _build(first: Job) -> "Trainable":
@@ -189,7 +195,7 @@ def _fit(jobs: Sequence[Job], members: "Sequence[Member]", loaded: "Trainable") 
     return time.monotonic() - started
 
 
-def _complete(job: Job, member: "Member", loaded: "Trainable", seconds: float) -> None:
+def _complete(job: Job, member: "Member", loaded: "Trainable", seconds: float, guesses: Guesses) -> None:
     """Adapter, evaluation and record, as a separate run has them; `seconds`: its share of the training."""
     from tfew.models.adapters_io import save_adapter
     from tfew.models.build import base_of, tokenizer_for
@@ -205,7 +211,8 @@ def _complete(job: Job, member: "Member", loaded: "Trainable", seconds: float) -
     adapter_bytes = save_adapter(folder, weights, resolved(config.method), base_of(config), rule)
     evaluated = None
     if job.evaluation is not None:
-        evaluated = evaluate_model(loaded, job.evaluation, settings(EvaluationSettings, config), folder)
+        evaluation_settings = settings(EvaluationSettings, config)
+        evaluated = evaluate_model(loaded, job.evaluation, evaluation_settings, folder, guesses=guesses)
     fitted = Fitted(member.steps, member.tokens_seen, seconds, final_loss(folder / METRICS_FILE))
     result = RunResult(loaded, evaluated, fitted, adapter_bytes, job.training.mixture)
     finish(folder, config, "train", method_name(config), result)

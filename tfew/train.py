@@ -17,6 +17,7 @@ from tfew.config import check_logger, checked, resolved
 from tfew.dataset_config import complete
 from tfew.devices.distributed import broadcast_object
 from tfew.errors import UserError
+from tfew.ranking.baselines import guess, guess_in_folds
 from tfew.runs.identity import method_name, resolved_with_hashes, run_name, run_path
 from tfew.runs.records import RunRecord
 from tfew.runs.run_folder import open_run, run_once
@@ -64,11 +65,13 @@ def _train_and_evaluate(config: DictConfig, folder: Path, training: Task, evalua
     from tfew.ranking.evaluation import evaluate_model
 
     loaded = _build(config, training, evaluation)
+    guesses = guess(training, evaluation) if config.baselines and evaluation is not None else {}
     _open(config, folder, training, f"{f'{evaluation.rows} rows' if evaluation else 'nothing'} to evaluate")
     fitted, adapter_bytes = _fit(config, loaded, training, folder)
     evaluated = None
     if evaluation is not None:
-        evaluated = evaluate_model(loaded, evaluation, settings(EvaluationSettings, config), folder)
+        evaluation_settings = settings(EvaluationSettings, config)
+        evaluated = evaluate_model(loaded, evaluation, evaluation_settings, folder, guesses=guesses)
     return _finish(config, folder, RunResult(loaded, evaluated, fitted, adapter_bytes, training.mixture))
 
 
@@ -80,9 +83,10 @@ def _cross_validate_and_train(
     from tfew.training.cross_validation import cross_validate
 
     _build(config, training, None)  # that it can be built is known before the folder is opened; each fold has its own
+    guesses = guess_in_folds(training, fold_of_row) if config.baselines else {}
     _open(config, folder, training, f"in {config.folds} folds")
     norm = settings(EvaluationSettings, config).score.norm
-    evaluated = cross_validate(training, fold_of_row, folder, norm, partial(_train_fold, config))
+    evaluated = cross_validate(training, fold_of_row, folder, norm, partial(_train_fold, config), guesses)
     loaded = build_trainable(config)
     fitted, adapter_bytes = _fit(config, loaded, training, folder)
     return _finish(config, folder, RunResult(loaded, evaluated, fitted, adapter_bytes))

@@ -22,6 +22,7 @@ from scripts.english.sets import SETS, TREC_TRAINING_PART, EnglishSet
 from tfew.cli import run_script
 from tfew.comparison.rows import as_json_lines, load_rows
 from tfew.comparison.runs import silence_output
+from tfew.errors import UserError
 from tfew.files.atomic import write_atomically
 
 CHOICE_SEED = 100
@@ -38,6 +39,10 @@ def main(arguments: Sequence[str]) -> int:
     pairs = [argument.partition("=") for argument in arguments]
     own = {**OWN, **{key: value for key, _, value in pairs if key in OWN}}
     overrides = ["".join(pair) for pair in pairs if pair[0] not in OWN]
+    if not Path(own["data_dir"] or "?").is_dir():
+        raise UserError(
+            f"data_dir={own['data_dir']} is no folder: name the one with the data sets (README, data_dir=)."
+        )
     python = Path(own["setfit"]) / "bin" / "python"
     failures = make_all(planned(own, python.exists()), own, python, overrides)
     if own["part"] == "comparison" and Path(own["records"]).is_file():
@@ -51,7 +56,8 @@ def planned(own: dict[str, str], with_sentence_models: bool) -> list[Job]:
     """The seeds one after the other, of each all contenders in their order, each on all sets."""
     if own["part"] == "settings":
         chosen_on: list[EnglishSet | str] = ["reviews", "intents", TREC_TRAINING_PART]
-        return [Job(contender, which, CHOICE_SEED) for contender in CANDIDATES for which in chosen_on]
+        jobs = [Job(contender, which, CHOICE_SEED) for contender in CANDIDATES for which in chosen_on]
+        return [job for job in jobs if own["only"] in ("", job.contender.name)]
     sets = [which for which in SETS if not own["sets"] or which.name in own["sets"].split(",")]
     left_out = () if with_sentence_models else (EMBEDDINGS, SETFIT)
     contenders = [c for c in CONTENDERS if c.name not in left_out and own["only"] in ("", c.name)]

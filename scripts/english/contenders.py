@@ -49,6 +49,7 @@ CANDIDATES = (
     Contender("lr 1e-2, 60 steps", "train", ("optimizer.lr=1e-2", "steps=60")),
     Contender("lr 3e-2, 60 steps", "train", ("optimizer.lr=3e-2", "steps=60")),
     Contender("lr 1e-2, 120 steps", "train", ("optimizer.lr=1e-2", "steps=120")),
+    Contender("lr 3e-2, 120 steps", "train", ("optimizer.lr=3e-2", "steps=120")),
     Contender("lr 1e-2, 60 steps, without end-of-text", "train",
               ("optimizer.lr=1e-2", "steps=60", "score.eos=exclude")),
     Contender("lr 1e-2, 60 steps, as a chat", "train", ("optimizer.lr=1e-2", "steps=60", "prompt.chat=true")),

@@ -45,7 +45,7 @@ def make(
         assert data_dir is not None
         tables = tables_of(job.which, job.seed, data_dir, runs / "tables")
     if job.contender.command is None:
-        return _classifier_row(job, tables, classifiers[job.contender.name])
+        return classifier_row(job, tables, classifiers[job.contender.name])
     return _run_row(job, tables, runs, overrides)
 
 
@@ -72,7 +72,7 @@ def _test_on(config: DictConfig, tables: Tables) -> None:
     config.dataset.rows, config.dataset.held_out = {"train": None, "eval": None}, None
 
 
-def _classifier_row(job: Job, tables: Tables, classifier: Classifier) -> Row:
+def classifier_row(job: Job, tables: Tables, classifier: Classifier) -> Row:
     train_rows, test_rows = rows_of(tables.train), rows_of(tables.test)
     which = job.which
     if isinstance(which, str):

@@ -5,7 +5,7 @@ from collections import Counter
 
 import pytest
 
-from tfew.data.split import rare_labels, stratified_folds, stratified_sample
+from tfew.data.split import held_out_rows, rare_labels, stratified_folds, stratified_sample
 
 
 def made(seed: int) -> list[str]:
@@ -57,3 +57,14 @@ def test_the_seed_decides_and_nothing_else() -> None:
         random.seed(2)
         assert draw(0) == first
         assert draw(1) != first
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_rows_that_say_the_same_are_never_on_both_sides(seed: int) -> None:
+    labels = made(seed)
+    contents = [row // 2 for row in range(len(labels))]
+    drawn = stratified_sample(labels, 0.25, seed)
+    held_out = set(held_out_rows(labels, contents, 0.25, seed))
+    assert any(row ^ 1 not in drawn for row in drawn), "the plain draw separates some"
+    assert not any((row in held_out) != (row ^ 1 in held_out) for row in range(len(labels) // 2 * 2))
+    assert held_out_rows(labels, range(len(labels)), 0.25, seed) == drawn

@@ -1,16 +1,28 @@
 """F1, confusion and intervals against another library, closed forms and the definition."""
 
 import random
+import warnings
 from math import comb
 
+import numpy as np
 import pytest
 import torch
+from sklearn.metrics import balanced_accuracy_score
 from torchmetrics.functional.classification import multiclass_confusion_matrix, multiclass_f1_score
 
 from tfew.ranking.icl import Answer
 from tfew.ranking.label_table import FEW_ROWS, by_label, confusions, doubts
 from tfew.ranking.metrics import summarise
-from tfew.ranking.per_label_metrics import confusion, f1_macro, scores_by_class, summarise_classes, wilson_interval
+from tfew.ranking.per_label_metrics import (
+    balanced_accuracy,
+    balanced_accuracy_interval,
+    confusion,
+    f1_macro,
+    is_uneven,
+    scores_by_class,
+    summarise_classes,
+    wilson_interval,
+)
 from tfew.schema import Prediction
 
 
@@ -26,7 +38,14 @@ def test_against_torchmetrics(seed: int) -> None:
     expected = multiclass_f1_score(predicted, label, classes, average="macro")
     assert f1_macro(counts) == pytest.approx(expected.item(), abs=1e-6)
     each = multiclass_f1_score(predicted, label, classes, average="none")
+    assert balanced_accuracy(counts) == pytest.approx(_of_sklearn(pairs), abs=1e-12)
     assert [score["f1"] for score in scores_by_class(counts)] == pytest.approx(each.tolist(), abs=1e-6)
+
+
+def _of_sklearn(pairs: list[tuple[int, int]]) -> float:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="y_pred contains classes not in y_true|A single label was found")
+        return float(balanced_accuracy_score(*zip(*pairs, strict=True)))
 
 
 def test_by_hand() -> None:
@@ -52,6 +71,39 @@ def test_the_interval_holds_the_truth_as_often_as_it_says(truth: float) -> None:
     assert 0.93 < held < 0.98
 
 
+@pytest.mark.parametrize(
+    ("rows", "recalls"),
+    [
+        ((90, 10), (0.95, 0.6)),
+        ((45, 5), (1.0, 0.5)),
+        ((12,) * 5, (0.8,) * 5),
+        ((5,) * 30, (0.7,) * 30),
+        ((2, 40), (0.5, 0.9)),
+    ],
+)
+def test_the_interval_of_balanced_accuracy_holds_the_truth(rows: tuple[int, ...], recalls: tuple[float, ...]) -> None:
+    draw, truth, held = np.random.default_rng(0), sum(recalls) / len(recalls), 0
+    for right in draw.binomial(rows, recalls, size=(2000, len(rows))):
+        counts = np.zeros((len(rows), len(rows)), dtype=int)
+        np.fill_diagonal(counts, right)
+        counts[np.arange(len(rows)), np.arange(len(rows)) - 1] += np.array(rows) - right
+        low, high = balanced_accuracy_interval(counts.tolist())
+        held += low <= truth <= high
+    assert held / 2000 > 0.91
+
+
+def test_the_interval_of_balanced_accuracy_is_never_a_point() -> None:
+    low, high = balanced_accuracy_interval([[5, 0], [0, 3]])
+    assert (low, high) == (pytest.approx(0.68, abs=0.01), 1.0)
+
+
+def test_which_labels_are_uneven() -> None:
+    assert [is_uneven([rows, 100 - rows]) for rows in (50, 69, 70, 90, 30)] == [False, False, True, True, True]
+    assert [is_uneven([60, 30, 10]), is_uneven([55, 30, 15]), is_uneven([14, *[2] * 43])] == [True, False, False]
+    assert is_uneven([40, 0, 0, 40]) is False, "labels without rows do not count"
+    assert is_uneven([7, 0])
+
+
 def made(pairs: list[tuple[int, int]], template: str = "t", choices: int = 2) -> list[Prediction]:
     return [
         Prediction(
@@ -64,7 +116,7 @@ def made(pairs: list[tuple[int, int]], template: str = "t", choices: int = 2) ->
 def test_several_templates_have_a_median_f1_and_no_table() -> None:
     good, bad, middle = [(0, 0), (1, 1)] * 5, [(0, 1), (1, 0)] * 5, [(0, 0), (1, 0)] * 5
     rows = [p for template, pairs in (("a", good), ("b", bad), ("c", middle)) for p in made(pairs, template)]
-    assert summarise_classes(rows, ["x", "y"]) == {"f1_macro": pytest.approx(1 / 3)}
+    assert summarise_classes(rows, ["x", "y"]) == {"f1_macro": pytest.approx(1 / 3), "balanced_accuracy": 0.5}
     assert "accuracy_interval" not in summarise([Answer.of(p, "token") for p in rows], "token")
 
 
@@ -118,6 +170,7 @@ def test_rows_that_are_enough_for_a_label() -> None:
     def text(rows: int) -> str:
         score = {"rows": rows, "predicted": 1, "precision": 1.0, "recall": 1.0, "f1": 1.0}
         metrics = {"accuracy": 0.9, "accuracy_interval": [0.8, 1.0], "chance": 0.5, "classes": {"rare": score}}
+        metrics["classes"]["common"] = {**score, "rows": 50}
         return " ".join(doubts(metrics, 100))
 
     assert "rare" not in text(FEW_ROWS)

@@ -156,8 +156,8 @@ def test_duplicates_rare_labels_and_imbalance() -> None:
         "warning: what row 1 says stands elsewhere with another label: decide on one of them.",
         "warning: labels with fewer rows than there are folds (5): bad (1): more rows of them, or one label for several"
         " of them.",
-        "warning: 13 of 14 rows are 'good', so always saying it is right in 93 %: look at macro-F1 and recall rather"
-        " than at accuracy, and bring more rows of 'bad'.",
+        "warning: 13 of 14 rows are 'good', so always saying it is right in 93 %: look at balanced accuracy and"
+        " macro-F1 rather than at accuracy, and bring more rows of 'bad'.",
     ]
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tfew.data.dataset import DatasetSpec
-from tfew.data.split import stratified_sample
+from tfew.data.split import held_out_rows, normalized
 from tfew.errors import UserError
 from tfew.files import hub
 from tfew.files.checksums import file_sha256
@@ -20,16 +20,20 @@ log = logging.getLogger(__name__)
 def load_split(spec: DatasetSpec, split: str, data_dir: Path | None, labelled: bool = True) -> Sequence[Example]:
     """All examples of the split "train" (the pool that shots are drawn from), "eval", or another that the files have.
 
-    With `held_out`, "eval" is the rows held out of the training pool, and "train" the rest. Rows of the Hub, and
-    generated ones, are read lazily.
+    With `held_out`, "eval" is the rows held out of the training pool, and "train" the rest: also rows that were drawn,
+    but say the same as one that was not. Rows of the Hub, and generated ones, are read lazily.
     """
     if not spec.held_out or not spec.held_out["share"] or split not in ("train", "eval"):
         return _load_whole_split(spec, split, data_dir, labelled)
     pool = _load_whole_split(spec, "train", data_dir, labelled=True)
     strata = [example.label if spec.classes else None for example in pool]
-    drawn = set(stratified_sample(strata, spec.held_out["share"], spec.held_out["seed"]))
+    contents = [normalized("\n".join(str(example.fields.get(name)) for name in spec.columns)) for example in pool]
+    drawn = set(held_out_rows(strata, contents, spec.held_out["share"], spec.held_out["seed"]))
     if not drawn:
-        raise UserError(f"validation={spec.held_out['share']} of {len(pool)} rows is not one row: say more, or folds=.")
+        raise UserError(
+            f"validation={spec.held_out['share']} of {len(pool)} rows is not one row that says what no other does: say"
+            " more, or folds=."
+        )
     return [example for row, example in enumerate(pool) if (row in drawn) == (split == "eval")]
 
 

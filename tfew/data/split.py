@@ -58,6 +58,14 @@ def stratified_sample(labels: Sequence[Hashable], share: float, seed: int) -> li
     return sorted(drawn)
 
 
+def held_out_rows(labels: Sequence[Hashable], contents: Sequence[Hashable], share: float, seed: int) -> list[int]:
+    """`stratified_sample` without the rows whose content a row outside the sample has, too: those are trained on."""
+    drawn = stratified_sample(labels, share, seed)
+    sample = set(drawn)
+    trained_on = {content for row, content in enumerate(contents) if row not in sample}
+    return [row for row in drawn if contents[row] not in trained_on]
+
+
 def rare_labels(labels: Sequence[Label], rows: int) -> dict[Label, int]:
     """Labels with fewer rows than this, and how many they have; rarest first."""
     found = {label: count for label, count in Counter(labels).items() if count < rows}
@@ -68,9 +76,14 @@ def duplicate_groups(prompts: Sequence[Sequence[Prompt]]) -> list[int]:
     """For each row the first one that says the same (blanks, upper case and the order of choices apart), or itself."""
     first: dict[tuple[str, tuple[str, ...]], int] = {}
     return [
-        first.setdefault((" ".join(own_text(row[0]).split()).casefold(), tuple(sorted(row[0].choices))), number)
+        first.setdefault((normalized(own_text(row[0])), tuple(sorted(row[0].choices))), number)
         for number, row in enumerate(prompts)
     ]
+
+
+def normalized(text: str) -> str:
+    """For comparing what texts say: blanks and upper case apart."""
+    return " ".join(text.split()).casefold()
 
 
 def own_text(prompt: Prompt) -> str:

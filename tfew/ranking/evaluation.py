@@ -18,9 +18,10 @@ from tfew.errors import UserError
 from tfew.files.atomic import write_atomically
 from tfew.models.backbone import window_tokens
 from tfew.models.loaded_model import LoadedModel
+from tfew.ranking.baselines import Guesses, compare
 from tfew.ranking.icl import COMBINATIONS, Answer, Shots, fitting_shots, in_contexts
 from tfew.ranking.metrics import summarise, summarise_members
-from tfew.ranking.per_label_metrics import summarise_classes
+from tfew.ranking.per_label_metrics import label_places, summarise_classes
 from tfew.ranking.rank_classification import rank_classify, unconditional_sums
 from tfew.ranking.score_methods import prediction_from, prompts_to_score, shots_to_score
 from tfew.ranking.ties import same_choices, without_lucky_guess
@@ -45,9 +46,17 @@ class Evaluated:
 
 
 def evaluate_model(
-    loaded: LoadedModel, task: Task, settings: EvaluationSettings, folder: Path, context: InContext | None = None
+    loaded: LoadedModel,
+    task: Task,
+    settings: EvaluationSettings,
+    folder: Path,
+    context: InContext | None = None,
+    guesses: Guesses | None = None,
 ) -> Evaluated:
-    """Scores every prompt of the task, behind the shots of `context`, and writes `predictions.jsonl` in its order."""
+    """Scores every prompt of the task, behind the shots of `context`, and writes `predictions.jsonl` in its order.
+
+    `guesses`: the baselines' of the same rows, to compare with.
+    """
     started = time.monotonic()
     ranked = rank(loaded, task, settings, context)
     write_predictions(folder, [answer.under(settings.score.norm) for answer in ranked.answers])
@@ -59,12 +68,15 @@ def evaluate_model(
         **({"dropped_shots": ranked.dropped_shots} if context else {}),
     }
     tokens = sum(item.length + sum(map(len, item.choice_ids)) for item in ranked.encoded)
-    metrics = metrics_of(task, ranked.answers, settings.score.norm)
+    metrics = metrics_of(task, ranked.answers, settings.score.norm, guesses)
     return Evaluated(metrics, counts, tokens, time.monotonic() - started)
 
 
-def metrics_of(task: Task, answers: Sequence[Answer], norm: str) -> dict[str, Any]:
-    """The numbers that `tfew.ranking.metrics` makes of these answers; none where no label is known."""
+def metrics_of(task: Task, answers: Sequence[Answer], norm: str, guesses: Guesses | None = None) -> dict[str, Any]:
+    """The numbers that `tfew.ranking.metrics` makes of these answers; none where no label is known.
+
+    Of a single template also baselines, by name what `tfew.ranking.baselines.compare` makes of their `guesses`.
+    """
     unknown = task.unknown_labels
     if all(answer.label is None for answer in answers) and not unknown:
         return {}
@@ -72,9 +84,21 @@ def metrics_of(task: Task, answers: Sequence[Answer], norm: str) -> dict[str, An
         return summarise_members(answers, norm)
     if task.classes is None:
         return summarise(answers, norm)
-    of_classes = summarise_classes([answer.under(norm) for answer in answers], task.classes, unknown)
-    counted = {"unknown_labels": dict(Counter(unknown.values()))} if unknown else {}
-    return {**summarise(answers, norm, unknown), **of_classes, **counted}
+    predictions = [answer.under(norm) for answer in answers]
+    metrics = {**summarise(answers, norm, unknown), **summarise_classes(predictions, task.classes, unknown)}
+    if unknown:
+        metrics["unknown_labels"] = dict(Counter(unknown.values()))
+    if guesses and "classes" in metrics:  # one template: one prediction a row
+        labels = label_places(predictions, task.classes, unknown)
+        known = [(row, label) for row, label in enumerate(labels) if label is not None]
+        metrics["baselines"] = compare(
+            [label for _, label in known],
+            [predictions[row].predicted for row, _ in known],
+            {name: [of_rows[row] for row, _ in known] for name, of_rows in guesses.items()},
+            len(metrics["classes"]),
+            metrics["leading_metric"],
+        )
+    return metrics
 
 
 def write_predictions(folder: Path, predictions: Sequence[Prediction]) -> None:

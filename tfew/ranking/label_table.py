@@ -1,8 +1,12 @@
 """What a person reads of an evaluation with labels: a table by label, what was taken for what, what to doubt."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from tfew.ranking.baselines import BAG_OF_WORDS
+
+REMEDY = "Try a larger model (model=), more steps (steps=) or more labelled rows"
+CHEAPER = "; otherwise use the bag of words itself, which is far cheaper"
 MOST_IN_MATRIX = 10  # labels; of more, the commonest confusions are listed
 MOST_LISTED = 10
 FEW_ROWS = 5  # with fewer, a label's scores are reported as unreliable
@@ -40,24 +44,68 @@ def confusions(metrics: Mapping[str, Any]) -> list[str]:
     ]
 
 
+def headline(metrics: Mapping[str, Any], rows: int) -> list[str]:
+    """The accuracy that says more, with its interval; what the baselines have on the same rows; the other numbers."""
+    what = "held-out rows, each by an adapter that was trained without it" if "folds" in metrics else "rows"
+    accuracy = f"accuracy {_percent(metrics['accuracy'])} ({_interval(metrics['accuracy_interval'])})"
+    first, others = accuracy, []
+    if "f1_macro" in metrics:
+        others.append(f"macro-F1 {_percent(metrics['f1_macro'])}")
+    if metrics.get("leading_metric") == "balanced_accuracy":
+        balanced = f"balanced accuracy {_percent(metrics['balanced_accuracy'])}"
+        first = f"{balanced} ({_interval(metrics['balanced_accuracy_interval'])})"
+        others.append(f"{accuracy} says less where labels are as uneven as here")
+    first += f" on {rows} {what}"
+    if "baselines" not in metrics:
+        return [f"{first}; chance {_percent(metrics['chance'])}", *(["; ".join(others)] if others else [])]
+    baselines = "; ".join(_described(name, scores) for name, scores in metrics["baselines"].items())
+    return [first, baselines, *verdicts(metrics), "; ".join(others)]
+
+
+def _described(name: str, scores: Mapping[str, Any]) -> str:
+    if scores["gain"]["metric"] == "accuracy":
+        return f"{name} {_percent(scores['accuracy'])}"
+    return f"{name} {_percent(scores['balanced_accuracy'])} (accuracy {_percent(scores['accuracy'])})"
+
+
+def verdicts(metrics: Mapping[str, Any]) -> list[str]:
+    """In sentences, how much better or worse the model is than the best baseline, and than others that are as good.
+
+    Where it is worse than the best of them, also what to try.
+    """
+    baselines = metrics["baselines"]
+    best = max(baselines, key=lambda name: baselines[name][baselines[name]["gain"]["metric"]])
+    told = [name for name, scores in baselines.items() if name == best or scores["gain"]["low"] <= 0]
+    lines = [_verdict(f"{'a' if name == BAG_OF_WORDS else 'the'} {name}", baselines[name]["gain"]) for name in told]
+    if baselines[best]["gain"]["value"] < 0:
+        lines.append(f"{REMEDY}{CHEAPER if best == BAG_OF_WORDS else ''}.")
+    return lines
+
+
+def _verdict(baseline: str, gain: Mapping[str, Any]) -> str:
+    points, low, high = (100 * gain[key] for key in ("value", "low", "high"))
+    of = "" if gain["metric"] == "accuracy" else " of balanced accuracy"
+    few = ": too few rows to tell" if low <= 0 <= high else ""
+    if not points:
+        return f"no better than {baseline} (95 % interval of the difference {low:.1f} to {high:.1f} points{of}){few}"
+    if points < 0:
+        points, low, high = -points, -high, -low
+        return f"worse than {baseline} by {points:.1f} points{of} (95 % interval {low:.1f} to {high:.1f}){few}"
+    return f"better than {baseline} by {points:.1f} points{of} (95 % interval {low:.1f} to {high:.1f}){few}"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
+
+
+def _interval(ends: Sequence[float]) -> str:
+    return f"95 % interval {100 * ends[0]:.1f} to {100 * ends[1]:.1f}"
+
+
 def doubts(metrics: Mapping[str, Any], rows: int) -> list[str]:
     """In sentences, what these numbers are too few to tell; empty where they are enough."""
-    low, high = metrics["accuracy_interval"]
-    accuracy = 100 * metrics["accuracy"]
-    found = []
     classes = metrics.get("classes", {})
-    without = metrics.get("majority", metrics["chance"])
-    naive = f"always saying {max(classes, key=lambda n: classes[n]['rows'])!r}" if classes else "guessing"
-    if high < without:
-        found.append(
-            f"Worse than {naive}: that gives {100 * without:.1f} %, this {accuracy:.1f} % (95 % interval"
-            f" {100 * low:.1f} to {100 * high:.1f})."
-        )
-    elif low <= without:
-        found.append(
-            f"Too little data to tell: with {rows} rows an accuracy of {accuracy:.1f} % may be anywhere from"
-            f" {100 * low:.1f} to {100 * high:.1f} %, and {naive} gives {100 * without:.1f} %."
-        )
+    found = [] if "baselines" in metrics else _against_guessing(metrics, rows)
     rare = [f"{name} ({score['rows']})" for name, score in classes.items() if 0 < score["rows"] < FEW_ROWS]
     if rare:
         listing = ", ".join(rare[:MOST_LISTED]) + (f" and {len(rare) - MOST_LISTED} more" if rare[MOST_LISTED:] else "")
@@ -73,3 +121,23 @@ def doubts(metrics: Mapping[str, Any], rows: int) -> list[str]:
             f"{' ...' * (len(unknown) > MOST_LISTED)}; labels=strict refuses them."
         )
     return found
+
+
+def _against_guessing(metrics: Mapping[str, Any], rows: int) -> list[str]:
+    """Where nothing was compared row by row: whether the accuracy's interval holds that of a naive answer."""
+    low, high = metrics["accuracy_interval"]
+    accuracy, without, naive = 100 * metrics["accuracy"], metrics["chance"], "guessing"
+    if labels := {name: score["rows"] for name, score in metrics.get("classes", {}).items()}:
+        without = max(labels.values()) / sum(labels.values())
+        naive = f"always saying {max(labels, key=labels.__getitem__)!r}"
+    if high < without:
+        return [
+            f"Worse than {naive}: that gives {100 * without:.1f} %, this {accuracy:.1f} % (95 % interval"
+            f" {100 * low:.1f} to {100 * high:.1f})."
+        ]
+    if low <= without:
+        return [
+            f"Too little data to tell: with {rows} rows an accuracy of {accuracy:.1f} % may be anywhere from"
+            f" {100 * low:.1f} to {100 * high:.1f} %, and {naive} gives {100 * without:.1f} %."
+        ]
+    return []

@@ -14,6 +14,7 @@ from tfew.data.cells import MISSING_WORDS
 from tfew.data.label_column import alike_labels, rows_named
 from tfew.data.split import duplicate_groups, own_text, rare_labels
 from tfew.errors import UserError, shorten_list
+from tfew.ranking.per_label_metrics import is_uneven
 from tfew.ranking.ties import same_choices
 from tfew.schema import Prompt
 from tfew.task import Task
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 MOST_ROWS = 2000  # whose texts are tokenised
-UNEVEN = 0.7  # share of the commonest label from which on accuracy says little
 UNKNOWN, UNREADABLE = 0.02, 0.5  # share of unknown characters that is worth a word; that makes a text unreadable
 FEW_ROWS = 5  # of a label
 ROUNDED_TO = 64  # tokens
@@ -206,7 +206,7 @@ def _duplicates(task: Task, folds: int | None) -> Iterator[Finding]:
     groups = duplicate_groups(task.prompts)
     different = len(set(groups))
     if different < task.rows:
-        kept = "such rows are kept in one fold" if folds else "rows that are trained on may be tried on, too"
+        kept = "such rows are kept in one fold" if folds else "none of them is on both sides of validation="
         yield Finding(
             False,
             f"{task.rows - different} of {task.rows} rows say the same as an earlier one; {kept}",
@@ -241,12 +241,12 @@ def _counts(task: Task, folds: int | None) -> Iterator[Finding]:
             "the model may answer with them, and nothing here says how well",
         )
     (commonest, rows), total = counts.most_common(1)[0], sum(counts.values())
-    if rows >= UNEVEN * total:
+    if is_uneven(counts.values()):
         others = [name for name in task.classes if name != commonest]
         yield Finding(
             False,
             f"{rows} of {total} rows are {commonest!r}, so always saying it is right in {100 * rows / total:.0f} %",
-            f"look at macro-F1 and recall rather than at accuracy, and bring more rows of {_named(others)}",
+            f"look at balanced accuracy and macro-F1 rather than at accuracy, and bring more rows of {_named(others)}",
         )
 
 

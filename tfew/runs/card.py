@@ -93,6 +93,10 @@ def _numbers(record: RunRecord) -> list[str]:
         f"| median (IQR) | {100 * metrics['accuracy']:.1f} ({100 * metrics['accuracy_iqr']:.1f}) |"
         f" {record.counts['rows']:,} |",
         f"| chance | {100 * metrics['chance']:.1f} | |",
+        *(
+            f"| {name} | {100 * scores['accuracy']:.1f} | {record.counts['rows']:,} |"
+            for name, scores in metrics.get("baselines", {}).items()
+        ),
         "",
     ]
 

@@ -24,7 +24,7 @@ INTRODUCED: Mapping[str, Any] = {
     "method.targets": None, "method.partial": False,
     "model.gguf_file": None, "model.package": None, "model.config": None,
     "score.eos": "auto", "prompt.chat": False,
-    "labels": None, "dataset.lists": {},
+    "labels": None, "dataset.lists": {}, "baselines": True,
 }  # fmt: skip
 FORMER = Path(__file__).with_name("former_settings.yaml")  # settings that went: class -> argument -> its default
 SAME_NUMBERS = ("ddp", "fsdp")  # values of trainer.strategy with which many devices compute what one computes

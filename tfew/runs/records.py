@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 from html import escape
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from typing_extensions import TypedDict
 
@@ -28,6 +28,7 @@ LIBRARIES = (
     "hydra-core",
     "promptsource",
     "sentencepiece",
+    "scikit-learn",
 )
 
 
@@ -47,8 +48,10 @@ class RunRecord:
     seed: int
     # accuracy (median over templates), accuracy_iqr, chance, templates: {name: {...}}; of a mixture, members: {name:
     # {...}}, and accuracy and chance are means over them; final_loss, the mean of the last tenth of training, of a
-    # mixture and where nothing was evaluated; of one template accuracy_interval; of data with classes f1_macro, and of
-    # one template classes: {name: {precision, recall, f1, rows, predicted}}, confusion, majority; folds: accuracies
+    # mixture and where nothing was evaluated; of one template accuracy_interval; of data with classes f1_macro and
+    # balanced_accuracy, and of one template balanced_accuracy_interval, leading_metric ("accuracy" or
+    # "balanced_accuracy"), classes: {name: {precision, recall, f1, rows, predicted}}, confusion, and baselines: {name:
+    # {accuracy, balanced_accuracy, f1_macro, gain: {metric, value, low, high}}}; folds: accuracies
     metrics: dict[str, Any]
     counts: dict[str, int]  # evaluated rows, prompts, prompts cut at max_tokens, templates that rendered empty
     parameters: dict[str, int]  # trainable (what the adapter consists of), trained (what training moves), total (base)
@@ -73,14 +76,23 @@ class RunRecord:
     def facts(self) -> dict[str, str]:
         """What a person wants to know first, by name."""
         percent = {key: 100 * value for key, value in self.metrics.items() if isinstance(value, float)}
-        accuracy = f"{percent['accuracy']:.1f} %" if "accuracy" in percent else "nothing evaluated"
+        leading = self.metrics.get("leading_metric", "accuracy")
+        names = dict.fromkeys([leading, "accuracy"])
+        accuracies = [f"{name.replace('_', ' ')} {percent[name]:.1f} %" for name in names if name in percent]
         known = [
             f"{name} {percent[key]:.1f}"
             for name, key in (("IQR", "accuracy_iqr"), ("chance", "chance"))
             if key in percent
         ]
+        baselines = [
+            f"{name} {100 * scores[leading]:.1f} % (gain {100 * scores['gain']['value']:+.1f} points,"
+            f" {100 * scores['gain']['low']:+.1f} to {100 * scores['gain']['high']:+.1f})"
+            for name, scores in self.metrics.get("baselines", {}).items()
+        ]
+        accuracy = ", ".join(accuracies).removeprefix("accuracy ") or "nothing evaluated"
         return {
             "accuracy": accuracy + (f" ({', '.join(known)})" if known else ""),
+            **({"baselines": ", ".join(baselines)} if baselines else {}),
             "rows": f"{self.counts.get('rows', 0):,}",
             "adapter": f"{self.parameters['trainable']:,} of {self.parameters['total']:,} parameters",
             "seconds": f"{self.seconds['train']:.0f} training, {self.seconds['evaluate']:.0f} evaluation",
@@ -113,7 +125,23 @@ class _OfTemplate(TypedDict):
     accuracy: float | None
 
 
+class _Gain(TypedDict):
+    metric: str
+    value: float
+    low: float
+    high: float
+
+
+class _Baseline(TypedDict):
+    accuracy: float
+    balanced_accuracy: float
+    f1_macro: float
+    gain: _Gain
+
+
 class _Metrics(_Scores, total=False):
+    leading_metric: Literal["accuracy", "balanced_accuracy"]
+    baselines: dict[str, _Baseline]
     templates: dict[str, _OfTemplate]
     members: dict[str, _Scores]
     accuracy_by_norm: dict[str, float]

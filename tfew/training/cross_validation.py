@@ -14,6 +14,7 @@ from tfew.devices.distributed import broadcast_object, is_main_process
 from tfew.errors import UserError
 from tfew.files.atomic import write_atomically
 from tfew.files.checksums import check_sha256, file_sha256, from_checked_json, to_checked_json
+from tfew.ranking.baselines import Guesses
 from tfew.ranking.evaluation import Evaluated, metrics_of, write_predictions
 from tfew.ranking.icl import Answer
 from tfew.ranking.metrics import accuracy
@@ -30,12 +31,17 @@ TrainAndEvaluate = Callable[[Task, Task, Path], Evaluated]
 
 
 def cross_validate(
-    task: Task, fold_of_row: Sequence[int], folder: Path, norm: str, train_and_evaluate: TrainAndEvaluate
+    task: Task,
+    fold_of_row: Sequence[int],
+    folder: Path,
+    norm: str,
+    train_and_evaluate: TrainAndEvaluate,
+    guesses: Guesses | None = None,
 ) -> Evaluated:
     """Trains and evaluates once a fold; writes all held-out predictions into the run's `predictions.jsonl`.
 
     The metrics are those of all held-out rows together, and `folds`, the accuracy in each; the seconds are those of
-    training, too.
+    training, too. `guesses`: the baselines' of all rows, to compare with.
     """
     folds = max(fold_of_row) + 1
     evaluations, predictions = [], []
@@ -50,7 +56,7 @@ def cross_validate(
     in_order = [by_row[prompt.idx, prompt.template] for row in task.prompts for prompt in row]
     write_predictions(folder, in_order)
     answers = [Answer.of(prediction, norm) for prediction in in_order]
-    metrics = {**metrics_of(task, answers, norm), "folds": [accuracy(group) for group in predictions]}
+    metrics = {**metrics_of(task, answers, norm, guesses), "folds": [accuracy(group) for group in predictions]}
     counts = {name: sum(fold.counts[name] for fold in evaluations) for name in evaluations[0].counts}
     counts = {**counts, "rows": task.rows, "empty_renders": task.empty_renders}
     tokens, seconds = sum(fold.tokens for fold in evaluations), sum(fold.seconds for fold in evaluations)

@@ -1,0 +1,112 @@
+"""The comparison on real English, with classifiers and tables that are known by hand."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pytest
+
+from scripts.english.__main__ import main, planned
+from scripts.english.classical import bag_of_words, classify, commonest
+from scripts.english.contenders import COMMONEST, EMBEDDINGS, SETFIT, TRAINED, Contender
+from scripts.english.job import Job, make
+from scripts.english.report import write_report
+from scripts.english.sets import SETS, EnglishSet, own_tables, tables_of
+from tfew.comparison.rows import Row, as_json_lines, load_rows
+
+ROWS = [
+    {"text": "good", "a": "fine", "b": "poor", "label": "fine"},
+    {"text": "bad", "a": "poor", "b": "fine", "label": "poor"},
+]
+
+
+def knows_pairs(
+    texts: Sequence[str], labels: Sequence[str], asked: Sequence[str], seed: int
+) -> list[Mapping[str, float]]:  # fmt: skip
+    known = dict(zip(texts, labels, strict=True))
+    return [{"right": float(known[text] == "right"), "wrong": float(known[text] == "wrong")} for text in asked]
+
+
+def test_a_row_with_choices_of_its_own_is_one_text_for_each() -> None:
+    outcome = classify(knows_pairs, ROWS, [*ROWS, {**ROWS[0], "label": "poor"}], ["text"], ["a", "b"], "label", 0)
+    assert (outcome.right, outcome.chance) == ([1, 1, 0], 0.5)
+
+
+def test_the_commonest_label_and_words() -> None:
+    train = [{"text": text, "label": label} for text, label in (("red", "x"), ("red red", "x"), ("blue", "y"))]
+    test = [{"text": "red", "label": "x"}, {"text": "blue", "label": "y"}]
+    assert classify(commonest, train, test, ["text"], [], "label", 0).right == [1, 0]
+    assert classify(bag_of_words, train, test, ["text"], [], "label", 0).right == [1, 1]
+
+
+def test_the_order_is_seeds_then_contenders_then_sets() -> None:
+    own = {"part": "comparison", "sets": "RTE,COPA", "only": "", "seeds": "0,1"}
+    jobs = planned(own, with_sentence_models=False)
+    assert [job.seed for job in jobs] == sorted(job.seed for job in jobs)
+    assert [job.set_name for job in jobs[:2]] == ["RTE", "COPA"]
+    assert not {EMBEDDINGS, SETFIT} & {job.contender.name for job in jobs}
+    assert {job.seed for job in jobs if job.contender.name == "zero-shot"} == {0}
+    assert {job.set_name for job in jobs if job.contender.name == "LoRA"} == {"RTE"}
+
+
+def row(variant: str, right: str, seed: int = 0, **settings: float) -> Row:
+    accuracy = right.count("1") / len(right)
+    known = dict.fromkeys(("steps", "batch_size", "shots", "eval_rows", "lr", "score_norm"))
+    return Row(
+        variant, "RTE", seed, "", "", variant, "", accuracy, {"token": accuracy, "sum": accuracy}, 0.5, 1, right,
+        {**known, **settings}, 0, {"train": 8.0, "evaluate": 4.0}, "abcdef0123", {},
+    )  # fmt: skip
+
+
+def test_the_page_compares_the_same_rows_and_seeds(tmp_path: Path) -> None:
+    run = {"evaluation_flops": 400.0, "training_flops": 6000.0}
+    rows = [
+        row(TRAINED, "1110", **run), row(TRAINED, "1100", 1, **run), row(COMMONEST, "1010"),
+        row("in context, 4", "1000", evaluation_flops=2400.0, training_flops=0.0),
+    ]  # fmt: skip
+    path = tmp_path / "records.jsonl"
+    path.write_text(as_json_lines(rows), encoding="utf-8")
+    assert "62.5" in write_report(path)
+    page = (tmp_path / "TABLE.md").read_text(encoding="utf-8")
+    # seed 0 alone: 1110 less 1010 is 0, 1, 0, 0, of mean 0.25 and standard error 0.25
+    assert f"| {COMMONEST} | 1 | 62.5 | 37.5 | +25.0 [-24.0, +74.0] | 1 of 1 |" in page
+    # 100 FLOPs a prediction instead of 600: 6000 / 500
+    assert [line.split("|")[-2].strip() for line in page.splitlines() if "| in context, 4 | 25.0" in line] == ["12"]
+    assert all((tmp_path / name).stat().st_size > 5000 for name in ("accuracy.png", "costs.png"))
+
+
+def test_a_run_and_a_classifier_have_the_same_rows(tmp_path: Path) -> None:
+    settings = ["model=mini_t0", "steps=2", "trainer.autocast=false", "eval_batch_size=52"]
+    run = make(Job(Contender(TRAINED, "train"), "reviews", 0), None, tmp_path, {}, settings)
+    other = make(Job(Contender(COMMONEST), "reviews", 0), None, tmp_path, {COMMONEST: commonest}, [])
+    assert run.settings["rows_sha256"] == other.settings["rows_sha256"] == own_tables("reviews").sha256
+    assert len(run.right) == len(other.right) == 104
+    assert run.settings["training_flops"] > 0  # type: ignore[operator]
+
+
+@pytest.mark.real_data
+@pytest.mark.parametrize("which", SETS, ids=lambda which: which.name)
+def test_test_rows_are_the_same_for_all_seeds_and_none_is_trained_on(
+    which: EnglishSet, real_data: Path, tmp_path: Path
+) -> None:
+    first, second = (tables_of(which, seed, real_data, tmp_path) for seed in (0, 1))
+    assert first.test.read_text() == second.test.read_text()
+    assert first.train.read_text() != second.train.read_text()
+    assert not set(first.train.read_text().splitlines()) & set(first.test.read_text().splitlines())
+    assert len(first.test.read_text().splitlines()) <= 300
+
+
+@pytest.mark.real_data
+def test_what_is_there_is_not_made_again(real_data: Path, tmp_path: Path) -> None:
+    records = tmp_path / "records.jsonl"
+    arguments = [
+        f"data_dir={real_data}", f"records={records}", f"runs={tmp_path / 'runs'}", "setfit=none", "sets=CB,COPA",
+        "seeds=0", f"only={COMMONEST}",
+    ]  # fmt: skip
+    assert main(arguments) == 0
+    lines = records.read_text().splitlines()
+    assert [json.loads(line)["dataset"] for line in lines] == ["CB", "COPA"]
+    records.write_text(lines[0] + "\n")
+    assert main(arguments) == 0
+    assert records.read_text().splitlines()[0] == lines[0]
+    assert [r.dataset for r in load_rows(records)] == ["CB", "COPA"]

@@ -1,0 +1,123 @@
+"""What a model on labelled rows has to be better than, on the very same rows: the commonest label, and a bag of words.
+
+The bag of words is scikit-learn's TF-IDF of single words and pairs of them, and logistic regression; where texts have
+few words, or blanks are no borders of words (Chinese, Thai), of groups of one to four characters. Settings were chosen
+on the labelled rows of RAFT.
+"""
+
+import warnings
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from tfew.data.split import own_text
+from tfew.errors import UserError
+from tfew.ranking.paired_gain import paired_gain
+from tfew.ranking.per_label_metrics import balanced_accuracy, confusion, f1_macro
+from tfew.task import Task
+
+COMMONEST, BAG_OF_WORDS = "commonest label", "bag of words"
+WORDS_IN_TEXT, CHARACTERS_IN_WORD = 3, 15  # on average: of fewer words, or longer ones, characters are counted
+MOST_FEATURES = 50_000
+MOST_WEIGHTS = 1_000_000  # features times labels
+INVERSE_REGULARISATION = 10.0  # scikit-learn's C; its default, 1, hardly leaves the commonest label on 50 rows
+
+Guesses = Mapping[str, Sequence[int]]  # by baseline the label of each row, as its place among the task's
+
+
+def guess_in_folds(task: Task, fold_of_row: Sequence[int]) -> dict[str, list[int]]:
+    """What the baselines say of each row when they are trained on the other folds; nothing without shared labels."""
+    guesses: dict[str, list[int]] = {}
+    for fold in range(max(fold_of_row) + 1):
+        held_out = [row for row, own in enumerate(fold_of_row) if own == fold]
+        others = [row for row, own in enumerate(fold_of_row) if own != fold]
+        for name, of_fold in guess(task.only(others), task.only(held_out)).items():
+            of_rows = guesses.setdefault(name, [0] * task.rows)
+            for row, label in zip(held_out, of_fold, strict=True):
+                of_rows[row] = label
+    return guesses
+
+
+def guess(training: Task, held_out: Task) -> dict[str, list[int]]:
+    """What the baselines say of the held-out rows; nothing where rows have choices of their own, or of a mixture."""
+    labels = [example.label for example in training.examples if example.label is not None]
+    if held_out.classes is None or not labels:
+        return {}
+    rows = zip(training.examples, training.prompts, strict=True)
+    texts = [own_text(row[0]) for example, row in rows if example.label is not None]
+    return {
+        COMMONEST: [commonest(labels)] * held_out.rows,
+        BAG_OF_WORDS: bag_of_words(texts, labels, [own_text(row[0]) for row in held_out.prompts]),
+    }
+
+
+def guess_without_training(held_out: Task) -> dict[str, list[int]]:
+    """Where nobody knows the training rows: the label that is commonest among these rows themselves."""
+    labels = [example.label for example in held_out.examples if example.label is not None]
+    return {COMMONEST: [commonest(labels)] * held_out.rows} if labels and held_out.classes is not None else {}
+
+
+def commonest(labels: Sequence[int]) -> int:
+    """Of equally common ones the first."""
+    counts = Counter(labels)
+    return min(counts, key=lambda label: (-counts[label], label))
+
+
+def bag_of_words(texts: Sequence[str], labels: Sequence[int], new_texts: Sequence[str]) -> list[int]:
+    """The labels of the new texts; the commonest one where there is no other, or nothing in the texts to count."""
+    try:
+        from sklearn.exceptions import ConvergenceWarning
+        from sklearn.feature_extraction.text import TfidfVectorizer
+        from sklearn.linear_model import LogisticRegression
+    except ImportError as error:  # in an environment of before it was needed
+        raise UserError(
+            "baselines=true needs scikit-learn, not installed here: pip install scikit-learn, or say baselines=false."
+        ) from error
+
+    kinds = len(set(labels))
+    most = min(MOST_FEATURES, MOST_WEIGHTS // kinds)
+    try:
+        vectorizer = TfidfVectorizer(**_features(texts), sublinear_tf=True, max_features=most)
+        vectors = vectorizer.fit_transform(texts)
+    except ValueError:  # no text has a single word or character
+        kinds = 1
+    if kinds == 1:
+        return [commonest(labels)] * len(new_texts)
+    # balanced: else it hardly ever says a rare label, and would be no measure for balanced accuracy
+    model = LogisticRegression(C=INVERSE_REGULARISATION, class_weight="balanced", max_iter=1000)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        model.fit(vectors, labels)
+    return [int(label) for label in model.predict(vectorizer.transform(new_texts))]
+
+
+def _features(texts: Sequence[str]) -> dict[str, Any]:
+    """What scikit-learn's vectorizer is to count."""
+    words = [word for text in texts for word in text.split()]
+    if len(words) < WORDS_IN_TEXT * len(texts) or sum(map(len, words)) > CHARACTERS_IN_WORD * len(words):
+        return {"analyzer": "char_wb", "ngram_range": (1, 4)}
+    return {"ngram_range": (1, 2), "token_pattern": r"(?u)\b\w+\b"}  # words of one letter, too
+
+
+def compare(
+    labels: Sequence[int], predicted: Sequence[int], guesses: Guesses, classes: int, metric: str
+) -> dict[str, dict[str, Any]]:
+    """Of each baseline accuracy, balanced_accuracy, f1_macro, and gain: {metric, value, low, high}.
+
+    `labels` are the rows' own, `predicted` the model's; gain is its `metric` ("accuracy" or "balanced_accuracy") minus
+    the baseline's, with a paired 95 % interval.
+    """
+    right = [label == said for label, said in zip(labels, predicted, strict=True)]
+    strata = labels if metric == "balanced_accuracy" else [0] * len(labels)
+    found = {}
+    for name, guessed in guesses.items():
+        counts = confusion(list(zip(labels, guessed, strict=True)), classes)
+        guessed_right = [label == said for label, said in zip(labels, guessed, strict=True)]
+        found[name] = {
+            "accuracy": sum(guessed_right) / len(labels),
+            "balanced_accuracy": balanced_accuracy(counts),
+            "f1_macro": f1_macro(counts),
+            "gain": {"metric": metric, **asdict(paired_gain(right, guessed_right, strata))},
+        }
+    return found
