@@ -50,12 +50,19 @@ def test_the_readme_runs_as_it_is_typed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
-    (code,) = re.findall(r"### From Python\n\n```python\n(.*?)```", readme, re.S)
+    section = re.search(r"### From Python\n(.*?)\n### ", readme, re.S)
+    assert section
+    five_lines, commands = re.findall(r"```python\n(.*?)```", section[1], re.S)
     monkeypatch.chdir(tmp_path)
-    exec(code, {})
-    printed = capsys.readouterr().out.splitlines()
-    assert "commits: ia3 on mini_t0, loss tfew, seed 0" in printed
-    assert printed[-1] in ("entailment", "contradiction", "neutral")
+    quick = "steps=30, batch_size=4, lr=2e-2"
+    assert quick in five_lines
+    exec(five_lines.replace(quick, 'experiment="local_mini", steps=2, settings={"trainer": "cpu"}'), {})
+    first, *report = capsys.readouterr().out.splitlines()
+    assert re.fullmatch(r"\['[a-z]+' '[a-z]+'\]", first)
+    assert report[0] == "texts: ia3 on mini_t0, loss tfew, seed 0"
+    assert (tmp_path / "support" / "result.json").is_file()
+    exec(commands, {})
+    assert "commits: ia3 on mini_t0, loss tfew, seed 0" in capsys.readouterr().out.splitlines()
 
 
 TEXT = st.characters(exclude_characters="\0\r\n")
@@ -111,6 +118,7 @@ def test_the_package_exports_what_no_module_is_called() -> None:
     assert not modules & set(tfew.__all__)
     with pytest.raises(AttributeError, match="no attribute 'predictor_of'"):
         tfew.predictor_of  # noqa: B018
-    code = "import sys, tfew, tfew.api; print({'torch', 'hydra', 'transformers'} & sys.modules.keys() or 'light')"
+    heavy = "{'torch', 'hydra', 'transformers', 'sklearn', 'pandas', 'numpy'}"
+    code = f"import sys, tfew, tfew.api; print({heavy} & sys.modules.keys() or 'light')"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "light"

@@ -41,7 +41,7 @@ prediction
 paper service
 train evaluate predict serve preview cost convert raft_submit
 """
-ABOVE_ALL = {"__init__", "__main__", "api"}
+ABOVE_ALL = {"__init__", "__main__", "api", "estimator"}
 PLAIN_WORDS = {"tiny", "t0", "full", "prefix", "adapter", "base", "local"}
 # commands, builders, and what handles settings as such; everything else takes plain arguments and dataclasses
 KNOWS_CONFIGURATION = """

@@ -1,21 +1,31 @@
 """T-Few: few-shot parameter-efficient fine-tuning with (IA)³ (Liu et al. 2022, arXiv 2205.05638).
 
-In Python: `tfew.api`, and from it, imported when asked for, `tfew.Predictor`.
+In Python: `tfew.fit`, `tfew.TfewClassifier` and `tfew.Predictor`, imported when asked for, and `tfew.api`.
 """
 
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from tfew.estimator.classifier import TfewClassifier
+    from tfew.estimator.fit import fit
     from tfew.prediction.predictor import Predictor
 
-__all__ = ["Predictor"]  # names that no module has
+__all__ = ["Predictor", "TfewClassifier", "fit"]  # names that no module has
 
 
 def __getattr__(name: str) -> Any:
-    if name in __all__:
+    if name == "fit":
+        from tfew.estimator.fit import fit
+
+        return fit
+    if name == "TfewClassifier":
+        from tfew.estimator.classifier import TfewClassifier
+
+        return TfewClassifier
+    if name == "Predictor":
         from tfew import api
 
-        return getattr(api, name)
+        return api.Predictor
     if name == "__version__":
         from tfew.environment.versions import own_version
 

@@ -57,8 +57,12 @@ def _as_overrides(settings: dict[str, Any]) -> list[str]:
 
 
 def _prepare() -> None:
-    """Checks the libraries' versions, and shows a run's messages, unless the program has set up logging itself."""
     check_versions()
+    show_messages()
+
+
+def show_messages() -> None:
+    """A run's, on standard error, unless the program has set up logging itself."""
     log = logging.getLogger("tfew")
     if log.level == logging.NOTSET:
         log.setLevel(logging.INFO)

@@ -9,6 +9,7 @@ from omegaconf import DictConfig
 
 from tfew.costs.formulas import inference_flops, training_flops
 from tfew.devices.distributed import is_main_process
+from tfew.environment.verbosity import is_quiet
 from tfew.models.adapters_io import save_temperature
 from tfew.ranking.label_table import by_label, confusions, doubts, headline
 from tfew.ranking.tuning import tuning_table, tuning_verdict
@@ -94,7 +95,8 @@ def finish(folder: Path, config: DictConfig, command: str, method_name: str, res
         record = replace(record, files=file_checksums(folder))
         path = save_record(folder, record)
         remove_checkpoints(folder)
-        print_summary(record, path)
+        if not is_quiet():
+            print_summary(record, path)
     return record
 
 

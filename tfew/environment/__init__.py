@@ -3,4 +3,5 @@
 * versions: this package's own version, and its dependencies': those that cannot work, and those that are missing
 * package_files: data that other packages bring
 * config_folder: where configurations lie
+* verbosity: how much a program wants to see
 """

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from tfew.config import compose
+from tfew.data.cells import shown
 from tfew.data.tokenization import TokenizedPrompt, collate
 from tfew.errors import UserError, shorten_list
 from tfew.methods.base import merge as merge_adapter
@@ -68,13 +69,18 @@ class Predictor:
         config = compose(*overrides, config_name="predict")
         return load_predictor(partial(saved_run, config, overrides), adapters, config.merge)
 
-    def __call__(self, rows: Row | Iterable[Row], task: str | Sequence[str] | None = None) -> list[Labelled]:
+    def __call__(
+        self, rows: Mapping[str, Any] | Iterable[Row], task: str | Sequence[str] | None = None
+    ) -> list[Labelled]:
         """What each row is labelled; raises UserError for the first row that cannot be.
 
-        A row maps columns to values, or is a text where the task has one column; one row alone counts as a list of one.
+        A row maps columns to values, or is a text where the task has one column. One mapping alone counts as a list of
+        one; a text alone, whose letters would be rows, is refused.
         `task`: whose the rows are, or whose each is; it may be left out where there is one task.
         """
-        rows = [rows] if isinstance(rows, str | Mapping) else list(rows)
+        if isinstance(rows, str):
+            raise UserError(f"A list of rows is needed, and {shown(rows)} is a single text: say [{shown(rows)}].")
+        rows = [rows] if isinstance(rows, Mapping) else list(rows)
         tasks = [task] * len(rows) if task is None or isinstance(task, str) else list(task)
         prepared = self.prepare(list(zip(range(1, len(rows) + 1), tasks, rows, strict=True)))
         for row in prepared:

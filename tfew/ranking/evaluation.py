@@ -13,6 +13,7 @@ from tqdm import tqdm
 
 from tfew.data.tokenization import TokenizedPrompt, collate
 from tfew.devices.distributed import all_gather_objects, deal_out, is_main_process, split_between_processes, world_size
+from tfew.environment.verbosity import bar_options
 from tfew.errors import UserError
 from tfew.files.atomic import write_atomically
 from tfew.models.backbone import window_tokens
@@ -173,7 +174,8 @@ def _score(
     # processes that go through a sharded model do so equally often: one more pass does not count
     most_batches = len(deal_out(batches, world_size())[0]) if execution.is_sharded else len(own)
     passes = [*own, *batches[:1] * (most_batches - len(own))]
-    progress = tqdm(passes, desc=f"Ranking {name}", unit="batch", mininterval=0.5) if is_main_process() else passes
+    bar = partial(tqdm, desc=f"Ranking {name}", unit="batch", mininterval=0.5, **bar_options())
+    progress = bar(passes) if is_main_process() else passes
     score = (
         partial(score_whole, model, execution.engine)
         if execution.is_sharded

@@ -25,6 +25,7 @@ from tfew.config import resolved
 from tfew.data.loader import FewShotDataModule, PromptDataset
 from tfew.data.tokenization import PromptTokenizer, collate
 from tfew.devices.distributed import broadcast_object, is_main_process, world_size
+from tfew.environment.verbosity import bar_options, is_quiet
 from tfew.errors import UserError
 from tfew.files.atomic import write_bytes_atomically, write_error
 from tfew.methods.base import Method
@@ -147,7 +148,7 @@ def _single_losses(
     prompts = PromptDataset(task.prompts, prompt_tokenizer, config.seed)
     device = next(module.model.parameters()).device
     module.eval()
-    for row in tqdm(range(task.rows), desc="Calibrating", unit="example", mininterval=0.5):
+    for row in tqdm(range(task.rows), desc="Calibrating", unit="example", mininterval=0.5, **bar_options()):
         batch = collate([prompts[0, row]], prompt_tokenizer.pad_id).to(device)
         with torch.autocast(device.type, torch.bfloat16, enabled=uses_autocast(config, device, method)):
             loss = module.loss_terms(batch, counts(batch))["loss"]
@@ -231,7 +232,7 @@ class StepBar(TQDMProgressBar):
 
     def init_train_tqdm(self) -> Tqdm:
         return Tqdm(
-            desc="Training", disable=self.is_disabled, dynamic_ncols=True, file=sys.stderr, smoothing=0,
+            desc="Training", disable=self.is_disabled or is_quiet(), dynamic_ncols=True, file=sys.stderr, smoothing=0,
             bar_format=self.BAR_FORMAT,
         )  # fmt: skip
 

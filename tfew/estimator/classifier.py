@@ -1,0 +1,189 @@
+"""A classifier of texts by the conventions of scikit-learn, trained as `tfew train +experiment=local_english` does."""
+
+import json
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from hydra.errors import HydraException
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.utils.validation import check_is_fitted
+
+from tfew import api
+from tfew.environment.verbosity import quiet
+from tfew.errors import UserError
+from tfew.estimator.classes import as_labels, check_labels, check_named, find_classes
+from tfew.estimator.frame import WHERE, Frame, as_frame, as_texts
+from tfew.estimator.kept_run import KeptRun
+from tfew.estimator.overrides import as_settings
+from tfew.estimator.report import Report
+from tfew.runs.records import RunRecord
+
+if TYPE_CHECKING:
+    from tfew.prediction.predictor import Predictor
+    from tfew.prediction.task_predictor import Labelled
+
+EXPERIMENT = "local_english"  # a model that needs no GPU
+TABLE_FILE = "texts.jsonl"  # whose name is the task's
+
+
+class TfewClassifier(ClassifierMixin, BaseEstimator):
+    """Few-shot training of a language model with (IA)³, as an estimator of scikit-learn.
+
+    X is a list of texts, or a data frame whose columns are the texts of a row; y are texts, whole numbers or booleans.
+
+    model: a name of configs/model, a folder, or OWNER/NAME on the Hub. method, steps, lr, batch_size, max_tokens: as on
+    the command line; None: as `experiment`, a file of configs/experiment, has it. folds: try an adapter on each part of
+    the rows before the one that is kept is trained on all; validation: a share of the rows to try it on instead. Either
+    one calibrates the probabilities; with neither, the default, a fit is one training on all rows, as
+    `cross_validate` and `GridSearchCV` want it. template: Jinja, or promptsource's COLLECTION[/TEMPLATE]. choices:
+    {label: words} that the model says. random_state: a whole number, or a generator to draw it from; None: 0. settings:
+    further ones of the command line, {"optimizer.lr": 1e-3}. verbose: 0 shows warnings alone.
+
+    After `fit`: `classes_`, sorted; `record`, the run's; `report`; `predictor`, which labels rows of any form. For data
+    frames also `feature_names_in_` and `n_features_in_`.
+    """
+
+    def __init__(
+        self,
+        model: str | Path | None = None,
+        *,
+        method: str | None = None,
+        experiment: str = EXPERIMENT,
+        steps: int | None = None,
+        lr: float | None = None,
+        batch_size: int | None = None,
+        max_tokens: int | None = None,
+        folds: int | None = None,
+        validation: float | None = None,
+        template: str | None = None,
+        choices: Mapping[Any, str] | Sequence[str] | None = None,
+        random_state: Any = None,
+        settings: Mapping[str, Any] | None = None,
+        verbose: int = 1,
+    ) -> None:
+        self.model = model
+        self.method = method
+        self.experiment = experiment
+        self.steps = steps
+        self.lr = lr
+        self.batch_size = batch_size
+        self.max_tokens = max_tokens
+        self.folds = folds
+        self.validation = validation
+        self.template = template
+        self.choices = choices
+        self.random_state = random_state
+        self.settings = settings
+        self.verbose = verbose
+
+    def fit(self, X: Any, y: Any) -> "TfewClassifier":
+        """Trains on these texts and labels; raises UserError for what cannot be learnt from."""
+        given = as_settings(self.get_params(deep=False))
+        texts, labels = as_texts(as_frame(X)), as_labels(y)
+        may_be_joined = "labels" not in given and not isinstance(self.choices, Mapping)
+        by_name = check_labels(labels, len(texts), may_be_joined)
+        check_named(by_name, self.choices, given.get("labels"))
+        run = KeptRun()
+        with self._heard():
+            record = _train(run, texts, labels, f"+experiment={self.experiment}", given)
+        run.keep(record)
+        self._run = run
+        self._predictor: Predictor | None = None
+        self._columns = list(texts.columns)
+        self._classes = find_classes(by_name, record.config["dataset"]["label"]["names"])
+        self.classes_ = self._classes.values_C
+        self._name_features(texts)
+        return self
+
+    def predict(self, X: Any) -> np.ndarray:
+        """The label of each row, as `y` spelt it."""
+        labelled = self._labelled(X)
+        return self._classes.values([row.label for row in labelled])
+
+    def predict_proba(self, X: Any) -> np.ndarray:
+        """probability_BC, classes in the order of `classes_`."""
+        labelled = self._labelled(X)
+        return np.array([[row.probabilities[name] for name in self._classes.names] for row in labelled])
+
+    @property
+    def predictor(self) -> "Predictor":
+        """Labels rows of any form, one at a time or many; the base model is loaded when it is first asked for."""
+        check_is_fitted(self)
+        if self._predictor is None:
+            with self._heard():
+                self._predictor = api.Predictor.load(self._run.folder)
+        return self._predictor
+
+    @property
+    def record(self) -> RunRecord:
+        """All that the run wrote down: metrics, settings, versions."""
+        check_is_fitted(self)
+        return self._run.record()
+
+    @property
+    def report(self) -> Report:
+        """How good it is: printed, a few lines; in a notebook, a page (`report.path`)."""
+        check_is_fitted(self)
+        return Report(self._run)
+
+    def save(self, folder: str | Path) -> None:
+        """Writes an ordinary run folder, for `tfew predict adapter=folder`, `tfew serve` and `tfew.Predictor.load`."""
+        check_is_fitted(self)
+        self._run.copy_to(Path(folder))
+
+    def _labelled(self, X: Any) -> "list[Labelled]":
+        check_is_fitted(self)
+        texts = as_texts(_with_columns(as_frame(X), self._columns))
+        predictor = self.predictor
+        with self._heard():
+            return predictor(texts.table().rows)
+
+    def _heard(self) -> AbstractContextManager[None]:
+        return nullcontext() if self.verbose else quiet()
+
+    def _name_features(self, texts: Frame) -> None:
+        """As scikit-learn has them, for tables alone."""
+        for name in ("feature_names_in_", "n_features_in_"):
+            self.__dict__.pop(name, None)
+        if texts.is_table:
+            self.feature_names_in_ = np.array(self._columns, dtype=object)
+            self.n_features_in_ = len(self._columns)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """With the adapter, without the base model's weights."""
+        state: dict[str, Any] = super().__getstate__()
+        return {**state, "_predictor": None} if "_predictor" in state else state
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.two_d_array, tags.input_tags.string = False, True
+        return tags
+
+
+def _train(run: KeptRun, texts: Frame, labels: Frame, experiment: str, given: Mapping[str, Any]) -> RunRecord:
+    """What the command does with a file of these rows."""
+    ((label, values),) = labels.columns.items()
+    while label in texts.columns:
+        label += "_"
+    path = run.root / TABLE_FILE
+    rows = Frame({**texts.columns, label: values}).table().rows
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    own = {"data": path, "text": list(texts.columns), "label": label, "runs": run.root}
+    try:
+        return api.train(experiment, **own, **given)
+    except UserError as error:
+        raise UserError(str(error).replace(str(path), WHERE)) from error
+    except HydraException as error:  # of an option of a group that there is not
+        raise UserError(f"{str(error).splitlines()[0]}.") from error
+
+
+def _with_columns(frame: Frame, names: Sequence[str]) -> Frame:
+    """The columns that were trained on: by their names, or where the rows have none by their places."""
+    if frame.is_table and len(frame.columns) > 1:
+        return frame.only(names)
+    if len(frame.columns) != len(names):
+        raise UserError(f"Each row needs {len(names)} texts ({', '.join(names)}), and these have {len(frame.columns)}.")
+    return Frame(dict(zip(names, frame.columns.values(), strict=True)))

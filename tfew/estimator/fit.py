@@ -1,0 +1,62 @@
+"""A classifier from a table in memory, in one call.
+
+    >>> import tfew
+    >>> classifier = tfew.fit(frame, labels="topic", text="message")
+    >>> classifier.predict(["Where is my parcel?"])
+    array(['delivery'], dtype='<U9')
+    >>> classifier.save("folder")                  # for `tfew predict adapter=folder`, and tfew.Predictor.load
+
+Mistakes raise `tfew.errors.UserError`, a ValueError.
+"""
+
+import logging
+from collections.abc import Sequence
+from contextlib import nullcontext
+from typing import Any
+
+from tfew import api
+from tfew.data.infer_columns import infer_text_column
+from tfew.data.layout import humanize
+from tfew.environment.verbosity import quiet
+from tfew.errors import UserError
+from tfew.estimator.classes import as_labels
+from tfew.estimator.classifier import EXPERIMENT, TfewClassifier
+from tfew.estimator.frame import Frame, as_frame
+from tfew.estimator.overrides import held_out
+
+log = logging.getLogger(__name__)
+
+
+def fit(data: Any, labels: Any, *, text: str | Sequence[str] | None = None, **parameters: Any) -> "TfewClassifier":
+    """A fitted `TfewClassifier` of labelled rows in memory, which knows how good it is.
+
+    data: texts, or a data frame (pandas, polars, Arrow, `datasets.Dataset`, a mapping of columns). labels: one for each
+    row, or the name of a column. text: the column that the model is shown, or several of them; without it all columns
+    of `data` where the labels are apart from them, else the one that looks like it, which is said.
+
+    parameters: those of `TfewClassifier`. Without `folds` and `validation`, rows are held out as `experiment` has it:
+    they are what `report` is about.
+    """
+    api.show_messages()
+    frame = as_frame(data)
+    if isinstance(labels, str):
+        y = frame.only([labels])
+        with nullcontext() if parameters.get("verbose", 1) else quiet():
+            names = [text] if isinstance(text, str) else text or _infer_text(frame, labels)
+        if labels in names:
+            raise UserError(f"{labels!r} is the labels' column: as text= it would give the answer away.")
+    else:
+        y, names = as_labels(labels), [text] if isinstance(text, str) else text or list(frame.columns)
+    if not {"folds", "validation"} & parameters.keys():
+        parameters |= held_out(parameters.get("experiment", EXPERIMENT))
+    if parameters.get("choices") is None and (words := y.classes.get(next(iter(y.columns)))):
+        parameters["choices"] = {number: humanize(word) for number, word in enumerate(words)}
+    return TfewClassifier(**parameters).fit(frame.only(names), y)
+
+
+def _infer_text(frame: Frame, labels: str) -> list[str]:
+    others = [name for name in frame.columns if name != labels]
+    chosen = infer_text_column(frame.table(), others)
+    if len(others) > 1:
+        log.info(f"text={chosen} (inferred of {', '.join(others)}); text= names another, or several.")
+    return [chosen]

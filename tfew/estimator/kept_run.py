@@ -1,0 +1,91 @@
+"""The run folder behind a fitted estimator: it lasts as long as something refers to it, and travels in a pickle."""
+
+import os
+import shutil
+import tempfile
+import weakref
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+
+from tfew.errors import UserError
+from tfew.files.atomic import write_atomically
+from tfew.runs.records import RunRecord, load_record, save_record
+from tfew.runs.run_folder import CONFIG_FILE
+
+
+class KeptRun:
+    """`root`: a temporary folder; `folder`: of the run, under it. Pickled, it is the run's files, none of the model."""
+
+    def __init__(self) -> None:
+        self._make_root()
+        self._name: str | None = None  # of the run, once it is there
+
+    def _make_root(self) -> None:
+        self.root = Path(tempfile.mkdtemp(prefix="tfew-"))
+        weakref.finalize(self, _remove, self.root, os.getpid())
+
+    @property
+    def folder(self) -> Path:
+        assert self._name is not None
+        return self.root / self._name
+
+    def keep(self, record: RunRecord) -> None:
+        """Takes this run, which lies under `root`, and removes all else there."""
+        self._name = record.name
+        for path in self.root.iterdir():
+            if path.is_file():
+                path.unlink()
+
+    def record(self) -> RunRecord:
+        """With the place where the run lies now."""
+        found = load_record(self.folder)
+        return replace(found, config={**found.config, "run_dir": str(self.folder)})
+
+    def copy_to(self, folder: Path) -> None:
+        """An ordinary run folder there; raises UserError where something else is."""
+        folder = folder.expanduser().absolute()
+        if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
+            raise UserError(f"{folder} is there already and not empty: choose another folder, or remove it first.")
+        try:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as temporary:
+                copy = Path(temporary) / folder.name
+                shutil.copytree(self.folder, copy)
+                _move_settings(copy, folder)
+                os.replace(copy, folder)
+        except OSError as error:
+            raise UserError(f"{folder} cannot be written: {error.strerror or error}.") from error
+
+    def __getstate__(self) -> dict[str, Any]:
+        files = {
+            path.relative_to(self.folder).as_posix(): path.read_bytes()
+            for path in sorted(self.folder.rglob("*"))
+            if path.is_file()
+        }
+        return {"name": self._name, "files": files}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self._make_root()
+        self._name = Path(state["name"]).name
+        for name, data in state["files"].items():
+            path = self.folder / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data)
+
+
+def _move_settings(copy: Path, folder: Path) -> None:
+    """The settings and the record of a run say where it lies."""
+    settings = OmegaConf.load(copy / CONFIG_FILE)
+    settings.run_dir = str(folder)
+    write_atomically(copy / CONFIG_FILE, OmegaConf.to_yaml(settings))
+    record = load_record(copy)
+    save_record(copy, replace(record, config={**record.config, "run_dir": str(folder)}))
+
+
+def _remove(root: Path, process: int) -> None:
+    """A process that was forked off does not own the folder."""
+    if os.getpid() == process:
+        shutil.rmtree(root, ignore_errors=True)

@@ -1,0 +1,109 @@
+"""An estimator's parameters as settings of the command line."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from tfew.config import CONFIGS, compose
+from tfew.data.cells import shown
+from tfew.errors import UserError, unknown_value_error
+from tfew.estimator.classes import as_pairs
+
+# parameters whose setting has another name, or whose None is a value of it
+RENAMED = {"lr": "optimizer.lr", "random_state": "few_shot_seed"}
+NONE_MEANS_NONE = ("folds", "validation")
+# settings that the estimator itself makes
+OWN = ("data", "dataset", "data_dir", "text", "label", "runs", "run_dir", "resume", "overwrite", "train_together")
+MAX_SEED = 2**31 - 1
+
+
+def as_settings(parameters: Mapping[str, Any]) -> dict[str, Any]:
+    """Setting by key. Raises UserError for what the estimator cannot take."""
+    for group in ("experiment", "method"):
+        if (name := parameters[group]) is not None:
+            _check_option(group, name, _options(group))
+    given = {
+        RENAMED.get(name, name): _value(name, value)
+        for name, value in parameters.items()
+        if name not in ("experiment", "model", "settings", "verbose") and (value is not None or name in NONE_MEANS_NONE)
+    }
+    return {**_model(parameters["model"]), **given, **_others(parameters["settings"], given)}
+
+
+def held_out(experiment: str) -> dict[str, Any]:
+    """`folds` and `validation` of an experiment's own."""
+    _check_option("experiment", experiment, _options("experiment"))
+    config = compose(f"+experiment={experiment}")
+    return {"folds": config.folds, "validation": config.validation}
+
+
+def _value(name: str, value: Any) -> Any:
+    if name == "choices":
+        return _choices(value)
+    if name == "random_state":
+        return _seed(value)
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def _choices(choices: Any) -> Any:
+    if isinstance(choices, Mapping):
+        return as_pairs(dict(choices))
+    if isinstance(choices, list | tuple):
+        return list(choices)
+    raise UserError(
+        f"choices={shown(choices)}: a classifier has the same labels for all rows, so choices are words for them,"
+        " {label: words} or a list. Rows with choices of their own are for tfew.api.train."
+    )
+
+
+def _seed(state: Any) -> int:
+    """Of a generator, one that it draws."""
+    if isinstance(state, np.random.RandomState):
+        return int(state.randint(MAX_SEED))
+    if isinstance(state, np.random.Generator):
+        return int(state.integers(MAX_SEED))
+    if not isinstance(state, int | np.integer):
+        raise UserError(f"random_state={shown(state)} is neither a whole number nor a generator of numpy.")
+    return int(state)
+
+
+def _model(model: str | Path | None) -> dict[str, str]:
+    """A name of the project's list, or a folder, a file or a place on the Hub."""
+    if model is None:
+        return {}
+    names = _options("model")
+    if str(model) in names:
+        return {"model": str(model)}
+    if "/" not in str(model) and not Path(model).exists():
+        _check_option("model", str(model), names, "; or a folder, or OWNER/NAME on the Hub")
+    return {"model.path": str(model)}
+
+
+def _options(group: str) -> list[str]:
+    """The names of its files."""
+    folder = CONFIGS / group
+    return sorted(path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.yaml"))
+
+
+def _check_option(group: str, name: str, names: list[str], remedy: str = "") -> None:
+    if name not in names:
+        raise unknown_value_error(group, name, names, f"{group}={remedy}")
+
+
+def _others(settings: Any, given: Mapping[str, Any]) -> dict[str, Any]:
+    """`settings=`, with dots or two underscores in its keys."""
+    if settings is None:
+        return {}
+    if not isinstance(settings, Mapping):
+        raise UserError(f"settings={shown(settings)} must be a mapping, as in settings={{'loss': 'lm'}}.")
+    others = {str(key).replace("__", "."): value for key, value in settings.items()}
+    for key in others:
+        if key in given:
+            raise UserError(f"settings= names {key}, which is given as a parameter, too: give it once.")
+        if key in OWN:
+            raise UserError(
+                f"settings= names {key}, which a classifier makes itself of the rows and labels it is given."
+            )
+    return others
