@@ -177,15 +177,17 @@ def _file(folder: Path) -> Path:
 
 def test_the_report_is_the_page_where_there_is_one() -> None:
     classifier = quick(validation=0.25).fit(TEXTS, LABELS)
-    assert classifier.report.path is None
+    page = classifier.record.folder / "report.html"
+    assert classifier.report.path == page
     accuracy = f"{100 * classifier.record.metrics['accuracy']:.1f} %"
     assert accuracy in repr(classifier.report)
-    assert f"<td>{accuracy}" in classifier.report._repr_html_()
-    page = classifier.record.folder / "report.html"
+    assert accuracy in classifier.report._repr_html_()
     page.write_text('<p title="x">All is well.</p>')
-    assert classifier.report.path == page
     assert "&lt;p title=&quot;x&quot;&gt;All is well." in classifier.report._repr_html_()
     assert page.name in pickle.loads(pickle.dumps(classifier)).report.path.name
+    page.unlink()
+    assert classifier.report.path is None
+    assert f"<td>{accuracy}" in classifier.report._repr_html_()
 
 
 def test_several_columns_are_several_texts() -> None:
@@ -226,7 +228,7 @@ def test_a_column_of_texts_is_found(caplog: pytest.LogCaptureFixture) -> None:
         (TEXTS, pd.Series([*LABELS[:-2], None, pd.NA], name="mood"), {}, "rows 15, 16: the label 'mood' is empty"),
         ([*TEXTS[:-1], None], LABELS, {}, "row 16: 'text' is empty"),
         (np.eye(16), LABELS, {}, r"hold no text, only values such as 1\.0"),
-        (TEXTS, [["a"], ["b"]] * 8, {}, r"row 1: 'label' holds lists of labels \(\['a'\]\): several labels"),
+        (TEXTS, [["a"], ["b"]] * 8, {}, r"'label' holds lists of labels, as row 1 \(\['a'\]\)"),
         (TEXTS, [1, "a"] * 8, {}, r"Labels are of several types \(int, str\): choose one"),
         (TEXTS, [1, True] * 8, {}, r"Labels are of several types \(bool, int\)"),
         (TEXTS, ["a", " a", "b", "b"] * 4, {}, "The labels 'a' and ' a' differ in blanks"),

@@ -74,9 +74,9 @@ def check_single(table: Table, label: str, may_be_joined: bool) -> None:
     if lists := [(number, row[label]) for number, row in enumerate(table.rows, 1) if not_text(row[label]) == "a list"]:
         several = [(number, value) for number, value in lists if len(value) > 1]
         number, value = (several or lists)[0]
-        holds = f"{len(several)} of {len(table.rows)} rows have several labels" if several else "holds lists of labels"
+        counted = f"holds several labels in {len(several)} of {len(table.rows)} rows"
         raise UserError(
-            f"{table.where}: {label!r}: {holds}, as row {number} ({shown(value)}); {NOT_SUPPORTED}:"
+            f"{table.where}: {label!r} {counted if several else 'holds lists of labels'}, as row {number} ({shown(value)}); {NOT_SUPPORTED}:"
             f" {ONE_COLUMN_EACH if several else 'write the label itself in place of the list'}."
         )
     for number, row in enumerate(table.rows, start=1):
