@@ -76,8 +76,8 @@ def check_single(table: Table, label: str, may_be_joined: bool) -> None:
         number, value = (several or lists)[0]
         counted = f"holds several labels in {len(several)} of {len(table.rows)} rows"
         raise UserError(
-            f"{table.where}: {label!r} {counted if several else 'holds lists of labels'}, as row {number} ({shown(value)}); {NOT_SUPPORTED}:"
-            f" {ONE_COLUMN_EACH if several else 'write the label itself in place of the list'}."
+            f"{table.where}: {label!r} {counted if several else 'holds lists of labels'}, as row {number}"
+            f" ({shown(value)}); {NOT_SUPPORTED}: {ONE_COLUMN_EACH if several else 'write the label itself in place of the list'}."
         )
     for number, row in enumerate(table.rows, start=1):
         value = row[label]
