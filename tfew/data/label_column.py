@@ -74,10 +74,12 @@ def check_single(table: Table, label: str, may_be_joined: bool) -> None:
     if lists := [(number, row[label]) for number, row in enumerate(table.rows, 1) if not_text(row[label]) == "a list"]:
         several = [(number, value) for number, value in lists if len(value) > 1]
         number, value = (several or lists)[0]
-        counted = f"holds several labels in {len(several)} of {len(table.rows)} rows"
+        if several:
+            holds, remedy = f"several labels in {len(several)} of {len(table.rows)} rows", ONE_COLUMN_EACH
+        else:
+            holds, remedy = "lists of labels", "write the label itself in place of the list"
         raise UserError(
-            f"{table.where}: {label!r} {counted if several else 'holds lists of labels'}, as row {number}"
-            f" ({shown(value)}); {NOT_SUPPORTED}: {ONE_COLUMN_EACH if several else 'write the label itself in place of the list'}."
+            f"{table.where}: {label!r} holds {holds}, as row {number} ({shown(value)}); {NOT_SUPPORTED}: {remedy}."
         )
     for number, row in enumerate(table.rows, start=1):
         value = row[label]
