@@ -4,15 +4,15 @@ A FIFO never ends, nor does a link to /dev/zero; looking at a path first leaves 
 opened without waiting, and what is open is looked at.
 """
 
+import io
 import os
 import stat
 from pathlib import Path
-from typing import BinaryIO
 
 MAX_TEXT_BYTES = 64 * 2**20  # settings, descriptions and records are kilobytes
 
 
-def open_regular(path: Path, max_bytes: int | None = None) -> BinaryIO:
+def open_regular(path: Path, max_bytes: int | None = None) -> io.BufferedReader:
     """For reading; raises ValueError if it is no regular file or larger, OSError as `open` does."""
     descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0))
     try:

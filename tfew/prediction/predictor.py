@@ -18,9 +18,10 @@ import torch
 from tfew.config import compose
 from tfew.data.tokenization import TokenizedPrompt, collate
 from tfew.errors import UserError, shorten_list
+from tfew.methods.base import check_fit
 from tfew.methods.base import merge as merge_adapter
 from tfew.methods.task_bank import Scaling, TaskBank
-from tfew.models.adapters_io import load_weights
+from tfew.models.adapters_io import load_shapes, load_weights
 from tfew.models.loaded_model import LoadedModel
 from tfew.prediction.loaded_task import LoadedTask, load_task
 from tfew.prediction.saved_run import SavedRun, saved_run
@@ -98,11 +99,12 @@ class Predictor:
         _check_same_model(name, run, self._run)
         method = run.method()
         assert method is not None  # it has a folder
-        task = load_task(name, run, self._prompt_tokenizer)
         try:
-            return task, method.scalings(self.model, load_weights(folder))
+            check_fit(method.neutral(self.model), load_shapes(folder))  # before anything is given memory
+            scalings = method.scalings(self.model, load_weights(folder))
         except UserError as error:
             raise UserError(f"{folder}: {error}") from error
+        return load_task(name, run, self._prompt_tokenizer), scalings
 
     def put_task(self, name: str, read: tuple[LoadedTask, Mapping[str, Scaling]]) -> None:
         bank = self._check_new(name)
