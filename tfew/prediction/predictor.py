@@ -91,12 +91,17 @@ class Predictor:
         """Takes in one more task; raises UserError, and changes nothing, where its adapter belongs to another model."""
         self.put_task(name, self.read_task(name, folder))
 
-    def read_task(self, name: str, folder: str | Path) -> tuple[LoadedTask, dict[str, Scaling]]:
-        """What `put_task` takes in. Nothing is changed, so another thread may be labelling meanwhile."""
+    def read_task(self, name: str, folder: str | Path, own_base: bool = False) -> tuple[LoadedTask, dict[str, Scaling]]:
+        """What `put_task` takes in. Nothing is changed, so another thread may be labelling meanwhile.
+
+        `own_base`: also refuse an adapter that names another base model than it would run on.
+        """
         self._check_new(name)
         folder = Path(folder).expanduser()
         run = self._find_run(folder)
         _check_same_model(name, run, self._run)
+        if own_base:
+            run.check_base()
         method = run.method()
         assert method is not None  # it has a folder
         try:

@@ -11,5 +11,6 @@
 * headers: of every answer
 * metrics: Prometheus counters
 * table: CSV files
+* connections, log_limit: bounds of connections and of what strangers make it log
 * server: uvicorn, and its end
 """

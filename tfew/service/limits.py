@@ -65,7 +65,7 @@ class BodyLimitMiddleware:
     def _check(self, seen: int) -> None:
         if seen > self.max_bytes:
             why = f"The body is larger than {self.max_bytes:,} bytes (max_body_mb=)."
-            raise HTTPException(413, why, headers={"connection": "close"})
+            raise HTTPException(413, why)
         if self.held_bytes > MAX_BODIES * self.max_bytes:
             why = "Too many bodies are being received: try again in a moment."
-            raise HTTPException(429, why, headers={"connection": "close", "retry-after": "1"})
+            raise HTTPException(429, why, headers={"retry-after": "1"})

@@ -86,7 +86,7 @@ class Operations:
     async def add(self, name: str, folder: Path) -> None:
         """The adapter is read beside the labelling, and taken in between two batches."""
         predictor = self.queue.predictor
-        task = await self._changing(self._loader.run(lambda: predictor.read_task(name, folder)))
+        task = await self._changing(self._loader.run(lambda: predictor.read_task(name, folder, own_base=True)))
         await self._changing(self.queue.call(lambda: predictor.put_task(name, task)))
 
     async def remove(self, name: str) -> None:

@@ -124,5 +124,5 @@ def needed_right(path: str, method: str) -> str:
 
 async def _refuse(status: int, why: str, scope: Scope, receive: Receive, send: Send) -> None:
     log.warning(f"{status} for {scope['method']} of {(scope.get('client') or ('?',))[0]}, {scope['tfew.request_id']}")
-    headers = {"connection": "close", **({"www-authenticate": "Bearer"} if status == 401 else {})}
+    headers = {"www-authenticate": "Bearer"} if status == 401 else {}
     await JSONResponse({"detail": why}, status, headers)(scope, receive, send)
