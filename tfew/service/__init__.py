@@ -13,4 +13,5 @@
 * table: CSV files
 * connections, log_limit: bounds of connections and of what strangers make it log
 * server: uvicorn, and its end
+* client: of the service, in Python
 """
