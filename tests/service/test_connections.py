@@ -4,6 +4,7 @@ import resource
 import socket
 import ssl
 import subprocess
+import threading
 import time
 from http.client import HTTPConnection, HTTPSConnection
 from pathlib import Path
@@ -85,6 +86,27 @@ def test_an_answer_that_is_not_taken_is_given_up() -> None:
         wait_for(lambda: not found.open)
         assert found.closed_idle == 1
         client.close()
+
+
+def test_answers_to_requests_one_behind_the_other_that_are_not_taken() -> None:
+    labelling = queue()
+    with running(make_app(labelling, Metrics(), LIMITS), labelling, ConnectionLimits(50, 60, 0.5)) as (port, found):
+        client = connected(port)
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
+        sender = threading.Thread(target=until_cut, args=(client, b"GET / HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n" * 50))
+        sender.start()
+        sender.join(20)
+        assert not sender.is_alive()
+        assert found.closed_idle == 1
+        client.close()
+
+
+def until_cut(client: socket.socket, data: bytes) -> None:
+    try:
+        while True:
+            client.sendall(data)
+    except ConnectionError:
+        pass
 
 
 def test_the_one_that_is_idle_the_longest_makes_room_and_a_request_does_not() -> None:

@@ -98,11 +98,13 @@ class LimitedProtocol(AutoHTTPProtocol):  # type: ignore[misc,valid-type]
         super().on_headers_complete()
 
     def answering_since(self, now: float) -> float | None:
-        """When the answer was first seen to begin; None while there is none."""
-        if self.idle_since is None and self.cycle is not None and self.cycle.response_started:
-            self._answering_since = self._answering_since or now
-            return self._answering_since
-        return None
+        """When it was first seen that something waits to be taken; None where nothing does, or an answer ended since.
+
+        Requests that are sent one behind the other, and no answer read, fill the buffer without one that has begun.
+        """
+        waits = self.transport.get_write_buffer_size() > 0
+        self._answering_since = (self._answering_since or now) if waits else None
+        return self._answering_since
 
 
 def limited_protocol(limits: ConnectionLimits) -> tuple[type[LimitedProtocol], Connections]:
