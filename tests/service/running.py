@@ -17,14 +17,14 @@ from tfew.service.server import GracefulServer
 def running(app: Any, queue: LabelQueue, limits: ConnectionLimits, **options: Any) -> Iterator[tuple[int, Connections]]:
     """The port, and the connections that are open."""
     protocol, connections = limited_protocol(limits)
-    config = uvicorn.Config(app, port=0, log_level="warning", http=protocol, ws="none", **options)
+    own = {"port": 0, "log_level": "warning", "http": protocol, "ws": "none", "timeout_graceful_shutdown": 5}
+    config = uvicorn.Config(app, **own, **options)
     ports: list[int] = []
     server = GracefulServer(config, queue, connections, ready=ports.append)
     thread = threading.Thread(target=server.run)
     thread.start()
-    while not ports:
-        time.sleep(0.01)
     try:
+        wait_for(lambda: ports, 60)
         yield ports[0], connections
     finally:
         server.should_exit = True
@@ -32,7 +32,7 @@ def running(app: Any, queue: LabelQueue, limits: ConnectionLimits, **options: An
         queue.close()
 
 
-def wait_for(condition: Any, seconds: float = 10.0) -> None:
+def wait_for(condition: Any, seconds: float = 60.0) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "it did not come about"

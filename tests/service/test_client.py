@@ -1,13 +1,12 @@
 """The client against the app behind the server's own connections."""
 
 import threading
-import time
-from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from tests.service.running import running
+from tests.service.running import running, wait_for
 from tests.service.stubs import Recorder
 from tfew.prediction.task_predictor import Labelled
 from tfew.service.app import make_app
@@ -55,15 +54,17 @@ def test_a_busy_service_is_asked_again(retries: int, monkeypatch: pytest.MonkeyP
     echo = Echo(go=False)
     queue = LabelQueue(echo, 4, 4)  # type: ignore[arg-type]
     pauses: list[float] = []
-    pause: Callable[[float], None] = time.sleep
-    monkeypatch.setattr("tfew.service.client.time.sleep", lambda seconds: (pauses.append(seconds), pause(0.05)))
+
+    def pause(seconds: float) -> None:
+        pauses.append(seconds)
+        echo.go.set()  # while the client waits, it has time again
+
+    monkeypatch.setattr("tfew.service.client.time", SimpleNamespace(sleep=pause))
     with running(make_app(queue, Metrics(), LIMITS), queue, ConnectionLimits(20, 60, 60)) as (port, _):
         first = Client(f"http://127.0.0.1:{port}")
         filling = threading.Thread(target=first.predict, args=([{"text": "a"}] * 4,))
         filling.start()
-        while queue.unanswered < 4:
-            pause(0.01)
-        threading.Timer(0.12, echo.go.set).start()
+        wait_for(lambda: queue.unanswered == 4)
         with Client(f"http://127.0.0.1:{port}", retries=retries) as second:
             if retries:
                 assert second.predict([{"text": "b"}])[0]["label"] == "b"
@@ -71,6 +72,7 @@ def test_a_busy_service_is_asked_again(retries: int, monkeypatch: pytest.MonkeyP
             else:
                 with pytest.raises(ServiceError, match="status 429"):
                     second.predict([{"text": "b"}])
+        echo.go.set()
         filling.join()
         first.close()
 

@@ -28,13 +28,13 @@ def queue() -> LabelQueue:
 
 
 def connected(port: int) -> socket.socket:
-    return socket.create_connection(("127.0.0.1", port), timeout=10)
+    return socket.create_connection(("127.0.0.1", port), timeout=60)
 
 
 def status(port: int) -> int:
-    connection = HTTPConnection("127.0.0.1", port, timeout=10)
-    connection.request("GET", "/healthz")
+    connection = HTTPConnection("127.0.0.1", port, timeout=60)
     try:
+        connection.request("GET", "/healthz")
         with connection.getresponse() as answer:
             return answer.status
     finally:
@@ -65,7 +65,7 @@ def test_what_never_asks_or_asks_slowly_is_closed() -> None:
                 dripping.sendall(b"G")
             except OSError:
                 break
-            assert time.monotonic() - began < 5
+            assert time.monotonic() - began < 60
             time.sleep(0.05)
         wait_for(lambda: not found.open)
         assert all(map(is_closed, (silent, dripping, behind)))
@@ -95,10 +95,10 @@ def test_answers_to_requests_one_behind_the_other_that_are_not_taken() -> None:
         client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2048)
         sender = threading.Thread(target=until_cut, args=(client, b"GET / HTTP/1.1\r\nhost: 127.0.0.1\r\n\r\n" * 50))
         sender.start()
-        sender.join(20)
+        sender.join(60)
+        client.close()
         assert not sender.is_alive()
         assert found.closed_idle == 1
-        client.close()
 
 
 def until_cut(client: socket.socket, data: bytes) -> None:
@@ -113,7 +113,7 @@ def test_the_one_that_is_idle_the_longest_makes_room_and_a_request_does_not() ->
     recorder = Recorder(go=False)
     labelling = LabelQueue(recorder, 100, 16)  # type: ignore[arg-type]
     with running(make_app(labelling, Metrics(), LIMITS), labelling, ConnectionLimits(8, 60, 60)) as (port, found):
-        working = HTTPConnection("127.0.0.1", port, timeout=10)
+        working = HTTPConnection("127.0.0.1", port, timeout=60)
         working.request("POST", "/predict", b'{"text": "a"}', {"content-type": "application/json"})
         wait_for(lambda: recorder.batches)
         idle = [connected(port) for _ in range(30)]
@@ -122,7 +122,8 @@ def test_the_one_that_is_idle_the_longest_makes_room_and_a_request_does_not() ->
         wait_for(lambda: len(found.open) <= 8)
         assert is_closed(idle[0])
         recorder.go.set()
-        assert working.getresponse().status == 422, "it had its answer: no label"
+        with working.getresponse() as answer:
+            assert answer.status == 422, "it had its answer: no label"
         working.close()
         for client in idle:
             client.close()
@@ -148,7 +149,8 @@ def test_https(tmp_path: Path) -> None:
     app = make_app(labelling, Metrics(), LIMITS)
     with running(app, labelling, ConnectionLimits(50, 60, 60), **files) as (port, _):
         trusting = ssl.create_default_context(cafile=str(certificate))
-        connection = HTTPSConnection("127.0.0.1", port, timeout=10, context=trusting)
+        connection = HTTPSConnection("127.0.0.1", port, timeout=60, context=trusting)
         connection.request("GET", "/healthz")
-        assert connection.getresponse().status == 200
+        with connection.getresponse() as answer:
+            assert answer.status == 200
         connection.close()

@@ -102,7 +102,7 @@ def load_weights(folder: Path) -> dict[str, "Tensor"]:
         check_sha256(path, adapter_description(folder).get(WEIGHTS_SHA256), "Take it again from where it came from.")
     try:
         weights = load_file(path)
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, RuntimeError, MemoryError) as error:  # too large to map is one
         raise UserError(f"{path} cannot be read: {error}.") from error
     if bad := next((name for name, tensor in weights.items() if not tensor.float().isfinite().all()), None):
         raise UserError(f"{path} holds weights that are NaN or infinite ({bad}): whatever it labels would be NaN.")
@@ -118,7 +118,7 @@ def load_shapes(folder: Path) -> dict[str, "Tensor"]:
     try:
         with safe_open(path, framework="numpy") as file:
             return {name: torch.empty(file.get_slice(name).get_shape(), device="meta") for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
+    except (SafetensorError, OSError, RuntimeError, MemoryError) as error:  # too large to map is one
         raise UserError(f"{path} cannot be read: {error}.") from error
 
 

@@ -37,7 +37,9 @@ class Operations:
     async def answers(self, request: Request, rows: Sequence[tuple[str | None, Any]], earlier: int = 0) -> list[Answer]:
         """`earlier`: rows of the same table that were answered before; item numbers in errors continue from it."""
         self.check_known(task for task, _ in rows)
-        found = await while_connected(request, self._in_time(self.queue.label(rows, client_of(request))))
+        with self._refusing():
+            work = self.queue.label(rows, client_of(request))
+            found = await while_connected(request, work, self.limits.timeout_seconds)
         for number, answer in enumerate(found, start=1 + earlier):
             if isinstance(answer, UserError):
                 raise HTTPException(422, f"Item {number}: {answer}")
@@ -96,13 +98,16 @@ class Operations:
     async def _changing(self, work: Awaitable[T]) -> T:
         """Errors without the folders of this machine."""
         try:
-            return await self._in_time(work)
+            with self._refusing():
+                return await asyncio.wait_for(work, self.limits.timeout_seconds)
         except HTTPException as error:
             raise HTTPException(error.status_code, ABSOLUTE.sub("", str(error.detail)), error.headers) from None
 
-    async def _in_time(self, work: Awaitable[T]) -> T:
+    @contextmanager
+    def _refusing(self) -> Iterator[None]:
+        """Errors of the queue and the predictor as those of HTTP."""
         try:
-            return await asyncio.wait_for(work, self.limits.timeout_seconds)
+            yield
         except UserError as error:
             raise HTTPException(422, str(error)) from error
         except FullError:
@@ -115,15 +120,18 @@ class Operations:
             refuse(504, f"Not answered within {self.limits.timeout_seconds:g} s (timeout_seconds=).")
 
 
-async def while_connected(request: Request, work: Awaitable[T]) -> T:
-    """The result; once the client has gone, the work is cancelled. The body has been read."""
+async def while_connected(request: Request, work: Awaitable[T], timeout_seconds: float) -> T:
+    """The result; once the client has gone, or after a time (TimeoutError), the work is cancelled. The body has been
+    read."""
     working = asyncio.ensure_future(work)
     gone = asyncio.ensure_future(_disconnected(request))
     try:
-        await asyncio.wait({working, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if not working.done():
+        await asyncio.wait({working, gone}, timeout=timeout_seconds, return_when=asyncio.FIRST_COMPLETED)
+        if working.done():
+            return working.result()
+        if gone.done():
             raise HTTPException(CLIENT_CLOSED_REQUEST, "The client has gone.")
-        return working.result()
+        raise TimeoutError
     finally:
         working.cancel()
         gone.cancel()
