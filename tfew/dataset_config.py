@@ -20,6 +20,7 @@ from tfew.data.sources import has_split, load_hub_table, load_split
 from tfew.data.templates import load_templates, select_templates
 from tfew.errors import UserError
 from tfew.files.checksums import file_sha256
+from tfew.files.regular import read_text
 from tfew.tables.formats import read_rows
 from tfew.tables.stream import file_ending, is_table
 from tfew.tables.table_reader import Table, read_table
@@ -210,8 +211,8 @@ def _read_template(template: str) -> str:
     if len(template) > 200 or "{" in template or not path.is_file():
         return template
     try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        return read_text(path)
+    except (OSError, ValueError) as error:
         raise UserError(f"template={template} cannot be read: {error}.") from error
 
 

@@ -12,6 +12,7 @@ from tfew.cli import command
 from tfew.config import CONFIGS
 from tfew.errors import UserError, shorten_list, unknown_value_error
 from tfew.files.atomic import write_atomically
+from tfew.files.regular import read_text
 from tfew.files.untrusted import parse_json
 from tfew.prediction.submission import check_names, predictions_csv
 from tfew.runs.identity import WEIGHT_HASHES
@@ -84,7 +85,7 @@ def _runs(config: DictConfig, names: list[str]) -> dict[str, Path]:
 
 def _named_runs(path: Path) -> dict[str, Path]:
     try:
-        named = parse_json(path.read_text(encoding="utf-8"))
+        named = parse_json(read_text(path))
         return {str(name): Path(run).expanduser() for name, run in named.items()}
     except (OSError, ValueError, AttributeError, TypeError) as error:
         raise UserError(f"adapters={path} is not a JSON file of task names and run folders: {error}.") from error

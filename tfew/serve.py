@@ -2,8 +2,10 @@
 
 import logging
 import socket
+import ssl
 from collections.abc import Sequence
 from functools import partial
+from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,19 +19,25 @@ from tfew.prediction.tasks_file import task_folders
 
 if TYPE_CHECKING:
     from tfew.service.limits import Limits
+    from tfew.service.server import Listening
 
 log = logging.getLogger("tfew.serve")  # __name__ is __main__ under python -m
 LOCAL = ("localhost", "127.0.0.1", "[::1]")
 OWN_SETTINGS = (
-    "host", "port", "allowed_hosts", "max_items", "max_body_mb", "max_waiting", "timeout_seconds", "manage",
+    "host", "port", "allowed_hosts", "max_items", "max_body_mb", "max_waiting", "max_table_rows", "max_connections",
+    "timeout_seconds", "drain_seconds", "manage", "token", "insecure", "certificate", "key",
 )  # fmt: skip
-WHOLE = {"port": (0, 65535), "max_items": (1, 10**6), "max_waiting": (1, 10**7)}
-POSITIVE = ("max_body_mb", "timeout_seconds")
+WHOLE = {
+    "port": (0, 65535), "max_items": (1, 10**6), "max_waiting": (1, 10**7), "max_table_rows": (1, 10**8),
+    "max_connections": (1, 10**6),
+}  # fmt: skip
+POSITIVE = ("max_body_mb", "timeout_seconds", "drain_seconds")
 
 
 def serve(config: DictConfig, overrides: Sequence[str] = ()) -> None:
     """Until SIGTERM or Ctrl-C; `overrides`: what the command line says."""
     _check(config)
+    _check_reach(config)
     require("tfew.serve", "serve")
     _check_port(config.host, config.port)
     folders = None if config.adapters is None else task_folders(Path(str(config.adapters)).expanduser())
@@ -41,7 +49,9 @@ def serve(config: DictConfig, overrides: Sequence[str] = ()) -> None:
     from tfew.service.app import make_app
     from tfew.service.metrics import Metrics
     from tfew.service.queue import LabelQueue
+    from tfew.service.tokens import load_tokens
 
+    tokens = None if config.token is None else load_tokens(str(config.token))
     of_prediction = [
         override for override in overrides if overridden([override])[0].partition(".")[0] not in OWN_SETTINGS
     ]
@@ -49,9 +59,13 @@ def serve(config: DictConfig, overrides: Sequence[str] = ()) -> None:
     predictor = load_predictor(find_run, config.adapter if folders is None else folders, config.merge)
     metrics = Metrics()
     queue = LabelQueue(predictor, config.max_waiting, 2 * predictor.batch_size, metrics.observe_batch)
-    app = make_app(queue, metrics, _limits(config))
-    log.info(f"http://{config.host}:{config.port}: {_number(len(predictor.tasks), 'task')}; Ctrl-C ends it.")
-    server.serve(app, queue, config.host, config.port)
+    app = make_app(queue, metrics, _limits(config), tokens)
+    scheme, tasks = "http" if config.certificate is None else "https", _number(len(predictor.tasks), "task")
+
+    def ready(port: int) -> None:
+        log.info(f"{scheme}://{config.host}:{port}: {tasks}; Ctrl-C ends it.")
+
+    server.serve(app, queue, _listening(config), ready)
 
 
 def _number(count: int, what: str) -> str:
@@ -67,7 +81,21 @@ def _limits(config: DictConfig) -> "Limits":
         timeout_seconds=config.timeout_seconds,
         allowed_hosts=(*LOCAL, config.host, *map(str, config.allowed_hosts)),
         manage=None if config.manage is None else Path(config.manage).expanduser(),
+        table_rows=config.max_table_rows,
     )
+
+
+def _listening(config: DictConfig) -> "Listening":
+    from tfew.service.server import Listening
+
+    return Listening(
+        config.host, config.port, config.max_connections, config.timeout_seconds, config.drain_seconds,
+        _file(config, "certificate"), _file(config, "key"),
+    )  # fmt: skip
+
+
+def _file(config: DictConfig, key: str) -> Path | None:
+    return None if config[key] is None else Path(str(config[key])).expanduser()
 
 
 def _check(config: DictConfig) -> None:
@@ -87,6 +115,43 @@ def _check(config: DictConfig) -> None:
         raise UserError(f"manage={config.manage} is no folder.")
     if config.manage is not None and config.adapters is None:
         raise UserError("manage= adds and removes tasks, and adapter= serves one alone: use adapters=tasks.json.")
+
+
+def _check_reach(config: DictConfig) -> None:
+    """Raises UserError where others could reach the service without being asked who they are."""
+    if type(config.insecure) is not bool:
+        raise UserError(f"insecure={config.insecure} is neither true nor false.")
+    if config.token is None and not config.insecure and not _is_loopback(config.host):
+        raise UserError(
+            f"host={config.host} lets other machines reach the service, and nothing asks who they are: name a file of"
+            " tokens with token=, or say insecure=true."
+        )
+    if (config.certificate is None) != (config.key is None):
+        raise UserError("HTTPS needs both certificate= and key=, two PEM files.")
+    for path in filter(None, (_file(config, "certificate"), _file(config, "key"))):
+        if not path.is_file():
+            raise UserError(f"{path} is no file: HTTPS needs certificate= and key=, two PEM files.")
+    _check_certificate(_file(config, "certificate"), _file(config, "key"))
+
+
+def _is_loopback(host: str) -> bool:
+    """Whether each address of this name is; an unknown one is said when it is listened on."""
+    if not host:  # every address
+        return False
+    try:
+        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
+    except OSError:
+        return True
+    return all(ip_address(str(address[0]).partition("%")[0]).is_loopback for *_, address in found)
+
+
+def _check_certificate(certificate: Path | None, key: Path | None) -> None:
+    if certificate is None or key is None:
+        return
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key)
+    except OSError as error:  # SSLError is one
+        raise UserError(f"certificate={certificate} and key={key} do not go together ({error}).") from error
 
 
 def _check_port(host: str, port: int) -> None:

@@ -12,7 +12,7 @@ import pytest
 from tfew.config import CONFIGS
 from tfew.data import rendering, sandbox
 from tfew.data.rendering import END, START
-from tfew.data.sandbox import RenderError, SafeTemplate, extract_spans
+from tfew.data.sandbox import MAX_OUTPUT_CHARACTERS, RENDER_TIMEOUT_SECONDS, RenderError, SafeTemplate, extract_spans
 from tfew.data.templates import InlineTemplate
 from tfew.errors import UserError
 from tfew.schema import Example
@@ -255,3 +255,31 @@ def test_longest_start(slow_process: Callable[..., sandbox._RenderProcess], monk
 
 def _peak_bytes() -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if os.uname().sysname == "Darwin" else 1024)
+
+
+PLAIN_BOMBS = {
+    "a column many times": ("{{ text }}" * 9_000, 2_000_000),
+    "filters in a chain": ("{{ text" + "|upper|lower" * 500 + " }}", 2_000_000),
+    "join of join": ("{{ text" + "|join('12345678901234567890')" * 30 + " }}", 1),
+    "quoted quotes": ("{{ " + "[" * 40 + "text" + "|string]" * 40 + " }}", 1),
+}
+
+
+@pytest.mark.parametrize("name", PLAIN_BOMBS)
+def test_a_plain_template_is_bounded_in_output_and_in_time(name: str) -> None:
+    source, size = PLAIN_BOMBS[name]
+    started = time.monotonic()
+    try:
+        found = SafeTemplate(source).render({"text": "'\\" * size})
+    except RenderError:
+        found = ""
+    assert len(found) <= MAX_OUTPUT_CHARACTERS
+    assert time.monotonic() - started < RENDER_TIMEOUT_SECONDS + 5
+
+
+def test_a_long_row_is_rendered_elsewhere_with_the_same_text() -> None:
+    template, row = SafeTemplate("{{ text }} {{ label|upper }}"), {"text": "ab " * 10, "label": "ß"}
+    assert template._template is not None
+    short = template.render(row, cut=["text"])
+    template._nodes = sandbox.PLAIN_WORK
+    assert template.render(row, cut=["text"]) == short

@@ -101,7 +101,12 @@ def test_one_item_its_inputs_and_what_is_there(queue: LabelQueue) -> None:
     described = client.get("/tasks").json()
     assert [task["name"] for task in described] == list(FAMILIES)
     assert set(alone[0]["probabilities"]) == set(described[0]["labels"])
-    assert client.get("/healthz").json() == {"status": "ok", "tasks": 2, "waiting_rows": 0}
+    assert client.get("/healthz").json() == {
+        "status": "ok",
+        "tasks": 2,
+        "waiting_rows": 0,
+        "oldest_row_seconds": 0.0,
+    }
     metrics = client.get("/metrics").text
     assert 'tfew_requests_total{path="/predict",status="200"} 2.0' in metrics
     assert "tfew_rows_total 2.0" in metrics
@@ -202,11 +207,11 @@ def test_a_table_comes_back_labelled(queue: LabelQueue, predictor: Predictor) ->
 
 
 def test_tables_by_delimiter() -> None:
-    assert read_table(b"a;b\n1,5;2\n") == (["a", "b"], [{"a": "1,5", "b": "2"}])
-    assert read_table("ä| b\nü| 2\n".encode("utf-16")) == (["ä", "b"], [{"ä": "ü", "b": "2"}])
-    assert read_table(b"a\tb\r\n1\t2\r\n") == (["a", "b"], [{"a": "1", "b": "2"}])
+    assert read_table(b"a;b\n1,5;2\n", 9) == (["a", "b"], [{"a": "1,5", "b": "2"}])
+    assert read_table("ä| b\nü| 2\n".encode("utf-16"), 9) == (["ä", "b"], [{"ä": "ü", "b": "2"}])
+    assert read_table(b"a\tb\r\n1\t2\r\n", 9) == (["a", "b"], [{"a": "1", "b": "2"}])
     with pytest.raises(UserError, match=r"Row 2 \(line 3\) has 3 cells"):
-        read_table(b"a,b\n1,2\n1,2,3\n")
+        read_table(b"a,b\n1,2\n1,2,3\n", 9)
 
 
 def test_tasks_come_and_go_while_it_runs(runs: dict[str, Path], tmp_path: Path) -> None:
@@ -401,8 +406,8 @@ def test_who_waits_too_long_is_told(queue: LabelQueue) -> None:
     client = client_of(stuck, timeout_seconds=0.05)
     for _ in range(2):
         assert client.post("/predict", json={"task": "t", "text": "a"}).status_code == 504
-    client.post("/predict", json={"task": "t", "text": "a"})
-    full = client.post("/predict", json={"task": "t", "text": "a"})
+    assert stuck.unanswered == 1, "what waited is given up; one row is being labelled"
+    full = client.post("/predict", json={"items": [{"task": "t", "text": "a"}] * 3})
     assert (full.status_code, full.headers["retry-after"]) == (429, "1")
     slow.go.set()
     while stuck.unanswered:

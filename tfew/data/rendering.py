@@ -54,15 +54,19 @@ def render_chunks(template: Template, fields: Mapping[str, Any], cut: Iterable[s
     return template.generate({**fields, **marked})
 
 
+class TooLongError(ValueError):
+    """A template prints too much."""
+
+
 def limit_output(pieces: Iterable[str], max_characters: int) -> str:
-    """Raises ValueError as soon as there are too many characters."""
+    """Raises TooLongError as soon as there are too many characters."""
     kept: list[str] = []
     size = 0
     for piece in pieces:
         kept.append(piece)
         size += len(piece)
         if size > max_characters:
-            raise ValueError(f"it prints more than {max_characters:,} characters")
+            raise TooLongError(f"it prints more than {max_characters:,} characters")
     return "".join(kept)
 
 

@@ -12,6 +12,7 @@ import re
 import select
 import subprocess
 import sys
+import threading
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import cache
@@ -34,6 +35,8 @@ PLAIN_NODES = (
     nodes.Slice, nodes.List, nodes.Tuple, nodes.If, nodes.CondExpr, nodes.Compare, nodes.Operand, nodes.And, nodes.Or,
     nodes.Not, nodes.Test, nodes.Filter, nodes.Concat,
 )  # fmt: skip
+GROWS = {"join"}  # a separator between all characters of a text: once, but not of what has grown already
+PLAIN_WORK = 20_000_000  # characters of the row times nodes of the template that are rendered in this process
 PLAIN_FILTERS = {"trim", "lower", "upper", "capitalize", "title", "string", "int", "first", "last", "length", "join"}
 MARKER = re.compile(f"([{rendering.START}{rendering.END}])")
 MAX_SEPARATOR_CHARACTERS = 20  # of `join`
@@ -52,6 +55,7 @@ class SafeTemplate:
         self.source = source
         try:
             tree = _environment().parse(source)
+            self._nodes = sum(1 for _ in tree.find_all(nodes.Node))
             self._template: Template | None = _environment().from_string(source) if is_plain(tree) else None
             # compiling folds constants, which may take for ever: only plain templates are compiled here
             columns = [] if self._template is None else meta.find_undeclared_variables(tree)
@@ -63,8 +67,13 @@ class SafeTemplate:
 
     def render(self, fields: Mapping[str, Any], cut: Sequence[str] = ()) -> str:
         """The rendered text, with texts of the columns `cut` between START and END; raises RenderError."""
-        if self._template is not None:
-            return "".join(rendering.render_chunks(self._template, fields, cut))
+        if self._template is not None and self._nodes * _characters(fields) <= PLAIN_WORK:
+            try:
+                return rendering.limit_output(
+                    rendering.render_chunks(self._template, fields, cut), MAX_OUTPUT_CHARACTERS
+                )
+            except rendering.TooLongError as error:
+                raise RenderError(str(error)) from error
         request = {"source": self.source, "fields": fields, "cut": list(cut), "seed": random.random()}
         return _process().ask(request)
 
@@ -75,13 +84,37 @@ def is_plain(tree: nodes.Node) -> bool:
 
 
 def _is_plain_node(node: nodes.Node) -> bool:
+    if isinstance(node, nodes.List | nodes.Tuple):  # shown, it quotes its texts: quoted texts would grow with each turn
+        return all(_is_place(item) for item in node.items)
     if not isinstance(node, nodes.Filter):
         return isinstance(node, PLAIN_NODES)
+    if node.name in GROWS and any(inner.name in GROWS for inner in node.find_all(nodes.Filter)):
+        return False
     short = all(
         isinstance(argument, nodes.Const) and len(str(argument.value)) <= MAX_SEPARATOR_CHARACTERS
         for argument in node.args
     )
     return node.name in PLAIN_FILTERS and short and not (node.kwargs or node.dyn_args or node.dyn_kwargs)
+
+
+def _characters(fields: Mapping[str, Any]) -> int:
+    """Of all texts of a row, at any depth."""
+    waiting, found = list(fields.values()), 0
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, Mapping):
+            waiting += [*value, *value.values()]
+        elif isinstance(value, list | tuple):
+            waiting += value
+        else:
+            found += len(value) if isinstance(value, str) else 20
+    return found
+
+
+def _is_place(node: nodes.Node) -> bool:
+    """A constant, or what stands somewhere in the row."""
+    inner = node.find_all((nodes.Filter, nodes.Concat, nodes.List, nodes.Tuple))
+    return isinstance(node, nodes.Const | nodes.Name | nodes.Getattr | nodes.Getitem) and not any(inner)
 
 
 @cache
@@ -94,12 +127,14 @@ class _RenderProcess:
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[str] | None = None
+        self._lock = threading.Lock()  # a service reads templates while it renders others
         atexit.register(self.close)
 
     def ask(self, request: Mapping[str, Any]) -> str:
-        if self._process is None:
-            self._start()
-        answer = self._answer(request, RENDER_TIMEOUT_SECONDS)
+        with self._lock:
+            if self._process is None:
+                self._start()
+            answer = self._answer(request, RENDER_TIMEOUT_SECONDS)
         if "error" in answer:
             raise RenderError(answer["error"])
         return answer["text"]

@@ -3,6 +3,7 @@
 * atomic, atomic_output, partial_file: written whole or not at all; large ones resume
 * file_lock: one process per file
 * checksums: whether a file is as it was written
+* regular: files that end, under a size
 * untrusted: JSON, YAML and archives of strangers
 * hub: whether the Hugging Face Hub answers
 """

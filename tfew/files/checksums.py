@@ -11,14 +11,19 @@ from pathlib import Path
 from typing import Any
 
 from tfew.errors import UserError
+from tfew.files.regular import open_regular
 from tfew.files.untrusted import check_archive, parse_own_json
 
 CHECKSUM_KEY = "sha256"
 
 
 def file_sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    """Raises UserError if it is no regular file: one that never ends has no checksum."""
+    try:
+        with open_regular(path) as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except ValueError as error:
+        raise UserError(f"{path} cannot be read: {error}.") from error
 
 
 def to_checked_json(fields: Mapping[str, Any]) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from tfew.errors import UserError
 from tfew.files.atomic import write_atomically, write_bytes_atomically
 from tfew.files.checksums import check_sha256, from_checked_json, to_checked_json
+from tfew.files.regular import open_regular, read_text
 
 if TYPE_CHECKING:  # a description is read before anything heavy is imported
     from torch import Tensor
@@ -50,7 +51,7 @@ def adapter_description(folder: Path) -> dict[str, Any]:
     """What `save_adapter` wrote beside the weights: the method to attach before they can be loaded."""
     path = folder / CONFIG_FILE
     try:
-        description = from_checked_json(path.read_text(encoding="utf-8"))
+        description = from_checked_json(read_text(path))
         if description["format_version"] != FORMAT_VERSION or not {"method", "base"} <= description.keys():
             raise UserError(f"{path} has another format than this version's ({FORMAT_VERSION}).")
         return description
@@ -78,10 +79,10 @@ def save_temperature(folder: Path, calibration: Mapping[str, Any], norm: str, eo
 def load_temperature(folder: Path, norm: str, eos: str = "include") -> float | None:
     """What `save_temperature` wrote; None where there is none for this norm and `eos`."""
     path = folder / TEMPERATURE_FILE
-    if not path.is_file():
+    if not path.exists():
         return None
     try:
-        saved = from_checked_json(path.read_text(encoding="utf-8"))
+        saved = from_checked_json(read_text(path))
         temperature = float(saved["temperature"])
         if not 0 < temperature < float("inf"):
             raise ValueError(f"temperature {temperature} is not above 0")
@@ -92,16 +93,41 @@ def load_temperature(folder: Path, norm: str, eos: str = "include") -> float | N
 
 
 def load_weights(folder: Path) -> dict[str, "Tensor"]:
-    """The tensors that `save_adapter` wrote."""
+    """The tensors that `save_adapter` wrote; raises UserError where they are damaged, or not all finite."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    path = folder / WEIGHTS_FILE
-    if not path.is_file():
-        raise UserError(f"{folder} holds no adapter ({WEIGHTS_FILE} is missing).")
+    path = _weights_file(folder)
     if (folder / CONFIG_FILE).is_file():
         check_sha256(path, adapter_description(folder).get(WEIGHTS_SHA256), "Take it again from where it came from.")
     try:
-        return load_file(path)
-    except (SafetensorError, OSError) as error:
+        weights = load_file(path)
+    except (SafetensorError, OSError, RuntimeError, MemoryError) as error:  # too large to map is one
         raise UserError(f"{path} cannot be read: {error}.") from error
+    if bad := next((name for name, tensor in weights.items() if not tensor.float().isfinite().all()), None):
+        raise UserError(f"{path} holds weights that are NaN or infinite ({bad}): whatever it labels would be NaN.")
+    return weights
+
+
+def load_shapes(folder: Path) -> dict[str, "Tensor"]:
+    """The same without memory for them (device "meta"), from the file's header alone."""
+    import torch
+    from safetensors import SafetensorError, safe_open
+
+    path = _weights_file(folder)
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return {name: torch.empty(file.get_slice(name).get_shape(), device="meta") for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, RuntimeError, MemoryError) as error:  # too large to map is one
+        raise UserError(f"{path} cannot be read: {error}.") from error
+
+
+def _weights_file(folder: Path) -> Path:
+    path = folder / WEIGHTS_FILE
+    try:
+        open_regular(path).close()
+    except FileNotFoundError as error:
+        raise UserError(f"{folder} holds no adapter ({WEIGHTS_FILE} is missing).") from error
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read: {error}.") from error
+    return path

@@ -1,5 +1,6 @@
 """The only place where model, tokenizer, method and adapter weights meet."""
 
+import copy
 import logging
 from collections.abc import Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -19,7 +20,7 @@ from tfew.devices.sharding import convert_what_stays, shard
 from tfew.errors import UserError
 from tfew.files.hub import hub_id
 from tfew.methods.base import Method, adapter_parameters, attach, check_fit
-from tfew.models.adapters_io import CONFIG_FILE, adapter_description, load_weights
+from tfew.models.adapters_io import CONFIG_FILE, adapter_description, load_shapes, load_weights
 from tfew.models.backbone import is_encoder_decoder, load_model, load_tokenizer, random_model, shape_of
 from tfew.models.blueprint import Blueprint
 from tfew.models.checkpoint_path import checkpoint_path, tokenizer_path
@@ -27,7 +28,7 @@ from tfew.models.execution import build_device, build_execution, shards_weights,
 from tfew.models.loaded_model import LoadedModel, Trainable, parameter_count
 from tfew.models.method_builder import make_method, method_arguments
 from tfew.models.scoring_rule import with_scoring_rule
-from tfew.models.shapes import shape_at, shape_of_config
+from tfew.models.shapes import shape_at, shape_like, shape_of_config
 from tfew.runs.identity import differences, identity, is_known_checkpoint, model_name
 from tfew.runs.model_source import model_source
 from tfew.scoring.losses import LossConfig
@@ -240,8 +241,21 @@ def _described(folder: Path, config: DictConfig) -> tuple[str, dict[str, Any]]:
 
 
 def attach_saved(folder: Path, method: Method, model: nn.Module) -> None:
+    _check_shapes(folder, method, model)
     attach(method, model)
     restore(method, model, folder)
+
+
+def _check_shapes(folder: Path, method: Method, model: nn.Module) -> None:
+    """Before a stranger's settings of a method, such as its rank, are given memory."""
+    if not method.restores_adapter_alone:
+        return
+    shape = shape_like(model)
+    attach(copy.deepcopy(method), shape)
+    try:
+        check_fit(adapter_parameters(shape), load_shapes(folder))
+    except UserError as error:
+        raise UserError(f"{folder}: {error}") from error
 
 
 def restore(method: Method, model: nn.Module, folder: Path) -> None:

@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from tfew.errors import UserError, shorten_list
+from tfew.files.regular import read_text
 from tfew.files.untrusted import check_archive, parse_json
 from tfew.methods.peft_format import PeftAdapter
 
@@ -26,7 +27,7 @@ PEFT_OLD_WEIGHTS = "adapter_model.bin"  # a pickle, as peft wrote before safeten
 def read_peft(folder: Path) -> PeftAdapter:
     path = folder / PEFT_CONFIG
     try:
-        config = parse_json(path.read_text(encoding="utf-8"))
+        config = parse_json(read_text(path))
     except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read as JSON: {error}.") from error
     if not isinstance(config, dict):

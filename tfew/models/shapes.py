@@ -1,5 +1,6 @@
 """Models without memory for their weights (device "meta"), for counting: of a configuration or a checkpoint."""
 
+import copy
 from collections.abc import Mapping
 from typing import Any
 
@@ -31,6 +32,17 @@ def shape_of_config(values: Mapping[str, Any]) -> nn.Module:
         with torch.device("meta"):
             give_own_head(model)
     return model
+
+
+def shape_like(model: nn.Module) -> nn.Module:
+    """A copy of a model that is loaded."""
+    tensors: dict[int, Any] = {id(p): nn.Parameter(_empty(p), requires_grad=False) for p in model.parameters()}
+    tensors.update((id(buffer), _empty(buffer)) for buffer in model.buffers())
+    return copy.deepcopy(model, tensors)  # it copies nothing that it is given already
+
+
+def _empty(tensor: torch.Tensor) -> torch.Tensor:
+    return torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
 
 
 def shape_at(path: str, revision: str, trusted: str | None = None) -> nn.Module:

@@ -19,9 +19,10 @@ from tfew.config import compose
 from tfew.data.cells import shown
 from tfew.data.tokenization import TokenizedPrompt, collate
 from tfew.errors import UserError, shorten_list
+from tfew.methods.base import check_fit
 from tfew.methods.base import merge as merge_adapter
-from tfew.methods.task_bank import TaskBank
-from tfew.models.adapters_io import load_weights
+from tfew.methods.task_bank import Scaling, TaskBank
+from tfew.models.adapters_io import load_shapes, load_weights
 from tfew.models.loaded_model import LoadedModel
 from tfew.prediction.loaded_task import LoadedTask, load_task
 from tfew.prediction.saved_run import SavedRun, saved_run
@@ -94,22 +95,33 @@ class Predictor:
 
     def add(self, name: str, folder: str | Path) -> None:
         """Takes in one more task; raises UserError, and changes nothing, where its adapter belongs to another model."""
-        if self._bank is None:
-            raise UserError("This predictor is of one adapter: load it with several (adapters=) to add more.")
-        if name in self._tasks:
-            raise UserError(f"There is a task named {name!r} already.")
+        self.put_task(name, self.read_task(name, folder))
+
+    def read_task(self, name: str, folder: str | Path, own_base: bool = False) -> tuple[LoadedTask, dict[str, Scaling]]:
+        """What `put_task` takes in. Nothing is changed, so another thread may be labelling meanwhile.
+
+        `own_base`: also refuse an adapter that names another base model than it would run on.
+        """
+        self._check_new(name)
         folder = Path(folder).expanduser()
         run = self._find_run(folder)
         _check_same_model(name, run, self._run)
+        if own_base:
+            run.check_base()
         method = run.method()
         assert method is not None  # it has a folder
-        task = load_task(name, run, self._prompt_tokenizer)
         try:
+            check_fit(method.neutral(self.model), load_shapes(folder))  # before anything is given memory
             scalings = method.scalings(self.model, load_weights(folder))
         except UserError as error:
             raise UserError(f"{folder}: {error}") from error
+        return load_task(name, run, self._prompt_tokenizer), scalings
+
+    def put_task(self, name: str, read: tuple[LoadedTask, Mapping[str, Scaling]]) -> None:
+        bank = self._check_new(name)
+        task, scalings = read
         # a new dict each time: another thread may be reading `tasks`
-        self._tasks = {**self._tasks, name: replace(task, bank_index=self._bank.add(scalings))}
+        self._tasks = {**self._tasks, name: replace(task, bank_index=bank.add(scalings))}
 
     def remove(self, name: str) -> None:
         task = self._known(name)
@@ -162,6 +174,13 @@ class Predictor:
         """All that the numbers depend on, but for the rows."""
         tasks = {name: task.fingerprint() for name, task in self._tasks.items()}
         return {**self._run.computation, "merge": self._merged, "tasks": tasks}
+
+    def _check_new(self, name: str) -> TaskBank:
+        if self._bank is None:
+            raise UserError("This predictor is of one adapter: load it with several (adapters=) to add more.")
+        if name in self._tasks:
+            raise UserError(f"There is a task named {name!r} already.")
+        return self._bank
 
     def _known(self, name: str | None) -> LoadedTask:
         if name is None and len(self._tasks) == 1:

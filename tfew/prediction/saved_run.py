@@ -18,8 +18,8 @@ from tfew.data.tokenization import PromptTokenizer
 from tfew.dataset_config import with_texts_named
 from tfew.errors import UserError
 from tfew.methods.base import Method
-from tfew.models.adapters_io import WEIGHTS_FILE
-from tfew.models.build import build_for_scoring, build_tokenizer, saved_method, tokenizer_for
+from tfew.models.adapters_io import WEIGHTS_FILE, adapter_description
+from tfew.models.build import base_of, build_for_scoring, build_tokenizer, saved_method, tokenizer_for
 from tfew.models.loaded_model import LoadedModel
 from tfew.runs.run_folder import finished_settings
 from tfew.settings import EvaluationSettings, settings
@@ -62,6 +62,11 @@ class SavedRun:
     @property
     def computation(self) -> dict[str, Any]:
         return {key: resolved(self.config)[key] for key in COMPUTATION}
+
+    def check_base(self) -> None:
+        """Raises UserError where the adapter says that it was trained on another base model than these settings'."""
+        if self.folder is not None and (base := adapter_description(self.folder)["base"]) != base_of(self.config):
+            raise UserError(f"{self.folder} was trained on {base}, and the model here is {base_of(self.config)}.")
 
     def data(self) -> tuple[DatasetSpec, list[Template]]:
         """Raises UserError where these are not the rows of one data set."""

@@ -3,13 +3,14 @@
 from pathlib import Path
 
 from tfew.errors import UserError
+from tfew.files.regular import read_text
 from tfew.files.untrusted import parse_json
 
 
 def task_folders(path: Path) -> dict[str, str | Path]:
     """Task names and adapter folders of a JSON file; relative paths are from here, or else from where the file is."""
     try:
-        named = parse_json(path.read_text(encoding="utf-8"))
+        named = parse_json(read_text(path))
     except FileNotFoundError as error:
         raise UserError(f"adapters={path} does not exist.") from error
     except (OSError, ValueError) as error:

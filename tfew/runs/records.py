@@ -14,6 +14,7 @@ from tfew.environment.versions import own_version
 from tfew.errors import UserError
 from tfew.files.atomic import write_atomically
 from tfew.files.checksums import from_checked_json, to_checked_json
+from tfew.files.regular import read_text
 from tfew.files.untrusted import validated
 
 SCHEMA_VERSION = 2  # 1: without `files` and the checksum
@@ -174,7 +175,7 @@ def save_record(folder: Path, record: RunRecord) -> Path:
 def load_record(folder: Path) -> RunRecord:
     path = folder / RECORD_FILE
     try:
-        fields = from_checked_json(path.read_text(encoding="utf-8"))
+        fields = from_checked_json(read_text(path))
         if fields["schema_version"] not in range(1, SCHEMA_VERSION + 1):
             raise UserError(
                 f"{path} has schema {fields['schema_version']}, and this version reads 1 to {SCHEMA_VERSION}: a newer"

@@ -14,6 +14,7 @@ from tfew.devices.distributed import barrier, is_main_process
 from tfew.errors import UserError
 from tfew.files.atomic import remove_temporary_files, write_atomically, write_error
 from tfew.files.checksums import check_sha256, file_sha256
+from tfew.files.regular import read_text
 from tfew.files.untrusted import parse_yaml, validated
 from tfew.runs.card import CARD_FILE, is_model_card
 from tfew.runs.checkpoints import CHECKPOINTS, JOINT_PREFIX, last_checkpoint, remove_checkpoints, remove_if_empty
@@ -185,11 +186,11 @@ class _Settings(TypedDict, total=False):
 def saved_settings(folder: Path) -> dict[str, Any] | None:
     """`config.yaml` of a run, None without one; raises UserError if it is not one of this project."""
     path = folder / CONFIG_FILE
-    if not path.is_file():
+    if not path.exists():
         return None
     try:
-        settings = parse_yaml(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+        settings = parse_yaml(read_text(path))
+    except (OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read as YAML: {error}.") from error
     needed = {"model", "method", "dataset", "few_shot_seed", "shots"}
     if not isinstance(settings, dict) or not needed <= settings.keys():

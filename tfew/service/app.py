@@ -1,19 +1,23 @@
 """The HTTP interface: `POST /predict`, `POST /table`, `GET /tasks`, `/healthz`, `/metrics`, and a web page."""
 
 import asyncio
+import logging
 import time
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI, HTTPException, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse
+from pydantic import TypeAdapter
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 from tfew.environment.versions import own_version
 from tfew.errors import UserError
+from tfew.service.headers import HeadersMiddleware
+from tfew.service.json_body import read_json
 from tfew.service.limits import BodyLimitMiddleware, Limits
 from tfew.service.messages import (
     Health,
@@ -27,17 +31,27 @@ from tfew.service.messages import (
     format_validation_error,
 )
 from tfew.service.metrics import Metrics, MetricsMiddleware
-from tfew.service.queue import Answer, ClosedError, FullError, LabelQueue
+from tfew.service.openapi import add_schemas, json_body
+from tfew.service.operations import Operations, client_of
+from tfew.service.queue import LabelQueue
 from tfew.service.table import read_table, write_table
+from tfew.service.tokens import TokenMiddleware, Tokens
 
 if TYPE_CHECKING:
     from tfew.prediction.task_predictor import Labelled
 
+audit = logging.getLogger("tfew.service.audit")
+
 PAGE = Path(__file__).with_name("page.html")
+PREDICT_BODY: TypeAdapter[Any] = TypeAdapter(OneOrMany)
+TASK_BODY = TypeAdapter(NewTask)
+EXAMPLE = {"task": "spam", "text": "win a prize"}
 ERROR_RESPONSES: dict[int | str, dict[str, Any]] = {
+    401: {"model": Problem, "description": "no token, or an unknown one (where the service has tokens)"},
+    403: {"model": Problem, "description": "the token lacks the right, or tasks cannot be changed"},
     404: {"model": Problem, "description": "no such task"},
     408: {"model": Problem, "description": "the body did not come in time"},
-    413: {"model": Problem, "description": "body or number of items too large"},
+    413: {"model": Problem, "description": "body, table or number of items too large"},
     422: {"model": Problem, "description": "not what was asked for, or a row that cannot be labelled"},
     429: {"model": Problem, "description": "too many rows are waiting already"},
     503: {"model": Problem, "description": "the service is ending"},
@@ -50,166 +64,133 @@ PAGE_POLICY = (
 )
 
 
-def make_app(queue: LabelQueue, metrics: Metrics, limits: Limits) -> FastAPI:
+def make_app(queue: LabelQueue, metrics: Metrics, limits: Limits, tokens: Tokens | None = None) -> FastAPI:
     what = "Labels and probabilities by adapters of many tasks on one model."
     # no docs_url and redoc_url: their pages load from a CDN
     app = FastAPI(title="tfew", version=own_version(), description=what, docs_url=None, redoc_url=None)
     app.add_middleware(BodyLimitMiddleware, max_bytes=limits.max_body_bytes, timeout_seconds=limits.timeout_seconds)
+    if tokens is not None:
+        app.add_middleware(TokenMiddleware, tokens=tokens)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(limits.allowed_hosts))  # against DNS rebinding
     app.add_middleware(MetricsMiddleware, metrics=metrics)
-    service = _Service(queue, limits)
+    app.add_middleware(HeadersMiddleware)
+    operations = Operations(queue, limits)
+    _add_labelling(app, operations)
+    _add_tasks(app, operations)
+    _add_state(app, operations, metrics)
+    add_schemas(app, PREDICT_BODY, TASK_BODY)
 
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
         return JSONResponse({"detail": format_validation_error(error.errors()[0])}, status_code=422)
 
-    @app.get("/", response_class=HTMLResponse, include_in_schema=False)
-    async def page() -> HTMLResponse:
-        return HTMLResponse(PAGE.read_text(encoding="utf-8"), headers={"content-security-policy": PAGE_POLICY})
+    return app
 
-    @app.post("/predict", responses=ERROR_RESPONSES)
-    async def predict(request: OneOrMany) -> PredictResponse:
+
+def _add_labelling(app: FastAPI, operations: Operations) -> None:
+    limits, queue = operations.limits, operations.queue
+
+    @app.post(
+        "/predict",
+        response_model=PredictResponse,
+        responses=ERROR_RESPONSES,
+        openapi_extra=json_body(PREDICT_BODY, one=EXAMPLE, many={"items": [EXAMPLE, EXAMPLE], "inputs": True}),
+    )
+    async def predict(request: Request) -> Response:
         """Labels one item, or many of any mix of tasks."""
-        many = request if isinstance(request, PredictRequest) else PredictRequest(items=[request], inputs=False)
+        found = await read_json(request, PREDICT_BODY, limits.max_items)
+        many = found if isinstance(found, PredictRequest) else PredictRequest(items=[found], inputs=False)
         started = time.monotonic()
-        with service.accept():
-            answers = await service.answers([(item.task, item.content) for item in many.items])
-        return PredictResponse(
-            labels=[
-                _to_message(answer.labelled, queue.predictor.inputs(answer.prepared) if many.inputs else None)
-                for answer in answers
-            ],
-            milliseconds=1000 * (time.monotonic() - started),
-        )
+        with operations.accept():
+            answers = await operations.answers(request, [(item.task, item.content) for item in many.items])
+        shown = [queue.predictor.inputs(answer.prepared) if many.inputs else None for answer in answers]
+        labels = [_to_message(answer.labelled, inputs) for answer, inputs in zip(answers, shown, strict=True)]
+        response = PredictResponse(labels=labels, milliseconds=1000 * (time.monotonic() - started))
+        return Response(response.model_dump_json(), media_type="application/json")
 
     @app.post("/table", response_class=PlainTextResponse, responses=ERROR_RESPONSES)
     async def table(request: Request, task: str | None = None) -> PlainTextResponse:
         """A CSV table (text/csv, UTF-8, with a header line) comes back with the columns label and probability."""
         if request.headers.get("content-type", "").partition(";")[0].strip() != "text/csv":
             raise HTTPException(415, "The body of /table is text/csv.")
+        operations.check_known([task])
+        body = await request.body()
         try:
-            columns, rows = read_table(await request.body())
-            service.check_columns(task, columns)
+            columns, rows = await asyncio.to_thread(read_table, body, limits.table_rows)
+            operations.check_columns(task, columns)
         except UserError as error:
             raise HTTPException(422, str(error)) from error
-        answers: list[Answer] = []
-        with service.accept():
+        if len(rows) > limits.table_rows:
+            raise HTTPException(413, f"The table has more than {limits.table_rows:,} rows (table_rows=).")
+        labelled: list[Labelled] = []
+        with operations.accept():
             for start in range(0, len(rows), limits.max_items):  # in parts, so that other requests get their turn
                 part = [(task, row) for row in rows[start : start + limits.max_items]]
-                answers += await service.answers(part, start)
-        return PlainTextResponse(write_table(columns, rows, answers), media_type="text/csv")
+                labelled += [answer.labelled for answer in await operations.answers(request, part, start)]
+        return PlainTextResponse(write_table(columns, rows, labelled), media_type="text/csv")
 
+
+def _add_tasks(app: FastAPI, operations: Operations) -> None:
     @app.get("/tasks")
     async def tasks() -> list[TaskDescription]:
-        return service.tasks()
+        return operations.tasks()
 
-    @app.post("/tasks", status_code=201, responses={**ERROR_RESPONSES, 403: {"model": Problem}})
-    async def add_task(task: NewTask) -> TaskDescription:
+    @app.post(
+        "/tasks",
+        status_code=201,
+        response_model=TaskDescription,
+        responses=ERROR_RESPONSES,
+        openapi_extra=json_body(TASK_BODY, one={"name": "spam", "folder": "runs/NAME"}),
+    )
+    async def add_task(request: Request) -> TaskDescription:
         """Adds an adapter; needs manage=."""
-        folder = service.managed_folder(task.folder)
-        with service.accept():
-            await service.change(lambda: queue.predictor.add(task.name, folder))
-        return next(found for found in service.tasks() if found.name == task.name)
+        operations.managed_folder(".")
+        task = await read_json(request, TASK_BODY, 1)
+        with _audited(request, f"add task {task.name!r} from {task.folder[:200]!r}"), operations.accept():
+            await operations.add(task.name, operations.managed_folder(task.folder))
+        return next(found for found in operations.tasks() if found.name == task.name)
 
-    @app.delete("/tasks/{name}", status_code=204, responses={**ERROR_RESPONSES, 403: {"model": Problem}})
-    async def remove_task(name: str) -> None:
-        service.managed_folder(".")
-        service.check_known([name])
-        with service.accept():
-            await service.change(lambda: queue.predictor.remove(name))
+    @app.delete("/tasks/{name:path}", status_code=204, responses=ERROR_RESPONSES)
+    async def remove_task(request: Request, name: str) -> None:
+        operations.managed_folder(".")
+        with _audited(request, f"remove task {name[:200]!r}"), operations.accept():
+            await operations.remove(name)
 
-    @app.get("/healthz", responses={503: {"model": Health}})
+
+def _add_state(app: FastAPI, operations: Operations, metrics: Metrics) -> None:
+    queue, limits, page_text = operations.queue, operations.limits, PAGE.read_text(encoding="utf-8")
+
+    @app.get("/", response_class=HTMLResponse, include_in_schema=False)
+    async def page() -> HTMLResponse:
+        return HTMLResponse(page_text, headers={"content-security-policy": PAGE_POLICY})
+
+    @app.get("/healthz", responses={503: {"model": Health, "description": "ending, or stuck"}})
     async def health(response: Response) -> Health:
-        if queue.closing:
-            response.status_code = 503
-        status = "ending" if queue.closing else "ok"
-        return Health(status=status, tasks=len(queue.predictor.tasks), waiting_rows=queue.unanswered)
+        """Stuck: one batch takes longer than any request may, so nothing is being answered."""
+        stuck = not (queue.alive or queue.closing) or queue.busy_seconds > limits.timeout_seconds
+        status = "ending" if queue.closing else "stuck" if stuck else "ok"
+        response.status_code = 200 if status == "ok" else 503
+        oldest = round(queue.oldest_seconds, 3)
+        tasks = len(queue.predictor.tasks)
+        return Health(status=status, tasks=tasks, waiting_rows=queue.unanswered, oldest_row_seconds=oldest)
 
     @app.get("/metrics", response_class=PlainTextResponse)
     async def all_metrics() -> Response:
-        return metrics.response(queue.unanswered, len(queue.predictor.tasks))
-
-    return app
+        return metrics.response(queue.unanswered, len(queue.predictor.tasks), queue.oldest_seconds)
 
 
-class _Service:
-    """Shared by the routes: checks, and the HTTP status of each error."""
-
-    def __init__(self, queue: LabelQueue, limits: Limits) -> None:
-        self.queue, self.limits = queue, limits
-
-    @contextmanager
-    def accept(self) -> Iterator[None]:
-        with ExitStack() as stack:
-            try:
-                stack.enter_context(self.queue.accept())
-            except ClosedError:
-                _refuse(503, "The service is ending.", connection="close")
-            yield
-
-    async def answers(self, rows: Sequence[tuple[str | None, Any]], earlier: int = 0) -> list[Answer]:
-        """`earlier`: rows of the same table that were answered before; item numbers in errors continue from it."""
-        if len(rows) > self.limits.max_items:
-            raise HTTPException(413, f"{len(rows):,} items are more than {self.limits.max_items:,} (max_items=).")
-        self.check_known(task for task, _ in rows)
-        found = await self._in_time(self.queue.label(rows))
-        for number, answer in enumerate(found, start=1 + earlier):
-            if isinstance(answer, UserError):
-                raise HTTPException(422, f"Item {number}: {answer}")
-        return [answer for answer in found if isinstance(answer, Answer)]
-
-    def check_known(self, names: Iterable[str | None]) -> None:
-        tasks = self.queue.predictor.tasks
-        for name in dict.fromkeys(names):
-            if name is None and len(tasks) != 1:
-                raise HTTPException(422, f"task is missing, and there are {len(tasks)}: GET /tasks names them.")
-            if name is not None and name not in tasks:
-                raise HTTPException(404, f"There is no task {name[:100]!r}: GET /tasks names those that are there.")
-
-    def check_columns(self, name: str | None, columns: Sequence[str]) -> None:
-        """Raises UserError where a table's rows lack what those of the task need."""
-        self.check_known([name])
-        tasks = self.queue.predictor.tasks
-        tasks[next(iter(tasks)) if name is None else name].check_columns(columns, "The table")
-
-    def tasks(self) -> list[TaskDescription]:
-        return [
-            TaskDescription(
-                name=name,
-                labels=None if labeller.labels is None else list(labeller.labels),
-                columns=list(labeller.columns),
-                text_column=labeller.text_column,
-                templates=list(labeller.templates),
-            )
-            for name, labeller in self.queue.predictor.tasks.items()
-        ]
-
-    def managed_folder(self, folder: str) -> Path:
-        """The folder below `manage=`; raises HTTPException if it may not be loaded from."""
-        root = self.limits.manage
-        if root is None:
-            raise HTTPException(403, "Tasks cannot be changed over HTTP (manage=FOLDER allows it).")
-        path = (root / folder).resolve()
-        if not path.is_relative_to(root.resolve()) or not path.is_dir():
-            raise HTTPException(422, f"{folder[:200]!r} is no folder below the one that manage= names.")
-        return path
-
-    async def change(self, function: Callable[[], None]) -> None:
-        await self._in_time(self.queue.call(function))
-
-    async def _in_time(self, work: Awaitable[Any]) -> Any:
-        try:
-            return await asyncio.wait_for(work, self.limits.timeout_seconds)
-        except UserError as error:
-            raise HTTPException(422, str(error)) from error
-        except FullError:
-            _refuse(429, "Too many rows are waiting (max_waiting=): try again in a moment.")
-        except TimeoutError:
-            _refuse(504, f"Not answered within {self.limits.timeout_seconds:g} s (timeout_seconds=).")
-
-
-def _refuse(status: int, why: str, **headers: str) -> NoReturn:
-    raise HTTPException(status, why, headers={"retry-after": "1", **headers})
+@contextmanager
+def _audited(request: Request, what: str) -> Iterator[None]:
+    """Logs who did what, and with what success; never a text that is labelled."""
+    status: Any = "failed"
+    try:
+        yield
+        status = "done"
+    except HTTPException as error:
+        status = error.status_code
+        raise
+    finally:
+        audit.info(f"{what} for {client_of(request)}, {request.scope['tfew.request_id']}: {status}")
 
 
 def _to_message(found: "Labelled", inputs: list[str] | None) -> Label:

@@ -7,13 +7,15 @@ from pathlib import Path
 from fastapi import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+MAX_BODIES = 32  # the whole of as many bodies as large as allowed may be in memory
+
 
 @dataclass(frozen=True)
 class Limits:
     """`timeout_seconds`: for the body to arrive, and again for its rows to be labelled.
 
     `allowed_hosts`: accepted Host headers. `manage`: the folder below which adapters may be added over HTTP; None: no
-    adapters may be added.
+    adapters may be added. `table_rows`: of a table, whose rows come in parts of `max_items`.
     """
 
     max_items: int
@@ -21,33 +23,49 @@ class Limits:
     timeout_seconds: float
     allowed_hosts: tuple[str, ...]
     manage: Path | None
+    table_rows: int = 50_000
 
 
 class BodyLimitMiddleware:
     """ASGI middleware: a body raises 413 as soon as more than `max_bytes` were read, whatever its Content-Length says,
-    and 408 if it has not arrived after `timeout_seconds`."""
+    408 if it has not arrived after `timeout_seconds`, and 429 where MAX_BODIES times `max_bytes` are held already."""
 
     def __init__(self, app: ASGIApp, max_bytes: int, timeout_seconds: float) -> None:
         self.app, self.max_bytes, self.timeout_seconds = app, max_bytes, timeout_seconds
+        self.held_bytes = 0  # of all bodies that are coming or being answered
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self.app(scope, receive, send)
         seen, whole = 0, False
         deadline = asyncio.get_running_loop().time() + self.timeout_seconds
 
         async def limited() -> Message:
             nonlocal seen, whole
+            if whole:  # from now on receive() waits for the disconnect
+                return await receive()
             try:
-                async with asyncio.timeout_at(
-                    None if whole else deadline
-                ):  # after the body, receive() waits for the disconnect
+                async with asyncio.timeout_at(deadline):
                     message = await receive()
             except TimeoutError:
                 why = f"The body did not come within {self.timeout_seconds:g} s (timeout_seconds=)."
                 raise HTTPException(408, why, headers={"connection": "close"}) from None
-            seen += len(message.get("body", b""))
+            size = len(message.get("body", b""))
+            seen += size
+            self.held_bytes += size
             whole = not message.get("more_body", False)
-            if seen > self.max_bytes:
-                raise HTTPException(413, f"The body is larger than {self.max_bytes:,} bytes (max_body_mb=).")
+            self._check(seen)
             return message
 
-        await self.app(scope, limited if scope["type"] == "http" else receive, send)
+        try:
+            await self.app(scope, limited, send)
+        finally:
+            self.held_bytes -= seen
+
+    def _check(self, seen: int) -> None:
+        if seen > self.max_bytes:
+            why = f"The body is larger than {self.max_bytes:,} bytes (max_body_mb=)."
+            raise HTTPException(413, why)
+        if self.held_bytes > MAX_BODIES * self.max_bytes:
+            why = "Too many bodies are being received: try again in a moment."
+            raise HTTPException(429, why, headers={"retry-after": "1"})

@@ -1,10 +1,9 @@
 """The service's JSON requests and responses; the OpenAPI description is made of these."""
 
-import json
 from collections.abc import Mapping
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, model_validator
 
 ONE, MANY = "one", "many"
 Strict = ConfigDict(extra="forbid")
@@ -17,18 +16,6 @@ class Item(BaseModel):
     task: str | None = Field(None, description="whose labels; may be left out where the service has one task")
     text: str | None = None
     row: dict[str, Any] | None = None
-
-    @field_validator("row")
-    @classmethod
-    def _check_row(cls, row: dict[str, Any] | None) -> dict[str, Any] | None:
-        """Refuses what lenient JSON parsers accept: NaN, infinity, lone surrogates."""
-        try:
-            json.dumps(row, ensure_ascii=False, allow_nan=False).encode()
-        except UnicodeEncodeError:
-            raise ValueError("a text holds half of a surrogate pair, which is no character") from None
-        except (ValueError, RecursionError):
-            raise ValueError("it holds NaN or an infinity, or is nested too deeply") from None
-        return row
 
     @model_validator(mode="after")
     def _check_text_or_row(self) -> "Item":
@@ -90,6 +77,7 @@ class Health(BaseModel):
     status: str
     tasks: int
     waiting_rows: int
+    oldest_row_seconds: float = Field(description="how long the oldest of them has waited")
 
 
 class Problem(BaseModel):
@@ -98,7 +86,5 @@ class Problem(BaseModel):
 
 def format_validation_error(error: Mapping[str, Any]) -> str:
     """One of pydantic's errors as a sentence; parts of the body are named as in `items.2.text`, counted from 0."""
-    if error["type"] == "json_invalid":
-        return f"The body is no JSON, from its character {error['loc'][-1]} on: {error['ctx']['error']}."
     where = ".".join(str(part) for part in error["loc"] if part not in ("body", ONE, MANY))
     return f"{where or 'body'}: {error['msg'].removeprefix('Value error, ')}."

@@ -22,6 +22,7 @@ class Metrics:
         self._batches = Counter("tfew_batches", "Passes of gathered rows", registry=self._registry)
         self._busy = Counter("tfew_busy_seconds", "Time spent labelling", registry=self._registry)
         self._waiting = Gauge("tfew_waiting_rows", "Rows taken and not answered yet", registry=self._registry)
+        self._oldest = Gauge("tfew_oldest_row_seconds", "Age of the oldest of them", registry=self._registry)
         self._tasks = Gauge("tfew_tasks", "Tasks that are there", registry=self._registry)
 
     def observe_request(self, path: str, status: int, seconds: float) -> None:
@@ -33,9 +34,10 @@ class Metrics:
         self._batches.inc()
         self._busy.inc(seconds)
 
-    def response(self, waiting: int, tasks: int) -> Response:
+    def response(self, waiting: int, tasks: int, oldest_seconds: float) -> Response:
         self._waiting.set(waiting)
         self._tasks.set(tasks)
+        self._oldest.set(oldest_seconds)
         return Response(generate_latest(self._registry), media_type=CONTENT_TYPE_LATEST)
 
 

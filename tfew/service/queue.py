@@ -1,7 +1,8 @@
-"""A queue of rows to label: one thread labels the waiting rows of all tasks and requests together.
+"""A queue of rows to label: one thread labels the waiting rows of all clients, tasks and requests together.
 
 While the model works on a batch, rows accumulate and become the next batch. So a single request does not wait, and
-under load batches grow. Rows are answered in the order of arrival.
+under load batches grow. Clients take turns: a batch has some rows of each, so that nobody waits for another's thousand
+rows. One client's rows are answered in the order of arrival.
 """
 
 import asyncio
@@ -9,15 +10,18 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from tfew.errors import UserError
+from tfew.service.futures import resolve, try_call
 
 if TYPE_CHECKING:
     from tfew.prediction.predictor import Predictor, Prepared
     from tfew.prediction.task_predictor import Labelled
+
+TURNS = 4  # parts of a batch that clients take by turns
 
 
 @dataclass(frozen=True)
@@ -33,15 +37,34 @@ class FullError(Exception):
 
 
 class ClosedError(Exception):
-    """The service is shutting down and accepts no requests."""
+    """The service is shutting down: it accepts no requests, and those that wait are given up."""
 
 
 @dataclass(eq=False)
 class _LabelRequest:
+    """`taken`: rows that are in a batch or were in one."""
+
+    client: str
     rows: Sequence[tuple[str | None, Any]]
     loop: asyncio.AbstractEventLoop
     future: "asyncio.Future[list[Answer | UserError]]"
     began: float = field(default_factory=time.monotonic)
+    taken: int = 0
+    answers: list[Answer | UserError] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Rows `start` to `end` of a request, in one batch."""
+
+    request: _LabelRequest
+    start: int
+    end: int
+
+    @property
+    def rows(self) -> list[tuple[int, str | None, Any]]:
+        rows = self.request.rows[self.start : self.end]
+        return [(number, task, row) for number, (task, row) in enumerate(rows, start=self.start + 1)]
 
 
 @dataclass(eq=False)
@@ -52,9 +75,10 @@ class _Call:
 
 
 class LabelQueue:
-    """`max_waiting`: rows that may wait; `batch_rows`: rows that are labelled at a time, roughly.
+    """`max_waiting`: rows that may wait; `batch_rows`: rows that are labelled at a time.
 
-    `observe(rows, seconds)` is called after every batch.
+    A client alone may have all of `max_waiting`. Others beside it each get one request in, and an equal share, while
+    fewer than twice as many rows wait. `observe(rows, seconds)` is called after every batch.
     """
 
     def __init__(
@@ -68,21 +92,41 @@ class LabelQueue:
         self.max_waiting, self.batch_rows = max_waiting, batch_rows
         self.closing = False
         self._observe = observe
-        self._waiting: deque[_LabelRequest | _Call] = deque()
-        self._unanswered = 0  # accepted rows without an answer
+        self._waiting: dict[str, deque[_LabelRequest]] = {}  # by client, in the order of their turns
+        self._calls: deque[_Call] = deque()
+        self._rows_of: dict[str, int] = {}  # accepted rows without an answer
         self._accepted = 0  # requests in progress
+        self._running: tuple[float, float] | None = None  # when the batch was started, and its oldest row came
         self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._work, name="labelling", daemon=True)
         self._thread.start()
 
     @property
     def unanswered(self) -> int:
-        return self._unanswered
+        return sum(self._rows_of.copy().values())
 
     @property
     def ended(self) -> bool:
         """Whether it is closed, and all accepted requests are answered."""
         return self.closing and self._accepted == 0
+
+    @property
+    def busy_seconds(self) -> float:
+        """For which the present batch has been computed."""
+        running = self._running
+        return 0.0 if running is None else time.monotonic() - running[0]
+
+    @property
+    def oldest_seconds(self) -> float:
+        """The age of the oldest row that is not answered yet."""
+        with self._changed:
+            came = [requests[0].began for requests in self._waiting.values()]
+            came += [] if self._running is None else [self._running[1]]
+        return time.monotonic() - min(came) if came else 0.0
+
+    @property
+    def alive(self) -> bool:
+        return self._thread.is_alive()
 
     @contextmanager
     def accept(self) -> Iterator[None]:
@@ -98,24 +142,29 @@ class LabelQueue:
                 self._accepted -= 1
                 self._changed.notify()
 
-    async def label(self, rows: Sequence[tuple[str | None, Any]]) -> list[Answer | UserError]:
-        """Answers for (task, row) pairs, in the same order; raises FullError. Call within `accept`."""
+    async def label(self, rows: Sequence[tuple[str | None, Any]], client: str = "") -> list[Answer | UserError]:
+        """Answers for (task, row) pairs, in the same order; raises FullError or ClosedError. Call within `accept`.
+
+        Cancelled, the rows that are not in a batch yet are given up at once.
+        """
         loop = asyncio.get_running_loop()
-        work = _LabelRequest(rows, loop, loop.create_future())
+        work = _LabelRequest(client, rows, loop, loop.create_future())
         with self._changed:
-            if self._unanswered + len(rows) > self.max_waiting:
-                raise FullError
-            self._unanswered += len(rows)
-            self._waiting.append(work)
+            self._admit(client, len(rows))
+            self._waiting.setdefault(client, deque()).append(work)
             self._changed.notify()
-        return await work.future
+        try:
+            return await work.future
+        finally:
+            with self._changed:
+                self._give_up(work)
 
     async def call(self, function: Callable[[], Any]) -> Any:
         """Runs the function between two batches: the predictor is not thread-safe. Call within `accept`."""
         loop = asyncio.get_running_loop()
         call = _Call(function, loop, loop.create_future())
         with self._changed:
-            self._waiting.append(call)
+            self._calls.append(call)
             self._changed.notify()
         return await call.future
 
@@ -125,52 +174,97 @@ class LabelQueue:
             self.closing = True
             self._changed.notify()
 
-    def join(self) -> None:
-        self._thread.join()
+    def abandon(self) -> None:
+        """Gives up what waits: it raises ClosedError."""
+        with self._changed:
+            given_up = [work for requests in self._waiting.values() for work in requests]
+            for work in given_up:
+                self._give_up(work)
+                resolve(work.loop, work.future, None, ClosedError())
+
+    def join(self, timeout_seconds: float | None = None) -> None:
+        self._thread.join(timeout_seconds)
+
+    def _admit(self, client: str, rows: int) -> None:
+        own = self._rows_of.get(client, 0)
+        share = self.max_waiting // len(self._rows_of.keys() | {client})
+        others = sum(self._rows_of.values()) - own
+        if rows > self.max_waiting or (own and own + rows > share) or own + others + rows > 2 * self.max_waiting:
+            raise FullError
+        self._count(client, rows)
+
+    def _count(self, client: str, rows: int) -> None:
+        self._rows_of[client] = self._rows_of.get(client, 0) + rows
+        if not self._rows_of[client]:
+            del self._rows_of[client]
+
+    def _give_up(self, work: _LabelRequest) -> None:
+        """What is not in a batch yet; nothing, where all is."""
+        requests = self._waiting.get(work.client, deque())
+        if work not in requests:
+            return
+        requests.remove(work)
+        if not requests:
+            del self._waiting[work.client]
+        self._count(work.client, work.taken - len(work.rows))
 
     def _work(self) -> None:
         while True:
             with self._changed:
-                while not self._waiting and not self.ended:
+                while not (self._calls or self._waiting or self.ended):
                     self._changed.wait()
-                if not self._waiting:
+                call = self._calls.popleft() if self._calls else None
+                batch = self._batch() if call is None else []
+                if call is None and not batch:
                     return
-                first = self._waiting.popleft()
-                batch = self._batch(first) if isinstance(first, _LabelRequest) else []
-            if isinstance(first, _Call):
-                _resolve(first.loop, first.future, *_try_call(first.function))
-            elif batch:
+                now = time.monotonic()
+                self._running = (now, min((part.request.began for part in batch), default=now))
+            if call is not None:
+                resolve(call.loop, call.future, *try_call(call.function))
+            else:
                 self._label(batch)
+            self._running = None
 
-    def _batch(self, first: _LabelRequest) -> list[_LabelRequest]:
-        """The first request and those after it, up to `batch_rows` rows, without cancelled ones."""
-        batch, rows = [first], len(first.rows)
-        while self._waiting and isinstance(self._waiting[0], _LabelRequest):
-            following = self._waiting[0]
-            if rows + len(following.rows) > self.batch_rows:
-                break
-            self._waiting.popleft()
-            batch.append(following)
-            rows += len(following.rows)
-        given_up = [work for work in batch if work.future.cancelled()]
-        self._unanswered -= sum(len(work.rows) for work in given_up)
-        return [work for work in batch if work not in given_up]
+    def _batch(self) -> list[_Part]:
+        """Up to `batch_rows` rows, of each client in its turn."""
+        batch: list[_Part] = []
+        room, turn = self.batch_rows, max(1, self.batch_rows // TURNS)
+        while room and self._waiting:
+            client = next(iter(self._waiting))
+            requests = self._waiting.pop(client)
+            work = requests[0]
+            end = min(len(work.rows), work.taken + min(room, turn))
+            batch.append(_Part(work, work.taken, end))
+            room -= end - work.taken
+            work.taken = end
+            if end == len(work.rows):
+                requests.popleft()
+            if requests:
+                self._waiting[client] = requests  # behind the others
+        return batch
 
-    def _label(self, batch: Sequence[_LabelRequest]) -> None:
+    def _label(self, batch: Sequence[_Part]) -> None:
         started = time.monotonic()
-        rows = [(number, task, row) for work in batch for number, (task, row) in enumerate(work.rows, start=1)]
-        answers, error = _try_call(lambda: label_rows(self.predictor, rows))
+        rows = [row for part in batch for row in part.rows]
+        answers, error = try_call(lambda: label_rows(self.predictor, rows))
         if error is not None and len(batch) > 1:  # find the request that fails
-            for work in batch:
-                self._label([work])
+            for part in batch:
+                self._label([part])
             return
-        with self._changed:
-            self._unanswered -= len(rows)
         self._observe(len(rows), time.monotonic() - started)
         given = iter(answers or [])
-        for work in batch:
-            result = None if error is not None else [next(given) for _ in work.rows]
-            _resolve(work.loop, work.future, result, error)
+        for part in batch:
+            part.request.answers += [next(given) for _ in part.rows] if error is None else []
+            self._finish(part, error)
+
+    def _finish(self, part: _Part, error: Exception | None) -> None:
+        work = part.request
+        with self._changed:
+            self._count(work.client, part.start - part.end)
+            if error is not None:
+                self._give_up(work)
+        if error is not None or len(work.answers) == len(work.rows):
+            resolve(work.loop, work.future, work.answers, error)
 
 
 def label_rows(predictor: "Predictor", rows: Sequence[tuple[int, str | None, Any]]) -> list[Answer | UserError]:
@@ -179,25 +273,3 @@ def label_rows(predictor: "Predictor", rows: Sequence[tuple[int, str | None, Any
     good: list[Prepared] = [row for row in prepared if not isinstance(row, UserError)]
     labelled = iter(predictor.answer(good) if good else [])
     return [row if isinstance(row, UserError) else Answer(next(labelled), row) for row in prepared]
-
-
-def _try_call(function: Callable[[], Any]) -> tuple[Any, Exception | None]:
-    try:
-        return function(), None
-    except Exception as error:  # goes to the caller; the thread continues
-        return None, error
-
-
-def _resolve(
-    loop: asyncio.AbstractEventLoop, future: "asyncio.Future[Any]", result: Any, error: Exception | None
-) -> None:
-    def resolve() -> None:
-        if future.done():  # cancelled meanwhile
-            return
-        if error is not None:
-            future.set_exception(error)
-        else:
-            future.set_result(result)
-
-    with suppress(RuntimeError):  # the loop is closed: nobody waits for the result
-        loop.call_soon_threadsafe(resolve)

@@ -1,25 +1,63 @@
 """The server around the app: it stops once all accepted requests are answered, and rejects new ones with 503."""
 
-import asyncio
+import logging
+import socket
 import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
 from types import FrameType
 
 import uvicorn
 from fastapi import FastAPI
 
+from tfew.service.connections import ConnectionLimits, Connections, connections_that_fit, limited_protocol
+from tfew.service.log_limit import limit_logs
 from tfew.service.queue import LabelQueue
+
+log = logging.getLogger(__name__)
 
 REFUSE_SECONDS = 1.0  # for which a stopping service still answers 503 after its last answer
 SHUTDOWN_TIMEOUT_SECONDS = 5  # then clients with unfinished requests or responses are disconnected
+IDLE_SECONDS = 10.0  # for headers to come, and between two requests
+BACKLOG = 128
+
+
+@dataclass(frozen=True)
+class Listening:
+    """`answer_seconds`: for an answer to be taken; `drain_seconds`: what is not labelled then, after a signal to stop,
+    is refused; `certificate` and `key`: PEM files, for HTTPS."""
+
+    host: str
+    port: int
+    max_connections: int = 512
+    answer_seconds: float = 60.0
+    drain_seconds: float = 60.0
+    certificate: Path | None = None
+    key: Path | None = None
 
 
 class GracefulServer(uvicorn.Server):
-    """On SIGTERM or Ctrl-C the queue closes, and the server runs until it is empty; a second signal stops at once."""
+    """On SIGTERM or Ctrl-C the queue closes, and the server runs until it is empty, or until `drain_seconds` later; a
+    second signal stops at once. `ready` is called with the port that is listened on."""
 
-    def __init__(self, config: uvicorn.Config, queue: LabelQueue) -> None:
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        queue: LabelQueue,
+        connections: Connections | None = None,
+        drain_seconds: float = float("inf"),
+        ready: Callable[[int], None] = lambda port: None,
+    ) -> None:
         super().__init__(config)
-        self._queue = queue
+        self._queue, self._connections, self._drain_seconds, self._ready = queue, connections, drain_seconds, ready
+        self._closed: float | None = None
         self._ended: float | None = None
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            self._ready(self.servers[0].sockets[0].getsockname()[1])
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if self._queue.closing:
@@ -28,17 +66,31 @@ class GracefulServer(uvicorn.Server):
             self._queue.close()
 
     async def on_tick(self, counter: int) -> bool:
+        now = time.monotonic()
+        if self._connections is not None and counter % 10 == 0:
+            self._connections.close_overdue()
+        if self._queue.closing and self._closed is None:
+            self._closed = now
         if self._queue.ended and self._ended is None:
-            self._ended = time.monotonic()
-        over = self._ended is not None and time.monotonic() - self._ended > REFUSE_SECONDS
+            self._ended = now
+        if self._closed is not None and self._ended is None and now - self._closed > self._drain_seconds:
+            log.warning(f"After {self._drain_seconds:g} s (drain_seconds=) what still waits is refused.")
+            self._queue.abandon()
+            self._ended = now
+        over = self._ended is not None and now - self._ended > REFUSE_SECONDS
         return over or await super().on_tick(counter)
 
 
-def serve(app: FastAPI, queue: LabelQueue, host: str, port: int) -> None:
+def serve(app: FastAPI, queue: LabelQueue, listening: Listening, ready: Callable[[int], None]) -> None:
     """Serves until it is stopped by a signal."""
+    limit_logs("uvicorn.error", "asyncio", "tfew.service.audit")
+    limits = ConnectionLimits(connections_that_fit(listening.max_connections), IDLE_SECONDS, listening.answer_seconds)
+    protocol, connections = limited_protocol(limits)
     config = uvicorn.Config(
-        app, host=host, port=port, log_level="warning", timeout_keep_alive=5, server_header=False, backlog=4096,
-        timeout_graceful_shutdown=SHUTDOWN_TIMEOUT_SECONDS,
+        app, host=listening.host, port=listening.port, log_level="warning", timeout_keep_alive=5, server_header=False,
+        backlog=BACKLOG, timeout_graceful_shutdown=SHUTDOWN_TIMEOUT_SECONDS, http=protocol, ws="none",
+        access_log=False, ssl_certfile=listening.certificate, ssl_keyfile=listening.key,
     )  # fmt: skip
-    asyncio.run(GracefulServer(config, queue).serve())
-    queue.join()
+    server = GracefulServer(config, queue, connections, listening.drain_seconds, ready)
+    server.run()  # with uvloop, where that is installed
+    queue.join(SHUTDOWN_TIMEOUT_SECONDS)  # its thread is a daemon: what hangs ends with the process

@@ -3,38 +3,41 @@
 import csv
 import io
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tfew.errors import UserError
-from tfew.service.queue import Answer
 from tfew.tables.rows import StreamPosition
 from tfew.tables.stream import open_bytes
+
+if TYPE_CHECKING:
+    from tfew.prediction.task_predictor import Labelled
 
 LABEL, PROBABILITY = "label", "probability"
 
 
-def read_table(body: bytes) -> tuple[list[str], list[dict[str, Any]]]:
-    """Columns and rows; raises UserError if it is no table with a header line."""
+def read_table(body: bytes, most_rows: int) -> tuple[list[str], list[dict[str, Any]]]:
+    """Columns and rows, one more than `most_rows` at most; raises UserError if it is no table with a header line."""
     stream = open_bytes(body, "csv", "The table")
     rows: list[dict[str, Any]] = []
     for found in stream.rows(StreamPosition()):
         if found.row is None:
             raise UserError(f"Row {found.place.row} (line {found.place.line}) {found.problem}.")
         rows.append(dict(found.row))
+        if len(rows) > most_rows:
+            break
     if not rows:
         raise UserError("The table has no rows below its header line.")
     return list(stream.columns or ()), rows
 
 
-def write_table(columns: Sequence[str], rows: Sequence[dict[str, Any]], answers: Sequence[Answer]) -> str:
+def write_table(columns: Sequence[str], rows: Sequence[dict[str, Any]], labelled: Sequence["Labelled"]) -> str:
     """The table with two more columns, label and probability, renamed if the table has columns of that name."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\r\n")
     added = list(_free_names(columns))
     writer.writerow([*columns, *added])
-    for row, answer in zip(rows, answers, strict=True):
-        labelled = answer.labelled
-        writer.writerow([*row.values(), labelled.label, f"{labelled.probability:.4f}"])
+    for row, found in zip(rows, labelled, strict=True):
+        writer.writerow([*row.values(), found.label, f"{found.probability:.4f}"])
     return text.getvalue()
 
 

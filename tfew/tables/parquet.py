@@ -1,6 +1,7 @@
 """Parquet files as streams of rows."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 from tfew.errors import UserError
@@ -8,6 +9,12 @@ from tfew.tables.delimited import check_header
 from tfew.tables.rows import Row, RowStream, StreamedRow, StreamPosition
 
 ROWS_AT_A_TIME = 1024
+NESTED_AT_A_TIME = 16  # of tables with lists, whose texts Arrow copies
+CHARACTERS_AT_A_TIME = 2**22
+PACKED = (
+    200  # a text that is repeated is packed to nothing: what unpacks to more than so many times the file is refused
+)
+ALWAYS_BYTES = 2**28  # unless it is no more than this
 
 
 class ParquetStream(RowStream):
@@ -19,7 +26,7 @@ class ParquetStream(RowStream):
 
         self._path = path
         try:
-            self._file = pyarrow.parquet.ParquetFile(path)
+            self._file = _opened(path)
         except (pyarrow.ArrowException, OSError) as error:
             raise self._unreadable(error) from error
         names = self._file.schema_arrow.names
@@ -29,6 +36,7 @@ class ParquetStream(RowStream):
             self.close()
             raise
         self.size = self._file.metadata.num_rows
+        self._most = max(ALWAYS_BYTES, PACKED * Path(path).stat().st_size)
         self.columns = [name for name in names if name]
 
     def close(self) -> None:
@@ -38,6 +46,7 @@ class ParquetStream(RowStream):
         import pyarrow
 
         try:
+            self._check_pages()
             for number, row in enumerate(self._rows_from(start.row), start=start.row + 1):
                 yield StreamedRow(StreamPosition(number, number, number), row)
         except (pyarrow.ArrowException, OSError) as error:
@@ -51,7 +60,74 @@ class ParquetStream(RowStream):
         while group < self._file.num_row_groups and skipped >= self._file.metadata.row_group(group).num_rows:
             skipped -= self._file.metadata.row_group(group).num_rows
             group += 1
-        for batch in self._file.iter_batches(ROWS_AT_A_TIME, row_groups=range(group, self._file.num_row_groups)):
-            rows: list[dict[str, Any]] = batch.slice(skipped).to_pylist()
-            yield from ({name: value for name, value in row.items() if name} for row in rows)
+        unpacked = 0
+        at_a_time = NESTED_AT_A_TIME if _is_nested(self._file.schema_arrow) else ROWS_AT_A_TIME
+        for batch in self._file.iter_batches(at_a_time, row_groups=range(group, self._file.num_row_groups)):
+            rest = batch.slice(skipped)
+            characters = _characters(rest)
+            unpacked += sum(characters)
+            if unpacked > self._most:
+                raise UserError(f"{self._path} is refused: it unpacks to more than {self._most:,} characters.")
+            for part in _parts(rest, characters):
+                rows: list[dict[str, Any]] = part.to_pylist()
+                yield from ({name: value for name, value in row.items() if name} for row in rows)
             skipped = max(0, skipped - len(batch))
+
+    def _check_pages(self) -> None:
+        """Raises UserError for pages that unpack to a multiple of the file that no text does."""
+        metadata = self._file.metadata
+        for group in map(metadata.row_group, range(metadata.num_row_groups)):
+            for column in map(group.column, range(group.num_columns)):
+                if column.total_uncompressed_size > self._most:
+                    raise UserError(
+                        f"{self._path} is refused: its column {column.path_in_schema!r} would unpack to"
+                        f" {column.total_uncompressed_size:,} bytes."
+                    )
+
+
+def _opened(path: str) -> Any:
+    """Texts of a column stay a dictionary and indices, as they are stored: each is in memory once."""
+    import pyarrow
+    import pyarrow.parquet
+
+    with pyarrow.parquet.ParquetFile(path) as file:
+        texts = [field.name for field in file.schema_arrow if _is_text(field.type)]
+    return pyarrow.parquet.ParquetFile(path, read_dictionary=texts)
+
+
+def _is_text(kind: Any) -> bool:
+    import pyarrow.types as types
+
+    return bool(types.is_string(kind) or types.is_large_string(kind) or types.is_binary(kind))
+
+
+def _is_nested(schema: Any) -> bool:
+    import pyarrow.types as types
+
+    return any(types.is_nested(field.type) for field in schema)
+
+
+def _characters(batch: Any) -> list[int]:
+    """Of the texts of each row."""
+    import numpy as np
+    import pyarrow
+    import pyarrow.compute as compute
+
+    sizes = np.zeros(len(batch), dtype=np.int64)
+    for column in batch.columns:
+        if pyarrow.types.is_dictionary(column.type) and _is_text(column.type.value_type):
+            lengths = compute.binary_length(column.dictionary).take(column.indices)
+            sizes += lengths.fill_null(0).to_numpy(zero_copy_only=False).astype(np.int64)
+    found: list[int] = sizes.tolist()
+    return found
+
+
+def _parts(batch: Any, characters: Sequence[int]) -> Iterator[Any]:
+    """Of so many rows that their texts fit CHARACTERS_AT_A_TIME, or of one."""
+    start, seen = 0, 0
+    for end, size in enumerate(characters):
+        if end > start and seen + size > CHARACTERS_AT_A_TIME:
+            yield batch.slice(start, end - start)
+            start, seen = end, 0
+        seen += size
+    yield batch.slice(start)

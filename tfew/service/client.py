@@ -1,0 +1,120 @@
+"""A client of the service, on Python's standard library alone.
+
+    with Client("http://127.0.0.1:8000", token="...") as client:
+        client.predict([{"task": "spam", "text": "win a prize"}])        one dictionary a row, in order
+
+What the service is too busy for, or ending (429, 503), is asked again: labelling changes nothing, so asking twice does
+no harm. One client is for one thread at a time.
+"""
+
+import json
+import random
+import ssl
+import time
+import uuid
+from collections.abc import Iterable, Mapping
+from http.client import HTTPConnection, HTTPException, HTTPSConnection
+from typing import Any
+from urllib.parse import quote, urlsplit
+
+RETRIED = (429, 503)
+LONGEST_PAUSE_SECONDS = 30.0
+
+
+class ServiceError(Exception):
+    """`status`: of the last answer; None: there was none. `request_id` stands in the service's log, too."""
+
+    def __init__(self, status: int | None, detail: str, request_id: str) -> None:
+        super().__init__(f"{detail} (status {status}, request {request_id})")
+        self.status, self.detail, self.request_id = status, detail, request_id
+
+
+class Client:
+    """`retries`: how often a request is asked again; `cafile`: a certificate to trust besides the system's own;
+    `items`: of one request, at most what the service takes (max_items=)."""
+
+    def __init__(
+        self, url: str, token: str | None = None, retries: int = 5, timeout_seconds: float = 90.0,
+        items: int = 256, cafile: str | None = None,
+    ) -> None:  # fmt: skip
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError(f"{url} is no address of a service, such as http://127.0.0.1:8000")
+        self._prefix, self._token, self._retries, self._items = parts.path.rstrip("/"), token, retries, items
+        self._connection = (
+            HTTPConnection(parts.hostname, parts.port, timeout=timeout_seconds)
+            if parts.scheme == "http"
+            else HTTPSConnection(
+                parts.hostname, parts.port, timeout=timeout_seconds, context=ssl.create_default_context(cafile=cafile)
+            )
+        )
+
+    def __enter__(self) -> "Client":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._connection.close()
+
+    def predict(self, rows: Iterable[Mapping[str, Any]], inputs: bool = False) -> list[dict[str, Any]]:
+        """`rows`: {"task": ..., "text": ...} or {"task": ..., "row": {...}} each; raises ServiceError."""
+        every = list(rows)
+        found: list[dict[str, Any]] = []
+        for start in range(0, len(every), self._items):
+            body = {"items": every[start : start + self._items], "inputs": inputs}
+            found += json.loads(self._ask("POST", "/predict", body))["labels"]
+        return found
+
+    def tasks(self) -> list[dict[str, Any]]:
+        found: list[dict[str, Any]] = json.loads(self._ask("GET", "/tasks"))
+        return found
+
+    def health(self) -> dict[str, Any]:
+        found: dict[str, Any] = json.loads(self._ask("GET", "/healthz"))
+        return found
+
+    def add_task(self, name: str, folder: str) -> None:
+        """`folder`: of its adapter, below the service's manage=. Not asked again: it may have been added."""
+        self._ask("POST", "/tasks", {"name": name, "folder": folder}, retries=0)
+
+    def remove_task(self, name: str) -> None:
+        self._ask("DELETE", f"/tasks/{quote(name, safe='')}", retries=0)
+
+    def _ask(self, method: str, path: str, body: Any = None, retries: int | None = None) -> bytes:
+        request_id = uuid.uuid4().hex
+        data = None if body is None else json.dumps(body, allow_nan=False).encode()
+        most = self._retries if retries is None else retries
+        for attempt in range(most + 1):
+            status, content, pause_seconds = self._once(method, path, data, request_id)
+            if status is not None and status < 300:
+                return content
+            if (status is not None and status not in RETRIED) or attempt == most:
+                break
+            doubled = min(LONGEST_PAUSE_SECONDS, 0.1 * 2**attempt)
+            time.sleep(max(pause_seconds, random.uniform(doubled / 2, doubled)))
+        raise ServiceError(status, _detail(content), request_id)
+
+    def _once(self, method: str, path: str, data: bytes | None, request_id: str) -> tuple[int | None, bytes, float]:
+        """Status, body and the pause that the service asks for; no status where it did not answer."""
+        headers = {"x-request-id": request_id}
+        if data is not None:
+            headers["content-type"] = "application/json"
+        if self._token is not None:
+            headers["authorization"] = f"Bearer {self._token}"
+        try:
+            self._connection.request(method, self._prefix + path, data, headers)
+            with self._connection.getresponse() as answer:
+                pause = answer.headers.get("retry-after", "0")
+                return answer.status, answer.read(), float(pause) if pause.isdecimal() else 0.0
+        except (OSError, HTTPException) as error:
+            self._connection.close()  # it connects anew
+            return None, repr(error).encode(), 0.0
+
+
+def _detail(content: bytes) -> str:
+    try:
+        return str(json.loads(content)["detail"])
+    except (ValueError, KeyError, TypeError):
+        return content.decode(errors="replace")[:200]

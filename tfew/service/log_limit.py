@@ -1,0 +1,30 @@
+"""Logs that strangers can write lines to: some lines a period, and then how many were left out."""
+
+import logging
+import time
+
+
+class LogLimit(logging.Filter):
+    """Of each place that logs, `lines` in `seconds` pass."""
+
+    def __init__(self, lines: int = 10, seconds: float = 10.0) -> None:
+        super().__init__()
+        self._lines, self._seconds = lines, seconds
+        self._periods: dict[tuple[str, int], tuple[float, int]] = {}  # by place: beginning of the period, lines in it
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        place, now = (record.pathname, record.lineno), time.monotonic()
+        began, count = self._periods.get(place, (now, 0))
+        if now - began > self._seconds:
+            if count > self._lines:
+                record.msg = f"{record.msg} [{count - self._lines} more like this were not logged]"
+            began, count = now, 0
+        self._periods[place] = (began, count + 1)
+        return count < self._lines
+
+
+def limit_logs(*names: str) -> None:
+    for name in names:
+        logger = logging.getLogger(name)
+        if not any(isinstance(found, LogLimit) for found in logger.filters):
+            logger.addFilter(LogLimit())

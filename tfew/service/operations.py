@@ -1,0 +1,156 @@
+"""What the routes do: rows labelled while their client waits, tasks changed; with the HTTP status of each error."""
+
+import asyncio
+import re
+from collections.abc import Awaitable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+from fastapi import HTTPException, Request
+
+from tfew.errors import UserError
+from tfew.service.limits import Limits
+from tfew.service.messages import TaskDescription
+from tfew.service.queue import Answer, ClosedError, FullError, LabelQueue
+from tfew.service.task_loader import BusyError, TaskLoader
+
+T = TypeVar("T")
+CLIENT_CLOSED_REQUEST = 499  # nginx's number; nobody sees it but the metrics
+ABSOLUTE = re.compile(r"(?<![\w.~-])/(?:[^/\s'\"]+/)+")  # the folders of a path
+
+
+class Operations:
+    def __init__(self, queue: LabelQueue, limits: Limits) -> None:
+        self.queue, self.limits = queue, limits
+        self._loader = TaskLoader()
+
+    @contextmanager
+    def accept(self) -> Iterator[None]:
+        with ExitStack() as stack:
+            try:
+                stack.enter_context(self.queue.accept())
+            except ClosedError:
+                refuse_ending()
+            yield
+
+    async def answers(self, request: Request, rows: Sequence[tuple[str | None, Any]], earlier: int = 0) -> list[Answer]:
+        """`earlier`: rows of the same table that were answered before; item numbers in errors continue from it."""
+        self.check_known(task for task, _ in rows)
+        with self._refusing():
+            work = self.queue.label(rows, client_of(request))
+            found = await while_connected(request, work, self.limits.timeout_seconds)
+        for number, answer in enumerate(found, start=1 + earlier):
+            if isinstance(answer, UserError):
+                raise HTTPException(422, f"Item {number}: {answer}")
+        return [answer for answer in found if isinstance(answer, Answer)]
+
+    def check_known(self, names: Iterable[str | None]) -> None:
+        tasks = self.queue.predictor.tasks
+        for name in dict.fromkeys(names):
+            if name is None and len(tasks) != 1:
+                raise HTTPException(422, f"task is missing, and there are {len(tasks)}: GET /tasks names them.")
+            if name is not None and name not in tasks:
+                raise HTTPException(404, f"There is no task {name[:100]!r}: GET /tasks names those that are there.")
+
+    def check_columns(self, name: str | None, columns: Sequence[str]) -> None:
+        """Raises UserError where a table's rows lack what those of the task need."""
+        self.check_known([name])
+        tasks = self.queue.predictor.tasks
+        tasks[next(iter(tasks)) if name is None else name].check_columns(columns, "The table")
+
+    def tasks(self) -> list[TaskDescription]:
+        return [
+            TaskDescription(
+                name=name,
+                labels=None if labeller.labels is None else list(labeller.labels),
+                columns=list(labeller.columns),
+                text_column=labeller.text_column,
+                templates=list(labeller.templates),
+            )
+            for name, labeller in self.queue.predictor.tasks.items()
+        ]
+
+    def managed_folder(self, folder: str) -> Path:
+        """The folder below `manage=`; raises HTTPException if it may not be loaded from."""
+        root = self.limits.manage
+        if root is None:
+            raise HTTPException(403, "Tasks cannot be changed over HTTP (manage=FOLDER allows it).")
+        try:
+            path = (root / folder).resolve()
+            good = path.is_relative_to(root.resolve()) and path.is_dir()
+        except (OSError, ValueError):  # a name that is too long, or holds NUL
+            good = False
+        if not good:
+            raise HTTPException(422, f"{folder[:200]!r} is no folder below the one that manage= names.")
+        return path
+
+    async def add(self, name: str, folder: Path) -> None:
+        """The adapter is read beside the labelling, and taken in between two batches."""
+        predictor = self.queue.predictor
+        task = await self._changing(self._loader.run(lambda: predictor.read_task(name, folder, own_base=True)))
+        await self._changing(self.queue.call(lambda: predictor.put_task(name, task)))
+
+    async def remove(self, name: str) -> None:
+        self.check_known([name])
+        await self._changing(self.queue.call(lambda: self.queue.predictor.remove(name)))
+
+    async def _changing(self, work: Awaitable[T]) -> T:
+        """Errors without the folders of this machine."""
+        try:
+            with self._refusing():
+                return await asyncio.wait_for(work, self.limits.timeout_seconds)
+        except HTTPException as error:
+            raise HTTPException(error.status_code, ABSOLUTE.sub("", str(error.detail)), error.headers) from None
+
+    @contextmanager
+    def _refusing(self) -> Iterator[None]:
+        """Errors of the queue and the predictor as those of HTTP."""
+        try:
+            yield
+        except UserError as error:
+            raise HTTPException(422, str(error)) from error
+        except FullError:
+            refuse(429, "Too many rows are waiting (max_waiting=): try again in a moment.")
+        except BusyError:
+            refuse(429, "Another task is being added: try again in a moment.")
+        except ClosedError:
+            refuse_ending()
+        except TimeoutError:
+            refuse(504, f"Not answered within {self.limits.timeout_seconds:g} s (timeout_seconds=).")
+
+
+async def while_connected(request: Request, work: Awaitable[T], timeout_seconds: float) -> T:
+    """The result; once the client has gone, or after a time (TimeoutError), the work is cancelled. The body has been
+    read."""
+    working = asyncio.ensure_future(work)
+    gone = asyncio.ensure_future(_disconnected(request))
+    try:
+        await asyncio.wait({working, gone}, timeout=timeout_seconds, return_when=asyncio.FIRST_COMPLETED)
+        if working.done():
+            return working.result()
+        if gone.done():
+            raise HTTPException(CLIENT_CLOSED_REQUEST, "The client has gone.")
+        raise TimeoutError
+    finally:
+        working.cancel()
+        gone.cancel()
+
+
+async def _disconnected(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+def client_of(request: Request) -> str:
+    """Who takes turns with others: the name of its token, else its address."""
+    name: str | None = request.scope.get("tfew.client")
+    return name or (request.client.host if request.client else "")
+
+
+def refuse(status: int, why: str, **headers: str) -> NoReturn:
+    raise HTTPException(status, why, headers={"retry-after": "1", **headers})
+
+
+def refuse_ending() -> NoReturn:
+    refuse(503, "The service is ending.", connection="close")
