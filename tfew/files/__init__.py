@@ -4,5 +4,7 @@
 * file_lock: one process per file
 * checksums: whether a file is as it was written
 * untrusted: JSON, YAML and archives of strangers
-* hub: whether the Hugging Face Hub answers
+* hub: whether the Hugging Face Hub answers, and patience with it
+* hub_files: commits and files of the Hub, in its cache
+* hub_errors: why something could not be had, in words
 """
