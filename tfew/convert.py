@@ -15,11 +15,12 @@ from typing import TYPE_CHECKING, Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from tfew.cli import command, overridden
-from tfew.config import CONFIGS, checked, local_path, resolved
+from tfew.cli import command, keep_to_base, overridden, with_base
+from tfew.config import checked, local_path, resolved
 from tfew.errors import UserError, unknown_value_error
 from tfew.files.atomic_output import atomic_replacement, check_output_path, would_overwrite
 from tfew.files.hub import hub_id
+from tfew.models.adapters_io import CONFIG_FILE
 from tfew.runs.card import CARD_FILE, model_card
 from tfew.runs.records import RECORD_FILE, RunRecord, load_record
 from tfew.runs.run_folder import finished_settings, is_finished
@@ -72,19 +73,21 @@ def convert(config: DictConfig) -> Path:
 
 
 def with_base_of_run(config: DictConfig, overrides: Sequence[str]) -> DictConfig:
-    """The configuration with the base model of the run that `config.adapter` is, unless the command line names one."""
+    """The configuration with the base model that `config.adapter` says, unless the command line names one."""
     if config.adapter is None:
         return config
-    folder = _path(config.adapter)
+    folder, named = _path(config.adapter), overridden(overrides)
+    if not (folder / CONFIG_FILE).is_file():
+        return config
     saved = finished_settings(folder)
     if saved is None:
-        return config
+        return keep_to_base(with_base(config, overrides, folder), folder, named)
     merged = config.copy()
     merged.model = saved["model"]
-    for key in overridden(overrides):
+    for key in named:
         if key.partition(".")[0] == "model":
             OmegaConf.update(merged, key, OmegaConf.select(config, key), merge=False, force_add=True)
-    return merged
+    return keep_to_base(merged, folder, named)
 
 
 def _path(value: Any) -> Path:
@@ -140,22 +143,27 @@ def _target(config: DictConfig, source: Path, kind: str) -> Path:
 
 def _load_tfew(config: DictConfig, source: Path) -> Loaded:
     from tfew.models.adapters_io import adapter_description
-    from tfew.models.build import attach_saved, base_of, saved_method
+    from tfew.models.base_check import base_of, check_weights
+    from tfew.models.build import attach_saved, saved_method
+    from tfew.models.weights_sample import weights_sample_sha256
 
     _, method = saved_method(source, config)
     model, tokenizer = _base(config, method)
+    if tokenizer is not None:
+        check_weights(source, weights_sample_sha256(model), config)
     attach_saved(source, method, model)
     return Loaded(model, tokenizer, method, adapter_description(source)["method"], base_of(config))
 
 
 def _load_peft(config: DictConfig, source: Path) -> Loaded:
     from tfew.methods.base import attach
-    from tfew.models.build import base_of
+    from tfew.models.base_check import base_of
     from tfew.models.foreign_adapters import read_peft
     from tfew.models.method_builder import make_method, method_arguments
+    from tfew.models.method_recipes import named_recipe, recipe_for_peft
 
     adapter = read_peft(source)
-    recipe = _recipe_for_peft(config, adapter.config.get("peft_type"))
+    recipe = recipe_for_peft(resolved(config.method), adapter.config.get("peft_type"))
     method = make_method(recipe)
     model, tokenizer = _base(config, method)
     arguments, weights = method.from_peft(method_arguments(recipe), adapter, model, config.fused_queries)
@@ -165,12 +173,12 @@ def _load_peft(config: DictConfig, source: Path) -> Loaded:
     method = make_method(arguments | {"_target_": recipe["_target_"]})
     attach(method, model)
     method.restore(model, weights)
-    return Loaded(model, tokenizer, method, _named(recipe | arguments), base_of(config))
+    return Loaded(model, tokenizer, method, named_recipe(recipe | arguments), base_of(config))
 
 
 def _load_official(config: DictConfig, source: Path) -> Loaded:
     from tfew.methods.base import attach
-    from tfew.models.build import base_of
+    from tfew.models.base_check import base_of
     from tfew.models.foreign_adapters import read_tensors
     from tfew.models.method_builder import make_method
 
@@ -237,36 +245,6 @@ def _base(config: DictConfig, method: "Method | None") -> tuple["nn.Module", Any
         return build_shape(config), None
     tokenizer = build_tokenizer(config).tokenizer
     return build_backbone(config, tokenizer, torch.device("cpu")), tokenizer
-
-
-def _named(description: dict[str, Any]) -> dict[str, Any]:
-    """The method's YAML that has these very arguments, if there is one: a file has lengths, but no name."""
-    from tfew.models.method_builder import method_arguments
-
-    for path in sorted((CONFIGS / "method").glob("*.yaml")):
-        recipe = OmegaConf.to_container(OmegaConf.load(path))
-        assert isinstance(recipe, dict)
-        known = {str(key): value for key, value in recipe.items()}
-        same = method_arguments(known) == method_arguments(description)
-        if same and known["_target_"] == description["_target_"]:
-            return known
-    return description
-
-
-def _recipe_for_peft(config: DictConfig, peft_type: Any) -> dict[str, Any]:
-    """`method=` where peft knows it by this name, else the first method in `configs/method/` that it does."""
-    from hydra.utils import get_class
-
-    files = [OmegaConf.load(path) for path in sorted((CONFIGS / "method").glob("*.yaml"))]
-    plain = [file for file in files if "_target_" in file and "defaults" not in file]  # the others only vary these
-    known: dict[str, Any] = {}
-    for recipe in [*reversed(plain), config.method]:
-        known |= dict.fromkeys(get_class(recipe._target_).peft_types, recipe)  # type: ignore[attr-defined]
-    if peft_type not in known:
-        raise unknown_value_error("peft_type", peft_type, sorted(known), "adapter_config.json")
-    recipe = OmegaConf.to_container(known[peft_type], resolve=True)
-    assert isinstance(recipe, dict)
-    return {str(key): value for key, value in recipe.items()}
 
 
 def _card(source: Path, record: RunRecord | None) -> str:

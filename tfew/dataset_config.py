@@ -154,8 +154,8 @@ def _settings(config: DictConfig) -> tuple[list[str], str]:
     if path is None:
         raise UserError(
             f"{name} is worded by {' or '.join(config.dataset.layout.settings)} under data_dir={config.data_dir}, which"
-            " is not there. Take src/data/raft_prompt_construction_settings.jsonl of github.com/r-three/t-few, and put it"
-            " there under that name, or say 'dataset.layout.settings=[FILE]', with which the rows may be the Hub's."
+            " is not there. Take src/data/raft_prompt_construction_settings.jsonl of github.com/r-three/t-few, and put"
+            " it there under that name, or say 'dataset.layout.settings=[FILE]', with which the rows may be the Hub's."
         )
     rows = read_rows(path)
     if len(rows) < 2 or not all(name in row for row in rows[:2]):

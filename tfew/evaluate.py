@@ -14,6 +14,7 @@ from tfew.devices.distributed import broadcast_object
 from tfew.errors import UserError
 from tfew.models.adapters_io import adapter_description
 from tfew.runs.identity import resolved_with_hashes, run_name, run_path
+from tfew.runs.noted import note_commits
 from tfew.runs.records import IN_CONTEXT, ZERO_SHOT, RunRecord
 from tfew.runs.run_folder import open_run, run_once
 from tfew.settings import EvaluationSettings, settings
@@ -44,6 +45,7 @@ def _method_name(config: DictConfig) -> str:
 
 def _evaluate(config: DictConfig, folder: Path) -> RunRecord:
     evaluation, context = eval_task(config), in_context(config)
+    note_commits(config)
     if evaluation is None:
         raise UserError(_nothing_to_evaluate(config))
 

@@ -18,8 +18,9 @@ from tfew.dataset_config import complete
 from tfew.devices.distributed import broadcast_object
 from tfew.errors import UserError
 from tfew.runs.identity import method_name, resolved_with_hashes, run_name, run_path
+from tfew.runs.noted import keep_to, note_commits
 from tfew.runs.records import RunRecord
-from tfew.runs.run_folder import open_run, run_once
+from tfew.runs.run_folder import open_run, run_once, saved_settings
 from tfew.settings import EvaluationSettings, settings
 from tfew.summary import RunResult, finish
 from tfew.task import Task, eval_task, save_training_rows, train_task
@@ -45,7 +46,10 @@ def train(config: DictConfig) -> RunRecord:
 
 def _train(config: DictConfig, folder: Path) -> RunRecord:
     check_logger(config)
+    if config.resume and (saved := saved_settings(folder)) is not None:
+        keep_to(config, saved)
     training = train_task(config)
+    note_commits(config)
     if config.folds is not None:
         fold_of_row = row_folds(training, config.folds, config.batch_size, config.few_shot_seed)
         run = partial(_cross_validate_and_train, config, folder, training, fold_of_row)
@@ -127,7 +131,8 @@ def _open(config: DictConfig, folder: Path, training: Task, evaluation: str) -> 
 def _fit(config: DictConfig, loaded: "Trainable", training: Task, folder: Path) -> "tuple[Fitted, int]":
     """Trains and saves the adapter; also the size of its file in bytes."""
     from tfew.models.adapters_io import save_adapter
-    from tfew.models.build import base_of, gathered_adapter
+    from tfew.models.base_check import base_of
+    from tfew.models.build import gathered_adapter
     from tfew.training.fit import fit
 
     fitted = fit(config, loaded.method, loaded.model, loaded.prompt_tokenizer, training, folder)

@@ -2,9 +2,18 @@
 
 import errno
 
+from tfew.errors import UserError
 from tfew.files.hub import chain
 
 TOKEN_HELP = "log in with `hf auth login`, or set HF_TOKEN"
+
+
+def cannot_be_loaded(knob: str, path: str, reason: object) -> UserError:
+    """Of a model or tokenizer that this setting names."""
+    return UserError(
+        f"{knob}={path} cannot be loaded: {reason} Name a local folder with {knob}=, or use model=tiny, which needs no"
+        " download."
+    )
 
 
 def explain(error: BaseException, id: str, kind: str = "models") -> str | None:

@@ -207,7 +207,7 @@ def _snapshot(kind: str, id: str, commit: str) -> Path:
 def _cached_commit(kind: str, id: str, revision: str) -> str | None:
     """What the branch or tag was when its files were last downloaded."""
     path = _repository(kind, id) / "refs" / revision
-    if ".." in path.parts:
+    if ".." in path.parts or Path(revision).is_absolute():
         return None
     return path.read_text(encoding="utf-8").strip() if path.is_file() else None
 

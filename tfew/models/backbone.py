@@ -24,6 +24,7 @@ from transformers.models.t5.modeling_t5 import T5Attention
 from tfew.config import local_path
 from tfew.environment.versions import check_versions
 from tfew.errors import UserError, shorten_list
+from tfew.files.hub_errors import cannot_be_loaded
 from tfew.files.hub_files import model_folder
 
 log = logging.getLogger(__name__)
@@ -190,13 +191,12 @@ def _from_pretrained(
     kind: Any, path: str, revision: str, knob: str, trusted: str | None, weights: bool = False, **options: Any
 ) -> Any:
     trust = is_trusted(path, trusted)  # never left open: transformers would ask on a terminal
-    instead = f"Name a local folder with {knob}=, or use model=tiny, which needs no download."
     folder = Path(local_path(path))
     if not folder.is_dir():
         try:
             folder = model_folder(path, revision, weights, code=trust)
         except UserError as error:
-            raise UserError(f"{knob}={path} cannot be loaded: {error} {instead}") from error
+            raise cannot_be_loaded(knob, path, error) from error
     reader = kind if kind is not AutoTokenizer else _tokenizer_class(folder, path)
     try:
         with quiet_loading() if weights else nullcontext():
@@ -207,7 +207,7 @@ def _from_pretrained(
                 f"{knob}={path} brings Python code of its own, which is not run: read it, and if you trust it say"
                 f" trust_remote_code={path}."
             ) from error
-        raise UserError(f"{knob}={path} cannot be loaded: {one_line(error)} {instead}") from error
+        raise cannot_be_loaded(knob, path, one_line(error)) from error
 
 
 def _tokenizer_class(folder: Path, path: str) -> Any:

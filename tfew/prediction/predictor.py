@@ -27,6 +27,7 @@ from tfew.prediction.saved_run import SavedRun, saved_run
 from tfew.prediction.task_predictor import Labelled, TaskPredictor, WrongTemplatesError
 from tfew.ranking.rank_classification import rank_classify, unconditional_sums
 from tfew.runs.identity import differences
+from tfew.runs.noted import OF_MODEL
 from tfew.schema import Batch, Prediction, Prompt
 from tfew.scoring.score import BoundedScorer, scoring_mode
 
@@ -55,7 +56,7 @@ class Predictor:
     ) -> None:
         self._find_run, self._run, self._bank, self._merged = find_run, run, bank, merged
         self._prompt_tokenizer = loaded.prompt_tokenizer
-        self.model = loaded.model
+        self.model, self._base_sample = loaded.model, loaded.base_sample
         self.device = next(loaded.model.parameters()).device
         self.batch_size = run.evaluation.eval_batch_size
         self._score = BoundedScorer(loaded.model, loaded.execution.engine, loaded.execution.memory_bytes)
@@ -95,6 +96,7 @@ class Predictor:
         folder = Path(folder).expanduser()
         run = self._find_run(folder)
         _check_same_model(name, run, self._run)
+        run.check_weights(self._base_sample)
         method = run.method()
         assert method is not None  # it has a folder
         task = load_task(name, run, self._prompt_tokenizer)
@@ -253,7 +255,9 @@ def _load_many(find_run: FindRun, folders: Mapping[str, str | Path], merge: bool
 
 def _check_same_model(name: str, run: SavedRun, first: SavedRun) -> None:
     """Raises UserError where two tasks belong to different base models: a batch runs on one."""
-    if unlike := differences(first.computation["model"], run.computation["model"]):
+    ours, theirs = first.computation["model"], run.computation["model"]
+    noted = {key for key in OF_MODEL if None in (ours.get(key), theirs.get(key))}  # by a run of before, not at all
+    if unlike := differences(*({k: v for k, v in model.items() if k not in noted} for model in (ours, theirs))):
         raise UserError(
             f"Task {name!r} was trained on another model than the first one ({'; '.join(unlike[:3])}; there: {name!r},"
             " here: the first), and a batch runs on one."

@@ -19,6 +19,7 @@ from tfew.dataset_config import with_texts_named
 from tfew.errors import UserError
 from tfew.methods.base import Method
 from tfew.models.adapters_io import WEIGHTS_FILE
+from tfew.models.base_check import check_weights
 from tfew.models.build import build_for_scoring, build_tokenizer, saved_method, tokenizer_for
 from tfew.models.loaded_model import LoadedModel
 from tfew.runs.run_folder import finished_settings
@@ -29,7 +30,7 @@ from tfew.task import load_mixture_spec, load_spec, train_templates
 PREDICTION_SETTINGS = (
     "adapter", "adapters", "input", "output", "format", "bad_rows", "task_column", "merge", "dataset", "text",
     "templates", "score", "model", "trainer", "max_tokens", "eval_batch_size", "engine", "memory_gb",
-    "trust_remote_code", "resume", "overwrite",
+    "trust_remote_code", "resume", "overwrite", "base",
 )  # fmt: skip
 COMPUTATION = (
     "model",
@@ -75,6 +76,11 @@ class SavedRun:
 
     def method(self) -> Method | None:
         return None if self.folder is None else saved_method(self.folder, self.config)[1]
+
+    def check_weights(self, sample: str | None) -> None:
+        """Raises UserError where the weights of this sample are not those that the adapter was trained on."""
+        if self.folder is not None and sample is not None:
+            check_weights(self.folder, sample, self.config)
 
     def load_model(self) -> LoadedModel:
         """The base model with the adapter."""
