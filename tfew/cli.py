@@ -23,6 +23,7 @@ from tfew.dataset_config import HUB_ID, on_other_rows
 from tfew.devices.distributed import is_main_process
 from tfew.environment.versions import check_versions
 from tfew.errors import UserError
+from tfew.files.hub_adapter import local_adapter
 from tfew.files.hub_files import DATASETS, commit_of
 from tfew.models.base_check import saved_base
 from tfew.runs.identity import WEIGHT_HASHES, model_name
@@ -168,7 +169,7 @@ def with_run_settings(
     """
     if config.adapter is None:
         return config
-    folder = Path(str(config.adapter)).expanduser()
+    folder = local_adapter(str(config.adapter))
     saved = finished_settings(folder)
     if saved is None:
         return keep_to_base(with_base(config, overrides, folder), folder, overridden(overrides))
@@ -202,8 +203,9 @@ def with_base(config: DictConfig, overrides: Sequence[str], folder: Path) -> Dic
     name, path = base.get("name"), base.get("path")
     if name == model_name(config):
         return config
-    if (CONFIGS / "model" / f"{name}.yaml").is_file():
-        config.model = compose(f"model={name}").model
+    listed = compose(f"model={name}").model if (CONFIGS / "model" / f"{name}.yaml").is_file() else None
+    if listed is not None and path in (None, listed.path):
+        config.model = listed
     elif isinstance(path, str) and HUB_ID.fullmatch(path):
         config.model.path, config.model.tokenizer = path, base.get("tokenizer")
     else:

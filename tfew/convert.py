@@ -20,6 +20,7 @@ from tfew.config import checked, local_path, resolved
 from tfew.errors import UserError, unknown_value_error
 from tfew.files.atomic_output import atomic_replacement, check_output_path, would_overwrite
 from tfew.files.hub import hub_id
+from tfew.files.hub_adapter import HUB, check_repository, local_adapter
 from tfew.models.adapters_io import CONFIG_FILE
 from tfew.runs.card import CARD_FILE, model_card
 from tfew.runs.records import RECORD_FILE, RunRecord, load_record
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from tfew.methods.base import Method
 
 log = logging.getLogger("tfew.convert")  # __name__ is __main__ under python -m
-FORMS = ("tfew", "peft", "official", "merged", "card")
+FORMS = ("tfew", "peft", "official", "merged", "card", "hub")
 
 
 @dataclass
@@ -51,6 +52,8 @@ def convert(config: DictConfig) -> Path:
     config = config.copy()
     config.adapter = None  # for `checked` an adapter is a folder; here it may be a file
     config = checked(config)
+    if config.to == "hub":
+        return _publish(config, source, kind)
     target = _target(config, source, kind)
     record = load_record(source) if is_finished(source) else None
 
@@ -72,6 +75,27 @@ def convert(config: DictConfig) -> Path:
     return target
 
 
+def _publish(config: DictConfig, source: Path, kind: str) -> Path:
+    """Uploads an adapter of tfew; returns the name of the repository."""
+    if config.repo is None:
+        raise UserError("repo= is missing: OWNER/NAME of the repository on the Hub that to=hub writes.")
+    repository = check_repository(str(config.repo), f"repo={config.repo}")
+    for key in ("private", "dry_run"):
+        if not isinstance(config[key], bool):
+            raise UserError(f"{key}={config[key]!r} is neither true nor false.")
+    if kind != "tfew":
+        raise UserError(f"adapter={source} is in the form {kind}: make it one of tfew first, with to=tfew.")
+    record = load_record(source) if is_finished(source) else None
+    loaded = _load_tfew(config, source)
+    from tfew.models.publishing import plain_card, publish
+
+    place = f"{HUB}{repository}"
+    name = str(loaded.description.get("name"))
+    card = plain_card(loaded.base, name) if record is None else card_text(record, loaded.method, place)
+    publish(source, loaded.method, loaded.model, card, repository, config.private, config.dry_run)
+    return Path(repository)
+
+
 def with_base_of_run(config: DictConfig, overrides: Sequence[str]) -> DictConfig:
     """The configuration with the base model that `config.adapter` says, unless the command line names one."""
     if config.adapter is None:
@@ -91,7 +115,7 @@ def with_base_of_run(config: DictConfig, overrides: Sequence[str]) -> DictConfig
 
 
 def _path(value: Any) -> Path:
-    return Path(str(value)).expanduser()
+    return local_adapter(str(value))
 
 
 def _source(config: DictConfig) -> tuple[Path, str]:
@@ -105,10 +129,10 @@ def _source(config: DictConfig) -> tuple[Path, str]:
         if path.suffix != ".pt":
             raise UserError(f"adapter={path} is a file, but not one ending in .pt; or name a folder.")
         return path, "official"
-    if (path / "adapter_config.json").is_file():
-        return path, "peft"
     if (path / "adapter.json").is_file():
         return path, "tfew"
+    if (path / "adapter_config.json").is_file():
+        return path, "peft"
     raise UserError(f"adapter={path} holds neither adapter.json (tfew) nor adapter_config.json (HF peft).")
 
 
@@ -202,7 +226,7 @@ def _write_peft(path: Path, loaded: Loaded) -> None:
 
     adapter = loaded.method.to_peft(loaded.model)
     path.mkdir()
-    write_peft(path, adapter, hub_id(loaded.base["path"]))
+    write_peft(path, adapter, hub_id(loaded.base["path"]), loaded.base.get("commit"))
 
 
 def _write_official(path: Path, loaded: Loaded) -> None:
@@ -255,9 +279,10 @@ def _card(source: Path, record: RunRecord | None) -> str:
     return card_text(record, make_method(adapter_description(source)["method"]))
 
 
-def card_text(record: RunRecord, method: "Method") -> str:
+def card_text(record: RunRecord, method: "Method", place: str = "FOLDER") -> str:
+    """`place`: of the adapter, as a reader of the card names it."""
     try:
-        return model_card(record, in_peft=bool(method.peft_types), merges=method.merges)
+        return model_card(record, in_peft=bool(method.peft_types), merges=method.merges, place=place)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"The record of {record.name} has not all that a card says of a run: {error!r}.") from error
 

@@ -12,6 +12,7 @@ from tfew.config import checked
 from tfew.dataset_config import complete, on_all_rows
 from tfew.devices.distributed import broadcast_object
 from tfew.errors import UserError
+from tfew.files.hub_adapter import local_adapter
 from tfew.models.adapters_io import adapter_description
 from tfew.runs.identity import resolved_with_hashes, run_name, run_path
 from tfew.runs.noted import note_commits
@@ -36,7 +37,7 @@ def evaluate(config: DictConfig) -> RunRecord:
 
 
 def _method_name(config: DictConfig) -> str:
-    name = ZERO_SHOT if config.adapter is None else adapter_description(Path(config.adapter))["method"]["name"]
+    name = ZERO_SHOT if config.adapter is None else adapter_description(local_adapter(config.adapter))["method"]["name"]
     if config.icl.mode == "none":
         return str(name)
     learning = f"{IN_CONTEXT}_{config.icl.mode}"
@@ -60,7 +61,7 @@ def _run(config: DictConfig, folder: Path, evaluation: Task, context: InContext 
     from tfew.models.build import build_blueprint, build_device, build_for_scoring, build_tokenizer, saved_method
     from tfew.ranking.evaluation import evaluate_model
 
-    adapter = None if config.adapter is None else Path(config.adapter)
+    adapter = None if config.adapter is None else local_adapter(config.adapter)
     method = None if adapter is None else saved_method(adapter, config)[1]
     device, prompt_tokenizer = build_device(config), build_tokenizer(config, adapter=adapter, trains=False)
     blueprint = build_blueprint(config, method, device, len(prompt_tokenizer.tokenizer))

@@ -33,6 +33,7 @@ class Repository:
     id: str
     commits: dict[str, dict[str, bytes]] = field(default_factory=dict)
     token: str | None = None  # that its files are shown for: a gated repository
+    private: bool = False
     xet: bool = False  # its LFS files are said to be in Xet storage
 
     def commit(self, files: dict[str, bytes]) -> str:
@@ -177,7 +178,7 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _repository(self, kind: str, id: str, token: str, shows_files: bool = True) -> Repository:
         repository = self.server.repositories.get((kind, id))
-        if repository is None:
+        if repository is None or (repository.private and not token):
             raise _Refused("RepoNotFound", "Repository not found")
         if shows_files and repository.token not in (None, token):
             raise _Refused("GatedRepo", f"Access to {kind} {id} is restricted. You must have access to it.")
@@ -227,7 +228,8 @@ class _Handler(BaseHTTPRequestHandler):
             form = parse_qs(body.decode()) if not body.startswith(b"{") else json.loads(body)
             return [entry for entry in entries if entry["path"] in form["paths"]]
         return {
-            "_id": "0", "id": repository.id, "sha": commit, "private": False, "tags": [], "downloads": 0, "likes": 0,
+            "_id": "0", "id": repository.id, "sha": commit, "private": repository.private, "tags": [],
+            "downloads": 0, "likes": 0,
             "gated": "manual" if repository.token else False, "disabled": False, "author": repository.id.split("/")[0],
             "lastModified": "2026-01-01T00:00:00.000Z", "createdAt": "2026-01-01T00:00:00.000Z",
             "siblings": [{"rfilename": e["path"], "size": e["size"], "blobId": e["oid"]} for e in entries],
@@ -238,9 +240,9 @@ class _Handler(BaseHTTPRequestHandler):
             raise _Refused("InvalidToken", "Invalid username or password.")
         id = f"{wanted.get('organization') or 'me'}/{wanted['name']}"
         if ("models", id) in self.server.repositories:
-            return self._send(409, b'{"error": "You already created this model repo"}')
-        hidden = token if wanted.get("private") or wanted.get("visibility") == "private" else None
-        self.server.add("models", id, {}, token=hidden)
+            return self._send(409, json.dumps({"error": "It is there", "url": f"{self.server.url}/{id}"}).encode())
+        hidden = bool(wanted.get("private") or wanted.get("visibility") == "private")
+        self.server.add("models", id, {}, private=hidden)
         self._json({"url": f"{self.server.url}/{id}", "name": id, "id": "0"})
 
     def _lfs(self, wanted: dict[str, Any]) -> None:

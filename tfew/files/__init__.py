@@ -6,5 +6,6 @@
 * untrusted: JSON, YAML and archives of strangers
 * hub: whether the Hugging Face Hub answers, and patience with it
 * hub_files: commits and files of the Hub, in its cache
+* hub_adapter: adapters that are on the Hub
 * hub_errors: why something could not be had, in words
 """

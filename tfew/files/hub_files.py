@@ -54,10 +54,10 @@ def model_folder(id: str, revision: str, weights: bool, code: bool = False) -> P
     Raises UserError where one of them cannot be had.
     """
     commit = commit_of(MODELS, id, revision)
-    folder = _snapshot(MODELS, id, commit)
+    folder = snapshot(MODELS, id, commit)
     if not hub.reachable():
         return _checked_copy(folder, id, revision, weights)
-    sizes = _sizes(id, commit)
+    sizes = file_sizes(id, commit)
     if sizes is None:  # the Hub has stopped answering since
         return _checked_copy(folder, id, revision, weights)
     endings = (*SMALL, ".py") if code else SMALL
@@ -67,7 +67,7 @@ def model_folder(id: str, revision: str, weights: bool, code: bool = False) -> P
         names = _weights(id, commit, sizes)
         _check_space(id, sum(sizes[name] or 0 for name in names if not (folder / name).is_file()))
         fetch(MODELS, id, commit, names)
-    _note_branch(MODELS, id, revision, commit)
+    note_branch(MODELS, id, revision, commit)
     return folder
 
 
@@ -78,7 +78,7 @@ def fetch(kind: str, id: str, commit: str, names: Sequence[str]) -> list[Path]:
     where: dict[str, Any] = {"repo_type": kind[:-1], "revision": commit, "local_files_only": not hub.reachable()}
     found = []
     for name in names:
-        path = _snapshot(kind, id, commit) / name
+        path = snapshot(kind, id, commit) / name
         if path.is_file() and ".." not in path.parts:
             found.append(path)
             continue
@@ -125,7 +125,7 @@ def _checked_commit(name: object, id: str) -> str:
 
 
 @cache
-def _sizes(id: str, commit: str) -> dict[str, int | None] | None:
+def file_sizes(id: str, commit: str) -> dict[str, int | None] | None:
     """The files of a commit of a model, and their bytes; None where the Hub does not say, and there is a copy."""
     from huggingface_hub import HfApi
 
@@ -133,7 +133,7 @@ def _sizes(id: str, commit: str) -> dict[str, int | None] | None:
         ask = HfApi().model_info
         info = hub.patiently(lambda: ask(id, revision=commit, files_metadata=True), id)
     except Exception as error:  # of a dozen kinds
-        if _has_weights(_snapshot(MODELS, id, commit)):  # a copy outlives its repository
+        if _has_weights(snapshot(MODELS, id, commit)):  # a copy outlives its repository
             log.info(f"Note: {id}: {explained(error, id, MODELS)}; the cached copy is used, commit {commit[:12]}.")
             return None
         raise UserError(f"{id} (commit {commit[:12]}) cannot be had: {explained(error, id, MODELS)}.") from error
@@ -200,7 +200,7 @@ def _repository(kind: str, id: str) -> Path:
     return _cache() / "--".join([kind, *id.split("/")])
 
 
-def _snapshot(kind: str, id: str, commit: str) -> Path:
+def snapshot(kind: str, id: str, commit: str) -> Path:
     return _repository(kind, id) / "snapshots" / commit
 
 
@@ -212,7 +212,7 @@ def _cached_commit(kind: str, id: str, revision: str) -> str | None:
     return path.read_text(encoding="utf-8").strip() if path.is_file() else None
 
 
-def _note_branch(kind: str, id: str, revision: str, commit: str) -> None:
+def note_branch(kind: str, id: str, revision: str, commit: str) -> None:
     """As huggingface_hub does for files that are asked for by branch, so that the copy is found without the Hub."""
     path = _repository(kind, id) / "refs" / revision
     if revision != commit and _cached_commit(kind, id, revision) != commit:

@@ -12,4 +12,5 @@
 * scoring_rule: whether end-of-text is scored, and whether inputs are turns of a chat
 * adapters_io: adapter.safetensors and adapter.json
 * foreign_adapters: HF peft's and the authors' files
+* publishing: an adapter as a repository of the Hub
 """

@@ -17,6 +17,7 @@ from tfew.config import resolved
 from tfew.data.tokenization import PromptTokenizer
 from tfew.devices.sharding import convert_what_stays, shard
 from tfew.errors import UserError
+from tfew.files.hub_adapter import local_adapter
 from tfew.methods.base import Method, adapter_parameters, attach, check_fit
 from tfew.models.adapters_io import CONFIG_FILE, adapter_description, load_weights
 from tfew.models.backbone import is_encoder_decoder, load_model, load_tokenizer, random_model, shape_of
@@ -101,7 +102,7 @@ def tokenizer_for(
     config: DictConfig, prompt_tokenizer: PromptTokenizer, adapter: Path | None = None, trains: bool = True
 ) -> PromptTokenizer:
     """The same as a run with these settings needs it, for scoring with this adapter or none, or for training."""
-    start = Path(config.init_adapter) if trains and config.init_adapter is not None else adapter
+    start = local_adapter(config.init_adapter) if trains and config.init_adapter is not None else adapter
     own = replace(prompt_tokenizer, max_tokens=config.max_tokens)
     return with_scoring_rule(own, model_name(config), settings(EvaluationSettings, config), start, trains)
 
@@ -203,7 +204,7 @@ def starting_weights(config: DictConfig, method: Method, model: nn.Module) -> di
 
 def _checked_init_adapter(config: DictConfig) -> Path:
     """The folder `init_adapter=`; raises UserError where it was made with another method than the run's."""
-    folder = Path(config.init_adapter)
+    folder = local_adapter(config.init_adapter)
     _, saved = _described(folder)
     if other := unlike_base(folder, base_of(config)):
         log.info(f"Note: init_adapter={folder} was trained on {other}.")

@@ -18,6 +18,7 @@ import torch
 from tfew.config import compose
 from tfew.data.tokenization import TokenizedPrompt, collate
 from tfew.errors import UserError, shorten_list
+from tfew.files.hub_adapter import local_adapter
 from tfew.methods.base import merge as merge_adapter
 from tfew.methods.task_bank import TaskBank
 from tfew.models.adapters_io import load_weights
@@ -93,7 +94,7 @@ class Predictor:
             raise UserError("This predictor is of one adapter: load it with several (adapters=) to add more.")
         if name in self._tasks:
             raise UserError(f"There is a task named {name!r} already.")
-        folder = Path(folder).expanduser()
+        folder = local_adapter(folder)
         run = self._find_run(folder)
         _check_same_model(name, run, self._run)
         run.check_weights(self._base_sample)

@@ -17,6 +17,7 @@ from tfew.data.templates import Template
 from tfew.data.tokenization import PromptTokenizer
 from tfew.dataset_config import with_texts_named
 from tfew.errors import UserError
+from tfew.files.hub_adapter import local_adapter
 from tfew.methods.base import Method
 from tfew.models.adapters_io import WEIGHTS_FILE
 from tfew.models.base_check import check_weights
@@ -100,7 +101,7 @@ class SavedRun:
 
 def _check_data(overrides: Sequence[str], folder: str | Path | None) -> None:
     """Raises UserError for an adapter without its run where nothing says what rows and labels it is for."""
-    path = None if folder is None else Path(str(folder)).expanduser()
+    path = None if folder is None else local_adapter(folder)
     if path is None or not (path / WEIGHTS_FILE).is_file() or finished_settings(path) is not None:
         return
     if not {"dataset", "experiment"} & {key.partition(".")[0] for key in overridden(overrides)}:
@@ -124,4 +125,4 @@ def saved_run(config: DictConfig, overrides: Sequence[str], folder: str | Path |
     config = checked(with_run_settings(config, overrides, PREDICTION_SETTINGS))
     if "text" in overridden(overrides) and config.adapter is not None:
         config = with_texts_named(config)
-    return SavedRun(config, None if folder is None else Path(str(folder)).expanduser())
+    return SavedRun(config, None if folder is None else local_adapter(folder))

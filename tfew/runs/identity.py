@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 from tfew.config import ADAPTERS, IN_PACKAGE, local_path, resolved
 from tfew.errors import UserError
 from tfew.files.checksums import file_sha256
+from tfew.files.hub_adapter import local_adapter
 from tfew.runs.model_source import is_gguf, model_source
 from tfew.runs.noted import is_noted
 
@@ -131,7 +132,7 @@ def resolved_with_hashes(config: DictConfig) -> dict[str, Any]:
             hashes["model.path"] = file_sha256(shipped)
     for key in ADAPTERS:
         folder = OmegaConf.select(config, key)
-        weights = sorted(Path(folder).glob("adapter*.safetensors")) if folder is not None else []
+        weights = sorted(local_adapter(folder).glob("adapter*.safetensors")) if folder is not None else []
         if weights:
             hashes[key] = file_sha256(weights[0])
     return {**resolved(config), **({WEIGHT_HASHES: hashes} if hashes else {})}
