@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from tfew.cli import command, on_all_devices
+from tfew.cli import command, on_all_devices, overridden
 from tfew.config import check_logger, checked, resolved
 from tfew.dataset_config import complete
 from tfew.devices.distributed import broadcast_object
@@ -20,6 +20,7 @@ from tfew.errors import UserError
 from tfew.runs.identity import method_name, resolved_with_hashes, run_name, run_path
 from tfew.runs.noted import keep_to, note_commits
 from tfew.runs.records import RunRecord
+from tfew.runs.rerun import log_comparison, log_differences_here, settings_again
 from tfew.runs.run_folder import open_run, run_once, saved_settings
 from tfew.settings import EvaluationSettings, settings
 from tfew.summary import RunResult, finish
@@ -39,6 +40,8 @@ def train(config: DictConfig) -> RunRecord:
     """Runs the whole job in its run folder and returns the record; a finished identical run is only read."""
     if config.train_together is not None:
         raise UserError("train_together= is of the command line; in Python call tfew.together.train_together.")
+    if config.get("rerun") is not None:
+        raise UserError("rerun= is of the command line; in Python call tfew.train.rerun.")
     config = complete(checked(config))
     folder = run_path(config, run_name(config))
     return run_once(folder, resolved_with_hashes(config), config.overwrite, partial(_train, config))
@@ -150,8 +153,22 @@ def _finish(config: DictConfig, folder: Path, result: RunResult) -> RunRecord:
         return finish(folder, config, "train", method_name(config), result)
 
 
+def rerun(config: DictConfig, overrides: Sequence[str]) -> RunRecord:
+    """Makes the run in the folder `config.rerun` again, elsewhere, and logs what differs; `overrides` as given."""
+    before, again = settings_again(config, overridden(overrides))
+    folder = run_path(again, run_name(again))
+    if folder.resolve() == Path(str(config.rerun)).expanduser().resolve():
+        raise UserError(f"rerun={config.rerun} would overwrite itself: name another place with runs= or run_dir=.")
+    log_differences_here(before)
+    record = train(again)
+    log_comparison(before, record)
+    return record
+
+
 @command("train")
 def main(config: DictConfig) -> RunRecord | list[RunRecord]:
+    if config.rerun is not None:
+        return rerun(config, HydraConfig.get().overrides.task)
     if config.train_together is None:
         return train(config)
     configs = settings_of_each(HydraConfig.get().overrides.task, config.train_together)
