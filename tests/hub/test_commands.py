@@ -62,7 +62,7 @@ def test_train_on_pickles_then_evaluate_on_the_same_commit_without_the_hub(shell
     assert "cannot be reached" in written
 
 
-@pytest.mark.slow
+@pytest.mark.drill
 def test_publish_and_predict_by_id_in_another_home(shell: Shell, tmp_path: Path) -> None:
     shell.server.add("models", "me/t0", t5())
     shell("train", *SMALL, "model.path=me/t0")

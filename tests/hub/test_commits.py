@@ -153,6 +153,7 @@ def test_an_unfinished_run_goes_on_with_the_commits_that_it_began_with(hub: Stan
     assert predictions(again.folder) == predictions(record.folder)
 
 
+@pytest.mark.drill
 def test_runs_trained_together_note_theirs(hub: StandIn, run: Train, tmp_path: Path) -> None:
     common = (*DEMO, "model.path=me/t0", "steps=2", "trainer=cpu", "dataset.generator.eval=8", f"runs={tmp_path}/runs")
     configs = [compose(*common, f"few_shot_seed={seed}") for seed in (0, 1)]
@@ -161,6 +162,7 @@ def test_runs_trained_together_note_theirs(hub: StandIn, run: Train, tmp_path: P
         assert adapter_description(record.folder)["base"]["weights_sample_sha256"]
 
 
+@pytest.mark.drill
 def test_adapters_of_several_tasks_share_one_commit(hub: StandIn, run: Train, tmp_path: Path) -> None:
     first = run()
     hub.repositories["models", "me/t0"].commit(t5(seed=1))

@@ -51,6 +51,13 @@ def test_both_forms_are_there(hub: StandIn, load: Load) -> None:
     assert not any("pytorch_model.bin" in line for line in hub.requests)
 
 
+def test_files_in_xet_storage_come_over_http_where_that_is_off(hub: StandIn, load: Load) -> None:
+    """HF_HUB_DISABLE_XET, as in all tests here: the stand-in has no such storage."""
+    hub.add("models", "me/t0", t5(), xet=True)
+    load("me/t0")
+    assert fetched(hub).count("content") == 1
+
+
 def test_a_second_process_fetches_nothing(hub: StandIn, load: Load) -> None:
     repository = hub.add("models", "me/t0", t5())
     load("me/t0")
