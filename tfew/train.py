@@ -52,12 +52,12 @@ def _train(config: DictConfig, folder: Path) -> RunRecord:
     if config.resume and (saved := saved_settings(folder)) is not None:
         keep_to(config, saved)
     training = train_task(config)
-    note_commits(config)
     if config.folds is not None:
         fold_of_row = row_folds(training, config.folds, config.batch_size, config.few_shot_seed)
         run = partial(_cross_validate_and_train, config, folder, training, fold_of_row)
     else:
         run = partial(_train_and_evaluate, config, folder, training, eval_task(config))
+    note_commits(config)  # after all data: their mistakes are said first
     with on_all_devices(config, "train"):
         return broadcast_object(run())
 
