@@ -8,8 +8,8 @@ from tfew.files.untrusted import parse_json
 
 
 def task_folders(path: Path) -> dict[str, str | Path]:
-    """Task names and adapter folders, or adapters of the Hub, of a JSON file; relative paths are from here, or else
-    from where the file is.
+    """Task names and adapter folders, or adapters of the Hub, of a JSON file; relative paths are from here, or
+    else from where the file is.
     """
     try:
         named = parse_json(path.read_text(encoding="utf-8"))
