@@ -47,7 +47,7 @@ PLAIN_WORDS = {"tiny", "t0", "full", "prefix", "adapter", "base", "local"}
 KNOWS_CONFIGURATION = """
 config settings cli task dataset_config summary together train evaluate predict serve preview cost convert raft_submit
 models.build models.execution training.fit prediction.saved_run runs.identity
-runs.model_source sweep.callback paper.__main__
+runs.model_source runs.noted runs.rerun models.base_check sweep.callback paper.__main__
 """
 KNOWS_LIGHTNING = {"data/loader.py", "devices/launch_env.py"}  # and all of training/
 

@@ -23,8 +23,11 @@ from tfew.dataset_config import HUB_ID, on_other_rows
 from tfew.devices.distributed import is_main_process
 from tfew.environment.versions import check_versions
 from tfew.errors import UserError
-from tfew.models.adapters_io import adapter_description
+from tfew.files.hub_adapter import local_adapter
+from tfew.files.hub_files import DATASETS, commit_of
+from tfew.models.base_check import saved_base
 from tfew.runs.identity import WEIGHT_HASHES, model_name
+from tfew.runs.noted import COMMIT, REVISIONS, SAMPLE, TOKENIZER_COMMIT, note, note_model_commits
 from tfew.runs.run_folder import finished_settings
 from tfew.settings import FidelitySettings, TrainerSettings, TrainingSettings, settings
 from tfew.sweep.job import run_job
@@ -47,11 +50,11 @@ FORMER = (
 EVALUATION_SETTINGS = (
     "adapter", "dataset", "data", "text", "label", "labels", "data_dir", "templates", "score", "model", "trainer",
     "max_tokens", "eval_batch_size", "eval_rows", "eval_seed", "baselines", "icl", "runs", "run_dir", "resume",
-    "overwrite", "workers", "engine", "memory_gb", "trust_remote_code",
+    "overwrite", "workers", "engine", "memory_gb", "trust_remote_code", "base",
 )  # fmt: skip
 # of that run, not of this one; and how it was computed, which older runs do not know
 NOT_BROUGHT = (
-    "runs", "run_dir", "resume", "overwrite", "engine", "memory_gb", "icl", "baselines", "trust_remote_code",
+    "runs", "run_dir", "resume", "overwrite", "engine", "memory_gb", "icl", "baselines", "trust_remote_code", "base",
 )  # fmt: skip
 
 
@@ -168,10 +171,10 @@ def with_run_settings(
     """
     if config.adapter is None:
         return config
-    folder = Path(str(config.adapter)).expanduser()
+    folder = local_adapter(str(config.adapter))
     saved = finished_settings(folder)
     if saved is None:
-        return _with_base(config, overrides, folder)
+        return keep_to_base(with_base(config, overrides, folder), folder, overridden(overrides))
     saved.pop(WEIGHT_HASHES, None)
     merged = OmegaConf.create({**saved, "init_adapter": None})
     for key in NOT_BROUGHT:
@@ -188,30 +191,52 @@ def with_run_settings(
     if "data" in overridden(overrides):
         merged = on_other_rows(merged)
     merged.name = merged.dataset.name
-    return merged
+    return keep_to_base(merged, folder, overridden(overrides))
 
 
-def _with_base(config: DictConfig, overrides: Sequence[str], folder: Path) -> DictConfig:
+def with_base(config: DictConfig, overrides: Sequence[str], folder: Path) -> DictConfig:
     """Without its run an adapter still says which model it belongs to: that one, unless the command line has another.
 
     A model of this project's list by its name, any other by its place on the Hub.
     """
     if {"model", "model.path"} & {*overridden(overrides)} or not folder.is_dir():
         return config
-    base = adapter_description(folder)["base"]
-    name, path = (base.get("name"), base.get("path")) if isinstance(base, dict) else (None, None)
+    base = saved_base(folder)
+    name, path = base.get("name"), base.get("path")
     if name == model_name(config):
         return config
-    if (CONFIGS / "model" / f"{name}.yaml").is_file():
-        config.model = compose(f"model={name}").model
+    listed = compose(f"model={name}").model if (CONFIGS / "model" / f"{name}.yaml").is_file() else None
+    if listed is not None and path in (None, listed.path):
+        config.model = listed
     elif isinstance(path, str) and HUB_ID.fullmatch(path):
-        config.model.path, config.model.tokenizer = path, None
+        config.model.path, config.model.tokenizer = path, base.get("tokenizer")
     else:
         raise UserError(
             f"{folder} is an adapter without its run, and belongs to the model {name!r}, which is none of this"
             " project's list: say model.path=, the folder or the Hub id of that model."
         )
     log.info(f"{folder} is an adapter without its run; it says that it belongs to the model {name}.")
+    return config
+
+
+def keep_to_base(config: DictConfig, folder: Path, named: Collection[str]) -> DictConfig:
+    """The configuration, changed in place: with the commits of the Hub that the adapter was trained on, where its model
+    is the adapter's; `named`: what the command line says, which counts more.
+    """
+    if not folder.is_dir():  # `checked` says so
+        return config
+    base, model = saved_base(folder), config.model
+    note(config, f"model.{SAMPLE}", None)  # of that run; what is loaded here is noted here
+    for commit, id in ((COMMIT, "path"), (TOKENIZER_COMMIT, "tokenizer")):
+        if f"model.{commit}" in named:
+            continue
+        is_same = model.get(id) is not None and model[id] == base.get(id)
+        said = any(f"model.{name}" in named for name in REVISIONS[commit])
+        note(config, f"model.{commit}", base.get(commit) if is_same and not said else None)
+    if "dataset.hub.revision" in named and config.dataset.hub is not None:
+        hub = config.dataset.hub
+        note(config, f"dataset.hub.{COMMIT}", commit_of(DATASETS, str(hub.id), str(hub.revision)))
+    note_model_commits(config)
     return config
 
 

@@ -16,6 +16,7 @@ from tfew.environment.config_folder import CONFIGS as CONFIGS
 from tfew.environment.config_folder import PACKAGE as PACKAGE
 from tfew.environment.versions import require
 from tfew.errors import UserError, nearest, shorten_list
+from tfew.files.hub_adapter import HUB
 from tfew.settings import NotNegative, Settings, check_value, settings
 
 IN_PACKAGE = "pkg://"  # what begins so lies in this package, wherever that is installed: the same on every machine
@@ -255,7 +256,7 @@ def _check_paths(config: DictConfig) -> None:
         raise UserError(f"data_dir={config.data_dir} does not exist.")
     for key in ADAPTERS:
         value = OmegaConf.select(config, key)
-        if value is not None and not Path(value).is_dir():
+        if value is not None and not value.startswith(HUB) and not Path(value).is_dir():
             reason = "is a file, not a run or adapter folder" if Path(value).exists() else "does not exist"
             raise UserError(f"{key}={value} {reason}.")
     _check_gguf(config)

@@ -15,11 +15,13 @@ from typing import TYPE_CHECKING, Any
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from tfew.cli import command, overridden
-from tfew.config import CONFIGS, checked, local_path, resolved
+from tfew.cli import command, keep_to_base, overridden, with_base
+from tfew.config import checked, local_path, resolved
 from tfew.errors import UserError, unknown_value_error
 from tfew.files.atomic_output import atomic_replacement, check_output_path, would_overwrite
 from tfew.files.hub import hub_id
+from tfew.files.hub_adapter import HUB, check_repository, local_adapter
+from tfew.models.adapters_io import CONFIG_FILE
 from tfew.runs.card import CARD_FILE, model_card
 from tfew.runs.records import RECORD_FILE, RunRecord, load_record
 from tfew.runs.run_folder import finished_settings, is_finished
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
     from tfew.methods.base import Method
 
 log = logging.getLogger("tfew.convert")  # __name__ is __main__ under python -m
-FORMS = ("tfew", "peft", "official", "merged", "card")
+FORMS = ("tfew", "peft", "official", "merged", "card", "hub")
 
 
 @dataclass
@@ -50,6 +52,8 @@ def convert(config: DictConfig) -> Path:
     config = config.copy()
     config.adapter = None  # for `checked` an adapter is a folder; here it may be a file
     config = checked(config)
+    if config.to == "hub":
+        return _publish(config, source, kind)
     target = _target(config, source, kind)
     record = load_record(source) if is_finished(source) else None
 
@@ -71,24 +75,47 @@ def convert(config: DictConfig) -> Path:
     return target
 
 
+def _publish(config: DictConfig, source: Path, kind: str) -> Path:
+    """Uploads an adapter of tfew; returns the name of the repository."""
+    if config.repo is None:
+        raise UserError("repo= is missing: OWNER/NAME of the repository on the Hub that to=hub writes.")
+    repository = check_repository(str(config.repo), f"repo={config.repo}")
+    for key in ("private", "dry_run"):
+        if not isinstance(config[key], bool):
+            raise UserError(f"{key}={config[key]!r} is neither true nor false.")
+    if kind != "tfew":
+        raise UserError(f"adapter={source} is in the form {kind}: make it one of tfew first, with to=tfew.")
+    record = load_record(source) if is_finished(source) else None
+    loaded = _load_tfew(config, source)
+    from tfew.models.publishing import plain_card, publish
+
+    place = f"{HUB}{repository}"
+    name = str(loaded.description.get("name"))
+    card = plain_card(loaded.base, name) if record is None else card_text(record, loaded.method, place)
+    publish(source, loaded.method, loaded.model, card, repository, config.private, config.dry_run)
+    return Path(repository)
+
+
 def with_base_of_run(config: DictConfig, overrides: Sequence[str]) -> DictConfig:
-    """The configuration with the base model of the run that `config.adapter` is, unless the command line names one."""
+    """The configuration with the base model that `config.adapter` says, unless the command line names one."""
     if config.adapter is None:
         return config
-    folder = _path(config.adapter)
+    folder, named = _path(config.adapter), overridden(overrides)
+    if not (folder / CONFIG_FILE).is_file():
+        return config
     saved = finished_settings(folder)
     if saved is None:
-        return config
+        return keep_to_base(with_base(config, overrides, folder), folder, named)
     merged = config.copy()
     merged.model = saved["model"]
-    for key in overridden(overrides):
+    for key in named:
         if key.partition(".")[0] == "model":
             OmegaConf.update(merged, key, OmegaConf.select(config, key), merge=False, force_add=True)
-    return merged
+    return keep_to_base(merged, folder, named)
 
 
 def _path(value: Any) -> Path:
-    return Path(str(value)).expanduser()
+    return local_adapter(str(value))
 
 
 def _source(config: DictConfig) -> tuple[Path, str]:
@@ -102,10 +129,10 @@ def _source(config: DictConfig) -> tuple[Path, str]:
         if path.suffix != ".pt":
             raise UserError(f"adapter={path} is a file, but not one ending in .pt; or name a folder.")
         return path, "official"
-    if (path / "adapter_config.json").is_file():
-        return path, "peft"
     if (path / "adapter.json").is_file():
         return path, "tfew"
+    if (path / "adapter_config.json").is_file():
+        return path, "peft"
     raise UserError(f"adapter={path} holds neither adapter.json (tfew) nor adapter_config.json (HF peft).")
 
 
@@ -140,22 +167,27 @@ def _target(config: DictConfig, source: Path, kind: str) -> Path:
 
 def _load_tfew(config: DictConfig, source: Path) -> Loaded:
     from tfew.models.adapters_io import adapter_description
-    from tfew.models.build import attach_saved, base_of, saved_method
+    from tfew.models.base_check import base_of, check_weights
+    from tfew.models.build import attach_saved, saved_method
+    from tfew.models.weights_sample import weights_sample_sha256
 
     _, method = saved_method(source, config)
     model, tokenizer = _base(config, method)
+    if tokenizer is not None:
+        check_weights(source, weights_sample_sha256(model), config)
     attach_saved(source, method, model)
     return Loaded(model, tokenizer, method, adapter_description(source)["method"], base_of(config))
 
 
 def _load_peft(config: DictConfig, source: Path) -> Loaded:
     from tfew.methods.base import attach
-    from tfew.models.build import base_of
+    from tfew.models.base_check import base_of
     from tfew.models.foreign_adapters import read_peft
     from tfew.models.method_builder import make_method, method_arguments
+    from tfew.models.method_recipes import named_recipe, recipe_for_peft
 
     adapter = read_peft(source)
-    recipe = _recipe_for_peft(config, adapter.config.get("peft_type"))
+    recipe = recipe_for_peft(resolved(config.method), adapter.config.get("peft_type"))
     method = make_method(recipe)
     model, tokenizer = _base(config, method)
     arguments, weights = method.from_peft(method_arguments(recipe), adapter, model, config.fused_queries)
@@ -165,12 +197,12 @@ def _load_peft(config: DictConfig, source: Path) -> Loaded:
     method = make_method(arguments | {"_target_": recipe["_target_"]})
     attach(method, model)
     method.restore(model, weights)
-    return Loaded(model, tokenizer, method, _named(recipe | arguments), base_of(config))
+    return Loaded(model, tokenizer, method, named_recipe(recipe | arguments), base_of(config))
 
 
 def _load_official(config: DictConfig, source: Path) -> Loaded:
     from tfew.methods.base import attach
-    from tfew.models.build import base_of
+    from tfew.models.base_check import base_of
     from tfew.models.foreign_adapters import read_tensors
     from tfew.models.method_builder import make_method
 
@@ -194,7 +226,7 @@ def _write_peft(path: Path, loaded: Loaded) -> None:
 
     adapter = loaded.method.to_peft(loaded.model)
     path.mkdir()
-    write_peft(path, adapter, hub_id(loaded.base["path"]))
+    write_peft(path, adapter, hub_id(loaded.base["path"]), loaded.base.get("commit"))
 
 
 def _write_official(path: Path, loaded: Loaded) -> None:
@@ -239,36 +271,6 @@ def _base(config: DictConfig, method: "Method | None") -> tuple["nn.Module", Any
     return build_backbone(config, tokenizer, torch.device("cpu")), tokenizer
 
 
-def _named(description: dict[str, Any]) -> dict[str, Any]:
-    """The method's YAML that has these very arguments, if there is one: a file has lengths, but no name."""
-    from tfew.models.method_builder import method_arguments
-
-    for path in sorted((CONFIGS / "method").glob("*.yaml")):
-        recipe = OmegaConf.to_container(OmegaConf.load(path))
-        assert isinstance(recipe, dict)
-        known = {str(key): value for key, value in recipe.items()}
-        same = method_arguments(known) == method_arguments(description)
-        if same and known["_target_"] == description["_target_"]:
-            return known
-    return description
-
-
-def _recipe_for_peft(config: DictConfig, peft_type: Any) -> dict[str, Any]:
-    """`method=` where peft knows it by this name, else the first method in `configs/method/` that it does."""
-    from hydra.utils import get_class
-
-    files = [OmegaConf.load(path) for path in sorted((CONFIGS / "method").glob("*.yaml"))]
-    plain = [file for file in files if "_target_" in file and "defaults" not in file]  # the others only vary these
-    known: dict[str, Any] = {}
-    for recipe in [*reversed(plain), config.method]:
-        known |= dict.fromkeys(get_class(recipe._target_).peft_types, recipe)  # type: ignore[attr-defined]
-    if peft_type not in known:
-        raise unknown_value_error("peft_type", peft_type, sorted(known), "adapter_config.json")
-    recipe = OmegaConf.to_container(known[peft_type], resolve=True)
-    assert isinstance(recipe, dict)
-    return {str(key): value for key, value in recipe.items()}
-
-
 def _card(source: Path, record: RunRecord | None) -> str:
     from tfew.models.adapters_io import adapter_description
     from tfew.models.method_builder import make_method
@@ -277,9 +279,10 @@ def _card(source: Path, record: RunRecord | None) -> str:
     return card_text(record, make_method(adapter_description(source)["method"]))
 
 
-def card_text(record: RunRecord, method: "Method") -> str:
+def card_text(record: RunRecord, method: "Method", place: str = "FOLDER") -> str:
+    """`place`: of the adapter, as a reader of the card names it."""
     try:
-        return model_card(record, in_peft=bool(method.peft_types), merges=method.merges)
+        return model_card(record, in_peft=bool(method.peft_types), merges=method.merges, place=place)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise UserError(f"The record of {record.name} has not all that a card says of a run: {error!r}.") from error
 

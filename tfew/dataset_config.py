@@ -16,12 +16,13 @@ from tfew.data.dataset import DatasetSpec
 from tfew.data.describe_table import TableOptions, describe_table
 from tfew.data.label_column import format_verbalizer
 from tfew.data.layout import humanize, layout_template, template_names
-from tfew.data.sources import has_split, load_hub_table, load_split
+from tfew.data.sources import has_split, load_split
 from tfew.data.templates import load_templates, select_templates
 from tfew.errors import UserError
 from tfew.files.checksums import file_sha256
 from tfew.files.regular import read_text
 from tfew.tables.formats import read_rows
+from tfew.tables.hub_rows import load_hub_table
 from tfew.tables.stream import file_ending, is_table
 from tfew.tables.table_reader import Table, read_table
 
@@ -154,7 +155,8 @@ def _settings(config: DictConfig) -> tuple[list[str], str]:
     if path is None:
         raise UserError(
             f"{name} is worded by {' or '.join(config.dataset.layout.settings)} under data_dir={config.data_dir}, which"
-            " is not there: it comes with the code of RAFT and of T-Few; or say 'dataset.layout.settings=[PATH]'."
+            " is not there. Take src/data/raft_prompt_construction_settings.jsonl of github.com/r-three/t-few, and put"
+            " it there under that name, or say 'dataset.layout.settings=[FILE]', with which the rows may be the Hub's."
         )
     rows = read_rows(path)
     if len(rows) < 2 or not all(name in row for row in rows[:2]):

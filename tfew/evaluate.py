@@ -13,9 +13,11 @@ from tfew.dataset_config import complete, on_all_rows
 from tfew.devices.distributed import broadcast_object
 from tfew.errors import UserError
 from tfew.files.checksums import file_sha256
+from tfew.files.hub_adapter import local_adapter
 from tfew.models.adapters_io import adapter_description
 from tfew.ranking.baselines import Guesses, guess, guess_without_training
 from tfew.runs.identity import resolved_with_hashes, run_name, run_path
+from tfew.runs.noted import note_commits
 from tfew.runs.records import IN_CONTEXT, ZERO_SHOT, RunRecord
 from tfew.runs.run_folder import open_run, run_once, saved_settings
 from tfew.settings import EvaluationSettings, settings
@@ -37,7 +39,7 @@ def evaluate(config: DictConfig) -> RunRecord:
 
 
 def _method_name(config: DictConfig) -> str:
-    name = ZERO_SHOT if config.adapter is None else adapter_description(Path(config.adapter))["method"]["name"]
+    name = ZERO_SHOT if config.adapter is None else adapter_description(local_adapter(config.adapter))["method"]["name"]
     if config.icl.mode == "none":
         return str(name)
     learning = f"{IN_CONTEXT}_{config.icl.mode}"
@@ -46,6 +48,7 @@ def _method_name(config: DictConfig) -> str:
 
 def _evaluate(config: DictConfig, folder: Path) -> RunRecord:
     evaluation, context = eval_task(config), in_context(config)
+    note_commits(config)
     if evaluation is None:
         raise UserError(_nothing_to_evaluate(config))
 
@@ -77,7 +80,7 @@ def _run(config: DictConfig, folder: Path, evaluation: Task, context: InContext 
     from tfew.models.build import build_blueprint, build_device, build_for_scoring, build_tokenizer, saved_method
     from tfew.ranking.evaluation import evaluate_model
 
-    adapter = None if config.adapter is None else Path(config.adapter)
+    adapter = None if config.adapter is None else local_adapter(config.adapter)
     method = None if adapter is None else saved_method(adapter, config)[1]
     device, prompt_tokenizer = build_device(config), build_tokenizer(config, adapter=adapter, trains=False)
     blueprint = build_blueprint(config, method, device, len(prompt_tokenizer.tokenizer))

@@ -51,6 +51,17 @@ class ModelSettings(Settings):
     tokenizer: str | None
     dtype: Literal["auto", "bfloat16", "float32"]
     gguf_file: str | None = None
+    tokenizer_revision: str = "main"
+    commit: str | None = None
+    tokenizer_commit: str | None = None
+    weights_sample_sha256: str | None = None
+
+
+@dataclass(frozen=True)
+class BaseSettings(Settings):
+    """Whether an adapter may be used on another base model than its own."""
+
+    base: Literal["pinned", "any"] = "pinned"
 
 
 @dataclass(frozen=True)

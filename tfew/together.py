@@ -19,8 +19,9 @@ from tfew.dataset_config import complete
 from tfew.errors import UserError
 from tfew.ranking.baselines import Guesses, guess
 from tfew.runs.identity import differences, method_name, resolved_with_hashes, run_name, run_path
+from tfew.runs.noted import keep_to, note_commits, note_sample
 from tfew.runs.records import RunRecord, load_record
-from tfew.runs.run_folder import METRICS_FILE, already_finished, open_run, remove_leftovers
+from tfew.runs.run_folder import METRICS_FILE, already_finished, open_run, remove_leftovers, saved_settings
 from tfew.runs.run_lock import lock_run
 from tfew.settings import EvaluationSettings, settings
 from tfew.summary import RunResult, finish
@@ -73,7 +74,10 @@ def train_together(configs: Sequence[DictConfig]) -> list[RunRecord]:
             if not _is_finished(config, folder):
                 locks.enter_context(lock_run(folder))
                 if not _is_finished(config, folder):  # another process may have finished it meanwhile
+                    if config.resume and (saved := saved_settings(folder)) is not None:
+                        keep_to(config, saved)
                     jobs.append(Job(config, folder, train_task(config), eval_task(config)))
+                    note_commits(config)
         if jobs:
             _train_jobs(jobs)
     records = [load_record(folder) for folder in folders]
@@ -96,6 +100,7 @@ def _train_jobs(jobs: Sequence[Job]) -> None:
     members = [_member(job, loaded) for job in jobs]
     guesses = [_guesses(job) for job in jobs]
     for job in jobs:
+        note_sample(job.config, str(loaded.base_sample))
         open_run(job.folder, resolved_with_hashes(job.config), job.config.resume)
         save_training_rows(job.config, job.training, job.folder)
     seconds = _fit(jobs, members, loaded)
@@ -121,6 +126,7 @@ def _build(first: Job) -> "Trainable":
         build_tokenizer,
     )
     from tfew.models.loaded_model import Trainable, parameter_count
+    from tfew.models.weights_sample import weights_sample_sha256
     from tfew.ranking.task_check import check_task, is_checked, report
 
     config = first.config
@@ -131,7 +137,8 @@ def _build(first: Job) -> "Trainable":
     check_memory(blueprint, prompt_tokenizer, first.training, first.evaluation)  # the other jobs come on top
     model = build_backbone(config, prompt_tokenizer.tokenizer, device, method)
     execution = build_execution(config, device, method)
-    return Trainable(model, prompt_tokenizer, execution, parameter_count(model), method)
+    sample = weights_sample_sha256(model)
+    return Trainable(model, prompt_tokenizer, execution, parameter_count(model), method, sample)
 
 
 def _member(job: Job, loaded: "Trainable") -> "Member":
@@ -198,7 +205,8 @@ def _fit(jobs: Sequence[Job], members: "Sequence[Member]", loaded: "Trainable") 
 def _complete(job: Job, member: "Member", loaded: "Trainable", seconds: float, guesses: Guesses) -> None:
     """Adapter, evaluation and record, as a separate run has them; `seconds`: its share of the training."""
     from tfew.models.adapters_io import save_adapter
-    from tfew.models.build import base_of, tokenizer_for
+    from tfew.models.base_check import base_of
+    from tfew.models.build import tokenizer_for
     from tfew.ranking.evaluation import evaluate_model
     from tfew.runs.metrics_file import final_loss
     from tfew.training.fit import Fitted

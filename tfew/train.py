@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
-from tfew.cli import command, on_all_devices
+from tfew.cli import command, on_all_devices, overridden
 from tfew.config import check_logger, checked, resolved
 from tfew.dataset_config import complete
 from tfew.devices.distributed import broadcast_object
@@ -22,8 +22,10 @@ from tfew.ranking.baselines import guess, guess_in_folds
 from tfew.ranking.tuning import Setting, settings_to_try
 from tfew.runs.identity import method_name, resolved_with_hashes, run_name, run_path
 from tfew.runs.model_source import model_source
+from tfew.runs.noted import keep_to, note_commits
 from tfew.runs.records import RunRecord
-from tfew.runs.run_folder import open_run, run_once
+from tfew.runs.rerun import log_comparison, log_differences_here, settings_again
+from tfew.runs.run_folder import open_run, run_once, saved_settings
 from tfew.settings import EvaluationSettings, settings
 from tfew.summary import RunResult, finish
 from tfew.task import Task, eval_task, save_training_rows, train_task
@@ -44,6 +46,8 @@ def train(config: DictConfig) -> RunRecord:
     """Runs the whole job in its run folder and returns the record; a finished identical run is only read."""
     if config.train_together is not None:
         raise UserError("train_together= is of the command line; in Python call tfew.together.train_together.")
+    if config.get("rerun") is not None:
+        raise UserError("rerun= is of the command line; in Python call tfew.train.rerun.")
     config = complete(checked(config))
     folder = run_path(config, run_name(config))
     return run_once(folder, resolved_with_hashes(config), config.overwrite, partial(_train, config))
@@ -52,6 +56,8 @@ def train(config: DictConfig) -> RunRecord:
 def _train(config: DictConfig, folder: Path) -> RunRecord:
     check_logger(config)
     _check_tuning(config)
+    if config.resume and (saved := saved_settings(folder)) is not None:
+        keep_to(config, saved)
     training = train_task(config)
     if config.folds is not None:
         fold_of_row = row_folds(training, config.folds, config.batch_size, config.few_shot_seed)
@@ -63,6 +69,7 @@ def _train(config: DictConfig, folder: Path) -> RunRecord:
                 f"tune=true chooses by at least {CHOICE_FOLDS} held-out rows: a larger validation=, or folds=5."
             )
         run = partial(_train_and_evaluate, config, folder, training, evaluation)
+    note_commits(config)  # after all data: their mistakes are said first
     with on_all_devices(config, "train"):
         return broadcast_object(run())
 
@@ -232,7 +239,8 @@ def _open(config: DictConfig, folder: Path, training: Task, evaluation: str) -> 
 def _fit(config: DictConfig, loaded: "Trainable", training: Task, folder: Path) -> "tuple[Fitted, int]":
     """Trains and saves the adapter; also the size of its file in bytes."""
     from tfew.models.adapters_io import save_adapter
-    from tfew.models.build import base_of, gathered_adapter
+    from tfew.models.base_check import base_of
+    from tfew.models.build import gathered_adapter
     from tfew.training.fit import fit
 
     fitted = fit(config, loaded.method, loaded.model, loaded.prompt_tokenizer, training, folder)
@@ -250,8 +258,22 @@ def _finish(config: DictConfig, folder: Path, result: RunResult) -> RunRecord:
         return finish(folder, config, "train", method_name(config), result)
 
 
+def rerun(config: DictConfig, overrides: Sequence[str]) -> RunRecord:
+    """Makes the run in the folder `config.rerun` again, elsewhere, and logs what differs; `overrides` as given."""
+    before, again = settings_again(config, overridden(overrides))
+    folder = run_path(again, run_name(again))
+    if folder.resolve() == Path(str(config.rerun)).expanduser().resolve():
+        raise UserError(f"rerun={config.rerun} would overwrite itself: name another place with runs= or run_dir=.")
+    log_differences_here(before)
+    record = train(again)
+    log_comparison(before, record)
+    return record
+
+
 @command("train")
 def main(config: DictConfig) -> RunRecord | list[RunRecord]:
+    if config.rerun is not None:
+        return rerun(config, HydraConfig.get().overrides.task)
     if config.train_together is None:
         return train(config)
     configs = settings_of_each(HydraConfig.get().overrides.task, config.train_together)

@@ -55,7 +55,7 @@ def test_the_default_model_gives_way_to_it(alone: Path) -> None:
     ("base", "message"),
     [
         ({"name": "mine", "path": None}, r"belongs to the model 'mine', .* say model.path="),
-        ("x", "belongs to the model None"),
+        ("x", "does not say which model it belongs to"),
     ],
 )
 def test_a_model_that_is_not_known_here(base: object, message: str, alone: Path) -> None:

@@ -1,18 +1,17 @@
 """Sources of rows: the Hub, local files as they are distributed, or one of the project's generators."""
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
 from tfew.data.dataset import DatasetSpec
 from tfew.data.split import held_out_rows, normalized
 from tfew.errors import UserError
-from tfew.files import hub
 from tfew.files.checksums import file_sha256
 from tfew.schema import Example
 from tfew.tables.formats import read_rows
-from tfew.tables.table_reader import Table, read_table
+from tfew.tables.hub_rows import load_from_hub
+from tfew.tables.table_reader import read_table
 
 log = logging.getLogger(__name__)
 
@@ -102,7 +101,7 @@ def find_files(spec: DatasetSpec, split: str, data_dir: Path) -> list[Path]:
 
 
 def _hub_examples(spec: DatasetSpec, split: str, labelled: bool) -> Sequence[Example]:
-    """Checks the number of rows: no revision hashes are known."""
+    """Checks the number of rows."""
     source = spec.hub
     if source is None or not source.get(split):
         raise UserError(
@@ -121,35 +120,3 @@ def _hub_examples(spec: DatasetSpec, split: str, labelled: bool) -> Sequence[Exa
 
 def _join_names(groups: Iterable[str | Sequence[str]]) -> str:
     return " or ".join(group if isinstance(group, str) else " + ".join(group) for group in groups)
-
-
-def load_from_hub(source: Mapping[str, Any], split: str, without: str) -> Any:
-    """A split of a data set on the Hub; `without` is the alternative that errors name."""
-    hub.reachable()
-    import datasets
-
-    try:
-        return datasets.load_dataset(source["id"], source["config"], split=source[split], revision=source["revision"])
-    except Exception as error:  # the library raises a dozen kinds for "not there"
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(
-            f"The data set {source['id']} ({source['config']}, {source[split]}, revision {source['revision']}) cannot"
-            f" be loaded: {reason}. Without the Hub, {without}."
-        ) from error
-
-
-def load_hub_table(source: Mapping[str, Any], split: str) -> Table:
-    """A data set of the Hub as a table, with ClassLabel numbers replaced by their names."""
-    import datasets
-
-    loaded = load_from_hub(source, split, "name a CSV, TSV, JSONL or Parquet file with data=")
-    classes = {
-        name: list(feature.names)
-        for name, feature in loaded.features.items()
-        if isinstance(feature, datasets.ClassLabel)
-    }
-    named = [
-        {name: classes[name][value] if name in classes and value is not None else value for name, value in row.items()}
-        for row in loaded
-    ]
-    return Table(source["id"], list(loaded.column_names), named, classes)

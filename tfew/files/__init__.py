@@ -5,5 +5,8 @@
 * checksums: whether a file is as it was written
 * regular: files that end, under a size
 * untrusted: JSON, YAML and archives of strangers
-* hub: whether the Hugging Face Hub answers
+* hub: whether the Hugging Face Hub answers, and patience with it
+* hub_files: commits and files of the Hub, in its cache
+* hub_adapter: adapters that are on the Hub
+* hub_errors: why something could not be had, in words
 """

@@ -1,50 +1,113 @@
-"""Whether the Hugging Face Hub can be reached, answered quickly.
+"""Whether the Hugging Face Hub answers, found out quickly, and patience with one that does so badly.
 
-The libraries retry a dead connection for most of a minute. Here one attempt is made: if it fails, they are switched to
-offline mode, in which cached copies are used and a missing one is an error at once.
+The libraries retry a dead connection for most of a minute. Here one request is made: if nothing answers it, they are
+switched to offline mode, in which cached copies are used and a missing one is an error at once.
 """
 
 import functools
 import logging
 import os
 import re
-import socket
 import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from urllib.parse import urlparse
+from typing import TypeVar
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
-CONNECT_TIMEOUT_SECONDS = 3.0  # then only cached copies are used
+ANSWER_TIMEOUT_SECONDS = 10.0  # for the connection, and again for the answer; then only cached copies are used
+WAITS_SECONDS = (1.0, 2.0, 4.0, 8.0)  # before a request is made again that the Hub did not answer properly
+LONGEST_WAIT_SECONDS = 60.0  # that the Hub may ask for
+BUSY = {408, 429, 500, 502, 503, 504}  # HTTP statuses that pass
+SET_HERE = "TFEW_HUB_NOT_REACHED"  # in the environment
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
+OFFLINE_FLAGS = (("huggingface_hub.constants", "HF_HUB_OFFLINE"), ("datasets.config", "HF_HUB_OFFLINE"))
 
 
 @functools.cache
 def reachable() -> bool:
-    """Whether the Hub answers; if not, logs it once. A proxy counts as reachable, an explicit offline mode does not."""
-    if os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "TRUE", "YES", "ON"}:
+    """Whether the Hub answers (through a proxy, where the environment names one); if not, logs it once.
+
+    An explicit offline mode counts as no answer.
+    """
+    if is_offline():
         return False
-    if any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")):
-        return True
-    endpoint = urlparse(os.environ.get("HF_ENDPOINT") or "https://huggingface.co")
-    port = endpoint.port or (443 if endpoint.scheme == "https" else 80)
+    from huggingface_hub import constants
+    from huggingface_hub.errors import HTTPError
+    from huggingface_hub.utils import get_session
+
     try:
-        socket.create_connection((endpoint.hostname or "", port), timeout=CONNECT_TIMEOUT_SECONDS).close()
-    except OSError as error:
-        log.info(f"The Hub ({endpoint.hostname}) cannot be reached ({error}); using cached copies only.")
+        get_session().head(constants.ENDPOINT, timeout=ANSWER_TIMEOUT_SECONDS)
+    except (HTTPError, OSError, ValueError) as error:
+        reason = str(error) or type(error).__name__
+        log.info(f"The Hub ({constants.ENDPOINT}) cannot be reached ({reason}); using cached copies only.")
         _go_offline()
         return False
     return True
 
 
+def why_offline() -> str:
+    """Of a Hub that is not reachable."""
+    return "offline mode is on (HF_HUB_OFFLINE)" if is_set_offline() else "the Hub cannot be reached"
+
+
+def is_offline() -> bool:
+    return os.environ.get("HF_HUB_OFFLINE", "").upper() in {"1", "TRUE", "YES", "ON"}
+
+
+def is_set_offline() -> bool:
+    """Whether somebody has set offline mode, not this module."""
+    return is_offline() and SET_HERE not in os.environ
+
+
 def _go_offline() -> None:
+    os.environ[SET_HERE] = "1"  # for processes that this one starts, too
     os.environ["HF_HUB_OFFLINE"] = "1"  # read when huggingface_hub is imported ...
-    for module, name in (
-        ("huggingface_hub.constants", "HF_HUB_OFFLINE"),
-        ("datasets.config", "HF_HUB_OFFLINE"),
-    ):
+    for module, name in OFFLINE_FLAGS:
         if module in sys.modules:  # ... so a module that is already imported must be changed, too
             setattr(sys.modules[module], name, True)
+
+
+def patiently(call: Callable[[], T], what: str, waits: Sequence[float] | None = None) -> T:
+    """What `call` returns; it is made again where the Hub is busy or the connection breaks, which is logged."""
+    for wait in WAITS_SECONDS if waits is None else waits:
+        try:
+            return call()
+        except Exception as error:
+            if (passing := passing_trouble(error)) is None:
+                raise
+            reason, asked_for = passing
+            seconds = max(wait, asked_for)
+            log.info(f"{what}: {reason}; once more in {seconds:.0f} s.")
+            time.sleep(seconds)
+    return call()
+
+
+def passing_trouble(error: BaseException) -> tuple[str, float] | None:
+    """What is wrong for a while, and the seconds that the Hub asks to wait; None for any other error."""
+    from huggingface_hub.errors import HfHubHTTPError, HTTPError
+
+    for one in chain(error):
+        if isinstance(one, HfHubHTTPError):
+            status, asked = one.response.status_code, one.response.headers.get("Retry-After", "")
+            seconds = min(float(asked), LONGEST_WAIT_SECONDS) if asked.isdigit() else 0.0
+            return (f"the Hub answers {status}", seconds) if status in BUSY else None
+        if isinstance(one, HTTPError):
+            return f"the connection broke ({str(one) or type(one).__name__})", 0.0
+        if "Consistency check failed" in str(one):
+            return "a file came incompletely", 0.0
+    return None
+
+
+def chain(error: BaseException | None) -> Iterator[BaseException]:
+    """The error and those that led to it: the libraries bury the cause."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        yield error
+        seen.add(id(error))
+        error = error.__cause__ or error.__context__
 
 
 def hub_id(path: str | None) -> str | None:

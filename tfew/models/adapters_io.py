@@ -15,7 +15,7 @@ if TYPE_CHECKING:  # a description is read before anything heavy is imported
 
 WEIGHTS_FILE = "adapter.safetensors"
 CONFIG_FILE = "adapter.json"
-TEMPERATURE_FILE = "temperature.json"
+TEMPERATURE_FILE, TEMPERATURE = "temperature.json", "temperature"  # the latter in adapter.json, of a published adapter
 FORMAT_VERSION = 1
 EARLIER_SCORING = {"eos": "include", "chat": False}  # of adapters that do not say
 WEIGHTS_SHA256 = "weights_sha256"
@@ -79,10 +79,9 @@ def save_temperature(folder: Path, calibration: Mapping[str, Any], norm: str, eo
 def load_temperature(folder: Path, norm: str, eos: str = "include") -> float | None:
     """What `save_temperature` wrote; None where there is none for this norm and `eos`."""
     path = folder / TEMPERATURE_FILE
-    if not path.exists():
-        return None
     try:
-        saved = from_checked_json(read_text(path))
+        if (saved := saved_temperature(folder)) is None:
+            return None
         temperature = float(saved["temperature"])
         if not 0 < temperature < float("inf"):
             raise ValueError(f"temperature {temperature} is not above 0")
@@ -90,6 +89,14 @@ def load_temperature(folder: Path, norm: str, eos: str = "include") -> float | N
         return temperature if is_of and saved["ece_calibrated"] is not None else None
     except (ValueError, KeyError, TypeError, OSError) as error:
         raise UserError(f"{path} does not hold an adapter's temperature: {error}; delete it to do without.") from error
+
+
+def saved_temperature(folder: Path) -> dict[str, Any] | None:
+    """All that `save_temperature` wrote; raises ValueError for a damaged file."""
+    path = folder / TEMPERATURE_FILE
+    if path.exists():
+        return dict(from_checked_json(read_text(path)))
+    return adapter_description(folder).get(TEMPERATURE) if (folder / CONFIG_FILE).is_file() else None
 
 
 def load_weights(folder: Path) -> dict[str, "Tensor"]:

@@ -9,7 +9,7 @@ would not be seen. So the version, the head and the keys are checked on every lo
 import json
 import logging
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -24,7 +24,8 @@ from transformers.models.t5.modeling_t5 import T5Attention
 from tfew.config import local_path
 from tfew.environment.versions import check_versions
 from tfew.errors import UserError, shorten_list
-from tfew.files import hub
+from tfew.files.hub_errors import cannot_be_loaded
+from tfew.files.hub_files import model_folder
 
 log = logging.getLogger(__name__)
 INITS = ("t5", "look_up")
@@ -51,7 +52,7 @@ def load_tokenizer(path: str | None, revision: str, decoder_only: bool = False, 
     if path is None:
         tokenizer = ByT5Tokenizer()
     else:
-        tokenizer = _from_pretrained(_tokenizer_class(path), path, revision, "model.tokenizer", trusted)
+        tokenizer = _from_pretrained(AutoTokenizer, path, revision, "model.tokenizer", trusted)
     if not decoder_only:
         _end_in_eos(tokenizer, path)
     tokenizer.model_max_length = 10**9  # cutting is done, and counted, in tfew.data.loader
@@ -87,8 +88,7 @@ def load_model(path: str, revision: str, dtype: torch.dtype | str, trusted: str 
     check_versions()
     kind = AutoModelForSeq2SeqLM if is_encoder_decoder(path, revision, trusted) else AutoModelForCausalLM
     options = {"dtype": dtype, "output_loading_info": True, "ignore_mismatched_sizes": True}  # _check_keys refuses them
-    with quiet_loading():
-        model, report = _from_pretrained(kind, path, revision, "model.path", trusted, **options)
+    model, report = _from_pretrained(kind, path, revision, "model.path", trusted, weights=True, **options)
     _check_keys(path, report)
     check_head(model, path)
     return model
@@ -187,32 +187,32 @@ def is_trusted(path: str, trusted: str | None) -> bool:
     return trusted is not None and local_path(trusted) == local_path(path)
 
 
-def _from_pretrained(kind: Any, path: str, revision: str, knob: str, trusted: str | None, **options: Any) -> Any:
+def _from_pretrained(
+    kind: Any, path: str, revision: str, knob: str, trusted: str | None, weights: bool = False, **options: Any
+) -> Any:
     trust = is_trusted(path, trusted)  # never left open: transformers would ask on a terminal
-    path = local_path(path)
-    local = Path(path).is_dir()
-    online = local or hub.reachable()
+    folder = Path(local_path(path))
+    if not folder.is_dir():
+        try:
+            folder = model_folder(path, revision, weights, code=trust)
+        except UserError as error:
+            raise cannot_be_loaded(knob, path, error) from error
+    reader = kind if kind is not AutoTokenizer else _tokenizer_class(folder, path)
     try:
-        where_from = {"revision": revision, "local_files_only": local or not online}
-        return kind.from_pretrained(path, **where_from, trust_remote_code=trust, **options)
+        with quiet_loading() if weights else nullcontext():
+            return reader.from_pretrained(str(folder), local_files_only=True, trust_remote_code=trust, **options)
     except UNREADABLE as error:
         if "trust_remote_code" in str(error):
             raise UserError(
                 f"{knob}={path} brings Python code of its own, which is not run: read it, and if you trust it say"
                 f" trust_remote_code={path}."
             ) from error
-        where = "" if online else " without the Hub, and there is no cached copy"
-        raise UserError(
-            f"{knob}={path} cannot be loaded{where}: {one_line(error)} Name a local folder with {knob}=, or use"
-            " model=tiny, which needs no download."
-        ) from error
+        raise cannot_be_loaded(knob, path, one_line(error)) from error
 
 
-def _tokenizer_class(path: str) -> Any:
+def _tokenizer_class(folder: Path, path: str) -> Any:
     """A folder with nothing but T5's SentencePiece model says what it is by that alone."""
-    folder = Path(local_path(path))
-    bare = folder.is_dir() and not any((folder / n).is_file() for n in ("tokenizer_config.json", "config.json"))
-    if not bare:
+    if any((folder / name).is_file() for name in ("tokenizer_config.json", "config.json")):
         return AutoTokenizer
     if not (folder / "spiece.model").is_file():
         raise UserError(f"model.tokenizer={path} holds neither tokenizer_config.json nor spiece.model.")

@@ -18,10 +18,11 @@ from tfew.config import resolved
 from tfew.data.tokenization import PromptTokenizer
 from tfew.devices.sharding import convert_what_stays, shard
 from tfew.errors import UserError
-from tfew.files.hub import hub_id
+from tfew.files.hub_adapter import local_adapter
 from tfew.methods.base import Method, adapter_parameters, attach, check_fit
 from tfew.models.adapters_io import CONFIG_FILE, adapter_description, load_shapes, load_weights
 from tfew.models.backbone import is_encoder_decoder, load_model, load_tokenizer, random_model, shape_of
+from tfew.models.base_check import base_of, check_base, check_weights, unlike_base
 from tfew.models.blueprint import Blueprint
 from tfew.models.checkpoint_path import checkpoint_path, tokenizer_path
 from tfew.models.execution import build_device, build_execution, shards_weights, uses_zero3, weight_dtype
@@ -29,8 +30,10 @@ from tfew.models.loaded_model import LoadedModel, Trainable, parameter_count
 from tfew.models.method_builder import make_method, method_arguments
 from tfew.models.scoring_rule import with_scoring_rule
 from tfew.models.shapes import shape_at, shape_like, shape_of_config
+from tfew.models.weights_sample import weights_sample_sha256
 from tfew.runs.identity import differences, identity, is_known_checkpoint, model_name
-from tfew.runs.model_source import model_source
+from tfew.runs.model_source import model_source, tokenizer_revision
+from tfew.runs.noted import note_sample
 from tfew.scoring.losses import LossConfig
 from tfew.settings import EvaluationSettings, FidelitySettings, TrainingSettings, settings
 
@@ -56,10 +59,12 @@ def build_trainable(config: DictConfig, prompt_tokenizer: PromptTokenizer | None
     device, method = build_device(config), build_method(config)
     prompt_tokenizer = prompt_tokenizer or build_tokenizer(config)
     model = build_backbone(config, prompt_tokenizer.tokenizer, device, method)
-    base_parameters = parameter_count(model)
+    base_parameters, sample = parameter_count(model), weights_sample_sha256(model)
+    note_sample(config, sample)
     attach_method(config, method, model, prompt_tokenizer.tokenizer)
     shard_model(config, model, device, method)
-    return Trainable(model, prompt_tokenizer, build_execution(config, device, method), base_parameters, method)
+    execution = build_execution(config, device, method)
+    return Trainable(model, prompt_tokenizer, execution, base_parameters, method, sample)
 
 
 def build_for_scoring(
@@ -68,11 +73,14 @@ def build_for_scoring(
     """The bare model, or the one with the adapter in this folder, which is of this method (see `saved_method`)."""
     device = build_device(config)
     model = build_backbone(config, prompt_tokenizer.tokenizer, device, method)
-    base_parameters = parameter_count(model)
+    base_parameters, sample = parameter_count(model), weights_sample_sha256(model)
     if method is not None and adapter is not None:
+        check_weights(adapter, sample, config)
         attach_saved(adapter, method, model)
+    note_sample(config, sample)
     shard_model(config, model, device, method)
-    return LoadedModel(model, prompt_tokenizer, build_execution(config, device, method), base_parameters, method)
+    execution = build_execution(config, device, method)
+    return LoadedModel(model, prompt_tokenizer, execution, base_parameters, method, sample)
 
 
 def build_tokenizer(
@@ -85,9 +93,9 @@ def build_tokenizer(
     source = model_source(config)
     if decoder_only is None:
         path = checkpoint_path(source)
-        decoder_only = path is not None and not is_encoder_decoder(path, config.model.revision, _trusted(config))
+        decoder_only = path is not None and not is_encoder_decoder(path, source.revision, _trusted(config))
     path = tokenizer_path(source, config.model.tokenizer)
-    tokenizer = load_tokenizer(path, config.model.revision, decoder_only, _trusted(config))
+    tokenizer = load_tokenizer(path, tokenizer_revision(config), decoder_only, _trusted(config))
     return tokenizer_for(config, PromptTokenizer(tokenizer, config.max_tokens, decoder_only), adapter, trains)
 
 
@@ -95,7 +103,7 @@ def tokenizer_for(
     config: DictConfig, prompt_tokenizer: PromptTokenizer, adapter: Path | None = None, trains: bool = True
 ) -> PromptTokenizer:
     """The same as a run with these settings needs it, for scoring with this adapter or none, or for training."""
-    start = Path(config.init_adapter) if trains and config.init_adapter is not None else adapter
+    start = local_adapter(config.init_adapter) if trains and config.init_adapter is not None else adapter
     own = replace(prompt_tokenizer, max_tokens=config.max_tokens)
     return with_scoring_rule(own, model_name(config), settings(EvaluationSettings, config), start, trains)
 
@@ -107,12 +115,13 @@ def build_backbone(config: DictConfig, tokenizer: Any, device: torch.device, met
     """
     _check_model(config)
     dtype = weight_dtype(config, device, method)
-    path = checkpoint_path(model_source(config))
+    source = model_source(config)
+    path = checkpoint_path(source)
     if path is None:
         model = random_model(resolved(config.model.arch), len(tokenizer)).to(dtype)
     else:
         wanted = "auto" if shards_weights(config) else dtype
-        model = load_model(path, config.model.revision, wanted, _trusted(config))
+        model = load_model(path, source.revision, wanted, _trusted(config))
     rows = model.get_input_embeddings().weight.shape[0]  # type: ignore[operator]
     if len(tokenizer) > rows:
         raise UserError(f"The tokenizer has {len(tokenizer)} tokens, the model only {rows} embedding rows.")
@@ -153,9 +162,9 @@ def build_shape(config: DictConfig, tokens: int = 0) -> nn.Module:
     `tokens`: see `build_blueprint`.
     """
     _check_model(config)
-    path = config.model.path
+    path, source = config.model.path, model_source(config)
     if path is not None and not is_known_checkpoint(config):
-        return shape_at(str(checkpoint_path(model_source(config))), config.model.revision, _trusted(config))
+        return shape_at(str(checkpoint_path(source)), source.revision, _trusted(config))
     if config.model.get("config") is not None:
         return shape_of_config(resolved(config.model)["config"])
     return shape_of(resolved(config.model.arch), 0 if path else tokens)
@@ -196,8 +205,10 @@ def starting_weights(config: DictConfig, method: Method, model: nn.Module) -> di
 
 def _checked_init_adapter(config: DictConfig) -> Path:
     """The folder `init_adapter=`; raises UserError where it was made with another method than the run's."""
-    folder = Path(config.init_adapter)
-    _, saved = _described(folder, config)
+    folder = local_adapter(config.init_adapter)
+    _, saved = _described(folder)
+    if other := unlike_base(folder, base_of(config)):
+        log.info(f"Note: init_adapter={folder} was trained on {other}.")
     ours, theirs = (
         identity({"method": {**method_arguments(section), "_target_": section["_target_"]}})["method"]
         for section in (resolved(config.method), saved)
@@ -223,18 +234,16 @@ def optimizer_from(description: Mapping[str, Any], parameters: list[nn.Parameter
 
 def saved_method(folder: Path, config: DictConfig) -> tuple[str, Method]:
     """Name and method that a saved adapter was made with; it is attached and restored by `attach_saved`."""
-    name, description = _described(folder, config)
+    name, description = _described(folder)
+    check_base(folder, config)
     return name, make_method(description)
 
 
-def _described(folder: Path, config: DictConfig) -> tuple[str, dict[str, Any]]:
-    """Name and description of a saved adapter's method; says so where the adapter belongs to another base."""
-    saved = adapter_description(folder)
-    description = saved["method"]
+def _described(folder: Path) -> tuple[str, dict[str, Any]]:
+    """Name and description of a saved adapter's method."""
+    description = adapter_description(folder)["method"]
     if not isinstance(description, dict) or not isinstance(description.get("name"), str):
         raise UserError(f"{folder / CONFIG_FILE} does not say which method it is of.")
-    if saved["base"] != base_of(config):
-        log.info(f"Note: {folder} was trained on {saved['base']}, and is used on {base_of(config)}.")
     if not str(description.get("_target_", "")).startswith("tfew.methods."):
         raise UserError(f"{folder} names a method that is none of this project's: {description.get('_target_')!r}.")
     return str(description["name"]), description
@@ -270,10 +279,3 @@ def build_method(config: DictConfig) -> Method:
     method = make_method(resolved(config.method))
     method.check_optimizer(resolved(config.optimizer))
     return method
-
-
-def base_of(config: DictConfig) -> dict[str, Any]:
-    """What an adapter says of the model that it belongs to; no paths of this machine, since adapters travel."""
-    sha256 = model_source(config).gguf_sha256()
-    weights = {} if sha256 is None else {"sha256": sha256}  # a path does not say what is in a GGUF file
-    return {"name": model_name(config), "path": hub_id(config.model.path), **weights}

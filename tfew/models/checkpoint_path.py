@@ -7,7 +7,7 @@ from tfew.environment.versions import require
 from tfew.errors import UserError
 from tfew.files import hub
 from tfew.files.checksums import file_sha256
-from tfew.models.backbone import one_line
+from tfew.files.hub_files import MODELS, commit_of, fetch
 from tfew.models.gguf_checkpoint import converted, why_no_tokenizer
 from tfew.runs.model_source import ModelSource
 
@@ -75,12 +75,9 @@ def _is_on_hub(source: ModelSource) -> bool:
 
 
 def _from_hub(path: str, file: str, revision: str) -> Path:
-    from transformers.utils.hub import cached_file
-
-    online = hub.reachable()
+    commit = commit_of(MODELS, path, revision)
     try:
-        found = cached_file(path, file, revision=revision, local_files_only=not online)
-    except (OSError, ValueError) as error:
-        where = "" if online else " without the Hub, and there is no cached copy"
-        raise UserError(f"{file} of model.path={path} cannot be loaded{where}: {one_line(error)}") from error
-    return Path(found)
+        (found,) = fetch(MODELS, path, commit, [file])
+    except UserError as error:
+        raise UserError(f"model.path={path} model.gguf_file={file}: {error}") from error
+    return found

@@ -35,9 +35,9 @@ def read_peft(folder: Path) -> PeftAdapter:
     return PeftAdapter(config, _peft_tensors(folder))
 
 
-def write_peft(folder: Path, adapter: PeftAdapter, base: str | None) -> None:
-    """`base`: Hub id of the model that the adapter belongs to, where it has one."""
-    config = {**adapter.config, "base_model_name_or_path": base, "revision": None}
+def write_peft(folder: Path, adapter: PeftAdapter, base: str | None, commit: str | None = None) -> None:
+    """`base`: Hub id of the model that the adapter belongs to, where it has one, and its commit."""
+    config = {**adapter.config, "base_model_name_or_path": base, "revision": commit}
     (folder / PEFT_CONFIG).write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     save_file(_own_memory(adapter.tensors), folder / PEFT_WEIGHTS, metadata={"format": "pt"})
 

@@ -34,6 +34,7 @@ class LoadedModel:
     execution: Execution
     base_parameters: int
     method: Method | None
+    base_sample: str | None = None  # of the base's weights, see `weights_sample_sha256`
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ from tfew.config import compose
 from tfew.data.cells import shown
 from tfew.data.tokenization import TokenizedPrompt, collate
 from tfew.errors import UserError, shorten_list
+from tfew.files.hub_adapter import local_adapter
 from tfew.methods.base import check_fit
 from tfew.methods.base import merge as merge_adapter
 from tfew.methods.task_bank import Scaling, TaskBank
@@ -29,6 +30,7 @@ from tfew.prediction.saved_run import SavedRun, saved_run
 from tfew.prediction.task_predictor import Labelled, TaskPredictor, WrongTemplatesError
 from tfew.ranking.rank_classification import rank_classify, unconditional_sums
 from tfew.runs.identity import differences
+from tfew.runs.noted import OF_MODEL
 from tfew.schema import Batch, Prediction, Prompt
 from tfew.scoring.score import BoundedScorer, scoring_mode
 
@@ -57,7 +59,7 @@ class Predictor:
     ) -> None:
         self._find_run, self._run, self._bank, self._merged = find_run, run, bank, merged
         self._prompt_tokenizer = loaded.prompt_tokenizer
-        self.model = loaded.model
+        self.model, self._base_sample = loaded.model, loaded.base_sample
         self.device = next(loaded.model.parameters()).device
         self.batch_size = run.evaluation.eval_batch_size
         self._score = BoundedScorer(loaded.model, loaded.execution.engine, loaded.execution.memory_bytes)
@@ -103,11 +105,12 @@ class Predictor:
         `own_base`: also refuse an adapter that names another base model than it would run on.
         """
         self._check_new(name)
-        folder = Path(folder).expanduser()
+        folder = local_adapter(folder)
         run = self._find_run(folder)
         _check_same_model(name, run, self._run)
         if own_base:
             run.check_base()
+        run.check_weights(self._base_sample)
         method = run.method()
         assert method is not None  # it has a folder
         try:
@@ -278,7 +281,9 @@ def _load_many(find_run: FindRun, folders: Mapping[str, str | Path], merge: bool
 
 def _check_same_model(name: str, run: SavedRun, first: SavedRun) -> None:
     """Raises UserError where two tasks belong to different base models: a batch runs on one."""
-    if unlike := differences(first.computation["model"], run.computation["model"]):
+    ours, theirs = first.computation["model"], run.computation["model"]
+    noted = {key for key in OF_MODEL if None in (ours.get(key), theirs.get(key))}  # by a run of before, not at all
+    if unlike := differences(*({k: v for k, v in model.items() if k not in noted} for model in (ours, theirs))):
         raise UserError(
             f"Task {name!r} was trained on another model than the first one ({'; '.join(unlike[:3])}; there: {name!r},"
             " here: the first), and a batch runs on one."

@@ -17,9 +17,11 @@ from tfew.data.templates import Template
 from tfew.data.tokenization import PromptTokenizer
 from tfew.dataset_config import with_texts_named
 from tfew.errors import UserError
+from tfew.files.hub_adapter import local_adapter
 from tfew.methods.base import Method
-from tfew.models.adapters_io import WEIGHTS_FILE, adapter_description
-from tfew.models.build import base_of, build_for_scoring, build_tokenizer, saved_method, tokenizer_for
+from tfew.models.adapters_io import WEIGHTS_FILE
+from tfew.models.base_check import base_of, check_weights, unlike_base
+from tfew.models.build import build_for_scoring, build_tokenizer, saved_method, tokenizer_for
 from tfew.models.loaded_model import LoadedModel
 from tfew.runs.run_folder import finished_settings
 from tfew.settings import EvaluationSettings, settings
@@ -29,7 +31,7 @@ from tfew.task import load_mixture_spec, load_spec, train_templates
 PREDICTION_SETTINGS = (
     "adapter", "adapters", "input", "output", "format", "bad_rows", "task_column", "merge", "dataset", "text",
     "templates", "score", "model", "trainer", "max_tokens", "eval_batch_size", "engine", "memory_gb",
-    "trust_remote_code", "resume", "overwrite",
+    "trust_remote_code", "resume", "overwrite", "base",
 )  # fmt: skip
 COMPUTATION = (
     "model",
@@ -65,8 +67,8 @@ class SavedRun:
 
     def check_base(self) -> None:
         """Raises UserError where the adapter says that it was trained on another base model than these settings'."""
-        if self.folder is not None and (base := adapter_description(self.folder)["base"]) != base_of(self.config):
-            raise UserError(f"{self.folder} was trained on {base}, and the model here is {base_of(self.config)}.")
+        if self.folder is not None and (unlike := unlike_base(self.folder, base_of(self.config))) is not None:
+            raise UserError(f"{self.folder} was trained on {unlike}.")
 
     def data(self) -> tuple[DatasetSpec, list[Template]]:
         """Raises UserError where these are not the rows of one data set."""
@@ -80,6 +82,11 @@ class SavedRun:
 
     def method(self) -> Method | None:
         return None if self.folder is None else saved_method(self.folder, self.config)[1]
+
+    def check_weights(self, sample: str | None) -> None:
+        """Raises UserError where the weights of this sample are not those that the adapter was trained on."""
+        if self.folder is not None and sample is not None:
+            check_weights(self.folder, sample, self.config)
 
     def load_model(self) -> LoadedModel:
         """The base model with the adapter."""
@@ -99,7 +106,7 @@ class SavedRun:
 
 def _check_data(overrides: Sequence[str], folder: str | Path | None) -> None:
     """Raises UserError for an adapter without its run where nothing says what rows and labels it is for."""
-    path = None if folder is None else Path(str(folder)).expanduser()
+    path = None if folder is None else local_adapter(folder)
     if path is None or not (path / WEIGHTS_FILE).is_file() or finished_settings(path) is not None:
         return
     if not {"dataset", "experiment"} & {key.partition(".")[0] for key in overridden(overrides)}:
@@ -123,4 +130,4 @@ def saved_run(config: DictConfig, overrides: Sequence[str], folder: str | Path |
     config = checked(with_run_settings(config, overrides, PREDICTION_SETTINGS))
     if "text" in overridden(overrides) and config.adapter is not None:
         config = with_texts_named(config)
-    return SavedRun(config, None if folder is None else Path(str(folder)).expanduser())
+    return SavedRun(config, None if folder is None else local_adapter(folder))

@@ -3,12 +3,15 @@
 from pathlib import Path
 
 from tfew.errors import UserError
+from tfew.files.hub_adapter import HUB
 from tfew.files.regular import read_text
 from tfew.files.untrusted import parse_json
 
 
 def task_folders(path: Path) -> dict[str, str | Path]:
-    """Task names and adapter folders of a JSON file; relative paths are from here, or else from where the file is."""
+    """Task names and adapter folders, or adapters of the Hub, of a JSON file; relative paths are from here, or
+    else from where the file is.
+    """
     try:
         named = parse_json(read_text(path))
     except FileNotFoundError as error:
@@ -19,6 +22,9 @@ def task_folders(path: Path) -> dict[str, str | Path]:
         raise UserError(f'adapters={path} does not map task names to folders, as {{"spam": "runs/A"}} does.')
     folders: dict[str, str | Path] = {}
     for name, value in named.items():
+        if value.startswith(HUB):
+            folders[name] = value
+            continue
         places = [Path(value).expanduser(), path.parent / value]
         folder = next((place for place in places if place.is_dir()), None)
         if folder is None:

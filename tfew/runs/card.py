@@ -19,10 +19,10 @@ def is_model_card(path: Path) -> bool:
     return path.is_file() and TAGS in path.read_text(encoding="utf-8", errors="replace").splitlines()[:4]
 
 
-def model_card(record: RunRecord, in_peft: bool, merges: bool) -> str:
-    """Markdown; whether HF peft has this method, and whether it can be folded into a plain checkpoint."""
+def model_card(record: RunRecord, in_peft: bool, merges: bool, place: str = "FOLDER") -> str:
+    """Markdown; whether HF peft has this method, whether a plain checkpoint can take it in, and where it lies."""
     base = hub_id(record.config["model"]["path"])
-    use = _use(record, base, in_peft, merges)
+    use = _use(record, base, in_peft, merges, place)
     return "\n".join([*_front_matter(base), *_body(record, base), *_numbers(record), *use])
 
 
@@ -39,6 +39,7 @@ def _body(record: RunRecord, base: str | None) -> list[str]:
         "| | |",
         "|---|---|",
         f"| base model | {base or record.model + ' (no checkpoint of the Hub)'} |",
+        *_noted(record),
         f"| method | {record.method} |",
         f"| trained parameters | {record.parameters['trainable']:,} of {record.parameters['total']:,} |",
         f"| data set | {_data(record)} |",
@@ -51,6 +52,19 @@ def _body(record: RunRecord, base: str | None) -> list[str]:
         f" transformers {record.versions['transformers']} |",
         "",
     ]
+
+
+def _noted(record: RunRecord) -> list[str]:
+    """Lines on which commits and weights the run used."""
+    model = record.config["model"]
+    data = (record.config["dataset"].get("hub") or {}).get("commit")
+    named = {
+        "commit of the base": model.get("commit"),
+        "commit of the tokenizer": model.get("tokenizer_commit"),
+        "sample of the base's weights (SHA-256)": model.get("weights_sample_sha256"),
+        "commit of the data": data,
+    }
+    return [f"| {name} | {value} |" for name, value in named.items() if value is not None]
 
 
 def describe_scoring(scoring: Mapping[str, Any]) -> str:
@@ -107,27 +121,26 @@ def _results(record: RunRecord) -> list[str]:
     return ["## Results", "", what, ""]
 
 
-def _use(record: RunRecord, base: str | None, in_peft: bool, merges: bool) -> list[str]:
+def _use(record: RunRecord, base: str | None, in_peft: bool, merges: bool, place: str) -> list[str]:
     named = record.config["model"]["name"]
     model = f"model={named}" if named == record.model else f"model.path={base or 'BASE_MODEL'}"
     data = "data=FILE" if record.config["dataset"].get("table") else f"dataset={record.dataset}"
     lines = [
         "## Use",
         "",
-        "FOLDER is the adapter's, as `tfew.train` left it or `to=tfew` made it.",
-        "",
+        *(["FOLDER is the adapter's, as `tfew.train` left it or `to=tfew` made it.", ""] if place == "FOLDER" else []),
         "```",
-        f"python -m tfew.evaluate adapter=FOLDER {model} {data}",
+        f"python -m tfew.evaluate adapter={place} {model} {data}",
     ]
     if merges:
         lines.append(
-            f"python -m tfew.convert adapter=FOLDER {model} to=merged output=MERGED   # for Transformers alone"
+            f"python -m tfew.convert adapter={place} {model} to=merged output=MERGED   # for Transformers alone"
         )
     if not in_peft:
         return [*lines, "```", ""]
     return [
         *lines,
-        f"python -m tfew.convert adapter=FOLDER {model} to=peft output=PEFT       # for HF peft",
+        f"python -m tfew.convert adapter={place} {model} to=peft output=PEFT       # for HF peft",
         "```",
         "",
         "After conversion for HF peft:",

@@ -12,16 +12,18 @@ from omegaconf import DictConfig, OmegaConf
 from tfew.config import ADAPTERS, IN_PACKAGE, local_path, resolved
 from tfew.errors import UserError
 from tfew.files.checksums import file_sha256
+from tfew.files.hub_adapter import local_adapter
 from tfew.runs.model_source import is_gguf, model_source
+from tfew.runs.noted import is_noted
 
 # settings that change where and how fast a run goes, not what comes out
 NOT_IDENTITY = (
     "runs", "run_dir", "resume", "overwrite", "logger", "workers", "engine", "memory_gb", "train_together",
-    "trust_remote_code",
+    "trust_remote_code", "rerun",
 )  # fmt: skip
 # settings that came later: dotted key -> the value that it came with, and with which it leaves a run's name as it was
 INTRODUCED: Mapping[str, Any] = {
-    "method.targets": None, "method.partial": False,
+    "method.targets": None, "method.partial": False, "base": "pinned", "model.tokenizer_revision": "main",
     "model.gguf_file": None, "model.package": None, "model.config": None,
     "score.eos": "auto", "prompt.chat": False,
     "labels": None, "dataset.lists": {}, "baselines": True, "tune": False,
@@ -101,7 +103,9 @@ def _former() -> dict[Any, Any]:
 
 
 def _without_introduced(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Without later settings that have the value they came with, at whatever depth, nor a group of nothing else."""
+    """Without later settings that have the value they came with and what runs note, at whatever depth, nor a group of
+    nothing else.
+    """
     kept = {}
     for key, value in settings.items():
         name = f"{prefix}{key}"
@@ -109,7 +113,7 @@ def _without_introduced(settings: Mapping[str, Any], prefix: str = "") -> dict[s
             value = _without_introduced(value, f"{name}.")
             if not value:
                 continue
-        if name not in INTRODUCED or value != INTRODUCED[name]:
+        if not is_noted(name) and (name not in INTRODUCED or value != INTRODUCED[name]):
             kept[key] = value
     return kept
 
@@ -128,7 +132,7 @@ def resolved_with_hashes(config: DictConfig) -> dict[str, Any]:
             hashes["model.path"] = file_sha256(shipped)
     for key in ADAPTERS:
         folder = OmegaConf.select(config, key)
-        weights = sorted(Path(folder).glob("adapter*.safetensors")) if folder is not None else []
+        weights = sorted(local_adapter(folder).glob("adapter*.safetensors")) if folder is not None else []
         if weights:
             hashes[key] = file_sha256(weights[0])
     return {**resolved(config), **({WEIGHT_HASHES: hashes} if hashes else {})}

@@ -24,7 +24,9 @@ class PackagedModel:
 
 @dataclass(frozen=True)
 class ModelSource:
-    """`is_named`: `path` and `gguf_file` are those of the file in configs/model; only then does `package` count."""
+    """`revision`: branch, tag or commit. `is_named`: `path` and `gguf_file` are those of its file in configs/model;
+    only then does `package` count.
+    """
 
     name: str
     path: str | None
@@ -63,7 +65,15 @@ def model_source(config: DictConfig) -> ModelSource:
     name, path, gguf_file = str(model.name), model.path, model.get("gguf_file")
     is_named = path is not None and (path, gguf_file) == _named_source(name)
     package = _packaged(model.get("package")) if is_named else None
-    return ModelSource(name, path, model.revision, gguf_file, is_named, package)
+    return ModelSource(name, path, model.get("commit") or model.revision, gguf_file, is_named, package)
+
+
+def tokenizer_revision(config: DictConfig) -> str:
+    """Of `model.tokenizer`, which may be of another repository than the model."""
+    model = config.model
+    if model.tokenizer in (None, model.path):
+        return model_source(config).revision
+    return str(model.get("tokenizer_commit") or model.get("tokenizer_revision") or "main")
 
 
 def _packaged(package: Mapping[str, str] | None) -> PackagedModel | None:

@@ -19,6 +19,7 @@ from tfew.files.untrusted import parse_yaml, validated
 from tfew.runs.card import CARD_FILE, is_model_card
 from tfew.runs.checkpoints import CHECKPOINTS, JOINT_PREFIX, last_checkpoint, remove_checkpoints, remove_if_empty
 from tfew.runs.identity import differences, identity
+from tfew.runs.noted import noted_differences
 from tfew.runs.records import RECORD_FILE, RunRecord, load_record
 from tfew.runs.run_lock import LOCK_FILE, lock_run
 
@@ -78,6 +79,11 @@ def already_finished(folder: Path, settings: Mapping[str, Any], overwrite: bool)
         raise UserError(
             f"{folder} holds a run with other settings ({'; '.join(differences(ours, theirs)[:5])}):"
             " choose another run_dir=, or say overwrite=true."
+        )
+    if is_finished(folder) and (moved := noted_differences(settings, saved)):
+        raise UserError(
+            f"{folder} holds this run of other files of the Hub ({'; '.join(moved)}): choose another run_dir=, or say"
+            " overwrite=true."
         )
     if is_finished(folder):
         log.info(f"{folder} is finished; skipped (overwrite=true redoes it).")

@@ -1,0 +1,85 @@
+"""What an adapter says of the base model that it was trained on, and whether the one at hand is that."""
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from tfew.errors import UserError
+from tfew.files.hub import hub_id
+from tfew.models.adapters_io import CONFIG_FILE, adapter_description
+from tfew.runs.identity import model_name
+from tfew.runs.model_source import model_source
+from tfew.runs.noted import COMMIT, OF_MODEL, SAMPLE
+
+log = logging.getLogger(__name__)
+
+
+def base_of(config: DictConfig) -> dict[str, Any]:
+    """What an adapter says of the model that it belongs to; no paths of this machine, since adapters travel."""
+    sha256 = model_source(config).gguf_sha256()
+    weights = {} if sha256 is None else {"sha256": sha256}  # a path does not say what is in a GGUF file
+    tokenizer = {} if (other := hub_id(config.model.tokenizer)) is None else {"tokenizer": other}
+    noted = {key: value for key in OF_MODEL if (value := config.model.get(key)) is not None}
+    return {"name": model_name(config), "path": hub_id(config.model.path), **tokenizer, **weights, **noted}
+
+
+def saved_base(folder: Path) -> dict[str, Any]:
+    """`base_of` of the run that the adapter in this folder was trained in."""
+    base = adapter_description(folder)["base"]
+    if not isinstance(base, dict) or not all(isinstance(value, str | None) for value in base.values()):
+        raise UserError(f"{folder / CONFIG_FILE} does not say which model it belongs to.")
+    return base
+
+
+def check_base(folder: Path, config: DictConfig) -> None:
+    """Before the model is loaded: raises UserError where its id on the Hub or its commit is another than the adapter's.
+
+    Where the adapter has no digest of the weights, another name is noted, as it may be the same model in another place.
+    """
+    unlike = unlike_base(folder, ours := base_of(config))
+    if not unlike:
+        return
+    theirs = saved_base(folder)
+    is_other = any(_both_differ(theirs, ours, key) for key in ("path", COMMIT))
+    if is_other and config.get("base") != "any":
+        raise other_base_error(folder, unlike)
+    if config.get("base") == "any" or SAMPLE not in theirs:
+        log.info(f"Note: {folder} was trained on {unlike}.")
+
+
+def check_weights(folder: Path, sample: str, config: DictConfig) -> None:
+    """Raises UserError where the loaded weights are not those that the adapter was trained on."""
+    theirs = saved_base(folder).get(SAMPLE)
+    if theirs in (None, sample):
+        return
+    unlike = (
+        f"other weights (a digest of a sample of them is {sample[:12]}, and was {theirs[:12]}, of the model"
+        f" {saved_base(folder).get('name')})"
+    )
+    if config.get("base") != "any":
+        raise other_base_error(folder, unlike)
+    log.info(f"Note: {folder} was trained on {unlike}.")
+
+
+def other_base_error(folder: Path, unlike: str) -> UserError:
+    return UserError(
+        f"{folder} was trained on {unlike}: its vectors belong to that model alone. base=any uses it on this one"
+        " nevertheless."
+    )
+
+
+def unlike_base(folder: Path, ours: Mapping[str, Any]) -> str | None:
+    """How the adapter's base differs from this one, in words; None: not, as far as it says."""
+    theirs = saved_base(folder)
+    keys = [key for key in ("path", COMMIT, "sha256") if _both_differ(theirs, ours, key)]
+    if not keys and theirs.get("name") == ours.get("name"):
+        return None
+    shown = ", ".join(f"{theirs.get(key)} and not {ours.get(key)}" for key in keys or ["name"])
+    return f"another model: {shown}"
+
+
+def _both_differ(theirs: Mapping[str, Any], ours: Mapping[str, Any], key: str) -> bool:
+    return None not in (theirs.get(key), ours.get(key)) and theirs[key] != ours[key]

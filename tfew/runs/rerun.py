@@ -1,0 +1,80 @@
+"""A run made again from its record, `rerun=runs/NAME`: its settings, with the commits and weights that it noted."""
+
+import logging
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from tfew.config import resolved
+from tfew.errors import UserError
+from tfew.runs.identity import WEIGHT_HASHES, resolved_with_hashes
+from tfew.runs.records import RunRecord, git_commit, library_versions, load_record, short_commit
+from tfew.runs.run_folder import ADAPTER_FILES, METRICS_FILE, PREDICTIONS_FILE, finished_settings
+
+log = logging.getLogger(__name__)
+# what the command line may say: where and how fast, not what
+MAY_CHANGE = (
+    "rerun", "runs", "run_dir", "resume", "overwrite", "logger", "workers", "engine", "memory_gb", "trainer",
+    "trust_remote_code", "data_dir",
+)  # fmt: skip
+GROUPS = ("model", "score", "prompt", "fidelity", "templates", "trainer")  # to which later versions add keys
+ROOT = "reruns"  # of the new runs, where the command line says no other
+COMPARED = (METRICS_FILE, ADAPTER_FILES[0], PREDICTIONS_FILE)
+
+
+def settings_again(config: DictConfig, named: Collection[str]) -> tuple[RunRecord, DictConfig]:
+    """The record of the run `config.rerun`, and the settings that make it again; `named`: what the command line says.
+
+    Raises UserError where that would be another run, or overwrite this one.
+    """
+    folder = Path(str(config.rerun)).expanduser()
+    saved = finished_settings(folder)
+    if saved is None:
+        raise UserError(f"rerun={folder} is no folder of a run (config.yaml is missing).")
+    record = load_record(folder)
+    if record.command != "train":
+        raise UserError(f"rerun={folder} was made by {record.command}; rerun= is of training runs.")
+    if other := [key for key in named if key.partition(".")[0] not in MAY_CHANGE]:
+        raise UserError(f"{other[0]}= would make another run than rerun={folder}; here go: {', '.join(MAY_CHANGE)}.")
+    hashes = saved.pop(WEIGHT_HASHES, None)
+    again = OmegaConf.create(_with_later_keys(saved, resolved(config)))
+    for key in (*MAY_CHANGE[1:], *named):
+        if key in named or key in ("runs", "run_dir", "resume", "overwrite"):
+            OmegaConf.update(again, key, OmegaConf.select(config, key), merge=False, force_add=True)
+    again.rerun = None
+    if not {"runs", "run_dir"} & {*named}:
+        again.runs = ROOT
+    if resolved_with_hashes(again).get(WEIGHT_HASHES) != hashes:
+        raise UserError(f"The adapter or model that rerun={folder} started from has changed since, or is not there.")
+    return record, again
+
+
+def _with_later_keys(saved: dict[str, Any], default: dict[str, Any]) -> dict[str, Any]:
+    """A run's settings, and what they lack of today's, which has the value that it came with."""
+    groups = {key: {**default[key], **saved[key]} for key in GROUPS if key in saved and key in default}
+    return {**default, **saved, **groups}
+
+
+def log_differences_here(record: RunRecord) -> None:
+    """Of libraries and code between the machine that the run was made on and this one."""
+    ours, theirs = library_versions(), record.versions
+    changed = [f"{name} {theirs.get(name)} -> {ours.get(name)}" for name in ours if ours[name] != theirs.get(name)]
+    commits = [short_commit(commit) if commit else "unknown" for commit in (record.git_commit, git_commit())]
+    if commits[0] != commits[1]:
+        changed.append(f"code {commits[0]} -> {commits[1]}")
+    log.info(f"Making {record.name} again. Different here: {', '.join(changed) or 'nothing that is known of'}.")
+
+
+def log_comparison(before: RunRecord, after: RunRecord) -> None:
+    same = [name for name in COMPARED if name in before.files and before.files[name] == after.files.get(name)]
+    unlike = [name for name in COMPARED if name in before.files and name not in same]
+    numbers = [
+        f"{100 * record.metrics['accuracy']:.1f} %" for record in (before, after) if "accuracy" in record.metrics
+    ]
+    accuracy = f"accuracy {numbers[0]} then, {numbers[1]} now; " if len(numbers) == 2 else ""
+    files = "; ".join(
+        f"{what}: {', '.join(names)}" for what, names in (("the same bytes", same), ("others", unlike)) if names
+    )
+    log.info(f"{accuracy}{files or 'its files have no checksums'}.")
