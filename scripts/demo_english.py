@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from scripts.english.classical import bag_of_words, commonest
@@ -45,7 +46,8 @@ def main(arguments: Sequence[str]) -> int:
 def make_rows(table: str, folder: Path, overrides: Sequence[str]) -> list[Row]:
     """Runs the commands as a user types them, and then what their numbers are compared with."""
     tables, label = own_tables(table), OWN_TABLES[table]
-    data, adapter = [EXPERIMENT, f"data={tables.train}", f"label={label}"], folder / "adapter"
+    train, test = (_as_typed(path) for path in (tables.train, tables.test))
+    data, adapter = [EXPERIMENT, f"data={train}", f"label={label}"], folder / "adapter"
     print("1. What the model is shown:", flush=True)
     command("preview", *data, "n=1", *overrides)
     print(
@@ -55,17 +57,21 @@ def make_rows(table: str, folder: Path, overrides: Sequence[str]) -> list[Row]:
     )  # fmt: skip
     command("train", *data, f"run_dir={adapter}", "overwrite=true", *overrides)
     print("\n3. Labels for new rows:", flush=True)
-    command(
-        "predict", f"adapter={adapter}", f"input={tables.test}", f"output={folder / 'labels.csv'}", "overwrite=true"
-    )
+    command("predict", f"adapter={adapter}", f"input={test}", f"output={folder / 'labels.csv'}", "overwrite=true")
     print("\nThe same rows have labels, so the adapter can be compared with the bare model:", flush=True)
-    evaluated = {"zero-shot": [EXPERIMENT, f"label={label}", *overrides], "(IA)³": [f"adapter={adapter}"]}
+    zero_shot = [EXPERIMENT, f"label={label}", "validation=null", *overrides]
+    evaluated = {"zero-shot": zero_shot, "(IA)³": [f"adapter={adapter}"]}
     rows = [classifier_row(Job(Contender(name), table, 0), tables, how) for name, how in CLASSIFIERS.items()]
     for name, given in evaluated.items():
         run = folder / ("zero_shot" if name == "zero-shot" else "evaluated")
-        command("evaluate", *given, f"data={tables.test}", f"run_dir={run}", "overwrite=true")
-        rows.append(make_row(load_record(run), name, run))
+        command("evaluate", *given, f"data={test}", f"run_dir={run}", "overwrite=true")
+        rows.append(replace(make_row(load_record(run), name, run), dataset=table))
     return rows
+
+
+def _as_typed(path: Path) -> Path:
+    """As a user in this folder would name it."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 CLASSIFIERS = {COMMONEST: commonest, WORDS: bag_of_words}
