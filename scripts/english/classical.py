@@ -11,6 +11,7 @@ from typing import Any
 
 from scripts.english.contenders import COMMONEST, EMBEDDINGS, SETFIT, WORDS
 from tfew.errors import UserError
+from tfew.ranking.baselines import bag_of_words_probabilities
 
 WORKER = Path(__file__).parent / "sentence_models.py"
 RIGHT, WRONG = "right", "wrong"
@@ -65,14 +66,9 @@ def commonest(
 
 def bag_of_words(
     texts: Sequence[str], labels: Sequence[str], asked: Sequence[str], seed: int
-) -> list[Mapping[str, float]]:  # fmt: skip
-    from sklearn.feature_extraction.text import TfidfVectorizer
-    from sklearn.linear_model import LogisticRegression
-    from sklearn.pipeline import make_pipeline
-
-    model = make_pipeline(TfidfVectorizer(ngram_range=(1, 2)), LogisticRegression(max_iter=1000, C=10.0))
-    model.fit(texts, labels)
-    return [dict(zip(model.classes_, row, strict=True)) for row in model.predict_proba(asked)]
+) -> list[Mapping[str, float]]:
+    known, probability_RC = bag_of_words_probabilities(texts, labels, asked)
+    return [dict(zip(known, map(float, row), strict=True)) for row in probability_RC]
 
 
 def of_other_environment(python: Path, model: str) -> Classifier:

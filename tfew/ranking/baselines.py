@@ -66,7 +66,19 @@ def commonest(labels: Sequence[int]) -> int:
 
 def bag_of_words(texts: Sequence[str], labels: Sequence[int], new_texts: Sequence[str]) -> list[int]:
     """The labels of the new texts; the commonest one where there is no other, or nothing in the texts to count."""
+    known, probability_RC = bag_of_words_probabilities(texts, labels, new_texts)
+    return [int(known[row.argmax()]) for row in probability_RC]
+
+
+def bag_of_words_probabilities(
+    texts: Sequence[str], labels: Sequence[Any], new_texts: Sequence[str]
+) -> tuple[list[Any], Any]:
+    """The labels that there are, and of each new text their probabilities, an array [rows, labels].
+
+    Without any label but one, or anything in the texts to count, these are the labels' shares.
+    """
     try:
+        import numpy as np
         from sklearn.exceptions import ConvergenceWarning
         from sklearn.feature_extraction.text import TfidfVectorizer
         from sklearn.linear_model import LogisticRegression
@@ -75,21 +87,22 @@ def bag_of_words(texts: Sequence[str], labels: Sequence[int], new_texts: Sequenc
             "baselines=true needs scikit-learn, not installed here: pip install scikit-learn, or say baselines=false."
         ) from error
 
-    kinds = len(set(labels))
-    most = min(MOST_FEATURES, MOST_WEIGHTS // kinds)
+    known = sorted(set(labels))
+    most = min(MOST_FEATURES, MOST_WEIGHTS // len(known))
     try:
         vectorizer = TfidfVectorizer(**_features(texts), sublinear_tf=True, max_features=most)
         vectors = vectorizer.fit_transform(texts)
     except ValueError:  # no text has a single word or character
-        kinds = 1
-    if kinds == 1:
-        return [commonest(labels)] * len(new_texts)
+        vectors = None
+    if vectors is None or len(known) == 1:
+        counts = Counter(labels)
+        return known, np.array([[counts[label] / len(labels) for label in known]] * len(new_texts))
     # balanced: else it hardly ever says a rare label, and would be no measure for balanced accuracy
     model = LogisticRegression(C=INVERSE_REGULARISATION, class_weight="balanced", max_iter=1000)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         model.fit(vectors, labels)
-    return [int(label) for label in model.predict(vectorizer.transform(new_texts))]
+    return list(model.classes_), model.predict_proba(vectorizer.transform(new_texts))
 
 
 def _features(texts: Sequence[str]) -> dict[str, Any]:
