@@ -274,7 +274,7 @@ def test_a_report_without_what_cannot_be_counted(
 
 def test_the_report_of_a_table_of_ones_own(tmp_path: Path) -> None:
     path = tmp_path / "mine.csv"
-    path.write_text("text,label\n" + "".join(f"it is {'good' if i % 2 else 'bad'},{i % 2}\n" for i in range(20)))
+    path.write_text("text,label\n" + "".join(f"it is {'good' if i % 2 else 'bad'} {i},{i % 2}\n" for i in range(20)))
     common = ("+experiment=local", f"data={path}", "model=tiny", "trainer=cpu", "folds=null", "validation=0.2")
     (row,) = cost(compose(*common, config_name="cost"))
     assert {what: length["rows"] for what, length in row["lengths"].items()} == {"training": 16, "evaluation": 4}

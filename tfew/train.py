@@ -58,7 +58,7 @@ def _train(config: DictConfig, folder: Path) -> RunRecord:
     _check_tuning(config)
     if config.resume and (saved := saved_settings(folder)) is not None:
         keep_to(config, saved)
-    training = train_task(config)
+    training, evaluation = train_task(config), None
     if config.folds is not None:
         fold_of_row = row_folds(training, config.folds, config.batch_size, config.few_shot_seed)
         run = partial(_cross_validate_and_train, config, folder, training, fold_of_row)
@@ -69,6 +69,7 @@ def _train(config: DictConfig, folder: Path) -> RunRecord:
                 f"tune=true chooses by at least {CHOICE_FOLDS} held-out rows: a larger validation=, or folds=5."
             )
         run = partial(_train_and_evaluate, config, folder, training, evaluation)
+    _announce(config, training, evaluation)
     note_commits(config)  # after all data: their mistakes are said first
     with on_all_devices(config, "train"):
         return broadcast_object(run())
@@ -193,19 +194,14 @@ def _train_fold(
     return evaluate_model(loaded, held_out, settings(EvaluationSettings, config), folder)
 
 
-def _build(config: DictConfig, training: Task, evaluation: Task | None) -> "tuple[Trainable, Sequence[Finding] | None]":
-    """The model, and what the check of the task found; raises UserError for what does not fit together, or into memory.
-
-    None: published data sets are not checked.
-    """
-    from tfew.costs.memory_forecast import check_memory
+def _announce(config: DictConfig, training: Task, evaluation: Task | None) -> None:
+    """What the run will take, of rows of one's own, before the Hub is asked for anything."""
     from tfew.costs.run_estimate import announce
-    from tfew.models.build import build_blueprint, build_device, build_method, build_tokenizer, build_trainable
+    from tfew.models.build import build_blueprint, build_device, build_method, build_tokenizer
     from tfew.models.checkpoint_path import is_at_hand
-    from tfew.ranking.task_check import check_task, is_checked, report
+    from tfew.ranking.task_check import is_checked
 
-    is_own, findings = is_checked(config.dataset, training), None
-    if is_own:
+    if is_checked(config.dataset, training):
         announce(
             partial(build_blueprint, config, build_method(config), build_device(config)),
             partial(build_tokenizer, config),
@@ -216,8 +212,19 @@ def _build(config: DictConfig, training: Task, evaluation: Task | None) -> "tupl
             config.folds,
             config.max_tokens,
         )
-    prompt_tokenizer = build_tokenizer(config)
-    if is_own:
+
+
+def _build(config: DictConfig, training: Task, evaluation: Task | None) -> "tuple[Trainable, Sequence[Finding] | None]":
+    """The model, and what the check of the task found; raises UserError for what does not fit together, or into memory.
+
+    None: published data sets are not checked.
+    """
+    from tfew.costs.memory_forecast import check_memory
+    from tfew.models.build import build_blueprint, build_device, build_method, build_tokenizer, build_trainable
+    from tfew.ranking.task_check import check_task, is_checked, report
+
+    prompt_tokenizer, findings = build_tokenizer(config), None
+    if is_checked(config.dataset, training):
         findings = report(check_task(training, prompt_tokenizer, config.folds, config.get("labels") is not None))
     if training.mixture is None:
         prompt_tokenizer.check_cuttable_budget(training.prompts[0])

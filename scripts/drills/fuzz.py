@@ -66,7 +66,8 @@ def settings(data: bytes, folder: Path) -> None:
     from tfew.prediction.saved_run import saved_run
 
     (folder / "config.yaml").write_bytes(data)
-    (folder / "result.json").write_text(_run()["result.json"].decode())
+    for name in ("result.json", "adapter.json"):
+        (folder / name).write_bytes(_run()[name])
     task = load_task("t", replace(saved_run(_predict(), [], folder), folder=None), _encoder())
     rows: list[dict[str, Any]] = [{"text": "the lemon is bad", "n": 3}, {"text": "ü {{ 7 * 7 }}", "n": None}]
     for number, row in enumerate(rows, start=1):

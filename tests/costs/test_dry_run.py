@@ -39,7 +39,14 @@ NO_OPTIMIZER = OptimizerBytes(0, 0)
 WIDTH, WIDE, ROWS, ENCODER, DECODER = 32, 48, 128, 2, 3  # of tiny_t5, whose heads together are as wide as its states
 ONE_LAYER = {**ARCH, "num_layers": 1, "num_decoder_layers": 1, "vocab_size": ROWS, "feed_forward_proj": "gated-gelu"}
 OFTEN = ("ia3", "full", "prefix", "gpt2")  # the others, which are alike, are for CI
+LONGEST = "said_20k"  # 10 s: its ranking of all weights is counted, too
 TWINS = ("compacter_pp", "fish_002", "prompt_100", "said_500k")  # of another number or place only
+
+
+def how_often(name: str, engine: str) -> Any:
+    if name == LONGEST:
+        return pytest.mark.drill
+    return [] if name in OFTEN and engine == "fast" else pytest.mark.slow
 
 
 def recipe(engine: str = "fast", **other: Any) -> Recipe:
@@ -99,7 +106,7 @@ def test_flops_of_training_by_hand() -> None:
 @pytest.mark.parametrize(
     ("name", "engine"),
     [
-        pytest.param(name, engine, marks=[] if name in OFTEN and engine == "fast" else pytest.mark.slow)
+        pytest.param(name, engine, marks=how_often(name, engine))
         for name in (*METHODS, *KINDS)
         for engine in (("fast",) if name in TWINS else ("fast", "plain"))
     ],

@@ -89,6 +89,7 @@ def test_a_model_that_would_take_long_is_named_before_anything_is_downloaded(
         raise UserError("asked the Hub")
 
     monkeypatch.setattr("tfew.models.build.checkpoint_path", offline)
+    monkeypatch.setattr("tfew.runs.noted.commit_of", offline)
     monkeypatch.setattr(logging.getLogger("tfew"), "propagate", True)
     caplog.set_level(logging.INFO)
     config = composed(table, "model=flan_t5_small", "steps=1000000", command=command)

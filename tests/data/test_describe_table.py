@@ -495,11 +495,12 @@ def test_finished_folds_are_not_done_again(reviews: Path, tmp_path: Path, monkey
     whole = run(f"data={reviews}", "folds=3", f"run_dir={tmp_path}/whole", runs=tmp_path)
     fitted, train_fold = [], tfew.train._train_fold
 
-    def interrupted(config: Any, training: Any, held_out: Any, folder: Path) -> Any:
+    def interrupted(*arguments: Any, **given: Any) -> Any:
+        folder = arguments[-1]
         fitted.append(folder.name)
         if len(fitted) == 2:
             raise KeyboardInterrupt
-        return train_fold(config, training, held_out, folder)
+        return train_fold(*arguments, **given)
 
     monkeypatch.setattr(tfew.train, "_train_fold", interrupted)
     again = (f"data={reviews}", "folds=3", f"run_dir={tmp_path}/again")

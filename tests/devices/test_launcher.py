@@ -147,7 +147,7 @@ def wait_until(condition: Callable[[], bool], process: Any, seconds: float = 120
         time.sleep(0.01)
 
 
-@pytest.mark.parametrize("who", ["first", "other"])
+@pytest.mark.parametrize("who", ["first", pytest.param("other", marks=pytest.mark.drill)])
 def test_a_dying_process_ends_the_run_which_continues_on_any_number(
     who: str, alone: Path, run: Run, tmp_path: Path
 ) -> None:

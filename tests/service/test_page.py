@@ -138,7 +138,7 @@ def test_a_file_comes_back_labelled_and_a_bad_one_is_told(page: Chromium, predic
     page.give_file("#file", tmp_path / "bad.csv")
     page.evaluate("document.getElementById('upload').click()")
     page.wait_for("document.getElementById('table-problem').innerText")
-    assert "Row 1 has 1 cells" in page.text("#table-problem")
+    assert "Row 1 (line 2) has 1 cell" in page.text("#table-problem")
     assert "422" in page.logged.pop(), "Chromium logs a refused request"
 
 
