@@ -19,7 +19,6 @@ from tfew.errors import UserError, unknown_value_error
 from tfew.files.partial_file import PartialFile, check_output_file
 from tfew.prediction.result_rows import ResultRows, kind_of_output
 from tfew.prediction.tasks_file import task_folders
-from tfew.ranking.label_table import verdicts
 from tfew.runs.records import RECORD_FILE, load_record
 from tfew.tables.byte_lines import STDIO
 from tfew.tables.rows import RowStream
@@ -77,12 +76,13 @@ def _warn_of_weak_adapter(folder: Path) -> None:
     if not (folder / RECORD_FILE).is_file():
         return
     metrics = load_record(folder).metrics
-    weak = [name for name, scores in metrics.get("baselines", {}).items() if scores["gain"]["low"] <= 0]
+    weak = {name: scores["gain"] for name, scores in metrics.get("baselines", {}).items() if scores["gain"]["low"] <= 0}
     if weak:
-        found = "; ".join(line for line in verdicts(metrics) if "than" in line)
+        name, gain = next(iter(weak.items()))
+        low, high = (100 * gain[end] for end in ("low", "high"))
         log.warning(
-            f"Warning: on the held-out rows of its own training {folder} was not surely better than the {weak[0]}"
-            f" ({found}): check some labels by hand before you use them."
+            f"Warning: on the held-out rows of its own training {folder} was not surely better than the {name}"
+            f" (95 % interval of the difference {low:.1f} to {high:.1f} points): check some labels by hand."
         )
 
 

@@ -193,6 +193,7 @@ if os.environ.get("RANK") == "1":
     return os.pathsep.join([str(folder), str(Path(__file__).parents[2])])
 
 
+@pytest.mark.drill
 def test_an_error_of_another_process_is_said_and_ends_the_run(broken: str, tmp_path: Path) -> None:
     process = started(tmp_path / "run", "trainer.devices=2", PYTHONPATH=broken)
     said = process.communicate(timeout=120)[1]

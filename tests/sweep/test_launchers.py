@@ -171,7 +171,7 @@ def test_two_people_start_the_same_sweep(tmp_path: Path, undisturbed: dict[int, 
     assert list(tmp_path.glob(".*")) == []
 
 
-@pytest.mark.parametrize("launcher", ["basic", "joblib"])
+@pytest.mark.parametrize("launcher", ["basic", pytest.param("joblib", marks=pytest.mark.drill)])
 def test_ctrl_c(launcher: str, tmp_path: Path, started: Callable[..., subprocess.Popen[str]]) -> None:
     process = started(tmp_path, f"hydra/launcher={launcher}", "steps=2000")
     wait_for(lambda: list(tmp_path.glob("demo_*/metrics.csv")), process)
