@@ -56,6 +56,7 @@ def test_what_is_no_number_is_told(
     assert bad[-1] in capsys.readouterr().err.splitlines()[-1]
 
 
+@pytest.mark.drill
 def test_tables_of_a_folder_are_walked_through_and_what_is_said_is_listed(tmp_path: Path) -> None:
     """A good table, one that is refused, and new rows; no path of this machine."""
     (tmp_path / "cases").mkdir()
