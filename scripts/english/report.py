@@ -13,7 +13,7 @@ from tfew.comparison.tables import accuracy_cells, as_markdown, as_text
 from tfew.files.atomic import write_atomically, write_bytes_atomically
 from tfew.runs.records import short_commit
 
-ZERO_SHOT = "zero-shot"
+ZERO_SHOT, IN_CONTEXT = "zero-shot", "in context"
 
 
 def write_report(records: Path) -> str:
@@ -21,7 +21,9 @@ def write_report(records: Path) -> str:
     comparison = Comparison(_in_order(load_rows(records)))
     folder = records.parent
     write_atomically(folder / "TABLE.md", _page(comparison))
-    draw_accuracies(comparison, folder / "accuracy.png", "SmolLM2-135M-Instruct, few labelled rows: what is right")
+    first = comparison.datasets[0]
+    drawn = Comparison([row for row in comparison.rows if comparison.rows_of(row.variant, first)])  # its legend
+    draw_accuracies(drawn, folder / "accuracy.png", "SmolLM2-135M-Instruct, few labelled rows: what is right")
     _draw_costs(comparison, folder / "costs.png")
     return as_text(accuracy_cells(comparison))
 
@@ -119,16 +121,16 @@ def _costs(comparison: Comparison) -> list[list[str]]:
               "training seconds", "pays after"]]  # fmt: skip
     for dataset in comparison.datasets:
         runs = _runs(comparison, dataset)
-        if TRAINED not in runs or not any(name.startswith("in context") for name in runs):
+        if TRAINED not in runs or not any(name.startswith(IN_CONTEXT) for name in runs):
             continue
         ours = runs[TRAINED]
         trained = mean(float(row.settings["training_flops"] or 0) for row in ours)
         for variant, rows in runs.items():
-            if not (variant.startswith("in context") or variant in (TRAINED, ZERO_SHOT)):
+            if not (variant.startswith(IN_CONTEXT) or variant in (TRAINED, ZERO_SHOT)):
                 continue
             flops, training = _prediction_flops(rows), mean(float(r.settings["training_flops"] or 0) for r in rows)
             saved = flops - _prediction_flops(ours)
-            pays = f"{math.ceil(trained / saved):,}" if variant.startswith("in context") and saved > 0 else "-"
+            pays = f"{math.ceil(trained / saved):,}" if variant.startswith(IN_CONTEXT) and saved > 0 else "-"
             seconds = mean(row.seconds["evaluate"] / len(row.right) for row in rows)
             cells.append([
                 dataset, variant, f"{100 * mean(row.accuracy for row in rows):.1f}", f"{flops:.2e}", f"{seconds:.3f}",
@@ -139,14 +141,11 @@ def _costs(comparison: Comparison) -> list[list[str]]:
 
 
 def _draw_costs(comparison: Comparison, path: Path) -> None:
-    """Accuracy against FLOPs of a prediction, a panel a set; the dot's neighbour in words is its contender."""
-    sets = [
-        d for d in comparison.datasets
-        if TRAINED in (runs := _runs(comparison, d)) and any(name.startswith("in context") for name in runs)
-    ]  # fmt: skip
+    """Accuracy against FLOPs of a prediction, a panel for each set with several numbers of shots in context."""
+    sets = [d for d in comparison.datasets if sum(name.startswith(IN_CONTEXT) for name in _runs(comparison, d)) > 1]
     if not sets:
         return
-    names = [v for v in comparison.variants if v.startswith("in context") and "calibrated" not in v]
+    names = [v for v in comparison.variants if v.startswith(IN_CONTEXT) and "calibrated" not in v]
     shown = [ZERO_SHOT, *names, TRAINED]
     with plot_style():
         figure, panels = blank_figure(7.0, 0.8 + 1.7 * len(sets), len(sets))
@@ -157,6 +156,7 @@ def _draw_costs(comparison: Comparison, path: Path) -> None:
                     x, y = _prediction_flops(rows), 100 * mean(row.accuracy for row in rows)
                     axes.scatter([x], [y], s=60, color=COLORS[place % len(COLORS)], label=variant, zorder=3)
             axes.set_xscale("log")
+            axes.xaxis.set_major_formatter(lambda flops, _: f"{flops:.0e}")
             axes.axhline(100 * comparison.chance(dataset), color=INK, linewidth=1, linestyle=(0, (3, 2)))
             axes.set_title(f"{dataset} (dashed: chance)", loc="left", fontsize=10, color=INK)
             axes.set_ylabel("accuracy (%)", color=INK, fontsize=9)

@@ -63,6 +63,7 @@ def test_the_page_compares_the_same_rows_and_seeds(tmp_path: Path) -> None:
     rows = [
         row(TRAINED, "1110", **run), row(TRAINED, "1100", 1, **run), row(COMMONEST, "1010"),
         row("in context, 4", "1000", evaluation_flops=2400.0, training_flops=0.0),
+        row("in context, 1", "1000", evaluation_flops=1200.0, training_flops=0.0),
     ]  # fmt: skip
     path = tmp_path / "records.jsonl"
     path.write_text(as_json_lines(rows), encoding="utf-8")
