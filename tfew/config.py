@@ -226,7 +226,8 @@ def _check_combinations(config: DictConfig) -> None:
         raise UserError("resume=true and overwrite=true contradict each other: give one of them.")
     if config.get("folds") is not None and config.get("validation") is not None:
         raise UserError(
-            "folds= tries on every row, validation= on a share of them: give one (folds=null validation=0.25)."
+            "folds= tries on every row, validation= on a share of them: give one (folds=5 validation=null, or"
+            " folds=null validation=0.25)."
         )
     if config.score.method == "channel" and config.score.norm == "pmi":
         raise UserError("score.norm=pmi is of choices, and score.method=channel scores the input: use another norm.")

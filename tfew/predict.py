@@ -16,10 +16,12 @@ from omegaconf import DictConfig
 from tfew.cli import command
 from tfew.data.dataset import missing_columns_error
 from tfew.errors import UserError, unknown_value_error
+from tfew.files.hub_adapter import local_adapter
 from tfew.files.partial_file import PartialFile, check_output_file
 from tfew.prediction.result_rows import ResultRows, kind_of_output
 from tfew.prediction.tasks_file import task_folders
-from tfew.runs.records import RECORD_FILE, load_record
+from tfew.runs.records import load_record
+from tfew.runs.run_folder import finished_settings
 from tfew.tables.byte_lines import STDIO
 from tfew.tables.rows import RowStream
 from tfew.tables.stream import FILE_FORMATS, open_stream
@@ -66,14 +68,15 @@ def predict(config: DictConfig, overrides: Sequence[str] = ()) -> "Progress":
     finally:
         stream.close()
     _summary(progress, results, target, time.monotonic() - started)
-    for folder in {"": config.adapter}.values() if folders is None else folders.values():
-        _warn_of_weak_adapter(Path(str(folder)).expanduser())
+    for folder in [config.adapter] if folders is None else folders.values():
+        if folder is not None:
+            _warn_of_weak_adapter(local_adapter(folder))
     return progress
 
 
 def _warn_of_weak_adapter(folder: Path) -> None:
     """Where its own run's record says that it was no better than a baseline on rows that it was not trained on."""
-    if not (folder / RECORD_FILE).is_file():
+    if finished_settings(folder) is None:  # an adapter without its run
         return
     metrics = load_record(folder).metrics
     weak = {name: scores["gain"] for name, scores in metrics.get("baselines", {}).items() if scores["gain"]["low"] <= 0}

@@ -16,7 +16,7 @@ from omegaconf import DictConfig
 from tfew.cli import command, on_all_devices, overridden
 from tfew.config import check_logger, checked, resolved
 from tfew.dataset_config import complete
-from tfew.devices.distributed import broadcast_object
+from tfew.devices.distributed import broadcast_object, is_main_process
 from tfew.errors import UserError
 from tfew.ranking.baselines import guess, guess_in_folds
 from tfew.ranking.tuning import Setting, settings_to_try
@@ -201,7 +201,7 @@ def _announce(config: DictConfig, training: Task, evaluation: Task | None) -> No
     from tfew.models.checkpoint_path import is_at_hand
     from tfew.ranking.task_check import is_checked
 
-    if is_checked(config.dataset, training):
+    if is_main_process() and is_checked(config.dataset, training):  # before the others have devices of their own
         announce(
             partial(build_blueprint, config, build_method(config), build_device(config)),
             partial(build_tokenizer, config),

@@ -12,6 +12,7 @@ from scripts.english.sets import EnglishSet, Tables, own_tables, rows_of, tables
 from tfew.comparison.rows import Row, make_row
 from tfew.config import checked, compose
 from tfew.dataset_config import complete
+from tfew.errors import UserError
 from tfew.evaluate import evaluate
 from tfew.runs.records import git_commit, library_versions
 from tfew.train import train
@@ -78,6 +79,8 @@ def classifier_row(job: Job, tables: Tables, classifier: Classifier) -> Row:
     if isinstance(which, str):
         label = tables.options[0].removeprefix("label=")
         columns = [column for column in train_rows[0] if column != label]
+        if len(columns) > 1:  # whose label is a letter
+            raise UserError(f"{which}: a classifier takes a shipped table of one text and a label, not choices.")
         text, choices = tuple(columns[:1]), tuple(columns[1:])
     else:
         text, choices, label = which.text, which.choices, which.asked

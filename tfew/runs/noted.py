@@ -41,7 +41,11 @@ def note_commits(config: DictConfig) -> None:
 def note_model_commits(config: DictConfig) -> None:
     model, source = config.model, model_source(config)
     if source.local_gguf is None and hub_id(model.path) and not model.get(COMMIT):
-        note(config, f"model.{COMMIT}", _commit("model.path", model.path, source.revision))
+        try:
+            commit = _commit("model.path", model.path, source.revision)
+        except UserError as error:
+            raise error if source.package is None else source.package.not_installed_error(source.name) from error
+        note(config, f"model.{COMMIT}", commit)
     if hub_id(model.tokenizer) and model.tokenizer != model.path and not model.get(TOKENIZER_COMMIT):
         revision = tokenizer_revision(config)
         note(config, f"model.{TOKENIZER_COMMIT}", _commit("model.tokenizer", model.tokenizer, revision))
