@@ -6,7 +6,10 @@ connect any more, so there are fewer connections than descriptors, and the one t
 
 import asyncio
 import logging
+import socket
+import struct
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 from uvicorn.protocols.http.auto import AutoHTTPProtocol
@@ -14,6 +17,7 @@ from uvicorn.protocols.http.auto import AutoHTTPProtocol
 log = logging.getLogger(__name__)
 
 MAX_HEADER_BYTES = 65_536
+RESET_AT_ONCE = struct.pack("ii", 1, 0)  # linger for 0 seconds
 KEPT_DESCRIPTORS = 128  # for files, the model and libraries
 
 
@@ -43,7 +47,11 @@ class Connections:
     def close(self, connection: "LimitedProtocol") -> None:
         self.closed_idle += 1
         self.open.discard(connection)
-        connection.transport.abort()  # without waiting for what was never taken
+        # not waiting for what was never taken: the kernel would keep it for minutes, and the client learn of it late
+        with suppress(OSError):  # of a socket that is closed already
+            own = connection.transport.get_extra_info("socket")
+            own.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_AT_ONCE)
+        connection.transport.abort()
 
     def close_overdue(self) -> None:
         now = time.monotonic()
