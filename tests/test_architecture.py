@@ -38,6 +38,7 @@ sweep
 cli
 comparison
 prediction
+pieces
 paper service
 train evaluate predict serve preview cost convert raft_submit
 """

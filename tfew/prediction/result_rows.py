@@ -31,6 +31,10 @@ def kind_of_output(path: str) -> str:
     return kind
 
 
+def bad_rows_file(output: Path) -> Path:
+    return output.with_name(f"{output.name}.bad.jsonl")
+
+
 class ResultRows:
     """`labels`: those that all rows have; None where they have not. `columns`: of the input; None: the first row's."""
 
@@ -53,7 +57,7 @@ class ResultRows:
             writer.writerow([*(self._renamed(column) for column in self.columns), *own])
         for row, of in pairs:
             self.left_out |= row.keys() - self.columns
-            writer.writerow([*(_cell(row.get(column)) for column in self.columns), *self._own_cells(of)])
+            writer.writerow([*(cell(row.get(column)) for column in self.columns), *self._own_cells(of)])
         return text.getvalue()
 
     def _own_columns(self) -> list[str]:
@@ -77,7 +81,7 @@ def _rounded(of: Labelled) -> dict[str, float]:
     return {label: round(probability, DIGITS) for label, probability in of.probabilities.items()}
 
 
-def _cell(value: Any) -> Any:
+def cell(value: Any) -> Any:
     if value is None:
         return ""
     return value if isinstance(value, str | int | float) else _dumped(value)

@@ -7,5 +7,7 @@
 * dialect: delimiter, quoting and blanks of a table, found out from its beginning
 * text_lines, delimited, json_lines, parquet, excel: the kinds of files
 * formats: text files that a data set's YAML describes
+* row_ends: where rows end, found fast
+* remote: files of an object store
 * hub_rows: data sets of the Hub
 """
