@@ -86,6 +86,11 @@ class PieceLabeller:
         labels = next(iter(self._predictor.tasks.values())).labels
         return None if labels is None else tuple(labels)
 
+    def close(self) -> None:
+        if self._open is not None:
+            self._open[1].close()
+            self._open = None
+
     def _labelled(self, piece: Piece, columns: Sequence[str] | None) -> Report:
         started, request = time.monotonic(), self._request
         stream = self._stream(piece)
@@ -122,8 +127,7 @@ class PieceLabeller:
         """The piece's file, kept open for the next one: opening looks through its beginning."""
         if self._open is not None and self._open[0] == piece.path and piece.start.row:
             return self._open[1]
-        if self._open is not None:
-            self._open[1].close()
+        self.close()
         stream = InputForm.of(self._predictor, self._request.kind).open(piece.path)
         self._open = piece.path, stream
         check_columns(self._predictor, stream, piece.path, self._request.task_column)

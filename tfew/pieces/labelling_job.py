@@ -8,6 +8,7 @@ import json
 import logging
 from collections import Counter, deque
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict
 from time import monotonic
 from typing import Any
@@ -100,7 +101,8 @@ class LabellingJob:
     def _label_all(self, description: Description, manifest: Manifest) -> None:
         every = pieces_of(self._files, description.form.open, description.window_rows, self._piece_rows)
         missing = (piece for piece in every if piece.name not in manifest.reports)
-        with _Bar(sum(file.size for file in self._files), manifest.reports.values()) as bar:
+        size = sum(file.size for file in self._files)
+        with closing(every), _Bar(size, manifest.reports.values()) as bar:
             while True:
                 while self._idle and self._may_go_on() and (piece := self._next(missing)) is not None:
                     self._give(self._idle.popleft(), piece)
@@ -135,6 +137,8 @@ class LabellingJob:
             return
         self._idle.append(event.worker)
         self._losses[""] = 0
+        if not isinstance(event.answer, Report) and piece is not None:  # it was begun afresh, and had nothing
+            self._again.append(piece)
         if isinstance(event.answer, Report):
             self._report(event.answer)
             manifest.add(event.answer)

@@ -6,7 +6,7 @@ once, fast (`tfew.tables.row_ends`), while the first pieces are at work; a file 
 or of a kind that is not cut is a piece as it is.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from tfew.pieces.input_files import InputFile
@@ -42,7 +42,7 @@ class Piece:
 
 def pieces_of(
     files: Sequence[InputFile], open_rows: Callable[[str], RowStream], window_rows: int, piece_rows: int
-) -> Iterator[Piece]:
+) -> Generator[Piece, None, None]:
     """The pieces of all files, in order; of `piece_rows` rows or a little more, since they end with a window."""
     whole_bytes = max(WHOLE_BYTES, sum(file.size for file in files) // MANY_FILES) if len(files) > 1 else 0
     for number, file in enumerate(files):

@@ -72,7 +72,7 @@ class ThisProcess(Workers):
         return [Done(0, accepted(self._labeller.label(piece, columns)))]
 
     def close(self) -> None:
-        pass
+        self._labeller.close()
 
 
 def accepted(answer: Answer) -> Description | Report:
