@@ -180,6 +180,7 @@ class DataSettings(Settings):
     eval_rows: Count | None = None
     validation: Annotated[float, Share(above=True)] | None = None
     tune: bool = False
+    folds_at_once: Count = 1
 
 
 @dataclass(frozen=True)

@@ -28,14 +28,14 @@ from typing import Any
 
 from scripts.drills.sweep_under_fire import _descendants as descendants
 
-PARTS_BETWEEN_KILLS = 5
+PARTS_BETWEEN_KILLS = 12
 KILLED = ("worker", "node", "job", "worker", "node")
 FILES = 50
 WINDOW_ROWS = 3200
 LATEST_SECONDS = 7200
 WORDS = [
-    "the", "parcel", "came", "late", "broken", "it", "is", "good", "zip", "lamp", "dull", "quoted", "new", "grape", "boring",
-    "terrible", "hotel",
+    "the", "parcel", "came", "late", "broken", "it", "is", "good", "zip", "lamp", "dull", "quoted", "new", "grape",
+    "boring", "terrible", "hotel",
 ]  # fmt: skip
 LENGTHS = (1, 1, 2, 3, 5, 25)  # words of a row
 

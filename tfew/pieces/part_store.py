@@ -4,6 +4,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -49,6 +50,8 @@ class PartStore:
             self._path(LOCK).unlink(missing_ok=True)
             self._lock.close()
             self._lock = None
+            with suppress(OSError):  # of what is not empty
+                Path(self.folder).rmdir()
 
     def put(self, name: str, source: BinaryIO) -> None:
         """From its beginning."""

@@ -1,23 +1,18 @@
 """Workers that are Ray's actors, on all machines of a cluster. Ray is an extra: nothing else imports it."""
 
-import os
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
-from tfew.environment.versions import require
+from tfew.devices.ray_cluster import connect
 from tfew.errors import UserError
 from tfew.pieces.labeller import PieceLabeller
 from tfew.pieces.piece import Piece
 from tfew.pieces.workers import Answer, Done, Lost, Workers, accepted
 
-AUTO = "auto"
-STORE_BYTES = 10**8  # of a cluster that is started here: only paths and counts go from process to process
-
 
 class RayWorkers(Workers):
-    """`address`: of a cluster, AUTO: the one that runs here, or else one that is started; `number` of actors, None:
-    as many as there are GPUs (`uses_gpus`), or cores. An actor takes `cpus` and, where there are any, `gpus`."""
+    """`address`: see `connect`; `number` of actors, None: as many as there are GPUs (`uses_gpus`), or cores. An actor
+    takes `cpus` and, where there are any, `gpus`."""
 
     def __init__(
         self, make: Callable[[], PieceLabeller], address: str, number: int | None, cpus: float, gpus: float,
@@ -29,7 +24,7 @@ class RayWorkers(Workers):
         self._answers: dict[Any, int] = {}  # what is awaited of whom
 
     def start(self) -> None:
-        ray = connect(self._address)
+        ray = connect(self._address, "ray=")
         has = ray.cluster_resources()
         uses_gpus = self._uses_gpus and has.get("GPU", 0) > 0
         self._options = {"num_cpus": self._cpus, "num_gpus": self._gpus if uses_gpus else 0}
@@ -92,44 +87,8 @@ class _Labeller:
         return self._labeller.label(piece, columns)
 
 
-def connect(address: str) -> Any:
-    """The module ray, connected; raises UserError where Ray or the cluster is not there."""
-    require(f"ray={address}", "ray")
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    import ray
-
-    common: dict[str, Any] = {
-        "log_to_driver": False,
-        "logging_level": "error",
-        "runtime_env": {"env_vars": {"PYTHONPATH": os.pathsep.join(_import_paths()), "TQDM_DISABLE": "1"}},
-    }
-    try:
-        try:
-            ray.init(address=address, **common)
-        except ConnectionError:
-            if address != AUTO:
-                raise
-            ray.init(address="local", include_dashboard=False, object_store_memory=STORE_BYTES, **common)
-    except (ConnectionError, ValueError, RuntimeError, TimeoutError) as error:
-        raise UserError(
-            f"ray={address}: no cluster answers there ({_one_line(error)}); ray start --head starts one, and ray=auto"
-            " finds it on its own machine."
-        ) from error
-    return ray
-
-
-def _import_paths() -> list[str]:
-    """Where the workers find this package, and what this process has been given besides."""
-    paths = [str(Path(__file__).parents[2]), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
-    return list(dict.fromkeys(path for path in paths if path))
-
-
 def _how(error: Exception) -> str:
     kind = type(error).__name__
     return {"ActorDiedError": "its process or its machine is gone", "NodeDiedError": "its machine is gone"}.get(
         kind, kind
     )
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200].rstrip(".") or type(error).__name__

@@ -36,6 +36,10 @@ class SweepCallback(Callback):
             overrides = sweep_overrides(config.hydra.sweeper.params, config.hydra.overrides.task)
             self._check(config, overrides)
             _limit_processes(config)
+            if str(config.hydra.launcher._target_).endswith(".RayLauncher"):
+                from tfew.sweep.ray_launcher import register_launcher
+
+                register_launcher()
             self.state = begin_sweep(Path(str(config.runs)).expanduser(), split_jobs(overrides))
         except UserError as error:
             sys.exit(str(error))  # Hydra would only warn and continue
