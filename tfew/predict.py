@@ -84,8 +84,8 @@ def predict(config: DictConfig, overrides: Sequence[str] = ()) -> "Progress":
 def _predict_in_pieces(config: DictConfig, overrides: Sequence[str]) -> "Progress":
     """The same by several workers, of many files, or into a folder (`tfew.pieces`)."""
     source, target = str(config.input), str(config.output)
-    numbers = (config[key] for key in ("ray", "ray_actors", "ray_cpus", "ray_gpus"))
-    wanted = WorkerChoice(*numbers, config.trainer.devices, config.piece_rows)
+    on_ray = (config.ray, config.ray_actors, config.ray_cpus, config.ray_gpus)
+    wanted = WorkerChoice(*on_ray, config.trainer.devices, config.piece_rows)
     wanted.check()
     output = PieceOutput(target, config.parts)
     files = find_files(source, config.format)
@@ -100,8 +100,9 @@ def _predict_in_pieces(config: DictConfig, overrides: Sequence[str]) -> "Progres
     config = config.copy()
     config.trainer.devices = 1  # of each worker
     for key in PATHS:
-        OmegaConf.update(config, key, absolute(OmegaConf.select(config, key)))
-    adapters = config.adapter if folders is None else {name: absolute(str(path)) for name, path in folders.items()}
+        if (path := OmegaConf.select(config, key)) is not None:
+            OmegaConf.update(config, key, absolute(str(path)))
+    adapters = config.adapter if folders is None else {name: absolute(path) for name, path in folders.items()}
     load = partial(load_predictor, partial(saved_run, config, list(overrides)), adapters, config.merge)
     task_column = None if folders is None else str(config.task_column)
     request = Request(config.format, task_column, config.bad_rows == "skip", output.part_kind, output.store)

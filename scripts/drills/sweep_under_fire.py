@@ -126,10 +126,10 @@ def _kill_one(sweeps: list[subprocess.Popen[bytes]], fire: Fire, source: random.
 def _is_worker(pid: int) -> bool:
     """Of Ray not what holds the cluster together, without which nothing goes on, nor a worker that waits."""
     try:
-        name = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")[0].decode()
+        command = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace")
     except OSError:
         return False
-    return "/ray/" not in name and (not name.startswith("ray::") or "execute_job" in name)
+    return "/ray/" not in command and (not command.startswith("ray::") or "execute_job" in command)
 
 
 def _kill(pid: int) -> bool:

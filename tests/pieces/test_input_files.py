@@ -80,4 +80,4 @@ def test_behind_a_url(tree: Path) -> None:
 def test_paths_that_are_here_are_made_absolute(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tree)
     assert absolute("b.csv") == str(tree / "b.csv")
-    assert [absolute(path) for path in ("hub:owner/name", "owner/name", None)] == ["hub:owner/name", "owner/name", None]
+    assert [absolute(path) for path in ("hub:owner/name", "owner/name")] == ["hub:owner/name", "owner/name"]

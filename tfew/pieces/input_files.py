@@ -27,10 +27,10 @@ def names_many(source: str) -> bool:
     return is_url(source) or Path(source).expanduser().is_dir() or _is_pattern(source)
 
 
-def absolute(path: str | None) -> str | None:
+def absolute(path: str | Path) -> str:
     """Of what lies here; anything else, such as a place on the Hub, as it is."""
-    here = None if path is None else Path(path).expanduser()
-    return path if here is None or not here.exists() else str(here.absolute())
+    here = Path(path).expanduser()
+    return str(here.absolute()) if here.exists() else str(path)
 
 
 def find_files(source: str, kind: str | None) -> list[InputFile]:

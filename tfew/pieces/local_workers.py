@@ -40,12 +40,13 @@ class LocalWorkers(Workers):
             self._workers[worker].connection.send((piece, columns))
 
     def wait(self, seconds: float) -> list[Done | Lost]:
-        number_of = {worker.connection: number for number, worker in enumerate(self._workers)}
         events: list[Done | Lost] = []
-        for connection in wait(list(number_of), seconds):
-            number = number_of[connection]  # type: ignore[index]
+        ready = wait([worker.connection for worker in self._workers], seconds)
+        for number, worker in enumerate(list(self._workers)):
+            if worker.connection not in ready:
+                continue
             try:
-                answer = connection.recv()  # type: ignore[union-attr]
+                answer = worker.connection.recv()
             except (EOFError, OSError):
                 events.append(Lost(number, self._replaced(number)))
                 continue

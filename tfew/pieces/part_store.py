@@ -6,7 +6,7 @@ import shutil
 from collections.abc import Iterable
 from contextlib import suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 from tfew.errors import UserError
 from tfew.files.file_lock import try_lock
@@ -21,7 +21,10 @@ class PartStore:
 
     def __init__(self, folder: str) -> None:
         self.folder = folder.rstrip("/") or "/"
-        self._system, self._root = file_system(self.folder) if is_url(folder) else (None, "")
+        self._system: Any = None  # fsspec's; None: of this machine
+        self._root = ""
+        if is_url(folder):
+            self._system, self._root = file_system(self.folder)
         self._lock: BinaryIO | None = None
 
     def __getstate__(self) -> str:
