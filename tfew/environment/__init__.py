@@ -4,5 +4,6 @@
 * package_files: data that other packages bring
 * config_folder: where configurations lie
 * cores: processor cores that this process may use
+* help_text: what --help prints
 * verbosity: how much a program wants to see
 """
