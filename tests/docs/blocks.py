@@ -39,8 +39,9 @@ def blocks(page: Path) -> list[Block]:
 
 
 def lines(block: Block) -> list[str]:
-    """Commands of a shell block, one each."""
-    return [line for line in block.text.splitlines() if line.strip() and not line.lstrip().startswith("#")]
+    """Commands of a shell block, one each; a backslash at the end of a line joins it to the next."""
+    joined = re.sub(r"\\\n\s*", " ", block.text)
+    return [line for line in joined.splitlines() if line.strip() and not line.lstrip().startswith("#")]
 
 
 def tfew_command(line: str) -> tuple[str, list[str]] | None:
