@@ -12,10 +12,12 @@ store also moto[server] and s3fs. POSIX only.
 
 import contextlib
 import json
+import logging
 import os
 import random
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -122,6 +124,15 @@ class Cluster:
         sys.exit(f"The {name} node did not start:\n{path.read_text()[-3000:]}")
 
 
+def free_port() -> int:
+    """Below those that systems give out by themselves, of which Ray takes many."""
+    for port in random.Random(os.getpid()).sample(range(6400, 8000), 100):
+        with socket.socket() as tried, contextlib.suppress(OSError):
+            tried.bind(("127.0.0.1", port))
+            return port
+    sys.exit("No port is free.")
+
+
 def kill_all(process: subprocess.Popen[bytes]) -> None:
     for pid in [process.pid, *descendants(process.pid)]:
         with contextlib.suppress(ProcessLookupError):
@@ -219,6 +230,7 @@ def placed(kind: str, folder: Path, count: int) -> Iterator[tuple[str, dict[str,
         return
     from moto.server import ThreadedMotoServer  # type: ignore[import-not-found]
 
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)  # a line for each request
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
     server.start()
     host, port = server.get_host_and_port()
@@ -263,7 +275,7 @@ def main() -> int:
         folder = Path(name)
         adapter = trained(folder / "run")
         alone = predict(adapter, source, folder / "one.jsonl")
-        port = random.Random(os.getpid()).randint(20_000, 30_000)
+        port = free_port()
         ray = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_raylet_start_wait_time_s": "300"}
         cluster = Cluster(session / "r", os.environ | store | ray, port)
         try:

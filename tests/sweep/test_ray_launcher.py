@@ -33,4 +33,4 @@ def test_a_sweep_on_ray(tmp_path: Path, undisturbed: dict[int, bytes]) -> None:
 def test_without_ray_a_sentence(tmp_path: Path) -> None:
     result = run_command(*command(tmp_path, "hydra/launcher=ray"), timeout=400)
     assert result.returncode == 1
-    assert "hydra.launcher.address=auto needs ray, not installed here" in result.stderr
+    assert result.stderr.startswith("hydra/launcher=ray needs ray, not installed here: pip install")
