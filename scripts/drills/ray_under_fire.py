@@ -30,7 +30,7 @@ from typing import Any
 
 from scripts.drills.sweep_under_fire import _descendants as descendants
 
-PARTS_BETWEEN_KILLS = 12
+KILLS = 8  # about
 KILLED = ("worker", "node", "job", "worker", "node")
 FILES = 50
 WINDOW_ROWS = 3200
@@ -175,7 +175,8 @@ def trained(folder: Path) -> Path:
     return folder
 
 
-def under_fire(cluster: Cluster, adapter: Path, source: str, target: Path, seed: random.Random) -> Fire:
+def under_fire(cluster: Cluster, adapter: Path, source: str, target: Path, seed: random.Random, count: int) -> Fire:
+    """`count`: of the parts, about."""
     fire, started = Fire(), time.monotonic()
     job: subprocess.Popen[bytes] | None = None
     parts, next_kill = target.with_name(f"{target.name}.parts"), 2
@@ -190,7 +191,7 @@ def under_fire(cluster: Cluster, adapter: Path, source: str, target: Path, seed:
             fire.memory.setdefault(pid, []).append(megabytes(pid))
         done = len(list(parts.glob("done-*.json")))
         if done >= next_kill:
-            next_kill = done + seed.randint(1, PARTS_BETWEEN_KILLS)
+            next_kill = done + seed.randint(1, max(1, 2 * count // KILLS))
             job = _kill_something(cluster, job, fire, seed)
         time.sleep(0.5)
     fire.seconds = time.monotonic() - started
@@ -269,7 +270,7 @@ def main() -> int:
     parser.add_argument("kind", nargs="?", choices=("file", "folder", "store"), default="file")
     parser.add_argument("seed", nargs="?", type=int, default=0)
     options = parser.parse_args()
-    os.environ.update({"OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1"})
+    os.environ.update({"OMP_NUM_THREADS": "1", "TQDM_DISABLE": "1", "RAY_AUTH_MODE": "disabled"})  # of loopback
     session = Path(tempfile.mkdtemp(prefix="ray_", dir="/tmp"))  # short: Ray's sockets lie in it
     with tempfile.TemporaryDirectory() as name, placed(options.kind, Path(name), options.rows) as (source, store):
         folder = Path(name)
@@ -279,7 +280,9 @@ def main() -> int:
         ray = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_raylet_start_wait_time_s": "300"}
         cluster = Cluster(session / "r", os.environ | store | ray, port)
         try:
-            fire = under_fire(cluster, adapter, source, folder / "ray.jsonl", random.Random(options.seed))
+            count = options.rows // WINDOW_ROWS if options.kind == "file" else FILES
+            seed = random.Random(options.seed)
+            fire = under_fire(cluster, adapter, source, folder / "ray.jsonl", seed, count)
             if alone.wait():
                 sys.exit(f"One process failed:\n{(folder / 'one.jsonl.log').read_text()[-3000:]}")
         finally:

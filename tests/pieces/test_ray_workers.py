@@ -19,6 +19,7 @@ ROWS = 200
 
 @pytest.mark.slow
 def test_a_worker_is_killed(adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")  # else Ray makes a token in the home folder
     pytest.importorskip("ray", reason="needs Ray: pip install tfew[ray]")
     source = write_jsonl(tmp_path / "new.jsonl", list(made_rows(ROWS)))
     told = (f"adapter={adapter}", f"input={source}", "eval_batch_size=1", "piece_rows=32")

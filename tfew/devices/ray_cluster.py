@@ -36,7 +36,7 @@ def connect(address: str, setting: str) -> Any:
                 if address != AUTO:
                     raise
         ray.init(address=LOCAL, include_dashboard=False, object_store_memory=STORE_BYTES, **common)
-    except (ConnectionError, ValueError, RuntimeError, TimeoutError) as error:
+    except (ConnectionError, ValueError, RuntimeError, TimeoutError, ray.exceptions.RayError) as error:
         reason = " ".join(str(error).split())[:200].rstrip(".") or type(error).__name__
         raise UserError(
             f"{setting}{address}: no cluster answers there ({reason}); ray start --head starts one, and {setting}auto"
