@@ -63,3 +63,15 @@ def test_words() -> None:
         "answering only the surest rows, 90 %: 89 % right (n=9); 80 %: 100 % right (n=8); 50 %: 100 % right (n=5);"
     )
     assert in_words(summarise_curve(np.full(10, 0.5), right)) == "", "there is but one point"
+
+
+def test_the_summary_says_it(capsys: pytest.CaptureFixture[str]) -> None:
+    from tfew.summary import _print_probabilities
+
+    calibration = {"ece": 0.1, "ece_calibrated": None, "rows": 10, "temperature": 1.0}
+    right = np.array([True] * 8 + [False] * 2)
+    summary = summarise_curve(np.arange(10, 0, -1) / 10, right)
+    _print_probabilities({"calibration": calibration, "answering": summary})
+    assert capsys.readouterr().out.splitlines()[1] == f"  {in_words(summary)}"
+    _print_probabilities({"calibration": calibration})
+    assert len(capsys.readouterr().out.splitlines()) == 1, "of a record of before"

@@ -47,7 +47,7 @@ def test_coverage() -> None:
 
 
 def test_risk() -> None:
-    rows = made(300, sharpness=6)
+    rows = made(300, sharpness=12)
     found = decided(rows, risk=0.05)
     assert found.threshold is not None
     said = re.findall(r"of (\d+) held-out rows that it answers (\d+) are", found.sentences[0])

@@ -1,6 +1,7 @@
 """Decisions of a real run: held-out rows are scored as new ones are, files survive kills, Python and tables agree."""
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.estimator.test_classifier import QUICK
 from tests.test_predict import KilledError, Killer, read_csv, read_jsonl, run, unlabelled, write_jsonl
 from tests.test_train import folder
 from tfew.config import compose
@@ -192,13 +194,29 @@ def test_without_a_threshold_nothing_is_listed(runs: dict[str, Path], tmp_path: 
     assert list(row) == ["text", "label", "probability", "p_bad", "p_good"]
 
 
+def test_the_documentations_examples_run(runs: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    text = (Path(__file__).parents[2] / "docs" / "decisions.md").read_text(encoding="utf-8")
+    predicting, fitting = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    exec(predicting.replace('"runs/NAME"', f'{str(runs["validation"])!r}, "trainer=cpu"'), {})
+    assert len(capsys.readouterr().out.splitlines()) == 2
+    rows = texts(24)
+    names: dict[str, Any] = {
+        "texts": [row["text"] for row in rows],
+        "labels": [row["label"] for row in rows],
+        "QUICK": QUICK,
+    }
+    exec(fitting.replace("validation=0.5", "validation=0.5, **QUICK").replace("risk=0.05", ""), names)
+    found = names["classifier"].predict(names["texts"], threshold=0.8)
+    assert {type(label) for label in found.tolist()} <= {str, type(None)}
+
+
 def test_texts_of_another_kind_are_warned_about(
     runs: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     alike = write_jsonl(tmp_path / "alike.jsonl", texts(120, first=200))
     run(f"adapter={runs['validation']}", f"input={alike}", f"output={tmp_path}/alike.csv")
     assert "look unlike" not in capsys.readouterr().out
-    other = [{"text": f"{n} {row['premise']}"} for n, row in enumerate(unlabelled("commits") * 3)]
+    other = [{"text": f"{n} {row['claim']}"} for n, row in enumerate(unlabelled("commits") * 3)]
     source = write_jsonl(tmp_path / "other.jsonl", other)
     for name, given in {"a": (), "b": ("drift=false",)}.items():
         run(f"adapter={runs['validation']}", f"input={source}", f"output={tmp_path}/{name}.csv", *given)
