@@ -25,7 +25,7 @@ LABELS = ("bad", "good")
 
 def texts(rows: int, first: int = 0) -> list[dict[str, Any]]:
     found = generate(split="train", family="complaint", seed=0, train=20000, validation=1000, eval=8)
-    return [{"text": found[n]["text"], "label": LABELS[int(found[n]["label"])]} for n in range(first, first + rows)]
+    return [{"text": found[n]["text"], "label": LABELS[1 - int(found[n]["label"])]} for n in range(first, first + rows)]
 
 
 @pytest.fixture(scope="module")
