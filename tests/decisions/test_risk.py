@@ -8,7 +8,7 @@ import pytest
 from scipy import stats
 
 from tests.decisions.rows import counted, draw, made, softmax
-from tfew.decisions.binomial import at_most, rows_without_error, upper_bound
+from tfew.decisions.binomial import at_most, rows_to_show, upper_bound
 from tfew.decisions.risk import levels, lowest_risk, risk_threshold, rows_needed
 from tfew.ranking.temperature import fitted_temperature, probabilities
 
@@ -31,19 +31,24 @@ def test_the_bound_is_clopper_and_pearsons(errors: int, rows: int, confidence: f
 
 
 @pytest.mark.parametrize(("rate", "confidence"), [(0.05, 0.9), (0.1, 0.9), (0.5, 0.5), (0.01, 0.99)])
-def test_rows_without_error(rate: float, confidence: float) -> None:
-    rows = rows_without_error(rate, confidence)
-    assert (1 - rate) ** rows <= 1 - confidence + 1e-12 < (1 - rate) ** (rows - 1) + 1e-12
+@pytest.mark.parametrize("errors", [0, 1, 2])
+def test_rows_to_show(errors: int, rate: float, confidence: float) -> None:
+    rows = rows_to_show(errors, rate, confidence)
+    enough, fewer = stats.binom.cdf(errors, [rows, rows - 1], rate)
+    assert enough <= 1 - confidence + 1e-9
+    assert fewer > 1 - confidence + 1e-15 or rows == 1
 
 
 def test_it_is_the_last_of_a_row_of_tests() -> None:
     """Against the definition, by scipy's binomial test, one threshold after the other."""
     rows = made(400, sharpness=4)
     expected = None
+    begin = next(n for n in range(3, 400) if stats.binom.cdf(2, n, 0.1) <= 0.1)
+    assert begin == 52, "rows with two errors among them show 10 %"
     for level in levels():
         answered = rows.top_R >= level
         wrong, number = int((~rows.is_right_R[answered]).sum()), int(answered.sum())
-        if number and 0.9**number <= 0.1:
+        if number >= begin:
             if stats.binomtest(wrong, number, 0.1, alternative="less").pvalue > 0.1:
                 break
             expected = level, number, wrong

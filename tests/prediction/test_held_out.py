@@ -195,7 +195,7 @@ def test_without_a_threshold_nothing_is_listed(runs: dict[str, Path], tmp_path: 
 
 
 def test_the_documentations_examples_run(runs: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
-    text = (Path(__file__).parents[2] / "docs" / "decisions.md").read_text(encoding="utf-8")
+    text = (Path(__file__).parents[2] / "docs" / "howto" / "doubtful_rows.md").read_text(encoding="utf-8")
     predicting, fitting = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
     exec(predicting.replace('"runs/NAME"', f'{str(runs["validation"])!r}, "trainer=cpu"'), {})
     assert len(capsys.readouterr().out.splitlines()) == 2

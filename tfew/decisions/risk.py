@@ -6,8 +6,10 @@ is tested for thresholds t from the surest down, each by the exact binomial prob
 answered rows, and each at the full level 1 - confidence, up to the first that is not rejected (Learn then Test:
 Angelopoulos et al. 2021, arXiv 2110.01052; Bauer 1991). The chance that a threshold with a higher error rate is chosen
 is then at most 1 - confidence, over the draw of the held-out rows. The thresholds are the same for all data: levels in
-equal steps of the log odds. Those that leave too few rows to reject anything with no error at all are passed over,
-which costs nothing as long as surer rows are not wrong more often.
+equal steps of the log odds. Those that answer fewer rows than it takes to reject with ERRORS errors are passed over, so
+that one wrong label among the surest rows does not end it all; where that is more than half of the held-out rows, with
+fewer errors. Passing over is free as long as surer rows are not wrong more often: it happens where few rows lie above
+the higher levels, so that more of those above the first level that is tested are less sure ones.
 """
 
 import math
@@ -15,10 +17,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from tfew.decisions.binomial import at_most, rows_without_error, upper_bound
+from tfew.decisions.binomial import TINY, at_most, rows_to_show, upper_bound
 
 STEP = 0.25  # of log odds
 SUREST, LEAST_SURE = 12.0, -6.0
+ERRORS = (2, 1, 0)
 RISKS = np.arange(1, 1000) / 1000  # among which the lowest that can be kept is looked for
 
 
@@ -40,14 +43,19 @@ class Kept:
 
 def risk_threshold(top_R: np.ndarray, right_R: np.ndarray, risk: float, confidence: float) -> Kept | None:
     """`top_R`: the probability of each held-out row's label; `right_R`: whether it is right. None: no threshold can."""
-    kept = None
+    kept, least = None, _rows_to_begin_with(len(top_R), risk, confidence)
     for level, answered, wrong in _at_levels(top_R, right_R):
-        if answered < rows_without_error(risk, confidence):
+        if answered < least:
             continue
-        if at_most(wrong, answered, risk) > 1 - confidence:
+        if at_most(wrong, answered, risk) > 1 - confidence + TINY:
             break
         kept = Kept(level, answered, wrong, upper_bound(wrong, answered, confidence))
     return kept
+
+
+def _rows_to_begin_with(rows: int, risk: float, confidence: float) -> int:
+    found = [rows_to_show(errors, risk, confidence) for errors in ERRORS]
+    return next((least for least in found if 2 * least <= rows), found[-1])
 
 
 def lowest_risk(top_R: np.ndarray, right_R: np.ndarray, confidence: float) -> float | None:
@@ -70,7 +78,7 @@ def rows_needed(top_R: np.ndarray, right_R: np.ndarray, risk: float, confidence:
 
 
 def _answered_needed(rate: float, risk: float, confidence: float) -> int:
-    rows = rows_without_error(risk, confidence)
+    rows = rows_to_show(0, risk, confidence)
     while at_most(math.ceil(rate * rows), rows, risk) > 1 - confidence:
         rows = math.ceil(rows * 1.05)
     return rows
