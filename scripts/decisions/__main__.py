@@ -48,8 +48,8 @@ def main(arguments: Sequence[str]) -> int:
         save_records(path, records)
     if records:
         write_atomically(path.with_suffix(".md"), page(records))
-    for job, error in failures:
-        print(f"failed: {', '.join(map(str, job.key))}: {error}", file=sys.stderr)
+    for job, why in failures:
+        print(f"failed: {', '.join(map(str, job.key))}: {why}", file=sys.stderr)
     return 1 if failures else 0
 
 

@@ -92,15 +92,21 @@ def pooled(record: Record) -> Scored:
     return Scored(one.scores + other.scores, one.log_mass + other.log_mass, one.label + other.label)
 
 
+def _only(rows: Scored, places: Sequence[int]) -> Scored:
+    return Scored(
+        [rows.scores[place] for place in places],
+        [rows.log_mass[place] for place in places],
+        [rows.label[place] for place in places],
+    )
+
+
 def splits(record: Record, times: int, seed: int = 0) -> Sequence[tuple[HeldOutScores, HeldOutScores]]:
     """The pooled rows parted anew, so many of them as were held out, with a temperature of these; the rest is new."""
     rows, rng = pooled(record), np.random.default_rng(seed)
     found = []
     for _ in range(times):
         order = rng.permutation(len(rows.label))
-        parts = []
-        for places in np.split(order, [len(record.held_out.label)]):
-            parts.append(Scored(*([values[p] for p in places] for values in (rows.scores, rows.log_mass, rows.label))))
+        parts = [_only(rows, places.tolist()) for places in np.split(order, [len(record.held_out.label)])]
         temperature = fitted_temperature(parts[0].scores_R1C, np.array(parts[0].label))
         found.append((as_held_out(parts[0], temperature), as_held_out(parts[1], temperature)))
     return found

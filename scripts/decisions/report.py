@@ -160,7 +160,10 @@ def _sets_in_splits(
         for share in SHARES:
             ours = [sets(known, new, share) for known, new in of_set]
             adaptive = [adaptive_sets(known, new, share) for known, new in of_set]
-            numbers = [(np.mean([s.held for s in some]), np.mean([s.size for s in some])) for some in (ours, adaptive)]
+            numbers = [
+                (float(np.mean([s.held for s in some])), float(np.mean([s.size for s in some])))
+                for some in (ours, adaptive)
+            ]
             (held, size), (other_held, other_size) = numbers
             shown.append(f"{_percent(held)}, {size:.2f} ({_percent(other_held)}, {other_size:.2f})")
         cells.append([name, str(len(of_set) // SPLITS), *shown])
