@@ -80,8 +80,8 @@ def _sections(records: Sequence[Record]) -> list[str]:
         "### Drift",
         "New texts against the held-out rows: distances of the label's probability, of the probability of all labels"
         " together and of how often labels are given; in bold those that are warned about. AG News' rows are all of one"
-        " file; TREC's test rows are of its test file, where labels are distributed otherwise than in the training file,"
-        " which its held-out rows are of: a warning about its labels is right.",
+        " file; TREC's test rows are of its test file, where labels are distributed otherwise than in the training"
+        " file, which its held-out rows are of: a warning about its labels is right.",
         as_markdown(_drift(records)),
     ]  # fmt: skip
 
