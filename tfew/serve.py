@@ -13,9 +13,11 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from tfew.cli import command, overridden
+from tfew.decisions.request import DecisionSettings
 from tfew.environment.versions import require
 from tfew.errors import UserError
 from tfew.prediction.tasks_file import task_folders
+from tfew.settings import settings
 
 if TYPE_CHECKING:
     from tfew.service.limits import Limits
@@ -37,6 +39,7 @@ POSITIVE = ("max_body_mb", "timeout_seconds", "drain_seconds")
 def serve(config: DictConfig, overrides: Sequence[str] = ()) -> None:
     """Until SIGTERM or Ctrl-C; `overrides`: what the command line says."""
     _check(config)
+    settings(DecisionSettings, config).check()
     _check_reach(config)
     require("tfew.serve", "serve")
     _check_port(config.host, config.port)
@@ -57,6 +60,8 @@ def serve(config: DictConfig, overrides: Sequence[str] = ()) -> None:
     ]
     find_run = partial(saved_run, config, of_prediction)
     predictor = load_predictor(find_run, config.adapter if folders is None else folders, config.merge)
+    for task in predictor.tasks.values():
+        _ = task.answering  # read now, not when somebody asks for it
     metrics = Metrics()
     queue = LabelQueue(predictor, config.max_waiting, 2 * predictor.batch_size, metrics.observe_batch)
     app = make_app(queue, metrics, _limits(config), tokens)

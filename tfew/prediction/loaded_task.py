@@ -4,12 +4,15 @@ import hashlib
 import json
 import logging
 from dataclasses import dataclass, field
+from functools import cache, partial
 from typing import Any
 
 from tfew.data.tokenization import PromptTokenizer
+from tfew.decisions.decision import decide
 from tfew.errors import UserError
 from tfew.files.checksums import file_sha256
 from tfew.models.adapters_io import WEIGHTS_FILE, load_temperature
+from tfew.prediction.held_out import held_out_scores
 from tfew.prediction.saved_run import SavedRun
 from tfew.prediction.task_predictor import TaskPredictor
 
@@ -38,6 +41,7 @@ class LoadedTask:
             "max_tokens": self.prompt_tokenizer.max_tokens,
             **self.prompt_tokenizer.rule,
             "data": hashlib.sha256(data.encode()).hexdigest()[:16],
+            **task.decision.fingerprint(),
         }
 
 
@@ -54,5 +58,10 @@ def load_task(name: str, run: SavedRun, prompt_tokenizer: PromptTokenizer) -> Lo
         why = "its run had too few held-out rows, or none" if run.folder is not None else "there is no adapter"
         log.info(f"Note: probabilities of {name} are not calibrated: {why} (score.norm={score.norm}, score.eos={eos}).")
     task = TaskPredictor(name, spec, templates, score.norm, 1.0 if temperature is None else temperature)
+    scored = (task.templates, task.labels, score.norm, eos, task.temperature)
+    task.held_out = cache(partial(held_out_scores, run, *scored))
+    task.decision = decide(run.decisions, name, task.held_out)
+    for sentence in task.decision.sentences:
+        log.info(f"{name}: {sentence}.")
     weights = None if run.folder is None else file_sha256(run.folder / WEIGHTS_FILE)
     return LoadedTask(task, prompt_tokenizer, weights)

@@ -2,6 +2,7 @@
 
     predictor = Predictor.load("runs/NAME")                          or {"spam": "runs/A", "topic": "runs/B"}
     predictor([{"text": "..."}, ...])                                a list of `Labelled`, in order
+    predictor([...], threshold=0.8)                                  `label` is None where it is less probable
 
 Rows of different tasks share batches: each is scaled by its own task's vectors. Tasks come and go between two calls.
 One predictor is for one thread at a time.
@@ -15,9 +16,10 @@ from typing import Any
 
 import torch
 
-from tfew.config import compose
+from tfew.config import as_hydra, compose
 from tfew.data.cells import shown
 from tfew.data.tokenization import TokenizedPrompt, collate
+from tfew.decisions.request import DecisionSettings
 from tfew.errors import UserError, shorten_list
 from tfew.files.hub_adapter import local_adapter
 from tfew.methods.base import check_fit
@@ -67,19 +69,23 @@ class Predictor:
         self._tasks: dict[str, LoadedTask] = {}
 
     @classmethod
-    def load(cls, adapters: str | Path | Mapping[str, str | Path], *overrides: str) -> "Predictor":
-        """Of a run or adapter folder, or of one for each task; `overrides` as on the command line of tfew.predict."""
-        config = compose(*overrides, config_name="predict")
-        return load_predictor(partial(saved_run, config, overrides), adapters, config.merge)
+    def load(cls, adapters: str | Path | Mapping[str, str | Path], *overrides: str, **settings: Any) -> "Predictor":
+        """Of a run or adapter folder, or of one for each task; `overrides` as on the command line of tfew.predict,
+        `settings` the same as keywords (`coverage=0.9`)."""
+        given = (*overrides, *(f"{key.replace('__', '.')}={as_hydra(value)}" for key, value in settings.items()))
+        config = compose(*given, config_name="predict")
+        return load_predictor(partial(saved_run, config, given), adapters, config.merge)
 
     def __call__(
-        self, rows: Mapping[str, Any] | Iterable[Row], task: str | Sequence[str] | None = None
-    ) -> list[Labelled]:
+        self, rows: Mapping[str, Any] | Iterable[Row], task: str | Sequence[str] | None = None,
+        threshold: float | None = None,
+    ) -> list[Labelled]:  # fmt: skip
         """What each row is labelled; raises UserError for the first row that cannot be.
 
         A row maps columns to values, or is a text where the task has one column. One mapping alone counts as a list of
         one; a text alone, whose letters would be rows, is refused.
-        `task`: whose the rows are, or whose each is; it may be left out where there is one task.
+        `task`: whose the rows are, or whose each is; it may be left out where there is one task. `threshold`: of the
+        label's probability, in place of the tasks' own; below it `label` is None.
         """
         if isinstance(rows, str):
             raise UserError(f"A list of rows is needed, and {shown(rows)} is a single text: say [{shown(rows)}].")
@@ -89,7 +95,9 @@ class Predictor:
         for row in prepared:
             if isinstance(row, UserError):
                 raise row
-        return self.answer([row for row in prepared if isinstance(row, Prepared)])
+        DecisionSettings(threshold=threshold).check()
+        found = self.answer([row for row in prepared if isinstance(row, Prepared)])
+        return found if threshold is None else [row.with_threshold(threshold) for row in found]
 
     @property
     def tasks(self) -> dict[str, TaskPredictor]:
@@ -256,6 +264,7 @@ def load_predictor(find_run: FindRun, adapters: Adapters, merge: bool = False) -
     if isinstance(adapters, Mapping):
         return _load_many(find_run, adapters, merge)
     run = find_run(adapters)
+    run.decisions.check([run.dataset])
     loaded = run.load_model()
     if merge and loaded.method is None:
         raise UserError("merge=true folds an adapter into the model, and there is none: say adapter=.")
@@ -272,6 +281,7 @@ def _load_many(find_run: FindRun, folders: Mapping[str, str | Path], merge: bool
     if not folders:
         raise UserError("adapters= names no task.")
     run = find_run(next(iter(folders.values())))
+    run.decisions.check(list(folders))
     loaded = run.load_base()
     predictor = Predictor(find_run, run, loaded, TaskBank(loaded.model))
     for name, folder in folders.items():

@@ -16,6 +16,7 @@ from tfew.data.dataset import DatasetSpec
 from tfew.data.templates import Template
 from tfew.data.tokenization import PromptTokenizer
 from tfew.dataset_config import with_texts_named
+from tfew.decisions.request import DECISION_SETTINGS, DecisionSettings
 from tfew.errors import UserError
 from tfew.files.hub_adapter import local_adapter
 from tfew.methods.base import Method
@@ -31,7 +32,7 @@ from tfew.task import load_mixture_spec, load_spec, train_templates
 PREDICTION_SETTINGS = (
     "adapter", "adapters", "input", "output", "format", "bad_rows", "task_column", "merge", "dataset", "text",
     "templates", "score", "model", "trainer", "max_tokens", "eval_batch_size", "engine", "memory_gb",
-    "trust_remote_code", "resume", "overwrite", "base",
+    "trust_remote_code", "resume", "overwrite", "base", *DECISION_SETTINGS,
 )  # fmt: skip
 COMPUTATION = (
     "model",
@@ -60,6 +61,15 @@ class SavedRun:
     @property
     def evaluation(self) -> EvaluationSettings:
         return settings(EvaluationSettings, self.config)
+
+    @property
+    def decisions(self) -> DecisionSettings:
+        return settings(DecisionSettings, self.config)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """All of them, resolved."""
+        return resolved(self.config)
 
     @property
     def computation(self) -> dict[str, Any]:
@@ -128,6 +138,7 @@ def saved_run(config: DictConfig, overrides: Sequence[str], folder: str | Path |
     config.adapter = None if folder is None else str(folder)
     config.resume = config.overwrite = False  # of the output, and no run's affair
     config = checked(with_run_settings(config, overrides, PREDICTION_SETTINGS))
+    settings(DecisionSettings, config).check()
     if "text" in overridden(overrides) and config.adapter is not None:
         config = with_texts_named(config)
     return SavedRun(config, None if folder is None else local_adapter(folder))

@@ -6,9 +6,9 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from fastapi import FastAPI, HTTPException, Request, Response
+from fastapi import FastAPI, HTTPException, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse
 from pydantic import TypeAdapter
@@ -21,6 +21,7 @@ from tfew.service.json_body import read_json
 from tfew.service.limits import BodyLimitMiddleware, Limits
 from tfew.service.messages import (
     Health,
+    Item,
     Label,
     NewTask,
     OneOrMany,
@@ -99,18 +100,29 @@ def _add_labelling(app: FastAPI, operations: Operations) -> None:
     async def predict(request: Request) -> Response:
         """Labels one item, or many of any mix of tasks."""
         found = await read_json(request, PREDICT_BODY, limits.max_items)
-        many = found if isinstance(found, PredictRequest) else PredictRequest(items=[found], inputs=False)
+        many = (
+            found if isinstance(found, PredictRequest) else PredictRequest(items=[found], inputs=False, threshold=None)
+        )
         started = time.monotonic()
         with operations.accept():
             answers = await operations.answers(request, [(item.task, item.content) for item in many.items])
         shown = [queue.predictor.inputs(answer.prepared) if many.inputs else None for answer in answers]
-        labels = [_to_message(answer.labelled, inputs) for answer, inputs in zip(answers, shown, strict=True)]
+        labels = [
+            _to_message(_under_threshold(answer.labelled, item, many), inputs)
+            for answer, item, inputs in zip(answers, many.items, shown, strict=True)
+        ]
         response = PredictResponse(labels=labels, milliseconds=1000 * (time.monotonic() - started))
         return Response(response.model_dump_json(), media_type="application/json")
 
     @app.post("/table", response_class=PlainTextResponse, responses=ERROR_RESPONSES)
-    async def table(request: Request, task: str | None = None) -> PlainTextResponse:
-        """A CSV table (text/csv, UTF-8, with a header line) comes back with the columns label and probability."""
+    async def table(
+        request: Request, task: str | None = None, threshold: Annotated[float | None, Query(ge=0, le=1)] = None
+    ) -> PlainTextResponse:
+        """A CSV table (text/csv, UTF-8, with a header line) comes back with the columns label and probability.
+
+        The label is empty below the threshold, which stands in place of the task's own; where the task has sets of
+        labels (sets=) there is a column for them, a list in JSON.
+        """
         if request.headers.get("content-type", "").partition(";")[0].strip() != "text/csv":
             raise HTTPException(415, "The body of /table is text/csv.")
         operations.check_known([task])
@@ -127,6 +139,8 @@ def _add_labelling(app: FastAPI, operations: Operations) -> None:
             for start in range(0, len(rows), limits.max_items):  # in parts, so that other requests get their turn
                 part = [(task, row) for row in rows[start : start + limits.max_items]]
                 labelled += [answer.labelled for answer in await operations.answers(request, part, start)]
+        if threshold is not None:
+            labelled = [found.with_threshold(threshold) for found in labelled]
         return PlainTextResponse(write_table(columns, rows, labelled), media_type="text/csv")
 
 
@@ -193,8 +207,15 @@ def _audited(request: Request, what: str) -> Iterator[None]:
         audit.info(f"{what} for {client_of(request)}, {request.scope['tfew.request_id']}: {status}")
 
 
+def _under_threshold(found: "Labelled", item: Item, request: PredictRequest) -> "Labelled":
+    """Under the item's own threshold, or the request's, where either has one; else the task's holds."""
+    threshold = request.threshold if item.threshold is None else item.threshold
+    return found if threshold is None else found.with_threshold(threshold)
+
+
 def _to_message(found: "Labelled", inputs: list[str] | None) -> Label:
     return Label(
         task=found.task, label=found.label, probability=found.probability, probabilities=found.probabilities,
+        guess=found.guess, abstained=found.abstained, labels=None if found.labels is None else list(found.labels),
         inputs=inputs,
     )  # fmt: skip

@@ -5,15 +5,21 @@ import re
 from collections.abc import Awaitable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from fastapi import HTTPException, Request
 
 from tfew.errors import UserError
 from tfew.service.limits import Limits
-from tfew.service.messages import TaskDescription
+from tfew.service.messages import Point, TaskDescription
 from tfew.service.queue import Answer, ClosedError, FullError, LabelQueue
 from tfew.service.task_loader import BusyError, TaskLoader
+
+if TYPE_CHECKING:
+    from tfew.methods.task_bank import Scaling
+    from tfew.prediction.loaded_task import LoadedTask
+    from tfew.prediction.predictor import Predictor
+    from tfew.prediction.task_predictor import TaskPredictor
 
 T = TypeVar("T")
 CLIENT_CLOSED_REQUEST = 499  # nginx's number; nobody sees it but the metrics
@@ -67,6 +73,9 @@ class Operations:
                 columns=list(labeller.columns),
                 text_column=labeller.text_column,
                 templates=list(labeller.templates),
+                threshold=labeller.decision.threshold,
+                sets=labeller.decision.share,
+                answering=_answering(labeller),
             )
             for name, labeller in self.queue.predictor.tasks.items()
         ]
@@ -88,7 +97,7 @@ class Operations:
     async def add(self, name: str, folder: Path) -> None:
         """The adapter is read beside the labelling, and taken in between two batches."""
         predictor = self.queue.predictor
-        task = await self._changing(self._loader.run(lambda: predictor.read_task(name, folder, own_base=True)))
+        task = await self._changing(self._loader.run(lambda: _read_task(predictor, name, folder)))
         await self._changing(self.queue.call(lambda: predictor.put_task(name, task)))
 
     async def remove(self, name: str) -> None:
@@ -118,6 +127,25 @@ class Operations:
             refuse_ending()
         except TimeoutError:
             refuse(504, f"Not answered within {self.limits.timeout_seconds:g} s (timeout_seconds=).")
+
+
+def _read_task(predictor: "Predictor", name: str, folder: Path) -> "tuple[LoadedTask, dict[str, Scaling]]":
+    task, scalings = predictor.read_task(name, folder, own_base=True)
+    _ = task.task_predictor.answering  # read here, in the loader's thread, for the description of the task
+    return task, scalings
+
+
+def _answering(labeller: "TaskPredictor") -> list[Point] | None:
+    if (summary := labeller.answering) is None:
+        return None
+    return [
+        Point(
+            threshold=point["threshold"],
+            coverage=point["answered"] / summary["rows"],
+            accuracy=point["right"] / point["answered"],
+        )
+        for point in summary["points"]
+    ]
 
 
 async def while_connected(request: Request, work: Awaitable[T], timeout_seconds: float) -> T:
