@@ -19,7 +19,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 LFS = (".bin", ".safetensors", ".gguf", ".parquet", ".pt")
 RESOLVE = re.compile(r"/(?:(datasets)/)?([\w.-]+/[\w.-]+)/resolve/([^/]+)/(.+)")
 API = re.compile(
-    r"/api/(models|datasets)/([\w.-]+/[\w.-]+?)(?:/(revision|tree|paths-info|preupload|commit)/([^/]+)(?:/(.*))?)?"
+    r"/api/(models|datasets)/([\w.-]+/[\w.-]+?)(?:/(revision|tree|paths-info|preupload|commit|xet-(?:read|write)-token)/([^/]+)(?:/(.*))?)?"
 )
 CONTENT = re.compile(r"/content/([0-9a-f]{64})")
 NOT_FOUND = {"RepoNotFound": 401, "GatedRepo": 403, "RevisionNotFound": 404, "EntryNotFound": 404}
@@ -34,7 +34,7 @@ class Repository:
     commits: dict[str, dict[str, bytes]] = field(default_factory=dict)
     token: str | None = None  # that its files are shown for: a gated repository
     private: bool = False
-    xet: bool = False  # its LFS files are said to be in Xet storage
+    xet: str | None = None  # the address of the Xet storage that its LFS files are said to be in; "": no token for it
 
     def commit(self, files: dict[str, bytes]) -> str:
         """Adds files to those of the last commit; returns the name of the new one."""
@@ -173,6 +173,8 @@ class _Handler(BaseHTTPRequestHandler):
             return self._resolve(self._repository(found[1] or "models", found[2], token), found[3], found[4], cut)
         if found := API.fullmatch(path):
             repository = self._repository(found[1], found[2], token, shows_files=False)
+            if (found[3] or "").startswith("xet-"):
+                return self._xet_token(repository)
             return self._json(self._api(repository, found[3] or "revision", found[4] or "main", found[5] or "", body))
         raise _Refused("EntryNotFound")
 
@@ -201,11 +203,9 @@ class _Handler(BaseHTTPRequestHandler):
         sha256 = _sha256(data)
         self.server.content[sha256] = data
         headers |= {"X-Linked-Etag": f'"{sha256}"', "X-Linked-Size": str(len(data))}
-        if repository.xet:
-            headers |= {
-                "X-Xet-Hash": sha256,
-                "X-Xet-Refresh-Route": f"/api/models/{repository.id}/xet-read-token/{commit}",
-            }
+        if repository.xet is not None:
+            route = f"{self.server.url}/api/models/{repository.id}/xet-read-token/{commit}"
+            headers |= {"X-Xet-Hash": sha256, "X-Xet-Refresh-Route": route}
         self._send(302, b"", {**headers, "Location": f"{self.server.content_url}/content/{sha256}"})
 
     def _api(self, repository: Repository, what: str, revision: str, below: str, body: bytes) -> Any:
@@ -244,6 +244,12 @@ class _Handler(BaseHTTPRequestHandler):
         hidden = bool(wanted.get("private") or wanted.get("visibility") == "private")
         self.server.add("models", id, {}, private=hidden)
         self._json({"url": f"{self.server.url}/{id}", "name": id, "id": "0"})
+
+    def _xet_token(self, repository: Repository) -> None:
+        if not repository.xet:
+            raise _Refused("EntryNotFound")
+        named = {"X-Xet-Cas-Url": repository.xet, "X-Xet-Access-Token": "xet", "X-Xet-Token-Expiration": "9999999999"}
+        self._send(200, b"{}", named)
 
     def _lfs(self, wanted: dict[str, Any]) -> None:
         links = [

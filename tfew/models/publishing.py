@@ -6,6 +6,7 @@ Nothing else of a run goes there: no rows, no texts, no predictions, and no path
 import logging
 import shutil
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -17,6 +18,7 @@ from tfew.files.checksums import to_checked_json
 from tfew.files.hub_adapter import FILES
 from tfew.files.hub_errors import explain
 from tfew.files.hub_files import MODELS
+from tfew.files.hub_xet import or_over_http
 from tfew.methods.base import Method
 from tfew.models.adapters_io import CONFIG_FILE, TEMPERATURE, WEIGHTS_FILE, adapter_description, saved_temperature
 from tfew.models.foreign_adapters import write_peft
@@ -79,7 +81,10 @@ def _upload(folder: Path, repository: str, private: bool) -> None:
     info: Any = api.model_info(repository)
     if private and not info.private:
         raise UserError(f"repo={repository} is there, and public: private=false uploads to it, or name another.")
-    api.upload_folder(repo_id=repository, folder_path=folder, commit_message="An adapter made with tfew")
+    call = partial(
+        api.upload_folder, repo_id=repository, folder_path=folder, commit_message="An adapter made with tfew"
+    )
+    or_over_http(call, repository)
 
 
 def plain_card(base: Mapping[str, Any], method: str) -> str:
