@@ -92,7 +92,8 @@ def _publish(config: DictConfig, source: Path, kind: str) -> Path:
     place = f"{HUB}{repository}"
     name = str(loaded.description.get("name"))
     card = plain_card(loaded.base, name) if record is None else card_text(record, loaded.method, place)
-    publish(source, loaded.method, loaded.model, card, repository, config.private, config.dry_run)
+    settings = None if record is None else record.config
+    publish(source, loaded.method, loaded.model, card, settings, repository, config.private, config.dry_run)
     return Path(repository)
 
 

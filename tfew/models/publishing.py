@@ -1,6 +1,7 @@
 """An adapter as a repository of the Hub: its weights, adapter.json and card, and HF peft's form where there is one.
 
-Nothing else of a run goes there: no rows, no texts, no predictions, and no paths of the machine.
+Of its run nothing else goes there but how the task is worded and its labels are called: no rows, no texts, no
+predictions, and no paths of the machine.
 """
 
 import logging
@@ -22,14 +23,22 @@ from tfew.files.hub_xet import or_over_http
 from tfew.methods.base import Method
 from tfew.models.adapters_io import CONFIG_FILE, TEMPERATURE, WEIGHTS_FILE, adapter_description, saved_temperature
 from tfew.models.foreign_adapters import write_peft
+from tfew.models.saved_task import TASK, task_of
 from tfew.runs.card import CARD_FILE
 
 log = logging.getLogger(__name__)
 
 
-def write_published(folder: Path, adapter: Path, method: Method, model: nn.Module, card: str) -> None:
-    """Writes what is published of the adapter in a folder of tfew; its temperature becomes a key of adapter.json."""
+def write_published(
+    folder: Path, adapter: Path, method: Method, model: nn.Module, card: str, settings: Mapping[str, Any] | None
+) -> None:
+    """Writes what is published of the adapter in a folder of tfew.
+
+    Its temperature becomes a key of adapter.json, and so does its task, where the `settings` of its run are known.
+    """
     described = {key: value for key, value in adapter_description(adapter).items() if key != "sha256"}
+    if settings is not None and (task := task_of(settings)) is not None:
+        described[TASK] = task
     if (temperature := saved_temperature(adapter)) is not None:
         described[TEMPERATURE] = temperature
     (folder / CONFIG_FILE).write_text(to_checked_json(described), encoding="utf-8")
@@ -47,15 +56,24 @@ def write_published(folder: Path, adapter: Path, method: Method, model: nn.Modul
 
 
 def publish(
-    adapter: Path, method: Method, model: nn.Module, card: str, repository: str, private: bool, dry_run: bool
+    adapter: Path,
+    method: Method,
+    model: nn.Module,
+    card: str,
+    settings: Mapping[str, Any] | None,
+    repository: str,
+    private: bool,
+    dry_run: bool,
 ) -> None:
     """Uploads the adapter in one commit, into a new repository or the one that there is; `dry_run`: only says what.
+
+    `settings`: of its run, of which it then says the task; None: it says what it says already.
 
     Raises UserError where the Hub refuses it, or the repository that there is can be seen by all and should not be.
     """
     with TemporaryDirectory() as name:
         folder = Path(name)
-        write_published(folder, adapter, method, model, card)
+        write_published(folder, adapter, method, model, card, settings)
         files = {path.name: path.stat().st_size for path in sorted(folder.iterdir())}
         assert files.keys() <= set(FILES)
         listed = ", ".join(f"{file} ({size:,} bytes)" for file, size in files.items())
