@@ -75,7 +75,9 @@ class StandIn(ThreadingHTTPServer):
         self.faults: list[Fault] = []
         self.requests: list[str] = []
         self.content: dict[str, bytes] = {}
+        self.names: dict[str, str] = {}  # of the files of this content, which a bar shows
         self.valid_tokens = {"hf_good"}
+        self.pause = 0.0  # seconds between the tenths of a body: a slow network
         Thread(target=self.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
 
     @property
@@ -157,7 +159,8 @@ class _Handler(BaseHTTPRequestHandler):
             if self.command == "PUT":
                 self.server.content[found[1]] = body
                 return self._send(200, b"")
-            return self._send_part(self.server.content[found[1]], {}, cut)
+            named = {"Content-Disposition": f'inline; filename="{self.server.names.get(found[1], found[1])}";'}
+            return self._send_part(self.server.content[found[1]], named, cut)
         token = (self.headers.get("Authorization") or "").removeprefix("Bearer ")
         if token and token not in self.server.valid_tokens:
             raise _Refused("InvalidToken", "Invalid credentials in Authorization header")
@@ -199,12 +202,13 @@ class _Handler(BaseHTTPRequestHandler):
         if data is None:
             return self._send(404, b"", {**headers, "X-Error-Code": "EntryNotFound"})
         if not name.endswith(LFS):
-            return self._send_part(data, {**headers, "ETag": f'"{_blob_sha1(data)}"'}, cut)
+            named = {"Content-Disposition": f'inline; filename="{name}";'}
+            return self._send_part(data, {**headers, **named, "ETag": f'"{_blob_sha1(data)}"'}, cut)
         sha256 = _sha256(data)
-        self.server.content[sha256] = data
+        self.server.content[sha256], self.server.names[sha256] = data, name
         headers |= {"X-Linked-Etag": f'"{sha256}"', "X-Linked-Size": str(len(data))}
         if repository.xet is not None:
-            route = f"{self.server.url}/api/models/{repository.id}/xet-read-token/{commit}"
+            route = f"{self.server.url}/api/{repository.kind}/{repository.id}/xet-read-token/{commit}"
             headers |= {"X-Xet-Hash": sha256, "X-Xet-Refresh-Route": route}
         self._send(302, b"", {**headers, "Location": f"{self.server.content_url}/content/{sha256}"})
 
@@ -294,11 +298,17 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header(name, value)
         self.end_headers()
         if self.command != "HEAD":
-            self.wfile.write(data[: len(data) // 2] if cut else data)
+            self._write(data[: len(data) // 2] if cut else data)
         if cut:
             self.wfile.flush()
             self.connection.shutdown(socket.SHUT_RDWR)
             self.close_connection = True
+
+    def _write(self, data: bytes) -> None:
+        size = max(len(data) // 10, 1) if self.server.pause else len(data)
+        for start in range(0, len(data), size or 1):
+            self.wfile.write(data[start : start + size])
+            time.sleep(self.server.pause)
 
 
 def _tree(entries: list[dict[str, Any]], start: str, recursive: bool) -> list[dict[str, Any]]:
