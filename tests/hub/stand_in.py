@@ -19,19 +19,23 @@ from urllib.parse import parse_qs, unquote, urlsplit
 LFS = (".bin", ".safetensors", ".gguf", ".parquet", ".pt")
 RESOLVE = re.compile(r"/(?:(datasets)/)?([\w.-]+/[\w.-]+)/resolve/([^/]+)/(.+)")
 API = re.compile(
-    r"/api/(models|datasets)/([\w.-]+/[\w.-]+?)(?:/(revision|tree|paths-info|preupload|commit|xet-(?:read|write)-token)/([^/]+)(?:/(.*))?)?"
+    r"/api/(models|datasets)/([\w.-]+/[\w.-]+?)"
+    r"(?:/(revision|tree|paths-info|preupload|commits?|xet-(?:read|write)-token)/([^/]+)(?:/(.*))?)?"
 )
+DISCUSSIONS = re.compile(r"/api/models/([\w.-]+/[\w.-]+)/discussions")
 CONTENT = re.compile(r"/content/([0-9a-f]{64})")
+PULLED = "pull-request"  # for refs/pr/1, whose slashes would be others
 NOT_FOUND = {"RepoNotFound": 401, "GatedRepo": 403, "RevisionNotFound": 404, "EntryNotFound": 404}
 
 
 @dataclass
 class Repository:
-    """`commits`: files of each, oldest first; the branch main is at the last."""
+    """`commits`: files of each, oldest first; the branch main is at the last. `pulled`: of a bot's pull request."""
 
     kind: str  # models | datasets
     id: str
     commits: dict[str, dict[str, bytes]] = field(default_factory=dict)
+    pulled: dict[str, dict[str, bytes]] = field(default_factory=dict)
     token: str | None = None  # that its files are shown for: a gated repository
     private: bool = False
     xet: str | None = None  # the address of the Xet storage that its LFS files are said to be in; "": no token for it
@@ -44,16 +48,24 @@ class Repository:
         self.commits[name] = whole
         return name
 
+    def pull_request(self, files: dict[str, bytes]) -> None:
+        """As a bot makes one for weights that are pickles: their safetensors, on top of main."""
+        self.pulled = {hashlib.sha1(self.head.encode()).hexdigest(): {**self.files(self.head), **files}}
+
     @property
     def head(self) -> str:
         return list(self.commits)[-1]
 
     def files(self, revision: str) -> dict[str, bytes]:
-        return self.commits[self.named(revision)]
+        return {**self.commits, **self.pulled}[self.named(revision)]
 
     def named(self, revision: str) -> str:
-        """Raises KeyError for a revision that there is not."""
-        return self.head if revision == "main" else revision if revision in self.commits else self.commits[revision]  # type: ignore[return-value]
+        """Raises StopIteration for a revision that there is not."""
+        if revision == PULLED:
+            return next(iter(self.pulled))
+        return (
+            self.head if revision == "main" else next(name for name in self.commits | self.pulled if name == revision)
+        )
 
 
 @dataclass
@@ -154,7 +166,7 @@ class _Handler(BaseHTTPRequestHandler):
         return False
 
     def _respond(self, body: bytes, cut: bool) -> None:
-        path = unquote(urlsplit(self.path).path)
+        path = unquote(urlsplit(self.path).path).replace("refs/pr/1", PULLED)
         if found := CONTENT.fullmatch(path):
             if self.command == "PUT":
                 self.server.content[found[1]] = body
@@ -174,6 +186,8 @@ class _Handler(BaseHTTPRequestHandler):
             return self._json({"errors": [], "warnings": []})
         if found := RESOLVE.fullmatch(path):
             return self._resolve(self._repository(found[1] or "models", found[2], token), found[3], found[4], cut)
+        if found := DISCUSSIONS.fullmatch(path):
+            return self._json(_discussions(self._repository("models", found[1], token)))
         if found := API.fullmatch(path):
             repository = self._repository(found[1], found[2], token, shows_files=False)
             if (found[3] or "").startswith("xet-"):
@@ -192,13 +206,13 @@ class _Handler(BaseHTTPRequestHandler):
     def _commit(self, repository: Repository, revision: str) -> str:
         try:
             return repository.named(revision)
-        except KeyError:
+        except StopIteration:
             raise _Refused("RevisionNotFound", f"Invalid rev id: {revision}") from None
 
     def _resolve(self, repository: Repository, revision: str, name: str, cut: bool) -> None:
         commit = self._commit(repository, revision)
         headers = {"X-Repo-Commit": commit}
-        data = repository.commits[commit].get(name)
+        data = repository.files(commit).get(name)
         if data is None:
             return self._send(404, b"", {**headers, "X-Error-Code": "EntryNotFound"})
         if not name.endswith(LFS):
@@ -225,7 +239,10 @@ class _Handler(BaseHTTPRequestHandler):
         if what == "commit":
             return self._add_commit(repository, body)
         commit = self._commit(repository, revision)
-        entries = [_entry(name, data) for name, data in repository.commits[commit].items()]
+        if what == "commits":
+            older = list(repository.commits)[::-1]
+            return [_described(name) for name in ([commit] if commit in repository.pulled else []) + older]
+        entries = [_entry(name, data) for name, data in repository.files(commit).items()]
         if what == "tree":
             return _tree(entries, f"{below.rstrip('/')}/" if below else "", "recursive=true" in self.path.lower())
         if what == "paths-info":
@@ -309,6 +326,20 @@ class _Handler(BaseHTTPRequestHandler):
         for start in range(0, len(data), size or 1):
             self.wfile.write(data[start : start + size])
             time.sleep(self.server.pause)
+
+
+def _described(commit: str) -> dict[str, Any]:
+    return {"id": commit, "authors": [{"user": "me"}], "date": "2026-01-01T00:00:00.000Z", "title": "t", "message": ""}
+
+
+def _discussions(repository: Repository) -> dict[str, Any]:
+    one = {
+        "title": "Adding `safetensors` variant of this model", "num": 1, "author": {"name": "SFconvertbot"},
+        "createdAt": "2026-01-01T00:00:00.000Z", "status": "open", "isPullRequest": True,
+        "repo": {"name": repository.id, "type": "model"},
+    }  # fmt: skip
+    found = [one] if repository.pulled else []
+    return {"discussions": found, "count": len(found), "start": 0, "numClosedDiscussions": 0}
 
 
 def _tree(entries: list[dict[str, Any]], start: str, recursive: bool) -> list[dict[str, Any]]:

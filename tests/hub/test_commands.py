@@ -23,6 +23,7 @@ from tfew.schema import Example
 @pytest.mark.slow
 def test_train_on_pickles_then_evaluate_on_the_same_commit_without_the_hub(shell: Shell) -> None:
     repository = shell.server.add("models", "me/t0", t5("bin"))
+    repository.pull_request(t5())
     written = shell("train", *SMALL, "model.path=me/t0")
     assert "Downloading me/t0, " in written
     assert not any(word in line for line in shell.server.requests for word in ("discussions", "refs%2Fpr", "refs/pr"))
