@@ -1,7 +1,7 @@
 """What is said in each case of tests/hub, as a table: the tests are run, and what commands and calls say is taken down.
 
-    python -m scripts.drills.hub_cases evidence/hub.md            the table of that page anew
-    python -m scripts.drills.hub_cases evidence/hub.md -m "not drill"      ... options of pytest go to it
+    python -m scripts.drills.hub_cases evidence/hub.md                    the table of that page anew
+    python -m scripts.drills.hub_cases evidence/hub.md models data        its parts for test_models.py and test_data.py
 
 The page keeps what stands around its table. Exit code 1 where a test fails; the page is then left as it was.
 """
@@ -11,7 +11,7 @@ import re
 import sys
 import time
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import wraps
 from pathlib import Path
@@ -167,42 +167,59 @@ def _shown_path(text: str) -> str:
     return text.replace(str(ROOT), ".")
 
 
-def as_markdown(cases: list[Case]) -> str:
-    commands, seconds = sum(case.is_command for case in cases), sum(case.seconds for case in cases)
+def parts_of(table: str) -> dict[str, list[str]]:
+    """The rows that a page has already, by their group."""
+    found: dict[str, list[str]] = {}
+    for section in table.split("\n### ")[1:]:
+        group, *lines = section.splitlines()
+        found[group] = [line for line in lines if line.startswith("| ") and not line.startswith("| case ")]
+    return found
+
+
+def as_markdown(parts: Mapping[str, Sequence[str]]) -> str:
+    rows = [row for part in parts.values() for row in part]
+    commands = sum(row.split(" | ")[1].startswith("`") for row in rows)
+    seconds = sum(float(row.split(" | ")[-1].rstrip(" |")) for row in rows)
+    if len(rows) < FEWEST_KINDS or commands < FEWEST_COMMANDS:
+        print(f"Note: {len(rows)} cases and {commands} commands are fewer than there should be.")
     lines = [
         BEGIN,
         "",
-        f"{len(cases)} cases, {commands} of them commands in processes of their own, {seconds:.0f} seconds in all.",
-        "Named are the calls that a test makes and, of what was said, the last two sentences.",
+        f"{len(rows)} cases, {commands} of them commands in processes of their own, {seconds:.0f} seconds in all, on a busy",
+        "machine. Named are the calls that a test makes and, of what was said, the last two sentences.",
     ]
-    for group in dict.fromkeys(case.group for case in cases):
+    for group, part in sorted(parts.items()):
         lines += ["", f"### {group}", "", "| case | call or command | what was said | seconds |", "|---|---|---|---:|"]
-        lines += [case.row for case in cases if case.group == group]
+        lines += part
     return "\n".join([*lines, "", END])
 
 
-def with_table(page: str, table: str) -> str:
+def split_page(page: str) -> tuple[str, str, str]:
+    """What stands before the table, the table, and what follows."""
     before, _, rest = page.partition(BEGIN)
-    _, end, after = rest.partition(END)
+    table, end, after = rest.partition(END)
     if not end:
         sys.exit(f"The page has no place for the table: {BEGIN} and {END}.")
-    return before + table + after
+    return before, table, after
 
 
 def main() -> int:
     parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
     parser.add_argument("page", type=Path)
-    options, more = parser.parse_known_args()
-    page = options.page.read_text(encoding="utf-8")
-    with_table(page, "")  # before minutes are spent
-    recorder = Recorder()
-    given = ["-p", "no:cacheprovider", "-n", "0", "-q", *more, str(ROOT / "tests" / "hub")]
-    code = pytest.main(given, plugins=[recorder])
-    kinds, commands = len(recorder.cases), sum(case.is_command for case in recorder.cases)
-    if code or recorder.failed or kinds < FEWEST_KINDS or (commands < FEWEST_COMMANDS and not more):
-        print(f"{options.page} is left as it was: {kinds} cases, {commands} commands, failed:", *recorder.failed)
+    parser.add_argument("groups", nargs="*", help="test_GROUP.py of tests/hub; all without")
+    options = parser.parse_args()
+    split_page(options.page.read_text(encoding="utf-8"))  # before minutes are spent
+    folder, recorder = ROOT / "tests" / "hub", Recorder()
+    files = [str(folder / f"test_{group}.py") for group in options.groups] or [str(folder)]
+    code = pytest.main(["-p", "no:cacheprovider", "-n", "0", "-q", *files], plugins=[recorder])
+    if code or recorder.failed:
+        print(f"{options.page} is left as it was; failed:", *recorder.failed)
         return 1
-    write_atomically(options.page, with_table(page, as_markdown(recorder.cases)))
+    before, table, after = split_page(options.page.read_text(encoding="utf-8"))
+    made: dict[str, list[str]] = {}
+    for case in recorder.cases:
+        made.setdefault(case.group, []).append(case.row)
+    write_atomically(options.page, before + as_markdown({**parts_of(table), **made}) + after)
     return 0
 
 
