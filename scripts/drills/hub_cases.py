@@ -185,8 +185,8 @@ def as_markdown(parts: Mapping[str, Sequence[str]]) -> str:
     lines = [
         BEGIN,
         "",
-        f"{len(rows)} cases, {commands} of them commands in processes of their own, {seconds:.0f} seconds in all, on a busy",
-        "machine. Named are the calls that a test makes and, of what was said, the last two sentences.",
+        f"{len(rows)} cases, {commands} of them commands in processes of their own, {seconds:.0f} seconds in all on a",
+        "busy machine. Named are the calls that a test makes and, of what was said, the last two sentences.",
     ]
     for group, part in sorted(parts.items()):
         lines += ["", f"### {group}", "", "| case | call or command | what was said | seconds |", "|---|---|---|---:|"]
