@@ -24,6 +24,7 @@ from tfew.models.adapters_io import WEIGHTS_FILE
 from tfew.models.base_check import base_of, check_weights, unlike_base
 from tfew.models.build import build_for_scoring, build_tokenizer, saved_method, tokenizer_for
 from tfew.models.loaded_model import LoadedModel
+from tfew.models.saved_task import saved_task
 from tfew.runs.run_folder import finished_settings
 from tfew.settings import EvaluationSettings, settings
 from tfew.task import load_mixture_spec, load_spec, train_templates
@@ -119,7 +120,8 @@ def _check_data(overrides: Sequence[str], folder: str | Path | None) -> None:
     path = None if folder is None else local_adapter(folder)
     if path is None or not (path / WEIGHTS_FILE).is_file() or finished_settings(path) is not None:
         return
-    if not {"dataset", "experiment"} & {key.partition(".")[0] for key in overridden(overrides)}:
+    named = {key.partition(".")[0] for key in overridden(overrides)}
+    if not {"dataset", "experiment"} & named and saved_task(path) is None:
         raise UserError(
             f"{path} is an adapter without its run (config.yaml, result.json), which says what rows and labels it is"
             " for: take the whole run folder, or name the data set it was trained on with +experiment= or dataset=."
