@@ -82,7 +82,7 @@ def restarted_under_load(folder: Path, program: str, requests: int, clients: int
             load = Load(front, asked, clients, requests)
             thread = threading.Thread(target=load.run)
             thread.start()
-            for number, part in enumerate((0.25, 0.5)):
+            for number, part in enumerate((0.1, 0.4)):
                 while len(load.answers) < part * requests and thread.is_alive():
                     time.sleep(0.05)
                 at = len(load.answers)

@@ -29,6 +29,7 @@ class Served:
             *ONE_TEMPLATE, *settings,
         ]  # fmt: skip
         environment = {**os.environ, "PYTHONPATH": str(checkout)}
+        environment.pop("OMP_NUM_THREADS", None)  # each has its share of all cores
         with self._log.open("ab") as log:
             self.process = subprocess.Popen(command, cwd=checkout, env=environment, stdout=log, stderr=log)
         end = time.monotonic() + START_SECONDS
