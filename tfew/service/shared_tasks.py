@@ -123,8 +123,8 @@ class SharedTasks:
         """Says that this process lives and has this version, but for tasks that it could not read."""
         write_atomically(self._own, json.dumps({"version": version, "failed": sorted(failed)}))
 
-    def lagging(self, version: str, name: str) -> dict[str, str]:
-        """Living members without this version of this task, and why."""
+    def lagging(self, version: str, name: str | None = None) -> dict[str, str]:
+        """Living members without this version, or without this task in it, and why."""
         found: dict[str, str] = {}
         now = self._now()
         for path in self._members.iterdir():

@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 POLL_SECONDS = 0.2
 ALIVE_SECONDS = 2.0  # between two signs of life
+UNDO_SECONDS = 2.0  # a change that one process cannot take in is taken back by then
 
 
 class BusyError(Exception):
@@ -72,6 +73,7 @@ class ServedTasks:
         self._loader = TaskLoader()
         self._versions = dict.fromkeys(shared.base if shared is not None else [], BASE)  # of the tasks that are here
         self._version: str | None = None  # of all of them; None: not read yet
+        self._followed = time.monotonic()
         self._failed: set[str] = set()
         self._following = asyncio.Lock()
 
@@ -99,7 +101,8 @@ class ServedTasks:
             yield
             return
         self._shared.acknowledge("joining")  # from now on changes wait for this process
-        await self._follow(self._shared.read())
+        while (state := self._shared.read()).version != self._version:
+            await self._follow(state)
         keeping = asyncio.create_task(self._keep_up(self._shared))
         try:
             yield
@@ -117,8 +120,11 @@ class ServedTasks:
                 state = await asyncio.to_thread(shared.read)
                 if state.version != self._version:
                     await self._follow(state)
-                elif time.monotonic() - alive > ALIVE_SECONDS:
-                    await asyncio.to_thread(shared.acknowledge, state.version, self._failed)
+                elif time.monotonic() - self._followed > UNDO_SECONDS:
+                    for name in self._failed & self._versions.keys():  # an earlier one answers in its place
+                        await self._take_out(name)
+                if time.monotonic() - alive > ALIVE_SECONDS:
+                    await asyncio.to_thread(shared.acknowledge, str(self._version), self._failed)
                     alive = time.monotonic()
                 said = ""
             except Exception as error:  # the next round may be luckier
@@ -147,7 +153,8 @@ class ServedTasks:
             for name, version in wanted.items():
                 if self._versions.get(name) != version:
                     await self._follow_one(name, version, state.added.get(name))
-            self._version = state.version
+                    await asyncio.to_thread(self._shared.acknowledge, str(self._version), self._failed)  # it lives
+            self._version, self._followed = state.version, time.monotonic()
             await asyncio.to_thread(self._shared.acknowledge, state.version, self._failed)
 
     async def _follow_one(self, name: str, version: str, added: AddedTask | None) -> None:
@@ -158,8 +165,6 @@ class ServedTasks:
         except UserError as error:
             log.warning(f"The task {name!r} cannot be read as it was changed over HTTP: {error}")
             self._failed.add(name)
-            if name in self._versions:  # an earlier one would answer in its place
-                await self._take_out(name)
 
     async def _publish(self, before: SharedState, after: SharedState, name: str, apply: Callable[[], Any]) -> None:
         """Writes what is to be there, applies it here, and waits until all have it; else it is taken back."""
@@ -179,12 +184,19 @@ class ServedTasks:
         while lagging := await asyncio.to_thread(self._shared.lagging, after.version, name):
             member, why = next(iter(lagging.items()))
             if CANNOT_READ in lagging.values() or time.monotonic() > end:
-                undone = before.again()
-                await asyncio.to_thread(self._shared.write, undone)
-                await self._follow(undone)
+                await self._undo(before.again())
                 raise LaggingError(
                     f"Not every process can take in the task {name!r}: nothing was changed ({member} {why})."
                 )
+            await asyncio.sleep(POLL_SECONDS / 4)
+
+    async def _undo(self, state: SharedState) -> None:
+        """Also for the others, as far as they follow."""
+        assert self._shared is not None
+        await asyncio.to_thread(self._shared.write, state)
+        await self._follow(state)
+        end = time.monotonic() + UNDO_SECONDS
+        while time.monotonic() < end and await asyncio.to_thread(self._shared.lagging, state.version):
             await asyncio.sleep(POLL_SECONDS / 4)
 
     async def _read(self, name: str, folder: str | Path, replace: bool) -> Any:
