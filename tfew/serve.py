@@ -120,11 +120,11 @@ def _serve_many(
 ) -> None:
     """In `processes=` others: on the CPU with one model for all, on GPUs with one for each."""
     from tfew.service import processes
-    from tfew.service.server import BACKLOG, SHUTDOWN_TIMEOUT_SECONDS
+    from tfew.service.server import SHUTDOWN_TIMEOUT_SECONDS
 
     if not processes.HAS_FORK:
         raise UserError(f"processes={config.processes}: this system has one (no fork).")
-    sockets = processes.listening_sockets(config.host, config.port, BACKLOG)
+    sockets = processes.bound_sockets(config.host, config.port)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # its threads would not be there in a fork
     gpus = 0 if config.trainer.accelerator == "cpu" else processes.gpu_count()
     whole = None if gpus else _loaded_by_one_thread(load)

@@ -13,20 +13,21 @@ from pathlib import Path
 import pytest
 
 from tests.service.running import wait_for
-from tfew.service.processes import listening_sockets, threads_of_each, visible_gpu
+from tfew.service.processes import bound_sockets, threads_of_each, visible_gpu
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks")
 PROGRAM = """
 import os, signal, sys, time
 from tfew.errors import UserError
-from tfew.service.processes import Supervisor, listening_sockets
+from tfew.service.processes import Supervisor, bound_sockets
 
-sockets = listening_sockets("127.0.0.1", 0, 16)
+sockets = bound_sockets("127.0.0.1", 0)
 asked = dict(ended=False)
 
 def work(number, beat):
     signal.signal(signal.SIGTERM, lambda *_: asked.update(ended=True))
     sockets[0].settimeout(0.02)
+    sockets[0].listen(16)
     {start}
     while not asked["ended"]:
         if not beat():
@@ -145,15 +146,16 @@ def test_a_start_that_fails_is_no_start(start: str, message: str) -> None:
     assert message in done.stderr
 
 
-def test_sockets_of_a_name_share_one_port_and_are_listened_on() -> None:
-    sockets = listening_sockets("127.0.0.1", 0, 4)
-    port = sockets[0].getsockname()[1]
-    with socket.create_connection(("127.0.0.1", port), timeout=5):
-        pass
-    with pytest.raises(OSError, match="in use"):
-        listening_sockets("127.0.0.1", port, 4)
-    for one in sockets:
-        one.close()
+def test_until_a_process_listens_connections_are_refused() -> None:
+    (bound,) = bound_sockets("127.0.0.1", 0)
+    with bound:
+        address = bound.getsockname()
+        with pytest.raises(ConnectionRefusedError):
+            socket.create_connection(address, timeout=5)
+        bound.listen(4)
+        socket.create_connection(address, timeout=5).close()
+        with pytest.raises(OSError, match="in use"):
+            bound_sockets(*address)
 
 
 def test_shares_of_cores_and_gpus(monkeypatch: pytest.MonkeyPatch) -> None:

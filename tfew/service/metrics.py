@@ -57,7 +57,7 @@ class Metrics:
         if self._folder is None:
             return Response(generate_latest(self._registry), media_type=CONTENT_TYPE_LATEST)
         self.publish()
-        return Response(generate_latest(_AllProcesses(self._folder)), media_type=CONTENT_TYPE_LATEST)  # type: ignore[arg-type]
+        return Response(generate_latest(_AllProcesses(self._folder)), media_type=CONTENT_TYPE_LATEST)
 
     def publish(self) -> None:
         """Writes what the others answer with, too; nothing, where there are none."""

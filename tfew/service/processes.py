@@ -205,8 +205,11 @@ def _how_it_ended(code: int) -> str:
     return f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with code {code}"
 
 
-def listening_sockets(host: str, port: int, backlog: int) -> list[socket.socket]:
-    """One for each address of the host, that processes can share; raises OSError. `port` 0: one for all is found."""
+def bound_sockets(host: str, port: int) -> list[socket.socket]:
+    """One for each address of the host, that processes can share; raises OSError. `port` 0: one for all is found.
+
+    Nobody listens yet: until a process does, connections are refused, and a proxy passes on to another service.
+    """
     found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     sockets: list[socket.socket] = []
     try:
@@ -219,7 +222,6 @@ def listening_sockets(host: str, port: int, backlog: int) -> list[socket.socket]
             if family == socket.AF_INET6:
                 one.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
             one.bind((address[0], port, *address[2:]))
-            one.listen(backlog)
     except BaseException:
         for one in sockets:
             one.close()
