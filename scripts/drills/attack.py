@@ -30,7 +30,7 @@ GROWTH_MB = 400
 STEADY_MB = 200  # from the second minute to the last
 HONEST_SECONDS = 5.0
 ATTACKER, HONEST = "attacker-" + "a" * 24, "honest-" + "h" * 24
-SETTINGS = ("trainer=cpu", "timeout_seconds=5", "eval_batch_size=16")
+SETTINGS = ("trainer=cpu", "eval_batch_size=16")
 NEW_SETTINGS = ("max_connections=200", "drain_seconds=5")
 
 
@@ -48,8 +48,8 @@ class Outcome:
 class Service:
     """`python -m tfew.serve` of a checkout; started again where an attack has ended it."""
 
-    def __init__(self, checkout: Path, folder: Path, run: Path) -> None:
-        self._checkout, self._folder = checkout, folder
+    def __init__(self, checkout: Path, folder: Path, run: Path, timeout_seconds: int = 5) -> None:
+        self._checkout, self._folder, self._timeout_seconds = checkout, folder, timeout_seconds
         self._is_new = (checkout / "tfew" / "service" / "tokens.py").exists()
         self.manage = folder / "manage"
         shutil.copytree(run, self.manage / "good")
@@ -92,7 +92,7 @@ class Service:
         new = (*NEW_SETTINGS, f"token={self._folder}/tokens") if self._is_new else ()
         command = [
             sys.executable, "-m", "tfew.serve", f"adapters={self._folder}/tasks.json", f"port={self.port}",
-            f"manage={self.manage}", *SETTINGS, *new,
+            f"manage={self.manage}", f"timeout_seconds={self._timeout_seconds}", *SETTINGS, *new,
         ]  # fmt: skip
         with (self._folder / "log").open("ab") as log:
             environment = {**os.environ, "PYTHONPATH": str(self._checkout)}
@@ -152,7 +152,7 @@ def make_run(folder: Path) -> Path:
 def for_minutes(minutes: float) -> int:
     with tempfile.TemporaryDirectory() as name:
         run = make_run(Path(name))
-        with Service(ROOT, Path(name) / "here", run) as service:
+        with Service(ROOT, Path(name) / "here", run, timeout_seconds=10) as service:
             found = mixed(service.target(), minutes, service.megabytes)
             still_runs = service.megabytes() > 0
     print(*found.lines(), sep="\n")
