@@ -2,7 +2,7 @@
 
     python -m scripts.drills.rolling_restart [--requests 10000] [--clients 32]
 
-nginx (on the PATH, or in /usr/sbin) runs on loopback with the configuration of docs/service.md, without TLS and rate
+nginx (on the PATH, or in /usr/sbin) runs on loopback with the configuration of docs/howto/serve.md, without TLS and rate
 limit. Each request is asked once, and has to be answered with 200 and what `Predictor` says. Exit code 1 where one is
 not; 0, with the reason, where there is no nginx.
 """
@@ -40,8 +40,8 @@ LEFT_OUT = ("ssl_certificate", "limit_req")
 
 
 def documented(port: int, upstream: tuple[int, int]) -> str:
-    """The configuration in docs/service.md with these ports."""
-    text = (ROOT / "docs" / "service.md").read_text(encoding="utf-8")
+    """The configuration in docs/howto/serve.md with these ports."""
+    text = (ROOT / "docs" / "howto" / "serve.md").read_text(encoding="utf-8")
     (found,) = re.findall(r"```nginx\n(.*?)```", text, re.S)
     lines = [line for line in found.splitlines() if not line.strip().startswith(LEFT_OUT)]
     config = "\n".join(lines)
@@ -51,7 +51,7 @@ def documented(port: int, upstream: tuple[int, int]) -> str:
         ("127.0.0.1:8001", f"127.0.0.1:{upstream[1]}"),
     ):
         if before not in config:
-            raise RuntimeError(f"docs/service.md: the nginx configuration lacks {before!r}")
+            raise RuntimeError(f"docs/howto/serve.md: the nginx configuration lacks {before!r}")
         config = config.replace(before, after)
     return config
 
