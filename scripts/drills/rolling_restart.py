@@ -2,9 +2,9 @@
 
     python -m scripts.drills.rolling_restart [--requests 10000] [--clients 32]
 
-nginx (on the PATH, or in /usr/sbin) runs on loopback with the configuration of docs/howto/serve.md, without TLS and rate
-limit. Each request is asked once, and has to be answered with 200 and what `Predictor` says. Exit code 1 where one is
-not; 0, with the reason, where there is no nginx.
+nginx (on the PATH, or in /usr/sbin) runs on loopback with the configuration of docs/howto/serve.md, without TLS and
+rate limit. Each request is asked once, and has to be answered with 200 and what `Predictor` says. Exit code 1 where one
+is not; 0, with the reason, where there is no nginx.
 """
 
 import re

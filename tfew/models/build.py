@@ -259,6 +259,13 @@ def attach_saved(folder: Path, method: Method, model: nn.Module) -> None:
     restore(method, model, folder)
 
 
+def attach_weights(method: Method, model: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """The same of tensors that are read already."""
+    check_stored(method, model, weights)
+    attach(method, model)
+    method.restore(model, weights)
+
+
 def check_stored(method: Method, model: nn.Module, stored: Mapping[str, Tensor]) -> None:
     """Raises UserError where tensors of these shapes are not what the method stores of this model, which it is not
     attached to. A stranger's settings of a method, such as its rank, are given no memory for that.
