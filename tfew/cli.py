@@ -26,7 +26,7 @@ from tfew.environment.versions import check_versions
 from tfew.errors import UserError
 from tfew.files.hub_adapter import local_adapter
 from tfew.files.hub_files import DATASETS, commit_of
-from tfew.models.base_check import saved_base
+from tfew.models.base_check import check_chosen_base, saved_base
 from tfew.models.saved_task import saved_task
 from tfew.runs.identity import WEIGHT_HASHES, model_name
 from tfew.runs.noted import COMMIT, REVISIONS, SAMPLE, TOKENIZER_COMMIT, note, note_model_commits
@@ -198,6 +198,8 @@ def with_run_settings(
     if "data" in overridden(overrides):
         merged = on_other_rows(merged)
     merged.name = merged.dataset.name
+    if not {"model", "model.path"} & {*overridden(overrides)}:
+        check_chosen_base(merged, str(config.adapter))
     return keep_to_base(merged, folder, overridden(overrides))
 
 

@@ -8,8 +8,9 @@ Rows of different tasks share batches: each is scaled by its own task's vectors.
 One predictor is for one thread at a time.
 """
 
+import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -107,12 +108,15 @@ class Predictor:
         """Takes in one more task; raises UserError, and changes nothing, where its adapter belongs to another model."""
         self.put_task(name, self.read_task(name, folder))
 
-    def read_task(self, name: str, folder: str | Path, own_base: bool = False) -> tuple[LoadedTask, dict[str, Scaling]]:
+    def read_task(
+        self, name: str, folder: str | Path, own_base: bool = False, replace: bool = False
+    ) -> tuple[LoadedTask, dict[str, Scaling]]:
         """What `put_task` takes in. Nothing is changed, so another thread may be labelling meanwhile.
 
-        `own_base`: also refuse an adapter that names another base model than it would run on.
+        `own_base`: also refuse an adapter that names another base model than it would run on. `replace`: whether a task
+        of that name may be there.
         """
-        self._check_new(name)
+        self._check_new(name, replace)
         folder = local_adapter(folder)
         run = self._find_run(folder)
         _check_same_model(name, run, self._run)
@@ -128,11 +132,15 @@ class Predictor:
             raise UserError(f"{folder}: {error}") from error
         return load_task(name, run, self._prompt_tokenizer), scalings
 
-    def put_task(self, name: str, read: tuple[LoadedTask, Mapping[str, Scaling]]) -> None:
-        bank = self._check_new(name)
+    def put_task(self, name: str, read: tuple[LoadedTask, Mapping[str, Scaling]], replace: bool = False) -> None:
+        """`replace`: in the place of a task of that name, where there is one."""
+        bank = self._check_new(name, replace)
         task, scalings = read
+        before = self._tasks.get(name)
         # a new dict each time: another thread may be reading `tasks`
-        self._tasks = {**self._tasks, name: replace(task, bank_index=bank.add(scalings))}
+        self._tasks = {**self._tasks, name: dataclasses.replace(task, bank_index=bank.add(scalings))}
+        if before is not None and before.bank_index is not None:
+            bank.remove(before.bank_index)
 
     def remove(self, name: str) -> None:
         task = self._known(name)
@@ -186,10 +194,10 @@ class Predictor:
         tasks = {name: task.fingerprint() for name, task in self._tasks.items()}
         return {**self._run.computation, "merge": self._merged, "tasks": tasks}
 
-    def _check_new(self, name: str) -> TaskBank:
+    def _check_new(self, name: str, replace: bool = False) -> TaskBank:
         if self._bank is None:
             raise UserError("This predictor is of one adapter: load it with several (adapters=) to add more.")
-        if name in self._tasks:
+        if name in self._tasks and not replace:
             raise UserError(f"There is a task named {name!r} already.")
         return self._bank
 
@@ -238,7 +246,7 @@ class Predictor:
         batch = collate(encoded, self._prompt_tokenizer.pad_id)
         if self._bank is None:
             return batch
-        return replace(batch, task_id=torch.tensor([self._tasks[task].bank_index for task in tasks]))
+        return dataclasses.replace(batch, task_id=torch.tensor([self._tasks[task].bank_index for task in tasks]))
 
     def _unconditional(self, prompts: Sequence[Prompt]) -> dict[str, dict[str, float]]:
         """Log-probabilities of choices after an empty input, of tasks that are scored with them."""

@@ -3,8 +3,8 @@
 import asyncio
 import logging
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -35,6 +35,7 @@ from tfew.service.metrics import Metrics, MetricsMiddleware
 from tfew.service.openapi import add_schemas, json_body
 from tfew.service.operations import Operations, client_of
 from tfew.service.queue import LabelQueue
+from tfew.service.shared_tasks import SharedTasks
 from tfew.service.table import read_table, write_table
 from tfew.service.tokens import TokenMiddleware, Tokens
 
@@ -65,17 +66,28 @@ PAGE_POLICY = (
 )
 
 
-def make_app(queue: LabelQueue, metrics: Metrics, limits: Limits, tokens: Tokens | None = None) -> FastAPI:
+def make_app(
+    queue: LabelQueue, metrics: Metrics, limits: Limits, tokens: Tokens | None = None, shared: SharedTasks | None = None
+) -> FastAPI:
+    """`shared`: where what is added over HTTP is kept for all processes; None: this one's tasks are its own."""
+    operations = Operations(queue, limits, shared)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        async with operations.served.kept_up():
+            yield
+
     what = "Labels and probabilities by adapters of many tasks on one model."
     # no docs_url and redoc_url: their pages load from a CDN
-    app = FastAPI(title="tfew", version=own_version(), description=what, docs_url=None, redoc_url=None)
+    app = FastAPI(
+        title="tfew", version=own_version(), description=what, docs_url=None, redoc_url=None, lifespan=lifespan
+    )
     app.add_middleware(BodyLimitMiddleware, max_bytes=limits.max_body_bytes, timeout_seconds=limits.timeout_seconds)
     if tokens is not None:
         app.add_middleware(TokenMiddleware, tokens=tokens)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(limits.allowed_hosts))  # against DNS rebinding
     app.add_middleware(MetricsMiddleware, metrics=metrics)
     app.add_middleware(HeadersMiddleware)
-    operations = Operations(queue, limits)
     _add_labelling(app, operations)
     _add_tasks(app, operations)
     _add_state(app, operations, metrics)
@@ -157,16 +169,17 @@ def _add_tasks(app: FastAPI, operations: Operations) -> None:
         openapi_extra=json_body(TASK_BODY, one={"name": "spam", "folder": "runs/NAME"}),
     )
     async def add_task(request: Request) -> TaskDescription:
-        """Adds an adapter; needs manage=."""
-        operations.managed_folder(".")
+        """Adds an adapter, or puts it in the place of the one of that name; needs manage=."""
+        operations.check_manages()
         task = await read_json(request, TASK_BODY, 1)
-        with _audited(request, f"add task {task.name!r} from {task.folder[:200]!r}"), operations.accept():
-            await operations.add(task.name, operations.managed_folder(task.folder))
+        what = "replace" if task.replace else "add"
+        with _audited(request, f"{what} task {task.name!r} from {task.folder[:200]!r}"), operations.accept():
+            await operations.add(task.name, task.folder, task.replace)
         return next(found for found in operations.tasks() if found.name == task.name)
 
     @app.delete("/tasks/{name:path}", status_code=204, responses=ERROR_RESPONSES)
     async def remove_task(request: Request, name: str) -> None:
-        operations.managed_folder(".")
+        operations.check_manages()
         with _audited(request, f"remove task {name[:200]!r}"), operations.accept():
             await operations.remove(name)
 
@@ -178,19 +191,26 @@ def _add_state(app: FastAPI, operations: Operations, metrics: Metrics) -> None:
     async def page() -> HTMLResponse:
         return HTMLResponse(page_text, headers={"content-security-policy": PAGE_POLICY})
 
-    @app.get("/healthz", responses={503: {"model": Health, "description": "ending, or stuck"}})
+    @app.get(
+        "/healthz",
+        response_model_exclude_none=True,
+        responses={503: {"model": Health, "description": "ending, or stuck"}},
+    )
     async def health(response: Response) -> Health:
         """Stuck: one batch takes longer than any request may, so nothing is being answered."""
-        stuck = not (queue.alive or queue.closing) or queue.busy_seconds > limits.timeout_seconds
-        status = "ending" if queue.closing else "stuck" if stuck else "ok"
+        status = "ending" if queue.closing else "stuck" if queue.is_stuck(limits.timeout_seconds) else "ok"
         response.status_code = 200 if status == "ok" else 503
         oldest = round(queue.oldest_seconds, 3)
         tasks = len(queue.predictor.tasks)
-        return Health(status=status, tasks=tasks, waiting_rows=queue.unanswered, oldest_row_seconds=oldest)
+        return Health(
+            status=status, tasks=tasks, waiting_rows=queue.unanswered, oldest_row_seconds=oldest,
+            process=metrics.process,
+        )  # fmt: skip
 
     @app.get("/metrics", response_class=PlainTextResponse)
     async def all_metrics() -> Response:
-        return metrics.response(queue.unanswered, len(queue.predictor.tasks), queue.oldest_seconds)
+        metrics.observe_state(queue.unanswered, len(queue.predictor.tasks), queue.oldest_seconds)
+        return metrics.response()
 
 
 @contextmanager

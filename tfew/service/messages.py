@@ -89,6 +89,7 @@ class NewTask(BaseModel):
     model_config = Strict
     name: str = Field(min_length=1, max_length=200)
     folder: str = Field(description="of the adapter, below the folder that the service was told (manage=)")
+    replace: bool = Field(False, description="whether a task of that name may be there: this adapter takes its place")
 
 
 class Health(BaseModel):
@@ -96,6 +97,7 @@ class Health(BaseModel):
     tasks: int
     waiting_rows: int
     oldest_row_seconds: float = Field(description="how long the oldest of them has waited")
+    process: str | None = Field(None, description="which of several processes (processes=) has answered")
 
 
 class Problem(BaseModel):
