@@ -1,8 +1,8 @@
-"""Suggested against random rows, as a curve: `python -m scripts.suggest_curve data_dir=DIR`, stopped and started at will.
+"""Suggested against random rows, as a curve: `python -m scripts.suggest_curve data_dir=DIR`, stopped at will.
 
 From a few labelled rows on, more are labelled twice: those that `suggest=` names, or random ones. Both begin with the
 same rows, are trained with the same settings, and are tried on the same held-out rows. A line of the records holds one
-training: its numbers, and which rows of the pool it was trained on, never a text; a line that is there is not made again.
+training: its numbers, and which rows of the pool it was trained on, never a text. What is there is not made again.
 
 records=evidence/suggest/records.jsonl   curve.png and TABLE.md are written beside it
 sets=TREC,requests                       TREC with SmolLM2; requests of mini-T0's own world (36 labels) with mini-T0

@@ -18,6 +18,7 @@ environment
 devices
 files examples
 schema settings
+decisions
 config
 mini_t0
 tokens tables

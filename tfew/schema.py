@@ -117,6 +117,9 @@ class Batch:
         ]
 
 
+MAY_BE_LEFT_OUT = ("fold", "same", "shortlisted")  # of a prediction in JSON, where they are None
+
+
 @dataclass(frozen=True)
 class Prediction:
     """What rank classification says of one prompt; `scores` has one number per choice, higher is better.
@@ -126,7 +129,8 @@ class Prediction:
     under one norm can be made one under another (`tfew.ranking.norms`). That goes for one context; of several
     `contexts` (ensemble in-context learning) the scores are what their predictions were combined to. `fold` is the one
     that held the row out, in a cross-validation. `same` has for each choice the first one of the same tokens, where
-    there are such (`tfew.ranking.ties`).
+    there are such (`tfew.ranking.ties`). `shortlisted` is the norm under which some choices were left out, and have
+    upper bounds for scores: what is predicted is right under this norm alone (`tfew.ranking.shortlist`).
     """
 
     dataset: str
@@ -142,9 +146,10 @@ class Prediction:
     contexts: int = 1
     fold: int | None = None
     same: tuple[int, ...] | None = None
+    shortlisted: str | None = None
 
     def to_json(self) -> str:
-        known = {name: value for name, value in vars(self).items() if value is not None or name not in ("fold", "same")}
+        known = {name: value for name, value in vars(self).items() if value is not None or name not in MAY_BE_LEFT_OUT}
         return json.dumps(known, ensure_ascii=False)
 
     @classmethod

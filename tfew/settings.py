@@ -84,6 +84,7 @@ class ScoreSettings(Settings):
     norm: Literal["token", "sum", "char", "byte", "pmi"]
     method: Literal["direct", "channel", "calibrated"]
     eos: Literal["auto", "include", "exclude"] = "auto"
+    shortlist: Count | None = None
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Which unlabelled rows to label next: rows that the model is unsure of, unlike each other and unlike the labelled ones.
+"""Which unlabelled rows to label next: those that the model is unsure of, unlike each other and the labelled ones.
 
 A row's uncertainty is one less the margin between its two likeliest labels (Scheffer et al. 2001). Of the most
 uncertain rows one is taken after the other: the one with the largest product of its uncertainty and its distance to
@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from tfew.data.split import normalized
 from tfew.errors import UserError
 
 if TYPE_CHECKING:
@@ -39,8 +38,13 @@ class Candidate:
 
 def uncertainty(probabilities: Iterable[float]) -> float:
     """One less the margin of the two largest, from 0 (sure) to 1 (torn); of a single choice 0."""
-    first, second = (heapq.nlargest(2, probabilities) + [0.0])[:2]
+    first, second = [*heapq.nlargest(2, probabilities), 0.0][:2]
     return min(1.0, max(0.0, 1.0 - (first - second)))
+
+
+def _said(text: str) -> str:
+    """Blanks and upper case apart."""
+    return " ".join(text.split()).casefold()
 
 
 def kept_for(count: int) -> int:
@@ -56,19 +60,19 @@ class Candidates:
 
     def __init__(self, most: int, labelled: Iterable[str] = ()) -> None:
         self.most = most
-        self._labelled = {normalized(text) for text in labelled}
+        self._labelled = {_said(text) for text in labelled}
         self._heap: list[tuple[float, int, Candidate]] = []  # the least uncertain, and of equals the last, on top
         self._texts: set[Hashable] = set()
 
     def add(self, candidate: Candidate) -> None:
-        text = normalized(candidate.text)
+        text = _said(candidate.text)
         if not text or text in self._labelled or text in self._texts:
             return
         entry = (candidate.uncertainty, -candidate.number, candidate)
         if len(self._heap) < self.most:
             heapq.heappush(self._heap, entry)
         elif entry[:2] > self._heap[0][:2]:
-            self._texts.discard(normalized(heapq.heapreplace(self._heap, entry)[2].text))
+            self._texts.discard(_said(heapq.heapreplace(self._heap, entry)[2].text))
         else:
             return
         self._texts.add(text)

@@ -5,6 +5,7 @@
 * loaded_task: one task of a predictor
 * task_predictor: rows to prompts to labels, for one task
 * bulk_predict, result_rows: a file of rows, labelled window by window
+* suggestions: `suggest=N`: the rows to label by hand next
 * tasks_file: `adapters=FILE.json`
 * submission: RAFT's files
 """

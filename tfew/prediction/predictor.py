@@ -29,6 +29,7 @@ from tfew.prediction.loaded_task import LoadedTask, load_task
 from tfew.prediction.saved_run import SavedRun, saved_run
 from tfew.prediction.task_predictor import Labelled, TaskPredictor, WrongTemplatesError
 from tfew.ranking.rank_classification import rank_classify, unconditional_sums
+from tfew.ranking.shortlist import shortlist_of
 from tfew.runs.identity import differences
 from tfew.runs.noted import OF_MODEL
 from tfew.schema import Batch, Prediction, Prompt
@@ -64,6 +65,7 @@ class Predictor:
         self.batch_size = run.evaluation.eval_batch_size
         self._score = BoundedScorer(loaded.model, loaded.execution.engine, loaded.execution.memory_bytes)
         self._autocast = loaded.execution.autocast
+        self._shortlist = shortlist_of(run.evaluation.score)
         self._tasks: dict[str, LoadedTask] = {}
 
     @classmethod
@@ -159,6 +161,7 @@ class Predictor:
                 "sum",
                 self.device,
                 self._unconditional([prompt for prompt, _ in flat]),
+                self._shortlist,
             )
             by_position = dict(zip(order, ranked, strict=True))
         predictions = iter(by_position[position] for position in range(len(flat)))

@@ -31,6 +31,11 @@ def kind_of_output(path: str) -> str:
     return kind
 
 
+def suggestions_file(output: Path) -> Path:
+    """Of `suggest=`, beside the output."""
+    return output.with_name(f"{output.stem}.suggest{output.suffix}")
+
+
 class ResultRows:
     """`labels`: those that all rows have; None where they have not. `columns`: of the input; None: the first row's."""
 

@@ -31,7 +31,7 @@ from tfew.task import load_mixture_spec, load_spec, train_templates
 PREDICTION_SETTINGS = (
     "adapter", "adapters", "input", "output", "format", "bad_rows", "task_column", "merge", "dataset", "text",
     "templates", "score", "model", "trainer", "max_tokens", "eval_batch_size", "engine", "memory_gb",
-    "trust_remote_code", "resume", "overwrite", "base",
+    "trust_remote_code", "resume", "overwrite", "base", "suggest",
 )  # fmt: skip
 COMPUTATION = (
     "model",

@@ -1,0 +1,115 @@
+"""Two-stage ranking: a cheap pass over all choices, full scores for those that may still be the best.
+
+A prefix of a choice that has gone through the model gives the log-probability of every token that may follow it. So the
+input alone says how likely the first token of each choice is; and since a log-probability is at most 0, what is known
+of a choice bounds its sum from above, and divided by the choice's tokens, its mean. The choices with the highest
+bounds are scored in full, then any other whose bound is not below the best score, and so on (branch and bound): the
+best choice is that of the full ranking. Only rounding may decide otherwise, between scores that are next to the same.
+
+Choices that are left out keep their bounds for scores, which are too high, never too low. A softmax of such scores
+gives the best choice at most the probability that it has among full scores.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from tfew.errors import UserError
+from tfew.ranking.score_methods import METHODS
+from tfew.schema import Batch
+from tfew.scoring.context import KeptInputs
+from tfew.scoring.prefixes import Prefixes, prefixes
+from tfew.settings import ScoreSettings
+
+NORMS = ("token", "sum")  # whose bounds need nothing but tokens
+Score = Callable[[Batch, KeptInputs | None], Tensor]
+
+
+@dataclass(frozen=True)
+class Shortlist:
+    """`size`: choices to score in full at first; twice as many in each further round. `norm`: what ranks them."""
+
+    size: int
+    norm: str
+
+    def __post_init__(self) -> None:
+        if self.norm not in NORMS:
+            raise UserError(f"score.shortlist= bounds the scores of score.norm={' and '.join(NORMS)}, not {self.norm}.")
+
+    def leaves_out(self, batch: Batch) -> bool:
+        """Whether there are more choices than are scored at first."""
+        return batch.choice_ids.shape[1] > self.size
+
+    def __call__(self, score: Score, batch: Batch) -> Tensor:
+        """`token_logprob_BCT` of the batch's tokens as far as they are known; 0 for the others.
+
+        `score`: the same of a batch whose choices may end early, or be absent.
+        """
+        kept, search = KeptInputs(), _Search(batch)
+        logprob_BCT = torch.zeros(batch.choice_mask.shape, device=batch.choice_mask.device)
+        mask_BCT, size = search.first_tokens(), self.size
+        while mask_BCT.any():
+            found_BCT = score(replace(batch, choice_mask=mask_BCT), kept)
+            logprob_BCT = torch.where(mask_BCT, found_BCT.to(logprob_BCT), logprob_BCT)
+            search.add(mask_BCT)
+            mask_BCT = search.most_promising(self._bounds(logprob_BCT, batch.choice_mask), size)
+            size *= 2
+        return logprob_BCT
+
+    def _bounds(self, logprob_BCT: Tensor, mask_BCT: Tensor) -> Tensor:
+        """The largest score that each choice may have; -inf where it is absent."""
+        tokens_BC = mask_BCT.sum(-1)
+        total_BC = logprob_BCT.clamp(max=0.0).sum(-1)
+        bound_BC = total_BC / tokens_BC.clamp(min=1) if self.norm == "token" else total_BC
+        return bound_BC.masked_fill(tokens_BC == 0, float("-inf"))
+
+
+def shortlist_of(score: ScoreSettings) -> Shortlist | None:
+    """Raises UserError where these settings cannot go together."""
+    if score.shortlist is None:
+        return None
+    if score.method != METHODS[0]:
+        raise UserError(f"score.shortlist= is for score.method={METHODS[0]}, not {score.method}.")
+    return Shortlist(score.shortlist, score.norm)
+
+
+class _Search:
+    """Which tokens of a batch's choices are known."""
+
+    def __init__(self, batch: Batch) -> None:
+        self.mask_BCT = batch.choice_mask
+        self.present_BC = batch.choice_mask.any(-1)
+        self.known_BCT = torch.zeros_like(batch.choice_mask)
+        self._tree: Prefixes = prefixes(batch)
+
+    def first_tokens(self) -> Tensor:
+        return self._behind(self._tree.depth_M == 0)
+
+    def add(self, mask_BCT: Tensor) -> None:
+        self.known_BCT = self.known_BCT | mask_BCT
+
+    def most_promising(self, bound_BC: Tensor, size: int) -> Tensor:
+        """Tokens to score next: at most `size` choices of each example, and what their prefixes tell of others.
+
+        Empty where no choice that is not known in full has a bound as high as the best score.
+        """
+        whole_BC = (self.known_BCT == self.mask_BCT).all(-1) & self.present_BC
+        best_B1 = bound_BC.masked_fill(~whole_BC, float("-inf")).amax(1, keepdim=True)
+        open_BC = self.present_BC & ~whole_BC & (bound_BC >= best_B1)
+        order_BC = bound_BC.masked_fill(~open_BC, float("-inf")).argsort(dim=1, descending=True, stable=True)
+        rank_BC = order_BC.argsort(dim=1)
+        chosen_BC = open_BC & (rank_BC < size)
+        chosen_N = chosen_BC[self.present_BC]
+        is_made_M = torch.zeros_like(self._tree.depth_M, dtype=torch.bool)
+        is_made_M[self._tree.prefix_NT[chosen_N][self.mask_BCT[self.present_BC][chosen_N]]] = True
+        mask_BCT = self._behind(is_made_M)
+        # only choices that this tells something new of
+        return mask_BCT & (mask_BCT & ~self.known_BCT).any(-1, keepdim=True)
+
+    def _behind(self, is_made_M: Tensor) -> Tensor:
+        """The tokens that follow these prefixes; with a prefix all shorter ones are made, too."""
+        behind_BCT = torch.zeros_like(self.mask_BCT)
+        behind_BCT[self.present_BC] = is_made_M[self._tree.prefix_NT] & self.mask_BCT[self.present_BC]
+        return behind_BCT
