@@ -181,6 +181,7 @@ class DataSettings(Settings):
     eval_rows: Count | None = None
     validation: Annotated[float, Share(above=True)] | None = None
     tune: bool = False
+    list_labels: bool | None = None
 
 
 @dataclass(frozen=True)
