@@ -56,6 +56,7 @@ def predict(config: DictConfig, overrides: Sequence[str] = ()) -> "Progress":
         _check_columns(predictor, stream, source, None if folders is None else str(config.task_column))
         labels = None if folders is not None else next(iter(predictor.tasks.values())).labels
         results = ResultRows(kind_of_output(target), stream.columns, labels)
+        results.bounds = predictor.shortlist is not None
         labelling = BulkPrediction(
             predictor,
             stream,

@@ -117,7 +117,7 @@ class Batch:
         ]
 
 
-MAY_BE_LEFT_OUT = ("fold", "same", "shortlisted")  # of a prediction in JSON, where they are None
+LEFT_OUT = {"fold": None, "same": None, "shortlisted": None, "bounds": 0}  # of a prediction in JSON: these values
 
 
 @dataclass(frozen=True)
@@ -129,8 +129,9 @@ class Prediction:
     under one norm can be made one under another (`tfew.ranking.norms`). That goes for one context; of several
     `contexts` (ensemble in-context learning) the scores are what their predictions were combined to. `fold` is the one
     that held the row out, in a cross-validation. `same` has for each choice the first one of the same tokens, where
-    there are such (`tfew.ranking.ties`). `shortlisted` is the norm under which some choices were left out, and have
-    upper bounds for scores: what is predicted is right under this norm alone (`tfew.ranking.shortlist`).
+    there are such (`tfew.ranking.ties`). `bounds` says of how many choices the score is an upper bound, since they were
+    left out, and `shortlisted` under which norm: what is predicted is right under that alone
+    (`tfew.ranking.shortlist`).
     """
 
     dataset: str
@@ -147,9 +148,10 @@ class Prediction:
     fold: int | None = None
     same: tuple[int, ...] | None = None
     shortlisted: str | None = None
+    bounds: int = 0
 
     def to_json(self) -> str:
-        known = {name: value for name, value in vars(self).items() if value is not None or name not in MAY_BE_LEFT_OUT}
+        known = {name: value for name, value in vars(self).items() if name not in LEFT_OUT or value != LEFT_OUT[name]}
         return json.dumps(known, ensure_ascii=False)
 
     @classmethod

@@ -4,7 +4,7 @@
 what they mean, stand in the YAML files.
 """
 
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, dataclass, fields, replace
 from types import UnionType
 from typing import Annotated, Any, ClassVar, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -166,6 +166,11 @@ class EvaluationSettings(Settings):
     icl: InContextSettings
     prompt: PromptSettings
     baselines: bool = True
+
+    @property
+    def in_full(self) -> "EvaluationSettings":
+        """The same with all choices scored, as a training's own numbers and its temperature are made."""
+        return replace(self, score=replace(self.score, shortlist=None))
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from tfew.files.checksums import file_sha256
 from tfew.models.adapters_io import WEIGHTS_FILE, load_temperature
 from tfew.prediction.saved_run import SavedRun
 from tfew.prediction.task_predictor import TaskPredictor
+from tfew.ranking.shortlist import Shortlist, shortlist_of
 
 log = logging.getLogger(__name__)
 
@@ -24,6 +25,7 @@ class LoadedTask:
     prompt_tokenizer: PromptTokenizer
     weights_sha256: str | None
     bank_index: int | None = None
+    shortlist: Shortlist | None = None
     # of the norm pmi: log-probabilities of choices after an empty input, kept as they were needed
     unconditional: dict[str, float] = field(default_factory=dict)
 
@@ -36,6 +38,7 @@ class LoadedTask:
             "norm": task.norm,
             "temperature": task.temperature,
             "max_tokens": self.prompt_tokenizer.max_tokens,
+            **({} if self.shortlist is None else {"shortlist": self.shortlist.size}),
             **self.prompt_tokenizer.rule,
             "data": hashlib.sha256(data.encode()).hexdigest()[:16],
         }
@@ -53,6 +56,11 @@ def load_task(name: str, run: SavedRun, prompt_tokenizer: PromptTokenizer) -> Lo
     if temperature is None:
         why = "its run had too few held-out rows, or none" if run.folder is not None else "there is no adapter"
         log.info(f"Note: probabilities of {name} are not calibrated: {why} (score.norm={score.norm}, score.eos={eos}).")
+    if (shortlist := shortlist_of(score)) is not None and len(templates) > 1:
+        raise UserError(
+            f"score.shortlist= finds the best label of one template, and {name} has {len(templates)}, whose"
+            " probabilities are averaged: choose one with templates=single templates.name=."
+        )
     task = TaskPredictor(name, spec, templates, score.norm, 1.0 if temperature is None else temperature)
     weights = None if run.folder is None else file_sha256(run.folder / WEIGHTS_FILE)
-    return LoadedTask(task, prompt_tokenizer, weights)
+    return LoadedTask(task, prompt_tokenizer, weights, shortlist=shortlist)

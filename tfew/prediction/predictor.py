@@ -65,7 +65,7 @@ class Predictor:
         self.batch_size = run.evaluation.eval_batch_size
         self._score = BoundedScorer(loaded.model, loaded.execution.engine, loaded.execution.memory_bytes)
         self._autocast = loaded.execution.autocast
-        self._shortlist = shortlist_of(run.evaluation.score)
+        self.shortlist = shortlist_of(run.evaluation.score)
         self._tasks: dict[str, LoadedTask] = {}
 
     @classmethod
@@ -161,7 +161,7 @@ class Predictor:
                 "sum",
                 self.device,
                 self._unconditional([prompt for prompt, _ in flat]),
-                self._shortlist,
+                self.shortlist,
             )
             by_position = dict(zip(order, ranked, strict=True))
         predictions = iter(by_position[position] for position in range(len(flat)))

@@ -3,6 +3,9 @@
 A table has a column p_LABEL for each label where all rows have the same labels; where they have not (several tasks,
 choices of a row's own), one column "probabilities" in JSON, as JSON lines have it always. A column of the row that is
 named like one of these goes out as input_NAME.
+
+With `score.shortlist=` a column bounds says how many labels were left out of the ranking. Their probabilities are too
+high, if anything, and that of the label is too low (`tfew.ranking.shortlist`).
 """
 
 import csv
@@ -19,6 +22,7 @@ STANDARD = "-"
 DELIMITERS = {"csv": ",", "tsv": "\t"}
 ENDINGS = {".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl"}
 LABEL, PROBABILITY, PROBABILITIES, OF_LABEL, OF_INPUT = "label", "probability", "probabilities", "p_", "input_"
+BOUNDS = "bounds"
 DIGITS = 6  # of a probability
 
 
@@ -43,6 +47,7 @@ class ResultRows:
         self.kind, self.labels = kind, labels
         self.columns = None if columns is None else list(columns)
         self.left_out: set[str] = set()  # columns of later rows that a table's header has not
+        self.bounds = False  # whether rows say of how many labels the probability is a bound
 
     def text(self, rows: Sequence[Mapping[str, Any]], labelled: Sequence[Labelled], first: bool) -> str:
         """The lines of these rows; `first`: nothing is written before them."""
@@ -63,15 +68,16 @@ class ResultRows:
 
     def _own_columns(self) -> list[str]:
         by_label = [PROBABILITIES] if self.labels is None else [OF_LABEL + label for label in self.labels]
-        return [LABEL, PROBABILITY, *by_label]
+        return [LABEL, PROBABILITY, *([BOUNDS] if self.bounds else []), *by_label]
 
     def _own_cells(self, of: Labelled) -> list[Any]:
         probabilities = _rounded(of)
         by_label = [_dumped(probabilities)] if self.labels is None else [probabilities[label] for label in self.labels]
-        return [of.label, round(of.probability, DIGITS), *by_label]
+        return [of.label, round(of.probability, DIGITS), *([of.bounds] if self.bounds else []), *by_label]
 
     def _json(self, row: Mapping[str, Any], of: Labelled) -> dict[str, Any]:
-        own = {LABEL: of.label, PROBABILITY: round(of.probability, DIGITS), PROBABILITIES: _rounded(of)}
+        bounds = {BOUNDS: of.bounds} if self.bounds else {}
+        own = {LABEL: of.label, PROBABILITY: round(of.probability, DIGITS), **bounds, PROBABILITIES: _rounded(of)}
         return {**{OF_INPUT + key if key in own else key: value for key, value in row.items()}, **own}
 
     def _renamed(self, column: str) -> str:

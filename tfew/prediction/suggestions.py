@@ -20,6 +20,7 @@ from tfew.decisions.suggest import Candidate, Candidates, kept_for, most_useful,
 from tfew.errors import UserError
 from tfew.files.atomic import write_atomically
 from tfew.prediction.result_rows import (
+    BOUNDS,
     DELIMITERS,
     LABEL,
     OF_INPUT,
@@ -56,6 +57,7 @@ class Suggestions:
         if self._spec.label is None:
             raise UserError(f"suggest= is for rows with a label, and those of {self._spec.name} have none.")
         self._trained = _trained(run)
+        self._added = {LABEL, PROBABILITY, *([] if run.evaluation.score.shortlist is None else [BOUNDS])}
         self._chosen: list[Candidate] | None = None  # not yet, or by the process that was killed
 
     def write(self, written: Path) -> None:
@@ -96,10 +98,10 @@ class Suggestions:
         if self.kind == "jsonl" or labels is None:
             value = row[PROBABILITIES]
             probabilities = json.loads(value) if isinstance(value, str) else value
-            added = {LABEL, PROBABILITY, PROBABILITIES}
+            added = {*self._added, PROBABILITIES}
         else:
             probabilities = {label: float(row[OF_LABEL + label]) for label in labels}
-            added = {LABEL, PROBABILITY, *(OF_LABEL + label for label in labels)}
+            added = {*self._added, *(OF_LABEL + label for label in labels)}
         own = {
             name.removeprefix(OF_INPUT) if name.removeprefix(OF_INPUT) in added else name: value
             for name, value in row.items()
@@ -123,7 +125,7 @@ class Suggestions:
         label = spelt.get(self._spec.label.column, self._spec.label.column)
         renamed = [
             {
-                spelt.get(known, name): value
+                spelt.get(known, known): value
                 for name, value in row.items()
                 for known in [self._spec.rename.get(name, name)]
             }

@@ -27,12 +27,16 @@ PLACEHOLDER = 0  # the label that templates are shown in place of the unknown on
 @dataclass(frozen=True)
 class Labelled:
     """What was predicted for a row; `probabilities` has every choice by its label, or where labels are each row's own
-    by its text, and sums to one."""
+    by its text, and sums to one.
+
+    `bounds`: of how many choices it has only an upper bound of the share, since they were left out of the ranking
+    (`tfew.ranking.shortlist`); `probability` is a lower bound then."""
 
     task: str
     label: str
     probability: float
     probabilities: dict[str, float]
+    bounds: int = 0
 
 
 class WrongTemplatesError(UserError):
@@ -100,7 +104,7 @@ class TaskPredictor:
         for name, probability in zip(names, probability_C, strict=True):
             by_name[name] = by_name.get(name, 0.0) + probability
         best = names[max(range(len(names)), key=probability_C.__getitem__)]
-        return Labelled(self.task, best, by_name[best], by_name)
+        return Labelled(self.task, best, by_name[best], by_name, max(p.bounds for p in predictions))
 
     def _as_row(self, number: int, row: Mapping[str, Any] | str) -> Mapping[str, Any]:
         if not isinstance(row, str):

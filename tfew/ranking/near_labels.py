@@ -7,7 +7,7 @@ import re
 from collections import defaultdict
 from collections.abc import Sequence
 
-SHORTEST = 3  # letters that a word has without the ending that is taken off
+SHORTEST = 3  # letters that the singular has
 ENDINGS = (("ies", "y"), ("ches", "ch"), ("shes", "sh"), ("sses", "ss"), ("xes", "x"), ("s", ""))  # of English plurals
 
 
@@ -27,6 +27,6 @@ def _key(text: str) -> tuple[str, ...]:
 def _singular(word: str) -> str:
     for ending, instead in ENDINGS:
         stem = word.removesuffix(ending)
-        if stem != word and len(stem) >= SHORTEST and not word.endswith(("ss", "us", "is")):
+        if stem != word and len(stem + instead) >= SHORTEST and not word.endswith(("ss", "us", "is")):
             return stem + instead
     return word

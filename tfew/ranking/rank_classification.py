@@ -34,10 +34,15 @@ def rank_classify(
         batch = batch.to(device)
         made_with = norm if norm in TENSOR_NORMS else "sum"
         listed = shortlist if shortlist is not None and shortlist.leaves_out(batch) else None
-        token_logprob_BCT = token_logprob(batch) if listed is None else listed(token_logprob, batch)
+        bounds_B = [0] * len(batch)
+        if listed is None:
+            token_logprob_BCT = token_logprob(batch)
+        else:
+            token_logprob_BCT, is_bound_BC = listed(token_logprob, batch)
+            bounds_B = is_bound_BC.sum(-1).tolist()
         scores_BC = rank_scores(token_logprob_BCT, batch.choice_mask, made_with).tolist()
         tokens_BC = batch.choice_mask.sum(-1).tolist()
-        for scores_C, tokens_C, prompt in zip(scores_BC, tokens_BC, remaining, strict=False):
+        for scores_C, tokens_C, bounds, prompt in zip(scores_BC, tokens_BC, bounds_B, remaining, strict=False):
             choices = len(prompt.choices)
             scores = tuple(scores_C[:choices])
             alone = unconditional.get(prompt.dataset)
@@ -48,7 +53,8 @@ def rank_classify(
                 characters=tuple(map(len, prompt.choices)),
                 bytes=tuple(len(choice.encode()) for choice in prompt.choices),
                 unconditional=None if alone is None else tuple(alone[choice] for choice in prompt.choices),
-                shortlisted=None if listed is None else listed.norm,
+                bounds=bounds,
+                shortlisted=listed.norm if listed is not None and bounds else None,
             )
             yield rescored(prediction, made_with, norm)
 
