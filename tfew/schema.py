@@ -94,6 +94,10 @@ class Batch:
         """Some of the examples; padding stays as it is."""
         return self._each(lambda tensor: tensor[examples])
 
+    def chosen(self, is_chosen_B: torch.Tensor) -> Batch:
+        """The examples for which this is true; padding stays as it is."""
+        return self._each(lambda tensor: tensor[is_chosen_B])
+
     def _each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Batch:
         tensors: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
         return replace(self, **{name: change(tensor) for name, tensor in tensors.items() if tensor is not None})

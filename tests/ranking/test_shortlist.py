@@ -129,6 +129,26 @@ def test_kept_inputs_change_no_score(name: str, engine: str) -> None:
             token_logprob(model, others, engine, kept=kept)
 
 
+@pytest.mark.parametrize("memory", [None, 1e6])
+def test_inputs_that_begin_alike_and_halves_of_a_batch(memory: float | None) -> None:
+    """What is common to all inputs is kept as ever; where memory does not suffice, halves may have no choices left."""
+    model, draw = tiny("llama"), random.Random(1)
+    shared = draw.choices(range(2, 90), k=30)
+    batch = many_choices(2, examples=4)
+    own = batch.input_ids[:, :4]
+    inputs = torch.cat([torch.tensor([shared]).expand(4, -1), own], dim=1)
+    batch = replace(batch, input_ids=inputs, input_mask=torch.ones_like(inputs, dtype=torch.bool))
+    scorer = BoundedScorer(model, "fast", memory)
+    with scoring_mode(model):
+        expected = token_logprob(model, batch, "plain")
+        logprob, is_bound = Shortlist(1, "sum")(scorer, batch)
+    assert memory is not None or len(scorer.context.ids_K) == 30
+    known = ~is_bound[..., None] & batch.choice_mask
+    torch.testing.assert_close(logprob[known], expected[known], atol=2e-5, rtol=0)
+    best = rank_scores(expected, batch.choice_mask, "sum").argmax(1)
+    assert torch.equal(rank_scores(logprob, batch.choice_mask, "sum").argmax(1), best)
+
+
 @pytest.mark.parametrize(
     ("name", "module", "encoder"),
     [("t5", fast_t5, "_encoded"), ("bart", fast_encoder_decoder, "_encoded"),

@@ -29,7 +29,7 @@ from tfew.prediction.loaded_task import LoadedTask, load_task
 from tfew.prediction.saved_run import SavedRun, saved_run
 from tfew.prediction.task_predictor import Labelled, TaskPredictor, WrongTemplatesError
 from tfew.ranking.rank_classification import rank_classify, unconditional_sums
-from tfew.ranking.shortlist import shortlist_of
+from tfew.ranking.shortlist import Shortlist
 from tfew.runs.identity import differences
 from tfew.runs.noted import OF_MODEL
 from tfew.schema import Batch, Prediction, Prompt
@@ -65,7 +65,6 @@ class Predictor:
         self.batch_size = run.evaluation.eval_batch_size
         self._score = BoundedScorer(loaded.model, loaded.execution.engine, loaded.execution.memory_bytes)
         self._autocast = loaded.execution.autocast
-        self.shortlist = shortlist_of(run.evaluation.score)
         self._tasks: dict[str, LoadedTask] = {}
 
     @classmethod
@@ -96,6 +95,12 @@ class Predictor:
     @property
     def tasks(self) -> dict[str, TaskPredictor]:
         return {name: task.task_predictor for name, task in self._tasks.items()}
+
+    @property
+    def shortlist(self) -> Shortlist | None:
+        """Of rows of any task, which share batches: None unless all tasks have the same."""
+        common = {task.shortlist for task in self._tasks.values()}
+        return next(iter(common)) if len(common) == 1 else None
 
     def add(self, name: str, folder: str | Path) -> None:
         """Takes in one more task; raises UserError, and changes nothing, where its adapter belongs to another model."""

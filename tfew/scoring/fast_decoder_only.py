@@ -92,7 +92,14 @@ def token_logprob_with_context(model: Any, batch: Batch, context: Context) -> Te
         return token_logprob(model, batch)
     own = int(batch.input_mask.sum(-1).max()) - length + int(batch.choice_mask.sum((1, 2)).max())
     parts = batch.split(max(1, length // own))
-    return torch.cat([_with_context(model, part, context, length) for part in parts])
+    return torch.cat(
+        [
+            _with_context(model, part, context, length)
+            if part.choice_mask.any()
+            else torch.zeros(part.choice_mask.shape, device=part.choice_mask.device)
+            for part in parts
+        ]
+    )
 
 
 def _with_context(model: Any, batch: Batch, context: Context, length: int, sees: Sees = RIGHT) -> Tensor:
@@ -130,6 +137,19 @@ def _with_kept_inputs(model: Any, batch: Batch, sees: Sees = RIGHT, kept: KeptIn
     before_B1 = batch.input_mask.sum(-1, keepdim=True) - 1
     encode = partial(_input_layers, model, batch, sees)
     layers = encode() if kept is None else kept.of(batch.input_ids, encode)
+    is_scored_B = batch.choice_mask.any(-1).any(-1)
+    if not is_scored_B.all():
+        found_BCT = torch.zeros(batch.choice_mask.shape, device=before_B1.device)
+        layers = [(keys[is_scored_B], values[is_scored_B]) for keys, values in layers]
+        found_BCT[is_scored_B] = _behind_kept(model, batch.chosen(is_scored_B), before_B1[is_scored_B], layers, sees)
+        return found_BCT
+    return _behind_kept(model, batch, before_B1, layers, sees)
+
+
+def _behind_kept(
+    model: Any, batch: Batch, before_B1: Tensor, layers: list[tuple[Tensor, Tensor]], sees: Sees
+) -> Tensor:
+    """`before_B1`: how many of each input's tokens are in `layers`."""
     last_B1 = batch.input_ids.gather(1, before_B1)
     laid = lay_out(replace(batch, input_ids=last_B1, input_mask=torch.ones_like(last_B1, dtype=torch.bool)), sees.mask)
     place_1L = torch.arange(batch.input_ids.shape[1] - 1, device=last_B1.device)[None]

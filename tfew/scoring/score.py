@@ -50,7 +50,8 @@ def token_logprob(
     score: Callable[[nn.Module, Batch], Tensor] = plain_token_logprob
     if way == DECODER_ONLY:
         score = fast_decoder_only.token_logprob
-        if kept is not None:
+        # what inputs have in common is made once for all batches, and so goes before what is made once for this one
+        if kept is not None and (context is None or not context.length_for(batch)):
             score = partial(fast_decoder_only.token_logprob_with_inputs, kept=kept)
         elif context is not None:
             score = partial(fast_decoder_only.token_logprob_with_context, context=context)
@@ -82,6 +83,8 @@ class BoundedScorer:
         self.context = Context()
 
     def __call__(self, batch: Batch, kept: KeptInputs | None = None) -> Tensor:
+        if not batch.choice_mask.any():  # of half a batch, in a later round of two-stage ranking
+            return torch.zeros(batch.choice_mask.shape, device=batch.choice_mask.device)
         if self._should_fit(batch):
             try:
                 return token_logprob(self.model, batch, self.engine, context=self.context, kept=kept)
