@@ -5,20 +5,17 @@ uncertain rows one is taken after the other: the one with the largest product of
 the nearest row that is labelled or taken already (farthest first, as the greedy k-centre of Sener and Savarese 2018,
 arXiv 1708.00489). The distance is one less the cosine of TF-IDF vectors: cheap, and the same for every model.
 
-Letters: M candidates, N labelled rows.
+Letters: M candidates, N labelled rows, V words. Matrices `_MV`, `_NV` are scipy's sparse ones.
 """
 
 import heapq
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from tfew.errors import UserError
-
-if TYPE_CHECKING:
-    from scipy.sparse import csr_matrix
 
 LEAST_KEPT, KEPT_FOR_EACH = 1000, 20  # candidates: memory and time do not depend on how many rows there are
 LABELLED_AT_A_TIME = 1000
@@ -102,7 +99,7 @@ def most_useful(candidates: Sequence[Candidate], count: int, labelled: Sequence[
     return chosen
 
 
-def _tf_idf(texts: Sequence[str]) -> "csr_matrix":
+def _tf_idf(texts: Sequence[str]) -> Any:
     """Rows of length 1; all zero where a text has no words."""
     from sklearn.feature_extraction.text import TfidfVectorizer
 
@@ -113,7 +110,7 @@ def _tf_idf(texts: Sequence[str]) -> "csr_matrix":
         raise UserError("suggest= compares the words of rows, and these have none.") from error
 
 
-def _distance_to_nearest(vector_MV: "csr_matrix", other_NV: "csr_matrix") -> np.ndarray:
+def _distance_to_nearest(vector_MV: Any, other_NV: Any) -> np.ndarray:
     """`[M]`: 0 for the same words, 1 for none in common, or where there are no others."""
     distance_M = np.ones(vector_MV.shape[0])
     for start in range(0, other_NV.shape[0], LABELLED_AT_A_TIME):

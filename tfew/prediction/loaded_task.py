@@ -61,6 +61,11 @@ def load_task(name: str, run: SavedRun, prompt_tokenizer: PromptTokenizer) -> Lo
             f"score.shortlist= finds the best label of one template, and {name} has {len(templates)}, whose"
             " probabilities are averaged: choose one with templates=single templates.name=."
         )
+    if shortlist is not None:
+        log.info(
+            f"Note: score.shortlist={shortlist.size} leaves labels of {name} out where they cannot be the best: the"
+            " label's probability is a lower bound then, and theirs are upper ones (column bounds)."
+        )
     task = TaskPredictor(name, spec, templates, score.norm, 1.0 if temperature is None else temperature)
     weights = None if run.folder is None else file_sha256(run.folder / WEIGHTS_FILE)
     return LoadedTask(task, prompt_tokenizer, weights, shortlist=shortlist)

@@ -57,4 +57,4 @@ def _of_yaml(path: Path) -> dict[str, str] | list[str]:
     texts = found if isinstance(found, list) else [*found, *found.values()] if isinstance(found, dict) else []
     if not texts or not all(isinstance(text, str) and text.strip() for text in texts):
         raise UserError(f"{path} lists no labels: it must be NAME: WORDS line by line, or - NAME line by line.")
-    return found  # type: ignore[no-any-return]
+    return found
