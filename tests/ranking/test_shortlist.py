@@ -18,11 +18,12 @@ from tfew.errors import UserError
 from tfew.evaluate import evaluate
 from tfew.prediction.predictor import Predictor
 from tfew.ranking.norms import available
-from tfew.ranking.shortlist import Shortlist
+from tfew.ranking.shortlist import Shortlist, shortlist_of
 from tfew.schema import Batch
 from tfew.scoring import fast_decoder_only, fast_encoder_decoder, fast_t5
 from tfew.scoring.context import KeptInputs
 from tfew.scoring.score import BoundedScorer, rank_scores, scoring_mode, token_logprob
+from tfew.settings import ScoreSettings
 
 
 def many_choices(seed: int, examples: int = 3, choices: int = 20) -> Batch:
@@ -108,6 +109,19 @@ def test_choices_that_are_the_same_tokens_are_scored_together() -> None:
 def test_norms_without_bounds_are_refused(norm: str) -> None:
     with pytest.raises(UserError, match=f"score.norm=token and sum, not {norm}"):
         Shortlist(3, norm)
+
+
+def test_what_has_other_scores_or_passes_is_refused() -> None:
+    token = ScoreSettings("token", "direct", shortlist=3)
+    assert shortlist_of(token, "concat") == Shortlist(3, "token")
+    assert shortlist_of(replace(token, shortlist=None), "ensemble") is None
+    for refused, message in (
+        ((replace(token, method="channel"),), "score.method=direct, not channel"),
+        ((token, "ensemble"), "icl.mode=ensemble has many"),
+        ((token, "none", True), "a model in parts"),
+    ):
+        with pytest.raises(UserError, match=message):
+            shortlist_of(*refused)
 
 
 @pytest.mark.parametrize("name", ["t5", "bart", "llama", "gemma2", "gpt2"])

@@ -131,9 +131,10 @@ def rank(loaded: LoadedModel, task: Task, settings: EvaluationSettings, context:
     unique = list(dict.fromkeys(query for contexts in queries for group in contexts for query in group))
     encoded = loaded.prompt_tokenizer.tokenize(unique)
     with scoring_mode(loaded.model), loaded.execution.autocast():
-        alone = method != "channel" and (settings.score.norm == "pmi" or loaded.prompt_tokenizer.scores_without_input)
+        shortlist = shortlist_of(settings.score, mode, loaded.execution.is_sharded)
+        alone = shortlist is None and method != "channel"
+        alone = alone and (settings.score.norm == "pmi" or loaded.prompt_tokenizer.scores_without_input)
         choices = _unconditional_choices(prompts, settings.score.norm) if alone else {}
-        shortlist = shortlist_of(settings.score)
         predictions = _score(loaded, settings.eval_batch_size, task.name, unique, encoded, choices, shortlist)
     by_query = dict(zip(unique, predictions, strict=True))
     same = same_choices(loaded.prompt_tokenizer, (prompt.choices for prompt in prompts))

@@ -66,10 +66,14 @@ class Shortlist:
         return bound_BC.masked_fill(tokens_BC == 0, float("-inf"))
 
 
-def shortlist_of(score: ScoreSettings) -> Shortlist | None:
+def shortlist_of(score: ScoreSettings, icl_mode: str = "none", is_sharded: bool = False) -> Shortlist | None:
     """Raises UserError where these settings cannot go together."""
     if score.shortlist is None:
         return None
+    if icl_mode == "ensemble":
+        raise UserError("score.shortlist= finds the best choice of one context, and icl.mode=ensemble has many.")
+    if is_sharded:
+        raise UserError("score.shortlist= goes through the model as often as rows need: not with a model in parts.")
     if score.method != METHODS[0]:
         raise UserError(f"score.shortlist= is for score.method={METHODS[0]}, not {score.method}.")
     return Shortlist(score.shortlist, score.norm)
