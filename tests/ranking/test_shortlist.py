@@ -18,10 +18,11 @@ from tfew.errors import UserError
 from tfew.evaluate import evaluate
 from tfew.prediction.predictor import Predictor
 from tfew.ranking.norms import available
-from tfew.ranking.shortlist import Shortlist, shortlist_of
+from tfew.ranking.shortlist import MOST_ROUNDS, Shortlist, shortlist_of
 from tfew.schema import Batch
 from tfew.scoring import fast_decoder_only, fast_encoder_decoder, fast_t5
 from tfew.scoring.context import KeptInputs
+from tfew.scoring.prefixes import prefixes
 from tfew.scoring.score import BoundedScorer, rank_scores, scoring_mode, token_logprob
 from tfew.settings import ScoreSettings
 
@@ -93,6 +94,22 @@ def test_a_sure_model_is_asked_little() -> None:
     assert len(rounds) == int(batch.choice_mask[0, 7].sum())
     assert rounds[0] == batch.choice_ids.shape[1]
     assert int(is_bound.sum()) >= batch.choice_ids.shape[1] // 2
+
+
+def test_an_unsure_model_is_asked_half_as_much_again_at_most() -> None:
+    """Long choices that are equally likely: no bound tells one from another before its end."""
+    texts = [[2 + n % 5, *(2 + (n // 5**t) % 5 for t in range(1, 3)), *[9] * 12, 1] for n in range(60)]
+    batch = collate([TokenizedPrompt([7, 1], texts, 0, 0, 0)] * 2, pad_id=0)
+    made: list[int] = []
+
+    def unsure(part: Batch, kept: KeptInputs | None = None) -> Tensor:
+        made.append(len(prefixes(part).depth_M))
+        return -0.5 * part.choice_mask.float()
+
+    _, is_bound = Shortlist(4, "token")(unsure, batch)
+    assert not is_bound.any()
+    assert sum(made) < 1.6 * len(prefixes(batch).depth_M)
+    assert len(made) <= MOST_ROUNDS + 2
 
 
 def test_choices_that_are_the_same_tokens_are_scored_together() -> None:

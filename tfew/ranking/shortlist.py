@@ -25,6 +25,7 @@ from tfew.scoring.prefixes import Prefixes, prefixes
 from tfew.settings import ScoreSettings
 
 NORMS = ("token", "sum")  # whose bounds need nothing but tokens
+MOST_ROUNDS = 12  # each goes through all layers, however few tokens it has
 Score = Callable[[Batch, KeptInputs | None], Tensor]
 
 
@@ -87,6 +88,9 @@ class _Search:
         self.present_BC = batch.choice_mask.any(-1)
         self.known_BCT = torch.zeros_like(batch.choice_mask)
         self._tree: Prefixes = prefixes(batch)
+        self._all_B = torch.bincount(self._tree.example_M, minlength=len(batch))  # prefixes
+        self._rounds = 0
+        self._made_B = torch.zeros_like(self._all_B)  # so far; those that are made again count again
 
     def first_tokens(self) -> Tensor:
         return self._behind(self._tree.depth_M == 0)
@@ -101,6 +105,8 @@ class _Search:
     def most_promising(self, bound_BC: Tensor, size: int) -> Tensor:
         """Tokens to score next: those behind `size` prefixes of each example, and behind the shorter ones before them.
 
+        After many rounds, or where half of what the full ranking makes was made in vain, all that is open: a model that
+        is not sure of anything takes half as much again at most, and not many times as much.
         Empty where no choice that is not known in full has a bound as high as the best score.
         """
         whole_BC = self.whole_BC()
@@ -110,10 +116,16 @@ class _Search:
         path_NT = self._tree.prefix_NT[open_N]
         next_N = path_NT.gather(1, known_N[open_N, None])[:, 0]  # the prefix behind which nothing is known yet
         is_chosen_M = self._best(bound_BC[self.present_BC][open_N], next_N, size)
-        chosen_N = is_chosen_M[next_N]
-        is_on_path_NT = torch.arange(path_NT.shape[1], device=path_NT.device) <= known_N[open_N][chosen_N, None]
+        self._rounds += 1
+        is_spent_N = (2 * self._made_B[self._tree.example_M[next_N]] > self._all_B[self._tree.example_M[next_N]]) | (
+            self._rounds > MOST_ROUNDS
+        )
+        chosen_N = is_chosen_M[next_N] | is_spent_N
+        is_on_path_NT = torch.arange(path_NT.shape[1], device=path_NT.device) <= known_N[open_N][:, None]
+        is_on_path_NT = (is_on_path_NT | is_spent_N[:, None]) & self.mask_BCT[self.present_BC][open_N]
         is_made_M = torch.zeros_like(is_chosen_M)
-        is_made_M[path_NT[chosen_N][is_on_path_NT]] = True
+        is_made_M[path_NT[chosen_N][is_on_path_NT[chosen_N]]] = True
+        self._made_B += torch.bincount(self._tree.example_M[is_made_M], minlength=len(self._made_B))
         mask_BCT = self._behind(is_made_M)
         # only choices that this tells something new of
         return mask_BCT & (mask_BCT & ~self.known_BCT).any(-1, keepdim=True)
