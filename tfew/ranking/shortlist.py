@@ -117,9 +117,8 @@ class _Search:
         next_N = path_NT.gather(1, known_N[open_N, None])[:, 0]  # the prefix behind which nothing is known yet
         is_chosen_M = self._best(bound_BC[self.present_BC][open_N], next_N, size)
         self._rounds += 1
-        is_spent_N = (2 * self._made_B[self._tree.example_M[next_N]] > self._all_B[self._tree.example_M[next_N]]) | (
-            self._rounds > MOST_ROUNDS
-        )
+        example_N = self._tree.example_M[next_N]
+        is_spent_N = (2 * self._made_B > self._all_B)[example_N] | (self._rounds > MOST_ROUNDS)
         chosen_N = is_chosen_M[next_N] | is_spent_N
         is_on_path_NT = torch.arange(path_NT.shape[1], device=path_NT.device) <= known_N[open_N][:, None]
         is_on_path_NT = (is_on_path_NT | is_spent_N[:, None]) & self.mask_BCT[self.present_BC][open_N]
