@@ -23,12 +23,13 @@ from tfew.files.checksums import file_sha256
 from tfew.files.regular import read_text
 from tfew.tables.formats import read_rows
 from tfew.tables.hub_rows import load_hub_table
+from tfew.tables.label_file import is_label_file, read_labels
 from tfew.tables.stream import file_ending, is_table
 from tfew.tables.table_reader import Table, read_table
 
 log = logging.getLogger(__name__)
 
-OWN = ("data", "text", "label", "labels", "choices", "template")
+OWN = ("data", "text", "label", "labels", "choices", "template", "list_labels")
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
@@ -105,7 +106,10 @@ def _describe_table(config: DictConfig) -> None:
     table, source = _load(config)
     template = config.template if config.template is None else _read_template(str(config.template))
     text, label = _as_columns(config.text), _as_name(config.label)
-    options = TableOptions(text, label, parsed_texts(_plain(config.choices)), template, _labels(config))
+    if template is not None and config.get("list_labels") is not None:
+        raise UserError("list_labels= is for the prompt of the project's own: with template= the template says it.")
+    choices, labels = _choices(config, table), _labels(config)
+    options = TableOptions(text, label, choices, template, labels, config.get("list_labels"))
     described = describe_table(table, options)
     name = _name(str(config.data))
     if config.name == config.dataset.name:
@@ -234,9 +238,19 @@ def _as_name(value: Any) -> str | None:
     return None if value is None else str(value)
 
 
+def _choices(config: DictConfig, table: Table) -> Any:
+    """`choices=` as it is written, or what the file that it names lists: that then stands in the configuration."""
+    choices = parsed_texts(_plain(config.choices))
+    if isinstance(choices, str) and choices not in table.columns and is_label_file(choices):
+        choices = config.choices = read_labels(Path(choices).expanduser())
+    return choices
+
+
 def _labels(config: DictConfig) -> list[Any] | None:
-    """All labels, where the user names them."""
+    """All labels, where the user names them, or a file that lists them."""
     labels = parsed_texts(_plain(config.get("labels")))
+    if isinstance(labels, str) and is_label_file(labels):
+        labels = config.labels = list(read_labels(Path(labels).expanduser()))
     if labels is not None and not isinstance(labels, list):
         raise UserError(f"labels={labels} is no list of labels, as in labels=[spam,ham].")
     return labels

@@ -19,7 +19,7 @@ from tfew.decisions.request import DecisionSettings
 from tfew.errors import UserError, unknown_value_error
 from tfew.files.hub_adapter import local_adapter
 from tfew.files.partial_file import PartialFile, check_output_file
-from tfew.prediction.result_rows import ResultRows, kind_of_output
+from tfew.prediction.result_rows import ResultRows, kind_of_output, suggestions_file
 from tfew.prediction.tasks_file import task_folders
 from tfew.runs.records import load_record
 from tfew.runs.run_folder import finished_settings
@@ -30,7 +30,8 @@ from tfew.tables.stream import FILE_FORMATS, open_stream
 
 if TYPE_CHECKING:
     from tfew.prediction.bulk_predict import BulkPrediction, Progress
-    from tfew.prediction.predictor import Predictor
+    from tfew.prediction.predictor import FindRun, Predictor
+    from tfew.prediction.suggestions import Suggestions
 
 log = logging.getLogger("tfew.predict")  # __name__ is __main__ under python -m
 HEAD_BYTES = 2**16  # of the input, by which it is known again
@@ -57,27 +58,39 @@ def predict(config: DictConfig, overrides: Sequence[str] = ()) -> "Progress":
     try:
         _check_columns(predictor, stream, source, None if folders is None else str(config.task_column))
         labels = None if folders is not None else next(iter(predictor.tasks.values())).labels
-        kind, sets = kind_of_output(target), config.sets is not None
-        results = ResultRows(kind, stream.columns, labels, sets)
+        has = {"sets": config.sets is not None, "bounds": predictor.shortlist is not None}
+        result_rows = partial(ResultRows, kind_of_output(target), stream.columns, labels, **has)
         labelling = BulkPrediction(
             predictor,
             stream,
-            results,
+            result_rows(),
             name=_named(source),
             task_column=None if folders is None else str(config.task_column),
             skip=config.bad_rows == "skip",
             at_once=source == STDIO,
-            review=ResultRows(kind, stream.columns, labels, sets, for_review=True),
+            review=result_rows(for_review=True),
             references=drift_references(predictor.tasks) if config.drift else {},
         )
+        suggestions = _suggestions(config, find_run, target)
+        labelling.before_finish = None if suggestions is None else suggestions.write
         progress = _run(config, labelling, source, target)
     finally:
         stream.close()
     _summary(progress, labelling, target, time.monotonic() - started)
+    for line in [] if suggestions is None else suggestions.lines():
+        print(f"  {line}")
     for folder in [config.adapter] if folders is None else folders.values():
         if folder is not None:
             _warn_of_weak_adapter(local_adapter(folder))
     return progress
+
+
+def _suggestions(config: DictConfig, find_run: "FindRun", target: str) -> "Suggestions | None":
+    if config.suggest is None:
+        return None
+    from tfew.prediction.suggestions import Suggestions
+
+    return Suggestions(find_run(config.adapter), config.suggest, Path(target).expanduser(), kind_of_output(target))
 
 
 def _warn_of_weak_adapter(folder: Path) -> None:
@@ -138,6 +151,7 @@ def _check(config: DictConfig, source: str, target: str) -> None:
             raise UserError(f"{key}={config[key]!r} is neither true nor false.")
     kind_of_output(target)
     settings(DecisionSettings, config).check()
+    _check_suggest(config, target)
     if source != STDIO and not Path(source).expanduser().is_file():
         raise UserError(f"input={source} {'is a folder' if Path(source).is_dir() else 'does not exist'}.")
     if source == STDIO and sys.stdin.isatty():
@@ -151,6 +165,22 @@ def _check(config: DictConfig, source: str, target: str) -> None:
         check_output_file(path, config.overwrite)
     if source != STDIO and path.exists() and path.samefile(Path(source).expanduser()):
         raise UserError(f"output={target} would overwrite the input: choose another.")
+
+
+def _check_suggest(config: DictConfig, target: str) -> None:
+    count = config.suggest
+    if count is None:
+        return
+    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+        raise UserError(f"suggest={count} is no number of rows from 1 on.")
+    if config.adapters is not None:
+        raise UserError("suggest= names rows for one task's table, and adapters= has many: say adapter=.")
+    if target == STDIO:
+        raise UserError("suggest= is found in the whole output, so that must be a file: say output=FILE.")
+    path = Path(target).expanduser()
+    listed = suggestions_file(path)
+    if listed.exists() and not config.overwrite and not path.with_name(f"{path.name}.partial.json").is_file():
+        raise UserError(f"{listed} is there already, perhaps with labels filled in: move it, or say overwrite=true.")
 
 
 def _stream(predictor: "Predictor", source: str, kind: str | None) -> RowStream:

@@ -94,6 +94,10 @@ class Batch:
         """Some of the examples; padding stays as it is."""
         return self._each(lambda tensor: tensor[examples])
 
+    def chosen(self, is_chosen_B: torch.Tensor) -> Batch:
+        """The examples for which this is true; padding stays as it is."""
+        return self._each(lambda tensor: tensor[is_chosen_B])
+
     def _each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Batch:
         tensors: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)}
         return replace(self, **{name: change(tensor) for name, tensor in tensors.items() if tensor is not None})
@@ -117,6 +121,9 @@ class Batch:
         ]
 
 
+LEFT_OUT = {"fold": None, "same": None, "shortlisted": None, "bounds": 0}  # of a prediction in JSON: these values
+
+
 @dataclass(frozen=True)
 class Prediction:
     """What rank classification says of one prompt; `scores` has one number per choice, higher is better.
@@ -126,7 +133,9 @@ class Prediction:
     under one norm can be made one under another (`tfew.ranking.norms`). That goes for one context; of several
     `contexts` (ensemble in-context learning) the scores are what their predictions were combined to. `fold` is the one
     that held the row out, in a cross-validation. `same` has for each choice the first one of the same tokens, where
-    there are such (`tfew.ranking.ties`).
+    there are such (`tfew.ranking.ties`). `bounds` says of how many choices the score is an upper bound, since they were
+    left out, and `shortlisted` under which norm: what is predicted is right under that alone
+    (`tfew.ranking.shortlist`).
     """
 
     dataset: str
@@ -142,9 +151,11 @@ class Prediction:
     contexts: int = 1
     fold: int | None = None
     same: tuple[int, ...] | None = None
+    shortlisted: str | None = None
+    bounds: int = 0
 
     def to_json(self) -> str:
-        known = {name: value for name, value in vars(self).items() if value is not None or name not in ("fold", "same")}
+        known = {name: value for name, value in vars(self).items() if name not in LEFT_OUT or value != LEFT_OUT[name]}
         return json.dumps(known, ensure_ascii=False)
 
     @classmethod

@@ -4,7 +4,7 @@
 what they mean, stand in the YAML files.
 """
 
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, dataclass, fields, replace
 from types import UnionType
 from typing import Annotated, Any, ClassVar, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -84,6 +84,7 @@ class ScoreSettings(Settings):
     norm: Literal["token", "sum", "char", "byte", "pmi"]
     method: Literal["direct", "channel", "calibrated"]
     eos: Literal["auto", "include", "exclude"] = "auto"
+    shortlist: Count | None = None
 
 
 @dataclass(frozen=True)
@@ -166,6 +167,11 @@ class EvaluationSettings(Settings):
     prompt: PromptSettings
     baselines: bool = True
 
+    @property
+    def in_full(self) -> "EvaluationSettings":
+        """The same with all choices scored, as a training's own numbers and its temperature are made."""
+        return replace(self, score=replace(self.score, shortlist=None))
+
 
 @dataclass(frozen=True)
 class DataSettings(Settings):
@@ -180,6 +186,7 @@ class DataSettings(Settings):
     eval_rows: Count | None = None
     validation: Annotated[float, Share(above=True)] | None = None
     tune: bool = False
+    list_labels: bool | None = None
 
 
 @dataclass(frozen=True)

@@ -219,7 +219,7 @@ def _complete(job: Job, member: "Member", loaded: "Trainable", seconds: float, g
     adapter_bytes = save_adapter(folder, weights, resolved(config.method), base_of(config), rule)
     evaluated = None
     if job.evaluation is not None:
-        evaluation_settings = settings(EvaluationSettings, config)
+        evaluation_settings = settings(EvaluationSettings, config).in_full
         evaluated = evaluate_model(loaded, job.evaluation, evaluation_settings, folder, guesses=guesses)
     fitted = Fitted(member.steps, member.tokens_seen, seconds, final_loss(folder / METRICS_FILE))
     result = RunResult(loaded, evaluated, fitted, adapter_bytes, job.training.mixture, job.evaluation)

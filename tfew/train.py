@@ -96,7 +96,7 @@ def _train_and_evaluate(config: DictConfig, folder: Path, training: Task, evalua
     fitted, adapter_bytes = _fit(config, loaded, training, folder)
     evaluated = None
     if evaluation is not None:
-        evaluation_settings = settings(EvaluationSettings, config)
+        evaluation_settings = settings(EvaluationSettings, config).in_full
         evaluated = evaluate_model(loaded, evaluation, evaluation_settings, folder, guesses=guesses)
         evaluated.metrics.update(tuning)
     result = RunResult(loaded, evaluated, fitted, adapter_bytes, training.mixture, evaluation, findings)
@@ -191,7 +191,7 @@ def _train_fold(
     loaded = build_trainable(config)
     steps_after = folds_after * config.steps + steps_later
     fit(config, loaded.method, loaded.model, loaded.prompt_tokenizer, training, folder, steps_after)
-    return evaluate_model(loaded, held_out, settings(EvaluationSettings, config), folder)
+    return evaluate_model(loaded, held_out, settings(EvaluationSettings, config).in_full, folder)
 
 
 def _announce(config: DictConfig, training: Task, evaluation: Task | None) -> None:

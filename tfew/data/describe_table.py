@@ -36,7 +36,7 @@ class TableOptions:
 
     choices: the verbalizer ({label: words}, or a list of words), or the column with each row's own choices, or a list
     of columns with a choice each. template: Jinja, or the name of a promptsource collection or of one of its templates.
-    labels: all that there are, also those that no row has.
+    labels: all that there are, also those that no row has. list_labels: whether the default prompt lists the choices.
     """
 
     text: Sequence[str] | None = None
@@ -44,6 +44,7 @@ class TableOptions:
     choices: str | Sequence[Any] | Mapping[Any, Any] | None = None
     template: str | None = None
     labels: Sequence[Any] | None = None
+    list_labels: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -90,7 +91,7 @@ def describe_table(table: Table, options: TableOptions) -> TableDescription:
         labels = _class_labels(table, label, options, rename, notes)
     if options.template is None:
         text = list(options.text or [_infer_text(table, {label, choices_column, *parts}, notes)])
-        prompts: Any = [_default_prompt(text, label, labels, rename)]
+        prompts: Any = [_default_prompt(text, label, labels, rename, options.list_labels)]
         single = None
     else:
         text, prompts, single = _custom_prompts(table, options.template, label, labels, rename)
@@ -211,13 +212,16 @@ def _row_labels(table: Table, label: str, choices_column: str, rename: Mapping[s
     return _Labels(rule, [], [], choices_column)
 
 
-def _default_prompt(text: Sequence[str], label: str, labels: _Labels, rename: Mapping[str, str]) -> dict[str, Any]:
-    """The texts, the choices if they are few, and the question."""
+def _default_prompt(
+    text: Sequence[str], label: str, labels: _Labels, rename: Mapping[str, str], list_labels: bool | None
+) -> dict[str, Any]:
+    """The texts, the choices if they are few, and the question; `list_labels`: with the choices, or without."""
     columns = [rename.get(column, column) for column in text]
     fields = {humanize(name) if len(text) > 1 else "": column for name, column in zip(text, columns, strict=True)}
     asked = humanize(label)
     asks = labels.choices_column is None and asked.lower() not in GENERIC_NAMES
     listed = labels.choices_column is not None or len(labels.words) <= MAX_LISTED
+    listed = listed if list_labels is None else list_labels
     jinja = layout_template(fields, f"{asked}:" if asks else "Answer:", choices="Choices:" if listed else None)
     return {"name": "default", "jinja": jinja, "answer_choices": _answer_choices(labels, rename), "cut": columns}
 

@@ -10,4 +10,5 @@ Pure functions of numbers, of rows that were held out in training; nothing here 
 * curve: how many are right of the surest rows
 * conformal: sets of labels that hold the right one
 * drift: whether new rows are scored as the held-out ones were
+* suggest: which unlabelled rows to label next
 """

@@ -57,6 +57,11 @@ class PartialFile:
     def _state_file(self) -> Path:
         return self.path.with_name(f"{self.path.name}.partial.json")
 
+    @property
+    def written(self) -> Path:
+        """Where the output is until it is finished."""
+        return _partial_path(self.path)
+
     def write(self, text: str, side_texts: Sequence[str], state: Mapping[str, Any]) -> None:
         """Appends to all files, each side's its own text, and commits them together with the state."""
         try:

@@ -7,6 +7,7 @@
 * bulk_predict, result_rows: a file of rows, labelled window by window
 * held_out: scores of the rows that an adapter's run held out
 * doubt: rows for a person, and what the summary says of doubt
+* suggestions: `suggest=N`: the rows to label by hand next
 * tasks_file: `adapters=FILE.json`
 * submission: RAFT's files
 """

@@ -8,8 +8,9 @@ windows again, and with them the same batches and the very same file.
 import json
 import sys
 import time
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
 from typing import Any, TextIO
 
 from tqdm import tqdm
@@ -17,7 +18,8 @@ from tqdm import tqdm
 from tfew.decisions.drift import Counts, DriftReference
 from tfew.errors import UserError
 from tfew.files.partial_file import PartialFile
-from tfew.prediction.predictor import Predictor, Prepared
+from tfew.prediction.loaded_task import Prepared
+from tfew.prediction.predictor import Predictor
 from tfew.prediction.result_rows import ResultRows
 from tfew.prediction.task_predictor import Labelled
 from tfew.tables.rows import RowStream, StreamedRow, StreamPosition
@@ -99,6 +101,7 @@ class BulkPrediction:
         self.predictor, self.stream, self.results, self.name = predictor, stream, results, name
         self.task_column, self.skip = task_column, skip
         self.first_problem: str | None = None
+        self.before_finish: Callable[[Path], None] | None = None  # takes the output when all of it is written
         self.with_labels = {name for name, labeller in predictor.tasks.items() if labeller.labels is not None}
         self.window_rows = predictor.batch_size * (1 if at_once else WINDOW_BATCHES)
 
@@ -115,6 +118,8 @@ class BulkPrediction:
         if not progress.labelled:
             file.discard()
         self._check_labelled(progress)
+        if self.before_finish is not None:
+            self.before_finish(file.written)
         file.finish()
         return progress
 

@@ -10,7 +10,6 @@ One predictor is for one thread at a time.
 
 import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,27 +27,17 @@ from tfew.methods.base import merge as merge_adapter
 from tfew.methods.task_bank import Scaling, TaskBank
 from tfew.models.adapters_io import load_shapes, load_weights
 from tfew.models.loaded_model import LoadedModel
-from tfew.prediction.loaded_task import LoadedTask, load_task
+from tfew.prediction.loaded_task import LoadedTask, Prepared, load_task
 from tfew.prediction.saved_run import SavedRun, saved_run
 from tfew.prediction.task_predictor import Labelled, TaskPredictor, WrongTemplatesError
 from tfew.ranking.rank_classification import rank_classify, unconditional_sums
-from tfew.runs.identity import differences
-from tfew.runs.noted import OF_MODEL
+from tfew.ranking.shortlist import Shortlist
 from tfew.schema import Batch, Prediction, Prompt
 from tfew.scoring.score import BoundedScorer, scoring_mode
 
 Adapters = str | Path | None | Mapping[str, str | Path]  # a folder, None: the bare model; or a folder for each task
 FindRun = Callable[[str | Path | None], SavedRun]  # the run of the adapter in a folder; see `saved_run`
 Row = Mapping[str, Any] | str
-
-
-@dataclass(frozen=True)
-class Prepared:
-    """A row in the words of its task's templates, and their tokens."""
-
-    task: str
-    prompts: Sequence[Prompt]
-    encoded: Sequence[TokenizedPrompt]
 
 
 class Predictor:
@@ -104,6 +93,12 @@ class Predictor:
     def tasks(self) -> dict[str, TaskPredictor]:
         return {name: task.task_predictor for name, task in self._tasks.items()}
 
+    @property
+    def shortlist(self) -> Shortlist | None:
+        """Of rows of any task, which share batches: None unless all tasks have the same."""
+        common = {task.shortlist for task in self._tasks.values()}
+        return next(iter(common)) if len(common) == 1 else None
+
     def add(self, name: str, folder: str | Path) -> None:
         """Takes in one more task; raises UserError, and changes nothing, where its adapter belongs to another model."""
         self.put_task(name, self.read_task(name, folder))
@@ -119,7 +114,7 @@ class Predictor:
         self._check_new(name, replace)
         folder = local_adapter(folder)
         run = self._find_run(folder)
-        _check_same_model(name, run, self._run)
+        run.check_same_model(name, self._run)
         if own_base:
             run.check_base()
         run.check_weights(self._base_sample)
@@ -175,6 +170,7 @@ class Predictor:
                 "sum",
                 self.device,
                 self._unconditional([prompt for prompt, _ in flat]),
+                self.shortlist,
             )
             by_position = dict(zip(order, ranked, strict=True))
         predictions = iter(by_position[position] for position in range(len(flat)))
@@ -295,14 +291,3 @@ def _load_many(find_run: FindRun, folders: Mapping[str, str | Path], merge: bool
     for name, folder in folders.items():
         predictor.add(name, folder)
     return predictor
-
-
-def _check_same_model(name: str, run: SavedRun, first: SavedRun) -> None:
-    """Raises UserError where two tasks belong to different base models: a batch runs on one."""
-    ours, theirs = first.computation["model"], run.computation["model"]
-    noted = {key for key in OF_MODEL if None in (ours.get(key), theirs.get(key))}  # by a run of before, not at all
-    if unlike := differences(*({k: v for k, v in model.items() if k not in noted} for model in (ours, theirs))):
-        raise UserError(
-            f"Task {name!r} was trained on another model than the first one ({'; '.join(unlike[:3])}; there: {name!r},"
-            " here: the first), and a batch runs on one."
-        )

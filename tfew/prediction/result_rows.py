@@ -7,6 +7,9 @@ named like one of these goes out as input_NAME.
 A row too doubtful for a label (`threshold=`) has none: an empty cell, null in JSON lines. With `sets=` there are
 set (a list in JSON, in a table too, since labels may hold any character) and set_size. Rows for a person to label, the
 doubtful ones, also have row, their number in the input, and guess, the likeliest label.
+
+With `score.shortlist=` a column bounds says how many labels were left out of the ranking. Their probabilities are too
+high, if anything, and that of the label is too low (`tfew.ranking.shortlist`).
 """
 
 import csv
@@ -24,6 +27,7 @@ DELIMITERS = {"csv": ",", "tsv": "\t"}
 ENDINGS = {".csv": "csv", ".tsv": "tsv", ".jsonl": "jsonl", ".ndjson": "jsonl"}
 LABEL, PROBABILITY, PROBABILITIES, OF_LABEL, OF_INPUT = "label", "probability", "probabilities", "p_", "input_"
 ROW, GUESS, SET, SET_SIZE = "row", "guess", "set", "set_size"
+BOUNDS = "bounds"
 DIGITS = 6  # of a probability
 
 
@@ -36,16 +40,23 @@ def kind_of_output(path: str) -> str:
     return kind
 
 
+def suggestions_file(output: Path) -> Path:
+    """Of `suggest=`, beside the output."""
+    return output.with_name(f"{output.stem}.suggest{output.suffix}")
+
+
 class ResultRows:
     """`labels`: those that all rows have; None where they have not. `columns`: of the input; None: the first row's.
 
-    `sets`: whether rows have sets of labels; `for_review`: whether they are for a person to label."""
+    `sets`: whether rows have sets of labels; `for_review`: whether they are for a person to label; `bounds`: whether
+    rows say of how many labels the probability is a bound.
+    """
 
     def __init__(
         self, kind: str, columns: Sequence[str] | None, labels: Sequence[str] | None, sets: bool = False,
-        for_review: bool = False,
+        for_review: bool = False, bounds: bool = False,
     ) -> None:  # fmt: skip
-        self.kind, self.labels, self.sets, self.for_review = kind, labels, sets, for_review
+        self.kind, self.labels, self.sets, self.for_review, self.bounds = kind, labels, sets, for_review, bounds
         self.columns = None if columns is None else list(columns)
         self.left_out: set[str] = set()  # columns of later rows that a table's header has not
 
@@ -72,8 +83,8 @@ class ResultRows:
 
     def _own_columns(self) -> list[str]:
         by_label = [PROBABILITIES] if self.labels is None else [OF_LABEL + label for label in self.labels]
-        sets = [SET, SET_SIZE] if self.sets else []
-        return [LABEL, *([GUESS, ROW] if self.for_review else []), PROBABILITY, *sets, *by_label]
+        sets, bounds = [SET, SET_SIZE] if self.sets else [], [BOUNDS] if self.bounds else []
+        return [LABEL, *([GUESS, ROW] if self.for_review else []), PROBABILITY, *bounds, *sets, *by_label]
 
     def _own(self, of: Labelled, number: int) -> dict[str, Any]:
         """What is added to a row, by column; in JSON lines all but the columns of labels."""
@@ -85,6 +96,7 @@ class ResultRows:
             LABEL: of.label,
             **({GUESS: of.guess, ROW: number} if self.for_review else {}),
             PROBABILITY: round(of.probability, DIGITS),
+            **({BOUNDS: of.bounds} if self.bounds else {}),
             **({SET: list(of.labels or ()), SET_SIZE: len(of.labels or ())} if self.sets else {}),
             **by_label,
         }

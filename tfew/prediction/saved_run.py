@@ -25,6 +25,8 @@ from tfew.models.base_check import base_of, check_weights, unlike_base
 from tfew.models.build import build_for_scoring, build_tokenizer, saved_method, tokenizer_for
 from tfew.models.loaded_model import LoadedModel
 from tfew.models.saved_task import saved_task
+from tfew.runs.identity import differences
+from tfew.runs.noted import OF_MODEL
 from tfew.runs.run_folder import finished_settings
 from tfew.settings import EvaluationSettings, settings
 from tfew.task import load_mixture_spec, load_spec, train_templates
@@ -33,7 +35,7 @@ from tfew.task import load_mixture_spec, load_spec, train_templates
 PREDICTION_SETTINGS = (
     "adapter", "adapters", "input", "output", "format", "bad_rows", "task_column", "merge", "dataset", "text",
     "templates", "score", "model", "trainer", "max_tokens", "eval_batch_size", "engine", "memory_gb",
-    "trust_remote_code", "resume", "overwrite", "base", *DECISION_SETTINGS,
+    "trust_remote_code", "resume", "overwrite", "base", "suggest", *DECISION_SETTINGS,
 )  # fmt: skip
 COMPUTATION = (
     "model",
@@ -71,6 +73,16 @@ class SavedRun:
     def settings(self) -> dict[str, Any]:
         """All of them, resolved."""
         return resolved(self.config)
+
+    def check_same_model(self, name: str, first: "SavedRun") -> None:
+        """Raises UserError where this run, of task `name`, has another base model than `first`: a batch runs on one."""
+        ours, theirs = first.computation["model"], self.computation["model"]
+        noted = {key for key in OF_MODEL if None in (ours.get(key), theirs.get(key))}  # by a run of before, not at all
+        if unlike := differences(*({k: v for k, v in model.items() if k not in noted} for model in (ours, theirs))):
+            raise UserError(
+                f"Task {name!r} was trained on another model than the first one ({'; '.join(unlike[:3])}; there:"
+                f" {name!r}, here: the first), and a batch runs on one."
+            )
 
     @property
     def computation(self) -> dict[str, Any]:

@@ -36,6 +36,8 @@ class Labelled:
     `label`: None where the row is too doubtful for one (`threshold=`); `guess`: the likeliest one, whose `probability`
     it is. `labels`: the set that holds the right one as often as `sets=` says, the likeliest first; None without it.
     `log_mass`: see `tfew.decisions.held_out_scores`.
+    `bounds`: of how many choices it has only an upper bound of the share, since they were left out of the ranking
+    (`tfew.ranking.shortlist`); `probability` is a lower bound then.
     """
 
     task: str
@@ -45,6 +47,7 @@ class Labelled:
     guess: str = ""
     labels: tuple[str, ...] | None = None
     log_mass: float = 0.0
+    bounds: int = 0
 
     def __post_init__(self) -> None:
         if not self.guess:
@@ -138,7 +141,8 @@ class TaskPredictor:
         best = names[max(range(len(names)), key=probability_C.__getitem__)]
         label = best if self.decision.answers(by_name[best]) else None
         labels = self.decision.label_set(by_name)
-        return Labelled(self.task, label, by_name[best], by_name, best, labels, float(log_mass(sums_1MC)[0]))
+        mass, bounds = float(log_mass(sums_1MC)[0]), max(prediction.bounds for prediction in predictions)
+        return Labelled(self.task, label, by_name[best], by_name, best, labels, mass, bounds)
 
     def _as_row(self, number: int, row: Mapping[str, Any] | str) -> Mapping[str, Any]:
         if not isinstance(row, str):

@@ -2,9 +2,11 @@
 
 * evaluation: a task evaluated, batch by batch
 * rank_classification: scores of prompts
+* shortlist: two-stage ranking of many choices
 * score_methods, norms: direct, channel, calibrated; per token, character, byte, PMI
 * icl, window: in-context learning; how much of the model's window it takes
-* ties, task_check: choices that are the same to the model; what is wrong with a task, before it is trained
+* ties, near_labels: choices that are the same to the model, labels that nearly are
+* task_check: what is wrong with a task, before it is trained
 * baselines, paired_gain: the commonest label and a bag of words on the same rows, and how much better the model is
 * metrics, per_label_metrics, label_table: accuracy, F1, confusion, and how they are shown
 * tuning: the best of a few settings, and how optimistic its number is

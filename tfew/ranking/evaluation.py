@@ -24,6 +24,7 @@ from tfew.ranking.metrics import summarise, summarise_members
 from tfew.ranking.per_label_metrics import label_places, summarise_classes
 from tfew.ranking.rank_classification import rank_classify, unconditional_sums
 from tfew.ranking.score_methods import prediction_from, prompts_to_score, shots_to_score
+from tfew.ranking.shortlist import Shortlist, shortlist_of
 from tfew.ranking.ties import same_choices, without_lucky_guess
 from tfew.ranking.window import lengths_in_context
 from tfew.runs.run_folder import PREDICTIONS_FILE
@@ -130,9 +131,11 @@ def rank(loaded: LoadedModel, task: Task, settings: EvaluationSettings, context:
     unique = list(dict.fromkeys(query for contexts in queries for group in contexts for query in group))
     encoded = loaded.prompt_tokenizer.tokenize(unique)
     with scoring_mode(loaded.model), loaded.execution.autocast():
-        alone = method != "channel" and (settings.score.norm == "pmi" or loaded.prompt_tokenizer.scores_without_input)
+        shortlist = shortlist_of(settings.score, mode, loaded.execution.is_sharded)
+        alone = shortlist is None and method != "channel"
+        alone = alone and (settings.score.norm == "pmi" or loaded.prompt_tokenizer.scores_without_input)
         choices = _unconditional_choices(prompts, settings.score.norm) if alone else {}
-        predictions = _score(loaded, settings.eval_batch_size, task.name, unique, encoded, choices)
+        predictions = _score(loaded, settings.eval_batch_size, task.name, unique, encoded, choices, shortlist)
     by_query = dict(zip(unique, predictions, strict=True))
     same = same_choices(loaded.prompt_tokenizer, (prompt.choices for prompt in prompts))
     answers = [
@@ -157,6 +160,7 @@ def _score(
     prompts: Sequence[Prompt],
     encoded: Sequence[TokenizedPrompt],
     unconditional_choices: Mapping[str, Sequence[str]],
+    shortlist: Shortlist | None = None,
 ) -> list[Prediction]:
     """Every prompt's choices scored by sums, each by one of the processes, and known to all of them then.
 
@@ -189,7 +193,7 @@ def _score(
     in_order = [index for batch in passes for index in batch]
     tokens = (collated([encoded[index] for index in batch]) for batch in progress)
     ranked = rank_classify(
-        score, tokens, [prompts[index] for index in in_order], "sum", execution.device, unconditional
+        score, tokens, [prompts[index] for index in in_order], "sum", execution.device, unconditional, shortlist
     )
     scored = list(zip(in_order, ranked, strict=True))[: sum(map(len, own))]
     by_index = dict(pair for pairs in all_gather_objects(scored) for pair in pairs)

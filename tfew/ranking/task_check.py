@@ -14,6 +14,7 @@ from tfew.data.cells import MISSING_WORDS
 from tfew.data.label_column import alike_labels, rows_named
 from tfew.data.split import duplicate_groups, own_text, rare_labels
 from tfew.errors import UserError, shorten_list
+from tfew.ranking.near_labels import near_identical
 from tfew.ranking.per_label_metrics import is_uneven
 from tfew.ranking.ties import same_choices
 from tfew.schema import Prompt
@@ -51,6 +52,7 @@ def check_task(
         *_labels(task, labels_are_named),
         *_same_labels(task, prompt_tokenizer, labels_are_named),
         *_same_choices(task, prompt_tokenizer),
+        *_near_labels(task),
         *_unknown_characters(prompts, prompt_tokenizer),
         *_cut(prompts, prompt_tokenizer, len(task.prompts)),
         *_duplicates(task, folds),
@@ -157,6 +159,21 @@ def _same_choices(task: Task, prompt_tokenizer: "PromptTokenizer") -> Iterator[F
             f" makes the same tokens of them ({_named(twins)} in row {rows[0]})",
             "if they mean different things, reword one of them; if they mean the same, delete one; until then no"
             " answer to such a row counts as right",
+        )
+
+
+def _near_labels(task: Task) -> Iterator[Finding]:
+    """Labels that say the same words, and are not `_labels`' spellings of one."""
+    if task.classes is None or not task.prompts or len(words := task.prompts[0][0].choices) != len(task.classes):
+        return
+    names, spellings, counts = task.classes, [set(group) for group in alike_labels(task.classes)], _rows_by_label(task)
+    groups = [[names[place] for place in group] for group in near_identical(words)]
+    if groups := [group for group in groups if not any(set(group) <= spelt for spelt in spellings)]:
+        listed = "; ".join(" and ".join(f"{name!r} ({counts[name]} rows)" for name in group) for group in groups)
+        yield Finding(
+            False,
+            f"labels that say the same words but for their order or the plural: {listed}",
+            f"make one label of them, or if they differ, say other words: choices='{{{groups[0][0]}: ...}}'",
         )
 
 
