@@ -19,7 +19,7 @@ from tfew.service.futures import resolve, try_call
 
 if TYPE_CHECKING:
     from tfew.prediction.loaded_task import Prepared
-from tfew.prediction.predictor import Predictor
+    from tfew.prediction.predictor import Predictor
     from tfew.prediction.task_predictor import Labelled
 
 TURNS = 4  # parts of a batch that clients take by turns
