@@ -22,6 +22,7 @@ config
 mini_t0
 tokens tables
 data
+label_sets
 scoring
 placement
 methods

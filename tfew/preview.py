@@ -139,6 +139,7 @@ def _describe(prompt: Prompt, prompt_tokenizer: "PromptTokenizer") -> dict[str, 
         "input": prompt_tokenizer.text(prompt),
         "choices": list(prompt.choices),
         "label": prompt.label,
+        **({"questions": list(prompt.questions), "answers": prompt.answers} if prompt.questions else {}),
         "input_ids": encoded.input_ids,
         "choice_ids": encoded.choice_ids,
         "cut_tokens": encoded.cut_tokens,
@@ -158,8 +159,12 @@ def _as_text(description: dict[str, Any]) -> str:
         description["input"],
         f"   ids {_short(description['input_ids'])}",
     ]
+    right = {description["label"]}
+    if answers := description.get("answers"):
+        size = len(description["choices"]) // len(answers)
+        right = {place * size + answer for place, answer in enumerate(answers)}
     for number, (choice, ids) in enumerate(zip(description["choices"], description["choice_ids"], strict=True)):
-        mark = "*" if number == description["label"] else " "
+        mark = "*" if number in right else " "
         lines.append(f" {mark} {choice!r}: {len(ids)} tokens {_short(ids)}")
     return "\n".join(lines) + "\n"
 

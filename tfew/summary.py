@@ -11,6 +11,7 @@ from tfew.costs.formulas import inference_flops, training_flops
 from tfew.devices.distributed import is_main_process
 from tfew.environment.verbosity import is_quiet
 from tfew.models.adapters_io import save_temperature
+from tfew.ranking.label_set_table import passes_line
 from tfew.ranking.label_table import by_label, confusions, doubts, headline
 from tfew.ranking.tuning import tuning_table, tuning_verdict
 from tfew.runs.card import describe_scoring
@@ -121,6 +122,8 @@ def print_summary(record: RunRecord, path: Path) -> None:
         print(f"  {counts['empty_renders']} times a template rendered nothing for a row and was skipped.")
     if scored := describe_scoring(record.scoring):
         print(f"  choices are {scored}.")
+    if sets := record.metrics.get("label_sets"):
+        print(f"  {passes_line(sets['labels'], record.config['engine'], counts['prompts'])}.")
     folds = len(record.metrics.get("folds", ()))
     what = f"trained and evaluated in {folds} folds" if folds else "evaluated"
     parameters, took = record.parameters, f"{what} in {seconds['evaluate']:.0f} s"
@@ -159,7 +162,8 @@ def _print_labels(metrics: Mapping[str, Any], rows: int) -> None:
     """For rows that somebody labelled by hand: every number, and how far it is to be trusted."""
     print("\n".join(f"  {line}" for line in headline(metrics, rows)))
     if "classes" in metrics:
-        print("\n".join(f"  {line}".rstrip() for line in ["", *by_label(metrics), "", *confusions(metrics), ""]))
+        confused = [*confusions(metrics), ""] if "confusion" in metrics else []
+        print("\n".join(f"  {line}".rstrip() for line in ["", *by_label(metrics), "", *confused]))
     print(_describe_calibration(metrics["calibration"]))
     if "tuning" in metrics:
         print(

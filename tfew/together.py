@@ -241,6 +241,11 @@ def _check(configs: Sequence[DictConfig], folders: Sequence[Path]) -> None:
         raise UserError("train_together= trains each run once, and tune=true several times: say tune=false.")
     if any(config.folds is not None for config in configs):
         raise UserError("train_together= trains each run once, and folds= several times: say folds=null.")
+    if len(set(map(_questions, configs))) > 1:
+        raise UserError(
+            "train_together= puts rows of all runs into one batch, where rows with several labels go only beside rows"
+            " with as many: train them apart."
+        )
     twice = [folder.name for number, folder in enumerate(folders) if folder in folders[:number]]
     if twice:
         raise UserError(f"train_together= names the same run twice ({twice[0]}).")
@@ -251,6 +256,12 @@ def _check(configs: Sequence[DictConfig], folders: Sequence[Path]) -> None:
                 f"Runs that are trained together share model, method and the way they are computed, and these differ"
                 f" ({'; '.join(unlike[:3])})."
             )
+
+
+def _questions(config: DictConfig) -> int:
+    """About how many labels a row is asked; 0 where it has one."""
+    label = config.dataset.get("label")
+    return len(label.names) if label is not None and label.get("several") else 0
 
 
 def _key(override: str) -> str:

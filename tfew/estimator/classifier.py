@@ -14,9 +14,10 @@ from sklearn.utils.validation import check_is_fitted
 from tfew import api
 from tfew.environment.verbosity import quiet
 from tfew.errors import UserError
-from tfew.estimator.classes import as_labels, check_labels, check_named, find_classes
+from tfew.estimator.classes import Classes, as_labels, check_as_many, check_labels, check_named, find_classes
 from tfew.estimator.frame import WHERE, Frame, as_frame, as_texts
 from tfew.estimator.kept_run import KeptRun
+from tfew.estimator.label_sets import as_lists, find_label_sets, sets_out
 from tfew.estimator.overrides import as_settings
 from tfew.estimator.report import Report
 from tfew.runs.records import RunRecord
@@ -33,6 +34,7 @@ class TfewClassifier(ClassifierMixin, BaseEstimator):
     """Few-shot training of a language model with (IA)³, as an estimator of scikit-learn.
 
     X is a list of texts, or a data frame whose columns are the texts of a row; y are texts, whole numbers or booleans.
+    Of rows with several labels y are lists of texts, texts such as "x;y", or a table of 0 and 1 with a column for each.
 
     model: a name of configs/model, a folder, or OWNER/NAME on the Hub. method, steps, lr, batch_size, max_tokens: as on
     the command line; None: as `experiment`, a file of configs/experiment, has it. folds: try an adapter on each part of
@@ -83,9 +85,15 @@ class TfewClassifier(ClassifierMixin, BaseEstimator):
         """Trains on these texts and labels; raises UserError for what cannot be learnt from."""
         given = as_settings(self.get_params(deep=False))
         texts, labels = as_texts(as_frame(X)), as_labels(y)
-        may_be_joined = "labels" not in given and not isinstance(self.choices, Mapping)
-        by_name = check_labels(labels, len(texts), may_be_joined)
-        check_named(by_name, self.choices, given.get("labels"))
+        check_as_many(labels, len(texts))
+        sets = find_label_sets(labels, given)
+        by_name = {}
+        if sets is None:
+            by_name = check_labels(labels)
+            check_named(by_name, self.choices, given.get("labels"))
+        else:
+            labels, told = as_lists(sets, labels, given)
+            given = {**given, **told}
         run = KeptRun()
         with self._heard():
             record = _train(run, texts, labels, f"+experiment={self.experiment}", given)
@@ -93,20 +101,35 @@ class TfewClassifier(ClassifierMixin, BaseEstimator):
         self._run = run
         self._predictor: Predictor | None = None
         self._columns = list(texts.columns)
-        self._classes = find_classes(by_name, record.config["dataset"]["label"]["names"])
+        names = record.config["dataset"]["label"]["names"]
+        self._sets = None if sets is None else sets_out(sets, names)
+        self._classes = find_classes(by_name, names) if sets is None else Classes(np.array(names), tuple(names))
         self.classes_ = self._classes.values_C
         self._name_features(texts)
         return self
 
-    def predict(self, X: Any) -> np.ndarray:
-        """The label of each row, as `y` spelt it."""
+    def predict(self, X: Any) -> Any:
+        """The label of each row, as `y` spelt it; where rows have several, a list of them, or columns of 0 and 1."""
         labelled = self._labelled(X)
+        if self._sets is not None:
+            return self._sets.given_back([row.labels or () for row in labelled])
         return self._classes.values([row.label for row in labelled])
 
     def predict_proba(self, X: Any) -> np.ndarray:
-        """probability_BC, classes in the order of `classes_`."""
+        """probability_BC, classes in the order of `classes_`; where rows have several labels each has its own."""
         labelled = self._labelled(X)
         return np.array([[row.probabilities[name] for name in self._classes.names] for row in labelled])
+
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+        """The share of rows whose label is right; where rows have several, of which all are, and no other is given."""
+        if getattr(self, "_sets", None) is None:
+            return float(super().score(X, y, sample_weight))
+        labels = as_labels(y)
+        columns = list(labels.columns)
+        given = {"multi_label": True, "labels": None if len(columns) > 1 else list(self.classes_)}
+        found = find_label_sets(labels, given)
+        has, got = (self._sets.matrix(rows) for rows in (found.rows, [r.labels or () for r in self._labelled(X)]))
+        return float(np.average((has == got).all(-1), weights=sample_weight))
 
     @property
     def predictor(self) -> "Predictor":

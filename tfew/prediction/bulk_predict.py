@@ -25,13 +25,15 @@ WINDOW_BATCHES = 32
 WINDOW_CHARACTERS = 2**22  # of the texts of a window: a few long rows are a window, too
 SHOWN_BAD_ROWS = 5
 OWN = "a choice of the row's own"
+NONE = "(no label)"  # of rows that may have several
 
 
 @dataclass
 class Progress:
     """How far it came: rows labelled, rows that could not be, and how often each task's labels were given.
 
-    Choices of rows' own are counted together, as OWN. `earlier`: rows of both kinds before this start.
+    Choices of rows' own are counted together, as OWN. `several`: the rows of tasks whose rows may have several labels.
+    `earlier`: rows of both kinds before this start.
     """
 
     place: StreamPosition = field(default_factory=StreamPosition)
@@ -39,13 +41,15 @@ class Progress:
     bad: int = 0
     labels: dict[str, dict[str, int]] = field(default_factory=dict)
     earlier: int = 0
+    several: dict[str, int] = field(default_factory=dict)
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> "Progress":
         if not state:
             return cls()
         labelled, bad = state["labelled"], state["bad"]
-        return cls(StreamPosition(**state["place"]), labelled, bad, state["labels"], labelled + bad)
+        place, several = StreamPosition(**state["place"]), state.get("several", {})
+        return cls(place, labelled, bad, state["labels"], labelled + bad, several)
 
     @property
     def rows(self) -> int:
@@ -57,7 +61,10 @@ class Progress:
         for row in labelled:
             counts = self.labels.setdefault(row.task, {})
             label = row.label if row.task in with_labels else OWN
-            counts[label] = counts.get(label, 0) + 1
+            if row.labels is not None:
+                self.several[row.task] = self.several.get(row.task, 0) + 1
+            for given in [label] if row.labels is None else row.labels or [NONE]:
+                counts[given] = counts.get(given, 0) + 1
 
 
 class BulkPrediction:

@@ -9,7 +9,9 @@ from typing import Any
 from tfew.data.tokenization import PromptTokenizer
 from tfew.errors import UserError
 from tfew.files.checksums import file_sha256
-from tfew.models.adapters_io import WEIGHTS_FILE, load_temperature
+from tfew.label_sets.questions import has_label_sets
+from tfew.label_sets.thresholds import DEFAULT
+from tfew.models.adapters_io import WEIGHTS_FILE, load_temperature, load_thresholds
 from tfew.prediction.saved_run import SavedRun
 from tfew.prediction.task_predictor import TaskPredictor
 
@@ -35,6 +37,7 @@ class LoadedTask:
             "weights": self.weights_sha256,
             "norm": task.norm,
             "temperature": task.temperature,
+            **({"thresholds": list(task.thresholds)} if task.several else {}),
             "max_tokens": self.prompt_tokenizer.max_tokens,
             **self.prompt_tokenizer.rule,
             "data": hashlib.sha256(data.encode()).hexdigest()[:16],
@@ -53,6 +56,11 @@ def load_task(name: str, run: SavedRun, prompt_tokenizer: PromptTokenizer) -> Lo
     if temperature is None:
         why = "its run had too few held-out rows, or none" if run.folder is not None else "there is no adapter"
         log.info(f"Note: probabilities of {name} are not calibrated: {why} (score.norm={score.norm}, score.eos={eos}).")
-    task = TaskPredictor(name, spec, templates, score.norm, 1.0 if temperature is None else temperature)
+    thresholds = None if run.folder is None else load_thresholds(run.folder, score.norm, eos)
+    if has_label_sets(spec) and thresholds is None:
+        log.info(
+            f"Note: {name} gives a label from a probability of {DEFAULT:g} on: no rows were held out to choose by."
+        )
+    task = TaskPredictor(name, spec, templates, score.norm, 1.0 if temperature is None else temperature, thresholds)
     weights = None if run.folder is None else file_sha256(run.folder / WEIGHTS_FILE)
     return LoadedTask(task, prompt_tokenizer, weights)

@@ -2,7 +2,8 @@
 
 A table has a column p_LABEL for each label where all rows have the same labels; where they have not (several tasks,
 choices of a row's own), one column "probabilities" in JSON, as JSON lines have it always. A column of the row that is
-named like one of these goes out as input_NAME.
+named like one of these goes out as input_NAME. Several labels of a row are a list in JSON lines, and in a table stand
+between the separator of the table that was trained on.
 """
 
 import csv
@@ -66,7 +67,8 @@ class ResultRows:
         return [of.label, round(of.probability, DIGITS), *by_label]
 
     def _json(self, row: Mapping[str, Any], of: Labelled) -> dict[str, Any]:
-        own = {LABEL: of.label, PROBABILITY: round(of.probability, DIGITS), PROBABILITIES: _rounded(of)}
+        label = of.label if of.labels is None else list(of.labels)
+        own = {LABEL: label, PROBABILITY: round(of.probability, DIGITS), PROBABILITIES: _rounded(of)}
         return {**{OF_INPUT + key if key in own else key: value for key, value in row.items()}, **own}
 
     def _renamed(self, column: str) -> str:

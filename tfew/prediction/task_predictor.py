@@ -5,6 +5,7 @@ templates that do not answer with the labels in their order (they turn the quest
 what they predict says nothing about the label.
 """
 
+import json
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -13,9 +14,12 @@ from typing import Any
 import numpy as np
 
 from tfew.data.dataset import DatasetSpec
-from tfew.data.labels import LabelRule
+from tfew.data.labels import SEPARATORS, LabelRule, LabelSetRule
 from tfew.data.templates import Template
 from tfew.errors import UserError, shorten_list
+from tfew.label_sets.questions import YES, by_question, has_label_sets, render
+from tfew.label_sets.scores import set_probability
+from tfew.label_sets.thresholds import DEFAULT
 from tfew.ranking.norms import rescored
 from tfew.ranking.temperature import probabilities
 from tfew.schema import Example, Prediction, Prompt
@@ -27,12 +31,17 @@ PLACEHOLDER = 0  # the label that templates are shown in place of the unknown on
 @dataclass(frozen=True)
 class Labelled:
     """What was predicted for a row; `probabilities` has every choice by its label, or where labels are each row's own
-    by its text, and sums to one."""
+    by its text, and sums to one.
+
+    Where a row may have several `labels`, `label` is all of them in one text, each has a probability of its own, and
+    `probability` is that the row has these and no other, if labels were independent of one another.
+    """
 
     task: str
     label: str
     probability: float
     probabilities: dict[str, float]
+    labels: tuple[str, ...] | None = None
 
 
 class WrongTemplatesError(UserError):
@@ -40,13 +49,21 @@ class WrongTemplatesError(UserError):
 
 
 class TaskPredictor:
-    """`norm` and `temperature`: how choices are scored, and how scores become probabilities."""
+    """`norm` and `temperature`: how choices are scored, and how scores become probabilities. `thresholds`: by label,
+    from which probability on a row has it, where rows may have several."""
 
     def __init__(
-        self, task: str, spec: DatasetSpec, templates: Sequence[Template], norm: str, temperature: float
+        self,
+        task: str,
+        spec: DatasetSpec,
+        templates: Sequence[Template],
+        norm: str,
+        temperature: float,
+        thresholds: Mapping[str, float] | None = None,
     ) -> None:
         self.task, self.spec, self.norm, self.temperature = task, spec, norm, temperature
-        self.labels = spec.label_names
+        self.labels, self.several = spec.label_names, has_label_sets(spec)
+        self.thresholds = [(thresholds or {}).get(name, DEFAULT) for name in self.labels or ()]
         self._templates = {template.name: template for template in templates}
         self._spellings = _spellings(spec)
         self._spelling_for: dict[str, tuple[str, ...]] = {}  # of the label, by the templates that were tried
@@ -61,7 +78,7 @@ class TaskPredictor:
         if self.spec.columns:
             return self.spec.columns
         shown = frozenset[str]().union(*(template.columns for template in self._templates.values()))
-        label = () if self.spec.label is None else (self.spec.label.column,)
+        label = () if self.spec.label is None else self.spec.label.columns
         return tuple(sorted(shown - {"answer_choices", *label}))
 
     @property
@@ -89,10 +106,12 @@ class TaskPredictor:
     def _comparable(self, prompt: Prompt, first: Prompt) -> bool:
         if self.labels is None:
             return prompt.choices == first.choices
-        return len(prompt.choices) == len(self.labels)
+        return self.several or len(prompt.choices) == len(self.labels)
 
     def labelled(self, prompts: Sequence[Prompt], predictions: Sequence[Prediction]) -> Labelled:
         """From the predictions of a row's prompts, whose scores are sums."""
+        if self.several:
+            return self._label_set(prompts, predictions)
         scores_1MC = np.array([[rescored(prediction, "sum", self.norm).scores for prediction in predictions]])
         (probability_C,) = probabilities(scores_1MC, self.temperature).tolist()
         names = prompts[0].choices if self.labels is None else self.labels
@@ -101,6 +120,29 @@ class TaskPredictor:
             by_name[name] = by_name.get(name, 0.0) + probability
         best = names[max(range(len(names)), key=probability_C.__getitem__)]
         return Labelled(self.task, best, by_name[best], by_name)
+
+    def _label_set(self, prompts: Sequence[Prompt], predictions: Sequence[Prediction]) -> Labelled:
+        """The labels whose probability reaches their thresholds."""
+        of_prompts = [by_question(prompt, [found]) for prompt, found in zip(prompts, predictions, strict=True)]
+        scores_KMC = np.array(
+            [
+                [rescored(one[1][0], "sum", self.norm).scores for one in of_label]
+                for of_label in zip(*of_prompts, strict=True)
+            ]
+        )
+        probability_K = probabilities(scores_KMC, self.temperature)[:, YES]
+        given_K = probability_K >= np.array(self.thresholds)
+        names = self.labels or ()
+        labels = tuple(name for name, given in zip(names, given_K, strict=True) if given)
+        by_name = dict(zip(names, probability_K.tolist(), strict=True))
+        return Labelled(self.task, self._joined(labels), set_probability(probability_K, given_K), by_name, labels)
+
+    def _joined(self, labels: Sequence[str]) -> str:
+        """As the table has them; as a list in JSON where a label holds what stands between them."""
+        separator = self.spec.label.separator if isinstance(self.spec.label, LabelSetRule) else SEPARATORS[0]
+        if any(separator in name for name in self.labels or ()):
+            return json.dumps(labels, ensure_ascii=False)
+        return separator.join(labels)
 
     def _as_row(self, number: int, row: Mapping[str, Any] | str) -> Mapping[str, Any]:
         if not isinstance(row, str):
@@ -111,8 +153,8 @@ class TaskPredictor:
         return {self.text_column: row}
 
     def _rendered(self, template: Template, number: int, row: Mapping[str, Any]) -> Prompt | None:
-        if self.labels is None:
-            return template.render(self.spec.name, self._example(number, row, None))
+        if self.labels is None or self.several:
+            return render(self.spec, template, self._example(number, row, None))
         spelling = self._spelling_for.get(template.name)
         if spelling is None:
             return self._tried(template, number, row)

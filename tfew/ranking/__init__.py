@@ -7,6 +7,7 @@
 * ties, task_check: choices that are the same to the model; what is wrong with a task, before it is trained
 * baselines, paired_gain: the commonest label and a bag of words on the same rows, and how much better the model is
 * metrics, per_label_metrics, label_table: accuracy, F1, confusion, and how they are shown
+* label_set_summary, label_set_table, bootstrap_gain: the same of rows with several labels, and how sure their F1 is
 * tuning: the best of a few settings, and how optimistic its number is
 * temperature: temperature scaling, expected calibration error
 """

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tfew.label_sets.questions import own_texts
 from tfew.ranking.norms import predicted, rescored
 from tfew.schema import Batch, Prediction, Prompt
 from tfew.scoring.score import rank_scores
@@ -30,18 +31,19 @@ def rank_classify(
     for batch in batches:
         batch = batch.to(device)
         made_with = norm if norm in TENSOR_NORMS else "sum"
-        scores_BC = rank_scores(token_logprob(batch), batch.choice_mask, made_with).tolist()
-        tokens_BC = batch.choice_mask.sum(-1).tolist()
+        logprob_BCT, scored_BCT = batch.scored(token_logprob(batch))
+        scores_BC = rank_scores(logprob_BCT, scored_BCT, made_with).tolist()
+        tokens_BC = scored_BCT.sum(-1).tolist()
         for scores_C, tokens_C, prompt in zip(scores_BC, tokens_BC, remaining, strict=False):
             choices = len(prompt.choices)
             scores = tuple(scores_C[:choices])
-            alone = unconditional.get(prompt.dataset)
+            own, alone = own_texts(prompt), unconditional.get(prompt.dataset)
             prediction = predicted(
                 prompt,
                 scores,
                 tokens=tuple(tokens_C[:choices]),
-                characters=tuple(map(len, prompt.choices)),
-                bytes=tuple(len(choice.encode()) for choice in prompt.choices),
+                characters=tuple(map(len, own)),
+                bytes=tuple(len(choice.encode()) for choice in own),
                 unconditional=None if alone is None else tuple(alone[choice] for choice in prompt.choices),
             )
             yield rescored(prediction, made_with, norm)

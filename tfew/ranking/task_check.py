@@ -14,6 +14,7 @@ from tfew.data.cells import MISSING_WORDS
 from tfew.data.label_column import alike_labels, rows_named
 from tfew.data.split import duplicate_groups, own_text, rare_labels
 from tfew.errors import UserError, shorten_list
+from tfew.label_sets.questions import YES
 from tfew.ranking.per_label_metrics import is_uneven
 from tfew.ranking.ties import same_choices
 from tfew.schema import Prompt
@@ -81,6 +82,7 @@ def _rows_by_label(task: Task) -> Counter[str]:
     names = task.classes or ()
     counts = Counter[str](dict.fromkeys(names, 0))
     counts.update(names[example.label] for example in task.examples if names and example.label is not None)
+    counts.update(names[place] for example in task.examples for place in example.labels or ())
     return counts
 
 
@@ -114,7 +116,9 @@ def _same_labels(task: Task, prompt_tokenizer: "PromptTokenizer", labels_are_nam
     """Labels that all rows share, and that are the same tokens."""
     if task.classes is None:
         return
-    choices = dict.fromkeys(prompt.choices for row in task.prompts[:1] for prompt in row)
+    # of labels that a row may have several of, every second choice says yes to one
+    own = slice(YES, None, 2) if task.several else slice(None)
+    choices = dict.fromkeys(prompt.choices[own] for row in task.prompts[:1] for prompt in row)
     alike = [] if labels_are_named else [set(group) for group in alike_labels(task.classes)]
     for words, places in same_choices(prompt_tokenizer, choices).items():
         groups: dict[int, list[int]] = defaultdict(list)
@@ -218,7 +222,7 @@ def _duplicates(task: Task, folds: int | None) -> Iterator[Finding]:
         )
     answers = defaultdict(set)
     for group, (prompt, *_) in zip(groups, task.prompts, strict=True):
-        answers[group].add(None if prompt.label is None else prompt.choices[prompt.label])
+        answers[group].add(prompt.answers if prompt.label is None else prompt.choices[prompt.label])
     if torn := [group + 1 for group, found in answers.items() if len(found) > 1]:
         yield Finding(
             False,
@@ -244,6 +248,11 @@ def _counts(task: Task, folds: int | None) -> Iterator[Finding]:
             f"labels without any row: {shorten_list(map(repr, empty))}",
             "the model may answer with them, and nothing here says how well",
         )
+    if task.several:
+        if every := [name for name in task.classes if counts[name] == task.rows]:
+            remedy = "nothing can be learnt about them: leave them out, or bring rows without them"
+            yield Finding(False, f"labels that every row has: {shorten_list(map(repr, every))}", remedy)
+        return
     (commonest, rows), total = counts.most_common(1)[0], sum(counts.values())
     if is_uneven(counts.values()):
         others = [name for name in task.classes if name != commonest]

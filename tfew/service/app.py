@@ -196,5 +196,5 @@ def _audited(request: Request, what: str) -> Iterator[None]:
 def _to_message(found: "Labelled", inputs: list[str] | None) -> Label:
     return Label(
         task=found.task, label=found.label, probability=found.probability, probabilities=found.probabilities,
-        inputs=inputs,
+        labels=None if found.labels is None else list(found.labels), inputs=inputs,
     )  # fmt: skip

@@ -47,8 +47,9 @@ OneOrMany = Annotated[Annotated[Item, Tag(ONE)] | Annotated[PredictRequest, Tag(
 class Label(BaseModel):
     task: str
     label: str
-    probability: float
+    probability: float = Field(description="of the label; of several labels, that they are right and no other is")
     probabilities: dict[str, float]
+    labels: list[str] | None = Field(None, description="all of the row's, where it may have several; null: one label")
     inputs: list[str] | None = Field(None, description="what the model was shown: one text for each template")
 
 
@@ -65,6 +66,7 @@ class TaskDescription(BaseModel):
     columns: list[str]
     text_column: str | None = Field(description="the column that a plain text is; null: rows have several")
     templates: list[str]
+    several: bool = Field(False, description="whether a row may have several labels")
 
 
 class NewTask(BaseModel):

@@ -67,6 +67,7 @@ class Operations:
                 columns=list(labeller.columns),
                 text_column=labeller.text_column,
                 templates=list(labeller.templates),
+                several=labeller.several,
             )
             for name, labeller in self.queue.predictor.tasks.items()
         ]
