@@ -35,12 +35,12 @@ def describe_label_sets(table: Table, options: TableOptions, sets: LabelSets) ->
         asked = "labels" if sets.of_each else sets.columns[0]
         prompts: Any = [default_prompt(text, asked, labels, rename)]
     else:
-        text, prompts, _ = custom_prompts(table, options.template, sets.columns[0], labels, rename)
-        if isinstance(prompts, str):
+        if not any(mark in options.template for mark in ("{{", "{%")):
             raise UserError(
                 f"template={options.template}: promptsource's templates answer with one label, and rows may have"
                 " several here: say Jinja, or multi_label=false."
             )
+        text, prompts, _ = custom_prompts(table, options.template, sets.columns[0], labels, rename)
     notes += verbalizer_notes(labels.names, labels.words)
     check_filled(table, text)
     check_texts(table, text)
