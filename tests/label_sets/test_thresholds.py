@@ -36,6 +36,17 @@ def test_too_few_rows_choose_nothing(having: int) -> None:
     assert best_threshold(probability_R, np.arange(20) >= 20 - FEWEST) < DEFAULT
 
 
+def test_labels_with_too_few_rows_share_one() -> None:
+    probability_RK = np.stack([made(1)[0], np.linspace(0, 0.3, 40), np.linspace(0, 0.2, 40)], axis=1)
+    has_RK = np.stack([made(1)[1], np.arange(40) > 37, np.arange(40) > 36], axis=1)
+    found_K = best_thresholds(probability_RK, has_RK)
+    assert found_K[0] == best_threshold(probability_RK[:, 0], has_RK[:, 0])
+    assert found_K[1] == found_K[2] == best_threshold(probability_RK.flatten(), has_RK.flatten()) != DEFAULT
+    few = np.zeros((40, 2), bool)
+    few[:2] = True
+    assert best_thresholds(probability_RK[:, :2], few).tolist() == [DEFAULT] * 2
+
+
 def test_no_row_has_a_part_in_its_own_threshold() -> None:
     probability_RK = np.stack([made(1)[0], made(2)[0]], axis=1)
     has_RK = np.stack([made(1)[1], made(2)[1]], axis=1)

@@ -72,11 +72,12 @@ def stratified_parts(
     seed: int,
     groups: Sequence[Hashable] | None = None,
 ) -> list[int]:
-    """The part of each row, where a row may have several labels; parts get these shares of the rows and of each label.
+    """The part of each row, where a row may have several labels; parts get nearly these shares of each label, and so of
+    the rows.
 
     Iterative stratification (Sechidis et al. 2011, ECML PKDD): of the labels that have rows left the rarest is dealt
-    out first, each row to the part that lacks most of it and is not full. Rows without a label count as having one
-    more. Rows of one of `groups` (None: each is its own) are in the same part.
+    out first, each row to the part that lacks most of it. Rows without a label count as having one more. Rows of one of
+    `groups` (None: each is its own) are in the same part.
     """
     members: dict[Hashable, list[int]] = defaultdict(list)
     for row in range(len(label_sets)):
@@ -92,9 +93,7 @@ def stratified_parts(
     while waiting:
         rarest = min((label for label in left if left[label] > 0), key=lambda label: (left[label], order[label]))
         for unit in [unit for unit in waiting if labels_of[unit][rarest]]:
-            part = max(
-                range(len(shares)), key=lambda part: (min(room[part], 1), lacks[rarest][part], room[part], -part)
-            )
+            part = max(range(len(shares)), key=lambda part: (lacks[rarest][part], room[part], -part))
             for row in units[unit]:
                 part_of_row[row] = part
             for label, count in labels_of[unit].items():

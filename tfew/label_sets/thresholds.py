@@ -1,5 +1,7 @@
 """From which probability on a row is given a label: the threshold with the best F1 on held-out rows, label by label.
 
+Labels of few rows share one, with the best F1 over all labels together: 0.5 would give rare labels to no row.
+
 An F1 on the rows that a threshold was chosen on is too good. `cross_fitted` gives each row the threshold that the
 rows of the other folds choose, and what is reported is made with these; what is kept is chosen on all rows.
 """
@@ -13,14 +15,18 @@ FEWEST = 5  # rows with the label, and without it: of fewer a threshold says mor
 FOLDS = 5  # of rows that were held out all at once
 
 
-def best_threshold(probability_R: np.ndarray, has_R: np.ndarray) -> float:
+def is_enough(has_R: np.ndarray) -> bool:
+    """Whether so many rows have the label, and so many have it not, that they can choose a threshold."""
+    return bool(FEWEST <= has_R.sum() <= len(has_R) - FEWEST)
+
+
+def best_threshold(probability_R: np.ndarray, has_R: np.ndarray, otherwise: float = DEFAULT) -> float:
     """The threshold with the best F1; of equally good ones the nearest to 0.5, and of two such the higher.
 
-    Halfway between two probabilities, or below all of them. DEFAULT where fewer than FEWEST rows have the label, or
-    have it not.
+    Halfway between two probabilities, or below all of them; where rows are too few, `otherwise`.
     """
-    if not FEWEST <= has_R.sum() <= len(has_R) - FEWEST:
-        return DEFAULT
+    if not is_enough(has_R):
+        return otherwise
     order_R = probability_R.argsort(kind="stable")
     distinct_T = np.unique(probability_R)
     candidate_T = np.append((distinct_T[1:] + distinct_T[:-1]) / 2, [distinct_T[0] / 2, DEFAULT])
@@ -33,9 +39,10 @@ def best_threshold(probability_R: np.ndarray, has_R: np.ndarray) -> float:
 
 
 def best_thresholds(probability_RK: np.ndarray, has_RK: np.ndarray) -> np.ndarray:
-    """`[K]`, of each label."""
+    """`[K]`, of each label; of those with too few rows the one that is best over all labels."""
+    shared = best_threshold(probability_RK.flatten(), has_RK.flatten())
     pairs = zip(probability_RK.T, has_RK.T, strict=True)
-    return np.array([best_threshold(probability_R, has_R) for probability_R, has_R in pairs])
+    return np.array([best_threshold(probability_R, has_R, shared) for probability_R, has_R in pairs])
 
 
 def cross_fitted(probability_RK: np.ndarray, has_RK: np.ndarray, fold_R: np.ndarray) -> np.ndarray:

@@ -13,7 +13,7 @@ import numpy as np
 
 from tfew.label_sets.questions import YES
 from tfew.label_sets.scores import by_label, f1_macro, micro, right_sets
-from tfew.label_sets.thresholds import DEFAULT, FEWEST, best_thresholds, cross_fitted, folds_of
+from tfew.label_sets.thresholds import DEFAULT, best_thresholds, cross_fitted, folds_of, is_enough
 from tfew.ranking.baselines import BAG_OF_WORDS
 from tfew.ranking.bootstrap_gain import bootstrap_gain, f1_interval
 from tfew.ranking.per_label_metrics import wilson_interval
@@ -79,7 +79,7 @@ def summarise_label_sets(
             "rows_without_label": int((~has_RK.any(1)).sum()),
             "same_rows": _numbers(has_RK, all_labels(probability_RK >= threshold_K)),
             "at_default": _numbers(has_RK, all_labels(probability_RK >= DEFAULT)),
-            "default_thresholds": [n for n, own in zip(names, known_RK.T, strict=True) if not _is_enough(own)],
+            "shared_threshold": [name for name, own in zip(names, known_RK.T, strict=True) if not is_enough(own)],
         },
     }
     if other_names:
@@ -91,10 +91,6 @@ def summarise_label_sets(
             for name, guess in guesses.items()
         }
     return summary
-
-
-def _is_enough(has_R: np.ndarray) -> bool:
-    return bool(FEWEST <= has_R.sum() <= len(has_R) - FEWEST)
 
 
 def _numbers(has_RK: np.ndarray, given_RK: np.ndarray) -> dict[str, float]:

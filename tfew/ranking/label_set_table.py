@@ -33,10 +33,8 @@ def other_lines(metrics: Mapping[str, Any]) -> list[str]:
         f"each row was labelled by thresholds that the other folds chose; with {DEFAULT:g} for all labels micro-F1 is"
         f" {_percent(default)}; with those that are kept, chosen on these very rows, {_percent(same)}: too good",
     ]
-    if few := sets["default_thresholds"]:
-        lines.append(
-            f"the threshold is {DEFAULT:g} for labels that fewer than {FEWEST} rows have, or lack: {', '.join(few)}"
-        )
+    if few := sets["shared_threshold"]:
+        lines.append(f"labels that fewer than {FEWEST} rows have, or lack, share one threshold: {', '.join(few)}")
     return lines
 
 
