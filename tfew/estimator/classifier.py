@@ -122,14 +122,16 @@ class TfewClassifier(ClassifierMixin, BaseEstimator):
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """The share of rows whose label is right; where rows have several, of which all are, and no other is given."""
-        if getattr(self, "_sets", None) is None:
+        sets = getattr(self, "_sets", None)
+        if sets is None:
             return float(super().score(X, y, sample_weight))
         labels = as_labels(y)
-        columns = list(labels.columns)
-        given = {"multi_label": True, "labels": None if len(columns) > 1 else list(self.classes_)}
-        found = find_label_sets(labels, given)
-        has, got = (self._sets.matrix(rows) for rows in (found.rows, [r.labels or () for r in self._labelled(X)]))
-        return float(np.average((has == got).all(-1), weights=sample_weight))
+        check_as_many(labels, len(as_frame(X)))
+        of_each = len(labels.columns) > 1
+        found = find_label_sets(labels, {"multi_label": True, "labels": None if of_each else list(sets.names)})
+        assert found is not None  # it was said that there are several
+        has_RK, given_RK = sets.matrix(found.rows), sets.matrix([row.labels or () for row in self._labelled(X)])
+        return float(np.average((has_RK == given_RK).all(-1), weights=sample_weight))
 
     @property
     def predictor(self) -> "Predictor":
