@@ -46,25 +46,6 @@ def test_a_record_prints_as_a_summary_and_shows_in_a_notebook(tmp_path: Path) ->
     assert "<script>" not in hostile._repr_html_()
 
 
-def test_the_readme_runs_as_it_is_typed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
-    section = re.search(r"### From Python\n(.*?)\n### ", readme, re.S)
-    assert section
-    five_lines, commands = re.findall(r"```python\n(.*?)```", section[1], re.S)
-    monkeypatch.chdir(tmp_path)
-    quick = "steps=30, batch_size=4, lr=2e-2"
-    assert quick in five_lines
-    exec(five_lines.replace(quick, 'experiment="local_mini", steps=2, settings={"trainer": "cpu"}'), {})
-    first, *report = capsys.readouterr().out.splitlines()
-    assert re.fullmatch(r"\['[a-z]+' '[a-z]+'\]", first)
-    assert report[0] == "texts: ia3 on mini_t0, loss tfew, seed 0"
-    assert (tmp_path / "support" / "result.json").is_file()
-    exec(commands, {})
-    assert "commits: ia3 on mini_t0, loss tfew, seed 0" in capsys.readouterr().out.splitlines()
-
-
 TEXT = st.characters(exclude_characters="\0\r\n")
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(TEXT),

@@ -40,7 +40,7 @@ cli
 comparison
 prediction
 paper service
-train evaluate predict serve preview cost convert raft_submit
+train evaluate predict serve preview cost convert raft_submit doctor
 """
 ABOVE_ALL = {"__init__", "__main__", "api", "estimator"}
 PLAIN_WORDS = {"tiny", "t0", "full", "prefix", "adapter", "base", "local"}

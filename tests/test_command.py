@@ -26,7 +26,7 @@ def said(*arguments: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Captur
 def test_help_has_a_line_for_each_command(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     out = said("--help", monkeypatch=monkeypatch, capsys=capsys)
     lines = [line.split(maxsplit=2) for line in out.split("\n\n")[1].splitlines()]
-    assert [line[:2] for line in lines] == [["tfew", command] for command in COMMANDS]
+    assert [line[:2] for line in lines] == [["tfew", command] for command in (*COMMANDS, "doctor")]
     assert all(len(line) == 3 for line in lines)
     assert out == said(monkeypatch=monkeypatch, capsys=capsys)
 
@@ -45,7 +45,8 @@ def test_version(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[
     assert found["configs"] == str(CONFIGS)
     assert found["device"]
     assert [*found] == ["tfew", "python", "torch", "transformers", "pytorch-lightning", "device", "configs"]
-    monkeypatch.setattr("tfew.environment.versions.installed", lambda name: {"torch": "1.0"}.get(name))
+    for module in ("environment.versions", "doctor.libraries"):
+        monkeypatch.setattr(f"tfew.{module}.installed", lambda name: {"torch": "1.0"}.get(name))
     out = said("--version", monkeypatch=monkeypatch, capsys=capsys)
     assert "torch              1.0 (needs <3,>=2.11)\ntransformers       not installed\n" in out
 

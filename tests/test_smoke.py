@@ -79,7 +79,7 @@ def test_preview_as_text(made_data: Path, capsys: pytest.CaptureFixture[str]) ->
 @pytest.mark.parametrize("command", COMMANDS)
 def test_help(command: str) -> None:
     result = subprocess.run(
-        [sys.executable, "-m", f"tfew.{command}", "--help"], capture_output=True, text=True, check=True
+        [sys.executable, "-m", f"tfew.{command}", "--help", "all"], capture_output=True, text=True, check=True
     )
     assert f"python -m tfew.{command}" in result.stdout
     assert ("few_shot: official" in result.stdout) == (command not in ("paper", "raft_submit"))

@@ -1,6 +1,5 @@
 """The command `tfew`, also `python -m tfew`: `tfew train +experiment=rte` is `python -m tfew.train +experiment=rte`."""
 
-import os
 import sys
 from importlib import import_module
 
@@ -14,7 +13,9 @@ COMMANDS = {
     "convert": "adapters to and from other projects",
     "paper": "the paper's tables and figures, and a report, from finished runs",
     "raft_submit": "predictions for RAFT's hidden test labels",
+    "doctor": "versions, device, memory, the Hub, and which models can be trained here: for bug reports",
 }
+PACKAGES = ("paper", "doctor")  # commands of several modules
 HELP = """\
 Few-shot classification with (IA)³, the T-Few recipe.
 
@@ -30,40 +31,17 @@ def main() -> None:
     if name in ("--help", "-h"):
         print(HELP.format("\n".join(f"  tfew {command:<13}{what}" for command, what in COMMANDS.items())))
     elif name in ("--version", "-V"):
+        from tfew.doctor.libraries import versions
+
         print("\n".join(f"{what:<19}{found}" for what, found in versions().items()))
     elif name in COMMANDS:
         sys.argv = [f"tfew {name}", *rest]
-        import_module("tfew.paper.__main__" if name == "paper" else f"tfew.{name}").main()
+        import_module(f"tfew.{name}.__main__" if name in PACKAGES else f"tfew.{name}").main()
     else:
         from tfew.errors import unknown_value_error
 
         print(unknown_value_error("command", name, COMMANDS, "tfew COMMAND"), file=sys.stderr)
         sys.exit(2)
-
-
-def versions() -> dict[str, str]:
-    """What `tfew --version` prints: this package and what runs it, by name."""
-    import platform
-
-    from tfew.config import CONFIGS
-    from tfew.environment.versions import installed, misfit, own_version, requirements
-
-    found = {"tfew": own_version(), "python": platform.python_version()}
-    for requirement in requirements():
-        if requirement.name in ("torch", "transformers", "pytorch-lightning"):
-            wanted = f" (needs {requirement.specifier})" if misfit(requirement) else ""
-            found[requirement.name] = f"{installed(requirement.name) or 'not installed'}{wanted}"
-    return {**found, "device": _device(), "configs": str(CONFIGS)}
-
-
-def _device() -> str:
-    try:
-        import torch
-    except (ImportError, OSError) as error:
-        return f"torch cannot be imported: {error}"
-    if torch.cuda.is_available():
-        return f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}"
-    return f"CPU with {os.cpu_count()} cores{'; MPS is not used' if torch.backends.mps.is_available() else ''}"
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 from tfew.config import CONFIGS, LAUNCHER_NOTE, check_keys, compose, with_quoted_values
 from tfew.dataset_config import HUB_ID, on_other_rows
 from tfew.devices.distributed import is_main_process
+from tfew.environment.help_text import short_help
 from tfew.environment.versions import check_versions
 from tfew.errors import UserError
 from tfew.files.hub_adapter import local_adapter
@@ -93,6 +94,10 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callabl
 
 def _start(main: Callable[[], Any], config_name: str) -> Any:
     _messages_to_stderr()
+    if {"--help", "-h"} & {*sys.argv[1:]}:
+        if sys.argv[1:] != ["--help", "all"]:
+            return print(short_help(config_name))
+        sys.argv[1:] = ["--help"]
     try:
         check_versions()
         arguments = with_new_names(sys.argv[1:])

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from tfew.costs.speed_forecast import CountedOperations, Speed, Work, _seconds, _usual_matrix, measure_speed
+from tfew.costs.speed_forecast import CountedOperations, Speed, Work, _usual_matrix, measure_speed, seconds_per_call
 
 CPU = torch.device("cpu")
 
@@ -30,7 +30,7 @@ def test_seconds_are_the_three_parts_of_the_work() -> None:
 
 
 def test_the_clock() -> None:
-    assert _seconds(lambda: time.sleep(0.02), CPU) == pytest.approx(0.02, rel=0.5)
+    assert seconds_per_call(lambda: time.sleep(0.02), CPU) == pytest.approx(0.02, rel=0.5)
 
 
 def test_the_usual_matrix_is_none_of_the_embeddings() -> None:

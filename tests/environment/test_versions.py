@@ -66,7 +66,7 @@ def test_a_preview_or_a_build_counts_as_its_release(version: str, here: dict[str
     check_versions()
 
 
-@pytest.mark.parametrize("name", COMMANDS)
+@pytest.mark.parametrize("name", sorted(COMMANDS.keys() - {"doctor"}))  # which is asked when versions do not fit
 def test_every_command_says_so_before_it_composes_anything(
     name: str, here: dict[str, str | None], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -96,7 +96,7 @@ def test_counts_on_t0_3b_are_the_published_ones(capsys: pytest.CaptureFixture[st
     assert {row["method"]: row["trained"] for row in rows} == {**ON_T0_3B, "prefix": 154_449_408}
     out = capsys.readouterr().out
     assert "154,449,408 while training" in out
-    assert out.partition("\n\n")[2] in (CONFIGS.parent / "README.md").read_text(encoding="utf-8")
+    assert out.partition("\n\n")[2] in (CONFIGS.parent / "docs/reference/methods.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("name", METHODS)

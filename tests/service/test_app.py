@@ -40,7 +40,7 @@ from tfew.service.table import read_table
 
 FAMILIES = ("complaint", "request")
 LIMITS = Limits(20, 20_000, 60.0, ("testserver", "127.0.0.1"), None)
-README = Path(__file__).parents[2] / "README.md"
+PAGE = Path(__file__).parents[2] / "docs" / "howto" / "serve.md"
 
 
 @pytest.fixture(scope="module")
@@ -427,7 +427,7 @@ def test_the_client_of_the_readme(queue: LabelQueue, predictor: Predictor, capsy
     port = server.servers[0].sockets[0].getsockname()[1]
     (code,) = (
         block
-        for block in re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.S)
+        for block in re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.S)
         if "urlopen" in block
     )
     assert len(code.splitlines()) <= 10

@@ -81,9 +81,9 @@ def measure_speed(model: nn.Module, rows: int, device: torch.device, dtype: torc
     wide = torch.randn(max(states.numel(), LEAST_BYTES // dtype.itemsize), device=device, dtype=dtype)
     small = torch.zeros(8, device=device, requires_grad=True)
     with torch.no_grad():
-        product_seconds = _seconds(lambda: functional.linear(states, matrix), device)
-        written_seconds = _seconds(lambda: functional.gelu(wide) + wide, device)
-    starting_seconds = _seconds(lambda: [small * 2 for _ in range(OVERHEAD_OPERATIONS)], device)
+        product_seconds = seconds_per_call(lambda: functional.linear(states, matrix), device)
+        written_seconds = seconds_per_call(lambda: functional.gelu(wide) + wide, device)
+    starting_seconds = seconds_per_call(lambda: [small * 2 for _ in range(OVERHEAD_OPERATIONS)], device)
     return Speed(
         2 * states.numel() * outputs / product_seconds,
         2 * wide.nbytes / written_seconds,
@@ -103,7 +103,7 @@ def _usual_matrix(model: nn.Module) -> tuple[int, int]:
     return max(sizes, key=sizes.__getitem__, default=(256, 256))
 
 
-def _seconds(call: Callable[[], Any], device: torch.device) -> float:
+def seconds_per_call(call: Callable[[], Any], device: torch.device) -> float:
     """Of one call, after one that is not counted."""
     call()
     times: list[float] = []

@@ -34,18 +34,30 @@ def reachable() -> bool:
     """
     if is_offline():
         return False
+    if (reason := why_no_answer(ANSWER_TIMEOUT_SECONDS)) is not None:
+        log.info(f"The Hub ({endpoint()}) cannot be reached ({reason}); using cached copies only.")
+        _go_offline()
+        return False
+    return True
+
+
+def endpoint() -> str:
+    """The Hub's address, or that of its mirror (HF_ENDPOINT)."""
     from huggingface_hub import constants
+
+    return constants.ENDPOINT
+
+
+def why_no_answer(timeout_seconds: float) -> str | None:
+    """What one request to the Hub fails with; None where it is answered."""
     from huggingface_hub.errors import HTTPError
     from huggingface_hub.utils import get_session
 
     try:
-        get_session().head(constants.ENDPOINT, timeout=ANSWER_TIMEOUT_SECONDS)
+        get_session().head(endpoint(), timeout=timeout_seconds)
     except (HTTPError, OSError, ValueError) as error:
-        reason = str(error) or type(error).__name__
-        log.info(f"The Hub ({constants.ENDPOINT}) cannot be reached ({reason}); using cached copies only.")
-        _go_offline()
-        return False
-    return True
+        return str(error) or type(error).__name__
+    return None
 
 
 def why_offline() -> str:
