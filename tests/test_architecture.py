@@ -23,6 +23,7 @@ config
 mini_t0
 tokens tables
 data
+label_sets
 scoring
 placement
 methods
@@ -30,6 +31,7 @@ runs
 models
 task dataset_config
 ranking
+checks
 training
 costs
 report

@@ -230,7 +230,7 @@ def _summary(progress: "Progress", labelling: "BulkPrediction", target: str, sec
 
     results = labelling.results
     for task, counts in sorted(progress.labels.items()):
-        print(f"  {task}: {_distribution(counts)}", file=out)
+        print(f"  {task}: {_distribution(counts, progress.several.get(task))}", file=out)
         if len(counts) == 1 and sum(counts.values()) >= FEW_ROWS and OWN not in counts:
             print(f"  Warning: every row of {task} got the same label: check some by hand.", file=out)
     for line in doubt_lines(progress, labelling, None if target == STDIO else Path(target)):
@@ -245,8 +245,9 @@ def _summary(progress: "Progress", labelling: "BulkPrediction", target: str, sec
         print(f"  labels: {target}", file=out, flush=True)
 
 
-def _distribution(counts: Mapping[str, int]) -> str:
-    total = sum(counts.values())
+def _distribution(counts: Mapping[str, int], rows: int | None = None) -> str:
+    """`rows`: their number, where each may have several labels."""
+    total = rows or sum(counts.values())
     most = sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))
     shown = ", ".join(f"{label} {count:,} ({100 * count / total:.1f} %)" for label, count in most[:MOST_LABELS])
     return shown + (f" and {len(most) - MOST_LABELS} other labels" if len(most) > MOST_LABELS else "")

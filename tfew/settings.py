@@ -187,6 +187,8 @@ class DataSettings(Settings):
     validation: Annotated[float, Share(above=True)] | None = None
     tune: bool = False
     list_labels: bool | None = None
+    multi_label: Literal["auto"] | bool = "auto"
+    separator: str | None = None
 
 
 @dataclass(frozen=True)
@@ -227,7 +229,7 @@ def check_value(key: str, value: object, hint: Any) -> None:
     described = [text for kind in kinds if get_origin(kind) is not Literal and (text := _description(kind))]
     if not described:
         raise unknown_value_error("value", value, choices, f"{key}=")
-    if described == ["true or false"]:
+    if described == ["true or false"] and not choices:
         raise UserError(f"{key}={value!r} is neither true nor false.")
     if choices:
         raise UserError(f"{key}={value} is neither {' nor '.join([*map(str, choices), *described])}.")

@@ -12,6 +12,7 @@ from tfew.decisions.curve import in_words
 from tfew.devices.distributed import is_main_process
 from tfew.environment.verbosity import is_quiet
 from tfew.models.adapters_io import save_temperature
+from tfew.ranking.label_set_table import passes_line
 from tfew.ranking.label_table import by_label, confusions, doubts, headline
 from tfew.ranking.tuning import tuning_table, tuning_verdict
 from tfew.runs.card import describe_scoring
@@ -22,9 +23,9 @@ from tfew.runs.run_folder import REPORT_FILE, file_checksums
 from tfew.task import Task
 
 if TYPE_CHECKING:
+    from tfew.checks.finding import Finding
     from tfew.models.loaded_model import LoadedModel
     from tfew.ranking.evaluation import Evaluated
-    from tfew.ranking.task_check import Finding
     from tfew.training.fit import Fitted
 
 
@@ -122,6 +123,8 @@ def print_summary(record: RunRecord, path: Path) -> None:
         print(f"  {counts['empty_renders']} times a template rendered nothing for a row and was skipped.")
     if scored := describe_scoring(record.scoring):
         print(f"  choices are {scored}.")
+    if sets := record.metrics.get("label_sets"):
+        print(f"  {passes_line(sets['labels'], record.config['engine'], counts['prompts'])}.")
     folds = len(record.metrics.get("folds", ()))
     what = f"trained and evaluated in {folds} folds" if folds else "evaluated"
     parameters, took = record.parameters, f"{what} in {seconds['evaluate']:.0f} s"
@@ -160,7 +163,8 @@ def _print_labels(metrics: Mapping[str, Any], rows: int) -> None:
     """For rows that somebody labelled by hand: every number, and how far it is to be trusted."""
     print("\n".join(f"  {line}" for line in headline(metrics, rows)))
     if "classes" in metrics:
-        print("\n".join(f"  {line}".rstrip() for line in ["", *by_label(metrics), "", *confusions(metrics), ""]))
+        confused = [*confusions(metrics), ""] if "confusion" in metrics else []
+        print("\n".join(f"  {line}".rstrip() for line in ["", *by_label(metrics), "", *confused]))
     _print_probabilities(metrics)
     if "tuning" in metrics:
         print(

@@ -33,9 +33,9 @@ from tfew.together import settings_of_each, train_together
 from tfew.training.folds import row_folds
 
 if TYPE_CHECKING:
+    from tfew.checks.finding import Finding
     from tfew.models.loaded_model import Trainable
     from tfew.ranking.evaluation import Evaluated
-    from tfew.ranking.task_check import Finding
     from tfew.training.fit import Fitted
 
 log = logging.getLogger("tfew.train")  # __name__ is __main__ under python -m
@@ -196,10 +196,10 @@ def _train_fold(
 
 def _announce(config: DictConfig, training: Task, evaluation: Task | None) -> None:
     """What the run will take, of rows of one's own, before the Hub is asked for anything."""
+    from tfew.checks.task_check import is_checked
     from tfew.costs.run_estimate import announce
     from tfew.models.build import build_blueprint, build_device, build_method, build_tokenizer
     from tfew.models.checkpoint_path import is_at_hand
-    from tfew.ranking.task_check import is_checked
 
     if is_main_process() and is_checked(config.dataset, training):  # before the others have devices of their own
         announce(
@@ -219,9 +219,10 @@ def _build(config: DictConfig, training: Task, evaluation: Task | None) -> "tupl
 
     None: published data sets are not checked.
     """
+    from tfew.checks.finding import report
+    from tfew.checks.task_check import check_task, is_checked
     from tfew.costs.memory_forecast import check_memory
     from tfew.models.build import build_blueprint, build_device, build_method, build_tokenizer, build_trainable
-    from tfew.ranking.task_check import check_task, is_checked, report
 
     prompt_tokenizer, findings = build_tokenizer(config), None
     if is_checked(config.dataset, training):

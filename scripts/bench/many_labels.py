@@ -67,7 +67,8 @@ class Counted:
     """Counts the tokens that go through the model: each batch's inputs once, and prefixes behind them each time."""
 
     def __init__(self, score: Any) -> None:
-        self.score, self.tokens, self.rounds, self._inputs = score, 0, 0, None
+        self.score, self.tokens, self.rounds = score, 0, 0
+        self._inputs: Tensor | None = None
 
     def __call__(self, batch: Batch, kept: Any = None) -> Tensor:
         if batch.input_ids is not self._inputs:
@@ -80,7 +81,7 @@ class Counted:
 
 def compare(own: Mapping[str, str], settings: Sequence[str]) -> None:
     rows = read_table(Path(own["input"])).rows[: int(own["rows"])]
-    predictor = Predictor.load(None if own["adapter"] == "none" else own["adapter"], *settings)
+    predictor = Predictor.load(own["adapter"], *settings)
     prepared = predictor.prepare([(n, None, str(row[own["text"]])) for n, row in enumerate(rows, start=1)])
     good = [row for row in prepared if isinstance(row, Prepared)]
     ((name, task),) = predictor._tasks.items()

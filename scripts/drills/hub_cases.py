@@ -106,7 +106,7 @@ class Recorder(logging.Handler):
         logging.getLogger("tfew").addHandler(self)
         recorder, made = self, UserError.__init__
 
-        def note(error: UserError, *words: object) -> None:
+        def note(error: UserError, *words: str) -> None:
             recorder.case.said.append(" ".join(map(str, words)))
             made(error, *words)
 

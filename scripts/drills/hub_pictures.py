@@ -109,7 +109,7 @@ def download(shell: Shell) -> str:
     arch = {**ARCH, "d_model": 512, "d_kv": 64, "d_ff": 2048, "num_layers": 4, "num_decoder_layers": 4, "num_heads": 8}
     model = random_model({**arch, "init_seed": 0, "vocab_size": 256, "feed_forward_proj": "gated-gelu"}, 256)
     with tempfile.TemporaryDirectory() as folder:
-        model.save_pretrained(folder)
+        model.save_pretrained(folder)  # type: ignore[operator]
         files = {path.name: path.read_bytes() for path in Path(folder).iterdir()}
     shell.server.add("models", "me/t0", {**tokenizer_files(), **files})
     shell.server.pause = PAUSE_SECONDS

@@ -108,7 +108,7 @@ def make_tasks(folder: Path, rows: int = 60) -> list[Asked]:
     predictor = Predictor.load(runs, "trainer=cpu", *ONE_TEMPLATE)
     items = [{"task": name, "text": text} for text in _texts(rows) for name in runs]
     found = predictor([item["text"] for item in items], [item["task"] for item in items])
-    return [Asked(item, label.label, label.probability) for item, label in zip(items, found, strict=True)]
+    return [Asked(item, label.guess, label.probability) for item, label in zip(items, found, strict=True)]
 
 
 def _texts(rows: int) -> Iterator[str]:

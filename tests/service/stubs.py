@@ -9,7 +9,7 @@ from tfew.errors import UserError
 
 
 class Labeller:
-    labels, columns, text_column, templates = ("a", "b"), ("text",), "text", ("t",)
+    labels, columns, text_column, templates, several = ("a", "b"), ("text",), "text", ("t",), False
     decision, answering = Decision(), None
 
     def check_columns(self, columns: Any, where: str) -> None:

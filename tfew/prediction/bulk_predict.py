@@ -28,6 +28,7 @@ WINDOW_BATCHES = 32
 WINDOW_CHARACTERS = 2**22  # of the texts of a window: a few long rows are a window, too
 SHOWN_BAD_ROWS = 5
 OWN = "a choice of the row's own"
+NONE = "(no label)"  # of rows that may have several
 
 
 @dataclass
@@ -36,7 +37,8 @@ class Progress:
 
     Choices of rows' own are counted together, as OWN. `earlier`: rows of both kinds before this start. By task also:
     `abstained`, labelled rows that were too doubtful for a label; `set_sizes`, how many sets have so many labels (a
-    text, for JSON); `scores`, how their scores are distributed.
+    text, for JSON); `scores`, how their scores are distributed; `several`, rows that may have
+    several labels.
     """
 
     place: StreamPosition = field(default_factory=StreamPosition)
@@ -47,6 +49,7 @@ class Progress:
     abstained: dict[str, int] = field(default_factory=dict)
     set_sizes: dict[str, dict[str, int]] = field(default_factory=dict)
     scores: dict[str, Counts] = field(default_factory=dict)
+    several: dict[str, int] = field(default_factory=dict)
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> "Progress":
@@ -70,7 +73,10 @@ class Progress:
                 _add_one(self.abstained, row.task)
             else:
                 label = row.label if row.task in with_labels else OWN
-                _add_one(self.labels.setdefault(row.task, {}), label)
+                if row.label_set is not None:
+                    _add_one(self.several, row.task)
+                for given in [label] if row.label_set is None else row.label_set or [NONE]:
+                    _add_one(self.labels.setdefault(row.task, {}), given)
 
     def count_scores(self, labelled: Sequence[Labelled], references: Mapping[str, DriftReference]) -> None:
         for task, reference in references.items():

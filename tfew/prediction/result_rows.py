@@ -2,7 +2,8 @@
 
 A table has a column p_LABEL for each label where all rows have the same labels; where they have not (several tasks,
 choices of a row's own), one column "probabilities" in JSON, as JSON lines have it always. A column of the row that is
-named like one of these goes out as input_NAME.
+named like one of these goes out as input_NAME. Several labels of a row are a list in JSON lines, and in a table stand
+between the separator of the table that was trained on.
 
 A row too doubtful for a label (`threshold=`) has none: an empty cell, null in JSON lines. With `sets=` there are
 set (a list in JSON, in a table too, since labels may hold any character) and set_size. Rows for a person to label, the
@@ -103,6 +104,8 @@ class ResultRows:
 
     def _json(self, row: Mapping[str, Any], of: Labelled, number: int) -> dict[str, Any]:
         own = self._own(of, number)
+        if of.label_set is not None:
+            own[LABEL] = list(of.label_set)
         return {**{OF_INPUT + key if key in own else key: value for key, value in row.items()}, **own}
 
     def _renamed(self, column: str) -> str:

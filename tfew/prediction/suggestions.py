@@ -19,6 +19,7 @@ from tfew.data.sources import is_local, load_split
 from tfew.decisions.suggest import Candidate, Candidates, kept_for, most_useful, uncertainty
 from tfew.errors import UserError
 from tfew.files.atomic import write_atomically
+from tfew.label_sets.questions import has_label_sets
 from tfew.prediction.result_rows import (
     BOUNDS,
     DELIMITERS,
@@ -58,6 +59,8 @@ class Suggestions:
         self._spec, _ = run.data()
         if self._spec.label is None:
             raise UserError(f"suggest= is for rows with a label, and those of {self._spec.name} have none.")
+        if has_label_sets(self._spec):
+            raise UserError(f"suggest= is for one label a row, and rows of {self._spec.name} may have several.")
         self._trained = _trained(run)
         self._added = {
             LABEL,

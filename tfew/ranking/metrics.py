@@ -23,6 +23,15 @@ def accuracy(predictions: Sequence[Prediction], unknown: Collection[int] = ()) -
     return sum(right) / len(right) if right else float("nan")
 
 
+def accuracy_of_sets(predictions: Sequence[Prediction]) -> float:
+    """Fraction of rows of which all questions are answered right; nan where there is none."""
+    right: dict[tuple[int, str], bool] = {}
+    for prediction in predictions:
+        row = prediction.idx, prediction.template
+        right[row] = right.get(row, True) and prediction.predicted == prediction.label
+    return sum(right.values()) / len(right) if right else float("nan")
+
+
 def median_and_iqr(values: Sequence[float]) -> tuple[float, float]:
     """numpy's median and the distance of the quartiles (linear interpolation), as the official result tables take."""
     low, median, high = np.percentile(values, [25, 50, 75])

@@ -119,10 +119,11 @@ def _add_labelling(app: FastAPI, operations: Operations) -> None:
         with operations.accept():
             answers = await operations.answers(request, [(item.task, item.content) for item in many.items])
         shown = [queue.predictor.inputs(answer.prepared) if many.inputs else None for answer in answers]
-        labels = [
-            _to_message(_under_threshold(answer.labelled, item, many), inputs)
-            for answer, item, inputs in zip(answers, many.items, shown, strict=True)
-        ]
+        with operations.refusing():
+            labels = [
+                _to_message(_under_threshold(answer.labelled, item, many), inputs)
+                for answer, item, inputs in zip(answers, many.items, shown, strict=True)
+            ]
         response = PredictResponse(labels=labels, milliseconds=1000 * (time.monotonic() - started))
         return Response(response.model_dump_json(), media_type="application/json")
 
@@ -152,7 +153,8 @@ def _add_labelling(app: FastAPI, operations: Operations) -> None:
                 part = [(task, row) for row in rows[start : start + limits.max_items]]
                 labelled += [answer.labelled for answer in await operations.answers(request, part, start)]
         if threshold is not None:
-            labelled = [found.with_threshold(threshold) for found in labelled]
+            with operations.refusing():
+                labelled = [found.with_threshold(threshold) for found in labelled]
         return PlainTextResponse(write_table(columns, rows, labelled), media_type="text/csv")
 
 
@@ -237,5 +239,5 @@ def _to_message(found: "Labelled", inputs: list[str] | None) -> Label:
     return Label(
         task=found.task, label=found.label, probability=found.probability, probabilities=found.probabilities,
         guess=found.guess, abstained=found.abstained, labels=None if found.labels is None else list(found.labels),
-        inputs=inputs,
+        label_set=None if found.label_set is None else list(found.label_set), inputs=inputs,
     )  # fmt: skip

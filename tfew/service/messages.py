@@ -49,11 +49,14 @@ OneOrMany = Annotated[Annotated[Item, Tag(ONE)] | Annotated[PredictRequest, Tag(
 class Label(BaseModel):
     task: str
     label: str | None = Field(description="null: not sure, see threshold")
-    probability: float = Field(description="of the guess")
+    probability: float = Field(description="of the guess; of several labels, that these and no other are right")
     probabilities: dict[str, float]
     guess: str = Field(description="the likeliest label, whether sure or not")
     abstained: bool = Field(description="whether the guess is less probable than the threshold")
     labels: list[str] | None = Field(description="the set that holds the right label as often as sets= says")
+    label_set: list[str] | None = Field(
+        None, description="all of the row's labels, where it may have several; null: one label"
+    )
     inputs: list[str] | None = Field(None, description="what the model was shown: one text for each template")
 
 
@@ -83,6 +86,7 @@ class TaskDescription(BaseModel):
     )
     sets: float | None = Field(description="how often a set of labels is to hold the right one; null: there are none")
     answering: list[Point] | None = Field(description="of held-out rows, the surest first; null: there are none")
+    several: bool = Field(False, description="whether a row may have several labels")
 
 
 class NewTask(BaseModel):

@@ -43,7 +43,7 @@ class Operations:
     async def answers(self, request: Request, rows: Sequence[tuple[str | None, Any]], earlier: int = 0) -> list[Answer]:
         """`earlier`: rows of the same table that were answered before; item numbers in errors continue from it."""
         self.check_known(task for task, _ in rows)
-        with self._refusing():
+        with self.refusing():
             work = self.queue.label(rows, client_of(request))
             found = await while_connected(request, work, self.limits.timeout_seconds)
         for number, answer in enumerate(found, start=1 + earlier):
@@ -76,6 +76,7 @@ class Operations:
                 threshold=labeller.decision.threshold,
                 sets=labeller.decision.share,
                 answering=_answering(labeller),
+                several=labeller.several,
             )
             for name, labeller in self.queue.predictor.tasks.items()
         ]
@@ -107,13 +108,13 @@ class Operations:
     async def _changing(self, work: Awaitable[T]) -> T:
         """Errors without the folders of this machine."""
         try:
-            with self._refusing():
+            with self.refusing():
                 return await work
         except HTTPException as error:
             raise HTTPException(error.status_code, ABSOLUTE.sub("", str(error.detail)), error.headers) from None
 
     @contextmanager
-    def _refusing(self) -> Iterator[None]:
+    def refusing(self) -> Iterator[None]:
         """Errors of the queue and the predictor as those of HTTP."""
         try:
             yield

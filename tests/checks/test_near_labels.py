@@ -3,7 +3,7 @@
 import pytest
 
 from tests.ranking.test_task_check import said, task
-from tfew.ranking.near_labels import near_identical
+from tfew.checks.near_labels import near_identical
 
 
 @pytest.mark.parametrize(
