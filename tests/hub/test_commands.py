@@ -153,10 +153,14 @@ def test_one_sentence(fault: Any, variables: dict[str, str], sentence: str, shel
 @pytest.mark.drill
 def test_the_bar_of_a_download_on_a_terminal(shell: Shell) -> None:
     """Nothing is said to a file or pipe but how much comes; on a terminal there is huggingface_hub's bar."""
+    import fcntl
     import pty
+    import struct
+    import termios
 
     shell.server.add("models", "me/t0", t5())
     ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 50, 110, 0, 0))  # there is no bar where no column is
     env = {**os.environ, "HF_ENDPOINT": shell.server.url, "HF_HOME": str(shell.home), "PYTHONPATH": str(ROOT)}
     for name in ("HF_HUB_OFFLINE", "TQDM_DISABLE"):
         env.pop(name, None)
