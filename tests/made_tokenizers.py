@@ -85,7 +85,7 @@ def _sentencepiece(kind: str) -> Tokenizer:
     inner.train_from_iterator(LINES, trainer)
     spaces = normalizers.Replace(" ", "▁")
     inner.normalizer = spaces if kind == "gemma" else normalizers.Sequence([normalizers.Prepend("▁"), spaces])
-    inner.pre_tokenizer = None  # type: ignore[assignment]
+    inner.pre_tokenizer = None
     inner.decoder = decoders.Replace("▁", " ")
     return inner
 

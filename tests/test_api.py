@@ -1,7 +1,6 @@
 """The Python API: the commands' own results, settings as Python values, messages in a program that has no logging."""
 
 import logging
-import re
 import subprocess
 import sys
 from pathlib import Path

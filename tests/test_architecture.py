@@ -18,10 +18,12 @@ environment
 devices
 files examples
 schema settings
+decisions
 config
 mini_t0
 tokens tables
 data
+label_sets
 scoring
 placement
 methods
@@ -29,6 +31,7 @@ runs
 models
 task dataset_config
 ranking
+checks
 training
 costs
 report

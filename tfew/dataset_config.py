@@ -21,14 +21,17 @@ from tfew.data.templates import load_templates, select_templates
 from tfew.errors import UserError
 from tfew.files.checksums import file_sha256
 from tfew.files.regular import read_text
+from tfew.label_sets.describe import describe_label_sets
+from tfew.label_sets.recognise import SetOptions, recognise, several
 from tfew.tables.formats import read_rows
 from tfew.tables.hub_rows import load_hub_table
+from tfew.tables.label_file import is_label_file, read_labels
 from tfew.tables.stream import file_ending, is_table
 from tfew.tables.table_reader import Table, read_table
 
 log = logging.getLogger(__name__)
 
-OWN = ("data", "text", "label", "labels", "choices", "template")
+OWN = ("data", "text", "label", "labels", "choices", "template", "list_labels")
 HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
@@ -86,8 +89,13 @@ def with_texts_named(config: DictConfig) -> DictConfig:
 def _renamed(config: DictConfig) -> dict[str, str]:
     """The columns named on the command line -> those that the run's templates know."""
     back = {new: old for old, new in config.dataset.rename.items()}
-    label, known = str(config.label), config.dataset.label.column
-    return _renamed_texts(config) | ({} if label == back.get(known, known) else {label: known})
+    label = config.dataset.label
+    known = list(label.get("of_each") or [label.column])
+    named = _as_columns(config.label) or []
+    if len(named) != len(known):
+        raise UserError(f"label={','.join(named)} must name as many columns as the run has: {', '.join(known)}.")
+    pairs = zip(named, known, strict=True)
+    return _renamed_texts(config) | {name: column for name, column in pairs if name != back.get(column, column)}
 
 
 def _renamed_texts(config: DictConfig) -> dict[str, str]:
@@ -104,9 +112,16 @@ def _describe_table(config: DictConfig) -> None:
         raise UserError("data= is missing: the file with your rows (.csv, .tsv, .jsonl, .parquet), or a Hub id.")
     table, source = _load(config)
     template = config.template if config.template is None else _read_template(str(config.template))
-    text, label = _as_columns(config.text), _as_name(config.label)
-    options = TableOptions(text, label, parsed_texts(_plain(config.choices)), template, _labels(config))
-    described = describe_table(table, options)
+    text, label, labels = _as_columns(config.text), _as_columns(config.label), _labels(config)
+    if template is not None and config.get("list_labels") is not None:
+        raise UserError("list_labels= is for the prompt of the project's own: with template= the template says it.")
+    choices = _choices(config, table)
+    options = TableOptions(text, label[0] if label else None, choices, template, labels, config.get("list_labels"))
+    # words that are given by label name all labels, too
+    known = labels or (list(options.choices) if isinstance(options.choices, Mapping) else None)
+    said = several(config.get("multi_label", "auto"))
+    sets = recognise(table, SetOptions(label, text, known, said, config.get("separator")))
+    described = describe_table(table, options) if sets is None else describe_label_sets(table, options, sets)
     name = _name(str(config.data))
     if config.name == config.dataset.name:
         config.name = name
@@ -230,13 +245,19 @@ def _as_columns(value: Any) -> list[str] | None:
     return None if value is None else [str(column) for column in (value if isinstance(value, list) else [value])]
 
 
-def _as_name(value: Any) -> str | None:
-    return None if value is None else str(value)
+def _choices(config: DictConfig, table: Table) -> Any:
+    """`choices=` as it is written, or what the file that it names lists: that then stands in the configuration."""
+    choices = parsed_texts(_plain(config.choices))
+    if isinstance(choices, str) and choices not in table.columns and is_label_file(choices):
+        choices = config.choices = read_labels(Path(choices).expanduser())
+    return choices
 
 
 def _labels(config: DictConfig) -> list[Any] | None:
-    """All labels, where the user names them."""
+    """All labels, where the user names them, or a file that lists them."""
     labels = parsed_texts(_plain(config.get("labels")))
+    if isinstance(labels, str) and is_label_file(labels):
+        labels = config.labels = list(read_labels(Path(labels).expanduser()))
     if labels is not None and not isinstance(labels, list):
         raise UserError(f"labels={labels} is no list of labels, as in labels=[spam,ham].")
     return labels

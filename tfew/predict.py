@@ -14,21 +14,25 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from tfew.cli import command
+from tfew.decisions.request import THRESHOLDS, DecisionSettings
 from tfew.errors import UserError, unknown_value_error
 from tfew.files.hub_adapter import local_adapter
 from tfew.files.partial_file import PartialFile, check_output_file
 from tfew.pieces.input_files import absolute, find_files, names_many
 from tfew.pieces.piece_output import PieceOutput, is_folder
 from tfew.pieces.worker_choice import WorkerChoice
-from tfew.prediction.result_rows import ResultRows, bad_rows_file, kind_of_output
+from tfew.prediction.result_rows import ResultRows, bad_rows_file, kind_of_output, suggestions_file
 from tfew.prediction.tasks_file import task_folders
 from tfew.runs.records import load_record
 from tfew.runs.run_folder import finished_settings
+from tfew.settings import settings
 from tfew.tables.byte_lines import STDIO
 from tfew.tables.stream import FILE_FORMATS
 
 if TYPE_CHECKING:
     from tfew.prediction.bulk_predict import BulkPrediction, Progress
+    from tfew.prediction.predictor import FindRun
+    from tfew.prediction.suggestions import Suggestions
 
 log = logging.getLogger("tfew.predict")  # __name__ is __main__ under python -m
 HEAD_BYTES = 2**16  # of the input, by which it is known again
@@ -48,6 +52,7 @@ def predict(config: DictConfig, overrides: Sequence[str] = ()) -> "Progress":
 
     # heavy imports only now: the request is known to make sense
     from tfew.prediction.bulk_predict import BulkPrediction
+    from tfew.prediction.doubt import doubt_lines, drift_references
     from tfew.prediction.input_rows import InputForm, check_columns
     from tfew.prediction.predictor import load_predictor
     from tfew.prediction.saved_run import saved_run
@@ -61,20 +66,29 @@ def predict(config: DictConfig, overrides: Sequence[str] = ()) -> "Progress":
             log.info(f"{_named(source)}: {'; '.join(stream.notes)}.")
         check_columns(predictor, stream, _named(source), None if folders is None else str(config.task_column))
         labels = None if folders is not None else next(iter(predictor.tasks.values())).labels
-        results = ResultRows(kind_of_output(target), stream.columns, labels)
+        has = {"sets": config.sets is not None, "bounds": predictor.shortlist is not None}
+        result_rows = partial(ResultRows, kind_of_output(target), stream.columns, labels, **has)
         labelling = BulkPrediction(
             predictor,
             stream,
-            results,
+            result_rows(),
             name=_named(source),
             task_column=None if folders is None else str(config.task_column),
             skip=config.bad_rows == "skip",
             at_once=source == STDIO,
+            review=result_rows(for_review=True),
+            references=drift_references(predictor.tasks) if config.drift else {},
         )
+        suggestions = _suggestions(config, find_run, target)
+        labelling.before_finish = None if suggestions is None else suggestions.write
         progress = _run(config, labelling, source, target)
     finally:
         stream.close()
-    _summary(progress, results.left_out, target, bad_rows_file(Path(target)), time.monotonic() - started)
+    doubt = list(doubt_lines(progress, labelling, None if target == STDIO else Path(target)))
+    bad_rows = bad_rows_file(Path(target))
+    _summary(progress, labelling.results.left_out, doubt, target, bad_rows, time.monotonic() - started)
+    for line in [] if suggestions is None else suggestions.lines():
+        print(f"  {line}")
     for folder in [config.adapter] if folders is None else folders.values():
         if folder is not None:
             _warn_of_weak_adapter(local_adapter(folder))
@@ -84,6 +98,12 @@ def predict(config: DictConfig, overrides: Sequence[str] = ()) -> "Progress":
 def _predict_in_pieces(config: DictConfig, overrides: Sequence[str]) -> "Progress":
     """The same by several workers, of many files, or into a folder (`tfew.pieces`)."""
     source, target = str(config.input), str(config.output)
+    for key in ("suggest", *THRESHOLDS):
+        if config[key] is not None:
+            raise UserError(
+                f"{key}= lists rows for a person in a file of its own, which several workers or files do not have:"
+                " leave it out, or label one file by one process."
+            )
     on_ray = (config.ray, config.ray_actors, config.ray_cpus, config.ray_gpus)
     wanted = WorkerChoice(*on_ray, config.trainer.devices, config.piece_rows)
     wanted.check()
@@ -105,7 +125,8 @@ def _predict_in_pieces(config: DictConfig, overrides: Sequence[str]) -> "Progres
     adapters = config.adapter if folders is None else {name: absolute(path) for name, path in folders.items()}
     load = partial(load_predictor, partial(saved_run, config, list(overrides)), adapters, config.merge)
     task_column = None if folders is None else str(config.task_column)
-    request = Request(config.format, task_column, config.bad_rows == "skip", output.part_kind, output.store)
+    skip, has_sets = config.bad_rows == "skip", config.sets is not None
+    request = Request(config.format, task_column, skip, output.part_kind, output.store, has_sets)
     workers = wanted.workers(partial(PieceLabeller, load, request), config.trainer.accelerator)
     job = LabellingJob(files, request, workers, source, config.piece_rows)
     started = time.monotonic()
@@ -113,11 +134,19 @@ def _predict_in_pieces(config: DictConfig, overrides: Sequence[str]) -> "Progres
         progress = output.finished(*job.run(config.resume, config.overwrite))
     finally:
         job.close()
-    _summary(progress, job.left_out, target, output.bad_rows, time.monotonic() - started)
+    _summary(progress, job.left_out, [], target, output.bad_rows, time.monotonic() - started)
     for folder in [config.adapter] if folders is None else folders.values():
         if folder is not None:
             _warn_of_weak_adapter(local_adapter(folder))
     return progress
+
+
+def _suggestions(config: DictConfig, find_run: "FindRun", target: str) -> "Suggestions | None":
+    if config.suggest is None:
+        return None
+    from tfew.prediction.suggestions import Suggestions
+
+    return Suggestions(find_run(config.adapter), config.suggest, Path(target).expanduser(), kind_of_output(target))
 
 
 def _warn_of_weak_adapter(folder: Path) -> None:
@@ -143,11 +172,13 @@ def _run(config: DictConfig, labelling: "BulkPrediction", source: str, target: s
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes it once more at the end
             sys.exit("Standard output was closed: stopped.")
     from tfew.prediction.bulk_predict import Progress
+    from tfew.prediction.doubt import review_file
 
     path = Path(target).expanduser()
     identity = {"input": _identity(source), "format": config.format, **labelling.predictor.fingerprint()}
     go_on = config.resume and source != STDIO
-    file = PartialFile(path, bad_rows_file(path), identity, go_on, config.overwrite)
+    sides = (bad_rows_file(path), review_file(path))
+    file = PartialFile(path, sides, identity, go_on, config.overwrite)
     try:
         if file.finished:
             file.finish()
@@ -170,11 +201,13 @@ def _check_settings(config: DictConfig) -> None:
     for key in ("merge", "resume", "overwrite"):
         if not isinstance(config[key], bool):
             raise UserError(f"{key}={config[key]!r} is neither true nor false.")
+    settings(DecisionSettings, config).check()
 
 
 def _check(config: DictConfig, source: str, target: str) -> None:
     """The same of files."""
     kind_of_output(target)
+    _check_suggest(config, target)
     if source != STDIO and not Path(source).expanduser().is_file():
         raise UserError(f"input={source} {'is a folder' if Path(source).is_dir() else 'does not exist'}.")
     if source == STDIO and sys.stdin.isatty():
@@ -188,6 +221,22 @@ def _check(config: DictConfig, source: str, target: str) -> None:
         check_output_file(path, config.overwrite)
     if source != STDIO and path.exists() and path.samefile(Path(source).expanduser()):
         raise UserError(f"output={target} would overwrite the input: choose another.")
+
+
+def _check_suggest(config: DictConfig, target: str) -> None:
+    count = config.suggest
+    if count is None:
+        return
+    if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+        raise UserError(f"suggest={count} is no number of rows from 1 on.")
+    if config.adapters is not None:
+        raise UserError("suggest= names rows for one task's table, and adapters= has many: say adapter=.")
+    if target == STDIO:
+        raise UserError("suggest= is found in the whole output, so that must be a file: say output=FILE.")
+    path = Path(target).expanduser()
+    listed = suggestions_file(path)
+    if listed.exists() and not config.overwrite and not path.with_name(f"{path.name}.partial.json").is_file():
+        raise UserError(f"{listed} is there already, perhaps with labels filled in: move it, or say overwrite=true.")
 
 
 def _named(source: str) -> str:
@@ -206,9 +255,10 @@ def _identity(source: str) -> dict[str, Any]:
 
 
 def _summary(
-    progress: "Progress", left_out: Collection[str], target: str, bad_rows: str | Path, seconds: float
-) -> None:
-    """On standard output, or on standard error where the labels are on the other."""
+    progress: "Progress", left_out: Collection[str], doubt: Sequence[str], target: str, bad_rows: str | Path,
+    seconds: float,
+) -> None:  # fmt: skip
+    """On standard output, or on standard error where the labels are on the other; `doubt`: lines about it."""
     out = sys.stderr if target == STDIO else sys.stdout
     rows = progress.rows - progress.earlier
     before = f", and {progress.earlier:,} before" if progress.earlier else ""
@@ -216,9 +266,11 @@ def _summary(
     from tfew.prediction.bulk_predict import OWN
 
     for task, counts in sorted(progress.labels.items()):
-        print(f"  {task}: {_distribution(counts)}", file=out)
+        print(f"  {task}: {_distribution(counts, progress.several.get(task))}", file=out)
         if len(counts) == 1 and sum(counts.values()) >= FEW_ROWS and OWN not in counts:
             print(f"  Warning: every row of {task} got the same label: check some by hand.", file=out)
+    for line in doubt:
+        print(f"  {line}", file=out)
     if progress.bad:
         where = "" if target == STDIO else f"; they are listed in {bad_rows}"
         print(f"  {progress.bad:,} rows could not be labelled and are left out{where}", file=out)
@@ -229,8 +281,9 @@ def _summary(
         print(f"  labels: {target}", file=out, flush=True)
 
 
-def _distribution(counts: Mapping[str, int]) -> str:
-    total = sum(counts.values())
+def _distribution(counts: Mapping[str, int], rows: int | None = None) -> str:
+    """`rows`: their number, where each may have several labels."""
+    total = rows or sum(counts.values())
     most = sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))
     shown = ", ".join(f"{label} {count:,} ({100 * count / total:.1f} %)" for label, count in most[:MOST_LABELS])
     return shown + (f" and {len(most) - MOST_LABELS} other labels" if len(most) > MOST_LABELS else "")

@@ -25,10 +25,11 @@ if TYPE_CHECKING:
 
 def preview(config: DictConfig) -> list[dict[str, Any]]:
     """Prints, for the first n rows and every template, text, choices, token ids, lengths, and what was cut."""
+    from tfew.checks.finding import report
+    from tfew.checks.task_check import check_task, is_checked
     from tfew.costs.run_estimate import announce
     from tfew.models.build import build_blueprint, build_device, build_method, build_tokenizer
     from tfew.models.checkpoint_path import is_at_hand
-    from tfew.ranking.task_check import check_task, is_checked, report
 
     config = complete(checked(config))
     if config.split not in ("train", "eval"):
@@ -139,6 +140,7 @@ def _describe(prompt: Prompt, prompt_tokenizer: "PromptTokenizer") -> dict[str, 
         "input": prompt_tokenizer.text(prompt),
         "choices": list(prompt.choices),
         "label": prompt.label,
+        **({"questions": list(prompt.questions), "answers": prompt.answers} if prompt.questions else {}),
         "input_ids": encoded.input_ids,
         "choice_ids": encoded.choice_ids,
         "cut_tokens": encoded.cut_tokens,
@@ -158,8 +160,12 @@ def _as_text(description: dict[str, Any]) -> str:
         description["input"],
         f"   ids {_short(description['input_ids'])}",
     ]
+    right = {description["label"]}
+    if answers := description.get("answers"):
+        size = len(description["choices"]) // len(answers)
+        right = {place * size + answer for place, answer in enumerate(answers)}
     for number, (choice, ids) in enumerate(zip(description["choices"], description["choice_ids"], strict=True)):
-        mark = "*" if number == description["label"] else " "
+        mark = "*" if number in right else " "
         lines.append(f" {mark} {choice!r}: {len(ids)} tokens {_short(ids)}")
     return "\n".join(lines) + "\n"
 

@@ -4,7 +4,7 @@
 what they mean, stand in the YAML files.
 """
 
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, dataclass, fields, replace
 from types import UnionType
 from typing import Annotated, Any, ClassVar, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -84,6 +84,7 @@ class ScoreSettings(Settings):
     norm: Literal["token", "sum", "char", "byte", "pmi"]
     method: Literal["direct", "channel", "calibrated"]
     eos: Literal["auto", "include", "exclude"] = "auto"
+    shortlist: Count | None = None
 
 
 @dataclass(frozen=True)
@@ -166,6 +167,11 @@ class EvaluationSettings(Settings):
     prompt: PromptSettings
     baselines: bool = True
 
+    @property
+    def in_full(self) -> "EvaluationSettings":
+        """The same with all choices scored, as a training's own numbers and its temperature are made."""
+        return replace(self, score=replace(self.score, shortlist=None))
+
 
 @dataclass(frozen=True)
 class DataSettings(Settings):
@@ -181,6 +187,9 @@ class DataSettings(Settings):
     validation: Annotated[float, Share(above=True)] | None = None
     tune: bool = False
     folds_at_once: Count = 1
+    list_labels: bool | None = None
+    multi_label: Literal["auto"] | bool = "auto"
+    separator: str | None = None
 
 
 @dataclass(frozen=True)
@@ -221,7 +230,7 @@ def check_value(key: str, value: object, hint: Any) -> None:
     described = [text for kind in kinds if get_origin(kind) is not Literal and (text := _description(kind))]
     if not described:
         raise unknown_value_error("value", value, choices, f"{key}=")
-    if described == ["true or false"]:
+    if described == ["true or false"] and not choices:
         raise UserError(f"{key}={value!r} is neither true nor false.")
     if choices:
         raise UserError(f"{key}={value} is neither {' nor '.join([*map(str, choices), *described])}.")

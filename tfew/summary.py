@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig
 
 from tfew.costs.formulas import inference_flops, training_flops
+from tfew.decisions.curve import in_words
 from tfew.devices.distributed import is_main_process
 from tfew.environment.verbosity import is_quiet
 from tfew.models.adapters_io import save_temperature
+from tfew.ranking.label_set_table import passes_line
 from tfew.ranking.label_table import by_label, confusions, doubts, headline
 from tfew.ranking.tuning import tuning_table, tuning_verdict
 from tfew.runs.card import describe_scoring
@@ -21,9 +23,9 @@ from tfew.runs.run_folder import REPORT_FILE, file_checksums
 from tfew.task import Task
 
 if TYPE_CHECKING:
+    from tfew.checks.finding import Finding
     from tfew.models.loaded_model import LoadedModel
     from tfew.ranking.evaluation import Evaluated
-    from tfew.ranking.task_check import Finding
     from tfew.training.fit import Fitted
 
 
@@ -121,6 +123,8 @@ def print_summary(record: RunRecord, path: Path) -> None:
         print(f"  {counts['empty_renders']} times a template rendered nothing for a row and was skipped.")
     if scored := describe_scoring(record.scoring):
         print(f"  choices are {scored}.")
+    if sets := record.metrics.get("label_sets"):
+        print(f"  {passes_line(sets['labels'], record.config['engine'], counts['prompts'])}.")
     folds = len(record.metrics.get("folds", ()))
     what = f"trained and evaluated in {folds} folds" if folds else "evaluated"
     parameters, took = record.parameters, f"{what} in {seconds['evaluate']:.0f} s"
@@ -150,7 +154,7 @@ def _print_metrics(metrics: Mapping[str, Any]) -> None:
             f"  {'median (IQR)':<{width}}  {100 * metrics['accuracy']:8.1f}  ({100 * metrics['accuracy_iqr']:.1f});"
             f" chance {100 * metrics['chance']:.1f}"
         )
-        print(_describe_calibration(metrics["calibration"]))
+        _print_probabilities(metrics)
     else:
         print(f"  nothing evaluated; mean loss of the last tenth of training {metrics['final_loss']:.4f}")
 
@@ -159,8 +163,9 @@ def _print_labels(metrics: Mapping[str, Any], rows: int) -> None:
     """For rows that somebody labelled by hand: every number, and how far it is to be trusted."""
     print("\n".join(f"  {line}" for line in headline(metrics, rows)))
     if "classes" in metrics:
-        print("\n".join(f"  {line}".rstrip() for line in ["", *by_label(metrics), "", *confusions(metrics), ""]))
-    print(_describe_calibration(metrics["calibration"]))
+        confused = [*confusions(metrics), ""] if "confusion" in metrics else []
+        print("\n".join(f"  {line}".rstrip() for line in ["", *by_label(metrics), "", *confused]))
+    _print_probabilities(metrics)
     if "tuning" in metrics:
         print(
             "\n".join(
@@ -169,6 +174,12 @@ def _print_labels(metrics: Mapping[str, Any], rows: int) -> None:
         )
     for sentence in doubts(metrics, rows):
         print(f"  {sentence}")
+
+
+def _print_probabilities(metrics: Mapping[str, Any]) -> None:
+    print(_describe_calibration(metrics["calibration"]))
+    if "answering" in metrics and (words := in_words(metrics["answering"])):
+        print(f"  {words}")
 
 
 def _describe_calibration(calibration: Mapping[str, Any]) -> str:

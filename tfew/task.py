@@ -21,6 +21,7 @@ from tfew.data.sources import find_source, has_split, is_local, load_split
 from tfew.data.templates import Template, load_templates, select_templates
 from tfew.errors import UserError
 from tfew.files.atomic import write_atomically
+from tfew.label_sets.questions import has_label_sets, refuse_in_context, render
 from tfew.runs.run_folder import MIXTURE_FILE, few_shot_path
 from tfew.schema import Example, Prompt
 
@@ -33,7 +34,7 @@ class Task:
 
     `examples` are those rows, none for training on a mixture, whose rows are read when they are drawn. `mixture`
     says, where there is one, what each member contributes and which members were left out. `classes` are the labels
-    as the data spell them, where they mean the same in every row.
+    as the data spell them, where they mean the same in every row; `several`: a row may have any number of them.
     """
 
     name: str
@@ -42,6 +43,7 @@ class Task:
     empty_renders: int
     mixture: dict[str, Any] | None = None
     classes: tuple[str, ...] | None = None
+    several: bool = False
 
     @property
     def rows(self) -> int:
@@ -117,6 +119,7 @@ def in_context(config: DictConfig) -> InContext | None:
             f"icl.mode={config.icl.mode}: {config.dataset.name} is a mixture; name one data set (dataset=)."
         )
     spec = load_spec(config)
+    refuse_in_context(spec)
     pool = few_shot_examples(spec, config.few_shot, config.few_shot_seed, config.shots, data_folder(config))
     wanted = config.icl.shots or len(pool)
     if wanted > len(pool):
@@ -262,20 +265,20 @@ def _render(
     """`labelled`: leave out, as if empty, renders of which the right choice is not known."""
     if not templates:
         raise UserError(f"{spec.name} has no template that fits templates.use; try templates=all.")
-    renders = [[template.render(spec.name, example) for template in templates] for example in examples]
+    renders = [[render(spec, template, example) for template in templates] for example in examples]
     prompts = [
-        [prompt for prompt in row if prompt is not None and (prompt.label is not None or not labelled)]
-        for row in renders
+        [prompt for prompt in row if prompt is not None and (prompt.has_label or not labelled)] for row in renders
     ]
     for example, row in zip(examples, prompts, strict=True):
         if not row:
             raise UserError(
                 f"Every template of {spec.name} renders row {example.idx} empty; choose others: templates=."
             )
-        if spec.classes:
+        if spec.classes and not row[0].questions:
             _check_order(spec, example, row)
     empty = sum(map(len, renders)) - sum(map(len, prompts))
-    return Task(spec.name, list(examples), prompts, empty, classes=spec.label_names if spec.classes else None)
+    classes = spec.label_names if spec.classes else None
+    return Task(spec.name, list(examples), prompts, empty, classes=classes, several=has_label_sets(spec))
 
 
 def _check_order(spec: DatasetSpec, example: Example, prompts: Sequence[Prompt]) -> None:

@@ -116,6 +116,8 @@ def _guesses(job: Job) -> Guesses:
 
 def _build(first: Job) -> "Trainable":
     """What the jobs share, from the settings of the first of them; the method is not attached yet."""
+    from tfew.checks.finding import report
+    from tfew.checks.task_check import check_task, is_checked
     from tfew.costs.memory_forecast import check_memory
     from tfew.models.build import (
         build_backbone,
@@ -127,7 +129,6 @@ def _build(first: Job) -> "Trainable":
     )
     from tfew.models.loaded_model import Trainable, parameter_count
     from tfew.models.weights_sample import weights_sample_sha256
-    from tfew.ranking.task_check import check_task, is_checked, report
 
     config = first.config
     device, method, prompt_tokenizer = build_device(config), build_method(config), build_tokenizer(config)
@@ -219,7 +220,7 @@ def _complete(job: Job, member: "Member", loaded: "Trainable", seconds: float, g
     adapter_bytes = save_adapter(folder, weights, resolved(config.method), base_of(config), rule)
     evaluated = None
     if job.evaluation is not None:
-        evaluation_settings = settings(EvaluationSettings, config)
+        evaluation_settings = settings(EvaluationSettings, config).in_full
         evaluated = evaluate_model(loaded, job.evaluation, evaluation_settings, folder, guesses=guesses)
     fitted = Fitted(member.steps, member.tokens_seen, seconds, final_loss(folder / METRICS_FILE))
     result = RunResult(loaded, evaluated, fitted, adapter_bytes, job.training.mixture, job.evaluation)
@@ -241,6 +242,11 @@ def _check(configs: Sequence[DictConfig], folders: Sequence[Path]) -> None:
         raise UserError("train_together= trains each run once, and tune=true several times: say tune=false.")
     if any(config.folds is not None for config in configs):
         raise UserError("train_together= trains each run once, and folds= several times: say folds=null.")
+    if len(set(map(_questions, configs))) > 1:
+        raise UserError(
+            "train_together= puts rows of all runs into one batch, where rows with several labels go only beside rows"
+            " with as many: train them apart."
+        )
     twice = [folder.name for number, folder in enumerate(folders) if folder in folders[:number]]
     if twice:
         raise UserError(f"train_together= names the same run twice ({twice[0]}).")
@@ -251,6 +257,12 @@ def _check(configs: Sequence[DictConfig], folders: Sequence[Path]) -> None:
                 f"Runs that are trained together share model, method and the way they are computed, and these differ"
                 f" ({'; '.join(unlike[:3])})."
             )
+
+
+def _questions(config: DictConfig) -> int:
+    """About how many labels a row is asked; 0 where it has one."""
+    label = config.dataset.get("label")
+    return len(label.names) if label is not None and label.get("several") else 0
 
 
 def _key(override: str) -> str:

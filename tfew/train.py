@@ -33,9 +33,9 @@ from tfew.together import settings_of_each, train_together
 from tfew.training.folds import row_folds
 
 if TYPE_CHECKING:
+    from tfew.checks.finding import Finding
     from tfew.models.loaded_model import Trainable
     from tfew.ranking.evaluation import Evaluated
-    from tfew.ranking.task_check import Finding
     from tfew.training.fit import Fitted
 
 log = logging.getLogger("tfew.train")  # __name__ is __main__ under python -m
@@ -96,7 +96,7 @@ def _train_and_evaluate(config: DictConfig, folder: Path, training: Task, evalua
     fitted, adapter_bytes = _fit(config, loaded, training, folder)
     evaluated = None
     if evaluation is not None:
-        evaluation_settings = settings(EvaluationSettings, config)
+        evaluation_settings = settings(EvaluationSettings, config).in_full
         evaluated = evaluate_model(loaded, evaluation, evaluation_settings, folder, guesses=guesses)
         evaluated.metrics.update(tuning)
     result = RunResult(loaded, evaluated, fitted, adapter_bytes, training.mixture, evaluation, findings)
@@ -184,10 +184,10 @@ def _try_once(training: Task, evaluation: Task, config: DictConfig, folder: Path
 
 def _announce(config: DictConfig, training: Task, evaluation: Task | None) -> None:
     """What the run will take, of rows of one's own, before the Hub is asked for anything."""
+    from tfew.checks.task_check import is_checked
     from tfew.costs.run_estimate import announce
     from tfew.models.build import build_blueprint, build_device, build_method, build_tokenizer
     from tfew.models.checkpoint_path import is_at_hand
-    from tfew.ranking.task_check import is_checked
 
     if is_main_process() and is_checked(config.dataset, training):  # before the others have devices of their own
         announce(
@@ -207,9 +207,10 @@ def _build(config: DictConfig, training: Task, evaluation: Task | None) -> "tupl
 
     None: published data sets are not checked.
     """
+    from tfew.checks.finding import report
+    from tfew.checks.task_check import check_task, is_checked
     from tfew.costs.memory_forecast import check_memory
     from tfew.models.build import build_blueprint, build_device, build_method, build_tokenizer, build_trainable
-    from tfew.ranking.task_check import check_task, is_checked, report
 
     prompt_tokenizer, findings = build_tokenizer(config), None
     if is_checked(config.dataset, training):

@@ -81,16 +81,10 @@ def test_labels_are_read_back_in_every_spelling() -> None:
         ([1.0, NAN] * 9, r"rows 2, 4, 6, 8, 10 and 4 more: the label 'label' is empty \(NaN\)"),
         (
             [["a"], ["a", "b"]],
-            r"'label' holds several labels in 1 of 2 rows, as row 2 \(\['a', 'b'\]\); multi-label .* not supported yet",
+            r"several labels in 1 of 2 rows, as row 2 \(\['a', 'b'\]\); multi_label=false .* say multi_label=auto",
         ),
         ([{"n": 1}, {"n": 2}], r"row 1: the label 'label' is a dictionary \(\{'n': 1\}\)"),
         ([b"x", b"y"], r"row 1: the label 'label' is binary data \(b'x'\)"),
-        (
-            ["x;y", "y", "x", "x;y"],
-            r"'label' holds several labels in a cell, as in 'x;y'; multi-label classification is not",
-        ),
-        (["a, b", "b", "a", "b, c", "c"], r"as in 'a,b'; .* list all labels: 'labels="),
-        (["a|b", "b|c", "a|c"], r"as in 'a\|b'"),
     ],
 )
 def test_what_is_no_label(label: list[Any], message: str) -> None:
@@ -110,7 +104,9 @@ def test_joined_labels_that_are_named_are_one() -> None:
 def test_a_column_for_each_label_is_recognised() -> None:
     rows = [{"text": f"t {i}", "rude": i % 2, "late": str(i // 2 % 2)} for i in range(8)]
     found = Table("t.csv", ["text", "rude", "late"], rows)
-    with pytest.raises(UserError, match=r"yes and no for each of late, rude: multi-label .* with label=") as raised:
+    with pytest.raises(
+        UserError, match=r"yes and no for each of late, rude: name one .* label=\[late,rude\]"
+    ) as raised:
         describe_table(found, TableOptions())
     assert "\n" not in str(raised.value)
     assert describe_table(found, TableOptions(label="rude")).section["label"]["names"] == ["0", "1"]

@@ -5,7 +5,7 @@ from collections import Counter
 
 import pytest
 
-from tfew.data.split import held_out_rows, rare_labels, stratified_folds, stratified_sample
+from tfew.data.split import held_out_rows, rare_labels, stratified_folds, stratified_parts, stratified_sample
 
 
 def made(seed: int) -> list[str]:
@@ -68,3 +68,34 @@ def test_rows_that_say_the_same_are_never_on_both_sides(seed: int) -> None:
     assert any(row ^ 1 not in drawn for row in drawn), "the plain draw separates some"
     assert not any((row in held_out) != (row ^ 1 in held_out) for row in range(len(labels) // 2 * 2))
     assert held_out_rows(labels, range(len(labels)), 0.25, seed) == drawn
+
+
+def several_labels(rows: int = 60, seed: int = 0) -> list[tuple[str, ...]]:
+    draw = random.Random(seed)
+    chances = {"a": 0.4, "b": 0.25, "c": 0.15, "d": 0.1}
+    return [tuple(name for name, chance in chances.items() if draw.random() < chance) for _ in range(rows)]
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("shares", [[0.2] * 5, [0.75, 0.25]])
+def test_parts_have_their_share_of_every_label(shares: list[float], seed: int) -> None:
+    sets = several_labels(seed=seed)
+    parts = stratified_parts(sets, shares, seed)
+    assert parts == stratified_parts(sets, shares, seed)
+    for label in (*"abcd", None):
+        rows = [row for row, names in enumerate(sets) if label in (names or (None,))]
+        for part, share in enumerate(shares):
+            assert abs(sum(parts[row] == part for row in rows) - share * len(rows)) <= 2.5, (label, part)
+    for part, share in enumerate(shares):
+        assert abs(parts.count(part) - share * len(sets)) <= 5
+
+
+def test_parts_of_few_rows() -> None:
+    assert stratified_parts([("x",), (), ("y",)], [0.75, 0.25], 0).count(1) == 1
+    held_out = [stratified_parts([("x", "z"), *[("x",)] * 7, *[()] * 8], [0.75, 0.25], seed)[0] for seed in range(5)]
+    assert held_out == [0] * 5, "the only row of a label is trained on"
+    groups = [0, 1, 0, 2, 3, 3, 4, 5]
+    parts = stratified_parts([("x",), ("y",)] * 4, [0.5, 0.5], 1, groups)
+    assert parts[0] == parts[2]
+    assert parts[4] == parts[5]
+    assert sorted(set(stratified_parts([("x",)] * 5, [0.2] * 5, 0))) == [0, 1, 2, 3, 4]

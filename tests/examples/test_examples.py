@@ -45,7 +45,18 @@ def alike(texts: list[str], most: float) -> list[tuple[str, str]]:
 
 
 def test_the_names() -> None:
-    assert examples.names() == sorted(f"{name}_{part}" for name in [*LABELLED, "quiz"] for part in FEWEST)
+    pairs = [f"{name}_{part}" for name in [*LABELLED, "quiz"] for part in FEWEST]
+    assert examples.names() == sorted([*pairs, "hotels_train"])
+
+
+def test_several_labels_a_row() -> None:
+    found = rows("hotels_train")
+    assert [list(row) for row in found] == [["review", "aspects"]] * 60
+    count = Counter(label for row in found for label in row["aspects"].split(";") if label)
+    assert len(count) == 8
+    assert min(count.values()) >= 8
+    assert sum(not row["aspects"] for row in found) == 3
+    assert all(row["review"] == " ".join(row["review"].split()) for row in found)
 
 
 @pytest.mark.parametrize("name", [*LABELLED, "quiz"])

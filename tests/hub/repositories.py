@@ -49,7 +49,8 @@ def _as_pickles(files: Mapping[str, bytes], model: Any) -> dict[str, bytes]:
     index = files.get("model.safetensors.index.json")
     if index is None:
         return {**others, "pytorch_model.bin": _pickled(model.state_dict())}
-    state, parts, place = model.state_dict(), {}, {}
+    state, place = model.state_dict(), {}
+    parts: dict[str, dict[str, Any]] = {}
     for name, part in json.loads(index)["weight_map"].items():
         place[name] = part.replace("model-", "pytorch_model-").replace("safetensors", "bin")
         parts.setdefault(place[name], {})[name] = state[name]

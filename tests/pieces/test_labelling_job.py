@@ -279,6 +279,8 @@ def test_a_piece_that_ends_its_workers(adapter: Path, tmp_path: Path, monkeypatc
         (["trainer.devices=0"], "trainer.devices=0 is neither"),
         (["piece_rows=0"], "piece_rows=0 is no"),
         (["parts=csv"], "Unknown kind 'csv'"),
+        (["threshold=0.9"], "threshold= lists rows for a person"),
+        (["suggest=3"], "suggest= lists rows for a person"),
         (["output=-", "trainer.devices=2"], "need an output="),
         (["input=-"], "cannot be shared out"),
         (["output=FOLDER/new/labels/", "input=FOLDER/new"], "would be read as rows"),

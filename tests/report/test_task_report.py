@@ -20,9 +20,9 @@ from tests.test_own_tables import ROWS, trained
 from tests.test_predict import read_csv
 from tests.test_predict import run as predict
 from tests.test_train import folder
+from tfew.checks.finding import Finding
 from tfew.files.checksums import file_sha256
 from tfew.ranking.per_label_metrics import SURE, wilson_interval
-from tfew.ranking.task_check import Finding
 from tfew.report import task_report
 from tfew.report.advice import advice
 from tfew.report.hardest_rows import hardest_rows

@@ -7,7 +7,7 @@ from dataclasses import MISSING, dataclass, field, fields
 from typing import Any, overload
 
 from tfew.data.cells import cell_text, gathered, is_missing, not_text, not_text_error
-from tfew.data.labels import LabelRule, Rule, label_rule, parse_choices
+from tfew.data.labels import LabelRule, LabelSetRule, Rule, label_rule, parse_choices
 from tfew.errors import UserError, nearest, shorten_list
 from tfew.files.untrusted import validated
 from tfew.schema import Example
@@ -47,6 +47,7 @@ class DatasetSpec:
     table: Mapping[str, Any] | None = None
     lists: Mapping[str, Sequence[str]] = field(default_factory=dict)  # column -> columns whose cells it lists
     takes_unknown_labels: bool = False
+    answers: Sequence[str] = ("no", "yes")  # to each label, of rows that may have several
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> DatasetSpec:
@@ -67,6 +68,8 @@ class DatasetSpec:
     @property
     def label_names(self) -> tuple[str, ...] | None:
         """The labels as spelled in the data, by index; None if each row has choices of its own."""
+        if isinstance(self.label, LabelSetRule):
+            return self.label.names
         return tuple(names[0] for names in self.label.names) if isinstance(self.label, LabelRule) else None
 
     def check_columns(self, needed: Iterable[str], columns: Iterable[Any], where: str) -> None:
@@ -105,12 +108,14 @@ class DatasetSpec:
         fields = {self.rename.get(key, key): value for key, value in row.items()}
         rule = self.label if labelled else None
         if self.label is not None and rule is None:
-            fields.pop(self.label.column, None)
-        needed = {*self.columns, *([rule.column] if rule else [])}
+            for column in self.label.columns:
+                fields.pop(column, None)
+        needed = {*self.columns, *(rule.columns if rule else ())}
         self.check_columns(needed, row, where)
         for column, parts in self.lists.items():
             fields[column] = _convert([fields.get(part) for part in parts], "gathered", where)
-        self._check_filled(fields, needed, where)
+        may_be_none = rule.columns if isinstance(rule, LabelSetRule) else ()
+        self._check_filled(fields, needed.difference(may_be_none), where)
         for column, kind in self.types.items():
             if column in fields:
                 fields[column] = _convert(fields[column], kind, f"{where}, column {column!r}")
@@ -121,16 +126,34 @@ class DatasetSpec:
             if rule and rule.column == "label" and "label" not in self.types:
                 fields["label"] = label  # promptsource's templates index choices with it
         idx = _convert(fields["idx"], "int", f"{where}, column 'idx'")
-        return Example(idx, fields, label, unknown_label)
+        labels, others = self._label_set(rule, fields, where)
+        return Example(idx, fields, label, unknown_label, labels, others)
 
     def _label(self, rule: Rule | None, fields: Mapping[str, Any], where: str) -> tuple[int | None, str | None]:
         """The index of the label; or, where labels may be unknown, what it is called."""
+        if isinstance(rule, LabelSetRule):
+            return None, None
         try:
             return None if rule is None else rule.choice_index(fields), None
         except ValueError as error:
             if self.takes_unknown_labels and isinstance(rule, LabelRule) and not_text(fields[rule.column]) is None:
                 return None, cell_text(fields[rule.column])
             raise UserError(f"{where}: {error}.") from error
+
+    def _label_set(
+        self, rule: Rule | None, fields: Mapping[str, Any], where: str
+    ) -> tuple[tuple[int, ...] | None, tuple[str, ...]]:
+        """The indices of the row's labels, where it may have several, and those that are unknown, where they may be."""
+        if not isinstance(rule, LabelSetRule):
+            return None, ()
+        try:
+            found, others = rule.label_set(fields)
+        except ValueError as error:
+            raise UserError(f"{where}: {error}.") from error
+        if others and not self.takes_unknown_labels:
+            listing = shorten_list(map(repr, others))
+            raise UserError(f"{where}: {listing} in column {rule.column!r} is none of {', '.join(rule.names)}.")
+        return found, others
 
     def _check_filled(self, fields: dict[str, Any], needed: set[str], where: str) -> None:
         """Raises UserError for empty columns; null becomes "" in those that may be empty."""

@@ -36,7 +36,7 @@ class TableOptions:
 
     choices: the verbalizer ({label: words}, or a list of words), or the column with each row's own choices, or a list
     of columns with a choice each. template: Jinja, or the name of a promptsource collection or of one of its templates.
-    labels: all that there are, also those that no row has.
+    labels: all that there are, also those that no row has. list_labels: whether the default prompt lists the choices.
     """
 
     text: Sequence[str] | None = None
@@ -44,6 +44,7 @@ class TableOptions:
     choices: str | Sequence[Any] | Mapping[Any, Any] | None = None
     template: str | None = None
     labels: Sequence[Any] | None = None
+    list_labels: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -55,13 +56,13 @@ class TableDescription:
 
     section: dict[str, Any]
     text: list[str]
-    label: str
+    label: str | list[str]
     notes: list[str]
     single: str | None = None
 
 
 @dataclass(frozen=True)
-class _Labels:
+class LabelWords:
     """`names` in the label column, the `words` that verbalize them, and `dataset.label` as `rule`."""
 
     rule: dict[str, Any]
@@ -78,7 +79,7 @@ def describe_table(table: Table, options: TableOptions) -> TableDescription:
     if options.label is None:
         notes.append(f"label={label} (inferred)")
     check_filled(table, [label], "the label ")
-    check_single(table, label, options.labels is None and not isinstance(options.choices, Mapping))
+    check_single(table, label)
     chosen = _choices_of_rows(table, label, options, notes)
     choices_column, parts = (chosen, []) if isinstance(chosen, str) else (list_name(table) if chosen else None, chosen)
     if parts:
@@ -89,11 +90,11 @@ def describe_table(table: Table, options: TableOptions) -> TableDescription:
     else:
         labels = _class_labels(table, label, options, rename, notes)
     if options.template is None:
-        text = list(options.text or [_infer_text(table, {label, choices_column, *parts}, notes)])
-        prompts: Any = [_default_prompt(text, label, labels, rename)]
+        text = list(options.text or [infer_text(table, {label, choices_column, *parts}, notes)])
+        prompts: Any = [default_prompt(text, label, labels, rename, options.list_labels)]
         single = None
     else:
-        text, prompts, single = _custom_prompts(table, options.template, label, labels, rename)
+        text, prompts, single = custom_prompts(table, options.template, label, labels, rename)
     if not isinstance(prompts, str):
         notes += verbalizer_notes(labels.names, labels.words)
     text = _exclude(text, {choices_column})
@@ -105,7 +106,7 @@ def describe_table(table: Table, options: TableOptions) -> TableDescription:
         "columns": [*shown, *choices_field],
         "label": labels.rule,
         "rename": rename,
-        "types": {**_types(table, text, rename), **dict.fromkeys(choices_field, "choices")},
+        "types": {**shown_types(table, text, rename), **dict.fromkeys(choices_field, "choices")},
         "classes": choices_column is None,
         "may_be_empty": shown if len(shown) > 1 else [],
         "prompts": prompts,
@@ -153,7 +154,7 @@ def _choices_of_rows(table: Table, label: str, options: TableOptions, notes: lis
     return found or []
 
 
-def _types(table: Table, text: Sequence[str], rename: Mapping[str, str]) -> dict[str, str]:
+def shown_types(table: Table, text: Sequence[str], rename: Mapping[str, str]) -> dict[str, str]:
     """Columns that hold booleans are shown as JSON writes them."""
     return {
         rename.get(column, column): "text"
@@ -162,7 +163,7 @@ def _types(table: Table, text: Sequence[str], rename: Mapping[str, str]) -> dict
     }
 
 
-def _infer_text(table: Table, taken: set[str | None], notes: list[str]) -> str:
+def infer_text(table: Table, taken: set[str | None], notes: list[str]) -> str:
     free = _exclude(table.columns, taken)
     chosen = infer_text_column(table, free)
     rest = _exclude(free, {chosen})
@@ -172,7 +173,7 @@ def _infer_text(table: Table, taken: set[str | None], notes: list[str]) -> str:
 
 def _class_labels(
     table: Table, label: str, options: TableOptions, rename: Mapping[str, str], notes: list[str]
-) -> _Labels:  # fmt: skip
+) -> LabelWords:  # fmt: skip
     """Classes: labels that mean the same in every row."""
     of_row, spellings = label_names(table, label)
     if options.labels is not None:
@@ -194,10 +195,12 @@ def _class_labels(
     notes.append(f"{len(names)} labels in {len(table.rows)} rows: {listing}{', ...' * (len(names) > MAX_LISTED)}")
     first = 0 if label in table.classes else None
     rule = {"column": rename.get(label, label), "names": names, "first": first, "choices": None, "by": None}
-    return _Labels(rule, names, words, None)
+    return LabelWords(rule, names, words, None)
 
 
-def _row_labels(table: Table, label: str, choices_column: str, rename: Mapping[str, str], notes: list[str]) -> _Labels:
+def _row_labels(
+    table: Table, label: str, choices_column: str, rename: Mapping[str, str], notes: list[str]
+) -> LabelWords:
     """Labels that refer to the choices of their own row."""
     by, first, encoding = infer_label_encoding(table, label, choices_column)
     notes.append(f"choices from {choices_column}; {label} gives the right one by {encoding}")
@@ -208,27 +211,30 @@ def _row_labels(table: Table, label: str, choices_column: str, rename: Mapping[s
         "choices": rename.get(choices_column, choices_column),
         "by": by,
     }
-    return _Labels(rule, [], [], choices_column)
+    return LabelWords(rule, [], [], choices_column)
 
 
-def _default_prompt(text: Sequence[str], label: str, labels: _Labels, rename: Mapping[str, str]) -> dict[str, Any]:
-    """The texts, the choices if they are few, and the question."""
+def default_prompt(
+    text: Sequence[str], label: str, labels: LabelWords, rename: Mapping[str, str], list_labels: bool | None
+) -> dict[str, Any]:
+    """The texts, the choices if they are few, and the question; `list_labels`: with the choices, or without."""
     columns = [rename.get(column, column) for column in text]
     fields = {humanize(name) if len(text) > 1 else "": column for name, column in zip(text, columns, strict=True)}
     asked = humanize(label)
     asks = labels.choices_column is None and asked.lower() not in GENERIC_NAMES
     listed = labels.choices_column is not None or len(labels.words) <= MAX_LISTED
+    listed = listed if list_labels is None else list_labels
     jinja = layout_template(fields, f"{asked}:" if asks else "Answer:", choices="Choices:" if listed else None)
     return {"name": "default", "jinja": jinja, "answer_choices": _answer_choices(labels, rename), "cut": columns}
 
 
-def _answer_choices(labels: _Labels, rename: Mapping[str, str]) -> str | list[str]:
+def _answer_choices(labels: LabelWords, rename: Mapping[str, str]) -> str | list[str]:
     column = labels.choices_column
     return list(labels.words) if column is None else f"{{{{ {rename.get(column, column)} | join(' ||| ') }}}}"
 
 
-def _custom_prompts(
-    table: Table, template: str, label: str, labels: _Labels, rename: Mapping[str, str]
+def custom_prompts(
+    table: Table, template: str, label: str, labels: LabelWords, rename: Mapping[str, str]
 ) -> tuple[list[str], Any, str | None]:
     """The columns that `template=` uses, `dataset.prompts`, and the one promptsource template that it names."""
     if "{{" in template or "{%" in template:

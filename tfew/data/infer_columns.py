@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tfew.data.cells import cell_text
-from tfew.data.label_column import NOT_SUPPORTED, indicator_columns
+from tfew.data.label_column import indicator_columns
 from tfew.data.labels import ChoiceRule, parse_choices
 from tfew.errors import UserError, shorten_list
 from tfew.tables.table_reader import Table
@@ -48,8 +48,8 @@ def infer_label_column(table: Table, free: Sequence[str]) -> str:
     candidates = by_name[:1] or [column for column in free if _is_categorical(table, column)]
     if not by_name and len(indicators := indicator_columns(table, free)) > 1:
         raise UserError(
-            f"{table.where} has a column of yes and no for each of {shorten_list(indicators)}: {NOT_SUPPORTED}; to"
-            " learn one of them name it with label=."
+            f"{table.where} has a column of yes and no for each of {shorten_list(indicators)}: name one of them with"
+            f" label=, or say label=[{','.join(indicators)}] where each is a label that a row may have."
         )
     if len(candidates) != 1:
         which = f"; it could be {shorten_list(candidates)}" if candidates else ""

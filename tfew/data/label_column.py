@@ -5,13 +5,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from tfew.data.cells import FRACTION, alike_key, cell_text, is_missing, not_text, not_text_error, shown, without_point
+from tfew.data.labels import SEPARATORS, match_label
 from tfew.data.layout import humanize
 from tfew.errors import UserError, shorten_list
 from tfew.tables.table_reader import Table
 
-NOT_SUPPORTED = "multi-label classification is not supported yet: a row has one label"
-ONE_COLUMN_EACH = "make a column of yes and no for each label, and train an adapter on each"
-SEPARATORS = (";", "|", ",")  # between the labels of a row, where there are several
+ONE_LABEL = "multi_label=false takes a row to have one label"
 MOST_ROWS = 5  # listed in a message
 YES_AND_NO = ({"0", "1"}, {"false", "true"}, {"no", "yes"})
 
@@ -66,20 +65,17 @@ def label_names(table: Table, label: str) -> tuple[list[str], list[str]]:
     return names, [f"labels spelt in several ways are one: {shorten_list(several)}"] if several else []
 
 
-def check_single(table: Table, label: str, may_be_joined: bool) -> None:
-    """Raises UserError where a cell holds several labels, or something that is none.
-
-    `may_be_joined`: the user has not said what labels there are, so that "x;y" may be two.
-    """
+def check_single(table: Table, label: str) -> None:
+    """Raises UserError where a cell holds a list of labels, or something that is none."""
     if lists := [(number, row[label]) for number, row in enumerate(table.rows, 1) if not_text(row[label]) == "a list"]:
         several = [(number, value) for number, value in lists if len(value) > 1]
         number, value = (several or lists)[0]
         if several:
-            holds, remedy = f"several labels in {len(several)} of {len(table.rows)} rows", ONE_COLUMN_EACH
+            holds, remedy = f"several labels in {len(several)} of {len(table.rows)} rows", "say multi_label=auto"
         else:
-            holds, remedy = "lists of labels", "write the label itself in place of the list"
+            holds, remedy = "lists of labels", "write the label itself in place of the list, or say multi_label=auto"
         raise UserError(
-            f"{table.where}: {label!r} holds {holds}, as row {number} ({shown(value)}); {NOT_SUPPORTED}: {remedy}."
+            f"{table.where}: {label!r} holds {holds}, as row {number} ({shown(value)}); {ONE_LABEL}: {remedy}."
         )
     for number, row in enumerate(table.rows, start=1):
         value = row[label]
@@ -89,23 +85,21 @@ def check_single(table: Table, label: str, may_be_joined: bool) -> None:
                 f"{table.where}, row {number}: the label {label!r} is {kind} ({shown(value)}), where a text or a number"
                 " should stand: keep the part of it that is the label."
             )
-    if may_be_joined:
-        _check_not_joined(table, label)
 
 
-def _check_not_joined(table: Table, label: str) -> None:
-    """Raises UserError where most cells that hold a separator hold labels which also stand elsewhere."""
-    distinct = dict.fromkeys(cell_text(row[label]) for row in table.rows)
+def find_separator(cells: Iterable[Any]) -> tuple[str, str] | None:
+    """What stands between several labels in these cells, and such a cell; None where they hold one each.
+
+    Most cells that hold the separator have to hold labels which also stand elsewhere.
+    """
+    distinct = dict.fromkeys(cell_text(cell) for cell in cells)
     for separator in SEPARATORS:
-        joined = [parts for name in distinct if len(parts := _parts(name, separator)) > 1]
+        joined = [(parts, name) for name in distinct if len(parts := _parts(name, separator)) > 1]
         uses = Counter(part for name in distinct for part in set(_parts(name, separator)))
-        known = [parts for parts in joined if all(uses[part] > 1 for part in parts)]
+        known = [name for parts, name in joined if all(uses[part] > 1 for part in parts)]
         if known and 2 * len(known) >= len(joined):
-            example = separator.join(known[0])
-            raise UserError(
-                f"{table.where}: {label!r} holds several labels in a cell, as in {example!r}; {NOT_SUPPORTED}:"
-                f" {ONE_COLUMN_EACH}. If {example!r} is one label, list all labels: 'labels=[\"{example}\",...]'."
-            )
+            return separator, known[0]
+    return None
 
 
 def _parts(name: str, separator: str) -> list[str]:
@@ -138,14 +132,6 @@ def named_labels(table: Table, label: str, found: Sequence[str], listed: Sequenc
             " rows out."
         )
     return [match for name in found if (match := meant[name]) is not None]
-
-
-def match_label(name: str, known: Sequence[str]) -> str | None:
-    """The known label that this is: the very same, or else the only one that is alike; None if there is none."""
-    if name in known:
-        return name
-    alike = [other for other in known if alike_key(other) == alike_key(name)]
-    return alike[0] if len(alike) == 1 else None
 
 
 def alike_labels(names: Iterable[str]) -> list[list[str]]:

@@ -1,5 +1,9 @@
-"""From a row's label to the index of the right choice: classes that all rows share, or choices of each row."""
+"""From a row's label to the index of the right choice: classes that all rows share, or choices of each row.
 
+Or from its labels, where it may have several of them, to the indices of all.
+"""
+
+import ast
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -7,11 +11,14 @@ from typing import Any, NotRequired
 
 from typing_extensions import TypedDict
 
-from tfew.data.cells import alike_key, cell_text, without_point
+from tfew.data.cells import alike_key, cell_text, is_missing, without_point
 from tfew.errors import UserError, unknown_value_error
 from tfew.files.untrusted import parse_json, validated
 
 CHOICE_SEPARATOR = "|||"
+SEPARATORS = (";", "|", ",")  # between the labels of a row, where there are several
+YES, NO = {"1", "true", "yes", "x"}, {"0", "false", "no", ""}  # in a column for one label
+MOST_CHARACTERS = 10_000  # of a text that is read as a list
 LABEL_ENCODINGS = ("text", "number", "letter")  # of the right one among a row's own choices
 
 
@@ -19,6 +26,11 @@ class Rule(ABC):
     """`column` holds the label."""
 
     column: str
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """All that a label is read from."""
+        return (self.column,)
 
     @abstractmethod
     def choice_index(self, fields: Mapping[str, Any]) -> int:
@@ -98,6 +110,89 @@ class ChoiceRule(Rule):
         return ord(label.upper()) - ord("A") if len(label) == 1 else -1
 
 
+@dataclass(frozen=True)
+class LabelSetRule(Rule):
+    """A row has any number of the labels `names`.
+
+    They stand in one cell, between `separator` where it is text; or with `of_each` there is a column of yes and no for
+    each name, in the same order. An empty cell is no label.
+    """
+
+    column: str
+    names: tuple[str, ...]
+    separator: str = SEPARATORS[0]
+    of_each: tuple[str, ...] = ()
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return self.of_each or (self.column,)
+
+    def choice_index(self, fields: Mapping[str, Any]) -> int:
+        raise ValueError(f"a row may have several labels in column {self.column!r}")
+
+    def label_set(self, fields: Mapping[str, Any]) -> tuple[tuple[int, ...], tuple[str, ...]]:
+        """The indices of the row's labels, in their order, and those of its labels that are none of the names."""
+        if self.of_each:
+            said = [says_yes(fields[column]) for column in self.of_each]
+            return tuple(place for place, yes in enumerate(said) if yes), ()
+        parts = label_parts(fields[self.column], self.separator, self.names)
+        meant = {part: match_label(part, self.names) for part in parts}
+        found = {name for name in meant.values() if name is not None}
+        others = tuple(part for part, name in meant.items() if name is None)
+        return tuple(place for place, name in enumerate(self.names) if name in found), others
+
+
+def says_yes(cell: Any) -> bool:
+    """Whether a cell in a column for one label says that the row has it; raises ValueError where it says nothing."""
+    text = "" if is_missing(cell) else without_point(cell_text(cell)).lower()
+    if text not in YES | NO:
+        raise ValueError(f"{cell!r} is neither yes nor no (1 and 0, true and false, x and nothing)")
+    return text in YES
+
+
+def label_parts(cell: Any, separator: str, known: Sequence[str] = ()) -> list[str]:
+    """The labels in a cell, each once: a list, a list written as text, or texts between separators.
+
+    A `known` label may hold the separator: of the ways to read the text the longest known label goes first.
+    """
+    listed = listed_labels(cell)
+    if listed is not None:
+        return list(dict.fromkeys(without_point(cell_text(label)) for label in listed if not is_missing(label)))
+    if is_missing(cell):
+        return []
+    pieces = without_point(cell_text(cell)).split(separator)
+    found, start = dict[str, None](), 0
+    while start < len(pieces):
+        spans = [(separator.join(pieces[start:end]).strip(), end) for end in range(len(pieces), start, -1)]
+        span, start = next((span for span in spans if match_label(span[0], known) is not None), spans[-1])
+        if span:
+            found[span] = None
+    return list(found)
+
+
+def listed_labels(cell: Any) -> list[Any] | None:
+    """The parts of a list, also of one that is written as text, in JSON or as Python has it; None for other cells."""
+    if isinstance(cell, list | tuple | set):
+        return sorted(cell, key=str) if isinstance(cell, set) else list(cell)
+    if not isinstance(cell, str) or not cell.strip().startswith("[") or len(cell) > MOST_CHARACTERS:
+        return None
+    if (parsed := _json_list(cell)) is not None:
+        return parsed
+    try:
+        read = ast.literal_eval(cell.strip())
+    except (ValueError, SyntaxError, MemoryError, RecursionError):
+        return None
+    return read if isinstance(read, list) else None
+
+
+def match_label(name: str, known: Sequence[str]) -> str | None:
+    """The known label that this is: the very same, or else the only one that is alike; None if there is none."""
+    if name in known:
+        return name
+    alike = [other for other in known if alike_key(other) == alike_key(name)]
+    return alike[0] if len(alike) == 1 else None
+
+
 def parse_choices(cell: Any) -> list[str]:
     """A row's choices: a list, a list in JSON, or "one ||| another"; raises ValueError for fewer than two."""
     listed = cell
@@ -120,6 +215,9 @@ class _Label(TypedDict):
     first: NotRequired[int | None]
     choices: NotRequired[str | None]
     by: NotRequired[str | None]
+    several: NotRequired[bool]
+    separator: NotRequired[str]
+    of_each: NotRequired[list[str]]
 
 
 def label_rule(dataset: str, label: Mapping[str, Any]) -> Rule:
@@ -138,6 +236,12 @@ def label_rule(dataset: str, label: Mapping[str, Any]) -> Rule:
             f"dataset.label.names of {dataset} holds something that is not text: {label['names']}."
             " Quote it: YAML reads a bare yes, no, on or off as a boolean."
         )
+    if label.get("several"):
+        of_each = tuple(label.get("of_each") or ())
+        flat = tuple(name for group in names for name in group[:1])
+        if of_each and len(of_each) != len(flat):
+            raise UserError(f"dataset.label.of_each of {dataset} has {len(of_each)} columns for {len(flat)} names.")
+        return LabelSetRule(label["column"], flat, label.get("separator") or SEPARATORS[0], of_each)
     return LabelRule(label["column"], names, label.get("first"))
 
 

@@ -5,7 +5,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from tfew.data.dataset import DatasetSpec
-from tfew.data.split import held_out_rows, normalized
+from tfew.data.labels import LabelSetRule
+from tfew.data.split import held_out_rows, held_out_sets, normalized
 from tfew.errors import UserError
 from tfew.files.checksums import file_sha256
 from tfew.schema import Example
@@ -25,9 +26,13 @@ def load_split(spec: DatasetSpec, split: str, data_dir: Path | None, labelled: b
     if not spec.held_out or not spec.held_out["share"] or split not in ("train", "eval"):
         return _load_whole_split(spec, split, data_dir, labelled)
     pool = _load_whole_split(spec, "train", data_dir, labelled=True)
-    strata = [example.label if spec.classes else None for example in pool]
     contents = [normalized("\n".join(str(example.fields.get(name)) for name in spec.columns)) for example in pool]
-    drawn = set(held_out_rows(strata, contents, spec.held_out["share"], spec.held_out["seed"]))
+    share, seed = spec.held_out["share"], spec.held_out["seed"]
+    if isinstance(spec.label, LabelSetRule):
+        drawn = set(held_out_sets([example.labels or () for example in pool], contents, share, seed))
+    else:
+        strata = [example.label if spec.classes else None for example in pool]
+        drawn = set(held_out_rows(strata, contents, share, seed))
     if not drawn:
         raise UserError(
             f"validation={spec.held_out['share']} of {len(pool)} rows is not one row that says what no other does: say"

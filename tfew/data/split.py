@@ -5,7 +5,7 @@ Stratified: each label's share is the same in every part, as nearly as whole row
 
 import random
 from collections import Counter, defaultdict
-from collections.abc import Hashable, Sequence
+from collections.abc import Collection, Hashable, Sequence
 from typing import TypeVar
 
 from tfew.schema import Prompt
@@ -64,6 +64,58 @@ def held_out_rows(labels: Sequence[Hashable], contents: Sequence[Hashable], shar
     sample = set(drawn)
     trained_on = {content for row, content in enumerate(contents) if row not in sample}
     return [row for row in drawn if contents[row] not in trained_on]
+
+
+def stratified_parts(
+    label_sets: Sequence[Collection[Hashable]],
+    shares: Sequence[float],
+    seed: int,
+    groups: Sequence[Hashable] | None = None,
+) -> list[int]:
+    """The part of each row, where a row may have several labels; parts get nearly these shares of each label, and so of
+    the rows.
+
+    Iterative stratification (Sechidis et al. 2011, ECML PKDD): of the labels that have rows left the rarest is dealt
+    out first, each row to the part that lacks most of it. Rows without a label count as having one more. Rows of one of
+    `groups` (None: each is its own) are in the same part.
+    """
+    members: dict[Hashable, list[int]] = defaultdict(list)
+    for row in range(len(label_sets)):
+        members[row if groups is None else groups[row]].append(row)
+    units = list(members.values())
+    random.Random(f"{seed}/held out").shuffle(units)
+    labels_of = [Counter(label for row in unit for label in label_sets[row] or (None,)) for unit in units]
+    left = sum(labels_of, Counter[Hashable]())
+    lacks = {label: [share * count for share in shares] for label, count in left.items()}
+    room = [share * len(label_sets) for share in shares]
+    part_of_row, waiting = [0] * len(label_sets), dict.fromkeys(range(len(units)))
+    order = {label: place for place, label in enumerate(left)}
+    while waiting:
+        rarest = min((label for label in left if left[label] > 0), key=lambda label: (left[label], order[label]))
+        for unit in [unit for unit in waiting if labels_of[unit][rarest]]:
+            part = max(range(len(shares)), key=lambda part: (lacks[rarest][part], room[part], -part))
+            for row in units[unit]:
+                part_of_row[row] = part
+            for label, count in labels_of[unit].items():
+                lacks[label][part] -= count
+                left[label] -= count
+            room[part] -= len(units[unit])
+            del waiting[unit]
+    for part in range(len(shares)):  # few rows may leave one without any
+        sizes = Counter(part_of_row[unit[0]] for unit in units)
+        if not sizes[part] and sizes.most_common(1)[0][1] > 1:
+            fullest = sizes.most_common(1)[0][0]
+            for row in next(unit for unit in units if part_of_row[unit[0]] == fullest):
+                part_of_row[row] = part
+    return part_of_row
+
+
+def held_out_sets(
+    label_sets: Sequence[Collection[Hashable]], contents: Sequence[Hashable], share: float, seed: int
+) -> list[int]:  # fmt: skip
+    """The numbers of the rows of a sample of this share by `stratified_parts`; rows of one content are on one side."""
+    parts = stratified_parts(label_sets, [1 - share, share], seed, contents)
+    return [row for row, part in enumerate(parts) if part == 1]
 
 
 def rare_labels(labels: Sequence[Label], rows: int) -> dict[Label, int]:

@@ -1,42 +1,20 @@
-"""Prompt -> Batch: tokenising, truncating to `max_tokens`, padding."""
+"""Prompt -> tokens: tokenising, truncating to `max_tokens`; `tfew.tokens.tokenized_prompt` makes batches of them."""
 
-import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
-import numpy as np
-import torch
-
 from tfew.errors import UserError
-from tfew.schema import Batch, Prompt
+from tfew.schema import Prompt
 from tfew.tokens.chat_template import ChatTemplate, chat_template
 from tfew.tokens.joined_text import split_beginning, token_ids, tokenize_with_ends
 from tfew.tokens.special_tokens import SpecialTokens, special_tokens
+from tfew.tokens.tokenized_prompt import TokenizedPrompt as TokenizedPrompt
+from tfew.tokens.tokenized_prompt import collate as collate
 from tfew.tokens.truncation import Span, even_limit, shifted, split_at, truncate
 
 HALF_CHARACTER = "\ufffd"  # what decoding makes of the first bytes of a character
-
-
-@dataclass(frozen=True)
-class TokenizedPrompt:
-    """A tokenised prompt; `choice_ids` are the tokens of each choice that count. `cut_*` count what was truncated.
-
-    `context_ids` come before `input_ids`: what prompts with the same shots begin with, one list object for all of a
-    call. The end of the shots, whose tokens depend on what follows, may be a part of `input_ids`.
-    """
-
-    input_ids: list[int]
-    choice_ids: list[list[int]]
-    label: int
-    cut_tokens: int
-    cut_choice_tokens: int
-    context_ids: Sequence[int] = ()
-
-    @property
-    def length(self) -> int:
-        return len(self.context_ids) + len(self.input_ids)
 
 
 @dataclass(frozen=True)
@@ -268,29 +246,6 @@ def _tokenized(
 ) -> TokenizedPrompt:
     """`choices`: tokens of each, and how many were truncated."""
     label = -1 if prompt.label is None else prompt.label
-    return TokenizedPrompt(input_ids, [ids for ids, _ in choices], label, cut, sum(n for _, n in choices), context_ids)
-
-
-def collate(items: Sequence[TokenizedPrompt], pad_id: int) -> Batch:
-    """Pads to the longest input, the most choices and the longest choice."""
-    choices = max(len(item.choice_ids) for item in items)
-    absent: list[list[int]] = [[]]
-    rows = [ids for item in items for ids in item.choice_ids + absent * (choices - len(item.choice_ids))]
-    choice_ids, choice_mask = _padded(rows, pad_id)
-    input_ids, input_mask = _padded([[*item.context_ids, *item.input_ids] for item in items], pad_id)
-    return Batch(
-        input_ids=input_ids,
-        input_mask=input_mask,
-        choice_ids=choice_ids.view(len(items), choices, -1),
-        choice_mask=choice_mask.view(len(items), choices, -1),
-        label=torch.tensor([item.label for item in items]),
-    )
-
-
-def _padded(rows: Sequence[Sequence[int]], pad_id: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Token ids `[R, W]`, and a mask that is false at padding."""
-    length_R = np.fromiter(map(len, rows), np.int64, len(rows))
-    mask_RW = np.arange(length_R.max()) < length_R[:, None]
-    ids_RW = np.full(mask_RW.shape, pad_id, np.int64)
-    ids_RW[mask_RW] = np.fromiter(itertools.chain.from_iterable(rows), np.int64, length_R.sum())
-    return torch.from_numpy(ids_RW), torch.from_numpy(mask_RW)
+    labels = prompt.answers or (-1,) * len(prompt.questions)
+    cut_choices = sum(n for _, n in choices)
+    return TokenizedPrompt(input_ids, [ids for ids, _ in choices], label, cut, cut_choices, context_ids, labels)

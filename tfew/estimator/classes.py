@@ -33,19 +33,18 @@ def as_labels(y: Any) -> Frame:
     return Frame({"label": [plain(value) for value in y]}) if isinstance(y, list | tuple) else as_frame(y, "label")
 
 
-def check_labels(labels: Frame, rows: int, may_be_joined: bool = True) -> dict[str, Any]:
-    """By its name in a run, each label that occurs; raises UserError for labels that are none.
+def check_as_many(labels: Frame, rows: int) -> None:
+    """Raises UserError unless there are as many labels as `rows`."""
+    if len(labels) != rows:
+        raise UserError(f"There are {rows} rows, and {len(labels)} labels: one for each is needed.")
 
-    `rows`: of the data. `may_be_joined`: "x;y" may be two labels.
-    """
-    if len(labels.columns) != 1:
-        raise UserError(f"A row has one label, and here are {len(labels.columns)} columns of them.")
+
+def check_labels(labels: Frame) -> dict[str, Any]:
+    """By its name in a run, each label that occurs; raises UserError for labels that are none."""
     ((name, values),) = labels.columns.items()
-    if len(values) != rows:
-        raise UserError(f"There are {rows} rows, and {len(values)} labels: one for each is needed.")
     table = labels.table()
     check_filled(table, [name], "the label ")
-    check_single(table, name, may_be_joined)
+    check_single(table, name)
     _check_kinds(values)
     by_name: dict[str, Any] = {}
     for value, spelt in zip(values, label_names(table, name)[0], strict=True):

@@ -12,11 +12,14 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted
 
 from tfew import api
+from tfew.decisions.decision import Decision, decide
+from tfew.decisions.request import DecisionSettings
 from tfew.environment.verbosity import quiet
 from tfew.errors import UserError
-from tfew.estimator.classes import as_labels, check_labels, check_named, find_classes
+from tfew.estimator.classes import Classes, as_labels, check_as_many, check_labels, check_named, find_classes
 from tfew.estimator.frame import WHERE, Frame, as_frame, as_texts
 from tfew.estimator.kept_run import KeptRun
+from tfew.estimator.label_sets import as_lists, find_label_sets, sets_out
 from tfew.estimator.overrides import as_settings
 from tfew.estimator.report import Report
 from tfew.runs.records import RunRecord
@@ -33,6 +36,7 @@ class TfewClassifier(ClassifierMixin, BaseEstimator):
     """Few-shot training of a language model with (IA)³, as an estimator of scikit-learn.
 
     X is a list of texts, or a data frame whose columns are the texts of a row; y are texts, whole numbers or booleans.
+    Of rows with several labels y are lists of texts, texts such as "x;y", or a table of 0 and 1 with a column for each.
 
     model: a name of configs/model, a folder, or OWNER/NAME on the Hub. method, steps, lr, batch_size, max_tokens: as on
     the command line; None: as `experiment`, a file of configs/experiment, has it. folds: try an adapter on each part of
@@ -83,9 +87,15 @@ class TfewClassifier(ClassifierMixin, BaseEstimator):
         """Trains on these texts and labels; raises UserError for what cannot be learnt from."""
         given = as_settings(self.get_params(deep=False))
         texts, labels = as_texts(as_frame(X)), as_labels(y)
-        may_be_joined = "labels" not in given and not isinstance(self.choices, Mapping)
-        by_name = check_labels(labels, len(texts), may_be_joined)
-        check_named(by_name, self.choices, given.get("labels"))
+        check_as_many(labels, len(texts))
+        sets = find_label_sets(labels, given)
+        by_name = {}
+        if sets is None:
+            by_name = check_labels(labels)
+            check_named(by_name, self.choices, given.get("labels"))
+        else:
+            labels, told = as_lists(sets, labels, given)
+            given = {**given, **told}
         run = KeptRun()
         with self._heard():
             record = _train(run, texts, labels, f"+experiment={self.experiment}", given)
@@ -93,20 +103,59 @@ class TfewClassifier(ClassifierMixin, BaseEstimator):
         self._run = run
         self._predictor: Predictor | None = None
         self._columns = list(texts.columns)
-        self._classes = find_classes(by_name, record.config["dataset"]["label"]["names"])
+        names = record.config["dataset"]["label"]["names"]
+        self._sets = None if sets is None else sets_out(sets, names)
+        self._classes = find_classes(by_name, names) if sets is None else Classes(np.array(names), tuple(names))
         self.classes_ = self._classes.values_C
         self._name_features(texts)
         return self
 
-    def predict(self, X: Any) -> np.ndarray:
-        """The label of each row, as `y` spelt it."""
+    def predict(
+        self, X: Any, *, threshold: float | None = None, coverage: float | None = None, risk: float | None = None
+    ) -> Any:
+        """The label of each row, as `y` spelt it; where rows have several, a list of them, or columns of 0 and 1.
+
+        With one of these three an array of objects, None where the label is less probable than a threshold: that one;
+        or one that answers this share of the held-out rows; or one whose answers are wrong for at most this share of
+        rows, with 90 % confidence. The latter two need `folds=` or `validation=`.
+        """
+        decision = self._decision(DecisionSettings(threshold=threshold, coverage=coverage, risk=risk))
         labelled = self._labelled(X)
-        return self._classes.values([row.label for row in labelled])
+        if self._sets is not None:
+            return self._sets.given_back([row.label_set or () for row in labelled])
+        labels = self._classes.values([row.guess for row in labelled])
+        if decision.threshold is None:
+            return labels
+        sure = labels.astype(object)
+        sure[[not decision.answers(row.probability) for row in labelled]] = None
+        return sure
+
+    def predict_set(self, X: Any, share: float = 0.9) -> np.ndarray:
+        """Which labels are in each row's set, which holds the right one for this share of rows: is_in_BC, of booleans.
+
+        Needs `folds=` or `validation=`. How the sets are made, and what is promised: `tfew.decisions.conformal`.
+        """
+        decision = self._decision(DecisionSettings(sets=share))
+        sets = [decision.label_set(row.probabilities) or () for row in self._labelled(X)]
+        return np.array([[name in found for name in self._classes.names] for found in sets])
 
     def predict_proba(self, X: Any) -> np.ndarray:
-        """probability_BC, classes in the order of `classes_`."""
+        """probability_BC, classes in the order of `classes_`; where rows have several labels each has its own."""
         labelled = self._labelled(X)
         return np.array([[row.probabilities[name] for name in self._classes.names] for row in labelled])
+
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+        """The share of rows whose label is right; where rows have several, of which all are, and no other is given."""
+        sets = getattr(self, "_sets", None)
+        if sets is None:
+            return float(super().score(X, y, sample_weight))
+        labels = as_labels(y)
+        check_as_many(labels, len(as_frame(X)))
+        of_each = len(labels.columns) > 1
+        found = find_label_sets(labels, {"multi_label": True, "labels": None if of_each else list(sets.names)})
+        assert found is not None  # it was said that there are several
+        has_RK, given_RK = sets.matrix(found.rows), sets.matrix([row.label_set or () for row in self._labelled(X)])
+        return float(np.average((has_RK == given_RK).all(-1), weights=sample_weight))
 
     @property
     def predictor(self) -> "Predictor":
@@ -133,6 +182,18 @@ class TfewClassifier(ClassifierMixin, BaseEstimator):
         """Writes an ordinary run folder, for `tfew predict adapter=folder`, `tfew serve` and `tfew.Predictor.load`."""
         check_is_fitted(self)
         self._run.copy_to(Path(folder))
+
+    def _decision(self, request: DecisionSettings) -> Decision:
+        request.check()
+        if request == DecisionSettings():
+            return Decision()
+        ((name, task),) = self.predictor.tasks.items()
+        if task.held_out is None:
+            raise UserError(
+                "threshold, coverage, risk and predict_set are for one label a row, and rows may have several, each"
+                " with a threshold of its own: leave them out."
+            )
+        return decide(request, name, task.held_out)
 
     def _labelled(self, X: Any) -> "list[Labelled]":
         check_is_fitted(self)

@@ -31,20 +31,22 @@ def fit(data: Any, labels: Any, *, text: str | Sequence[str] | None = None, **pa
     """A fitted `TfewClassifier` of labelled rows in memory, which knows how good it is.
 
     data: texts, or a data frame (pandas, polars, Arrow, `datasets.Dataset`, a mapping of columns). labels: one for each
-    row, or the name of a column. text: the column that the model is shown, or several of them; without it all columns
-    of `data` where the labels are apart from them, else the one that looks like it, which is said.
+    row, or several as `TfewClassifier` has them; or the name of a column, or those of columns of yes and no, one for
+    each label. text: the column that the model is shown, or several of them; without it all columns of `data` where the
+    labels are apart from them, else the one that looks like it, which is said.
 
     parameters: those of `TfewClassifier`. Without `folds` and `validation`, rows are held out as `experiment` has it:
     they are what `report` is about.
     """
     api.show_messages()
     frame = as_frame(data)
-    if isinstance(labels, str):
-        y = frame.only([labels])
+    if isinstance(labels, str) or _are_columns(labels, frame):
+        columns = [labels] if isinstance(labels, str) else list(labels)
+        y = frame.only(columns)
         with nullcontext() if parameters.get("verbose", 1) else quiet():
-            names = [text] if isinstance(text, str) else text or _infer_text(frame, labels)
-        if labels in names:
-            raise UserError(f"{labels!r} is the labels' column: as text= it would give the answer away.")
+            names = [text] if isinstance(text, str) else text or _infer_text(frame, columns)
+        if shown := set(columns) & set(names):
+            raise UserError(f"{min(shown)!r} is the labels' column: as text= it would give the answer away.")
     else:
         y, names = as_labels(labels), [text] if isinstance(text, str) else text or list(frame.columns)
     if not {"folds", "validation"} & parameters.keys():
@@ -54,8 +56,15 @@ def fit(data: Any, labels: Any, *, text: str | Sequence[str] | None = None, **pa
     return TfewClassifier(**parameters).fit(frame.only(names), y)
 
 
-def _infer_text(frame: Frame, labels: str) -> list[str]:
-    others = [name for name in frame.columns if name != labels]
+def _are_columns(labels: Any, frame: Frame) -> bool:
+    """Whether these name columns of yes and no, and are not the labels of the rows."""
+    if not isinstance(labels, list | tuple) or len(labels) < 2 or not frame.is_table:
+        return False
+    return all(isinstance(name, str) and name in frame.columns for name in labels)
+
+
+def _infer_text(frame: Frame, labels: Sequence[str]) -> list[str]:
+    others = [name for name in frame.columns if name not in labels]
     chosen = infer_text_column(frame.table(), others)
     if len(others) > 1:
         log.info(f"text={chosen} (inferred of {', '.join(others)}); text= names another, or several.")

@@ -91,6 +91,21 @@ def load_temperature(folder: Path, norm: str, eos: str = "include") -> float | N
         raise UserError(f"{path} does not hold an adapter's temperature: {error}; delete it to do without.") from error
 
 
+def load_thresholds(folder: Path, norm: str, eos: str = "include") -> dict[str, float] | None:
+    """By label, from which probability on a row has it, where rows may have several; None as `load_temperature`."""
+    path = folder / TEMPERATURE_FILE
+    try:
+        saved = saved_temperature(folder)
+        if saved is None or (saved["norm"], saved.get("eos", "include")) != (norm, eos) or "thresholds" not in saved:
+            return None
+        thresholds = {str(name): float(value) for name, value in saved["thresholds"].items()}
+        if wrong := [value for value in thresholds.values() if not 0 <= value <= 1]:
+            raise ValueError(f"threshold {wrong[0]} is no probability")
+        return thresholds
+    except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
+        raise UserError(f"{path} does not hold an adapter's thresholds: {error}; delete it to do without.") from error
+
+
 def saved_temperature(folder: Path) -> dict[str, Any] | None:
     """All that `save_temperature` wrote; raises ValueError for a damaged file."""
     path = folder / TEMPERATURE_FILE

@@ -38,6 +38,6 @@ def join_parts(
         raise UserError(f"output={path} cannot be written ({error.strerror or error}): choose another.") from error
 
 
-def header_of(kind: str, columns: Sequence[str] | None, labels: Sequence[str] | None) -> str:
+def header_of(results: ResultRows) -> str:
     """The first line of a table; nothing of JSON lines."""
-    return "" if kind == "jsonl" else ResultRows(kind, columns, labels).text([], [], first=True)
+    return "" if results.kind == "jsonl" else results.text([], [], first=True)

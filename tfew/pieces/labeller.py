@@ -26,13 +26,15 @@ IN_MEMORY_BYTES = 2**24  # of a part; a larger one is collected on disk
 
 @dataclass(frozen=True)
 class Request:
-    """`kind` of the input (`format=`); `task_column`: says whose a row is; `skip` bad rows; `part_kind`: an ending."""
+    """`kind` of the input (`format=`); `task_column`: says whose a row is; `skip` bad rows; `part_kind`: an ending;
+    `sets`: rows get sets of labels."""
 
     kind: str | None
     task_column: str | None
     skip: bool
     part_kind: str
     store: PartStore
+    sets: bool = False
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,8 @@ class Description:
     form: InputForm
     window_rows: int
     labels: tuple[str, ...] | None  # that all rows have
+    sets: bool
+    bounds: bool
     fingerprint: dict[str, Any]
 
 
@@ -68,7 +72,9 @@ class PieceLabeller:
             form = InputForm.of(self._predictor, self._request.kind)
             fingerprint = self._predictor.fingerprint()
             window_rows = self._predictor.batch_size * WINDOW_BATCHES
-            return Description(form, window_rows, self._labels, json.loads(json.dumps(fingerprint, default=str)))
+            known = json.loads(json.dumps(fingerprint, default=str))
+            has_bounds = self._predictor.shortlist is not None
+            return Description(form, window_rows, self._labels, self._request.sets, has_bounds, known)
         except UserError as error:
             return Refused(str(error))
 
@@ -108,6 +114,7 @@ class PieceLabeller:
                 f"part-{piece.name}.{request.part_kind}" if progress.labelled else None,
                 time.monotonic() - started, progress.labels, results.columns, sorted(results.left_out),
                 list(stream.notes), labelling.first_problem,
+                progress.several,
             )  # fmt: skip
             if report.part is not None:
                 request.store.put(report.part, file)  # type: ignore[arg-type]
@@ -118,10 +125,11 @@ class PieceLabeller:
 
     def _results(self, stream: RowStream, columns: Sequence[str] | None) -> ResultRows:
         columns = columns or stream.columns
+        has = {"sets": self._request.sets, "bounds": self._predictor.shortlist is not None}
         if self._request.part_kind == "parquet":
             schema = stream.schema if isinstance(stream, ParquetStream) else None
-            return ArrowRows(columns, self._labels, schema)
-        return ResultRows(self._request.part_kind, columns, self._labels)
+            return ArrowRows(columns, self._labels, schema, **has)
+        return ResultRows(self._request.part_kind, columns, self._labels, **has)
 
     def _stream(self, piece: Piece) -> RowStream:
         """The piece's file, kept open for the next one: opening looks through its beginning."""

@@ -83,8 +83,8 @@ class LabellingJob:
         request = self._request
         return {
             "input": hashlib.sha256(inputs.encode()).hexdigest(), "files": len(self._files), "format": request.kind,
-            "task_column": request.task_column, "parts": request.part_kind, "piece_rows": self._piece_rows,
-            **description.fingerprint,
+            "task_column": request.task_column, "parts": request.part_kind, "sets": request.sets,
+            "piece_rows": self._piece_rows, **description.fingerprint,
         }  # fmt: skip
 
     def _known_columns(self, form: InputForm, manifest: Manifest) -> Sequence[str] | None:
@@ -184,8 +184,11 @@ def summed(reports: Collection[Report], earlier: int) -> Progress:
         for task, counts in report.labels.items():
             labels.setdefault(task, Counter()).update(counts)
     counted: Mapping[str, dict[str, int]] = {task: dict(counts) for task, counts in labels.items()}
+    several: Counter[str] = Counter()
+    for report in reports:
+        several.update(report.several)
     labelled, bad = sum(report.labelled for report in reports), sum(report.bad for report in reports)
-    return Progress(labelled=labelled, bad=bad, labels=dict(counted), earlier=earlier)
+    return Progress(labelled=labelled, bad=bad, labels=dict(counted), earlier=earlier, several=dict(several))
 
 
 class _Bar:

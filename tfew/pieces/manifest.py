@@ -26,7 +26,8 @@ class Report:
     """Of a piece: its rows, how many were labelled and how many could not be, how often each task's labels were given.
 
     `part`: the name of its file, None where no row was labelled; `seconds` it took; `columns` and `left_out`: of the
-    input; `notes`: how the file was read; `problem`: what the first bad row lacks.
+    input; `notes`: how the file was read; `problem`: what the first bad row lacks;
+    `several`: by task, rows that may have several labels.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Report:
     left_out: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     problem: str | None = None
+    several: dict[str, int] = field(default_factory=dict)
 
     @property
     def bad_name(self) -> str:

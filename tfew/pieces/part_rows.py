@@ -4,7 +4,17 @@ from collections.abc import Mapping, Sequence
 from typing import Any, BinaryIO
 
 from tfew.errors import UserError
-from tfew.prediction.result_rows import LABEL, OF_LABEL, PROBABILITIES, PROBABILITY, ResultRows, cell
+from tfew.prediction.result_rows import (
+    BOUNDS,
+    LABEL,
+    OF_LABEL,
+    PROBABILITIES,
+    PROBABILITY,
+    SET,
+    SET_SIZE,
+    ResultRows,
+    cell,
+)
 from tfew.prediction.task_predictor import Labelled
 
 
@@ -15,18 +25,23 @@ class ArrowRows(ResultRows):
     so that all parts have the same types.
     """
 
-    def __init__(self, columns: Sequence[str] | None, labels: Sequence[str] | None, schema: Any | None) -> None:
-        super().__init__("csv", columns, labels)
+    def __init__(
+        self, columns: Sequence[str] | None, labels: Sequence[str] | None, schema: Any | None, sets: bool = False,
+        bounds: bool = False,
+    ) -> None:  # fmt: skip
+        super().__init__("csv", columns, labels, sets=sets, bounds=bounds)
         self._input_schema = schema
         self._rows: list[list[Any]] = []
 
-    def text(self, rows: Sequence[Mapping[str, Any]], labelled: Sequence[Labelled], first: bool) -> str:
+    def text(
+        self, rows: Sequence[Mapping[str, Any]], labelled: Sequence[Labelled], first: bool, numbers: Sequence[int] = ()
+    ) -> str:
         if self.columns is None:
             self.columns = list(rows[0]) if rows else None
         columns = self.columns or []
         for row, of in zip(rows, labelled, strict=True):
             self.left_out |= row.keys() - columns
-            self._rows.append([*(self._own_type(row.get(column)) for column in columns), *self._own_cells(of)])
+            self._rows.append([*(self._own_type(row.get(column)) for column in columns), *self._own_plain(of)])
         return ""
 
     def take(self) -> Any:
@@ -41,6 +56,9 @@ class ArrowRows(ResultRows):
         except pyarrow.ArrowException as error:
             raise UserError(f"parts=parquet cannot hold these rows ({error}): say parts=jsonl.") from error
 
+    def _own_plain(self, of: Labelled) -> list[Any]:
+        return [value if value is None else cell(value) for value in self._own(of, 0).values()]
+
     def _own_type(self, value: Any) -> Any:
         if self._input_schema is not None or value is None or isinstance(value, str):
             return value
@@ -52,7 +70,8 @@ class ArrowRows(ResultRows):
         text, types = pyarrow.string(), {}
         if self._input_schema is not None:
             types = {field.name: field.type for field in self._input_schema}
-        own = {LABEL: text, PROBABILITY: pyarrow.float64(), PROBABILITIES: text}
+        own = {LABEL: text, PROBABILITY: pyarrow.float64(), PROBABILITIES: text, SET: text}
+        own |= {SET_SIZE: pyarrow.int64(), BOUNDS: pyarrow.int64()}
         own |= {OF_LABEL + label: pyarrow.float64() for label in self.labels or ()}
         return pyarrow.schema(
             [(self._renamed(column), types.get(column, text)) for column in self.columns or ()]

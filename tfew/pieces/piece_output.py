@@ -12,7 +12,7 @@ from tfew.errors import UserError, unknown_value_error
 from tfew.files.partial_file import check_output_file
 from tfew.pieces.input_files import InputFile
 from tfew.pieces.part_store import PartStore
-from tfew.prediction.result_rows import STANDARD, bad_rows_file, kind_of_output
+from tfew.prediction.result_rows import STANDARD, ResultRows, bad_rows_file, kind_of_output
 from tfew.tables.remote import is_url
 
 if TYPE_CHECKING:
@@ -65,7 +65,8 @@ class PieceOutput:
 
         reports = manifest.in_order
         columns = next(report.columns for report in reports if report.labelled)
-        header = header_of(self.part_kind, columns, description.labels)
+        has = {"sets": description.sets, "bounds": description.bounds}
+        header = header_of(ResultRows(self.part_kind, columns, description.labels, **has))
         join_parts(self.store, reports, self.path, bad_rows_file(self.path), header, manifest.bad_rows())
         self.store.unlock()
         shutil.rmtree(self.store.folder)

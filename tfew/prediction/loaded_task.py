@@ -3,17 +3,34 @@
 import hashlib
 import json
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import cache, partial
 from typing import Any
 
-from tfew.data.tokenization import PromptTokenizer
+from tfew.data.tokenization import PromptTokenizer, TokenizedPrompt
+from tfew.decisions.decision import decide
 from tfew.errors import UserError
 from tfew.files.checksums import file_sha256
-from tfew.models.adapters_io import WEIGHTS_FILE, load_temperature
+from tfew.label_sets.questions import has_label_sets
+from tfew.label_sets.thresholds import DEFAULT
+from tfew.models.adapters_io import WEIGHTS_FILE, load_temperature, load_thresholds
+from tfew.prediction.held_out import held_out_scores
 from tfew.prediction.saved_run import SavedRun
 from tfew.prediction.task_predictor import TaskPredictor
+from tfew.ranking.shortlist import Shortlist, shortlist_of
+from tfew.schema import Prompt
 
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A row in the words of its task's templates, and their tokens."""
+
+    task: str
+    prompts: Sequence[Prompt]
+    encoded: Sequence[TokenizedPrompt]
 
 
 @dataclass(frozen=True)
@@ -24,6 +41,7 @@ class LoadedTask:
     prompt_tokenizer: PromptTokenizer
     weights_sha256: str | None
     bank_index: int | None = None
+    shortlist: Shortlist | None = None
     # of the norm pmi: log-probabilities of choices after an empty input, kept as they were needed
     unconditional: dict[str, float] = field(default_factory=dict)
 
@@ -35,10 +53,24 @@ class LoadedTask:
             "weights": self.weights_sha256,
             "norm": task.norm,
             "temperature": task.temperature,
+            **({"thresholds": list(task.thresholds)} if task.several else {}),
             "max_tokens": self.prompt_tokenizer.max_tokens,
+            **({} if self.shortlist is None else {"shortlist": self.shortlist.size}),
             **self.prompt_tokenizer.rule,
             "data": hashlib.sha256(data.encode()).hexdigest()[:16],
+            **task.decision.fingerprint(),
         }
+
+
+def _refuse_decisions(name: str, run: SavedRun) -> None:
+    """Raises UserError for what is asked of rows with one label, where rows may have several."""
+    asked = {key: getattr(run.decisions, key) for key in ("threshold", "coverage", "risk", "sets")}
+    asked["score.shortlist"] = run.evaluation.score.shortlist
+    if given := [f"{key}=" for key, value in asked.items() if value is not None]:
+        raise UserError(
+            f"{' and '.join(given)} ask{'s' * (len(given) == 1)} for one label a row, and rows of {name} may have"
+            " several, each with a threshold of its own: leave it out."
+        )
 
 
 def load_task(name: str, run: SavedRun, prompt_tokenizer: PromptTokenizer) -> LoadedTask:
@@ -53,6 +85,29 @@ def load_task(name: str, run: SavedRun, prompt_tokenizer: PromptTokenizer) -> Lo
     if temperature is None:
         why = "its run had too few held-out rows, or none" if run.folder is not None else "there is no adapter"
         log.info(f"Note: probabilities of {name} are not calibrated: {why} (score.norm={score.norm}, score.eos={eos}).")
-    task = TaskPredictor(name, spec, templates, score.norm, 1.0 if temperature is None else temperature)
+    if (shortlist := shortlist_of(score)) is not None and len(templates) > 1:
+        raise UserError(
+            f"score.shortlist= finds the best label of one template, and {name} has {len(templates)}, whose"
+            " probabilities are averaged: choose one with templates=single templates.name=."
+        )
+    if shortlist is not None:
+        log.info(
+            f"Note: score.shortlist={shortlist.size} leaves labels of {name} out where they cannot be the best: the"
+            " label's probability is a lower bound then, and theirs are upper ones (column bounds)."
+        )
+    thresholds = None if run.folder is None else load_thresholds(run.folder, score.norm, eos)
+    if has_label_sets(spec) and thresholds is None:
+        log.info(
+            f"Note: {name} gives a label from a probability of {DEFAULT:g} on: no rows were held out to choose by."
+        )
+    task = TaskPredictor(name, spec, templates, score.norm, 1.0 if temperature is None else temperature, thresholds)
+    if task.several:
+        _refuse_decisions(name, run)
+    else:
+        scored = (task.templates, task.labels, score.norm, eos, task.temperature)
+        task.held_out = cache(partial(held_out_scores, run, *scored))
+        task.decision = decide(run.decisions, name, task.held_out)
+    for sentence in task.decision.sentences:
+        log.info(f"{name}: {sentence}.")
     weights = None if run.folder is None else file_sha256(run.folder / WEIGHTS_FILE)
-    return LoadedTask(task, prompt_tokenizer, weights)
+    return LoadedTask(task, prompt_tokenizer, weights, shortlist=shortlist)

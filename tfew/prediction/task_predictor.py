@@ -5,17 +5,25 @@ templates that do not answer with the labels in their order (they turn the quest
 what they predict says nothing about the label.
 """
 
+import json
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
 from tfew.data.dataset import DatasetSpec
-from tfew.data.labels import LabelRule
+from tfew.data.labels import SEPARATORS, LabelRule, LabelSetRule
 from tfew.data.templates import Template
+from tfew.decisions.curve import summarise_curve
+from tfew.decisions.decision import Decision
+from tfew.decisions.held_out_scores import HeldOutScores, log_mass
 from tfew.errors import UserError, shorten_list
+from tfew.label_sets.questions import YES, by_question, has_label_sets, render
+from tfew.label_sets.scores import set_probability
+from tfew.label_sets.thresholds import DEFAULT
 from tfew.ranking.norms import rescored
 from tfew.ranking.temperature import probabilities
 from tfew.schema import Example, Prediction, Prompt
@@ -27,12 +35,43 @@ PLACEHOLDER = 0  # the label that templates are shown in place of the unknown on
 @dataclass(frozen=True)
 class Labelled:
     """What was predicted for a row; `probabilities` has every choice by its label, or where labels are each row's own
-    by its text, and sums to one."""
+    by its text, and sums to one.
+
+    `label`: None where the row is too doubtful for one (`threshold=`); `guess`: the likeliest one, whose `probability`
+    it is. `labels`: the set that holds the right one as often as `sets=` says, the likeliest first; None without it.
+    `log_mass`: see `tfew.decisions.held_out_scores`.
+    `bounds`: of how many choices it has only an upper bound of the share, since they were left out of the ranking
+    (`tfew.ranking.shortlist`); `probability` is a lower bound then.
+    Where a row may have several labels, `label_set` are these and `label` all of them in one text; each has a
+    probability of its own, and `probability` is that the row has these and no other, if labels were independent.
+    """
 
     task: str
-    label: str
+    label: str | None
     probability: float
     probabilities: dict[str, float]
+    guess: str = ""
+    labels: tuple[str, ...] | None = None
+    log_mass: float = 0.0
+    bounds: int = 0
+    label_set: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if not self.guess:
+            object.__setattr__(self, "guess", self.label)
+
+    @property
+    def abstained(self) -> bool:
+        return self.label is None
+
+    def with_threshold(self, threshold: float | None) -> "Labelled":
+        """Under another threshold than it was made with; raises UserError for a row that may have several labels."""
+        if threshold is not None and self.label_set is not None:
+            raise UserError(
+                f"threshold={threshold:g} is for one label a row, and rows of {self.task} may have several, each with a"
+                " threshold of its own: leave it out."
+            )
+        return replace(self, label=self.guess if Decision(threshold).answers(self.probability) else None)
 
 
 class WrongTemplatesError(UserError):
@@ -40,16 +79,35 @@ class WrongTemplatesError(UserError):
 
 
 class TaskPredictor:
-    """`norm` and `temperature`: how choices are scored, and how scores become probabilities."""
+    """`norm` and `temperature`: how choices are scored, and how scores become probabilities. `thresholds`: by label,
+    from which probability on a row has it, where rows may have several."""
 
     def __init__(
-        self, task: str, spec: DatasetSpec, templates: Sequence[Template], norm: str, temperature: float
+        self,
+        task: str,
+        spec: DatasetSpec,
+        templates: Sequence[Template],
+        norm: str,
+        temperature: float,
+        thresholds: Mapping[str, float] | None = None,
     ) -> None:
         self.task, self.spec, self.norm, self.temperature = task, spec, norm, temperature
-        self.labels = spec.label_names
+        self.labels, self.several = spec.label_names, has_label_sets(spec)
+        self.thresholds = [(thresholds or {}).get(name, DEFAULT) for name in self.labels or ()]
+        self.decision = Decision()
+        self.held_out: Callable[[], HeldOutScores] | None = None  # raises UserError where there are none
         self._templates = {template.name: template for template in templates}
         self._spellings = _spellings(spec)
         self._spelling_for: dict[str, tuple[str, ...]] = {}  # of the label, by the templates that were tried
+
+    @cached_property
+    def answering(self) -> dict[str, Any] | None:
+        """What `tfew.decisions.curve` says of the held-out rows; None where there are none to be compared with."""
+        try:
+            rows = None if self.held_out is None else self.held_out()
+        except UserError:
+            return None
+        return None if rows is None else summarise_curve(rows.top_R, rows.is_right_R)
 
     @property
     def templates(self) -> tuple[str, ...]:
@@ -61,7 +119,7 @@ class TaskPredictor:
         if self.spec.columns:
             return self.spec.columns
         shown = frozenset[str]().union(*(template.columns for template in self._templates.values()))
-        label = () if self.spec.label is None else (self.spec.label.column,)
+        label = () if self.spec.label is None else self.spec.label.columns
         return tuple(sorted(shown - {"answer_choices", *label}))
 
     @property
@@ -89,18 +147,48 @@ class TaskPredictor:
     def _comparable(self, prompt: Prompt, first: Prompt) -> bool:
         if self.labels is None:
             return prompt.choices == first.choices
-        return len(prompt.choices) == len(self.labels)
+        return self.several or len(prompt.choices) == len(self.labels)
 
     def labelled(self, prompts: Sequence[Prompt], predictions: Sequence[Prediction]) -> Labelled:
         """From the predictions of a row's prompts, whose scores are sums."""
+        if self.several:
+            return self._label_set(prompts, predictions)
         scores_1MC = np.array([[rescored(prediction, "sum", self.norm).scores for prediction in predictions]])
+        sums_1MC = np.array([[prediction.scores for prediction in predictions]])
         (probability_C,) = probabilities(scores_1MC, self.temperature).tolist()
         names = prompts[0].choices if self.labels is None else self.labels
         by_name: dict[str, float] = {}
         for name, probability in zip(names, probability_C, strict=True):
             by_name[name] = by_name.get(name, 0.0) + probability
         best = names[max(range(len(names)), key=probability_C.__getitem__)]
-        return Labelled(self.task, best, by_name[best], by_name)
+        label = best if self.decision.answers(by_name[best]) else None
+        labels = self.decision.label_set(by_name)
+        mass, bounds = float(log_mass(sums_1MC)[0]), max(prediction.bounds for prediction in predictions)
+        return Labelled(self.task, label, by_name[best], by_name, best, labels, mass, bounds)
+
+    def _label_set(self, prompts: Sequence[Prompt], predictions: Sequence[Prediction]) -> Labelled:
+        """The labels whose probability reaches their thresholds."""
+        of_prompts = [by_question(prompt, [found]) for prompt, found in zip(prompts, predictions, strict=True)]
+        scores_KMC = np.array(
+            [
+                [rescored(one[1][0], "sum", self.norm).scores for one in of_label]
+                for of_label in zip(*of_prompts, strict=True)
+            ]
+        )
+        probability_K = probabilities(scores_KMC, self.temperature)[:, YES]
+        given_K = probability_K >= np.array(self.thresholds)
+        names = self.labels or ()
+        labels = tuple(name for name, given in zip(names, given_K, strict=True) if given)
+        by_name = dict(zip(names, probability_K.tolist(), strict=True))
+        probability = set_probability(probability_K, given_K)
+        return Labelled(self.task, self._joined(labels), probability, by_name, label_set=labels)
+
+    def _joined(self, labels: Sequence[str]) -> str:
+        """As the table has them; as a list in JSON where a label holds what stands between them."""
+        separator = self.spec.label.separator if isinstance(self.spec.label, LabelSetRule) else SEPARATORS[0]
+        if any(separator in name for name in self.labels or ()):
+            return json.dumps(labels, ensure_ascii=False)
+        return separator.join(labels)
 
     def _as_row(self, number: int, row: Mapping[str, Any] | str) -> Mapping[str, Any]:
         if not isinstance(row, str):
@@ -111,8 +199,8 @@ class TaskPredictor:
         return {self.text_column: row}
 
     def _rendered(self, template: Template, number: int, row: Mapping[str, Any]) -> Prompt | None:
-        if self.labels is None:
-            return template.render(self.spec.name, self._example(number, row, None))
+        if self.labels is None or self.several:
+            return render(self.spec, template, self._example(number, row, None))
         spelling = self._spelling_for.get(template.name)
         if spelling is None:
             return self._tried(template, number, row)

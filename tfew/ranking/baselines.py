@@ -18,17 +18,20 @@ from tfew.ranking.per_label_metrics import balanced_accuracy, confusion, f1_macr
 from tfew.task import Task
 
 COMMONEST, BAG_OF_WORDS = "commonest label", "bag of words"
+COMMONEST_SET, ALWAYS = "commonest set of labels", "every label for every row"
 WORDS_IN_TEXT, CHARACTERS_IN_WORD = 3, 15  # on average: of fewer words, or longer ones, characters are counted
 MOST_FEATURES = 50_000
 MOST_WEIGHTS = 1_000_000  # features times labels
 INVERSE_REGULARISATION = 10.0  # scikit-learn's C; its default, 1, hardly leaves the commonest label on 50 rows
 
-Guesses = Mapping[str, Sequence[int]]  # by baseline the label of each row, as its place among the task's
+# by baseline the label of each row, as its place among the task's; or of rows that may have several labels a number for
+# each: 1 and 0, or a probability
+Guesses = Mapping[str, Sequence[Any]]
 
 
-def guess_in_folds(task: Task, fold_of_row: Sequence[int]) -> dict[str, list[int]]:
+def guess_in_folds(task: Task, fold_of_row: Sequence[int]) -> dict[str, list[Any]]:
     """What the baselines say of each row when they are trained on the other folds; nothing without shared labels."""
-    guesses: dict[str, list[int]] = {}
+    guesses: dict[str, list[Any]] = {}
     for fold in range(max(fold_of_row) + 1):
         held_out = [row for row, own in enumerate(fold_of_row) if own == fold]
         others = [row for row, own in enumerate(fold_of_row) if own != fold]
@@ -39,8 +42,10 @@ def guess_in_folds(task: Task, fold_of_row: Sequence[int]) -> dict[str, list[int
     return guesses
 
 
-def guess(training: Task, held_out: Task) -> dict[str, list[int]]:
+def guess(training: Task, held_out: Task) -> dict[str, list[Any]]:
     """What the baselines say of the held-out rows; nothing where rows have choices of their own, or of a mixture."""
+    if held_out.several:
+        return _guess_sets(training, held_out)
     labels = [example.label for example in training.examples if example.label is not None]
     if held_out.classes is None or not labels:
         return {}
@@ -52,8 +57,31 @@ def guess(training: Task, held_out: Task) -> dict[str, list[int]]:
     }
 
 
-def guess_without_training(held_out: Task) -> dict[str, list[int]]:
+def _guess_sets(training: Task, held_out: Task) -> dict[str, list[Any]]:
+    """Of rows that may have several labels; the bag of words learns each label by itself."""
+    texts, new_texts = ([own_text(row[0]) for row in task.prompts] for task in (training, held_out))
+    of_labels = []
+    for place in range(len(held_out.classes or ())):
+        labels = [int(place in (example.labels or ())) for example in training.examples]
+        known, probability_RC = bag_of_words_probabilities(texts, labels, new_texts)
+        of_labels.append([float(row[known.index(1)]) if 1 in known else 0.0 for row in probability_RC])
+    return {**_naive_sets(training, held_out), BAG_OF_WORDS: [list(row) for row in zip(*of_labels, strict=True)]}
+
+
+def _naive_sets(training: Task, held_out: Task) -> dict[str, list[Any]]:
+    places = range(len(held_out.classes or ()))
+    sets = Counter(example.labels or () for example in training.examples)
+    often = min(sets, key=lambda labels: (-sets[labels], labels))
+    return {
+        COMMONEST_SET: [[int(place in often) for place in places]] * held_out.rows,
+        ALWAYS: [[1 for _ in places]] * held_out.rows,
+    }
+
+
+def guess_without_training(held_out: Task) -> dict[str, list[Any]]:
     """Where nobody knows the training rows: the label that is commonest among these rows themselves."""
+    if held_out.several:
+        return _naive_sets(held_out, held_out)
     labels = [example.label for example in held_out.examples if example.label is not None]
     return {COMMONEST: [commonest(labels)] * held_out.rows} if labels and held_out.classes is not None else {}
 

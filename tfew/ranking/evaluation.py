@@ -16,14 +16,17 @@ from tfew.devices.distributed import all_gather_objects, deal_out, is_main_proce
 from tfew.environment.verbosity import bar_options
 from tfew.errors import UserError
 from tfew.files.atomic import write_atomically
+from tfew.label_sets.questions import by_question
 from tfew.models.backbone import window_tokens
 from tfew.models.loaded_model import LoadedModel
 from tfew.ranking.baselines import Guesses, compare
 from tfew.ranking.icl import COMBINATIONS, Answer, Shots, fitting_shots, in_contexts
+from tfew.ranking.label_set_summary import summarise_label_sets
 from tfew.ranking.metrics import summarise, summarise_members
 from tfew.ranking.per_label_metrics import label_places, summarise_classes
 from tfew.ranking.rank_classification import rank_classify, unconditional_sums
 from tfew.ranking.score_methods import prediction_from, prompts_to_score, shots_to_score
+from tfew.ranking.shortlist import Shortlist, shortlist_of
 from tfew.ranking.ties import same_choices, without_lucky_guess
 from tfew.ranking.window import lengths_in_context
 from tfew.runs.run_folder import PREDICTIONS_FILE
@@ -62,7 +65,7 @@ def evaluate_model(
     write_predictions(folder, [answer.under(settings.score.norm) for answer in ranked.answers])
     counts = {
         "rows": task.rows,
-        "prompts": len(ranked.answers),
+        "prompts": sum(map(len, task.prompts)),
         "empty_renders": task.empty_renders,
         "cut_prompts": sum(item.cut_tokens + item.cut_choice_tokens > 0 for item in ranked.encoded),
         **({"dropped_shots": ranked.dropped_shots} if context else {}),
@@ -77,6 +80,8 @@ def metrics_of(task: Task, answers: Sequence[Answer], norm: str, guesses: Guesse
 
     Of a single template also baselines, by name what `tfew.ranking.baselines.compare` makes of their `guesses`.
     """
+    if task.several:
+        return summarise_label_sets(task, [answer.under(norm) for answer in answers], guesses)
     unknown = task.unknown_labels
     if all(answer.label is None for answer in answers) and not unknown:
         return {}
@@ -107,7 +112,7 @@ def write_predictions(folder: Path, predictions: Sequence[Prediction]) -> None:
 
 @dataclass(frozen=True)
 class Ranked:
-    """Answers to all prompts of a task, in its order, and what was scored for them."""
+    """Answers to all prompts of a task, to each question where one has several, and what was scored for them."""
 
     answers: list[Answer]
     encoded: list[TokenizedPrompt]
@@ -130,22 +135,25 @@ def rank(loaded: LoadedModel, task: Task, settings: EvaluationSettings, context:
     unique = list(dict.fromkeys(query for contexts in queries for group in contexts for query in group))
     encoded = loaded.prompt_tokenizer.tokenize(unique)
     with scoring_mode(loaded.model), loaded.execution.autocast():
-        alone = method != "channel" and (settings.score.norm == "pmi" or loaded.prompt_tokenizer.scores_without_input)
+        shortlist = shortlist_of(settings.score, mode, loaded.execution.is_sharded)
+        if shortlist is not None and task.several:
+            raise UserError(f"score.shortlist= finds one label a row, and rows of {task.name} may have several.")
+        alone = shortlist is None and method != "channel"
+        alone = alone and (settings.score.norm == "pmi" or loaded.prompt_tokenizer.scores_without_input)
         choices = _unconditional_choices(prompts, settings.score.norm) if alone else {}
-        predictions = _score(loaded, settings.eval_batch_size, task.name, unique, encoded, choices)
+        predictions = _score(loaded, settings.eval_batch_size, task.name, unique, encoded, choices, shortlist)
     by_query = dict(zip(unique, predictions, strict=True))
-    same = same_choices(loaded.prompt_tokenizer, (prompt.choices for prompt in prompts))
+    of_questions = (choices for prompt in prompts for choices in prompt.choices_by_question)
+    same = same_choices(loaded.prompt_tokenizer, of_questions)
     answers = [
         Answer(
-            tuple(
-                without_lucky_guess(
-                    prediction_from(prompt, method, [by_query[query] for query in group]), prompt.choices, same
-                )
-                for group in contexts
-            ),
+            tuple(without_lucky_guess(member, choices, same) for member in members),
             settings.icl.combine if context else COMBINATIONS[0],
         )
         for prompt, contexts in zip(prompts, queries, strict=True)
+        for choices, members in by_question(
+            prompt, [prediction_from(prompt, method, [by_query[query] for query in group]) for group in contexts]
+        )
     ]
     return Ranked(answers, encoded, dropped)
 
@@ -157,6 +165,7 @@ def _score(
     prompts: Sequence[Prompt],
     encoded: Sequence[TokenizedPrompt],
     unconditional_choices: Mapping[str, Sequence[str]],
+    shortlist: Shortlist | None = None,
 ) -> list[Prediction]:
     """Every prompt's choices scored by sums, each by one of the processes, and known to all of them then.
 
@@ -189,7 +198,7 @@ def _score(
     in_order = [index for batch in passes for index in batch]
     tokens = (collated([encoded[index] for index in batch]) for batch in progress)
     ranked = rank_classify(
-        score, tokens, [prompts[index] for index in in_order], "sum", execution.device, unconditional
+        score, tokens, [prompts[index] for index in in_order], "sum", execution.device, unconditional, shortlist
     )
     scored = list(zip(in_order, ranked, strict=True))[: sum(map(len, own))]
     by_index = dict(pair for pairs in all_gather_objects(scored) for pair in pairs)

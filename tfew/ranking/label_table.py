@@ -3,7 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from tfew.ranking.baselines import BAG_OF_WORDS
+from tfew.ranking.baselines import ALWAYS, BAG_OF_WORDS
+from tfew.ranking.label_set_table import baseline_line, first_line, other_lines
 
 REMEDY = "Try a larger model (model=), more steps (steps=) or more labelled rows"
 CHEAPER = "; otherwise use the bag of words itself, which is far cheaper"
@@ -16,10 +17,12 @@ def by_label(metrics: Mapping[str, Any]) -> list[str]:
     """Precision, recall, F1 in percent and rows, label by label; labels without rows and predictions left out."""
     seen = {name: score for name, score in metrics["classes"].items() if score["rows"] or score["predicted"]}
     width = max(map(len, [*seen, "label"]))
-    lines = [f"{'label':<{width}}  precision  recall      F1  rows"]
+    has_thresholds = any("threshold" in score for score in seen.values())
+    lines = [f"{'label':<{width}}  precision  recall      F1  rows{'  threshold' * has_thresholds}"]
     for name, score in seen.items():
         numbers = "".join(f"{100 * score[key]:{size}.1f}" for key, size in (("precision", 9), ("recall", 8), ("f1", 8)))
-        lines.append(f"{name:<{width}}  {numbers}  {score['rows']:4d}")
+        threshold = f"  {score['threshold']:9.3f}" if "threshold" in score else ""
+        lines.append(f"{name:<{width}}  {numbers}  {score['rows']:4d}{threshold}")
     return lines
 
 
@@ -46,6 +49,8 @@ def confusions(metrics: Mapping[str, Any]) -> list[str]:
 
 def headline(metrics: Mapping[str, Any], rows: int) -> list[str]:
     """The accuracy that says more, with its interval; what the baselines have on the same rows; the other numbers."""
+    if "label_sets" in metrics:
+        return headline_of_sets(metrics, rows)
     what = "held-out rows, each by an adapter that was trained without it" if "folds" in metrics else "rows"
     accuracy = f"accuracy {_percent(metrics['accuracy'])} ({_interval(metrics['accuracy_interval'])})"
     first, others = accuracy, []
@@ -62,6 +67,12 @@ def headline(metrics: Mapping[str, Any], rows: int) -> list[str]:
     return [first, baselines, *verdicts(metrics), "; ".join(others)]
 
 
+def headline_of_sets(metrics: Mapping[str, Any], rows: int) -> list[str]:
+    """Of rows with several labels."""
+    compared = [baseline_line(metrics), *verdicts(metrics)] if "baselines" in metrics else []
+    return [first_line(metrics, rows), *compared, *other_lines(metrics)]
+
+
 def _described(name: str, scores: Mapping[str, Any]) -> str:
     if scores["gain"]["metric"] == "accuracy":
         return f"{name} {_percent(scores['accuracy'])}"
@@ -76,7 +87,8 @@ def verdicts(metrics: Mapping[str, Any]) -> list[str]:
     baselines = metrics["baselines"]
     best = max(baselines, key=lambda name: baselines[name][baselines[name]["gain"]["metric"]])
     told = [name for name, scores in baselines.items() if name == best or scores["gain"]["low"] <= 0]
-    lines = [_verdict(f"{'a' if name == BAG_OF_WORDS else 'the'} {name}", baselines[name]["gain"]) for name in told]
+    articles = {BAG_OF_WORDS: "a ", ALWAYS: ""}
+    lines = [_verdict(f"{articles.get(name, 'the ')}{name}", baselines[name]["gain"]) for name in told]
     if baselines[best]["gain"]["value"] < 0:
         lines.append(f"{REMEDY}{CHEAPER if best == BAG_OF_WORDS else ''}.")
     return lines
@@ -84,7 +96,7 @@ def verdicts(metrics: Mapping[str, Any]) -> list[str]:
 
 def _verdict(baseline: str, gain: Mapping[str, Any]) -> str:
     points, low, high = (100 * gain[key] for key in ("value", "low", "high"))
-    of = "" if gain["metric"] == "accuracy" else " of balanced accuracy"
+    of = {"accuracy": "", "f1_micro": " of micro-F1"}.get(gain["metric"], " of balanced accuracy")
     few = ": too few rows to tell" if low <= 0 <= high else ""
     if not points:
         return f"no better than {baseline} (95 % interval of the difference {low:.1f} to {high:.1f} points{of}){few}"
@@ -105,7 +117,7 @@ def _interval(ends: Sequence[float]) -> str:
 def doubts(metrics: Mapping[str, Any], rows: int) -> list[str]:
     """In sentences, what these numbers are too few to tell; empty where they are enough."""
     classes = metrics.get("classes", {})
-    found = [] if "baselines" in metrics else _against_guessing(metrics, rows)
+    found = [] if "baselines" in metrics or "label_sets" in metrics else _against_guessing(metrics, rows)
     rare = [f"{name} ({score['rows']})" for name, score in classes.items() if 0 < score["rows"] < FEW_ROWS]
     if rare:
         listing = ", ".join(rare[:MOST_LISTED]) + (f" and {len(rare) - MOST_LISTED} more" if rare[MOST_LISTED:] else "")

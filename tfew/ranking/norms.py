@@ -21,7 +21,15 @@ NORMS = ("token", "sum", "char", "byte", "pmi")
 
 
 def available(prediction: Prediction) -> tuple[str, ...]:
-    """The norms that this prediction can be scored with; none where predictions were combined."""
+    """The norms that this prediction can be ranked by; none where predictions were combined.
+
+    Where choices were left out (`tfew.ranking.shortlist`), that is the norm by which they were.
+    """
+    return _known(prediction) if prediction.shortlisted is None else (prediction.shortlisted,)
+
+
+def _known(prediction: Prediction) -> tuple[str, ...]:
+    """The norms for which there is all that they take."""
     if prediction.contexts > 1:
         return ()
     has = {"char": prediction.characters, "byte": prediction.bytes, "pmi": prediction.unconditional}
@@ -54,8 +62,8 @@ def predicted(prompt: Prompt, scores: tuple[float, ...], **counted: Any) -> Pred
 
 def _terms(prediction: Prediction, norm: str) -> list[tuple[float, float]]:
     """(divisor, what is taken off before) of each choice; raises ValueError where the norm is not available."""
-    if norm not in available(prediction):
-        raise ValueError(f"norm {norm!r} is none of {available(prediction)}")
+    if norm not in _known(prediction):
+        raise ValueError(f"norm {norm!r} is none of {_known(prediction)}")
     ones, zeros = [1] * len(prediction.scores), [0.0] * len(prediction.scores)
     divisors = {"token": prediction.tokens, "char": prediction.characters, "byte": prediction.bytes}.get(norm) or ones
     taken = (prediction.unconditional if norm == "pmi" else None) or zeros

@@ -6,7 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from tfew.label_sets.questions import own_texts
 from tfew.ranking.norms import predicted, rescored
+from tfew.ranking.shortlist import Shortlist
 from tfew.schema import Batch, Prediction, Prompt
 from tfew.scoring.score import rank_scores
 
@@ -15,34 +17,45 @@ AT_A_TIME = 100  # texts scored as the choices of one empty input
 
 
 def rank_classify(
-    token_logprob: Callable[[Batch], Tensor],
+    token_logprob: Callable[..., Tensor],
     batches: Iterable[Batch],
     prompts: Sequence[Prompt],
     norm: str,
     device: torch.device,
     unconditional: Mapping[str, Mapping[str, float]],
+    shortlist: Shortlist | None = None,
 ) -> Iterator[Prediction]:
     """One prediction per prompt, in order; `batches` hold the prompts in the same order. Ties go to the first.
 
     `unconditional`: of some data sets each choice's log-probability after an empty input, for the norm "pmi".
+    `shortlist`: leaves out choices that cannot be the best.
     """
     remaining = iter(prompts)
     for batch in batches:
         batch = batch.to(device)
         made_with = norm if norm in TENSOR_NORMS else "sum"
-        scores_BC = rank_scores(token_logprob(batch), batch.choice_mask, made_with).tolist()
-        tokens_BC = batch.choice_mask.sum(-1).tolist()
-        for scores_C, tokens_C, prompt in zip(scores_BC, tokens_BC, remaining, strict=False):
+        listed = shortlist if shortlist is not None and shortlist.leaves_out(batch) else None
+        bounds_B = [0] * len(batch)
+        if listed is None:
+            logprob_BCT, scored_BCT = batch.scored(token_logprob(batch))
+        else:
+            logprob_BCT, is_bound_BC = listed(token_logprob, batch)
+            scored_BCT, bounds_B = batch.choice_mask, is_bound_BC.sum(-1).tolist()
+        scores_BC = rank_scores(logprob_BCT, scored_BCT, made_with).tolist()
+        tokens_BC = scored_BCT.sum(-1).tolist()
+        for scores_C, tokens_C, bounds, prompt in zip(scores_BC, tokens_BC, bounds_B, remaining, strict=False):
             choices = len(prompt.choices)
             scores = tuple(scores_C[:choices])
-            alone = unconditional.get(prompt.dataset)
+            own, alone = own_texts(prompt), unconditional.get(prompt.dataset)
             prediction = predicted(
                 prompt,
                 scores,
                 tokens=tuple(tokens_C[:choices]),
-                characters=tuple(map(len, prompt.choices)),
-                bytes=tuple(len(choice.encode()) for choice in prompt.choices),
+                characters=tuple(map(len, own)),
+                bytes=tuple(len(choice.encode()) for choice in own),
                 unconditional=None if alone is None else tuple(alone[choice] for choice in prompt.choices),
+                bounds=bounds,
+                shortlisted=listed.norm if listed is not None and bounds else None,
             )
             yield rescored(prediction, made_with, norm)
 

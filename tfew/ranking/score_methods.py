@@ -25,14 +25,24 @@ def prompts_to_score(prompt: Prompt, method: str) -> list[Prompt]:
     if method == "channel":
         turned = shots_to_score(prompt.shots, method)
         return [
-            replace(query, input=choice, cuttable=(), choices=(prompt.input,), label=None, shots=turned)
+            replace(
+                query,
+                input=choice,
+                cuttable=(),
+                choices=(prompt.input,),
+                label=None,
+                shots=turned,
+                questions=(),
+                answers=None,
+            )
             for choice in prompt.choices
         ]
     if method == "direct":
         return [query]
     if prompt.content_free is None:
         raise ValueError("calibrated scoring needs the prompt's content_free input")
-    return [query, replace(query, input=prompt.content_free, cuttable=(), idx=-1, label=None)]
+    answers = None if prompt.answers is None else (-1,) * len(prompt.answers)
+    return [query, replace(query, input=prompt.content_free, cuttable=(), idx=-1, label=None, answers=answers)]
 
 
 def shots_to_score(shots: tuple[tuple[str, str], ...], method: str) -> tuple[tuple[str, str], ...]:

@@ -117,17 +117,18 @@ def aligned(predictions: Sequence[Prediction]) -> tuple[list[int], np.ndarray, n
     """`idx` and scores `[R, M, C]` of labelled rows, -inf where one has no such template or choice, and labels `[R]`.
 
     A template that turns the question round has another right choice than the rest: it cannot be averaged with them.
+    Where a row has several questions, each is a row of its own here.
     """
-    by_row: dict[int, list[Prediction]] = defaultdict(list)
+    by_row: dict[tuple[int, str | None], list[Prediction]] = defaultdict(list)
     for prediction in predictions:
         if prediction.label is not None:
-            by_row[prediction.idx].append(prediction)
+            by_row[prediction.idx, prediction.question].append(prediction)
     labels = {idx: Counter(p.label for p in group).most_common(1)[0][0] for idx, group in by_row.items()}
     turned = {p.template for idx, group in by_row.items() for p in group if p.label != labels[idx]}
     kept = {idx: [p for p in group if p.template not in turned] for idx, group in by_row.items()}
     rows = {idx: {p.template: p.scores for p in group} for idx, group in kept.items() if group}
     label_R = np.array([_last_same(labels[idx], kept[idx][0].same) for idx in rows], np.int64)
-    return list(rows), _stacked(rows), label_R
+    return [idx for idx, _ in rows], stacked(rows), label_R
 
 
 def _last_same(label: int | None, same: Sequence[int] | None) -> int | None:
@@ -137,7 +138,8 @@ def _last_same(label: int | None, same: Sequence[int] | None) -> int | None:
     return max(place for place, first in enumerate(same) if first == same[label])
 
 
-def _stacked(rows: Mapping[int, Mapping[str, Sequence[float]]]) -> np.ndarray:
+def stacked(rows: Mapping[Any, Mapping[str, Sequence[float]]]) -> np.ndarray:
+    """`[R, M, C]` from the scores of each row by template."""
     templates = {name: place for place, name in enumerate(dict.fromkeys(name for row in rows.values() for name in row))}
     choices = max((len(scores) for row in rows.values() for scores in row.values()), default=0)
     scores_RMC = np.full((len(rows), len(templates), choices), -np.inf)

@@ -17,7 +17,7 @@ from tfew.schema import Prediction
 # of steps and learning rate, the ones asked for first; the others are what most often helps: learning faster or more
 # slowly, and longer or shorter
 MULTIPLES = ((1, 1), (1, 3), (1, 1 / 3), (2, 1), (2, 1 / 3), (1 / 2, 1))
-NAMES = {"accuracy": "accuracy", "balanced_accuracy": "balanced accuracy"}
+NAMES = {"accuracy": "accuracy", "balanced_accuracy": "balanced accuracy", "f1_micro": "micro-F1"}
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,8 @@ def summarise_tuning(
     losses = [[_loss(of_setting[row]) for row in labelled] for of_setting in predictions]
 
     def score(place: int, rows: Sequence[int]) -> tuple[float, float]:
-        value = _value(metric, [predictions[place][labelled[row]] for row in rows])
+        of_rows = [predictions[place][labelled[row]] for row in rows]
+        value = float(summarise(of_rows)[metric]) if metric == "f1_micro" else _value(metric, of_rows)
         return value, sum(losses[place][row] for row in rows) / len(rows)
 
     values = [float(metrics[metric]) for metrics in found]

@@ -8,7 +8,7 @@ from tfew.ranking.label_table import FEW_ROWS
 from tfew.ranking.temperature import CALIBRATION_ROWS
 
 GOOD_HALF_WIDTH = 0.05  # of the interval of an accuracy
-WEAK_RECALL = 0.15  # below the accuracy
+WEAK_RECALL = 0.15  # below the accuracy, or where rows have several labels the recall of all
 OFTEN_CONFUSED = 3  # times
 SMALL_MODEL_PARAMETERS = 1_000_000_000
 
@@ -41,11 +41,11 @@ def _more_rows(metrics: Mapping[str, Any], counts: Mapping[str, int]) -> Iterato
 
 
 def _labels(metrics: Mapping[str, Any]) -> Iterator[str]:
-    classes = metrics.get("classes", {})
+    classes, usual = metrics.get("classes", {}), metrics.get("recall_micro", metrics["accuracy"])
     weak = {
         name: score["recall"]
         for name, score in classes.items()
-        if score["rows"] >= FEW_ROWS and score["recall"] < metrics["accuracy"] - WEAK_RECALL
+        if score["rows"] >= FEW_ROWS and score["recall"] < usual - WEAK_RECALL
     }
     if weak:
         name = min(weak, key=weak.__getitem__)

@@ -40,7 +40,10 @@ class HardRow:
 
 
 def hardest_rows(task: Task, predictions: Sequence[Prediction], temperature: float) -> list[HardRow]:
-    """The wrong ones by loss, highest first; where hardly any is wrong, also those that nearly were."""
+    """The wrong ones by loss, highest first; where hardly any is wrong, also those that nearly were.
+
+    Of rows with several labels, those whose answer about one of them is.
+    """
     idx, scores_RMC, label_R = aligned(predictions)
     if not idx:
         return []
@@ -51,12 +54,17 @@ def hardest_rows(task: Task, predictions: Sequence[Prediction], temperature: flo
     shown = min(max(int((~is_right_R).sum()), LEAST_ROWS), MOST_ROWS)
     order = np.lexsort((given_R, is_right_R))[:shown]
     number_by_idx = {example.idx: number for number, example in enumerate(task.examples)}
+    questions = [
+        question for _, question in dict.fromkeys((p.idx, p.question) for p in predictions if p.label is not None)
+    ]
     fold_by_idx = {prediction.idx: prediction.fold for prediction in predictions}
     rows = []
     for row in order.tolist():
         number = number_by_idx[idx[row]]
         prompt = task.prompts[number][0]
         names = prompt.choices if task.classes is None else task.classes
+        if (question := questions[row]) is not None:
+            names = prompt.choices_by_question[prompt.questions.index(question)]
         rows.append(
             HardRow(
                 number + 1,

@@ -16,9 +16,11 @@ from typing import Any
 
 import numpy as np
 
+from tfew.checks.finding import Finding
+from tfew.decisions.curve import curve_of, in_words, points_of
 from tfew.files.atomic import write_atomically
+from tfew.ranking.label_set_table import other_lines
 from tfew.ranking.label_table import doubts, verdicts
-from tfew.ranking.task_check import Finding
 from tfew.ranking.temperature import CALIBRATION_ROWS, aligned, calibrated_probabilities, probabilities, reliability
 from tfew.ranking.tuning import tuning_verdict
 from tfew.report.advice import advice
@@ -34,7 +36,10 @@ log = logging.getLogger(__name__)
 
 TEMPLATE = "task.html"
 MOST_LABELS = 40  # whose scores are shown
-METRICS = {"accuracy": "accuracy", "balanced_accuracy": "balanced accuracy", "f1_macro": "macro-F1"}
+METRICS = {
+    "f1_micro": "micro-F1", "accuracy": "accuracy", "balanced_accuracy": "balanced accuracy", "f1_macro": "macro-F1",
+}  # fmt: skip
+OF_SETS = {"accuracy": "whole set right"}  # of rows with several labels
 
 
 @dataclass(frozen=True)
@@ -90,7 +95,7 @@ def make_page(
         record=record,
         metrics=metrics,
         metric=metric,
-        names={key: title for key, title in METRICS.items() if key in metrics},
+        names={**{key: title for key, title in METRICS.items() if key in metrics}, **_names_of_sets(metrics)},
         all_names=METRICS,
         tuning_verdict=tuning_verdict(metrics["tuning"]) if "tuning" in metrics else "",
         rivals=rivals,
@@ -98,10 +103,13 @@ def make_page(
         notes=_notes(metrics, record.counts),
         prompt=task.prompts[0][0] if task else None,
         labels=_labels(metrics),
+        set_lines=other_lines(metrics) if "label_sets" in metrics else [],
         confusion=_confusion(metrics),
         calibration=calibration,
         calibration_rows=CALIBRATION_ROWS,
         bins=_reliability(predictions),
+        answering=_answering(predictions, calibration.get("temperature", 1.0)),
+        answering_words=in_words(metrics["answering"]) if "answering" in metrics else "",
         hardest=hardest_rows(task, predictions, calibration.get("temperature", 1.0)) if task else [],
         findings=findings,
         columns=columns,
@@ -110,6 +118,10 @@ def make_page(
         quoted_adapter=None if adapter is None else shlex.quote(f"adapter={adapter}"),
         advice=advice(metrics, record.counts, config, record.parameters["total"]),
     )
+
+
+def _names_of_sets(metrics: Mapping[str, Any]) -> dict[str, str]:
+    return OF_SETS if "label_sets" in metrics else {}
 
 
 def _columns(dataset: Mapping[str, Any]) -> list[str]:
@@ -175,6 +187,16 @@ def _reliability(predictions: Sequence[Prediction]) -> dict[str, list[Bin]]:
     if len(label_R) >= CALIBRATION_ROWS:
         found["calibrated"] = calibrated_probabilities(scores_RMC, label_R)
     return {name: _bins(probability_RC, label_R) for name, probability_RC in found.items()}
+
+
+def _answering(predictions: Sequence[Prediction], temperature: float) -> list[tuple[float, float]]:
+    """Coverage and accuracy at every threshold; empty where it is the same for all rows."""
+    _, scores_RMC, label_R = aligned(predictions)
+    if not len(label_R):
+        return []
+    probability_RC = probabilities(scores_RMC, temperature)
+    points = points_of(curve_of(probability_RC.max(-1), probability_RC.argmax(-1) == label_R))
+    return list(points) if len(points) > 1 else []
 
 
 def _bins(probability_RC: np.ndarray, label_R: np.ndarray) -> list[Bin]:

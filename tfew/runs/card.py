@@ -89,6 +89,8 @@ def _numbers(record: RunRecord) -> list[str]:
     if not record.counts:
         start = ": a starting point for few-shot training (`init_adapter=FOLDER`)" if record.mixture else ""
         return [f"Not evaluated{start}.", ""]
+    if "label_sets" in metrics:
+        return _of_label_sets(record)
     if "members" in metrics:
         rows = [
             f"| {name} | {100 * part['accuracy']:.1f} | {100 * part['chance']:.1f} |"
@@ -115,6 +117,35 @@ def _numbers(record: RunRecord) -> list[str]:
     ]
 
 
+def _of_label_sets(record: RunRecord) -> list[str]:
+    """Of rows that may have several labels."""
+    metrics = record.metrics
+    where = "held-out folds of the training rows" if record.split == "folds" else f"the {record.split} split"
+    others = {"this adapter": metrics, **metrics.get("baselines", {})}
+    return [
+        "## Results",
+        "",
+        f"A row may have several labels: a yes/no question for each, on {where}, {record.counts['rows']:,} rows, in"
+        " percent. A label is given from its threshold on, chosen on the rows of the other folds.",
+        "",
+        "| | micro-F1 | macro-F1 | whole set right |",
+        "|---|---:|---:|---:|",
+        *(
+            f"| {name} | {100 * of['f1_micro']:.1f} | {100 * of['f1_macro']:.1f} | {100 * of['accuracy']:.1f} |"
+            for name, of in others.items()
+        ),
+        "",
+        "| label | precision | recall | F1 | rows |",
+        "|---|---:|---:|---:|---:|",
+        *(
+            f"| {name.replace('|', '/')} | {100 * of['precision']:.1f} | {100 * of['recall']:.1f} |"
+            f" {100 * of['f1']:.1f} | {of['rows']:,} |"
+            for name, of in metrics["classes"].items()
+        ),
+        "",
+    ]
+
+
 def _results(record: RunRecord) -> list[str]:
     where = "held-out folds of the training rows" if record.split == "folds" else f"the {record.split} split"
     what = f"Rank classification on {where}, {record.counts['rows']:,} rows, accuracy in percent."
@@ -130,6 +161,8 @@ def _use(record: RunRecord, base: str | None, in_peft: bool, merges: bool, place
         "",
         *(["FOLDER is the adapter's, as `tfew.train` left it or `to=tfew` made it.", ""] if place == "FOLDER" else []),
         "```",
+        # one that is published says its task itself
+        *([] if place == "FOLDER" else [f"python -m tfew.predict adapter={place} input=new.csv output=labels.csv"]),
         f"python -m tfew.evaluate adapter={place} {model} {data}",
     ]
     if merges:

@@ -25,8 +25,9 @@ NOT_IDENTITY = (
 INTRODUCED: Mapping[str, Any] = {
     "method.targets": None, "method.partial": False, "base": "pinned", "model.tokenizer_revision": "main",
     "model.gguf_file": None, "model.package": None, "model.config": None,
-    "score.eos": "auto", "prompt.chat": False,
-    "labels": None, "dataset.lists": {}, "baselines": True, "tune": False,
+    "score.eos": "auto", "score.shortlist": None, "prompt.chat": False,
+    "labels": None, "list_labels": None, "dataset.lists": {}, "baselines": True, "tune": False,
+    "multi_label": "auto", "separator": None, "dataset.answers": ["no", "yes"],
 }  # fmt: skip
 FORMER = Path(__file__).with_name("former_settings.yaml")  # settings that went: class -> argument -> its default
 SAME_NUMBERS = ("ddp", "fsdp")  # values of trainer.strategy with which many devices compute what one computes

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, field
 from html import escape
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NotRequired
 
 from typing_extensions import TypedDict
 
@@ -52,8 +52,10 @@ class RunRecord:
     # mixture and where nothing was evaluated; of one template accuracy_interval; of data with classes f1_macro and
     # balanced_accuracy, and of one template balanced_accuracy_interval, leading_metric ("accuracy" or
     # "balanced_accuracy"), classes: {name: {precision, recall, f1, rows, predicted}}, confusion, and baselines: {name:
-    # {accuracy, balanced_accuracy, f1_macro, gain: {metric, value, low, high}}}; folds: accuracies; tuning: what
-    # `tfew.ranking.tuning` says of the settings that were tried
+    # {accuracy, balanced_accuracy, f1_macro, gain: {metric, value, low, high}}}; answering: {area, rows, points: [{
+    # threshold, answered, right}]}, of the surest rows; folds: accuracies; tuning: what
+    # `tfew.ranking.tuning` says of the settings that were tried. Of rows with several labels accuracy is the share of
+    # rows whose set of labels is right, leading_metric is f1_micro, and label_sets has what else is known
     metrics: dict[str, Any]
     counts: dict[str, int]  # evaluated rows, prompts, prompts cut at max_tokens, templates that rendered empty
     parameters: dict[str, int]  # trainable (what the adapter consists of), trained (what training moves), total (base)
@@ -79,12 +81,15 @@ class RunRecord:
         """What a person wants to know first, by name."""
         percent = {key: 100 * value for key, value in self.metrics.items() if isinstance(value, float)}
         leading = self.metrics.get("leading_metric", "accuracy")
+        titles = {"f1_micro": "micro-F1", "accuracy": "whole sets right"} if leading == "f1_micro" else {}
         names = dict.fromkeys([leading, "accuracy"])
-        accuracies = [f"{name.replace('_', ' ')} {percent[name]:.1f} %" for name in names if name in percent]
+        accuracies = [
+            f"{titles.get(name, name.replace('_', ' '))} {percent[name]:.1f} %" for name in names if name in percent
+        ]
         known = [
             f"{name} {percent[key]:.1f}"
             for name, key in (("IQR", "accuracy_iqr"), ("chance", "chance"))
-            if key in percent
+            if key in percent and leading != "f1_micro"
         ]
         baselines = [
             f"{name} {100 * scores[leading]:.1f} % (gain {100 * scores['gain']['value']:+.1f} points,"
@@ -136,13 +141,13 @@ class _Gain(TypedDict):
 
 class _Baseline(TypedDict):
     accuracy: float
-    balanced_accuracy: float
+    balanced_accuracy: NotRequired[float]  # not of rows with several labels
     f1_macro: float
     gain: _Gain
 
 
 class _Metrics(_Scores, total=False):
-    leading_metric: Literal["accuracy", "balanced_accuracy"]
+    leading_metric: Literal["accuracy", "balanced_accuracy", "f1_micro"]
     baselines: dict[str, _Baseline]
     templates: dict[str, _OfTemplate]
     members: dict[str, _Scores]

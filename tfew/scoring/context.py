@@ -5,7 +5,8 @@ comes after it stands in one row for the whole batch: everything sees the common
 its own input and choice. A model's kept beginning serves batch after batch, for as long as it fits.
 """
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -13,6 +14,30 @@ from transformers.cache_utils import Cache, DynamicCache, DynamicLayer
 
 from tfew.schema import Batch
 from tfew.scoring.text_config import text_config, windows
+
+Made = TypeVar("Made")
+
+
+class KeptInputs:
+    """What a model makes of a batch's inputs, for calls that score some of their choices each: made once.
+
+    Inputs are known by their tensor, so a batch with other choices must hold the very same one.
+    """
+
+    def __init__(self) -> None:
+        self._input_ids: Tensor | None = None
+        self._made: Any = None
+
+    def of(self, input_ids: Tensor, make: Callable[[], Made]) -> Made:
+        if self._input_ids is not input_ids:
+            self._input_ids, self._made = None, None  # its memory is free before more is taken
+            self._made = make()
+            self._input_ids = input_ids
+        made: Made = self._made
+        return made
+
+    def release(self) -> None:
+        self._input_ids = self._made = None
 
 
 class Context:
@@ -37,16 +62,30 @@ class Context:
         """For one forward pass behind the first `length` tokens of the batch's inputs; made where they are not kept."""
         ids_K = batch.input_ids[0, :length]
         if _agreement(ids_K, self.ids_K.to(ids_K.device)) < length:
-            # told of windows, a cache would drop what is further back, which others at the beginning still see
-            made = DynamicCache() if windows(model) else DynamicCache(config=text_config(model))
+            made = new_cache(model)
             model.base_model(input_ids=ids_K[None], cache=made, use_cache=True)
             self.ids_K = ids_K
-            self._layers = [(layer.keys, layer.values) for layer in made.layers]
-        return Cache(layers=[_Kept(keys[:, :, :length], values[:, :, :length]) for keys, values in self._layers])
+            self._layers = layers_of(made)
+        return kept_cache([(keys[:, :, :length], values[:, :, :length]) for keys, values in self._layers])
+
+
+def new_cache(model: Any) -> DynamicCache:
+    """Told of windows, a cache would drop what is further back, which others at the beginning still see."""
+    return DynamicCache() if windows(model) else DynamicCache(config=text_config(model))
+
+
+def layers_of(cache: Cache) -> list[tuple[Tensor, Tensor]]:
+    """Keys and values of each layer."""
+    return [(layer.keys, layer.values) for layer in cache.layers]
+
+
+def kept_cache(layers: list[tuple[Tensor, Tensor]]) -> Cache:
+    """For one forward pass behind these keys and values."""
+    return Cache(layers=[_Kept(keys, values) for keys, values in layers])
 
 
 class _Kept(DynamicLayer):
-    """Keys and values `[1, H, K, D]` that new ones are seen behind, and not added to."""
+    """Keys and values `[B, H, K, D]` that new ones are seen behind, and not added to."""
 
     def __init__(self, keys: Tensor, values: Tensor) -> None:
         super().__init__()

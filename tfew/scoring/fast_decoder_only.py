@@ -14,6 +14,7 @@ import inspect
 import logging
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
@@ -21,8 +22,9 @@ import torch
 from torch import Tensor, nn
 
 from tfew.schema import Batch
-from tfew.scoring.context import Context
+from tfew.scoring.context import Context, KeptInputs, kept_cache, layers_of, new_cache
 from tfew.scoring.output_head import output_head
+from tfew.scoring.plain import plain_token_logprob
 from tfew.scoring.prefix_layout import RIGHT, Masks, Sees, known_kinds, lay_out, layer_masks
 from tfew.scoring.prefixes import Prefixes
 from tfew.scoring.routing import task_routing
@@ -41,6 +43,7 @@ class Supported(NamedTuple):
 
 # by the window that the longest text exceeds, 0 where it exceeds none
 _supported: "WeakKeyDictionary[nn.Module, dict[int, Supported]]" = WeakKeyDictionary()
+_keeps_inputs: "WeakKeyDictionary[nn.Module, dict[int, bool]]" = WeakKeyDictionary()  # the same; tried when asked for
 
 
 def supports(model: Any, plain: Callable[[Any, Batch], Tensor], batch: Batch | None = None) -> bool:
@@ -89,7 +92,14 @@ def token_logprob_with_context(model: Any, batch: Batch, context: Context) -> Te
         return token_logprob(model, batch)
     own = int(batch.input_mask.sum(-1).max()) - length + int(batch.choice_mask.sum((1, 2)).max())
     parts = batch.split(max(1, length // own))
-    return torch.cat([_with_context(model, part, context, length) for part in parts])
+    return torch.cat(
+        [
+            _with_context(model, part, context, length)
+            if part.choice_mask.any()
+            else torch.zeros(part.choice_mask.shape, device=part.choice_mask.device)
+            for part in parts
+        ]
+    )
 
 
 def _with_context(model: Any, batch: Batch, context: Context, length: int, sees: Sees = RIGHT) -> Tensor:
@@ -110,6 +120,60 @@ def _with_context(model: Any, batch: Batch, context: Context, length: int, sees:
 def _with_new_context(model: Any, batch: Batch, sees: Sees = RIGHT) -> Tensor:
     context = Context()
     return _with_context(model, batch, context, context.length_for(batch), sees)
+
+
+def token_logprob_with_inputs(model: Any, batch: Batch, kept: KeptInputs) -> Tensor:
+    """`token_logprob` without gradients, for several calls with the same inputs: those are computed by the first."""
+    window, known = window_exceeded(model, batch), _keeps_inputs.setdefault(model, {})
+    if window not in known:
+        known[window] = agrees_with_plain(model, plain_token_logprob, _with_kept_inputs, window)
+    if not known[window] or batch.input_ids.shape[1] < 2:
+        return token_logprob(model, batch)
+    return _with_kept_inputs(model, batch, kept=kept)
+
+
+def _with_kept_inputs(model: Any, batch: Batch, sees: Sees = RIGHT, kept: KeptInputs | None = None) -> Tensor:
+    """All tokens of the inputs but each one's last are kept; that one stands before its choices, as their root."""
+    before_B1 = batch.input_mask.sum(-1, keepdim=True) - 1
+    encode = partial(_input_layers, model, batch, sees)
+    layers = encode() if kept is None else kept.of(batch.input_ids, encode)
+    is_scored_B = batch.choice_mask.any(-1).any(-1)
+    if not is_scored_B.all():
+        found_BCT = torch.zeros(batch.choice_mask.shape, device=before_B1.device)
+        layers = [(keys[is_scored_B], values[is_scored_B]) for keys, values in layers]
+        found_BCT[is_scored_B] = _behind_kept(model, batch.chosen(is_scored_B), before_B1[is_scored_B], layers, sees)
+        return found_BCT
+    return _behind_kept(model, batch, before_B1, layers, sees)
+
+
+def _behind_kept(
+    model: Any, batch: Batch, before_B1: Tensor, layers: list[tuple[Tensor, Tensor]], sees: Sees
+) -> Tensor:
+    """`before_B1`: how many of each input's tokens are in `layers`."""
+    last_B1 = batch.input_ids.gather(1, before_B1)
+    laid = lay_out(replace(batch, input_ids=last_B1, input_mask=torch.ones_like(last_B1, dtype=torch.bool)), sees.mask)
+    place_1L = torch.arange(batch.input_ids.shape[1] - 1, device=last_B1.device)[None]
+    sees_BKL = (place_1L < before_B1)[:, None].expand(-1, laid.ids_BK.shape[1], -1)
+    position_BK = laid.position_BK + before_B1
+    position_BX = torch.cat([place_1L.expand(len(batch), -1), position_BK], dim=1)
+    sees_BKX = torch.cat([sees_BKL, laid.sees_BKK], dim=2)
+    masks = layer_masks(model, sees_BKX, position_BK, position_BX, dtype(model), sees.windows)
+    with task_routing(batch.task_id):
+        state_BKD = _states(model, laid.ids_BK, position_BK, masks, cache=kept_cache(layers))
+    return _logprob(model, batch, laid.tree, state_BKD[laid.tree.example_M, laid.token_position_M])
+
+
+def _input_layers(model: Any, batch: Batch, sees: Sees) -> list[tuple[Tensor, Tensor]]:
+    """Keys and values of each layer, of the inputs' tokens but the last place."""
+    ids_BL = batch.input_ids[:, :-1]
+    place_L = torch.arange(ids_BL.shape[1], device=ids_BL.device)
+    sees_BLL = (place_L <= place_L[:, None]).expand(len(batch), -1, -1)  # padding stands behind what it could disturb
+    position_BL = place_L.expand(len(batch), -1)
+    masks = layer_masks(model, sees_BLL, position_BL, position_BL, dtype(model), sees.windows)
+    cache = new_cache(model)
+    with task_routing(batch.task_id):
+        _states(model, ids_BL, position_BL, masks, cache=cache)
+    return layers_of(cache)
 
 
 def _states(model: Any, ids_BK: Tensor, position_BK: Tensor, masks: Masks, **behind: Any) -> Tensor:

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from tfew.schema import Batch
 from tfew.scoring.chunks import in_chunks
+from tfew.scoring.context import KeptInputs
 from tfew.scoring.decoder_start import decoder_start_id
 from tfew.scoring.output_head import output_head
 from tfew.scoring.prefix_layout import FULL, RIGHT, Masks, Sees, added, known_kinds, lay_out, layer_masks
@@ -63,13 +64,21 @@ def _can_be_told(decoder: Any) -> bool:
     return told or any(getattr(module, BIAS, False) for module in decoder.modules())
 
 
-def token_logprob(model: Any, batch: Batch, parts: int = 1, sees: Sees = RIGHT) -> Tensor:
+def token_logprob(
+    model: Any, batch: Batch, parts: int = 1, kept: KeptInputs | None = None, sees: Sees = RIGHT
+) -> Tensor:
     """`tfew.scoring.score.token_logprob` of a model that `supports` accepts; `sees`: another mask."""
-    with task_routing(batch.task_id):
-        state_BLD = model.get_encoder()(input_ids=batch.input_ids, attention_mask=batch.input_mask.long())[0]
+    encode = partial(_encoded, model, batch)
+    state_BLD = encode() if kept is None else kept.of(batch.input_ids, encode)
     if parts == 1:
         return _decoded(model, state_BLD, batch, sees)
     return in_chunks(partial(_decoded, model, state_BLD), batch, parts)
+
+
+def _encoded(model: Any, batch: Batch) -> Tensor:
+    with task_routing(batch.task_id):
+        state_BLD: Tensor = model.get_encoder()(input_ids=batch.input_ids, attention_mask=batch.input_mask.long())[0]
+    return state_BLD
 
 
 def _decoded(model: Any, state_BLD: Tensor, batch: Batch, sees: Sees = RIGHT) -> Tensor:

@@ -30,6 +30,7 @@ from transformers.models.t5.modeling_t5 import T5Attention, T5Stack
 
 from tfew.schema import Batch
 from tfew.scoring.chunks import in_chunks
+from tfew.scoring.context import KeptInputs
 from tfew.scoring.decoder_start import decoder_start_id
 from tfew.scoring.packing import Packing, packing, packing_by_row
 from tfew.scoring.prefixes import prefixes
@@ -77,16 +78,22 @@ def _is_own(stack: nn.Module) -> bool:
     return kind in STACKS and len(stack._forward_hooks) + len(stack._forward_pre_hooks) == 2 * shared
 
 
-def token_logprob(model: Any, batch: Batch, parts: int = 1) -> Tensor:
+def token_logprob(model: Any, batch: Batch, parts: int = 1, kept: KeptInputs | None = None) -> Tensor:
     """`tfew.scoring.score.token_logprob` of a model that `supports` accepts."""
+    encoded = _encoded(model, batch) if kept is None else kept.of(batch.input_ids, partial(_encoded, model, batch))
+    if parts == 1:
+        return _decoded(model, *encoded, batch)
+    return in_chunks(partial(_decoded, model, *encoded), batch, parts)
+
+
+def _encoded(model: Any, batch: Batch) -> tuple[Packing, Tensor | None, Tensor]:
+    """The inputs' packing, the tasks of their tokens, and the encoder's states of these."""
     inputs = packing(batch.input_mask)
     task_E = batch.tasks_of(batch.input_mask.nonzero()[:, 0])
     with _packed_attention(model.get_encoder(), _Layout(inputs, inputs, inputs, task_E)), task_routing(task_E):
         packed_1E = batch.input_ids[batch.input_mask][None]
-        state_1ED = model.get_encoder()(input_ids=packed_1E, attention_mask=MASK_IN_BIAS)[0]
-    if parts == 1:
-        return _decoded(model, inputs, task_E, state_1ED, batch)
-    return in_chunks(partial(_decoded, model, inputs, task_E, state_1ED), batch, parts)
+        state_1ED: Tensor = model.get_encoder()(input_ids=packed_1E, attention_mask=MASK_IN_BIAS)[0]
+    return inputs, task_E, state_1ED
 
 
 def _decoded(model: Any, inputs: Packing, task_E: Tensor | None, state_1ED: Tensor, batch: Batch) -> Tensor:

@@ -31,6 +31,8 @@ class Counts:
 
 
 def counts(batch: Batch) -> Counts:
+    """Where an example has several questions, each counts as one."""
+    batch = batch.by_question()
     right, wrong = _right_and_wrong(batch.choice_mask, batch.label)
     return Counts(int(right.sum()), int(wrong.sum()), len(batch))
 
@@ -94,7 +96,14 @@ T_FEW = LossConfig({"lm": 1, "ul": 1, "ln": 1})
 
 
 def loss_terms(token_logprob_BCT: Tensor, batch: Batch, loss: LossConfig, total: Counts) -> dict[str, Tensor]:
-    """The terms in force, unweighted, by name, and `loss`, their weighted sum; `total` counts the whole step."""
+    """The terms in force, unweighted, by name, and `loss`, their weighted sum; `total` counts the whole step.
+
+    Where examples have several questions, they are of these, and of the tokens in which a question's choices differ.
+    """
+    if batch.label.dim() == 2:
+        scored_BCT, _ = batch.scored(token_logprob_BCT)
+        batch = batch.by_question()
+        token_logprob_BCT = scored_BCT.reshape(batch.choice_mask.shape)
     weights = {name: weight for name in TERMS if (weight := loss.weights.get(name))}
     terms = {name: TERMS[name](token_logprob_BCT, batch, total, loss.epsilon) for name in weights}
     weighted = torch.stack([weights[name] * term for name, term in terms.items()]).sum()

@@ -110,7 +110,7 @@ def halves(batch: Batch) -> tuple[Batch, Batch] | None:
     if present == 1:
         return None
     first, second = replace(
-        batch, choice_ids=batch.choice_ids[:, :present], choice_mask=batch.choice_mask[:, :present]
+        batch, choice_ids=batch.choice_ids[:, :present], choice_mask=batch.choice_mask[:, :present], scored_mask=None
     ).by_choices(2)
     return first, second
 

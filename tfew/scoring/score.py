@@ -21,7 +21,7 @@ from tfew.errors import UserError
 from tfew.schema import Batch
 from tfew.scoring import fast_decoder_only, fast_encoder_decoder, fast_t5
 from tfew.scoring.chunks import in_chunks
-from tfew.scoring.context import Context
+from tfew.scoring.context import Context, KeptInputs
 from tfew.scoring.memory_budget import halves, joined, scoring_bytes, too_little
 from tfew.scoring.plain import plain_token_logprob as plain_token_logprob  # the reference, part of what this is
 
@@ -32,23 +32,28 @@ ENCODE_FIRST = {PACKED: fast_t5.token_logprob, SEQ2SEQ: fast_encoder_decoder.tok
 
 
 def token_logprob(
-    model: nn.Module, batch: Batch, engine: str = ENGINES[0], parts: int = 1, context: Context | None = None
-) -> Tensor:
+    model: nn.Module, batch: Batch, engine: str = ENGINES[0], parts: int = 1, context: Context | None = None,
+    kept: KeptInputs | None = None,
+) -> Tensor:  # fmt: skip
     """`token_logprob_BCT`; only choices that are present are computed, and `eos`, if there, is a token like any other.
 
     With `parts` above 1 choices are computed in so many parts, and in training each a second time for its backward
     pass: less memory for more time. Into `context`, without gradients, goes what inputs of a decoder-only model begin
-    with alike, so that it is computed once for all batches that are scored with the same `context`.
+    with alike, so that it is computed once for all batches that are scored with the same `context`. Into `kept` goes
+    what is made of the inputs, where several calls score some of their choices each.
     """
     if engine not in ENGINES:
         raise ValueError(f"engine {engine!r} is neither 'fast' nor 'plain'")
     way = way_of_scoring(model, batch, engine)
     if way in ENCODE_FIRST:
-        return ENCODE_FIRST[way](model, batch, parts)
+        return ENCODE_FIRST[way](model, batch, parts, kept)
     score: Callable[[nn.Module, Batch], Tensor] = plain_token_logprob
     if way == DECODER_ONLY:
         score = fast_decoder_only.token_logprob
-        if context is not None:
+        # what inputs have in common is made once for all batches, and so goes before what is made once for this one
+        if kept is not None and (context is None or not context.length_for(batch)):
+            score = partial(fast_decoder_only.token_logprob_with_inputs, kept=kept)
+        elif context is not None:
             score = partial(fast_decoder_only.token_logprob_with_context, context=context)
     if parts == 1:
         return score(model, batch)
@@ -77,12 +82,16 @@ class BoundedScorer:
         self.too_many: int | None = None
         self.context = Context()
 
-    def __call__(self, batch: Batch) -> Tensor:
+    def __call__(self, batch: Batch, kept: KeptInputs | None = None) -> Tensor:
+        if not batch.choice_mask.any():  # of half a batch, in a later round of two-stage ranking
+            return torch.zeros(batch.choice_mask.shape, device=batch.choice_mask.device)
         if self._should_fit(batch):
             try:
-                return token_logprob(self.model, batch, self.engine, context=self.context)
+                return token_logprob(self.model, batch, self.engine, context=self.context, kept=kept)
             except torch.OutOfMemoryError:  # what it held is free only when this block is left
                 log.info(f"Note: the device has too little memory for {len(batch)} prompts at once; halves are scored.")
+            if kept is not None:
+                kept.release()
             torch.cuda.empty_cache()
             self.too_many = len(batch) if len(batch) > 1 else self.too_many
         parts = halves(batch)

@@ -9,5 +9,6 @@
 * formats: text files that a data set's YAML describes
 * row_ends: where rows end, found fast
 * remote: files of an object store
+* label_file: labels listed in a file, with words for them
 * hub_rows: data sets of the Hub
 """

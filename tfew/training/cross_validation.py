@@ -18,7 +18,7 @@ from tfew.files.checksums import check_sha256, file_sha256, from_checked_json, t
 from tfew.ranking.baselines import Guesses
 from tfew.ranking.evaluation import Evaluated, metrics_of, write_predictions
 from tfew.ranking.icl import Answer
-from tfew.ranking.metrics import accuracy
+from tfew.ranking.metrics import accuracy, accuracy_of_sets
 from tfew.runs.checkpoints import remove_checkpoints
 from tfew.runs.run_folder import FOLD_FILE, PREDICTIONS_FILE, fold_folder
 from tfew.schema import Prediction
@@ -55,11 +55,17 @@ def cross_validate(
         make = partial(train_and_evaluate, folds_after=folds - fold - 1)
         evaluations.append(once(task.only(others), task.only(held_out), run, make))
         predictions.append([replace(prediction, fold=fold) for prediction in read_predictions(run)])
-    by_row = {(p.idx, p.template): p for group in predictions for p in group}
-    in_order = [by_row[prompt.idx, prompt.template] for row in task.prompts for prompt in row]
+    by_row = {(p.idx, p.template, p.question): p for group in predictions for p in group}
+    in_order = [
+        by_row[prompt.idx, prompt.template, question]
+        for row in task.prompts
+        for prompt in row
+        for question in prompt.questions or (None,)
+    ]
     write_predictions(folder, in_order)
     answers = [Answer.of(prediction, norm) for prediction in in_order]
-    metrics = {**metrics_of(task, answers, norm, guesses), "folds": [accuracy(group) for group in predictions]}
+    of_fold = accuracy_of_sets if task.several else accuracy
+    metrics = {**metrics_of(task, answers, norm, guesses), "folds": [of_fold(group) for group in predictions]}
     counts = {name: sum(fold.counts[name] for fold in evaluations) for name in evaluations[0].counts}
     counts = {**counts, "rows": task.rows, "empty_renders": task.empty_renders}
     tokens, seconds = sum(fold.tokens for fold in evaluations), sum(fold.seconds for fold in evaluations)

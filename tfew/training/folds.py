@@ -1,6 +1,6 @@
 """Which fold each training row is in."""
 
-from tfew.data.split import duplicate_groups, stratified_folds
+from tfew.data.split import duplicate_groups, stratified_folds, stratified_parts
 from tfew.errors import UserError
 from tfew.task import Task
 
@@ -20,8 +20,12 @@ def row_folds(task: Task, folds: int, batch_size: int, seed: int) -> list[int]:
             f"folds={folds}, but only {different} of the {task.rows} rows are different, and rows that are the same are"
             " kept in one fold: fewer folds, or more rows."
         )
-    names = [None if task.classes is None else task.classes[example.label or 0] for example in task.examples]
-    fold_of_row = stratified_folds(names, folds, seed, groups)
+    if task.several:
+        label_sets = [example.labels or () for example in task.examples]
+        fold_of_row = stratified_parts(label_sets, [1 / folds] * folds, seed, groups)
+    else:
+        names = [None if task.classes is None else task.classes[example.label or 0] for example in task.examples]
+        fold_of_row = stratified_folds(names, folds, seed, groups)
     least = task.rows - max(map(fold_of_row.count, range(folds)))
     if least < batch_size:
         raise UserError(

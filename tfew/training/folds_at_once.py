@@ -40,7 +40,7 @@ def train_fold(
     loaded = build_trainable(config)
     steps_after = folds_after * config.steps + steps_later
     fit(config, loaded.method, loaded.model, loaded.prompt_tokenizer, training, folder, steps_after)
-    return evaluate_model(loaded, held_out, settings(EvaluationSettings, config), folder)
+    return evaluate_model(loaded, held_out, settings(EvaluationSettings, config).in_full, folder)
 
 
 def train_folds_at_once(config: DictConfig, folder: Path) -> None:

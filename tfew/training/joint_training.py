@@ -222,6 +222,8 @@ class JointTraining:
 
 
 def _right_choice(item: TokenizedPrompt) -> TokenizedPrompt:
+    if item.labels:  # which tokens are scored is seen from all choices of a question
+        return item
     return replace(item, choice_ids=[item.choice_ids[item.label]], label=0)
 
 

@@ -7,13 +7,15 @@ import logging
 import unicodedata
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from tfew.checks.finding import Finding
+from tfew.checks.near_labels import near_identical
 from tfew.data.cells import MISSING_WORDS
 from tfew.data.label_column import alike_labels, rows_named
 from tfew.data.split import duplicate_groups, own_text, rare_labels
-from tfew.errors import UserError, shorten_list
+from tfew.errors import shorten_list
+from tfew.label_sets.questions import YES
 from tfew.ranking.per_label_metrics import is_uneven
 from tfew.ranking.ties import same_choices
 from tfew.schema import Prompt
@@ -30,18 +32,6 @@ FEW_ROWS = 5  # of a label
 ROUNDED_TO = 64  # tokens
 
 
-@dataclass(frozen=True)
-class Finding:
-    """`is_error`: training would be for nothing."""
-
-    is_error: bool
-    what: str
-    remedy: str
-
-    def __str__(self) -> str:
-        return f"{'error' if self.is_error else 'warning'}: {self.what}: {self.remedy}."
-
-
 def check_task(
     task: Task, prompt_tokenizer: "PromptTokenizer", folds: int | None = None, labels_are_named: bool = False
 ) -> list[Finding]:
@@ -51,6 +41,7 @@ def check_task(
         *_labels(task, labels_are_named),
         *_same_labels(task, prompt_tokenizer, labels_are_named),
         *_same_choices(task, prompt_tokenizer),
+        *_near_labels(task),
         *_unknown_characters(prompts, prompt_tokenizer),
         *_cut(prompts, prompt_tokenizer, len(task.prompts)),
         *_duplicates(task, folds),
@@ -58,18 +49,6 @@ def check_task(
         *_given_away(task),
     ]
     return sorted(found, key=lambda finding: not finding.is_error)
-
-
-def report(findings: Sequence[Finding]) -> Sequence[Finding]:
-    """Says what was found, and returns it; raises UserError, with the first of them, where that is an error."""
-    errors = [finding for finding in findings if finding.is_error]
-    listed = [finding for finding in findings if finding not in errors[:1]]
-    if listed:
-        log.info("\n".join(["Check of the task:", *(f"  {finding}" for finding in listed)]))
-    if errors:
-        more = f" ({len(errors)} errors in all)" if len(errors) > 1 else ""
-        raise UserError(f"Check of the task: {errors[0].what}: {errors[0].remedy}{more}.")
-    return findings
 
 
 def _named(names: Sequence[str]) -> str:
@@ -81,6 +60,7 @@ def _rows_by_label(task: Task) -> Counter[str]:
     names = task.classes or ()
     counts = Counter[str](dict.fromkeys(names, 0))
     counts.update(names[example.label] for example in task.examples if names and example.label is not None)
+    counts.update(names[place] for example in task.examples for place in example.labels or ())
     return counts
 
 
@@ -114,7 +94,9 @@ def _same_labels(task: Task, prompt_tokenizer: "PromptTokenizer", labels_are_nam
     """Labels that all rows share, and that are the same tokens."""
     if task.classes is None:
         return
-    choices = dict.fromkeys(prompt.choices for row in task.prompts[:1] for prompt in row)
+    # of labels that a row may have several of, every second choice says yes to one
+    own = slice(YES, None, 2) if task.several else slice(None)
+    choices = dict.fromkeys(prompt.choices[own] for row in task.prompts[:1] for prompt in row)
     alike = [] if labels_are_named else [set(group) for group in alike_labels(task.classes)]
     for words, places in same_choices(prompt_tokenizer, choices).items():
         groups: dict[int, list[int]] = defaultdict(list)
@@ -157,6 +139,21 @@ def _same_choices(task: Task, prompt_tokenizer: "PromptTokenizer") -> Iterator[F
             f" makes the same tokens of them ({_named(twins)} in row {rows[0]})",
             "if they mean different things, reword one of them; if they mean the same, delete one; until then no"
             " answer to such a row counts as right",
+        )
+
+
+def _near_labels(task: Task) -> Iterator[Finding]:
+    """Labels that say the same words, and are not `_labels`' spellings of one."""
+    if task.classes is None or not task.prompts or len(words := task.prompts[0][0].choices) != len(task.classes):
+        return
+    names, spellings, counts = task.classes, [set(group) for group in alike_labels(task.classes)], _rows_by_label(task)
+    groups = [[names[place] for place in group] for group in near_identical(words)]
+    if groups := [group for group in groups if not any(set(group) <= spelt for spelt in spellings)]:
+        listed = "; ".join(" and ".join(f"{name!r} ({counts[name]} rows)" for name in group) for group in groups)
+        yield Finding(
+            False,
+            f"labels that say the same words but for their order or the plural: {listed}",
+            f"make one label of them, or if they differ, say other words: choices='{{{groups[0][0]}: ...}}'",
         )
 
 
@@ -218,7 +215,7 @@ def _duplicates(task: Task, folds: int | None) -> Iterator[Finding]:
         )
     answers = defaultdict(set)
     for group, (prompt, *_) in zip(groups, task.prompts, strict=True):
-        answers[group].add(None if prompt.label is None else prompt.choices[prompt.label])
+        answers[group].add(prompt.answers if prompt.label is None else prompt.choices[prompt.label])
     if torn := [group + 1 for group, found in answers.items() if len(found) > 1]:
         yield Finding(
             False,
@@ -244,6 +241,11 @@ def _counts(task: Task, folds: int | None) -> Iterator[Finding]:
             f"labels without any row: {shorten_list(map(repr, empty))}",
             "the model may answer with them, and nothing here says how well",
         )
+    if task.several:
+        if every := [name for name in task.classes if counts[name] == task.rows]:
+            remedy = "nothing can be learnt about them: leave them out, or bring rows without them"
+            yield Finding(False, f"labels that every row has: {shorten_list(map(repr, every))}", remedy)
+        return
     (commonest, rows), total = counts.most_common(1)[0], sum(counts.values())
     if is_uneven(counts.values()):
         others = [name for name in task.classes if name != commonest]

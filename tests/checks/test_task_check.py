@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 
+from tfew.checks.finding import report
+from tfew.checks.task_check import check_task
 from tfew.config import compose
 from tfew.data.tokenization import PromptTokenizer
 from tfew.errors import UserError
 from tfew.preview import preview
-from tfew.ranking.task_check import check_task, report
 from tfew.schema import Example, Prompt
 from tfew.task import Task
 from tfew.train import train
