@@ -41,6 +41,7 @@ sweep
 cli
 comparison
 prediction
+pieces
 paper service
 train evaluate predict serve preview cost convert raft_submit doctor
 """
@@ -49,8 +50,8 @@ PLAIN_WORDS = {"tiny", "t0", "full", "prefix", "adapter", "base", "local"}
 # commands, builders, and what handles settings as such; everything else takes plain arguments and dataclasses
 KNOWS_CONFIGURATION = """
 config settings cli task dataset_config summary together train evaluate predict serve preview cost convert raft_submit
-models.build models.execution training.fit prediction.saved_run runs.identity
-runs.model_source runs.noted runs.rerun models.base_check sweep.callback paper.__main__
+models.build models.execution training.fit training.folds_at_once prediction.saved_run runs.identity
+runs.model_source runs.noted runs.rerun models.base_check sweep.callback sweep.ray_launcher paper.__main__
 """
 KNOWS_LIGHTNING = {"data/loader.py", "devices/launch_env.py"}  # and all of training/
 

@@ -558,11 +558,7 @@ def test_two_processes_do_not_write_one_file(tmp_path: Path) -> None:
         (["adapter=RUN", "input=INPUT", "score.method=channel"], "score.method=channel is for evaluation"),
         (["adapter=RUN", "input=INPUT", "steps=3"], "steps= belongs to training"),
         (["adapter=RUN", "input=INPUT", "output=INPUT", "overwrite=true"], "would overwrite the input"),
-        (
-            ["adapter=RUN", "input=INPUT", "trainer=ddp"],
-            "Labels are made on one device: say trainer.devices=1, not auto",
-        ),
-        (["adapters=TASKS", "input=INPUT", "trainer.devices=2"], "say trainer.devices=1, not 2"),
+        (["adapters=TASKS", "input=INPUT", "trainer.devices=none"], "trainer.devices=none is neither auto nor"),
         (["adapters=TASKS", "input=INPUT", "merge=true"], "folds one task's vectors into the model"),
         (["adapters=EMPTY", "input=INPUT"], "does not map task names to folders"),
         (["adapters=WRONG", "input=INPUT"], "the folder nowhere of task 'a' does not exist"),
@@ -584,6 +580,11 @@ def test_what_cannot_work(overrides: list[str], message: str, runs: dict[str, Pa
     with pytest.raises(UserError, match=message):
         run(f"output={tmp_path}/out.csv", *filled)
     assert sorted(tmp_path.iterdir()) == before
+
+
+def test_a_predictor_is_on_one_device(runs: dict[str, Path]) -> None:
+    with pytest.raises(UserError, match=r"say trainer.devices=1, not 2. Several are for the command"):
+        Predictor.load(runs["commits"], "trainer.devices=2")
 
 
 def test_windows_are_bounded_in_rows_and_in_characters() -> None:

@@ -5,58 +5,67 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hydra.core.hydra_config import HydraConfig
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from tfew.cli import command
-from tfew.data.dataset import missing_columns_error
 from tfew.decisions.request import DecisionSettings
 from tfew.errors import UserError, unknown_value_error
 from tfew.files.hub_adapter import local_adapter
 from tfew.files.partial_file import PartialFile, check_output_file
-from tfew.prediction.result_rows import ResultRows, kind_of_output, suggestions_file
+from tfew.pieces.input_files import absolute, find_files, names_many
+from tfew.pieces.piece_output import PieceOutput, is_folder
+from tfew.pieces.worker_choice import WorkerChoice
+from tfew.prediction.result_rows import ResultRows, bad_rows_file, kind_of_output, suggestions_file
 from tfew.prediction.tasks_file import task_folders
 from tfew.runs.records import load_record
 from tfew.runs.run_folder import finished_settings
 from tfew.settings import settings
 from tfew.tables.byte_lines import STDIO
-from tfew.tables.rows import RowStream
-from tfew.tables.stream import FILE_FORMATS, open_stream
+from tfew.tables.stream import FILE_FORMATS
 
 if TYPE_CHECKING:
     from tfew.prediction.bulk_predict import BulkPrediction, Progress
-    from tfew.prediction.predictor import FindRun, Predictor
+    from tfew.prediction.predictor import FindRun
     from tfew.prediction.suggestions import Suggestions
 
 log = logging.getLogger("tfew.predict")  # __name__ is __main__ under python -m
 HEAD_BYTES = 2**16  # of the input, by which it is known again
 MOST_LABELS = 12  # in the summary
+PATHS = ("adapter", "model.path", "model.tokenizer")  # which a worker in another folder has to find, too
+OF_ONE_FILE = ("threshold", "coverage", "risk", "sets", "suggest")  # settings
 FEW_ROWS = 10  # of which it is no wonder that they have the same label
 
 
 def predict(config: DictConfig, overrides: Sequence[str] = ()) -> "Progress":
     """Labels the rows of `config.input` into `config.output`; `overrides`: what the command line says."""
     source, target = str(config.input), str(config.output)
+    _check_settings(config)
+    if config.ray is not None or config.trainer.devices != 1 or names_many(source) or is_folder(target):
+        return _predict_in_pieces(config, overrides)
     _check(config, source, target)
     folders = None if config.adapters is None else task_folders(Path(str(config.adapters)).expanduser())
 
     # heavy imports only now: the request is known to make sense
     from tfew.prediction.bulk_predict import BulkPrediction
-    from tfew.prediction.doubt import drift_references
+    from tfew.prediction.doubt import doubt_lines, drift_references
+    from tfew.prediction.input_rows import InputForm, check_columns
     from tfew.prediction.predictor import load_predictor
     from tfew.prediction.saved_run import saved_run
 
     find_run = partial(saved_run, config, overrides)
     predictor = load_predictor(find_run, config.adapter if folders is None else folders, config.merge)
     started = time.monotonic()
-    stream = _stream(predictor, source, config.format)
+    stream = InputForm.of(predictor, config.format).open(source if source == STDIO else str(Path(source).expanduser()))
     try:
-        _check_columns(predictor, stream, source, None if folders is None else str(config.task_column))
+        if stream.notes:
+            log.info(f"{_named(source)}: {'; '.join(stream.notes)}.")
+        check_columns(predictor, stream, _named(source), None if folders is None else str(config.task_column))
         labels = None if folders is not None else next(iter(predictor.tasks.values())).labels
         has = {"sets": config.sets is not None, "bounds": predictor.shortlist is not None}
         result_rows = partial(ResultRows, kind_of_output(target), stream.columns, labels, **has)
@@ -76,9 +85,51 @@ def predict(config: DictConfig, overrides: Sequence[str] = ()) -> "Progress":
         progress = _run(config, labelling, source, target)
     finally:
         stream.close()
-    _summary(progress, labelling, target, time.monotonic() - started)
-    for line in [] if suggestions is None else suggestions.lines():
-        print(f"  {line}")
+    where = None if target == STDIO else Path(target)
+    doubts = [*doubt_lines(progress, labelling, where), *([] if suggestions is None else suggestions.lines())]
+    seconds = time.monotonic() - started
+    _summary(progress, labelling.results.left_out, target, bad_rows_file(Path(target)), seconds, doubts)
+    for folder in [config.adapter] if folders is None else folders.values():
+        if folder is not None:
+            _warn_of_weak_adapter(local_adapter(folder))
+    return progress
+
+
+def _predict_in_pieces(config: DictConfig, overrides: Sequence[str]) -> "Progress":
+    """The same by several workers, of many files, or into a folder (`tfew.pieces`)."""
+    source, target = str(config.input), str(config.output)
+    on_ray = (config.ray, config.ray_actors, config.ray_cpus, config.ray_gpus)
+    wanted = WorkerChoice(*on_ray, config.trainer.devices, config.piece_rows)
+    wanted.check()
+    if given := [key for key in OF_ONE_FILE if config[key] is not None]:
+        raise UserError(f"{given[0]}= goes with one device, and one file in and out: leave it out here.")
+    output = PieceOutput(target, config.parts)
+    files = find_files(source, config.format)
+    output.check(source, files, config.overwrite)
+    folders = None if config.adapters is None else task_folders(Path(str(config.adapters)).expanduser())
+
+    from tfew.pieces.labeller import PieceLabeller, Request
+    from tfew.pieces.labelling_job import LabellingJob
+    from tfew.prediction.predictor import load_predictor
+    from tfew.prediction.saved_run import saved_run
+
+    config = config.copy()
+    config.trainer.devices = 1  # of each worker
+    for key in PATHS:
+        if (path := OmegaConf.select(config, key)) is not None:
+            OmegaConf.update(config, key, absolute(str(path)))
+    adapters = config.adapter if folders is None else {name: absolute(path) for name, path in folders.items()}
+    load = partial(load_predictor, partial(saved_run, config, list(overrides)), adapters, config.merge)
+    task_column = None if folders is None else str(config.task_column)
+    request = Request(config.format, task_column, config.bad_rows == "skip", output.part_kind, output.store)
+    workers = wanted.workers(partial(PieceLabeller, load, request), config.trainer.accelerator)
+    job = LabellingJob(files, request, workers, source, config.piece_rows)
+    started = time.monotonic()
+    try:
+        progress = output.finished(*job.run(config.resume, config.overwrite))
+    finally:
+        job.close()
+    _summary(progress, job.left_out, target, output.bad_rows, time.monotonic() - started)
     for folder in [config.adapter] if folders is None else folders.values():
         if folder is not None:
             _warn_of_weak_adapter(local_adapter(folder))
@@ -134,11 +185,7 @@ def _run(config: DictConfig, labelling: "BulkPrediction", source: str, target: s
         file.close()
 
 
-def bad_rows_file(output: Path) -> Path:
-    return output.with_name(f"{output.name}.bad.jsonl")
-
-
-def _check(config: DictConfig, source: str, target: str) -> None:
+def _check_settings(config: DictConfig) -> None:
     """Raises UserError for what can be known before a model is loaded."""
     if config.adapter is not None and config.adapters is not None:
         raise UserError("adapter= is one task's adapter, adapters= those of many: give one of them.")
@@ -149,6 +196,10 @@ def _check(config: DictConfig, source: str, target: str) -> None:
     for key in ("merge", "resume", "overwrite"):
         if not isinstance(config[key], bool):
             raise UserError(f"{key}={config[key]!r} is neither true nor false.")
+
+
+def _check(config: DictConfig, source: str, target: str) -> None:
+    """The same of files."""
     kind_of_output(target)
     settings(DecisionSettings, config).check()
     _check_suggest(config, target)
@@ -183,27 +234,6 @@ def _check_suggest(config: DictConfig, target: str) -> None:
         raise UserError(f"{listed} is there already, perhaps with labels filled in: move it, or say overwrite=true.")
 
 
-def _stream(predictor: "Predictor", source: str, kind: str | None) -> RowStream:
-    tasks = list(predictor.tasks.values())
-    task = tasks[0] if len(tasks) == 1 else None
-    path = source if source == STDIO else str(Path(source).expanduser())
-    formats = {} if task is None or task.spec.table is not None else task.spec.formats  # each table in its own way
-    return open_stream(path, kind, task.text_column if task else None, formats)
-
-
-def _check_columns(predictor: "Predictor", stream: RowStream, source: str, task_column: str | None) -> None:
-    """Raises UserError where rows of such a table lack what they need; says how the table is read."""
-    if stream.notes:
-        log.info(f"{_named(source)}: {'; '.join(stream.notes)}.")
-    if stream.columns is None:  # each row says
-        return
-    if task_column is None:
-        (task,) = predictor.tasks.values()
-        task.check_columns(stream.columns, _named(source))
-    elif task_column not in stream.columns:
-        raise missing_columns_error(_named(source), [task_column], stream.columns, "task_column=NAME")
-
-
 def _named(source: str) -> str:
     return "standard input" if source == STDIO else source
 
@@ -219,27 +249,32 @@ def _identity(source: str) -> dict[str, Any]:
     return {"bytes": status.st_size, "changed": status.st_mtime_ns, "head_sha256": head}
 
 
-def _summary(progress: "Progress", labelling: "BulkPrediction", target: str, seconds: float) -> None:
+def _summary(
+    progress: "Progress",
+    left_out: Collection[str],
+    target: str,
+    bad_rows: str | Path,
+    seconds: float,
+    more: Sequence[str] = (),
+) -> None:
     """On standard output, or on standard error where the labels are on the other."""
     out = sys.stderr if target == STDIO else sys.stdout
     rows = progress.rows - progress.earlier
     before = f", and {progress.earlier:,} before" if progress.earlier else ""
     print(f"\n{rows:,} row{'s' * (rows != 1)} in {seconds:.1f} s, {rows / seconds:,.0f} a second{before}", file=out)
     from tfew.prediction.bulk_predict import OWN
-    from tfew.prediction.doubt import doubt_lines
 
-    results = labelling.results
     for task, counts in sorted(progress.labels.items()):
         print(f"  {task}: {_distribution(counts, progress.several.get(task))}", file=out)
         if len(counts) == 1 and sum(counts.values()) >= FEW_ROWS and OWN not in counts:
             print(f"  Warning: every row of {task} got the same label: check some by hand.", file=out)
-    for line in doubt_lines(progress, labelling, None if target == STDIO else Path(target)):
+    for line in more:
         print(f"  {line}", file=out)
     if progress.bad:
-        where = "" if target == STDIO else f"; they are listed in {bad_rows_file(Path(target))}"
+        where = "" if target == STDIO else f"; they are listed in {bad_rows}"
         print(f"  {progress.bad:,} rows could not be labelled and are left out{where}", file=out)
-    if results.left_out:
-        columns = ", ".join(sorted(results.left_out)[:5])
+    if left_out:
+        columns = ", ".join(sorted(left_out)[:5])
         print(f"  columns that the first row has not are left out ({columns}); output=FILE.jsonl keeps all", file=out)
     if target != STDIO:
         print(f"  labels: {target}", file=out, flush=True)

@@ -189,6 +189,7 @@ class DataSettings(Settings):
     list_labels: bool | None = None
     multi_label: Literal["auto"] | bool = "auto"
     separator: str | None = None
+    folds_at_once: Count = 1
 
 
 @dataclass(frozen=True)

@@ -109,6 +109,7 @@ def _cross_validate_and_train(
     """A training without each fold, which is then predicted; and one on all rows, whose adapter is kept."""
     from tfew.models.build import build_trainable
     from tfew.training.cross_validation import cross_validate
+    from tfew.training.folds_at_once import train_fold, train_folds_at_once
 
     # that it can be built is known before the folder is opened; each fold has its own
     findings = _build(config, training, None)[1]
@@ -117,8 +118,8 @@ def _cross_validate_and_train(
     norm = settings(EvaluationSettings, config).score.norm
 
     def validate(config: DictConfig, folder: Path, steps_later: int) -> "Evaluated":
-        train_fold = partial(_train_fold, config, steps_later)
-        return cross_validate(training, fold_of_row, folder, norm, train_fold, guesses)
+        train_folds_at_once(config, folder)
+        return cross_validate(training, fold_of_row, folder, norm, partial(train_fold, config, steps_later), guesses)
 
     if config.tune:
         config, evaluated = _tune(config, folder, training, fold_of_row, validate)
@@ -176,22 +177,9 @@ def _check_tuning(config: DictConfig) -> None:
 
 def _try_once(training: Task, evaluation: Task, config: DictConfig, folder: Path, steps_later: int) -> "Evaluated":
     from tfew.training.cross_validation import once
+    from tfew.training.folds_at_once import train_fold
 
-    return once(training, evaluation, folder, partial(_train_fold, config, steps_later))
-
-
-def _train_fold(
-    config: DictConfig, steps_later: int, training: Task, held_out: Task, folder: Path, folds_after: int = 0
-) -> "Evaluated":
-    """`steps_later`: of trainings that follow the folds."""
-    from tfew.models.build import build_trainable
-    from tfew.ranking.evaluation import evaluate_model
-    from tfew.training.fit import fit
-
-    loaded = build_trainable(config)
-    steps_after = folds_after * config.steps + steps_later
-    fit(config, loaded.method, loaded.model, loaded.prompt_tokenizer, training, folder, steps_after)
-    return evaluate_model(loaded, held_out, settings(EvaluationSettings, config).in_full, folder)
+    return once(training, evaluation, folder, partial(train_fold, config, steps_later))
 
 
 def _announce(config: DictConfig, training: Task, evaluation: Task | None) -> None:

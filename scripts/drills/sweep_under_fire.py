@@ -3,6 +3,7 @@
     python -m scripts.drills.sweep_under_fire                            200 runs, 4 joblib workers, some minutes
     python -m scripts.drills.sweep_under_fire 40 submitit_local 7        40 runs, submitit's local executor, seed 7
     python -m scripts.drills.sweep_under_fire 6 joblib 0 2               6 runs, 2 workers
+    python -m scripts.drills.sweep_under_fire 40 ray 0 2                 40 runs on a Ray cluster of this machine
 
 While the sweep runs, one of its worker processes is killed (SIGKILL) after every few runs, now and then the sweep
 itself with all that it has started; and half-way a second sweep of the same command begins, as if by somebody else.
@@ -54,11 +55,16 @@ class Fire:
 
 def command(runs: Path, count: int, launcher: str, workers: int) -> list[str]:
     seeds = ",".join(map(str, range(count)))
-    size = "hydra.sweeper.max_batch_size" if launcher == "submitit_local" else "hydra.launcher.n_jobs"
+    size = {
+        "joblib": f"hydra.launcher.n_jobs={workers}",
+        "submitit_local": f"hydra.sweeper.max_batch_size={workers}",
+        "ray": f"hydra.launcher.num_cpus={(os.cpu_count() or 1) / workers}",
+    }[launcher]
+    here = ["hydra.launcher.address=local"] if launcher == "ray" else []
     return [
         sys.executable, "-m", "tfew.train", "-m", "+experiment=demo", "dataset=mini/complaint", "model=tiny",
         "trainer=cpu", "few_shot=draw", "steps=6", "checkpoint_every=2", "dataset.generator.eval=20",
-        f"few_shot_seed={seeds}", f"hydra/launcher={launcher}", f"{size}={workers}", f"runs={runs}",
+        f"few_shot_seed={seeds}", f"hydra/launcher={launcher}", size, *here, f"runs={runs}",
     ]  # fmt: skip
 
 
@@ -113,8 +119,17 @@ def _kill_one(sweeps: list[subprocess.Popen[bytes]], fire: Fire, source: random.
         for pid in (sweep.pid, *_descendants(sweep.pid)):
             _kill(pid)
         fire.sweeps_killed += 1
-    elif workers := list(_descendants(sweep.pid)):
+    elif workers := [pid for pid in _descendants(sweep.pid) if _is_worker(pid)]:
         fire.workers_killed += _kill(source.choice(workers))
+
+
+def _is_worker(pid: int) -> bool:
+    """Of Ray not what holds the cluster together, without which nothing goes on, nor a worker that waits."""
+    try:
+        command = Path(f"/proc/{pid}/cmdline").read_bytes().decode(errors="replace")
+    except OSError:
+        return False
+    return "/ray/" not in command and (not command.startswith("ray::") or "execute_job" in command)
 
 
 def _kill(pid: int) -> bool:
@@ -180,7 +195,7 @@ def wrong(whole: Path, disturbed: Path, fire: Fire, count: int) -> list[str]:
 def main() -> int:
     parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
     parser.add_argument("runs", nargs="?", type=int, default=200)
-    parser.add_argument("launcher", nargs="?", choices=("joblib", "submitit_local"), default="joblib")
+    parser.add_argument("launcher", nargs="?", choices=("joblib", "submitit_local", "ray"), default="joblib")
     parser.add_argument("seed", nargs="?", type=int, default=0)
     parser.add_argument("workers", nargs="?", type=int, default=4)
     options = parser.parse_args()

@@ -6,4 +6,5 @@
 * memory: what a device has, and the most that was used
 * sharding: frozen weights sharded with FSDP2
 * zero: weights partitioned with DeepSpeed ZeRO 3
+* ray_cluster: a connection to Ray
 """

@@ -8,6 +8,7 @@
 * held_out: scores of the rows that an adapter's run held out
 * doubt: rows for a person, and what the summary says of doubt
 * suggestions: `suggest=N`: the rows to label by hand next
+* input_rows: how files of rows are read for these tasks
 * tasks_file: `adapters=FILE.json`
 * submission: RAFT's files
 """

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
+from itertools import islice
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -140,6 +141,13 @@ class BulkPrediction:
                 print(f"{self.name}, line {row['line']} is skipped: {row['reason']}", file=sys.stderr)
         self._check_labelled(progress)
         return progress
+
+    def of_piece(self, progress: Progress, rows: int | None) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+        """So many rows behind the progress's place, None: all; of each window the lines, and its bad rows."""
+        piece = islice(self.stream.rows(progress.place), rows)
+        for window in windows(piece, self.window_rows, WINDOW_CHARACTERS):
+            text, bad, _ = self._labelled(window, progress)
+            yield text, bad
 
     def _check_labelled(self, progress: Progress) -> None:
         """Raises UserError where no row was labelled."""

@@ -46,6 +46,10 @@ def suggestions_file(output: Path) -> Path:
     return output.with_name(f"{output.stem}.suggest{output.suffix}")
 
 
+def bad_rows_file(output: Path) -> Path:
+    return output.with_name(f"{output.name}.bad.jsonl")
+
+
 class ResultRows:
     """`labels`: those that all rows have; None where they have not. `columns`: of the input; None: the first row's.
 
@@ -78,8 +82,8 @@ class ResultRows:
             writer.writerow([*(self._renamed(column) for column in self.columns), *own])
         for row, of, number in zip(rows, labelled, places, strict=True):
             self.left_out |= row.keys() - self.columns
-            own_cells = [_cell(value) for value in self._own(of, number).values()]
-            writer.writerow([*(_cell(row.get(column)) for column in self.columns), *own_cells])
+            own_cells = [cell(value) for value in self._own(of, number).values()]
+            writer.writerow([*(cell(row.get(column)) for column in self.columns), *own_cells])
         return text.getvalue()
 
     def _own_columns(self) -> list[str]:
@@ -116,7 +120,7 @@ def _rounded(of: Labelled) -> dict[str, float]:
     return {label: round(probability, DIGITS) for label, probability in of.probabilities.items()}
 
 
-def _cell(value: Any) -> Any:
+def cell(value: Any) -> Any:
     if value is None:
         return ""
     return value if isinstance(value, str | int | float) else _dumped(value)

@@ -36,6 +36,7 @@ PREDICTION_SETTINGS = (
     "adapter", "adapters", "input", "output", "format", "bad_rows", "task_column", "merge", "dataset", "text",
     "templates", "score", "model", "trainer", "max_tokens", "eval_batch_size", "engine", "memory_gb",
     "trust_remote_code", "resume", "overwrite", "base", "suggest", *DECISION_SETTINGS,
+    "ray", "ray_actors", "ray_cpus", "ray_gpus", "piece_rows", "parts",
 )  # fmt: skip
 COMPUTATION = (
     "model",
@@ -144,8 +145,8 @@ def saved_run(config: DictConfig, overrides: Sequence[str], folder: str | Path |
     """The adapter in this folder, with its run's settings under those of the command line."""
     if config.trainer.devices != 1:
         raise UserError(
-            f"Labels are made on one device: say trainer.devices=1, not {config.trainer.devices}. For several, start"
-            " the command once for each, with its part of the rows."
+            f"A predictor is on one device: say trainer.devices=1, not {config.trainer.devices}. Several are for the"
+            " command tfew predict."
         )
     _check_data(overrides, folder)
     config = config.copy()

@@ -19,7 +19,7 @@ from tfew.runs.noted import is_noted
 # settings that change where and how fast a run goes, not what comes out
 NOT_IDENTITY = (
     "runs", "run_dir", "resume", "overwrite", "logger", "workers", "engine", "memory_gb", "train_together",
-    "trust_remote_code", "rerun",
+    "trust_remote_code", "rerun", "folds_at_once",
 )  # fmt: skip
 # settings that came later: dotted key -> the value that it came with, and with which it leaves a run's name as it was
 INTRODUCED: Mapping[str, Any] = {

@@ -3,5 +3,6 @@
 * rounds: jobs that died are started again
 * job, job_list: one job; the list of them
 * state: what has happened to each
+* ray_launcher: Hydra's launcher for Ray
 * callback, bar: Hydra's hooks; the progress bar
 """

@@ -13,6 +13,7 @@ from hydra.core.override_parser.types import Override
 from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, read_write
 
+from tfew.environment.versions import require
 from tfew.errors import UserError
 from tfew.sweep import job
 from tfew.sweep.job_list import split_jobs, sweep_overrides
@@ -36,6 +37,11 @@ class SweepCallback(Callback):
             overrides = sweep_overrides(config.hydra.sweeper.params, config.hydra.overrides.task)
             self._check(config, overrides)
             _limit_processes(config)
+            if str(config.hydra.launcher._target_).endswith(".RayLauncher"):
+                require("hydra/launcher=ray", "ray")
+                from tfew.sweep.ray_launcher import register_launcher
+
+                register_launcher()
             self.state = begin_sweep(Path(str(config.runs)).expanduser(), split_jobs(overrides))
         except UserError as error:
             sys.exit(str(error))  # Hydra would only warn and continue

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from tfew.errors import UserError
+from tfew.tables.remote import is_url, open_url
 
 STDIO = "-"  # standard input, standard output
 GZIP = ".gz"
@@ -62,6 +63,10 @@ class ByteSource:
 def open_source(path: str) -> ByteSource:
     if path == STDIO:
         return ByteSource("standard input", sys.stdin.buffer, None, is_owned=False)
+    if is_url(path):
+        file, size = open_url(path)
+        is_packed = path.lower().endswith(GZIP)
+        return ByteSource(path, gzip.open(file, "rb") if is_packed else file, None if is_packed else size)  # type: ignore[arg-type]
     try:
         if path.lower().endswith(GZIP):
             return ByteSource(path, gzip.open(path, "rb"), None)  # type: ignore[arg-type]

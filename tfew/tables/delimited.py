@@ -41,12 +41,12 @@ class TableStream(LineStream):
         super().__init__(source, kind, None if form is None else form.encoding)
         self.is_described, self._empty_lines = form is not None, 0
         self.form = self._detected() if form is None else form
-        self._header = self._read_header()
-        check_header(self.name, self._header)
-        self.columns = [column for column in self._header if column]
+        self.header = self._read_header()
+        check_header(self.name, self.header)
+        self.columns = [column for column in self.header if column]
 
     def _detected(self) -> Format:
-        head = self._head.removeprefix(self._bom).decode(self.encodings[-1], errors="replace")
+        head = self._head.removeprefix(self.bom).decode(self.encodings[-1], errors="replace")
         lines = io.StringIO(head, newline="").readlines()
         if not self._head_is_whole and len(lines) > 1 and not lines[-1].endswith("\n"):
             del lines[-1]  # the beginning of a line
@@ -110,18 +110,18 @@ class TableStream(LineStream):
             except csv.Error as error:  # the reader goes on with the next line
                 yield self._row(None, f"cannot be read: {error}")
                 continue
-            if len(row) > 1 or (row and (row[0].strip() or len(self._header) == 1)):
+            if len(row) > 1 or (row and (row[0].strip() or len(self.header) == 1)):
                 yield self._row(*self._to_row(row))
             else:
                 self._start_row()
 
     def _to_row(self, cells: Sequence[str]) -> tuple[Row | None, str | None]:
-        if len(cells) != len(self._header):
+        if len(cells) != len(self.header):
             return None, (
-                f"has {len(cells)} cell{'s' * (len(cells) != 1)}, the header has {len(self._header)}: a cell that holds"
+                f"has {len(cells)} cell{'s' * (len(cells) != 1)}, the header has {len(self.header)}: a cell that holds"
                 f" {describe_delimiter(self.form.delimiter)}, a line break or a quotation mark must be quoted"
             )
-        row = {column: cell for column, cell in zip(self._header, cells, strict=True) if column}
+        row = {column: cell for column, cell in zip(self.header, cells, strict=True) if column}
         try:
             return apply_format(row, self.form, Path(self.name)), None
         except UserError as error:

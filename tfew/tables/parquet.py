@@ -6,6 +6,7 @@ from typing import Any
 
 from tfew.errors import UserError
 from tfew.tables.delimited import check_header
+from tfew.tables.remote import is_url, open_url
 from tfew.tables.rows import Row, RowStream, StreamedRow, StreamPosition
 
 ROWS_AT_A_TIME = 1024
@@ -36,7 +37,7 @@ class ParquetStream(RowStream):
             self.close()
             raise
         self.size = self._file.metadata.num_rows
-        self._most = max(ALWAYS_BYTES, PACKED * Path(path).stat().st_size)
+        self._most = max(ALWAYS_BYTES, PACKED * _bytes_of(path))
         self.columns = [name for name in names if name]
 
     def close(self) -> None:
@@ -52,10 +53,42 @@ class ParquetStream(RowStream):
         except (pyarrow.ArrowException, OSError) as error:
             raise self._unreadable(error) from error
 
+    @property
+    def most_rows_in_group(self) -> int:
+        """Of the row groups, each of which is read from its beginning."""
+        groups = range(self._file.num_row_groups)
+        return max((self._file.metadata.row_group(group).num_rows for group in groups), default=0)
+
+    @property
+    def schema(self) -> Any:
+        """Arrow's, of the columns that have a name."""
+        import pyarrow
+
+        with pyarrow.parquet.ParquetFile(_source(self._path)) as file:
+            return pyarrow.schema([field for field in file.schema_arrow if field.name])
+
+    def most_characters(self, skipped: int) -> Iterator[int]:
+        """At least as many as the texts have of each row behind these many: bytes, which Arrow counts by itself."""
+        import pyarrow
+
+        try:
+            self._check_pages()
+            for _, characters in self._batches_from(skipped):
+                yield from characters
+        except (pyarrow.ArrowException, OSError) as error:
+            raise self._unreadable(error) from error
+
     def _unreadable(self, error: Exception) -> UserError:
         return UserError(f"{self._path} cannot be read as Parquet: {' '.join(str(error).split()).rstrip('.')}.")
 
     def _rows_from(self, skipped: int) -> Iterable[Row]:
+        for rest, characters in self._batches_from(skipped):
+            for part in _parts(rest, characters):
+                rows: list[dict[str, Any]] = part.to_pylist()
+                yield from ({name: value for name, value in row.items() if name} for row in rows)
+
+    def _batches_from(self, skipped: int) -> Iterator[tuple[Any, list[int]]]:
+        """Arrow's batches, and the characters of each row."""
         group = 0
         while group < self._file.num_row_groups and skipped >= self._file.metadata.row_group(group).num_rows:
             skipped -= self._file.metadata.row_group(group).num_rows
@@ -68,9 +101,7 @@ class ParquetStream(RowStream):
             unpacked += sum(characters)
             if unpacked > self._most:
                 raise UserError(f"{self._path} is refused: it unpacks to more than {self._most:,} characters.")
-            for part in _parts(rest, characters):
-                rows: list[dict[str, Any]] = part.to_pylist()
-                yield from ({name: value for name, value in row.items() if name} for row in rows)
+            yield rest, characters
             skipped = max(0, skipped - len(batch))
 
     def _check_pages(self) -> None:
@@ -90,9 +121,21 @@ def _opened(path: str) -> Any:
     import pyarrow
     import pyarrow.parquet
 
-    with pyarrow.parquet.ParquetFile(path) as file:
+    with pyarrow.parquet.ParquetFile(_source(path)) as file:
         texts = [field.name for field in file.schema_arrow if _is_text(field.type)]
-    return pyarrow.parquet.ParquetFile(path, read_dictionary=texts)
+    return pyarrow.parquet.ParquetFile(_source(path), read_dictionary=texts)
+
+
+def _source(path: str) -> Any:
+    return open_url(path)[0] if is_url(path) else path
+
+
+def _bytes_of(path: str) -> int:
+    if is_url(path):
+        file, size = open_url(path)
+        file.close()
+        return size
+    return Path(path).stat().st_size
 
 
 def _is_text(kind: Any) -> bool:

@@ -14,6 +14,7 @@ from tfew.tables.byte_lines import GZIP, STDIO, ByteSource, open_source, source_
 from tfew.tables.delimited import TableStream
 from tfew.tables.formats import Format
 from tfew.tables.json_lines import JsonStream
+from tfew.tables.remote import is_url
 from tfew.tables.rows import RowStream
 from tfew.tables.text_lines import TextStream
 
@@ -49,7 +50,7 @@ def open_stream(
     """
     is_assumed = kind is None and path == STDIO
     kind = _kind(path, kind, {**TABLES, **TEXTS})
-    if path != STDIO and not Path(path).is_file():
+    if path != STDIO and not is_url(path) and not Path(path).is_file():
         raise UserError(f"{path} {'is a folder' if Path(path).is_dir() else 'does not exist'}.")
     if kind in BINARY:
         return _open_binary(path, kind)
@@ -115,6 +116,8 @@ def _open_binary(path: str, kind: str) -> RowStream:
         from tfew.tables.parquet import ParquetStream
 
         return ParquetStream(path)
+    if is_url(path):
+        raise UserError(f"{path}: Excel workbooks are read from files of this machine only; save it as CSV or Parquet.")
     from tfew.tables.excel import ExcelStream
 
     return ExcelStream(path)

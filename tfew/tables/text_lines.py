@@ -16,18 +16,30 @@ from tfew.tables.byte_lines import (
 from tfew.tables.rows import Row, RowStream, StreamedRow, StreamPosition
 
 
+def line_too_long(name: str, line: int) -> UserError:
+    return UserError(
+        f"{name}, line {line} is longer than {MAX_LINE_BYTES:,} bytes: is it of the format that format= or its ending"
+        " says?"
+    )
+
+
 class LineStream(RowStream):
     """`kind`: as in `dataset.formats`; `encodings`: tried in turn for each line; None: found out."""
 
     def __init__(self, source: ByteSource, kind: str, encodings: Sequence[str] | None = None) -> None:
         self.source, self.kind, self.name, self.size = source, kind, source.name, source.size
         self._head, self._head_is_whole = source.head()
-        found, self._bom = detect_encoding(self._head, self._head_is_whole)
-        self.encodings: Sequence[str] = encodings if encodings and not self._bom else (found,)
+        found, self.bom = detect_encoding(self._head, self._head_is_whole)
+        self.encodings: Sequence[str] = encodings if encodings and not self.bom else (found,)
         self.encoding_is_found = encodings is None
         self._place = StreamPosition()
         self._row_lines: list[str] = []  # lines of the row that is being read
         self._decode_error = ""  # why one of them cannot be decoded
+
+    @property
+    def place(self) -> StreamPosition:
+        """Of what was read so far; before any row, where the first one begins."""
+        return self._place
 
     @property
     def _is_unusual(self) -> bool:
@@ -58,11 +70,8 @@ class LineStream(RowStream):
         for raw in raw_lines(self.source, self.encodings[-1]):
             self._place = StreamPosition(self._place.row, self._place.line + 1, self._place.offset + len(raw))
             if len(raw) > MAX_LINE_BYTES:
-                raise UserError(
-                    f"{self.name}, line {self._place.line} is longer than {MAX_LINE_BYTES:,} bytes: is it of the format"
-                    " that format= or its ending says?"
-                )
-            line = self._decode(raw.removeprefix(self._bom) if self._place.line == 1 else raw)
+                raise line_too_long(self.name, self._place.line)
+            line = self._decode(raw.removeprefix(self.bom) if self._place.line == 1 else raw)
             if "\0" in line:
                 self._decode_error = self._decode_error or "holds a NUL byte: is it a text file?"
             self._row_lines.append(line)

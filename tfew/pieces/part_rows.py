@@ -1,0 +1,91 @@
+"""A part of the output on its way into a file: lines of text, or Parquet."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, BinaryIO
+
+from tfew.errors import UserError
+from tfew.prediction.result_rows import LABEL, OF_LABEL, PROBABILITIES, PROBABILITY, ResultRows, cell
+from tfew.prediction.task_predictor import Labelled
+
+
+class ArrowRows(ResultRows):
+    """The columns of a table, as Arrow's; its text is empty, and `take` gives the rows.
+
+    Columns of the input have its types where it is Parquet (`schema`); of any other they are text, as in a CSV file:
+    so that all parts have the same types.
+    """
+
+    def __init__(self, columns: Sequence[str] | None, labels: Sequence[str] | None, schema: Any | None) -> None:
+        super().__init__("csv", columns, labels)
+        self._input_schema = schema
+        self._rows: list[list[Any]] = []
+
+    def text(
+        self, rows: Sequence[Mapping[str, Any]], labelled: Sequence[Labelled], first: bool, numbers: Sequence[int] = ()
+    ) -> str:
+        if self.columns is None:
+            self.columns = list(rows[0]) if rows else None
+        columns = self.columns or []
+        for row, of in zip(rows, labelled, strict=True):
+            self.left_out |= row.keys() - columns
+            self._rows.append(
+                [
+                    *(self._own_type(row.get(column)) for column in columns),
+                    *(cell(value) for value in self._own(of, 0).values()),
+                ]
+            )
+        return ""
+
+    def take(self) -> Any:
+        """A pyarrow.Table of the rows since the last time; raises UserError where a cell is of another type."""
+        import pyarrow
+
+        rows, self._rows = self._rows, []
+        schema = self._schema()
+        try:
+            arrays = [pyarrow.array([row[place] for row in rows], kind.type) for place, kind in enumerate(schema)]
+            return pyarrow.table(arrays, schema=schema)
+        except pyarrow.ArrowException as error:
+            raise UserError(f"parts=parquet cannot hold these rows ({error}): say parts=jsonl.") from error
+
+    def _own_type(self, value: Any) -> Any:
+        if self._input_schema is not None or value is None or isinstance(value, str):
+            return value
+        return str(cell(value))
+
+    def _schema(self) -> Any:
+        import pyarrow
+
+        text, types = pyarrow.string(), {}
+        if self._input_schema is not None:
+            types = {field.name: field.type for field in self._input_schema}
+        own = {LABEL: text, PROBABILITY: pyarrow.float64(), PROBABILITIES: text}
+        own |= {OF_LABEL + label: pyarrow.float64() for label in self.labels or ()}
+        return pyarrow.schema(
+            [(self._renamed(column), types.get(column, text)) for column in self.columns or ()]
+            + [(name, own[name]) for name in self._own_columns()]
+        )
+
+
+class PartWriter:
+    """Writes what `results` makes of the rows into an open file."""
+
+    def __init__(self, results: ResultRows, file: BinaryIO) -> None:
+        self._results, self._file = results, file
+        self._parquet: Any = None
+
+    def write(self, text: str) -> None:
+        """`text`: what `results` has just returned."""
+        if not isinstance(self._results, ArrowRows):
+            self._file.write(text.encode())
+            return
+        import pyarrow.parquet
+
+        table = self._results.take()
+        if table.num_rows:
+            self._parquet = self._parquet or pyarrow.parquet.ParquetWriter(self._file, table.schema)
+            self._parquet.write_table(table)
+
+    def close(self) -> None:
+        if self._parquet is not None:
+            self._parquet.close()

@@ -1,0 +1,72 @@
+"""Where `output=` puts what several workers write: the parts as they are, in a folder, or joined to one file.
+
+A file is joined from parts in FILE.parts/, which is there until the file is whole.
+"""
+
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tfew.errors import UserError, unknown_value_error
+from tfew.files.partial_file import check_output_file
+from tfew.pieces.input_files import InputFile
+from tfew.pieces.part_store import PartStore
+from tfew.prediction.result_rows import STANDARD, bad_rows_file, kind_of_output
+from tfew.tables.remote import is_url
+
+if TYPE_CHECKING:
+    from tfew.pieces.labeller import Description
+    from tfew.pieces.manifest import Manifest
+    from tfew.prediction.bulk_predict import Progress
+
+PART_KINDS = ("jsonl", "parquet")
+
+
+def is_folder(target: str) -> bool:
+    return is_url(target) or target.endswith("/")
+
+
+class PieceOutput:
+    """`target`: what `output=` says; `parts`: the kind of a folder's parts."""
+
+    def __init__(self, target: str, parts: str) -> None:
+        if target == STANDARD:
+            raise UserError("Several workers or files need an output=: a file, or a folder (output=labels/).")
+        if parts not in PART_KINDS:
+            raise unknown_value_error("kind", parts, PART_KINDS, "parts=")
+        self.path = None if is_folder(target) else Path(target).expanduser()
+        self.part_kind = parts if self.path is None else kind_of_output(target)
+        folder = str(target) if is_url(target) else str(Path(target).expanduser().absolute())
+        self.store = PartStore(folder if self.path is None else f"{folder}.parts")
+
+    @property
+    def bad_rows(self) -> str:
+        """The file in which the rows are listed that could not be labelled."""
+        return f"{self.store.folder}/bad_rows.jsonl" if self.path is None else str(bad_rows_file(self.path))
+
+    def check(self, source: str, files: Sequence[InputFile], overwrite: bool) -> None:
+        """Raises UserError where the output would be read as input, or replace something."""
+        mine = [self.store.folder, *([] if self.path is None else [str(self.path.absolute())])]
+        for name in mine:
+            inside = [file.path for file in files if file.path == name or file.path.startswith(f"{name}/")]
+            folder = source.rstrip("/") if is_url(source) else str(Path(source).expanduser().absolute())
+            if inside or (name.startswith(f"{folder}/") and len(files) > 1):
+                raise UserError(f"output= lies in input={source}, and would be read as rows: choose another place.")
+        if self.path is not None and not Path(self.store.folder).is_dir():
+            check_output_file(self.path, overwrite)
+
+    def finished(self, manifest: "Manifest", progress: "Progress", description: "Description") -> "Progress":
+        """The progress again, when all is where it belongs."""
+        if self.path is None:
+            manifest.finish()
+            return progress
+        from tfew.pieces.joined_output import header_of, join_parts
+
+        reports = manifest.in_order
+        columns = next(report.columns for report in reports if report.labelled)
+        header = header_of(self.part_kind, columns, description.labels)
+        join_parts(self.store, reports, self.path, bad_rows_file(self.path), header, manifest.bad_rows())
+        self.store.unlock()
+        shutil.rmtree(self.store.folder)
+        return progress
