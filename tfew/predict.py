@@ -38,7 +38,6 @@ log = logging.getLogger("tfew.predict")  # __name__ is __main__ under python -m
 HEAD_BYTES = 2**16  # of the input, by which it is known again
 MOST_LABELS = 12  # in the summary
 PATHS = ("adapter", "model.path", "model.tokenizer")  # which a worker in another folder has to find, too
-OF_ONE_FILE = ("threshold", "coverage", "risk", "sets", "suggest")  # settings
 FEW_ROWS = 10  # of which it is no wonder that they have the same label
 
 
@@ -108,8 +107,6 @@ def _predict_in_pieces(config: DictConfig, overrides: Sequence[str]) -> "Progres
     on_ray = (config.ray, config.ray_actors, config.ray_cpus, config.ray_gpus)
     wanted = WorkerChoice(*on_ray, config.trainer.devices, config.piece_rows)
     wanted.check()
-    if given := [key for key in OF_ONE_FILE if config[key] is not None]:
-        raise UserError(f"{given[0]}= goes with one device, and one file in and out: leave it out here.")
     output = PieceOutput(target, config.parts)
     files = find_files(source, config.format)
     output.check(source, files, config.overwrite)

@@ -186,10 +186,10 @@ class DataSettings(Settings):
     eval_rows: Count | None = None
     validation: Annotated[float, Share(above=True)] | None = None
     tune: bool = False
-    folds_at_once: Count = 1
     list_labels: bool | None = None
     multi_label: Literal["auto"] | bool = "auto"
     separator: str | None = None
+    folds_at_once: Count = 1
 
 
 @dataclass(frozen=True)

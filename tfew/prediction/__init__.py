@@ -5,10 +5,10 @@
 * loaded_task: one task of a predictor
 * task_predictor: rows to prompts to labels, for one task
 * bulk_predict, result_rows: a file of rows, labelled window by window
-* input_rows: how files of rows are read for these tasks
 * held_out: scores of the rows that an adapter's run held out
 * doubt: rows for a person, and what the summary says of doubt
 * suggestions: `suggest=N`: the rows to label by hand next
+* input_rows: how files of rows are read for these tasks
 * tasks_file: `adapters=FILE.json`
 * submission: RAFT's files
 """

@@ -41,13 +41,13 @@ def kind_of_output(path: str) -> str:
     return kind
 
 
-def bad_rows_file(output: Path) -> Path:
-    return output.with_name(f"{output.name}.bad.jsonl")
-
-
 def suggestions_file(output: Path) -> Path:
     """Of `suggest=`, beside the output."""
     return output.with_name(f"{output.stem}.suggest{output.suffix}")
+
+
+def bad_rows_file(output: Path) -> Path:
+    return output.with_name(f"{output.name}.bad.jsonl")
 
 
 class ResultRows:

@@ -7,8 +7,8 @@
 * dialect: delimiter, quoting and blanks of a table, found out from its beginning
 * text_lines, delimited, json_lines, parquet, excel: the kinds of files
 * formats: text files that a data set's YAML describes
+* label_file: labels listed in a file, with words for them
 * row_ends: where rows end, found fast
 * remote: files of an object store
-* label_file: labels listed in a file, with words for them
 * hub_rows: data sets of the Hub
 """
