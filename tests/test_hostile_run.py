@@ -1,6 +1,7 @@
 """A run folder that a stranger has sent: what it says is data, and leads nowhere outside."""
 
 import json
+import logging
 import os
 import shutil
 import zipfile
@@ -14,10 +15,11 @@ import yaml
 
 from tests.commands import run_command
 from tfew.cli import command, with_run_settings
-from tfew.config import compose
+from tfew.config import CONFIGS, compose
 from tfew.errors import UserError
 from tfew.evaluate import evaluate
 from tfew.files.checksums import check_checkpoint
+from tfew.models.base_check import check_chosen_base
 from tfew.models.foreign_adapters import read_tensors, write_tensors
 from tfew.prediction.predictor import Predictor
 from tfew.runs.identity import resolved_with_hashes
@@ -294,3 +296,60 @@ def test_no_secret_of_the_environment_is_written_or_said(tmp_path: Path) -> None
     for secret in secrets.values():
         assert secret not in said
         assert not [path for path, data in files.items() if secret.encode() in data]
+
+
+def chosen(folder: Path, *more: str) -> None:
+    overrides = [f"adapter={folder}", *more]
+    with_run_settings(compose(*overrides, config_name="evaluate"), overrides)
+
+
+def choose(**changed: Any) -> Callable[[dict[str, Any]], None]:
+    return lambda settings: settings["model"].update(changed)
+
+
+def test_which_base_model_it_chooses_is_said_before_it_is_loaded(
+    sent: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logging.getLogger("tfew"), "propagate", True)
+    caplog.set_level(logging.INFO, "tfew")
+    (tmp_path / "theirs").mkdir()
+    folder = sent(choose(path=str(tmp_path / "theirs"), name="mini_t0"))
+    chosen(folder)
+    assert f"{folder} chooses its base model: {tmp_path}/theirs of this machine (model.path= names" in caplog.text
+    caplog.clear()
+    chosen(folder, "model=mini_t0")
+    chosen(folder, "model.path=pkg://mini_t0/checkpoint")
+    assert "chooses" not in caplog.text
+
+
+def test_one_of_the_projects_own_list_is_no_news(
+    run: Path, sent: Any, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(logging.getLogger("tfew"), "propagate", True)
+    caplog.set_level(logging.INFO, "tfew")
+    chosen(run)
+    chosen(sent(choose(name="mini_t0", path="pkg://mini_t0/checkpoint")))
+    assert "chooses" not in caplog.text
+    shutil.rmtree(tmp_path / "sent")
+    # a list of the sender's own, beside the settings
+    (tmp_path / "theirs.yaml").write_text("path: pkg://../evil\n")
+    there = os.path.relpath(tmp_path / "theirs", CONFIGS / "model")
+    with pytest.raises(UserError, match="evil/tokenizer cannot be loaded"):  # nothing answers here
+        chosen(sent(choose(name=there, path="pkg://../evil", tokenizer="evil/tokenizer")))
+    assert "chooses its base model: pkg://../evil of this machine" in caplog.text
+    assert "chooses its tokenizer: evil/tokenizer of the Hub" in caplog.text
+
+
+def test_a_base_model_that_never_ends_is_not_read(sent: Any, tmp_path: Path) -> None:
+    theirs = tmp_path / "theirs"
+    theirs.mkdir()
+    os.mkfifo(theirs / "config.json")
+    with pytest.raises(UserError, match=r"chooses the base model .*theirs, where config.json is no regular file"):
+        chosen(sent(choose(path=str(theirs))))
+
+
+def test_an_adapter_of_the_hub_chooses_no_folder_of_this_machine(sent: Any, tmp_path: Path) -> None:
+    config = compose(config_name="evaluate")
+    config.model.path = str(tmp_path)
+    with pytest.raises(UserError, match=r"hub:somebody/adapter chooses a base model of this machine, .*model.path="):
+        check_chosen_base(config, "hub:somebody/adapter")

@@ -463,7 +463,7 @@ def test_killed_and_started_again(
     write, finish, remake = partial_file.PartialFile.write, partial_file.PartialFile.finish, os.replace
     killer = Killer(2)
 
-    def dying_write(self: Any, text: str, side: str, state: Any) -> None:
+    def dying_write(self: Any, text: str, sides: Any, state: Any) -> None:
         dies = killer()
         if dies and moment == "before":
             raise KilledError
@@ -473,7 +473,7 @@ def test_killed_and_started_again(
                 file.flush()
             (tmp_path / ".out.csv.partial.json.0.tmp").touch()
             raise KilledError
-        write(self, text, side, state)
+        write(self, text, sides, state)
         if dies and moment == "after":
             raise KilledError
 
@@ -535,10 +535,10 @@ def test_what_is_unfinished_is_not_continued_as_something_else(
 
 
 def test_two_processes_do_not_write_one_file(tmp_path: Path) -> None:
-    first = partial_file.PartialFile(tmp_path / "a.csv", tmp_path / "a.bad", {}, True, False)
+    first = partial_file.PartialFile(tmp_path / "a.csv", [tmp_path / "a.bad"], {}, True, False)
     with pytest.raises(UserError, match="is being written by another process"):
-        partial_file.PartialFile(tmp_path / "a.csv", tmp_path / "a.bad", {}, True, False)
-    first.write("x\n", "", {})
+        partial_file.PartialFile(tmp_path / "a.csv", [tmp_path / "a.bad"], {}, True, False)
+    first.write("x\n", [""], {})
     first.finish()
     assert [path.name for path in tmp_path.iterdir()] == ["a.csv"]
 

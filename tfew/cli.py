@@ -26,7 +26,8 @@ from tfew.environment.versions import check_versions
 from tfew.errors import UserError
 from tfew.files.hub_adapter import local_adapter
 from tfew.files.hub_files import DATASETS, commit_of
-from tfew.models.base_check import saved_base
+from tfew.models.base_check import check_chosen_base, saved_base
+from tfew.models.saved_task import saved_task
 from tfew.runs.identity import WEIGHT_HASHES, model_name
 from tfew.runs.noted import COMMIT, REVISIONS, SAMPLE, TOKENIZER_COMMIT, note, note_model_commits
 from tfew.runs.run_folder import finished_settings
@@ -172,14 +173,15 @@ def with_run_settings(
     """The settings of the run that `config.adapter` lies in, with what the command line says laid over them.
 
     `may_change`: what it may say; the rest was settled when the run was trained. An adapter folder that is no run
-    folder brings no settings: then the command line is all there is.
+    folder brings only its task, if it says that: else the command line is all there is.
     """
     if config.adapter is None:
         return config
     folder = local_adapter(str(config.adapter))
     saved = finished_settings(folder)
     if saved is None:
-        return keep_to_base(with_base(config, overrides, folder), folder, overridden(overrides))
+        config = with_base(with_task(config, overrides, folder), overrides, folder)
+        return keep_to_base(config, folder, overridden(overrides))
     saved.pop(WEIGHT_HASHES, None)
     merged = OmegaConf.create({**saved, "init_adapter": None})
     for key in NOT_BROUGHT:
@@ -196,7 +198,28 @@ def with_run_settings(
     if "data" in overridden(overrides):
         merged = on_other_rows(merged)
     merged.name = merged.dataset.name
+    if not {"model", "model.path"} & {*overridden(overrides)}:
+        check_chosen_base(merged, str(config.adapter))
     return keep_to_base(merged, folder, overridden(overrides))
+
+
+def with_task(config: DictConfig, overrides: Sequence[str], folder: Path) -> DictConfig:
+    """The configuration with the task that an adapter without its run says, unless the command line names another."""
+    named = overridden(overrides)
+    if {"dataset", "experiment"} & {*named} or (task := saved_task(folder)) is None:
+        return config
+    merged = config.copy()
+    for key, value in task.items():
+        merged[key] = value
+    merged.score = OmegaConf.merge(config.score, merged.score)
+    for key in named:
+        OmegaConf.update(merged, key, OmegaConf.select(config, key), merge=False, force_add=True)
+    if config.get("data") is not None:
+        merged = on_other_rows(merged)
+    if "name" in merged:
+        merged.name = merged.dataset.name
+    log.info(f"{folder} is an adapter without its run; it says that its task is {merged.dataset.name}.")
+    return merged
 
 
 def with_base(config: DictConfig, overrides: Sequence[str], folder: Path) -> DictConfig:

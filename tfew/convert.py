@@ -89,10 +89,10 @@ def _publish(config: DictConfig, source: Path, kind: str) -> Path:
     loaded = _load_tfew(config, source)
     from tfew.models.publishing import plain_card, publish
 
-    place = f"{HUB}{repository}"
     name = str(loaded.description.get("name"))
-    card = plain_card(loaded.base, name) if record is None else card_text(record, loaded.method, place)
-    publish(source, loaded.method, loaded.model, card, repository, config.private, config.dry_run)
+    card = plain_card(loaded.base, name) if record is None else card_text(record, loaded.method, f"{HUB}{repository}")
+    settings = None if record is None else record.config
+    publish(source, loaded.method, loaded.model, card, settings, repository, config.private, config.dry_run)
     return Path(repository)
 
 
@@ -180,8 +180,8 @@ def _load_tfew(config: DictConfig, source: Path) -> Loaded:
 
 
 def _load_peft(config: DictConfig, source: Path) -> Loaded:
-    from tfew.methods.base import attach
     from tfew.models.base_check import base_of
+    from tfew.models.build import attach_weights
     from tfew.models.foreign_adapters import read_peft
     from tfew.models.method_builder import make_method, method_arguments
     from tfew.models.method_recipes import named_recipe, recipe_for_peft
@@ -195,8 +195,7 @@ def _load_peft(config: DictConfig, source: Path) -> Loaded:
         model, tokenizer = _base(config, None)
         arguments, weights = method.from_peft(method_arguments(recipe), adapter, model, config.fused_queries)
     method = make_method(arguments | {"_target_": recipe["_target_"]})
-    attach(method, model)
-    method.restore(model, weights)
+    attach_weights(method, model, weights)
     return Loaded(model, tokenizer, method, named_recipe(recipe | arguments), base_of(config))
 
 

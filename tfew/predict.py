@@ -15,6 +15,7 @@ from omegaconf import DictConfig
 
 from tfew.cli import command
 from tfew.data.dataset import missing_columns_error
+from tfew.decisions.request import DecisionSettings
 from tfew.errors import UserError, unknown_value_error
 from tfew.files.hub_adapter import local_adapter
 from tfew.files.partial_file import PartialFile, check_output_file
@@ -22,6 +23,7 @@ from tfew.prediction.result_rows import ResultRows, kind_of_output, suggestions_
 from tfew.prediction.tasks_file import task_folders
 from tfew.runs.records import load_record
 from tfew.runs.run_folder import finished_settings
+from tfew.settings import settings
 from tfew.tables.byte_lines import STDIO
 from tfew.tables.rows import RowStream
 from tfew.tables.stream import FILE_FORMATS, open_stream
@@ -45,6 +47,7 @@ def predict(config: DictConfig, overrides: Sequence[str] = ()) -> "Progress":
 
     # heavy imports only now: the request is known to make sense
     from tfew.prediction.bulk_predict import BulkPrediction
+    from tfew.prediction.doubt import drift_references
     from tfew.prediction.predictor import load_predictor
     from tfew.prediction.saved_run import saved_run
 
@@ -55,7 +58,8 @@ def predict(config: DictConfig, overrides: Sequence[str] = ()) -> "Progress":
     try:
         _check_columns(predictor, stream, source, None if folders is None else str(config.task_column))
         labels = None if folders is not None else next(iter(predictor.tasks.values())).labels
-        results = ResultRows(kind_of_output(target), stream.columns, labels)
+        kind, sets = kind_of_output(target), config.sets is not None
+        results = ResultRows(kind, stream.columns, labels, sets)
         results.bounds = predictor.shortlist is not None
         labelling = BulkPrediction(
             predictor,
@@ -65,13 +69,15 @@ def predict(config: DictConfig, overrides: Sequence[str] = ()) -> "Progress":
             task_column=None if folders is None else str(config.task_column),
             skip=config.bad_rows == "skip",
             at_once=source == STDIO,
+            review=ResultRows(kind, stream.columns, labels, sets, for_review=True),
+            references=drift_references(predictor.tasks) if config.drift and predictor.shortlist is None else {},
         )
         suggestions = _suggestions(config, find_run, target)
         labelling.before_finish = None if suggestions is None else suggestions.write
         progress = _run(config, labelling, source, target)
     finally:
         stream.close()
-    _summary(progress, results, target, time.monotonic() - started)
+    _summary(progress, labelling, target, time.monotonic() - started)
     for line in [] if suggestions is None else suggestions.lines():
         print(f"  {line}")
     for folder in [config.adapter] if folders is None else folders.values():
@@ -111,11 +117,13 @@ def _run(config: DictConfig, labelling: "BulkPrediction", source: str, target: s
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes it once more at the end
             sys.exit("Standard output was closed: stopped.")
     from tfew.prediction.bulk_predict import Progress
+    from tfew.prediction.doubt import review_file
 
     path = Path(target).expanduser()
     identity = {"input": _identity(source), "format": config.format, **labelling.predictor.fingerprint()}
     go_on = config.resume and source != STDIO
-    file = PartialFile(path, bad_rows_file(path), identity, go_on, config.overwrite)
+    sides = (bad_rows_file(path), review_file(path))
+    file = PartialFile(path, sides, identity, go_on, config.overwrite)
     try:
         if file.finished:
             file.finish()
@@ -144,6 +152,7 @@ def _check(config: DictConfig, source: str, target: str) -> None:
             raise UserError(f"{key}={config[key]!r} is neither true nor false.")
     kind_of_output(target)
     _check_suggest(config, target)
+    settings(DecisionSettings, config).check()
     if source != STDIO and not Path(source).expanduser().is_file():
         raise UserError(f"input={source} {'is a folder' if Path(source).is_dir() else 'does not exist'}.")
     if source == STDIO and sys.stdin.isatty():
@@ -211,18 +220,22 @@ def _identity(source: str) -> dict[str, Any]:
     return {"bytes": status.st_size, "changed": status.st_mtime_ns, "head_sha256": head}
 
 
-def _summary(progress: "Progress", results: ResultRows, target: str, seconds: float) -> None:
+def _summary(progress: "Progress", labelling: "BulkPrediction", target: str, seconds: float) -> None:
     """On standard output, or on standard error where the labels are on the other."""
     out = sys.stderr if target == STDIO else sys.stdout
     rows = progress.rows - progress.earlier
     before = f", and {progress.earlier:,} before" if progress.earlier else ""
     print(f"\n{rows:,} row{'s' * (rows != 1)} in {seconds:.1f} s, {rows / seconds:,.0f} a second{before}", file=out)
     from tfew.prediction.bulk_predict import OWN
+    from tfew.prediction.doubt import doubt_lines
 
+    results = labelling.results
     for task, counts in sorted(progress.labels.items()):
         print(f"  {task}: {_distribution(counts)}", file=out)
         if len(counts) == 1 and sum(counts.values()) >= FEW_ROWS and OWN not in counts:
             print(f"  Warning: every row of {task} got the same label: check some by hand.", file=out)
+    for line in doubt_lines(progress, labelling, None if target == STDIO else Path(target)):
+        print(f"  {line}", file=out)
     if progress.bad:
         where = "" if target == STDIO else f"; they are listed in {bad_rows_file(Path(target))}"
         print(f"  {progress.bad:,} rows could not be labelled and are left out{where}", file=out)

@@ -1,9 +1,13 @@
 """Labels over HTTP, and a page to try them on: `python -m tfew.serve adapters=tasks.json port=8000`."""
 
+import gc
 import logging
+import os
 import socket
 import ssl
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from ipaddress import ip_address
 from pathlib import Path
@@ -13,59 +17,178 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from tfew.cli import command, overridden
+from tfew.decisions.request import DecisionSettings
 from tfew.environment.versions import require
 from tfew.errors import UserError
 from tfew.prediction.tasks_file import task_folders
+from tfew.settings import settings
 
 if TYPE_CHECKING:
+    from tfew.prediction.predictor import Predictor
     from tfew.service.limits import Limits
+    from tfew.service.processes import Beat
     from tfew.service.server import Listening
+    from tfew.service.shared_tasks import SharedTasks
+    from tfew.service.tokens import Tokens
 
+Folders = Mapping[str, str | Path] | None  # of the tasks of adapters=
 log = logging.getLogger("tfew.serve")  # __name__ is __main__ under python -m
 LOCAL = ("localhost", "127.0.0.1", "[::1]")
 OWN_SETTINGS = (
     "host", "port", "allowed_hosts", "max_items", "max_body_mb", "max_waiting", "max_table_rows", "max_connections",
-    "timeout_seconds", "drain_seconds", "manage", "token", "insecure", "certificate", "key",
+    "timeout_seconds", "drain_seconds", "manage", "token", "insecure", "certificate", "key", "processes",
 )  # fmt: skip
 WHOLE = {
     "port": (0, 65535), "max_items": (1, 10**6), "max_waiting": (1, 10**7), "max_table_rows": (1, 10**8),
-    "max_connections": (1, 10**6),
+    "max_connections": (1, 10**6), "processes": (1, 1024),
 }  # fmt: skip
+SILENT_SECONDS = 30.0  # a worker that says nothing for so long is replaced
 POSITIVE = ("max_body_mb", "timeout_seconds", "drain_seconds")
 
 
 def serve(config: DictConfig, overrides: Sequence[str] = ()) -> None:
     """Until SIGTERM or Ctrl-C; `overrides`: what the command line says."""
     _check(config)
+    settings(DecisionSettings, config).check()
     _check_reach(config)
     require("tfew.serve", "serve")
     _check_port(config.host, config.port)
     folders = None if config.adapters is None else task_folders(Path(str(config.adapters)).expanduser())
 
-    # heavy imports only now: the settings are known to be good
-    from tfew.prediction.predictor import load_predictor
-    from tfew.prediction.saved_run import saved_run
+    from tfew.service.tokens import load_tokens
+
+    tokens = None if config.token is None else load_tokens(str(config.token))
+    shared = _shared_tasks(config, folders)
+    if shared is not None:
+        shared.read()  # a damaged file is said now
+
+    def load() -> "Predictor":
+        # heavy imports only now: the settings are known to be good
+        from tfew.prediction.predictor import load_predictor
+        from tfew.prediction.saved_run import saved_run
+
+        of_prediction = [
+            override for override in overrides if overridden([override])[0].partition(".")[0] not in OWN_SETTINGS
+        ]
+        find_run = partial(saved_run, config, of_prediction)
+        predictor = load_predictor(find_run, config.adapter if folders is None else folders, config.merge)
+        for task in predictor.tasks.values():
+            _ = task.answering  # read now, not when somebody asks for it
+        return predictor
+
+    def ready(port: int) -> None:
+        scheme, tasks = "http" if config.certificate is None else "https", _number(len(folders or [""]), "task")
+        several = "" if config.processes == 1 else f", {config.processes} processes"
+        log.info(f"{scheme}://{config.host}:{port}: {tasks}{several}; Ctrl-C ends it.")
+
+    if config.processes == 1:
+        _serve(config, load(), tokens, folders, ready)
+    else:
+        _serve_many(config, load, tokens, folders, ready)
+
+
+def _serve(
+    config: DictConfig,
+    predictor: "Predictor",
+    tokens: "Tokens | None",
+    folders: Folders,
+    ready: Callable[[int], None],
+    worker: "Worker | None" = None,
+) -> None:
+    """In this process, which is `worker` where there are several."""
     from tfew.service import server
     from tfew.service.app import make_app
     from tfew.service.metrics import Metrics
     from tfew.service.queue import LabelQueue
-    from tfew.service.tokens import load_tokens
 
-    tokens = None if config.token is None else load_tokens(str(config.token))
-    of_prediction = [
-        override for override in overrides if overridden([override])[0].partition(".")[0] not in OWN_SETTINGS
-    ]
-    find_run = partial(saved_run, config, of_prediction)
-    predictor = load_predictor(find_run, config.adapter if folders is None else folders, config.merge)
-    metrics = Metrics()
+    name = None if worker is None else str(worker.number)
+    metrics = Metrics(name, None if worker is None else worker.folder)
     queue = LabelQueue(predictor, config.max_waiting, 2 * predictor.batch_size, metrics.observe_batch)
-    app = make_app(queue, metrics, _limits(config), tokens)
-    scheme, tasks = "http" if config.certificate is None else "https", _number(len(predictor.tasks), "task")
+    # of a worker that takes another's place the name stays: changes wait for it
+    member = None if worker is None else f"{worker.folder.name}-{name}"
+    app = make_app(queue, metrics, _limits(config), tokens, _shared_tasks(config, folders, member))
 
-    def ready(port: int) -> None:
-        log.info(f"{scheme}://{config.host}:{port}: {tasks}; Ctrl-C ends it.")
+    def each_second() -> None:
+        metrics.observe_state(queue.unanswered, len(predictor.tasks), queue.oldest_seconds)
+        metrics.publish()
+        if worker is not None and not queue.is_stuck(config.timeout_seconds) and not worker.beat():
+            queue.close()  # the parent has ended
 
-    server.serve(app, queue, _listening(config), ready)
+    server.serve(app, queue, _listening(config), ready, None if worker is None else worker.sockets, each_second)
+
+
+def _serve_many(
+    config: DictConfig,
+    load: Callable[[], "Predictor"],
+    tokens: "Tokens | None",
+    folders: Folders,
+    ready: Callable[[int], None],
+) -> None:
+    """In `processes=` others: on the CPU with one model for all, on GPUs with one for each."""
+    from tfew.service import processes
+    from tfew.service.server import SHUTDOWN_TIMEOUT_SECONDS
+
+    if not processes.HAS_FORK:
+        raise UserError(f"processes={config.processes}: this system has one (no fork).")
+    sockets = processes.bound_sockets(config.host, config.port)
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # its threads would not be there in a fork
+    gpus = 0 if config.trainer.accelerator == "cpu" else processes.gpu_count()
+    whole = None if gpus else _loaded_by_one_thread(load)
+    with tempfile.TemporaryDirectory(prefix="tfew-serve-") as name:
+
+        def work(number: int, beat: "Beat") -> None:
+            if gpus:
+                visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+                os.environ["CUDA_VISIBLE_DEVICES"] = processes.visible_gpu(number, gpus, visible)
+            import torch
+
+            torch.set_num_threads(processes.threads_of_each(config.processes))
+            predictor = load() if whole is None else whole
+            worker = Worker(number, Path(name), sockets, beat)
+            _serve(config, predictor, tokens, folders, lambda port: worker.tell_ready(), worker)
+
+        end_seconds = config.drain_seconds + 4 * SHUTDOWN_TIMEOUT_SECONDS
+        port = sockets[0].getsockname()[1]
+        processes.Supervisor(config.processes, work, sockets, SILENT_SECONDS, end_seconds, lambda: ready(port)).run()
+
+
+@dataclass(frozen=True)
+class Worker:
+    """One of several processes. `folder`: where all write their metrics; `sockets`: what all accept from."""
+
+    number: int
+    folder: Path
+    sockets: Sequence[socket.socket]
+    beat: "Beat"
+
+    def tell_ready(self) -> None:
+        self.beat()
+
+
+def _loaded_by_one_thread(load: Callable[[], "Predictor"]) -> "Predictor":
+    """Loaded so that a fork of this process can compute: torch's threads would not be there in it."""
+    import torch
+
+    torch.set_num_threads(1)
+    predictor = load()
+    gc.collect()
+    gc.freeze()  # collections in a fork would write to all pages of Python's objects, and so copy them
+    return predictor
+
+
+def _shared_tasks(config: DictConfig, folders: Folders, member: str | None = None) -> "SharedTasks | None":
+    """None where no task can be added, or what is added cannot be kept."""
+    from tfew.service.shared_tasks import SharedTasks
+
+    if config.manage is None or folders is None:
+        return None
+    try:
+        return SharedTasks(Path(config.manage).expanduser(), folders, member)
+    except UserError as error:
+        if config.processes > 1:
+            raise
+        log.warning(f"Warning: {error} What is added over HTTP ends with this process.")
+        return None
 
 
 def _number(count: int, what: str) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from omegaconf import DictConfig
 
 from tfew.costs.formulas import inference_flops, training_flops
+from tfew.decisions.curve import in_words
 from tfew.devices.distributed import is_main_process
 from tfew.environment.verbosity import is_quiet
 from tfew.models.adapters_io import save_temperature
@@ -150,7 +151,7 @@ def _print_metrics(metrics: Mapping[str, Any]) -> None:
             f"  {'median (IQR)':<{width}}  {100 * metrics['accuracy']:8.1f}  ({100 * metrics['accuracy_iqr']:.1f});"
             f" chance {100 * metrics['chance']:.1f}"
         )
-        print(_describe_calibration(metrics["calibration"]))
+        _print_probabilities(metrics)
     else:
         print(f"  nothing evaluated; mean loss of the last tenth of training {metrics['final_loss']:.4f}")
 
@@ -160,7 +161,7 @@ def _print_labels(metrics: Mapping[str, Any], rows: int) -> None:
     print("\n".join(f"  {line}" for line in headline(metrics, rows)))
     if "classes" in metrics:
         print("\n".join(f"  {line}".rstrip() for line in ["", *by_label(metrics), "", *confusions(metrics), ""]))
-    print(_describe_calibration(metrics["calibration"]))
+    _print_probabilities(metrics)
     if "tuning" in metrics:
         print(
             "\n".join(
@@ -169,6 +170,12 @@ def _print_labels(metrics: Mapping[str, Any], rows: int) -> None:
         )
     for sentence in doubts(metrics, rows):
         print(f"  {sentence}")
+
+
+def _print_probabilities(metrics: Mapping[str, Any]) -> None:
+    print(_describe_calibration(metrics["calibration"]))
+    if "answering" in metrics and (words := in_words(metrics["answering"])):
+        print(f"  {words}")
 
 
 def _describe_calibration(calibration: Mapping[str, Any]) -> str:

@@ -1,8 +1,10 @@
-"""The service under attack: `python -m scripts.drills.attack [--before CHECKOUT]`.
+"""The service under attack: `python -m scripts.drills.attack [--before CHECKOUT] [--minutes 10]`.
 
 Trains a small task, serves it, and tries each kind of `attacks.py`. After each an honest client asks for a row: it has
 to be answered, and the server must not have grown by more than GROWTH_MB. Prints a table; exit code 1 where a kind does
-harm. With `--before` the same is tried on another checkout of this repository, for comparison.
+harm. With `--before` the same is tried on another checkout of this repository, for comparison. With `--minutes` all
+kinds are tried for so long, three at a time, while honest clients ask: exit code 1 where one of these is not answered,
+or the memory has grown.
 """
 
 import json
@@ -21,12 +23,14 @@ from pathlib import Path
 from tqdm import tqdm
 
 from scripts.drills.attacks import KINDS, Kind, Target
+from scripts.drills.mixed import mixed
 
 ROOT = Path(__file__).parents[2]
 GROWTH_MB = 400
+STEADY_MB = 200  # from the second minute to the last
 HONEST_SECONDS = 5.0
 ATTACKER, HONEST = "attacker-" + "a" * 24, "honest-" + "h" * 24
-SETTINGS = ("trainer=cpu", "timeout_seconds=5", "eval_batch_size=16")
+SETTINGS = ("trainer=cpu", "eval_batch_size=16")
 NEW_SETTINGS = ("max_connections=200", "drain_seconds=5")
 
 
@@ -44,8 +48,8 @@ class Outcome:
 class Service:
     """`python -m tfew.serve` of a checkout; started again where an attack has ended it."""
 
-    def __init__(self, checkout: Path, folder: Path, run: Path) -> None:
-        self._checkout, self._folder = checkout, folder
+    def __init__(self, checkout: Path, folder: Path, run: Path, timeout_seconds: int = 5) -> None:
+        self._checkout, self._folder, self._timeout_seconds = checkout, folder, timeout_seconds
         self._is_new = (checkout / "tfew" / "service" / "tokens.py").exists()
         self.manage = folder / "manage"
         shutil.copytree(run, self.manage / "good")
@@ -88,7 +92,7 @@ class Service:
         new = (*NEW_SETTINGS, f"token={self._folder}/tokens") if self._is_new else ()
         command = [
             sys.executable, "-m", "tfew.serve", f"adapters={self._folder}/tasks.json", f"port={self.port}",
-            f"manage={self.manage}", *SETTINGS, *new,
+            f"manage={self.manage}", f"timeout_seconds={self._timeout_seconds}", *SETTINGS, *new,
         ]  # fmt: skip
         with (self._folder / "log").open("ab") as log:
             environment = {**os.environ, "PYTHONPATH": str(self._checkout)}
@@ -145,10 +149,23 @@ def make_run(folder: Path) -> Path:
     return folder / train(compose("+experiment=mini_few_shot", *few, f"runs={folder}")).name
 
 
+def for_minutes(minutes: float) -> int:
+    with tempfile.TemporaryDirectory() as name:
+        run = make_run(Path(name))
+        with Service(ROOT, Path(name) / "here", run, timeout_seconds=10) as service:
+            found = mixed(service.target(), minutes, service.megabytes)
+            still_runs = service.megabytes() > 0
+    print(*found.lines(), sep="\n")
+    return int(not still_runs or set(found.honest) != {"200"} or found.grown > STEADY_MB)
+
+
 def main() -> int:
     parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
     parser.add_argument("--before", type=Path)
+    parser.add_argument("--minutes", type=float)
     options = parser.parse_args()
+    if options.minutes is not None:
+        return for_minutes(options.minutes)
     columns = []
     with tempfile.TemporaryDirectory() as name:
         run = make_run(Path(name))

@@ -1,13 +1,14 @@
 """Reading rows, the label rule, and the few-shot sets."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.conftest import EXPERIMENTS
-from tfew.config import compose, resolved
+from tfew.config import CONFIGS, compose, resolved
 from tfew.data.dataset import DatasetSpec
 from tfew.data.fewshot import OFFICIAL_SPLITS, draw, few_shot_examples, pick_official, row_hash
 from tfew.data.labels import LabelRule
@@ -272,3 +273,22 @@ def test_a_data_sets_file_that_cannot_be_is_told_by_its_key(change: dict[str, An
     section = {**resolved(compose("dataset=mini/complaint").dataset), **change}
     with pytest.raises(UserError, match=message):
         load_templates(DatasetSpec.from_config(section).prompts)
+
+
+def _repositories() -> dict[Path, tuple[str, str]]:
+    """The files that name a repository of the Hub: its id, and the line above their section `hub`."""
+    found = {}
+    for path in (CONFIGS / "dataset").rglob("*.yaml"):
+        section = re.search(r"(?m)^(.*)\n^hub:(.*\n(?:^ .*\n)*)", path.read_text())
+        if section and (id := re.search(r"\bid: ([\w.-]+/[\w.-]+)", section[2])):
+            found[path] = (id[1], section[1])
+    return found
+
+
+def test_each_repository_of_the_hub_says_whether_it_was_seen_elsewhere() -> None:
+    """And at which commit; files of one repository say the same."""
+    found = _repositories()
+    assert len(found) > 30
+    form = re.compile(r"# (not seen elsewhere|seen elsewhere: [0-9a-f]{40}, (undated|\d{4}-\d\d-\d\d))")
+    assert [path.name for path, (_, line) in found.items() if not form.fullmatch(line)] == []
+    assert len(set(found.values())) == len({id for id, _ in found.values()})

@@ -125,6 +125,33 @@ def test_cross_validation_and_grid_search(capsys: pytest.CaptureFixture[str]) ->
     assert capsys.readouterr() == ("", ""), "verbose=0"
 
 
+def test_doubtful_rows_have_no_label() -> None:
+    classifier = quick(validation=0.5).fit(TEXTS, LABELS)
+    sure = classifier.predict_proba(NEW).max(axis=1)
+    plain = classifier.predict(NEW)
+    found = classifier.predict(NEW, threshold=float(np.median(sure)))
+    assert found.dtype == object
+    assert [label is None for label in found] == (sure < np.median(sure)).tolist()
+    assert [label for label in found if label is not None] == plain[sure >= np.median(sure)].tolist()
+    assert classifier.predict(NEW, threshold=0.01).tolist() == plain.tolist()
+    assert [label is None for label in classifier.predict(NEW, coverage=0.99)].count(False) >= 1
+    with pytest.raises(UserError, match=r"risk=0\.01 cannot be promised with 90 % confidence by 8 held-out rows"):
+        classifier.predict(NEW, risk=0.01)
+    with pytest.raises(UserError, match="threshold= and coverage= each set the threshold"):
+        classifier.predict(NEW, threshold=0.8, coverage=0.9)
+
+
+def test_sets_of_labels(fitted: TfewClassifier) -> None:
+    classifier = quick(folds=2).fit(TEXTS, LABELS)
+    found = classifier.predict_set(NEW, share=0.8)
+    assert (found.shape, found.dtype) == ((3, 2), bool)
+    for row, label in zip(found, classifier.predict(NEW), strict=True):
+        assert row[classifier.classes_.tolist().index(label)], "the likeliest label is in it"
+    assert classifier.predict_set(NEW, share=0.99).all(), "too few held-out rows to leave any out"
+    with pytest.raises(UserError, match="held no rows out: train with folds=5"):
+        fitted.predict_set(NEW)
+
+
 def test_what_is_not_fitted_says_so() -> None:
     for use in (lambda c: c.predict(NEW), lambda c: c.predict_proba(NEW), lambda c: c.report, lambda c: c.save("x")):
         with pytest.raises(NotFittedError, match="not fitted yet"):

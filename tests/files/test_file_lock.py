@@ -51,8 +51,8 @@ def test_runs_without_locks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cap
         assert not is_locked(tmp_path / "run" / LOCK_FILE)
     assert caplog.messages[0].startswith("Note: no locks here; nothing keeps two processes from making the same run.")
     assert not (tmp_path / "run").exists()
-    file = PartialFile(tmp_path / "out", tmp_path / "side", {}, resume=False, overwrite=False)
-    file.write("rows\n", "", {})
+    file = PartialFile(tmp_path / "out", [tmp_path / "side"], {}, resume=False, overwrite=False)
+    file.write("rows\n", [""], {})
     file.finish()
     assert (tmp_path / "out").read_text() == "rows\n"
 

@@ -8,12 +8,14 @@ from typing import Any
 import pytest
 
 from tests.hub.repositories import t5
+from tests.hub.shell import Shell
 from tests.hub.stand_in import StandIn
 from tfew.config import compose
 from tfew.files import hub as tfew_hub
 from tfew.files import hub_files
 
 DEMO = ("name=demo_commits", "dataset=mini/commits", "few_shot=draw", "model=tiny")
+SMALL = (*DEMO, "steps=2", "trainer=cpu", "dataset.generator.eval=8")  # of a command
 TRAINED: list[Any] = []
 
 
@@ -28,6 +30,11 @@ def server() -> Iterator[StandIn]:
 @pytest.fixture
 def home(tmp_path: Path) -> Path:
     return tmp_path / "hf_home"
+
+
+@pytest.fixture
+def shell(server: StandIn, home: Path, tmp_path: Path) -> Shell:
+    return Shell(server, home, tmp_path)
 
 
 @pytest.fixture

@@ -19,22 +19,26 @@ from urllib.parse import parse_qs, unquote, urlsplit
 LFS = (".bin", ".safetensors", ".gguf", ".parquet", ".pt")
 RESOLVE = re.compile(r"/(?:(datasets)/)?([\w.-]+/[\w.-]+)/resolve/([^/]+)/(.+)")
 API = re.compile(
-    r"/api/(models|datasets)/([\w.-]+/[\w.-]+?)(?:/(revision|tree|paths-info|preupload|commit)/([^/]+)(?:/(.*))?)?"
+    r"/api/(models|datasets)/([\w.-]+/[\w.-]+?)"
+    r"(?:/(revision|tree|paths-info|preupload|commits?|xet-(?:read|write)-token)/([^/]+)(?:/(.*))?)?"
 )
+DISCUSSIONS = re.compile(r"/api/models/([\w.-]+/[\w.-]+)/discussions")
 CONTENT = re.compile(r"/content/([0-9a-f]{64})")
+PULLED = "pull-request"  # for refs/pr/1, whose slashes would be others
 NOT_FOUND = {"RepoNotFound": 401, "GatedRepo": 403, "RevisionNotFound": 404, "EntryNotFound": 404}
 
 
 @dataclass
 class Repository:
-    """`commits`: files of each, oldest first; the branch main is at the last."""
+    """`commits`: files of each, oldest first; the branch main is at the last. `pulled`: of a bot's pull request."""
 
     kind: str  # models | datasets
     id: str
     commits: dict[str, dict[str, bytes]] = field(default_factory=dict)
+    pulled: dict[str, dict[str, bytes]] = field(default_factory=dict)
     token: str | None = None  # that its files are shown for: a gated repository
     private: bool = False
-    xet: bool = False  # its LFS files are said to be in Xet storage
+    xet: str | None = None  # the address of the Xet storage that its LFS files are said to be in; "": no token for it
 
     def commit(self, files: dict[str, bytes]) -> str:
         """Adds files to those of the last commit; returns the name of the new one."""
@@ -44,16 +48,24 @@ class Repository:
         self.commits[name] = whole
         return name
 
+    def pull_request(self, files: dict[str, bytes]) -> None:
+        """As a bot makes one for weights that are pickles: their safetensors, on top of main."""
+        self.pulled = {hashlib.sha1(self.head.encode()).hexdigest(): {**self.files(self.head), **files}}
+
     @property
     def head(self) -> str:
         return list(self.commits)[-1]
 
     def files(self, revision: str) -> dict[str, bytes]:
-        return self.commits[self.named(revision)]
+        return {**self.commits, **self.pulled}[self.named(revision)]
 
     def named(self, revision: str) -> str:
-        """Raises KeyError for a revision that there is not."""
-        return self.head if revision == "main" else revision if revision in self.commits else self.commits[revision]  # type: ignore[return-value]
+        """Raises StopIteration for a revision that there is not."""
+        if revision == PULLED:
+            return next(iter(self.pulled))
+        return (
+            self.head if revision == "main" else next(name for name in self.commits | self.pulled if name == revision)
+        )
 
 
 @dataclass
@@ -75,7 +87,9 @@ class StandIn(ThreadingHTTPServer):
         self.faults: list[Fault] = []
         self.requests: list[str] = []
         self.content: dict[str, bytes] = {}
+        self.names: dict[str, str] = {}  # of the files of this content, which a bar shows
         self.valid_tokens = {"hf_good"}
+        self.pause = 0.0  # seconds between the tenths of a body: a slow network
         Thread(target=self.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
 
     @property
@@ -152,12 +166,13 @@ class _Handler(BaseHTTPRequestHandler):
         return False
 
     def _respond(self, body: bytes, cut: bool) -> None:
-        path = unquote(urlsplit(self.path).path)
+        path = unquote(urlsplit(self.path).path).replace("refs/pr/1", PULLED)
         if found := CONTENT.fullmatch(path):
             if self.command == "PUT":
                 self.server.content[found[1]] = body
                 return self._send(200, b"")
-            return self._send_part(self.server.content[found[1]], {}, cut)
+            named = {"Content-Disposition": f'inline; filename="{self.server.names.get(found[1], found[1])}";'}
+            return self._send_part(self.server.content[found[1]], named, cut)
         token = (self.headers.get("Authorization") or "").removeprefix("Bearer ")
         if token and token not in self.server.valid_tokens:
             raise _Refused("InvalidToken", "Invalid credentials in Authorization header")
@@ -171,8 +186,12 @@ class _Handler(BaseHTTPRequestHandler):
             return self._json({"errors": [], "warnings": []})
         if found := RESOLVE.fullmatch(path):
             return self._resolve(self._repository(found[1] or "models", found[2], token), found[3], found[4], cut)
+        if found := DISCUSSIONS.fullmatch(path):
+            return self._json(_discussions(self._repository("models", found[1], token)))
         if found := API.fullmatch(path):
             repository = self._repository(found[1], found[2], token, shows_files=False)
+            if (found[3] or "").startswith("xet-"):
+                return self._xet_token(repository)
             return self._json(self._api(repository, found[3] or "revision", found[4] or "main", found[5] or "", body))
         raise _Refused("EntryNotFound")
 
@@ -187,25 +206,24 @@ class _Handler(BaseHTTPRequestHandler):
     def _commit(self, repository: Repository, revision: str) -> str:
         try:
             return repository.named(revision)
-        except KeyError:
+        except StopIteration:
             raise _Refused("RevisionNotFound", f"Invalid rev id: {revision}") from None
 
     def _resolve(self, repository: Repository, revision: str, name: str, cut: bool) -> None:
         commit = self._commit(repository, revision)
         headers = {"X-Repo-Commit": commit}
-        data = repository.commits[commit].get(name)
+        data = repository.files(commit).get(name)
         if data is None:
             return self._send(404, b"", {**headers, "X-Error-Code": "EntryNotFound"})
         if not name.endswith(LFS):
-            return self._send_part(data, {**headers, "ETag": f'"{_blob_sha1(data)}"'}, cut)
+            named = {"Content-Disposition": f'inline; filename="{name}";'}
+            return self._send_part(data, {**headers, **named, "ETag": f'"{_blob_sha1(data)}"'}, cut)
         sha256 = _sha256(data)
-        self.server.content[sha256] = data
+        self.server.content[sha256], self.server.names[sha256] = data, name
         headers |= {"X-Linked-Etag": f'"{sha256}"', "X-Linked-Size": str(len(data))}
-        if repository.xet:
-            headers |= {
-                "X-Xet-Hash": sha256,
-                "X-Xet-Refresh-Route": f"/api/models/{repository.id}/xet-read-token/{commit}",
-            }
+        if repository.xet is not None:
+            route = f"{self.server.url}/api/{repository.kind}/{repository.id}/xet-read-token/{commit}"
+            headers |= {"X-Xet-Hash": sha256, "X-Xet-Refresh-Route": route}
         self._send(302, b"", {**headers, "Location": f"{self.server.content_url}/content/{sha256}"})
 
     def _api(self, repository: Repository, what: str, revision: str, below: str, body: bytes) -> Any:
@@ -221,7 +239,10 @@ class _Handler(BaseHTTPRequestHandler):
         if what == "commit":
             return self._add_commit(repository, body)
         commit = self._commit(repository, revision)
-        entries = [_entry(name, data) for name, data in repository.commits[commit].items()]
+        if what == "commits":
+            older = list(repository.commits)[::-1]
+            return [_described(name) for name in ([commit] if commit in repository.pulled else []) + older]
+        entries = [_entry(name, data) for name, data in repository.files(commit).items()]
         if what == "tree":
             return _tree(entries, f"{below.rstrip('/')}/" if below else "", "recursive=true" in self.path.lower())
         if what == "paths-info":
@@ -244,6 +265,12 @@ class _Handler(BaseHTTPRequestHandler):
         hidden = bool(wanted.get("private") or wanted.get("visibility") == "private")
         self.server.add("models", id, {}, private=hidden)
         self._json({"url": f"{self.server.url}/{id}", "name": id, "id": "0"})
+
+    def _xet_token(self, repository: Repository) -> None:
+        if not repository.xet:
+            raise _Refused("EntryNotFound")
+        named = {"X-Xet-Cas-Url": repository.xet, "X-Xet-Access-Token": "xet", "X-Xet-Token-Expiration": "9999999999"}
+        self._send(200, b"{}", named)
 
     def _lfs(self, wanted: dict[str, Any]) -> None:
         links = [
@@ -288,11 +315,31 @@ class _Handler(BaseHTTPRequestHandler):
             self.send_header(name, value)
         self.end_headers()
         if self.command != "HEAD":
-            self.wfile.write(data[: len(data) // 2] if cut else data)
+            self._write(data[: len(data) // 2] if cut else data)
         if cut:
             self.wfile.flush()
             self.connection.shutdown(socket.SHUT_RDWR)
             self.close_connection = True
+
+    def _write(self, data: bytes) -> None:
+        size = max(len(data) // 10, 1) if self.server.pause else len(data)
+        for start in range(0, len(data), size or 1):
+            self.wfile.write(data[start : start + size])
+            time.sleep(self.server.pause)
+
+
+def _described(commit: str) -> dict[str, Any]:
+    return {"id": commit, "authors": [{"user": "me"}], "date": "2026-01-01T00:00:00.000Z", "title": "t", "message": ""}
+
+
+def _discussions(repository: Repository) -> dict[str, Any]:
+    one = {
+        "title": "Adding `safetensors` variant of this model", "num": 1, "author": {"name": "SFconvertbot"},
+        "createdAt": "2026-01-01T00:00:00.000Z", "status": "open", "isPullRequest": True,
+        "repo": {"name": repository.id, "type": "model"},
+    }  # fmt: skip
+    found = [one] if repository.pulled else []
+    return {"discussions": found, "count": len(found), "start": 0, "numClosedDiscussions": 0}
 
 
 def _tree(entries: list[dict[str, Any]], start: str, recursive: bool) -> list[dict[str, Any]]:

@@ -10,46 +10,20 @@ from typing import Any
 import pytest
 
 from tests.gguf_files import write_llama
-from tests.hub.conftest import DEMO
+from tests.hub.conftest import DEMO, SMALL
 from tests.hub.repositories import parquet, rows, t5, two_configurations
-from tests.hub.stand_in import Fault, StandIn
-
-ROOT = Path(__file__).parents[2]
-SMALL = (*DEMO, "steps=2", "trainer=cpu", "dataset.generator.eval=8")
-
-
-class Shell:
-    """Runs commands; `home` is their HF_HOME."""
-
-    def __init__(self, server: StandIn, home: Path, cwd: Path) -> None:
-        self.server, self.home, self.cwd = server, home, cwd
-
-    def __call__(self, module: str, *arguments: str, code: int = 0, **variables: str) -> str:
-        """What the command wrote; it is to end with this code, and never in a traceback."""
-        left_out = ("HF_HUB_OFFLINE", "HF_TOKEN", "TQDM_DISABLE")
-        env = {name: value for name, value in os.environ.items() if name not in left_out}
-        env |= {"HF_ENDPOINT": self.server.url, "HF_HOME": str(self.home), "PYTHONPATH": str(ROOT), **variables}
-        command = [sys.executable, "-m", f"tfew.{module}", *arguments]
-        done = subprocess.run(command, capture_output=True, text=True, env=env, cwd=self.cwd, check=False, timeout=300)
-        written = done.stdout + done.stderr
-        assert done.returncode == code, written
-        assert "Traceback" not in written
-        return written
-
-    def run(self) -> Path:
-        """The folder of the only training run."""
-        (record,) = self.cwd.glob("runs/demo_commits-*/result.json")
-        return record.parent
-
-
-@pytest.fixture
-def shell(server: StandIn, home: Path, tmp_path: Path) -> Shell:
-    return Shell(server, home, tmp_path)
+from tests.hub.shell import ROOT, Shell
+from tests.hub.stand_in import Fault
+from tfew.config import compose, resolved
+from tfew.data.dataset import DatasetSpec
+from tfew.data.templates import Template, load_templates
+from tfew.schema import Example
 
 
 @pytest.mark.slow
 def test_train_on_pickles_then_evaluate_on_the_same_commit_without_the_hub(shell: Shell) -> None:
     repository = shell.server.add("models", "me/t0", t5("bin"))
+    repository.pull_request(t5())
     written = shell("train", *SMALL, "model.path=me/t0")
     assert "Downloading me/t0, " in written
     assert not any(word in line for line in shell.server.requests for word in ("discussions", "refs%2Fpr", "refs/pr"))
@@ -62,21 +36,67 @@ def test_train_on_pickles_then_evaluate_on_the_same_commit_without_the_hub(shell
     assert "cannot be reached" in written
 
 
+# another project: transformers and peft alone, which know the adapter and its base by their ids on the Hub
+WITH_PEFT = """
+import json, sys
+import torch
+from peft import PeftModel
+from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+
+id, commit, prompts = sys.argv[1], sys.argv[2], json.load(open(sys.argv[3]))
+tokenizer = AutoTokenizer.from_pretrained("me/t0", revision=commit)
+base = AutoModelForSeq2SeqLM.from_pretrained("me/t0", revision=commit)
+model = PeftModel.from_pretrained(base, id).eval()
+assert "tfew" not in sys.modules
+
+def score(input, choice):
+    labels = tokenizer(choice, return_tensors="pt").input_ids
+    logits = model(**tokenizer(input, return_tensors="pt"), labels=labels).logits[0]
+    return logits.log_softmax(-1).gather(1, labels[0][:, None]).mean()
+
+def probabilities():
+    scores = [[[score(prompt["input"], choice) for choice in prompt["choices"]] for prompt in row] for row in prompts]
+    return [torch.tensor(row).softmax(-1).mean(0).tolist() for row in scores]
+
+with torch.no_grad(), model.disable_adapter():
+    plain = probabilities()
+with torch.no_grad():
+    print(json.dumps([probabilities(), plain]))
+"""
+
+
 @pytest.mark.drill
-def test_publish_and_predict_by_id_in_another_home(shell: Shell, tmp_path: Path) -> None:
-    shell.server.add("models", "me/t0", t5())
-    shell("train", *SMALL, "model.path=me/t0")
+def test_publish_and_label_by_id_in_other_processes(shell: Shell, tmp_path: Path) -> None:
+    """By tfew with another HF_HOME, and by peft without tfew: the same probabilities, of the commit trained on."""
+    repository = shell.server.add("models", "me/t0", t5())
+    commit = repository.head
+    shell("train", *SMALL, "model.path=me/t0", "steps=12", "optimizer.lr=0.1")
     login = {"HF_TOKEN": "hf_good", "HF_HUB_DISABLE_XET": "1"}
     shell("convert", f"adapter={shell.run()}", "to=hub", "repo=me/vectors", **login)
     assert shell.server.repositories["models", "me/vectors"].private
-    rows = '{"text": "Ann has a dog.", "claim": "Ann has a cat."}\n'
-    (tmp_path / "new.jsonl").write_text(rows)
+    rows = [{"text": f"Ann has a {pet}.", "claim": "Ann has a cat."} for pet in ("dog", "cat", "bird", "horse")]
+    (tmp_path / "new.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     shell("predict", f"adapter={shell.run()}", "input=new.jsonl", "output=here.jsonl", "trainer=cpu")
+    repository.commit(t5(seed=1))
     other = Shell(shell.server, tmp_path / "other_home", tmp_path)
-    data = ("dataset=mini/commits", "input=new.jsonl", "output=there.jsonl", "trainer=cpu")
-    other("predict", "adapter=hub:me/vectors", *data, **login)
-    here, there = (json.loads((tmp_path / name).read_text()) for name in ("here.jsonl", "there.jsonl"))
+    other("predict", "adapter=hub:me/vectors", "input=new.jsonl", "output=there.jsonl", "trainer=cpu", **login)
+    here, there = ((tmp_path / name).read_text().splitlines() for name in ("here.jsonl", "there.jsonl"))
     assert here == there
+    ours = [list(json.loads(line)["probabilities"].values()) for line in here]
+    spec = DatasetSpec.from_config(resolved(compose("dataset=mini/commits").dataset))
+    prompts = [[_prompt(template, spec, row) for template in load_templates(spec.prompts)] for row in rows]
+    (tmp_path / "prompts.json").write_text(json.dumps(prompts))
+    third = Shell(shell.server, tmp_path / "third_home", tmp_path)
+    written = third.python("-c", WITH_PEFT, "me/vectors", commit, "prompts.json", **login)
+    theirs, plain = json.loads(written.splitlines()[-1])
+    assert [pytest.approx(row, abs=1e-5) for row in theirs] == ours
+    assert not [row for row, base in zip(ours, plain, strict=True) if row == pytest.approx(base, abs=1e-2)]
+
+
+def _prompt(template: Template, spec: DatasetSpec, row: dict[str, str]) -> dict[str, Any]:
+    prompt = template.render(spec.name, Example(0, row, None))
+    assert prompt is not None
+    return {"input": prompt.input, "choices": list(prompt.choices)}
 
 
 @pytest.mark.drill

@@ -17,8 +17,10 @@ from tfew.config import compose
 from tfew.convert import convert, with_base_of_run
 from tfew.errors import UserError
 from tfew.evaluate import evaluate
+from tfew.files.checksums import to_checked_json
 from tfew.files.hub_adapter import local_adapter
 from tfew.models.backbone import load_model
+from tfew.models.saved_task import task_of
 from tfew.prediction.predictor import Predictor
 from tfew.prediction.saved_run import with_run_settings
 from tfew.prediction.tasks_file import task_folders
@@ -73,6 +75,92 @@ def test_what_goes_up(run: RunRecord, publish: Any, hub: StandIn, tmp_path: Path
     assert files["adapter.safetensors"] == (run.folder / "adapter.safetensors").read_bytes()
 
 
+@pytest.fixture
+def own_run(run: RunRecord, tmp_path: Path) -> tuple[RunRecord, list[str]]:
+    """Of a table of one's own, trained on the same base, and the table's texts."""
+    texts = [f"order {i} came {'late and wet' if i % 2 else 'early, well packed'}" for i in range(16)]
+    lines = ["says,kind", *(f'"{text}",{"bad" if i % 2 else "good"}' for i, text in enumerate(texts))]
+    (tmp_path / "secret_orders.csv").write_text("\n".join(lines) + "\n")
+    commit = run.config["model"]["commit"]
+    base = ("model=tiny", "model.path=me/t0", f"model.commit={commit}", "trainer=cpu", f"runs={tmp_path}/own")
+    settings = ("+experiment=local", f"data={tmp_path}/secret_orders.csv", "text=says", "label=kind", "folds=null")
+    short = ("steps=12", "optimizer.lr=0.1", "batch_size=4", "max_tokens=64", "validation=0.25")
+    return train(compose(*settings, *base, *short)), texts
+
+
+def test_an_adapter_of_an_own_table_says_what_its_labels_are(
+    own_run: tuple[RunRecord, list[str]], publish: Any, hub: StandIn, tmp_path: Path
+) -> None:
+    """It labels by its id alone, as from its run; what goes up has the template and the labels, no row and no path."""
+    record, texts = own_run
+    publish(record.folder)
+    new_process()
+    row = {"says": "order 99 came late, and wet through"}
+    ours = Predictor.load(record.folder, "trainer=cpu")(row)
+    theirs = Predictor.load("hub:me/vectors", "trainer=cpu")(row)
+    assert theirs == ours
+    assert theirs[0].label in ("bad", "good")
+    everything = b"\n".join(uploaded(hub).values()).decode(errors="replace")
+    assert not [text for text in texts if text in everything]
+    for word in (str(tmp_path), "secret_orders.csv", str(record.folder)):
+        assert word not in everything
+    task = json.loads(uploaded(hub)["adapter.json"])["task"]
+    assert (task["dataset"]["label"]["names"], task["dataset"]["columns"]) == (["bad", "good"], ["says"])
+    assert (task["max_tokens"], task["dataset"]["files"]) == (64, {"train": [], "eval": []})
+    assert "python -m tfew.predict adapter=hub:me/vectors input=new.csv output=labels.csv" in everything
+    # and on other rows, whose columns have other names
+    (tmp_path / "more.csv").write_text("words,is\n" + "".join(f"{text},good\n" for text in ("a b", "c d", "e f")))
+    other = [f"data={tmp_path}/more.csv", "text=words", "label=is", "trainer=cpu", f"runs={tmp_path}/again"]
+    given = ["adapter=hub:me/vectors", *other]
+    again = evaluate(with_run_settings(compose(*given, config_name="evaluate"), given))
+    given = [f"adapter={record.folder}", *other[:-1], f"runs={tmp_path}/from_run"]
+    from_run = evaluate(with_run_settings(compose(*given, config_name="evaluate"), given))
+    assert predictions(again.folder) == predictions(from_run.folder)
+    assert again.counts["rows"] == 3
+
+
+def test_a_published_adapter_is_published_again(
+    own_run: tuple[RunRecord, list[str]], publish: Any, hub: StandIn
+) -> None:
+    """From where it was downloaded to, without its run: with the task that it says."""
+    publish(own_run[0].folder)
+    publish(local_adapter("hub:me/vectors"), "repo=me/copy")
+    first, copy = (hub.repositories["models", name].files("main")["adapter.json"] for name in ("me/vectors", "me/copy"))
+    assert json.loads(first)["task"] == json.loads(copy)["task"]
+
+
+@pytest.mark.parametrize(
+    ("task", "message"),
+    [
+        ({"dataset": "mini"}, "does not describe its task: dataset"),
+        ("yes", "does not describe its task"),
+        (
+            {"dataset": {"name": "${oc.env:HOME}"}, "templates": {}, "score": {}, "max_tokens": 8},
+            "refers to something outside it",
+        ),
+    ],
+)
+def test_a_task_of_a_stranger(task: object, message: str, run: RunRecord, publish: Any, hub: StandIn) -> None:
+    publish(run.folder)
+    repository = hub.repositories["models", "me/vectors"]
+    described = {**json.loads(repository.files("main")["adapter.json"]), "task": task}
+    text = to_checked_json({key: value for key, value in described.items() if key != "sha256"})
+    repository.commit({"adapter.json": text.encode()})
+    new_process()
+    with pytest.raises(UserError, match=message):
+        Predictor.load("hub:me/vectors", "trainer=cpu")
+
+
+def test_a_task_names_no_file_of_this_machine() -> None:
+    """Whatever a stranger has written into it, and whatever the settings of a run said."""
+    files = {"train": ["/etc/passwd", "RTE/train.jsonl", ["a.pos", "../a.neg"]], "eval": None}
+    dataset = {"files": files, "layout": {"settings": ["/home/me/raft.jsonl"]}, "label": None}
+    task = task_of({"dataset": dataset, "templates": {}, "score": {}, "max_tokens": 8})
+    assert task is not None
+    assert task["dataset"] == {"files": {"train": ["RTE/train.jsonl"], "eval": []}, "layout": None, "label": None}
+    assert task_of({"dataset": {"members": {}}}) is None
+
+
 def test_a_dry_run_uploads_nothing(run: RunRecord, publish: Any, hub: StandIn, caplog: Any) -> None:
     with caplog.at_level(logging.INFO, logger="tfew"):
         publish(run.folder, "dry_run=true")
@@ -94,6 +182,7 @@ def test_it_comes_back_by_its_id(run: RunRecord, publish: Any, hub: StandIn, tmp
     row = {"text": "Ann has a dog.", "claim": "Ann has a cat."}
     ours = Predictor.load(run.folder, "trainer=cpu")(row)
     assert Predictor.load("hub:me/vectors", "dataset=mini/commits", "trainer=cpu")(row) == ours
+    assert Predictor.load("hub:me/vectors", "trainer=cpu")(row) == ours
     (tmp_path / "tasks.json").write_text('{"a": "hub:me/vectors"}')
     many = Predictor.load(task_folders(tmp_path / "tasks.json"), "dataset=mini/commits", "trainer=cpu")
     assert [found.label for found in many(row)] == [found.label for found in ours]

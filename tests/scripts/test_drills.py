@@ -57,6 +57,14 @@ def test_what_is_no_number_is_told(
 
 
 @pytest.mark.drill
+def test_a_rolling_restart_behind_nginx_loses_nothing() -> None:
+    said = run("rolling_restart", "--requests", "400", "--clients", "8")
+    if said.startswith("Skipped"):
+        pytest.skip(said)
+    assert "lost 0, wrong 0 (statuses: {200: 400})" in said
+
+
+@pytest.mark.drill
 def test_tables_of_a_folder_are_walked_through_and_what_is_said_is_listed(tmp_path: Path) -> None:
     """A good table, one that is refused, and new rows; no path of this machine."""
     (tmp_path / "cases").mkdir()

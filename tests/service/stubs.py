@@ -4,11 +4,13 @@ import threading
 from collections.abc import Mapping
 from typing import Any
 
+from tfew.decisions.decision import Decision
 from tfew.errors import UserError
 
 
 class Labeller:
     labels, columns, text_column, templates = ("a", "b"), ("text",), "text", ("t",)
+    decision, answering = Decision(), None
 
     def check_columns(self, columns: Any, where: str) -> None:
         return None

@@ -154,3 +154,16 @@ def test_https(tmp_path: Path) -> None:
         with connection.getresponse() as answer:
             assert answer.status == 200
         connection.close()
+
+
+def test_one_address_that_takes_all_connections_takes_none_of_anothers() -> None:
+    labelling = queue()
+    with running(make_app(labelling, Metrics(), LIMITS), labelling, ConnectionLimits(5, 60, 60)) as (port, found):
+        other = socket.create_connection(("127.0.0.1", port), timeout=60, source_address=("127.0.0.2", 0))
+        wait_for(lambda: len(found.open) == 1)
+        crowd = [connected(port) for _ in range(20)]
+        wait_for(lambda: found.closed_idle == 16)
+        other.sendall(b"GET /healthz HTTP/1.1\r\nhost: 127.0.0.1\r\nconnection: close\r\n\r\n")
+        assert b"200 OK" in other.recv(65536)
+        for client in (other, *crowd):
+            client.close()

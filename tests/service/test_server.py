@@ -43,6 +43,7 @@ def test_uvicorn_is_told_when_to_disconnect_clients(monkeypatch: pytest.MonkeyPa
     class Recorded(GracefulServer):
         def __init__(self, config: Any, *_: Any) -> None:
             seconds.append(config.timeout_graceful_shutdown)
+            self.started = True
 
         def run(self, sockets: Any = None) -> None:
             return None

@@ -26,8 +26,8 @@ FIRST = {
         "icl.shots", "runs", "overwrite",
     ),
     "predict": (
-        "adapter", "adapters", "input", "output", "format", "text", "bad_rows", "resume", "overwrite", "base",
-        "eval_batch_size",
+        "adapter", "adapters", "input", "output", "format", "text", "threshold", "coverage", "risk", "sets", "bad_rows",
+        "resume", "overwrite", "base", "eval_batch_size",
     ),
     "serve": (
         "adapter", "adapters", "host", "port", "allowed_hosts", "token", "certificate", "key", "manage", "max_items",

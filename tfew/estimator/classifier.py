@@ -12,6 +12,8 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted
 
 from tfew import api
+from tfew.decisions.decision import Decision, decide
+from tfew.decisions.request import DecisionSettings
 from tfew.environment.verbosity import quiet
 from tfew.errors import UserError
 from tfew.estimator.classes import as_labels, check_labels, check_named, find_classes
@@ -98,10 +100,32 @@ class TfewClassifier(ClassifierMixin, BaseEstimator):
         self._name_features(texts)
         return self
 
-    def predict(self, X: Any) -> np.ndarray:
-        """The label of each row, as `y` spelt it."""
+    def predict(
+        self, X: Any, *, threshold: float | None = None, coverage: float | None = None, risk: float | None = None
+    ) -> np.ndarray:
+        """The label of each row, as `y` spelt it.
+
+        With one of these three an array of objects, None where the label is less probable than a threshold: that one;
+        or one that answers this share of the held-out rows; or one whose answers are wrong for at most this share of
+        rows, with 90 % confidence. The latter two need `folds=` or `validation=`.
+        """
+        decision = self._decision(DecisionSettings(threshold=threshold, coverage=coverage, risk=risk))
         labelled = self._labelled(X)
-        return self._classes.values([row.label for row in labelled])
+        labels = self._classes.values([row.guess for row in labelled])
+        if decision.threshold is None:
+            return labels
+        sure = labels.astype(object)
+        sure[[not decision.answers(row.probability) for row in labelled]] = None
+        return sure
+
+    def predict_set(self, X: Any, share: float = 0.9) -> np.ndarray:
+        """Which labels are in each row's set, which holds the right one for this share of rows: is_in_BC, of booleans.
+
+        Needs `folds=` or `validation=`. How the sets are made, and what is promised: `tfew.decisions.conformal`.
+        """
+        decision = self._decision(DecisionSettings(sets=share))
+        sets = [decision.label_set(row.probabilities) or () for row in self._labelled(X)]
+        return np.array([[name in found for name in self._classes.names] for found in sets])
 
     def predict_proba(self, X: Any) -> np.ndarray:
         """probability_BC, classes in the order of `classes_`."""
@@ -133,6 +157,14 @@ class TfewClassifier(ClassifierMixin, BaseEstimator):
         """Writes an ordinary run folder, for `tfew predict adapter=folder`, `tfew serve` and `tfew.Predictor.load`."""
         check_is_fitted(self)
         self._run.copy_to(Path(folder))
+
+    def _decision(self, request: DecisionSettings) -> Decision:
+        request.check()
+        if request == DecisionSettings():
+            return Decision()
+        ((name, task),) = self.predictor.tasks.items()
+        assert task.held_out is not None
+        return decide(request, name, task.held_out)
 
     def _labelled(self, X: Any) -> "list[Labelled]":
         check_is_fitted(self)

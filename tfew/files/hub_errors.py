@@ -31,8 +31,8 @@ def _explain_one(error: BaseException, id: str, kind: str) -> tuple[int, str] | 
 
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return 0, (
-            f"the disk is full: make room, or set HF_HOME (now {constants.HF_HOME}) to a larger place; what has come is"
-            " kept, and the same command goes on"
+            f"the disk is full: make room, or set HF_HOME (now {constants.HF_HOME}) to a larger place; files that came"
+            " whole are kept, and the same command goes on with the others"
         )
     if isinstance(error, errors.GatedRepoError) or "is a gated" in str(error):  # datasets says it in its own words
         return 0, _explain_gated(id, kind)
@@ -43,7 +43,7 @@ def _explain_one(error: BaseException, id: str, kind: str) -> tuple[int, str] | 
     if isinstance(error, errors.HTTPError):
         return 4, f"the connection to the Hub broke ({str(error) or type(error).__name__}): try again later"
     if "Consistency check failed" in str(error):
-        return 3, "a file came incompletely: try again, what has come is kept"
+        return 3, "a file came incompletely: try again, files that came whole are kept"
     return None
 
 

@@ -17,6 +17,7 @@ from typing import Any
 from tfew.errors import UserError, shorten_list
 from tfew.files import hub
 from tfew.files.hub_errors import explain
+from tfew.files.hub_xet import or_over_http
 
 log = logging.getLogger(__name__)
 COMMIT = re.compile(r"[0-9a-f]{40}")
@@ -82,8 +83,9 @@ def fetch(kind: str, id: str, commit: str, names: Sequence[str]) -> list[Path]:
         if path.is_file() and ".." not in path.parts:
             found.append(path)
             continue
+        what, call = f"{name} of {id}", partial(hf_hub_download, id, name, **where)
         try:
-            found.append(Path(hub.patiently(partial(hf_hub_download, id, name, **where), f"{name} of {id}")))
+            found.append(Path(or_over_http(partial(hub.patiently, call, what), what)))
         except Exception as error:  # of a dozen kinds
             raise UserError(f"{name} of {id} cannot be had: {explained(error, id, kind)}.") from error
     return found

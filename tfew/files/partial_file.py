@@ -1,13 +1,13 @@
 """An output file that takes hours to write: it appears when it is complete, and writing resumes after a kill.
 
-Until then OUTPUT.partial grows, and a second file that is written in step with it. OUTPUT.partial.json holds the sizes
-up to which both are committed, and what they are an output of. Anything beyond these sizes is truncated on resume.
+Until then OUTPUT.partial grows, and other files that are written in step with it. OUTPUT.partial.json holds the sizes
+up to which all are committed, and what they are an output of. Anything beyond these sizes is truncated on resume.
 """
 
 import glob
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -18,13 +18,15 @@ from tfew.files.untrusted import parse_json
 
 
 class PartialFile:
-    """`side`: the second file. `identity`: must be unchanged to resume. `state`: the last committed state.
+    """`sides`: the other files. `identity`: must be unchanged to resume. `state`: the last committed state.
 
     Raises UserError if the output exists already, or if the unfinished one has another identity.
     """
 
-    def __init__(self, path: Path, side: Path, identity: Mapping[str, Any], resume: bool, overwrite: bool) -> None:
-        self.path, self.side, self.identity = path, side, json.loads(json.dumps(identity))
+    def __init__(
+        self, path: Path, sides: Sequence[Path], identity: Mapping[str, Any], resume: bool, overwrite: bool
+    ) -> None:
+        self.path, self.sides, self.identity = path, tuple(sides), json.loads(json.dumps(identity))
         self._files: dict[Path, BinaryIO] = {}
         saved = self._load_saved() if resume and not overwrite else None
         self.state: dict[str, Any] = {} if saved is None else saved["state"]
@@ -37,7 +39,7 @@ class PartialFile:
     def _open(self, saved: Mapping[str, Any] | None) -> None:
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
-            for path in (self.path, self.side):
+            for path in (self.path, *self.sides):
                 self._files[path] = _open_for_writing(_partial_path(path))
                 if not try_lock(self._files[path].fileno()):
                     self.close()
@@ -45,7 +47,7 @@ class PartialFile:
             for torn in self.path.parent.glob(f".{glob.escape(self._state_file.name)}.*.tmp"):  # by a kill
                 torn.unlink(missing_ok=True)
             for path, file in self._files.items():
-                file.truncate(0 if saved is None else saved["sizes"][path.name])
+                file.truncate(0 if saved is None else saved["sizes"].get(path.name, 0))  # an older version has fewer
                 file.seek(0, os.SEEK_END)
         except OSError as error:
             self.close()
@@ -60,10 +62,10 @@ class PartialFile:
         """Where the output is until it is finished."""
         return _partial_path(self.path)
 
-    def write(self, text: str, side_text: str, state: Mapping[str, Any]) -> None:
-        """Appends to both files and commits them together with the state."""
+    def write(self, text: str, side_texts: Sequence[str], state: Mapping[str, Any]) -> None:
+        """Appends to all files, each side's its own text, and commits them together with the state."""
         try:
-            for file, added in zip(self._files.values(), (text, side_text), strict=True):
+            for file, added in zip(self._files.values(), (text, *side_texts), strict=True):
                 if added:
                     file.write(added.encode())
                     file.flush()
@@ -75,21 +77,22 @@ class PartialFile:
         write_atomically(self._state_file, json.dumps(saved, ensure_ascii=False))
 
     def finish(self) -> None:
-        """Renames both files to their final names; an empty second file is removed."""
+        """Renames all files to their final names; of the sides an empty one is removed."""
         self.close()
         if _partial_path(self.path).exists():
             os.replace(_partial_path(self.path), self.path)
-        if _size(_partial_path(self.side)) > 0:
-            os.replace(_partial_path(self.side), self.side)
-        elif _partial_path(self.side).exists():
-            _partial_path(self.side).unlink()
-            self.side.unlink(missing_ok=True)  # of an output that is replaced
+        for side in self.sides:
+            if _size(_partial_path(side)) > 0:
+                os.replace(_partial_path(side), side)
+            elif _partial_path(side).exists():
+                _partial_path(side).unlink()
+                side.unlink(missing_ok=True)  # of an output that is replaced
         self._state_file.unlink(missing_ok=True)
 
     def discard(self) -> None:
         """Removes what was written so far; nothing is left to resume from."""
         self.close()
-        for path in (_partial_path(self.path), _partial_path(self.side), self._state_file):
+        for path in (*map(_partial_path, (self.path, *self.sides)), self._state_file):
             path.unlink(missing_ok=True)
 
     def close(self) -> None:
@@ -104,7 +107,8 @@ class PartialFile:
             saved = parse_json(self._state_file.read_text(encoding="utf-8"))
             sizes, identity = saved["sizes"], saved["identity"]
             renamed = self.path.is_file() and not _partial_path(self.path).exists()
-            whole = all(_size(_partial_path(file)) >= sizes[file.name] for file in (self.path, self.side)) or renamed
+            files = [file for file in (self.path, *self.sides) if file == self.path or file.name in sizes]
+            whole = all(_size(_partial_path(file)) >= sizes[file.name] for file in files) or renamed
         except (ValueError, KeyError, TypeError, OSError) as error:
             raise UserError(
                 f"{self._state_file} cannot be read ({error}): delete it, or say overwrite=true, to start afresh."

@@ -91,15 +91,16 @@ def inner_width(width: int, reduction: int) -> int:
 
 def drawn_normal(shape: Sequence[int], std: float, device: torch.device) -> nn.Parameter:
     """N(0, std²), drawn on the CPU: the same numbers for a seed wherever the model is."""
-    return nn.Parameter(nn.init.normal_(_empty(shape), std=std).to(device))
+    return nn.Parameter(nn.init.normal_(empty_for(shape, device), std=std).to(device))
 
 
 def zeros(size: int, device: torch.device) -> nn.Parameter:
     return nn.Parameter(torch.zeros(size, dtype=torch.float32, device=device))
 
 
-def _empty(shape: Sequence[int]) -> Tensor:
-    return torch.empty(*shape, dtype=torch.float32, device="cpu")
+def empty_for(shape: Sequence[int], device: torch.device) -> Tensor:
+    """To be drawn on the CPU, and moved to `device`; nowhere, where that is "meta"."""
+    return torch.empty(*shape, dtype=torch.float32, device="meta" if device.type == "meta" else "cpu")
 
 
 def _run_adapter(module: nn.Module, inputs: Any, output: Any) -> Any:

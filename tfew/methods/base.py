@@ -66,6 +66,16 @@ class Method(ABC):
             for name, parameter in adapter_parameters(model).items():
                 parameter.copy_(weights[name])
 
+    def check_stored(self, model: nn.Module, stored: Mapping[str, Tensor]) -> None:
+        """Raises UserError where names or shapes are not those that `restore` takes. Neither these tensors nor `model`,
+        which the method is attached to, need have memory.
+        """
+        check_fit(adapter_parameters(model), stored)
+
+    def for_restoring(self) -> "Method":
+        """The method to attach before `restore`: what is trained and not stored takes no memory."""
+        return self
+
     @property
     def restores_adapter_alone(self) -> bool:
         """Whether `restore` needs the model's shape only, not its weights (device "meta")."""

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from tfew.errors import UserError
-from tfew.methods.adapter import Adapter, Bottleneck, drawn_normal, inner_width, zeros
+from tfew.methods.adapter import Adapter, Bottleneck, drawn_normal, empty_for, inner_width, zeros
 
 
 class PHMLinear(nn.Module):
@@ -63,5 +63,5 @@ class Compacter(Adapter):
 def _drawn_glorot(n: int, rows: int, columns: int, device: torch.device) -> nn.Parameter:
     """n matrices, uniform within sqrt(2) sqrt(6 / (rows + columns)), drawn on the CPU as in `drawn_normal`."""
     bound = math.sqrt(2) * math.sqrt(6 / (rows + columns))
-    drawn = torch.empty(n, rows, columns, dtype=torch.float32, device="cpu").uniform_(-bound, bound)
+    drawn = empty_for((n, rows, columns), device).uniform_(-bound, bound)
     return nn.Parameter(drawn.to(device))

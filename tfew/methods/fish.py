@@ -77,6 +77,9 @@ class FISH(Method):
             weights[f"{name}.values"] = parameter.take(positions)
         return weights
 
+    def check_stored(self, model: nn.Module, stored: Mapping[str, Tensor]) -> None:
+        _check_sizes(dict(model.named_parameters()), stored, self._k(model))
+
     def restore(self, model: nn.Module, weights: Mapping[str, Tensor]) -> None:
         parameters = dict(model.named_parameters())
         kept = _positions(parameters, weights, self._k(model))
@@ -185,21 +188,27 @@ def _kth_largest(scores: list[Tensor], k: int) -> int:
 
 def _positions(parameters: Mapping[str, Tensor], weights: Mapping[str, Tensor], k: int) -> dict[str, Tensor]:
     """The positions in a saved adapter, int64 and beside their parameters; raises UserError where they do not fit."""
+    known = _check_sizes(parameters, weights, k)
+    bad = [name for name, positions in known.items() if not _is_flat_index(positions, parameters[name].numel())]
+    if bad:
+        raise UserError(f"The adapter's positions do not fit this model's parameters: {shorten_list(bad)}.")
+    return {
+        name: known[name].to(parameter.device, torch.int64) for name, parameter in parameters.items() if name in known
+    }
+
+
+def _check_sizes(parameters: Mapping[str, Tensor], weights: Mapping[str, Tensor], k: int) -> dict[str, Tensor]:
+    """The positions as the file has them, by parameter; names and shapes are looked at, and no number."""
     names = [key.removesuffix(".indices") for key in weights if key.endswith(".indices")]
     indices = {name: weights[f"{name}.indices"] for name in names}
     # what the file should hold by its own positions: of parameters that the model has, values of the same length
     known = {name: positions for name, positions in indices.items() if name in parameters}
     suffixes = ("indices", "values")
     check_fit({f"{name}.{suffix}": p for name, p in known.items() for suffix in suffixes}, weights)
-    bad = [name for name, positions in known.items() if not _is_flat_index(positions, parameters[name].numel())]
-    if bad:
-        raise UserError(f"The adapter's positions do not fit this model's parameters: {shorten_list(bad)}.")
-    found = sum(len(positions) for positions in known.values())
+    found = sum(positions.numel() for positions in known.values())
     if found != k:
         raise UserError(f"The adapter holds {found:,} entries, but method.keep gives {k:,} on this model.")
-    return {
-        name: known[name].to(parameter.device, torch.int64) for name, parameter in parameters.items() if name in known
-    }
+    return known
 
 
 def _is_flat_index(positions: Tensor, size: int) -> bool:

@@ -10,6 +10,7 @@ Open doubt: the official starting values are the keys and values of the texts "Q
 decoder reads "Answer:" without a start token, so that both texts give as many as there are prefix tokens.
 """
 
+import copy
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -197,6 +198,15 @@ class PrefixTuning(Method):
             for name, pair in prefixes.items()
             for part, tensor in zip(parts, pair, strict=True)
         }
+
+    def check_stored(self, model: nn.Module, stored: Mapping[str, Tensor]) -> None:
+        check_fit(self.stored(model), stored)
+
+    def for_restoring(self) -> Method:
+        """With the smallest MLP, since keys and values take its place."""
+        found = copy.copy(self)
+        found.hidden = 1
+        return found
 
     def restore(self, model: nn.Module, weights: Mapping[str, Tensor]) -> None:
         """Puts keys and values in the place of the MLP; training goes on with them directly."""

@@ -59,7 +59,8 @@ class PromptTuning(Method):
                 " cannot be used on it, or lower method.first_row."
             )
         weight = embeddings.weight.detach()  # type: ignore[union-attr]
-        ids = torch.randint(self.first_row, end, (self.length,)).to(weight.device)
+        where = "meta" if weight.is_meta else "cpu"  # drawn there, whatever device the model is on
+        ids = torch.randint(self.first_row, end, (self.length,), device=where).to(weight.device)
         return weight[ids].to(torch.float32, copy=True)
 
     peft_types = ("MULTITASK_PROMPT_TUNING", "PROMPT_TUNING")

@@ -52,8 +52,9 @@ class SAID(Method):
         bad = [f"{name} {list(p.shape)}" for name, p in parameters.items() if p.ndim not in (1, 2)]
         if bad:
             raise UserError(f"method=said moves vectors and matrices; {type(model).__name__} has {', '.join(bad)}.")
-        shared = SharedVector(size, {name: p.shape for name, p in parameters.items()}, self.seed)
-        shared.to(next(iter(parameters.values())).device)
+        device = next(iter(parameters.values())).device
+        shared = SharedVector(size, {name: p.shape for name, p in parameters.items()}, self.seed, device)
+        shared.to(device)
         indices = {id(parameter): index for index, parameter in enumerate(parameters.values())}
         # a tied weight has several owners, and moves alike in all of them
         for owner in model.modules():
@@ -86,9 +87,11 @@ class SharedVector(nn.Module):
     gaussian: Tensor
     hadamard: Tensor
 
-    def __init__(self, size: int, shapes: Mapping[str, torch.Size], seed: int) -> None:
+    def __init__(
+        self, size: int, shapes: Mapping[str, torch.Size], seed: int, device: torch.device | None = None
+    ) -> None:
         super().__init__()
-        self.vector = nn.Parameter(torch.zeros(size, dtype=torch.float32))
+        self.vector = nn.Parameter(torch.zeros(size, dtype=torch.float32, device=device))
         self.scales = nn.Parameter(torch.ones(len(shapes), dtype=torch.float32))
         self.shapes = list(shapes.values())
         self.lengths = [power_of_two(sum(shape)) for shape in self.shapes]

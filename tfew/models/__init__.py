@@ -11,6 +11,7 @@
 * weights_sample, base_check: whether a base is the one that an adapter was trained on
 * scoring_rule: whether end-of-text is scored, and whether inputs are turns of a chat
 * adapters_io: adapter.safetensors and adapter.json
+* saved_task: what an adapter says of its task, where it travels without its run
 * foreign_adapters: HF peft's and the authors' files
 * publishing: an adapter as a repository of the Hub
 """

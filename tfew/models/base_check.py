@@ -7,11 +7,13 @@ from typing import Any
 
 from omegaconf import DictConfig
 
+from tfew.config import local_path
 from tfew.errors import UserError
 from tfew.files.hub import hub_id
+from tfew.files.hub_adapter import HUB
 from tfew.models.adapters_io import CONFIG_FILE, adapter_description
 from tfew.runs.identity import model_name
-from tfew.runs.model_source import model_source
+from tfew.runs.model_source import model_source, named_tokenizer
 from tfew.runs.noted import COMMIT, OF_MODEL, SAMPLE
 
 log = logging.getLogger(__name__)
@@ -24,6 +26,41 @@ def base_of(config: DictConfig) -> dict[str, Any]:
     tokenizer = {} if (other := hub_id(config.model.tokenizer)) is None else {"tokenizer": other}
     noted = {key: value for key in OF_MODEL if (value := config.model.get(key)) is not None}
     return {"name": model_name(config), "path": hub_id(config.model.path), **tokenizer, **weights, **noted}
+
+
+def check_chosen_base(config: DictConfig, adapter: str) -> None:
+    """Of settings that an adapter has brought: says which base model and tokenizer they choose, where these are none of
+    this project's list.
+
+    Raises UserError where an adapter of the Hub chooses a folder of this machine, and where what is to be read is no
+    regular file: reading might never end.
+    """
+    own_tokenizer = named_tokenizer(str(config.model.name))
+    chosen = {
+        "model.path": None if model_source(config).is_named else config.model.path,
+        "model.tokenizer": None if config.model.tokenizer == own_tokenizer else config.model.tokenizer,
+    }
+    for key, path in chosen.items():
+        if path is None:
+            continue
+        what = "base model" if key == "model.path" else "tokenizer"
+        if hub_id(path) is not None:
+            log.info(f"Note: {adapter} chooses its {what}: {path} of the Hub ({key}= names another).")
+            continue
+        if adapter.startswith(HUB):
+            raise UserError(
+                f"{adapter} chooses a {what} of this machine, {path}, which its author cannot know: say {key}=, the"
+                " folder or the Hub id of that one."
+            )
+        _check_regular(Path(local_path(path)), f"{adapter} chooses the {what} {path}")
+        log.info(f"Note: {adapter} chooses its {what}: {path} of this machine ({key}= names another).")
+
+
+def _check_regular(path: Path, who: str) -> None:
+    """Of a folder its files; what is not there is said when it is loaded."""
+    for file in [*path.iterdir()] if path.is_dir() else [path]:
+        if file.exists() and not file.is_dir() and not file.is_file():
+            raise UserError(f"{who}, where {file.name} is no regular file.")
 
 
 def saved_base(folder: Path) -> dict[str, Any]:

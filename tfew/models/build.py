@@ -21,7 +21,7 @@ from tfew.errors import UserError
 from tfew.files.hub_adapter import local_adapter
 from tfew.methods.base import Method, adapter_parameters, attach, check_fit
 from tfew.models.adapters_io import CONFIG_FILE, adapter_description, load_shapes, load_weights
-from tfew.models.backbone import is_encoder_decoder, load_model, load_tokenizer, random_model, shape_of
+from tfew.models.backbone import is_encoder_decoder, load_model, load_tokenizer, one_line, random_model, shape_of
 from tfew.models.base_check import base_of, check_base, check_weights, unlike_base
 from tfew.models.blueprint import Blueprint
 from tfew.models.checkpoint_path import checkpoint_path, tokenizer_path
@@ -250,21 +250,35 @@ def _described(folder: Path) -> tuple[str, dict[str, Any]]:
 
 
 def attach_saved(folder: Path, method: Method, model: nn.Module) -> None:
-    _check_shapes(folder, method, model)
-    attach(method, model)
+    """Raises UserError where the file does not fit; what it does not hold is given no memory before."""
+    try:
+        check_stored(method, model, load_shapes(folder))
+    except UserError as error:
+        raise UserError(f"{folder}: {error}") from error
+    attach(method.for_restoring(), model)
     restore(method, model, folder)
 
 
-def _check_shapes(folder: Path, method: Method, model: nn.Module) -> None:
-    """Before a stranger's settings of a method, such as its rank, are given memory."""
-    if not method.restores_adapter_alone:
-        return
+def attach_weights(method: Method, model: nn.Module, weights: Mapping[str, Tensor]) -> None:
+    """The same of tensors that are read already."""
+    check_stored(method, model, weights)
+    attach(method, model)
+    method.restore(model, weights)
+
+
+def check_stored(method: Method, model: nn.Module, stored: Mapping[str, Tensor]) -> None:
+    """Raises UserError where tensors of these shapes are not what the method stores of this model, which it is not
+    attached to. A stranger's settings of a method, such as its rank, are given no memory for that.
+    """
     shape = shape_like(model)
-    attach(copy.deepcopy(method), shape)
+    tried = copy.deepcopy(method.for_restoring())
     try:
-        check_fit(adapter_parameters(shape), load_shapes(folder))
-    except UserError as error:
-        raise UserError(f"{folder}: {error}") from error
+        attach(tried, shape)
+    except UserError:
+        raise
+    except (RuntimeError, TypeError, ValueError, OverflowError) as error:  # of sizes that torch cannot even count
+        raise UserError(f"The method's settings give sizes that no model has: {one_line(error)}") from error
+    tried.check_stored(shape, stored)
 
 
 def restore(method: Method, model: nn.Module, folder: Path) -> None:

@@ -1,11 +1,13 @@
 """An adapter as a repository of the Hub: its weights, adapter.json and card, and HF peft's form where there is one.
 
-Nothing else of a run goes there: no rows, no texts, no predictions, and no paths of the machine.
+Of its run nothing else goes there but how the task is worded and its labels are called: no rows, no texts, no
+predictions, and no paths of the machine.
 """
 
 import logging
 import shutil
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -17,17 +19,26 @@ from tfew.files.checksums import to_checked_json
 from tfew.files.hub_adapter import FILES
 from tfew.files.hub_errors import explain
 from tfew.files.hub_files import MODELS
+from tfew.files.hub_xet import or_over_http
 from tfew.methods.base import Method
 from tfew.models.adapters_io import CONFIG_FILE, TEMPERATURE, WEIGHTS_FILE, adapter_description, saved_temperature
 from tfew.models.foreign_adapters import write_peft
+from tfew.models.saved_task import TASK, task_of
 from tfew.runs.card import CARD_FILE
 
 log = logging.getLogger(__name__)
 
 
-def write_published(folder: Path, adapter: Path, method: Method, model: nn.Module, card: str) -> None:
-    """Writes what is published of the adapter in a folder of tfew; its temperature becomes a key of adapter.json."""
+def write_published(
+    folder: Path, adapter: Path, method: Method, model: nn.Module, card: str, settings: Mapping[str, Any] | None
+) -> None:
+    """Writes what is published of the adapter in a folder of tfew.
+
+    Its temperature becomes a key of adapter.json, and so does its task, where the `settings` of its run are known.
+    """
     described = {key: value for key, value in adapter_description(adapter).items() if key != "sha256"}
+    if settings is not None and (task := task_of(settings)) is not None:
+        described[TASK] = task
     if (temperature := saved_temperature(adapter)) is not None:
         described[TEMPERATURE] = temperature
     (folder / CONFIG_FILE).write_text(to_checked_json(described), encoding="utf-8")
@@ -45,15 +56,24 @@ def write_published(folder: Path, adapter: Path, method: Method, model: nn.Modul
 
 
 def publish(
-    adapter: Path, method: Method, model: nn.Module, card: str, repository: str, private: bool, dry_run: bool
+    adapter: Path,
+    method: Method,
+    model: nn.Module,
+    card: str,
+    settings: Mapping[str, Any] | None,
+    repository: str,
+    private: bool,
+    dry_run: bool,
 ) -> None:
     """Uploads the adapter in one commit, into a new repository or the one that there is; `dry_run`: only says what.
+
+    `settings`: of its run, of which it then says the task; None: it says what it says already.
 
     Raises UserError where the Hub refuses it, or the repository that there is can be seen by all and should not be.
     """
     with TemporaryDirectory() as name:
         folder = Path(name)
-        write_published(folder, adapter, method, model, card)
+        write_published(folder, adapter, method, model, card, settings)
         files = {path.name: path.stat().st_size for path in sorted(folder.iterdir())}
         assert files.keys() <= set(FILES)
         listed = ", ".join(f"{file} ({size:,} bytes)" for file, size in files.items())
@@ -79,7 +99,10 @@ def _upload(folder: Path, repository: str, private: bool) -> None:
     info: Any = api.model_info(repository)
     if private and not info.private:
         raise UserError(f"repo={repository} is there, and public: private=false uploads to it, or name another.")
-    api.upload_folder(repo_id=repository, folder_path=folder, commit_message="An adapter made with tfew")
+    call = partial(
+        api.upload_folder, repo_id=repository, folder_path=folder, commit_message="An adapter made with tfew"
+    )
+    or_over_http(call, repository)
 
 
 def plain_card(base: Mapping[str, Any], method: str) -> str:

@@ -6,6 +6,8 @@
 * task_predictor: rows to prompts to labels, for one task
 * bulk_predict, result_rows: a file of rows, labelled window by window
 * suggestions: `suggest=N`: the rows to label by hand next
+* held_out: scores of the rows that an adapter's run held out
+* doubt: rows for a person, and what the summary says of doubt
 * tasks_file: `adapters=FILE.json`
 * submission: RAFT's files
 """

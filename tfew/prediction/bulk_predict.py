@@ -9,12 +9,13 @@ import json
 import sys
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, TextIO
 
 from tqdm import tqdm
 
+from tfew.decisions.drift import Counts, DriftReference
 from tfew.errors import UserError
 from tfew.files.partial_file import PartialFile
 from tfew.prediction.predictor import Predictor, Prepared
@@ -32,7 +33,9 @@ OWN = "a choice of the row's own"
 class Progress:
     """How far it came: rows labelled, rows that could not be, and how often each task's labels were given.
 
-    Choices of rows' own are counted together, as OWN. `earlier`: rows of both kinds before this start.
+    Choices of rows' own are counted together, as OWN. `earlier`: rows of both kinds before this start. By task also:
+    `abstained`, labelled rows that were too doubtful for a label; `set_sizes`, how many sets have so many labels (a
+    text, for JSON); `scores`, how their scores are distributed.
     """
 
     place: StreamPosition = field(default_factory=StreamPosition)
@@ -40,13 +43,17 @@ class Progress:
     bad: int = 0
     labels: dict[str, dict[str, int]] = field(default_factory=dict)
     earlier: int = 0
+    abstained: dict[str, int] = field(default_factory=dict)
+    set_sizes: dict[str, dict[str, int]] = field(default_factory=dict)
+    scores: dict[str, Counts] = field(default_factory=dict)
 
     @classmethod
     def from_state(cls, state: Mapping[str, Any]) -> "Progress":
         if not state:
             return cls()
-        labelled, bad = state["labelled"], state["bad"]
-        return cls(StreamPosition(**state["place"]), labelled, bad, state["labels"], labelled + bad)
+        known = {own.name: state[own.name] for own in fields(cls) if own.name in state}  # an older version's has fewer
+        earlier = state["labelled"] + state["bad"]
+        return cls(**{**known, "place": StreamPosition(**state["place"]), "earlier": earlier})
 
     @property
     def rows(self) -> int:
@@ -56,19 +63,40 @@ class Progress:
         """`with_labels`: the tasks whose rows all have the same labels."""
         self.labelled += len(labelled)
         for row in labelled:
-            counts = self.labels.setdefault(row.task, {})
-            label = row.label if row.task in with_labels else OWN
-            counts[label] = counts.get(label, 0) + 1
+            if row.labels is not None:
+                _add_one(self.set_sizes.setdefault(row.task, {}), str(len(row.labels)))
+            if row.label is None:
+                _add_one(self.abstained, row.task)
+            else:
+                label = row.label if row.task in with_labels else OWN
+                _add_one(self.labels.setdefault(row.task, {}), label)
+
+    def count_scores(self, labelled: Sequence[Labelled], references: Mapping[str, DriftReference]) -> None:
+        for task, reference in references.items():
+            if rows := [row for row in labelled if row.task == task]:
+                reference.count(
+                    self.scores.setdefault(task, {}),
+                    [row.probability for row in rows],
+                    [row.log_mass for row in rows],
+                    [row.guess for row in rows],
+                )
+
+
+def _add_one(counts: dict[str, int], key: str) -> None:
+    counts[key] = counts.get(key, 0) + 1
 
 
 class BulkPrediction:
     """`name` of the input, for messages; `task_column`: says whose a row is, None: there is one task; `skip`: go on
-    behind rows that cannot be labelled; `at_once`: rows may come slowly, so answer them batch by batch."""
+    behind rows that cannot be labelled; `at_once`: rows may come slowly, so answer them batch by batch; `review`: how
+    doubtful rows are listed for a person; `references`: by task what new rows' scores are compared with."""
 
     def __init__(
         self, predictor: Predictor, stream: RowStream, results: ResultRows, name: str,
-        task_column: str | None = None, skip: bool = False, at_once: bool = False,
+        task_column: str | None = None, skip: bool = False, at_once: bool = False, review: ResultRows | None = None,
+        references: Mapping[str, DriftReference] | None = None,
     ) -> None:  # fmt: skip
+        self.review, self.references = review, references or {}
         self.predictor, self.stream, self.results, self.name = predictor, stream, results, name
         self.task_column, self.skip = task_column, skip
         self.first_problem: str | None = None
@@ -82,10 +110,10 @@ class BulkPrediction:
         if file.state.get("columns") is not None:
             self.results.columns = file.state["columns"]
         for window in self._windows(progress):
-            text, bad = self._labelled(window, progress)
+            text, bad, doubtful = self._labelled(window, progress)
             state = {**asdict(progress), "columns": self.results.columns}
             listed = "".join(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in bad)
-            file.write(text, listed, state)
+            file.write(text, (listed, doubtful), state)
         if not progress.labelled:
             file.discard()
         self._check_labelled(progress)
@@ -98,7 +126,7 @@ class BulkPrediction:
         """All rows to standard output."""
         progress = Progress()
         for window in self._windows(progress):
-            text, bad = self._labelled(window, progress)
+            text, bad, _ = self._labelled(window, progress)
             output.write(text)
             output.flush()
             for row in bad[: max(0, SHOWN_BAD_ROWS - progress.bad + len(bad))]:
@@ -115,8 +143,8 @@ class BulkPrediction:
             none = "its only row cannot" if progress.rows == 1 else f"none of its {progress.rows:,} rows can"
             raise UserError(f"{self.name}: {none} be labelled, and nothing is written.{first}")
 
-    def _labelled(self, window: Sequence[StreamedRow], progress: Progress) -> tuple[str, list[dict[str, Any]]]:
-        """The window's lines, and what is to be said of its bad rows; counts both."""
+    def _labelled(self, window: Sequence[StreamedRow], progress: Progress) -> tuple[str, list[dict[str, Any]], str]:
+        """The window's lines, what is to be said of its bad rows, and the lines of doubtful ones; counts all."""
         readable = [row for row in window if row.row is not None]
         prepared = dict(
             zip(
@@ -135,10 +163,21 @@ class BulkPrediction:
                 bad.append(self._bad(row, found, advise=bool(progress.labelled or good)))
         labelled = self.predictor.answer([found for _, found in good])
         text = self.results.text([row.row or {} for row, _ in good], labelled, first=not progress.labelled)
+        doubtful = self._doubtful([row for row, _ in good], labelled, first=not any(progress.abstained.values()))
         progress.count(labelled, self.with_labels)
+        progress.count_scores(labelled, self.references)
         progress.bad += len(bad)
         progress.place = window[-1].place
-        return text if good else "", bad
+        return text if good else "", bad, doubtful
+
+    def _doubtful(self, rows: Sequence[StreamedRow], labelled: Sequence[Labelled], first: bool) -> str:
+        """Lines of the rows without a label, in the order of the input; `first`: none was listed before."""
+        found = [(row, of) for row, of in zip(rows, labelled, strict=True) if of.abstained]
+        if self.review is None or not found:
+            return ""
+        self.review.columns = self.results.columns
+        numbers = [row.place.row for row, _ in found]
+        return self.review.text([row.row or {} for row, _ in found], [of for _, of in found], first, numbers)
 
     def _task_of(self, row: Mapping[str, Any] | None) -> str | None:
         task = None if self.task_column is None or row is None else row.get(self.task_column)

@@ -4,12 +4,15 @@ import hashlib
 import json
 import logging
 from dataclasses import dataclass, field
+from functools import cache, partial
 from typing import Any
 
 from tfew.data.tokenization import PromptTokenizer
+from tfew.decisions.decision import decide
 from tfew.errors import UserError
 from tfew.files.checksums import file_sha256
 from tfew.models.adapters_io import WEIGHTS_FILE, load_temperature
+from tfew.prediction.held_out import held_out_scores
 from tfew.prediction.saved_run import SavedRun
 from tfew.prediction.task_predictor import TaskPredictor
 from tfew.ranking.shortlist import Shortlist, shortlist_of
@@ -41,6 +44,7 @@ class LoadedTask:
             **({} if self.shortlist is None else {"shortlist": self.shortlist.size}),
             **self.prompt_tokenizer.rule,
             "data": hashlib.sha256(data.encode()).hexdigest()[:16],
+            **task.decision.fingerprint(),
         }
 
 
@@ -62,10 +66,21 @@ def load_task(name: str, run: SavedRun, prompt_tokenizer: PromptTokenizer) -> Lo
             " probabilities are averaged: choose one with templates=single templates.name=."
         )
     if shortlist is not None:
+        promised = [key for key in ("coverage", "risk", "sets") if getattr(run.decisions, key) is not None]
+        if promised:
+            raise UserError(
+                f"{promised[0]}= rests on probabilities of rows that were scored in full, and score.shortlist= has"
+                " bounds: leave one of them out, or say threshold=."
+            )
         log.info(
             f"Note: score.shortlist={shortlist.size} leaves labels of {name} out where they cannot be the best: the"
             " label's probability is a lower bound then, and theirs are upper ones (column bounds)."
         )
     task = TaskPredictor(name, spec, templates, score.norm, 1.0 if temperature is None else temperature)
+    scored = (task.templates, task.labels, score.norm, eos, task.temperature)
+    task.held_out = cache(partial(held_out_scores, run, *scored))
+    task.decision = decide(run.decisions, name, task.held_out)
+    for sentence in task.decision.sentences:
+        log.info(f"{name}: {sentence}.")
     weights = None if run.folder is None else file_sha256(run.folder / WEIGHTS_FILE)
     return LoadedTask(task, prompt_tokenizer, weights, shortlist=shortlist)

@@ -2,22 +2,25 @@
 
     predictor = Predictor.load("runs/NAME")                          or {"spam": "runs/A", "topic": "runs/B"}
     predictor([{"text": "..."}, ...])                                a list of `Labelled`, in order
+    predictor([...], threshold=0.8)                                  `label` is None where it is less probable
 
 Rows of different tasks share batches: each is scaled by its own task's vectors. Tasks come and go between two calls.
 One predictor is for one thread at a time.
 """
 
+import dataclasses
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from tfew.config import compose
+from tfew.config import as_hydra, compose
 from tfew.data.cells import shown
 from tfew.data.tokenization import TokenizedPrompt, collate
+from tfew.decisions.request import DecisionSettings
 from tfew.errors import UserError, shorten_list
 from tfew.files.hub_adapter import local_adapter
 from tfew.methods.base import check_fit
@@ -68,19 +71,23 @@ class Predictor:
         self._tasks: dict[str, LoadedTask] = {}
 
     @classmethod
-    def load(cls, adapters: str | Path | Mapping[str, str | Path], *overrides: str) -> "Predictor":
-        """Of a run or adapter folder, or of one for each task; `overrides` as on the command line of tfew.predict."""
-        config = compose(*overrides, config_name="predict")
-        return load_predictor(partial(saved_run, config, overrides), adapters, config.merge)
+    def load(cls, adapters: str | Path | Mapping[str, str | Path], *overrides: str, **settings: Any) -> "Predictor":
+        """Of a run or adapter folder, or of one for each task; `overrides` as on the command line of tfew.predict,
+        `settings` the same as keywords (`coverage=0.9`)."""
+        given = (*overrides, *(f"{key.replace('__', '.')}={as_hydra(value)}" for key, value in settings.items()))
+        config = compose(*given, config_name="predict")
+        return load_predictor(partial(saved_run, config, given), adapters, config.merge)
 
     def __call__(
-        self, rows: Mapping[str, Any] | Iterable[Row], task: str | Sequence[str] | None = None
-    ) -> list[Labelled]:
+        self, rows: Mapping[str, Any] | Iterable[Row], task: str | Sequence[str] | None = None,
+        threshold: float | None = None,
+    ) -> list[Labelled]:  # fmt: skip
         """What each row is labelled; raises UserError for the first row that cannot be.
 
         A row maps columns to values, or is a text where the task has one column. One mapping alone counts as a list of
         one; a text alone, whose letters would be rows, is refused.
-        `task`: whose the rows are, or whose each is; it may be left out where there is one task.
+        `task`: whose the rows are, or whose each is; it may be left out where there is one task. `threshold`: of the
+        label's probability, in place of the tasks' own; below it `label` is None.
         """
         if isinstance(rows, str):
             raise UserError(f"A list of rows is needed, and {shown(rows)} is a single text: say [{shown(rows)}].")
@@ -90,7 +97,9 @@ class Predictor:
         for row in prepared:
             if isinstance(row, UserError):
                 raise row
-        return self.answer([row for row in prepared if isinstance(row, Prepared)])
+        DecisionSettings(threshold=threshold).check()
+        found = self.answer([row for row in prepared if isinstance(row, Prepared)])
+        return found if threshold is None else [row.with_threshold(threshold) for row in found]
 
     @property
     def tasks(self) -> dict[str, TaskPredictor]:
@@ -106,12 +115,15 @@ class Predictor:
         """Takes in one more task; raises UserError, and changes nothing, where its adapter belongs to another model."""
         self.put_task(name, self.read_task(name, folder))
 
-    def read_task(self, name: str, folder: str | Path, own_base: bool = False) -> tuple[LoadedTask, dict[str, Scaling]]:
+    def read_task(
+        self, name: str, folder: str | Path, own_base: bool = False, replace: bool = False
+    ) -> tuple[LoadedTask, dict[str, Scaling]]:
         """What `put_task` takes in. Nothing is changed, so another thread may be labelling meanwhile.
 
-        `own_base`: also refuse an adapter that names another base model than it would run on.
+        `own_base`: also refuse an adapter that names another base model than it would run on. `replace`: whether a task
+        of that name may be there.
         """
-        self._check_new(name)
+        self._check_new(name, replace)
         folder = local_adapter(folder)
         run = self._find_run(folder)
         _check_same_model(name, run, self._run)
@@ -127,11 +139,15 @@ class Predictor:
             raise UserError(f"{folder}: {error}") from error
         return load_task(name, run, self._prompt_tokenizer), scalings
 
-    def put_task(self, name: str, read: tuple[LoadedTask, Mapping[str, Scaling]]) -> None:
-        bank = self._check_new(name)
+    def put_task(self, name: str, read: tuple[LoadedTask, Mapping[str, Scaling]], replace: bool = False) -> None:
+        """`replace`: in the place of a task of that name, where there is one."""
+        bank = self._check_new(name, replace)
         task, scalings = read
+        before = self._tasks.get(name)
         # a new dict each time: another thread may be reading `tasks`
-        self._tasks = {**self._tasks, name: replace(task, bank_index=bank.add(scalings))}
+        self._tasks = {**self._tasks, name: dataclasses.replace(task, bank_index=bank.add(scalings))}
+        if before is not None and before.bank_index is not None:
+            bank.remove(before.bank_index)
 
     def remove(self, name: str) -> None:
         task = self._known(name)
@@ -186,10 +202,10 @@ class Predictor:
         tasks = {name: task.fingerprint() for name, task in self._tasks.items()}
         return {**self._run.computation, "merge": self._merged, "tasks": tasks}
 
-    def _check_new(self, name: str) -> TaskBank:
+    def _check_new(self, name: str, replace: bool = False) -> TaskBank:
         if self._bank is None:
             raise UserError("This predictor is of one adapter: load it with several (adapters=) to add more.")
-        if name in self._tasks:
+        if name in self._tasks and not replace:
             raise UserError(f"There is a task named {name!r} already.")
         return self._bank
 
@@ -238,7 +254,7 @@ class Predictor:
         batch = collate(encoded, self._prompt_tokenizer.pad_id)
         if self._bank is None:
             return batch
-        return replace(batch, task_id=torch.tensor([self._tasks[task].bank_index for task in tasks]))
+        return dataclasses.replace(batch, task_id=torch.tensor([self._tasks[task].bank_index for task in tasks]))
 
     def _unconditional(self, prompts: Sequence[Prompt]) -> dict[str, dict[str, float]]:
         """Log-probabilities of choices after an empty input, of tasks that are scored with them."""
@@ -264,6 +280,7 @@ def load_predictor(find_run: FindRun, adapters: Adapters, merge: bool = False) -
     if isinstance(adapters, Mapping):
         return _load_many(find_run, adapters, merge)
     run = find_run(adapters)
+    run.decisions.check([run.dataset])
     loaded = run.load_model()
     if merge and loaded.method is None:
         raise UserError("merge=true folds an adapter into the model, and there is none: say adapter=.")
@@ -280,6 +297,7 @@ def _load_many(find_run: FindRun, folders: Mapping[str, str | Path], merge: bool
     if not folders:
         raise UserError("adapters= names no task.")
     run = find_run(next(iter(folders.values())))
+    run.decisions.check(list(folders))
     loaded = run.load_base()
     predictor = Predictor(find_run, run, loaded, TaskBank(loaded.model))
     for name, folder in folders.items():

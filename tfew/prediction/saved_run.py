@@ -16,6 +16,7 @@ from tfew.data.dataset import DatasetSpec
 from tfew.data.templates import Template
 from tfew.data.tokenization import PromptTokenizer
 from tfew.dataset_config import with_texts_named
+from tfew.decisions.request import DECISION_SETTINGS, DecisionSettings
 from tfew.errors import UserError
 from tfew.files.hub_adapter import local_adapter
 from tfew.methods.base import Method
@@ -23,6 +24,7 @@ from tfew.models.adapters_io import WEIGHTS_FILE
 from tfew.models.base_check import base_of, check_weights, unlike_base
 from tfew.models.build import build_for_scoring, build_tokenizer, saved_method, tokenizer_for
 from tfew.models.loaded_model import LoadedModel
+from tfew.models.saved_task import saved_task
 from tfew.runs.run_folder import finished_settings
 from tfew.settings import EvaluationSettings, settings
 from tfew.task import load_mixture_spec, load_spec, train_templates
@@ -31,7 +33,7 @@ from tfew.task import load_mixture_spec, load_spec, train_templates
 PREDICTION_SETTINGS = (
     "adapter", "adapters", "input", "output", "format", "bad_rows", "task_column", "merge", "dataset", "text",
     "templates", "score", "model", "trainer", "max_tokens", "eval_batch_size", "engine", "memory_gb",
-    "trust_remote_code", "resume", "overwrite", "base", "suggest",
+    "trust_remote_code", "resume", "overwrite", "base", "suggest", *DECISION_SETTINGS,
 )  # fmt: skip
 COMPUTATION = (
     "model",
@@ -60,6 +62,15 @@ class SavedRun:
     @property
     def evaluation(self) -> EvaluationSettings:
         return settings(EvaluationSettings, self.config)
+
+    @property
+    def decisions(self) -> DecisionSettings:
+        return settings(DecisionSettings, self.config)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """All of them, resolved."""
+        return resolved(self.config)
 
     @property
     def computation(self) -> dict[str, Any]:
@@ -109,7 +120,8 @@ def _check_data(overrides: Sequence[str], folder: str | Path | None) -> None:
     path = None if folder is None else local_adapter(folder)
     if path is None or not (path / WEIGHTS_FILE).is_file() or finished_settings(path) is not None:
         return
-    if not {"dataset", "experiment"} & {key.partition(".")[0] for key in overridden(overrides)}:
+    named = {key.partition(".")[0] for key in overridden(overrides)}
+    if not {"dataset", "experiment"} & named and saved_task(path) is None:
         raise UserError(
             f"{path} is an adapter without its run (config.yaml, result.json), which says what rows and labels it is"
             " for: take the whole run folder, or name the data set it was trained on with +experiment= or dataset=."
@@ -128,6 +140,7 @@ def saved_run(config: DictConfig, overrides: Sequence[str], folder: str | Path |
     config.adapter = None if folder is None else str(folder)
     config.resume = config.overwrite = False  # of the output, and no run's affair
     config = checked(with_run_settings(config, overrides, PREDICTION_SETTINGS))
+    settings(DecisionSettings, config).check()
     if "text" in overridden(overrides) and config.adapter is not None:
         config = with_texts_named(config)
     return SavedRun(config, None if folder is None else local_adapter(folder))

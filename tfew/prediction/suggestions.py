@@ -27,6 +27,8 @@ from tfew.prediction.result_rows import (
     OF_LABEL,
     PROBABILITIES,
     PROBABILITY,
+    SET,
+    SET_SIZE,
     suggestions_file,
 )
 from tfew.prediction.saved_run import SavedRun
@@ -57,7 +59,8 @@ class Suggestions:
         if self._spec.label is None:
             raise UserError(f"suggest= is for rows with a label, and those of {self._spec.name} have none.")
         self._trained = _trained(run)
-        self._added = {LABEL, PROBABILITY, *([] if run.evaluation.score.shortlist is None else [BOUNDS])}
+        bounds = [] if run.evaluation.score.shortlist is None else [BOUNDS]
+        self._added = {LABEL, PROBABILITY, *bounds, *([] if run.decisions.sets is None else [SET, SET_SIZE])}
         self._chosen: list[Candidate] | None = None  # not yet, or by the process that was killed
 
     def write(self, written: Path) -> None:

@@ -6,8 +6,9 @@ what they predict says nothing about the label.
 """
 
 import logging
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -15,6 +16,9 @@ import numpy as np
 from tfew.data.dataset import DatasetSpec
 from tfew.data.labels import LabelRule
 from tfew.data.templates import Template
+from tfew.decisions.curve import summarise_curve
+from tfew.decisions.decision import Decision
+from tfew.decisions.held_out_scores import HeldOutScores, log_mass
 from tfew.errors import UserError, shorten_list
 from tfew.ranking.norms import rescored
 from tfew.ranking.temperature import probabilities
@@ -29,14 +33,33 @@ class Labelled:
     """What was predicted for a row; `probabilities` has every choice by its label, or where labels are each row's own
     by its text, and sums to one.
 
+    `label`: None where the row is too doubtful for one (`threshold=`); `guess`: the likeliest one, whose `probability`
+    it is. `labels`: the set that holds the right one as often as `sets=` says, the likeliest first; None without it.
+    `log_mass`: see `tfew.decisions.held_out_scores`.
     `bounds`: of how many choices it has only an upper bound of the share, since they were left out of the ranking
-    (`tfew.ranking.shortlist`); `probability` is a lower bound then."""
+    (`tfew.ranking.shortlist`); `probability` is a lower bound then.
+    """
 
     task: str
-    label: str
+    label: str | None
     probability: float
     probabilities: dict[str, float]
+    guess: str = ""
+    labels: tuple[str, ...] | None = None
+    log_mass: float = 0.0
     bounds: int = 0
+
+    def __post_init__(self) -> None:
+        if not self.guess:
+            object.__setattr__(self, "guess", self.label)
+
+    @property
+    def abstained(self) -> bool:
+        return self.label is None
+
+    def with_threshold(self, threshold: float | None) -> "Labelled":
+        """Under another threshold than it was made with."""
+        return replace(self, label=self.guess if Decision(threshold).answers(self.probability) else None)
 
 
 class WrongTemplatesError(UserError):
@@ -51,9 +74,20 @@ class TaskPredictor:
     ) -> None:
         self.task, self.spec, self.norm, self.temperature = task, spec, norm, temperature
         self.labels = spec.label_names
+        self.decision = Decision()
+        self.held_out: Callable[[], HeldOutScores] | None = None  # raises UserError where there are none
         self._templates = {template.name: template for template in templates}
         self._spellings = _spellings(spec)
         self._spelling_for: dict[str, tuple[str, ...]] = {}  # of the label, by the templates that were tried
+
+    @cached_property
+    def answering(self) -> dict[str, Any] | None:
+        """What `tfew.decisions.curve` says of the held-out rows; None where there are none to be compared with."""
+        try:
+            rows = None if self.held_out is None else self.held_out()
+        except UserError:
+            return None
+        return None if rows is None else summarise_curve(rows.top_R, rows.is_right_R)
 
     @property
     def templates(self) -> tuple[str, ...]:
@@ -98,13 +132,18 @@ class TaskPredictor:
     def labelled(self, prompts: Sequence[Prompt], predictions: Sequence[Prediction]) -> Labelled:
         """From the predictions of a row's prompts, whose scores are sums."""
         scores_1MC = np.array([[rescored(prediction, "sum", self.norm).scores for prediction in predictions]])
+        sums_1MC = np.array([[prediction.scores for prediction in predictions]])
         (probability_C,) = probabilities(scores_1MC, self.temperature).tolist()
         names = prompts[0].choices if self.labels is None else self.labels
         by_name: dict[str, float] = {}
         for name, probability in zip(names, probability_C, strict=True):
             by_name[name] = by_name.get(name, 0.0) + probability
         best = names[max(range(len(names)), key=probability_C.__getitem__)]
-        return Labelled(self.task, best, by_name[best], by_name, max(p.bounds for p in predictions))
+        label = best if self.decision.answers(by_name[best]) else None
+        labels = self.decision.label_set(by_name)
+        bounds = max(prediction.bounds for prediction in predictions)
+        mass = float(log_mass(sums_1MC)[0])
+        return Labelled(self.task, label, by_name[best], by_name, best, labels, mass, bounds)
 
     def _as_row(self, number: int, row: Mapping[str, Any] | str) -> Mapping[str, Any]:
         if not isinstance(row, str):

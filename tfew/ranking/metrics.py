@@ -6,9 +6,10 @@ from typing import Any
 
 import numpy as np
 
+from tfew.decisions.curve import summarise_curve
 from tfew.ranking.icl import Answer
 from tfew.ranking.per_label_metrics import wilson_interval
-from tfew.ranking.temperature import calibration
+from tfew.ranking.temperature import aligned, calibration, probabilities
 from tfew.schema import Prediction
 
 
@@ -43,7 +44,8 @@ def summarise(answers: Sequence[Answer], norm: str, unknown: Collection[int] = (
 
     accuracy_interval: of a single template, the 95 % interval of its accuracy. chance is the accuracy of guessing among
     each prompt's own choices; rows in `unknown` (their `idx`) have another label, and are errors. accuracy_by_norm has
-    the accuracy under each norm; calibration is what `tfew.ranking.temperature` says.
+    the accuracy under each norm; calibration is what `tfew.ranking.temperature` says; answering, of the surest rows
+    that have a label of the choices, what `tfew.decisions.curve` says.
     """
     by_template = defaultdict(list)
     for answer in answers:
@@ -62,6 +64,8 @@ def summarise(answers: Sequence[Answer], norm: str, unknown: Collection[int] = (
     chance = sum(1 / answer.choices for answer in answers) / len(answers)
     labelled = [answer.under(norm) for answer in answers if answer.label is not None or answer.idx in unknown]
     right = sum(prediction.predicted == prediction.label for prediction in labelled)
+    predictions = [answer.under(norm) for answer in answers]
+    found = calibration(predictions)
     interval = {"accuracy_interval": wilson_interval(right, len(labelled))} if len(templates) == 1 and labelled else {}
     return {
         "accuracy": median,
@@ -72,5 +76,12 @@ def summarise(answers: Sequence[Answer], norm: str, unknown: Collection[int] = (
         },
         "chance": chance,
         "templates": templates,
-        "calibration": calibration([answer.under(norm) for answer in answers]),
+        "calibration": found,
+        **({"answering": _answering(predictions, found["temperature"])} if found["rows"] else {}),
     }
+
+
+def _answering(predictions: Sequence[Prediction], temperature: float) -> dict[str, Any]:
+    _, scores_RMC, label_R = aligned(predictions)
+    probability_RC = probabilities(scores_RMC, temperature)
+    return summarise_curve(probability_RC.max(-1), probability_RC.argmax(-1) == label_R)

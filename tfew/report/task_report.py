@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from tfew.decisions.curve import curve_of, in_words, points_of
 from tfew.files.atomic import write_atomically
 from tfew.ranking.label_table import doubts, verdicts
 from tfew.ranking.task_check import Finding
@@ -102,6 +103,8 @@ def make_page(
         calibration=calibration,
         calibration_rows=CALIBRATION_ROWS,
         bins=_reliability(predictions),
+        answering=_answering(predictions, calibration.get("temperature", 1.0)),
+        answering_words=in_words(metrics["answering"]) if "answering" in metrics else "",
         hardest=hardest_rows(task, predictions, calibration.get("temperature", 1.0)) if task else [],
         findings=findings,
         columns=columns,
@@ -175,6 +178,16 @@ def _reliability(predictions: Sequence[Prediction]) -> dict[str, list[Bin]]:
     if len(label_R) >= CALIBRATION_ROWS:
         found["calibrated"] = calibrated_probabilities(scores_RMC, label_R)
     return {name: _bins(probability_RC, label_R) for name, probability_RC in found.items()}
+
+
+def _answering(predictions: Sequence[Prediction], temperature: float) -> list[tuple[float, float]]:
+    """Coverage and accuracy at every threshold; empty where it is the same for all rows."""
+    _, scores_RMC, label_R = aligned(predictions)
+    if not len(label_R):
+        return []
+    probability_RC = probabilities(scores_RMC, temperature)
+    points = points_of(curve_of(probability_RC.max(-1), probability_RC.argmax(-1) == label_R))
+    return list(points) if len(points) > 1 else []
 
 
 def _bins(probability_RC: np.ndarray, label_R: np.ndarray) -> list[Bin]:

@@ -130,6 +130,8 @@ def _use(record: RunRecord, base: str | None, in_peft: bool, merges: bool, place
         "",
         *(["FOLDER is the adapter's, as `tfew.train` left it or `to=tfew` made it.", ""] if place == "FOLDER" else []),
         "```",
+        # one that is published says its task itself
+        *([] if place == "FOLDER" else [f"python -m tfew.predict adapter={place} input=new.csv output=labels.csv"]),
         f"python -m tfew.evaluate adapter={place} {model} {data}",
     ]
     if merges:

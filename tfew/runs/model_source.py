@@ -95,9 +95,24 @@ def _packaged(package: Mapping[str, str] | None) -> PackagedModel | None:
 @cache
 def _named_source(name: str) -> tuple[str | None, str | None]:
     """`path` and `gguf_file` of a file in configs/model; each says its path itself, so that Hydra need not be asked."""
-    file = CONFIGS / "model" / f"{name}.yaml"
-    model = OmegaConf.load(file) if file.is_file() else OmegaConf.create()
+    model = _named_model(name)
     return OmegaConf.select(model, "path"), OmegaConf.select(model, "gguf_file")
+
+
+@cache
+def named_tokenizer(name: str) -> str | None:
+    """`tokenizer` of a file in configs/model."""
+    found: str | None = OmegaConf.select(_named_model(name), "tokenizer")
+    return found
+
+
+def _named_model(name: str) -> DictConfig:
+    """Empty where there is none; a name of a stranger's settings leads to no other folder."""
+    file = CONFIGS / "model" / f"{name}.yaml"
+    is_there = file.parent == CONFIGS / "model" and file.is_file()
+    found = OmegaConf.load(file) if is_there else OmegaConf.create()
+    assert isinstance(found, DictConfig)
+    return found
 
 
 @cache

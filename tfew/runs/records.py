@@ -52,7 +52,8 @@ class RunRecord:
     # mixture and where nothing was evaluated; of one template accuracy_interval; of data with classes f1_macro and
     # balanced_accuracy, and of one template balanced_accuracy_interval, leading_metric ("accuracy" or
     # "balanced_accuracy"), classes: {name: {precision, recall, f1, rows, predicted}}, confusion, and baselines: {name:
-    # {accuracy, balanced_accuracy, f1_macro, gain: {metric, value, low, high}}}; folds: accuracies; tuning: what
+    # {accuracy, balanced_accuracy, f1_macro, gain: {metric, value, low, high}}}; answering: {area, rows, points: [{
+    # threshold, answered, right}]}, of the surest rows; folds: accuracies; tuning: what
     # `tfew.ranking.tuning` says of the settings that were tried
     metrics: dict[str, Any]
     counts: dict[str, int]  # evaluated rows, prompts, prompts cut at max_tokens, templates that rendered empty

@@ -206,7 +206,7 @@ def saved_settings(folder: Path) -> dict[str, Any] | None:
     except ValueError as error:
         raise UserError(f"{path} is not the configuration of a run of this project: {error}.") from error
     if any(
-        "${" in text for text in _strings(settings)
+        "${" in text for text in strings(settings)
     ):  # might read secrets from the environment; a run's own settings are resolved
         raise UserError(
             f"{path} refers to something outside it (${{...}}), which no run writes: it is not to be trusted."
@@ -214,13 +214,13 @@ def saved_settings(folder: Path) -> dict[str, Any] | None:
     return settings
 
 
-def _strings(node: Any) -> Iterator[str]:
+def strings(node: Any) -> Iterator[str]:
     """All keys and values that are strings, at any depth."""
     if isinstance(node, dict):
         node = [*node, *node.values()]
     if isinstance(node, list):
         for part in node:
-            yield from _strings(part)
+            yield from strings(part)
     elif isinstance(node, str):
         yield node
 

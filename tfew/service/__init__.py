@@ -5,7 +5,9 @@
 * messages, openapi: requests and responses
 * json_body, limits: bounds of bodies
 * queue: requests gathered into batches, in turn
-* task_loader: adapters read beside the labelling
+* tasks: those of this process, changed in between two batches
+* shared_tasks: in the managed folder, of all processes and replicas
+* processes: several behind one port
 * futures: results of other threads
 * tokens: who may do what
 * headers: of every answer

@@ -3,12 +3,12 @@
 import asyncio
 import logging
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from fastapi import FastAPI, HTTPException, Request, Response
+from fastapi import FastAPI, HTTPException, Query, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, JSONResponse, PlainTextResponse
 from pydantic import TypeAdapter
@@ -21,6 +21,7 @@ from tfew.service.json_body import read_json
 from tfew.service.limits import BodyLimitMiddleware, Limits
 from tfew.service.messages import (
     Health,
+    Item,
     Label,
     NewTask,
     OneOrMany,
@@ -34,6 +35,7 @@ from tfew.service.metrics import Metrics, MetricsMiddleware
 from tfew.service.openapi import add_schemas, json_body
 from tfew.service.operations import Operations, client_of
 from tfew.service.queue import LabelQueue
+from tfew.service.shared_tasks import SharedTasks
 from tfew.service.table import read_table, write_table
 from tfew.service.tokens import TokenMiddleware, Tokens
 
@@ -64,17 +66,28 @@ PAGE_POLICY = (
 )
 
 
-def make_app(queue: LabelQueue, metrics: Metrics, limits: Limits, tokens: Tokens | None = None) -> FastAPI:
+def make_app(
+    queue: LabelQueue, metrics: Metrics, limits: Limits, tokens: Tokens | None = None, shared: SharedTasks | None = None
+) -> FastAPI:
+    """`shared`: where what is added over HTTP is kept for all processes; None: this one's tasks are its own."""
+    operations = Operations(queue, limits, shared)
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        async with operations.served.kept_up():
+            yield
+
     what = "Labels and probabilities by adapters of many tasks on one model."
     # no docs_url and redoc_url: their pages load from a CDN
-    app = FastAPI(title="tfew", version=own_version(), description=what, docs_url=None, redoc_url=None)
+    app = FastAPI(
+        title="tfew", version=own_version(), description=what, docs_url=None, redoc_url=None, lifespan=lifespan
+    )
     app.add_middleware(BodyLimitMiddleware, max_bytes=limits.max_body_bytes, timeout_seconds=limits.timeout_seconds)
     if tokens is not None:
         app.add_middleware(TokenMiddleware, tokens=tokens)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(limits.allowed_hosts))  # against DNS rebinding
     app.add_middleware(MetricsMiddleware, metrics=metrics)
     app.add_middleware(HeadersMiddleware)
-    operations = Operations(queue, limits)
     _add_labelling(app, operations)
     _add_tasks(app, operations)
     _add_state(app, operations, metrics)
@@ -99,18 +112,29 @@ def _add_labelling(app: FastAPI, operations: Operations) -> None:
     async def predict(request: Request) -> Response:
         """Labels one item, or many of any mix of tasks."""
         found = await read_json(request, PREDICT_BODY, limits.max_items)
-        many = found if isinstance(found, PredictRequest) else PredictRequest(items=[found], inputs=False)
+        many = (
+            found if isinstance(found, PredictRequest) else PredictRequest(items=[found], inputs=False, threshold=None)
+        )
         started = time.monotonic()
         with operations.accept():
             answers = await operations.answers(request, [(item.task, item.content) for item in many.items])
         shown = [queue.predictor.inputs(answer.prepared) if many.inputs else None for answer in answers]
-        labels = [_to_message(answer.labelled, inputs) for answer, inputs in zip(answers, shown, strict=True)]
+        labels = [
+            _to_message(_under_threshold(answer.labelled, item, many), inputs)
+            for answer, item, inputs in zip(answers, many.items, shown, strict=True)
+        ]
         response = PredictResponse(labels=labels, milliseconds=1000 * (time.monotonic() - started))
         return Response(response.model_dump_json(), media_type="application/json")
 
     @app.post("/table", response_class=PlainTextResponse, responses=ERROR_RESPONSES)
-    async def table(request: Request, task: str | None = None) -> PlainTextResponse:
-        """A CSV table (text/csv, UTF-8, with a header line) comes back with the columns label and probability."""
+    async def table(
+        request: Request, task: str | None = None, threshold: Annotated[float | None, Query(ge=0, le=1)] = None
+    ) -> PlainTextResponse:
+        """A CSV table (text/csv, UTF-8, with a header line) comes back with the columns label and probability.
+
+        The label is empty below the threshold, which stands in place of the task's own; where the task has sets of
+        labels (sets=) there is a column for them, a list in JSON.
+        """
         if request.headers.get("content-type", "").partition(";")[0].strip() != "text/csv":
             raise HTTPException(415, "The body of /table is text/csv.")
         operations.check_known([task])
@@ -127,6 +151,8 @@ def _add_labelling(app: FastAPI, operations: Operations) -> None:
             for start in range(0, len(rows), limits.max_items):  # in parts, so that other requests get their turn
                 part = [(task, row) for row in rows[start : start + limits.max_items]]
                 labelled += [answer.labelled for answer in await operations.answers(request, part, start)]
+        if threshold is not None:
+            labelled = [found.with_threshold(threshold) for found in labelled]
         return PlainTextResponse(write_table(columns, rows, labelled), media_type="text/csv")
 
 
@@ -143,16 +169,17 @@ def _add_tasks(app: FastAPI, operations: Operations) -> None:
         openapi_extra=json_body(TASK_BODY, one={"name": "spam", "folder": "runs/NAME"}),
     )
     async def add_task(request: Request) -> TaskDescription:
-        """Adds an adapter; needs manage=."""
-        operations.managed_folder(".")
+        """Adds an adapter, or puts it in the place of the one of that name; needs manage=."""
+        operations.check_manages()
         task = await read_json(request, TASK_BODY, 1)
-        with _audited(request, f"add task {task.name!r} from {task.folder[:200]!r}"), operations.accept():
-            await operations.add(task.name, operations.managed_folder(task.folder))
+        what = "replace" if task.replace else "add"
+        with _audited(request, f"{what} task {task.name!r} from {task.folder[:200]!r}"), operations.accept():
+            await operations.add(task.name, task.folder, task.replace)
         return next(found for found in operations.tasks() if found.name == task.name)
 
     @app.delete("/tasks/{name:path}", status_code=204, responses=ERROR_RESPONSES)
     async def remove_task(request: Request, name: str) -> None:
-        operations.managed_folder(".")
+        operations.check_manages()
         with _audited(request, f"remove task {name[:200]!r}"), operations.accept():
             await operations.remove(name)
 
@@ -164,19 +191,26 @@ def _add_state(app: FastAPI, operations: Operations, metrics: Metrics) -> None:
     async def page() -> HTMLResponse:
         return HTMLResponse(page_text, headers={"content-security-policy": PAGE_POLICY})
 
-    @app.get("/healthz", responses={503: {"model": Health, "description": "ending, or stuck"}})
+    @app.get(
+        "/healthz",
+        response_model_exclude_none=True,
+        responses={503: {"model": Health, "description": "ending, or stuck"}},
+    )
     async def health(response: Response) -> Health:
         """Stuck: one batch takes longer than any request may, so nothing is being answered."""
-        stuck = not (queue.alive or queue.closing) or queue.busy_seconds > limits.timeout_seconds
-        status = "ending" if queue.closing else "stuck" if stuck else "ok"
+        status = "ending" if queue.closing else "stuck" if queue.is_stuck(limits.timeout_seconds) else "ok"
         response.status_code = 200 if status == "ok" else 503
         oldest = round(queue.oldest_seconds, 3)
         tasks = len(queue.predictor.tasks)
-        return Health(status=status, tasks=tasks, waiting_rows=queue.unanswered, oldest_row_seconds=oldest)
+        return Health(
+            status=status, tasks=tasks, waiting_rows=queue.unanswered, oldest_row_seconds=oldest,
+            process=metrics.process,
+        )  # fmt: skip
 
     @app.get("/metrics", response_class=PlainTextResponse)
     async def all_metrics() -> Response:
-        return metrics.response(queue.unanswered, len(queue.predictor.tasks), queue.oldest_seconds)
+        metrics.observe_state(queue.unanswered, len(queue.predictor.tasks), queue.oldest_seconds)
+        return metrics.response()
 
 
 @contextmanager
@@ -193,8 +227,15 @@ def _audited(request: Request, what: str) -> Iterator[None]:
         audit.info(f"{what} for {client_of(request)}, {request.scope['tfew.request_id']}: {status}")
 
 
+def _under_threshold(found: "Labelled", item: Item, request: PredictRequest) -> "Labelled":
+    """Under the item's own threshold, or the request's, where either has one; else the task's holds."""
+    threshold = request.threshold if item.threshold is None else item.threshold
+    return found if threshold is None else found.with_threshold(threshold)
+
+
 def _to_message(found: "Labelled", inputs: list[str] | None) -> Label:
     return Label(
         task=found.task, label=found.label, probability=found.probability, probabilities=found.probabilities,
+        guess=found.guess, abstained=found.abstained, labels=None if found.labels is None else list(found.labels),
         inputs=inputs,
     )  # fmt: skip

@@ -75,9 +75,10 @@ class Client:
         found: dict[str, Any] = json.loads(self._ask("GET", "/healthz"))
         return found
 
-    def add_task(self, name: str, folder: str) -> None:
-        """`folder`: of its adapter, below the service's manage=. Not asked again: it may have been added."""
-        self._ask("POST", "/tasks", {"name": name, "folder": folder}, retries=0)
+    def add_task(self, name: str, folder: str, replace: bool = False) -> None:
+        """`folder`: of its adapter, below the service's manage=; `replace`: in the place of one that may be there.
+        Not asked again: it may have been added."""
+        self._ask("POST", "/tasks", {"name": name, "folder": folder, "replace": replace}, retries=0)
 
     def remove_task(self, name: str) -> None:
         self._ask("DELETE", f"/tasks/{quote(name, safe='')}", retries=0)

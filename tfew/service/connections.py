@@ -1,7 +1,8 @@
 """Connections: how many there are, and how long one may be idle, be sending its headers, or not take its answer.
 
 uvicorn closes what is idle after an answer, but not what never asks. At the limit of file descriptors nobody could
-connect any more, so there are fewer connections than descriptors, and the one that is idle the longest makes room.
+connect any more, so there are fewer connections than descriptors, and an idle one makes room: of the address that has
+the most, the one that is idle the longest. Somebody else's, which has just come and has not asked yet, stays.
 """
 
 import asyncio
@@ -9,6 +10,7 @@ import logging
 import socket
 import struct
 import time
+from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass, field
 
@@ -41,8 +43,9 @@ class Connections:
     def made(self, connection: "LimitedProtocol") -> None:
         self.open.add(connection)
         if len(self.open) > self.limits.most:
+            of_address = Counter(other.address for other in self.open)
             idle = [other for other in self.open if other.idle_since is not None]
-            self.close(min(idle, key=lambda other: other.idle_since or 0))
+            self.close(max(idle, key=lambda other: (of_address[other.address], -(other.idle_since or 0))))
 
     def close(self, connection: "LimitedProtocol") -> None:
         self.closed_idle += 1
@@ -74,6 +77,11 @@ class LimitedProtocol(AutoHTTPProtocol):  # type: ignore[misc,valid-type]
         self._answering_since: float | None = None
         self._in_headers, self._header_bytes = False, 0
         self.all.made(self)
+
+    @property
+    def address(self) -> str:
+        """The client's, without its port."""
+        return self.client[0] if self.client else ""
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.all.open.discard(self)

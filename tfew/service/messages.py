@@ -16,6 +16,7 @@ class Item(BaseModel):
     task: str | None = Field(None, description="whose labels; may be left out where the service has one task")
     text: str | None = None
     row: dict[str, Any] | None = None
+    threshold: float | None = Field(None, ge=0, le=1, description="in place of the task's own, for this row")
 
     @model_validator(mode="after")
     def _check_text_or_row(self) -> "Item":
@@ -34,6 +35,7 @@ class PredictRequest(BaseModel):
     model_config = Strict
     items: list[Item] = Field(min_length=1)
     inputs: bool = Field(False, description="whether answers hold what the model was shown")
+    threshold: float | None = Field(None, ge=0, le=1, description="in place of the tasks' own, for rows without one")
 
 
 def _discriminate(body: Any) -> str:
@@ -46,9 +48,12 @@ OneOrMany = Annotated[Annotated[Item, Tag(ONE)] | Annotated[PredictRequest, Tag(
 
 class Label(BaseModel):
     task: str
-    label: str
-    probability: float
+    label: str | None = Field(description="null: not sure, see threshold")
+    probability: float = Field(description="of the guess")
     probabilities: dict[str, float]
+    guess: str = Field(description="the likeliest label, whether sure or not")
+    abstained: bool = Field(description="whether the guess is less probable than the threshold")
+    labels: list[str] | None = Field(description="the set that holds the right label as often as sets= says")
     inputs: list[str] | None = Field(None, description="what the model was shown: one text for each template")
 
 
@@ -59,18 +64,32 @@ class PredictResponse(BaseModel):
     milliseconds: float
 
 
+class Point(BaseModel):
+    """`coverage`: the share of held-out rows that a threshold answers; `accuracy`: the share of these that is right."""
+
+    threshold: float
+    coverage: float
+    accuracy: float
+
+
 class TaskDescription(BaseModel):
     name: str
     labels: list[str] | None = Field(description="null: each row has choices of its own")
     columns: list[str]
     text_column: str | None = Field(description="the column that a plain text is; null: rows have several")
     templates: list[str]
+    threshold: float | None = Field(
+        description="of the probability, below which a row gets no label; null: each gets one"
+    )
+    sets: float | None = Field(description="how often a set of labels is to hold the right one; null: there are none")
+    answering: list[Point] | None = Field(description="of held-out rows, the surest first; null: there are none")
 
 
 class NewTask(BaseModel):
     model_config = Strict
     name: str = Field(min_length=1, max_length=200)
     folder: str = Field(description="of the adapter, below the folder that the service was told (manage=)")
+    replace: bool = Field(False, description="whether a task of that name may be there: this adapter takes its place")
 
 
 class Health(BaseModel):
@@ -78,6 +97,7 @@ class Health(BaseModel):
     tasks: int
     waiting_rows: int
     oldest_row_seconds: float = Field(description="how long the oldest of them has waited")
+    process: str | None = Field(None, description="which of several processes (processes=) has answered")
 
 
 class Problem(BaseModel):

@@ -1,16 +1,30 @@
-"""The metrics of `GET /metrics`, in Prometheus' format."""
+"""The metrics of `GET /metrics`, in Prometheus' format.
 
+Of several processes whichever is asked answers for all: each writes its own to a file, every second.
+"""
+
+import json
+import os
 import time
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
 
 from fastapi import Response
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.metrics_core import Metric
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 LATENCIES = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 
 
 class Metrics:
-    def __init__(self) -> None:
+    """`process`: the name of this one among several, a label of all that is measured; `folder`: where all of them
+    write theirs."""
+
+    def __init__(self, process: str | None = None, folder: Path | None = None) -> None:
+        self.process, self._folder = process, folder
         self._registry = CollectorRegistry()
         self._requests = Counter(
             "tfew_requests", "Requests by path and status", ["path", "status"], registry=self._registry
@@ -34,11 +48,50 @@ class Metrics:
         self._batches.inc()
         self._busy.inc(seconds)
 
-    def response(self, waiting: int, tasks: int, oldest_seconds: float) -> Response:
+    def observe_state(self, waiting: int, tasks: int, oldest_seconds: float) -> None:
         self._waiting.set(waiting)
         self._tasks.set(tasks)
         self._oldest.set(oldest_seconds)
-        return Response(generate_latest(self._registry), media_type=CONTENT_TYPE_LATEST)
+
+    def response(self) -> Response:
+        if self._folder is None:
+            return Response(generate_latest(self._registry), media_type=CONTENT_TYPE_LATEST)
+        self.publish()
+        return Response(generate_latest(_AllProcesses(self._folder)), media_type=CONTENT_TYPE_LATEST)
+
+    def publish(self) -> None:
+        """Writes what the others answer with, too; nothing, where there are none."""
+        if self._folder is None:
+            return
+        path = self._folder / f"{self.process}.json"
+        temporary = path.with_suffix(".new")
+        temporary.write_text(json.dumps([_shown(family, str(self.process)) for family in self._registry.collect()]))
+        os.replace(temporary, path)
+
+
+def _shown(family: Metric, process: str) -> list[Any]:
+    samples = [[sample.name, {**sample.labels, "process": process}, sample.value] for sample in family.samples]
+    return [family.name, family.documentation, family.type, samples]
+
+
+class _AllProcesses:
+    """In a registry's place."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+
+    def collect(self) -> Iterable[Metric]:
+        families: dict[str, Metric] = {}
+        for name, documentation, kind, samples in self._read():
+            family = families.setdefault(name, Metric(name, documentation, kind))
+            for sample in samples:
+                family.add_sample(*sample)
+        return families.values()
+
+    def _read(self) -> Iterator[list[Any]]:
+        for path in sorted(self._folder.glob("*.json")):
+            with suppress(OSError):
+                yield from json.loads(path.read_text())
 
 
 class MetricsMiddleware:

@@ -5,15 +5,19 @@ import re
 from collections.abc import Awaitable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 from fastapi import HTTPException, Request
 
 from tfew.errors import UserError
 from tfew.service.limits import Limits
-from tfew.service.messages import TaskDescription
+from tfew.service.messages import Point, TaskDescription
 from tfew.service.queue import Answer, ClosedError, FullError, LabelQueue
-from tfew.service.task_loader import BusyError, TaskLoader
+from tfew.service.shared_tasks import SharedTasks
+from tfew.service.tasks import BusyError, LaggingError, ServedTasks
+
+if TYPE_CHECKING:
+    from tfew.prediction.task_predictor import TaskPredictor
 
 T = TypeVar("T")
 CLIENT_CLOSED_REQUEST = 499  # nginx's number; nobody sees it but the metrics
@@ -21,9 +25,11 @@ ABSOLUTE = re.compile(r"(?<![\w.~-])/(?:[^/\s'\"]+/)+")  # the folders of a path
 
 
 class Operations:
-    def __init__(self, queue: LabelQueue, limits: Limits) -> None:
+    """`shared`: see `ServedTasks`."""
+
+    def __init__(self, queue: LabelQueue, limits: Limits, shared: SharedTasks | None = None) -> None:
         self.queue, self.limits = queue, limits
-        self._loader = TaskLoader()
+        self.served = ServedTasks(queue, self._folder, limits.timeout_seconds, shared)
 
     @contextmanager
     def accept(self) -> Iterator[None]:
@@ -67,39 +73,42 @@ class Operations:
                 columns=list(labeller.columns),
                 text_column=labeller.text_column,
                 templates=list(labeller.templates),
+                threshold=labeller.decision.threshold,
+                sets=labeller.decision.share,
+                answering=_answering(labeller),
             )
             for name, labeller in self.queue.predictor.tasks.items()
         ]
 
-    def managed_folder(self, folder: str) -> Path:
-        """The folder below `manage=`; raises HTTPException if it may not be loaded from."""
-        root = self.limits.manage
-        if root is None:
+    def check_manages(self) -> None:
+        if self.limits.manage is None:
             raise HTTPException(403, "Tasks cannot be changed over HTTP (manage=FOLDER allows it).")
+
+    def _folder(self, folder: str) -> Path:
+        """The folder below `manage=`; raises UserError if it may not be loaded from."""
+        root = self.limits.manage
+        assert root is not None
         try:
             path = (root / folder).resolve()
             good = path.is_relative_to(root.resolve()) and path.is_dir()
         except (OSError, ValueError):  # a name that is too long, or holds NUL
             good = False
         if not good:
-            raise HTTPException(422, f"{folder[:200]!r} is no folder below the one that manage= names.")
+            raise UserError(f"{folder[:200]!r} is no folder below the one that manage= names.")
         return path
 
-    async def add(self, name: str, folder: Path) -> None:
-        """The adapter is read beside the labelling, and taken in between two batches."""
-        predictor = self.queue.predictor
-        task = await self._changing(self._loader.run(lambda: predictor.read_task(name, folder, own_base=True)))
-        await self._changing(self.queue.call(lambda: predictor.put_task(name, task)))
+    async def add(self, name: str, folder: str, replace: bool) -> None:
+        await self._changing(self.served.add(name, folder, replace))
 
     async def remove(self, name: str) -> None:
         self.check_known([name])
-        await self._changing(self.queue.call(lambda: self.queue.predictor.remove(name)))
+        await self._changing(self.served.remove(name))
 
     async def _changing(self, work: Awaitable[T]) -> T:
         """Errors without the folders of this machine."""
         try:
             with self._refusing():
-                return await asyncio.wait_for(work, self.limits.timeout_seconds)
+                return await work
         except HTTPException as error:
             raise HTTPException(error.status_code, ABSOLUTE.sub("", str(error.detail)), error.headers) from None
 
@@ -113,11 +122,26 @@ class Operations:
         except FullError:
             refuse(429, "Too many rows are waiting (max_waiting=): try again in a moment.")
         except BusyError:
-            refuse(429, "Another task is being added: try again in a moment.")
+            refuse(429, "Another task is being added or removed: try again in a moment.")
+        except LaggingError as error:
+            refuse(503, str(error))
         except ClosedError:
             refuse_ending()
         except TimeoutError:
             refuse(504, f"Not answered within {self.limits.timeout_seconds:g} s (timeout_seconds=).")
+
+
+def _answering(labeller: "TaskPredictor") -> list[Point] | None:
+    if (summary := labeller.answering) is None:
+        return None
+    return [
+        Point(
+            threshold=point["threshold"],
+            coverage=point["answered"] / summary["rows"],
+            accuracy=point["right"] / point["answered"],
+        )
+        for point in summary["points"]
+    ]
 
 
 async def while_connected(request: Request, work: Awaitable[T], timeout_seconds: float) -> T:

@@ -10,7 +10,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -128,6 +128,10 @@ class LabelQueue:
     def alive(self) -> bool:
         return self._thread.is_alive()
 
+    def is_stuck(self, seconds: float) -> bool:
+        """Whether one batch takes longer than this, or the thread has ended: nothing is being answered."""
+        return not (self.alive or self.closing) or self.busy_seconds > seconds
+
     @contextmanager
     def accept(self) -> Iterator[None]:
         """Wraps a request: its rows are labelled even if the queue closes meanwhile. Raises ClosedError."""
@@ -166,7 +170,11 @@ class LabelQueue:
         with self._changed:
             self._calls.append(call)
             self._changed.notify()
-        return await call.future
+        try:
+            return await call.future
+        finally:
+            with self._changed, suppress(ValueError):  # cancelled, it is not run later; else it has been taken out
+                self._calls.remove(call)
 
     def close(self) -> None:
         """Refuses new requests; accepted ones are answered. Safe in a signal handler: the lock is re-entrant."""

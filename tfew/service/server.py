@@ -3,7 +3,7 @@
 import logging
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -11,6 +11,7 @@ from types import FrameType
 import uvicorn
 from fastapi import FastAPI
 
+from tfew.errors import UserError
 from tfew.service.connections import ConnectionLimits, Connections, connections_that_fit, limited_protocol
 from tfew.service.log_limit import limit_logs
 from tfew.service.queue import LabelQueue
@@ -21,6 +22,7 @@ REFUSE_SECONDS = 1.0  # for which a stopping service still answers 503 after its
 SHUTDOWN_TIMEOUT_SECONDS = 5  # then clients with unfinished requests or responses are disconnected
 IDLE_SECONDS = 10.0  # for headers to come, and between two requests
 BACKLOG = 128
+TICKS_OF_A_SECOND = 10  # uvicorn's
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ class Listening:
 
 class GracefulServer(uvicorn.Server):
     """On SIGTERM or Ctrl-C the queue closes, and the server runs until it is empty, or until `drain_seconds` later; a
-    second signal stops at once. `ready` is called with the port that is listened on."""
+    second signal stops at once. `ready` is called with the port that is listened on, `each_second` as it says."""
 
     def __init__(
         self,
@@ -48,14 +50,18 @@ class GracefulServer(uvicorn.Server):
         connections: Connections | None = None,
         drain_seconds: float = float("inf"),
         ready: Callable[[int], None] = lambda port: None,
+        each_second: Callable[[], None] = lambda: None,
     ) -> None:
         super().__init__(config)
         self._queue, self._connections, self._drain_seconds, self._ready = queue, connections, drain_seconds, ready
+        self._each_second = each_second
         self._closed: float | None = None
         self._ended: float | None = None
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
+        for shared in sockets or []:
+            shared.listen(BACKLOG)  # the loop has made its own backlog that of all processes
         if self.started:
             self._ready(self.servers[0].sockets[0].getsockname()[1])
 
@@ -69,6 +75,8 @@ class GracefulServer(uvicorn.Server):
         now = time.monotonic()
         if self._connections is not None and counter % 10 == 0:
             self._connections.close_overdue()
+        if counter % TICKS_OF_A_SECOND == 0:
+            self._each_second()
         if self._queue.closing and self._closed is None:
             self._closed = now
         if self._queue.ended and self._ended is None:
@@ -81,16 +89,26 @@ class GracefulServer(uvicorn.Server):
         return over or await super().on_tick(counter)
 
 
-def serve(app: FastAPI, queue: LabelQueue, listening: Listening, ready: Callable[[int], None]) -> None:
-    """Serves until it is stopped by a signal."""
+def serve(
+    app: FastAPI,
+    queue: LabelQueue,
+    listening: Listening,
+    ready: Callable[[int], None],
+    sockets: Sequence[socket.socket] | None = None,
+    each_second: Callable[[], None] = lambda: None,
+) -> None:
+    """Serves until it is stopped by a signal. `sockets`: those to accept from, which other processes share."""
     limit_logs("uvicorn.error", "asyncio", "tfew.service.audit")
     limits = ConnectionLimits(connections_that_fit(listening.max_connections), IDLE_SECONDS, listening.answer_seconds)
     protocol, connections = limited_protocol(limits)
     config = uvicorn.Config(
         app, host=listening.host, port=listening.port, log_level="warning", timeout_keep_alive=5, server_header=False,
-        backlog=BACKLOG, timeout_graceful_shutdown=SHUTDOWN_TIMEOUT_SECONDS, http=protocol, ws="none",
+        backlog=BACKLOG if sockets is None else 1,  # accepted at a time: what one process takes no other can
+        timeout_graceful_shutdown=SHUTDOWN_TIMEOUT_SECONDS, http=protocol, ws="none",
         access_log=False, ssl_certfile=listening.certificate, ssl_keyfile=listening.key,
     )  # fmt: skip
-    server = GracefulServer(config, queue, connections, listening.drain_seconds, ready)
-    server.run()  # with uvloop, where that is installed
+    server = GracefulServer(config, queue, connections, listening.drain_seconds, ready, each_second)
+    server.run(None if sockets is None else list(sockets))  # with uvloop, where that is installed
+    if not server.started:
+        raise UserError("The service did not start: see above.")
     queue.join(SHUTDOWN_TIMEOUT_SECONDS)  # its thread is a daemon: what hangs ends with the process

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import json
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +13,7 @@ from tfew.tables.stream import open_bytes
 if TYPE_CHECKING:
     from tfew.prediction.task_predictor import Labelled
 
-LABEL, PROBABILITY = "label", "probability"
+LABEL, PROBABILITY, SET = "label", "probability", "set"
 
 
 def read_table(body: bytes, most_rows: int) -> tuple[list[str], list[dict[str, Any]]]:
@@ -31,18 +32,22 @@ def read_table(body: bytes, most_rows: int) -> tuple[list[str], list[dict[str, A
 
 
 def write_table(columns: Sequence[str], rows: Sequence[dict[str, Any]], labelled: Sequence["Labelled"]) -> str:
-    """The table with two more columns, label and probability, renamed if the table has columns of that name."""
+    """The table with two more columns, label and probability, renamed if the table has columns of that name.
+
+    The label is empty where a row got none; with sets of labels there is a third column, a list in JSON."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\r\n")
-    added = list(_free_names(columns))
+    sets = any(found.labels is not None for found in labelled)
+    added = list(_free_names(columns, (LABEL, PROBABILITY, *((SET,) if sets else ()))))
     writer.writerow([*columns, *added])
     for row, found in zip(rows, labelled, strict=True):
-        writer.writerow([*row.values(), found.label, f"{found.probability:.4f}"])
+        labels = [json.dumps(found.labels, ensure_ascii=False)] if sets else []
+        writer.writerow([*row.values(), found.label, f"{found.probability:.4f}", *labels])
     return text.getvalue()
 
 
-def _free_names(columns: Sequence[str]) -> Iterator[str]:
-    for name in (LABEL, PROBABILITY):
+def _free_names(columns: Sequence[str], names: Sequence[str]) -> Iterator[str]:
+    for name in names:
         while name in columns:
             name = f"predicted_{name}"
         yield name

@@ -2,12 +2,14 @@
 
 from collections.abc import Mapping
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from tfew.errors import UserError, nearest, shorten_list
 from tfew.files import hub
 from tfew.files.hub_files import COMMIT, DATASETS, commit_of, explained, note_commit
+from tfew.files.hub_xet import or_over_http
 from tfew.tables.table_reader import Table
 
 
@@ -19,11 +21,9 @@ def load_from_hub(source: Mapping[str, Any], split: str, without: str) -> Any:
 
     try:
         at = commit_of(DATASETS, id, revision) if online else revision
-        loaded = hub.patiently(
-            lambda: datasets.load_dataset(id, source["config"], split=source[split], revision=at),
-            id,
-            hub.WAITS_SECONDS[:1],  # the library has been patient, too
-        )
+        call = partial(datasets.load_dataset, id, source["config"], split=source[split], revision=at)
+        waits = hub.WAITS_SECONDS[:1]  # the library has been patient, too
+        loaded = or_over_http(partial(hub.patiently, call, id, waits), id)
     except UserError as error:
         raise UserError(f"The data set {_named(source, split)} cannot be loaded: {error} Or {without}.") from error
     except Exception as error:  # the library raises a dozen kinds for "not there"

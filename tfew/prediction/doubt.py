@@ -1,0 +1,80 @@
+"""What a run of many rows does about doubt: the file for a person, and the lines about it at the end."""
+
+import logging
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tfew.decisions.drift import ALARM, LABEL, MASS, PROBABILITY, DriftReference, Finding
+from tfew.errors import UserError
+from tfew.prediction.task_predictor import TaskPredictor
+
+if TYPE_CHECKING:
+    from tfew.prediction.bulk_predict import BulkPrediction, Progress
+
+log = logging.getLogger(__name__)
+MOST_SIZES = 8  # of sets, that are told apart
+SIGNALS = {
+    PROBABILITY: "the label's probability",
+    MASS: "the probability of all labels together",
+    LABEL: "how often labels are given",
+}
+
+
+def review_file(output: Path) -> Path:
+    """Of the rows that got no label, in their order; it ends as the output does."""
+    return output.with_name(f"{output.name}.review{output.suffix}")
+
+
+def drift_references(tasks: Mapping[str, TaskPredictor]) -> dict[str, DriftReference]:
+    """Of the tasks whose run has held-out rows that were scored as new rows are."""
+    found = {}
+    for name, task in tasks.items():
+        try:
+            if task.held_out is not None:
+                found[name] = DriftReference(task.held_out(), task.labels)
+        except UserError as error:
+            log.debug(f"{name}: new rows are not compared with held-out ones: {error}")
+    return found
+
+
+def doubt_lines(progress: "Progress", labelling: "BulkPrediction", output: Path | None) -> Iterator[str]:
+    """Of the summary: rows without a label, sizes of sets, and a warning where scores have changed."""
+    for task, abstained in sorted(progress.abstained.items()):
+        rows = abstained + sum(progress.labels.get(task, {}).values())
+        threshold = labelling.predictor.tasks[task].decision.threshold
+        where = "" if output is None else f"; they are listed in {review_file(output)}"
+        yield (
+            f"{task}: {abstained:,} of {rows:,} rows ({100 * abstained / rows:.1f} %) got no label, the likeliest being"
+            f" less probable than {threshold:g}{where}"
+        )
+    for task, sizes in sorted(progress.set_sizes.items()):
+        yield f"{task}: sets of labels: {_sizes(sizes)}"
+    for task, reference in labelling.references.items():
+        if raised := reference.raised(progress.scores.get(task, {})):
+            yield drift_warning(task, reference, raised)
+
+
+def _sizes(sizes: Mapping[str, int]) -> str:
+    """How many sets have so many labels, and the mean."""
+    counts = sorted((int(size), rows) for size, rows in sizes.items())
+    total = sum(rows for _, rows in counts)
+    named = [f"{size} label{'s' * (size != 1)} {100 * rows / total:.1f} %" for size, rows in counts[:MOST_SIZES]]
+    more = sum(rows for _, rows in counts[MOST_SIZES:])
+    rest = [f"more {100 * more / total:.1f} %"] if more else []
+    return f"{', '.join([*named, *rest])}; {sum(size * rows for size, rows in counts) / total:.2f} on average"
+
+
+def drift_warning(task: str, reference: DriftReference, raised: list[Finding]) -> str:
+    told = "; ".join(
+        f"{SIGNALS[found.signal]} (distance {found.distance:.2f}, p {_p(found.p)}: {found.detail})" for found in raised
+    )
+    return (
+        f"Warning: the rows of {task} look unlike the {reference.rows} held-out rows of its training: {told}. Check"
+        f" some by hand; what was promised for rows like those may not hold. Without a change this is said for at most"
+        f" {100 * ALARM:g} % of tables."
+    )
+
+
+def _p(p: float) -> str:
+    return "below 1e-12" if p < 1e-12 else f"{p:.1g}"

@@ -1,0 +1,232 @@
+"""The tasks of this process: changed in between two batches, and kept as all processes have them.
+
+Adapters are read in a thread of their own: one that takes long, or for ever, keeps no row from being labelled.
+"""
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
+from pathlib import Path
+from typing import Any, TypeVar
+
+from tfew.errors import UserError
+from tfew.service.futures import resolve, try_call
+from tfew.service.queue import LabelQueue
+from tfew.service.shared_tasks import BASE, CANNOT_READ, AddedTask, LockedError, SharedState, SharedTasks
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+POLL_SECONDS = 0.2
+ALIVE_SECONDS = 2.0  # between two signs of life
+UNDO_SECONDS = 2.0  # a change that one process cannot take in is taken back by then
+
+
+class BusyError(Exception):
+    """Another adapter is being read, or another process is changing the tasks."""
+
+
+class LaggingError(Exception):
+    """Another process has not taken a change in, and it is undone."""
+
+
+class TaskLoader:
+    """Runs one function at a time, in a daemon thread: a reader that hangs does not keep the process from ending."""
+
+    def __init__(self) -> None:
+        self._free = threading.Lock()
+
+    async def run(self, function: Callable[[], T]) -> T:
+        """Raises BusyError, or what the function raises; cancelled, the thread continues and is busy until its end."""
+        if not self._free.acquire(blocking=False):
+            raise BusyError
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[T] = loop.create_future()
+        threading.Thread(target=self._work, args=(function, loop, future), name="task loader", daemon=True).start()
+        return await future
+
+    def _work(self, function: Callable[[], T], loop: asyncio.AbstractEventLoop, future: "asyncio.Future[T]") -> None:
+        result, error = try_call(function)
+        self._free.release()
+        resolve(loop, future, result, error)
+
+
+class ServedTasks:
+    """`find_folder`: the folder of an added task, by its name below the managed one.
+
+    Without `shared` changes are this process's own, and end with it.
+    """
+
+    def __init__(
+        self,
+        queue: LabelQueue,
+        find_folder: Callable[[str], Path],
+        timeout_seconds: float,
+        shared: SharedTasks | None = None,
+    ) -> None:
+        self._queue, self._find_folder, self._timeout_seconds, self._shared = (
+            queue, find_folder, timeout_seconds, shared,
+        )  # fmt: skip
+        self._loader = TaskLoader()
+        self._versions = dict.fromkeys(shared.base if shared is not None else [], BASE)  # of the tasks that are here
+        self._version: str | None = None  # of all of them; None: not read yet
+        self._followed = time.monotonic()
+        self._failed: set[str] = set()
+        self._following = asyncio.Lock()
+
+    async def add(self, name: str, folder: str, replace: bool = False) -> None:
+        """Raises UserError, BusyError, LaggingError or TimeoutError; then nothing has changed."""
+        with self._changing():
+            state = await self._current()
+            read = await self._read(name, self._find_folder(folder), replace)
+            if self._shared is None:
+                return await self._put(name, read, replace)
+            changed = state.with_task(name, folder)
+            await self._publish(state, changed, name, lambda: self._put(name, read, replace))
+
+    async def remove(self, name: str) -> None:
+        with self._changing():
+            state = await self._current()
+            if self._shared is None:
+                return await self._take_out(name)
+            await self._publish(state, state.without_task(name), name, lambda: self._take_out(name))
+
+    @asynccontextmanager
+    async def kept_up(self) -> AsyncIterator[None]:
+        """Inside, this process has what all have; what others change is taken in. Raises UserError for a bad file."""
+        if self._shared is None:
+            yield
+            return
+        self._shared.acknowledge("joining")  # from now on changes wait for this process
+        while (state := self._shared.read()).version != self._version:
+            await self._follow(state)
+        keeping = asyncio.create_task(self._keep_up(self._shared))
+        try:
+            yield
+        finally:
+            keeping.cancel()
+            with suppress(asyncio.CancelledError):
+                await keeping
+            self._shared.leave()
+
+    async def _keep_up(self, shared: SharedTasks) -> None:
+        said, alive = "", time.monotonic()
+        while True:
+            await asyncio.sleep(POLL_SECONDS)
+            try:
+                state = await asyncio.to_thread(shared.read)
+                if state.version != self._version:
+                    await self._follow(state)
+                elif time.monotonic() - self._followed > UNDO_SECONDS:
+                    for name in self._failed & self._versions.keys():  # an earlier one answers in its place
+                        await self._take_out(name)
+                if time.monotonic() - alive > ALIVE_SECONDS:
+                    await asyncio.to_thread(shared.acknowledge, str(self._version), self._failed)
+                    alive = time.monotonic()
+                said = ""
+            except Exception as error:  # the next round may be luckier
+                if str(error) != said:
+                    log.warning(f"The tasks of other processes cannot be followed: {error}")
+                said = str(error)
+
+    async def _current(self) -> SharedState:
+        """With what others have changed meanwhile taken in."""
+        if self._shared is None:
+            return SharedState()
+        state = await asyncio.to_thread(self._shared.read)
+        await self._follow(state)
+        return state
+
+    async def _follow(self, state: SharedState) -> None:
+        """Adds, replaces and removes tasks until they are those of the state; what cannot be read is left out."""
+        assert self._shared is not None
+        async with self._following:
+            if state.version == self._version:
+                return
+            wanted = state.wanted(self._shared.base)
+            self._failed = set()
+            for name in [name for name in self._versions if name not in wanted]:
+                await self._take_out(name)
+            for name, version in wanted.items():
+                if self._versions.get(name) != version:
+                    await self._follow_one(name, version, state.added.get(name))
+                    await asyncio.to_thread(self._shared.acknowledge, str(self._version), self._failed)  # it lives
+            self._version, self._followed = state.version, time.monotonic()
+            await asyncio.to_thread(self._shared.acknowledge, state.version, self._failed)
+
+    async def _follow_one(self, name: str, version: str, added: AddedTask | None) -> None:
+        assert self._shared is not None
+        try:
+            folder = self._shared.base[name] if added is None else self._find_folder(added.folder)
+            await self._put(name, await self._read(name, folder, True), True, version)
+        except UserError as error:
+            log.warning(f"The task {name!r} cannot be read as it was changed over HTTP: {error}")
+            self._failed.add(name)
+
+    async def _publish(self, before: SharedState, after: SharedState, name: str, apply: Callable[[], Any]) -> None:
+        """Writes what is to be there, applies it here, and waits until all have it; else it is taken back."""
+        assert self._shared is not None
+        async with self._following:
+            await asyncio.to_thread(self._shared.write, after)
+            try:
+                await apply()
+            except BaseException:
+                await asyncio.to_thread(self._shared.write, before.again())
+                raise
+            if name in self._versions:
+                self._versions[name] = after.version
+            self._version = after.version
+            await asyncio.to_thread(self._shared.acknowledge, after.version)
+        end = time.monotonic() + self._timeout_seconds
+        while lagging := await asyncio.to_thread(self._shared.lagging, after.version, name):
+            member, why = next(iter(lagging.items()))
+            if CANNOT_READ in lagging.values() or time.monotonic() > end:
+                await self._undo(before.again())
+                raise LaggingError(
+                    f"Not every process can take in the task {name!r}: nothing was changed ({member} {why})."
+                )
+            await asyncio.sleep(POLL_SECONDS / 4)
+
+    async def _undo(self, state: SharedState) -> None:
+        """Also for the others, as far as they follow."""
+        assert self._shared is not None
+        await asyncio.to_thread(self._shared.write, state)
+        await self._follow(state)
+        end = time.monotonic() + UNDO_SECONDS
+        while time.monotonic() < end and await asyncio.to_thread(self._shared.lagging, state.version):
+            await asyncio.sleep(POLL_SECONDS / 4)
+
+    async def _read(self, name: str, folder: str | Path, replace: bool) -> Any:
+        predictor = self._queue.predictor
+
+        def read() -> Any:
+            task, scalings = predictor.read_task(name, folder, own_base=True, replace=replace)
+            _ = task.task_predictor.answering  # read in the loader's thread, for the description of the task
+            return task, scalings
+
+        return await asyncio.wait_for(self._loader.run(read), self._timeout_seconds)
+
+    async def _put(self, name: str, read: Any, replace: bool, version: str = BASE) -> None:
+        await self._between_batches(lambda: self._queue.predictor.put_task(name, read, replace))
+        self._versions[name] = version
+
+    async def _take_out(self, name: str) -> None:
+        await self._between_batches(lambda: self._queue.predictor.remove(name))
+        self._versions.pop(name, None)
+
+    async def _between_batches(self, function: Callable[[], Any]) -> None:
+        await asyncio.wait_for(self._queue.call(function), self._timeout_seconds)
+
+    @contextmanager
+    def _changing(self) -> Iterator[None]:
+        if self._shared is None:
+            yield
+            return
+        try:
+            with self._shared.changing():
+                yield
+        except LockedError:
+            raise BusyError from None
