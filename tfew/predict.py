@@ -77,7 +77,7 @@ def predict(config: DictConfig, overrides: Sequence[str] = ()) -> "Progress":
             skip=config.bad_rows == "skip",
             at_once=source == STDIO,
             review=result_rows(for_review=True),
-            references=drift_references(predictor.tasks) if config.drift else {},
+            references=drift_references(predictor.tasks) if config.drift and predictor.shortlist is None else {},
         )
         suggestions = _suggestions(config, find_run, target)
         labelling.before_finish = None if suggestions is None else suggestions.write

@@ -393,3 +393,9 @@ def test_old_records_print(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -
     print_summary(record, tmp_path)
     assert capsys.readouterr().out.splitlines()[2].startswith("  accuracy ")
     assert str(record).splitlines()[1].startswith("  accuracy  ")
+
+
+def test_many_labels_with_a_row_or_two_each_are_no_warning() -> None:
+    """Twenty-five labels in thirty rows: scikit-learn takes such labels for numbers, and would say so."""
+    texts = [f"word{n % 25} again" for n in range(30)]
+    assert bag_of_words(texts, [n % 25 for n in range(30)], ["word7 again"]) == [7]

@@ -91,6 +91,12 @@ def load_task(name: str, run: SavedRun, prompt_tokenizer: PromptTokenizer) -> Lo
             " probabilities are averaged: choose one with templates=single templates.name=."
         )
     if shortlist is not None:
+        promised = [key for key in ("coverage", "risk", "sets") if getattr(run.decisions, key) is not None]
+        if promised:
+            raise UserError(
+                f"{promised[0]}= rests on probabilities of rows that were scored in full, and score.shortlist= has"
+                " bounds: leave one of them out, or say threshold=."
+            )
         log.info(
             f"Note: score.shortlist={shortlist.size} leaves labels of {name} out where they cannot be the best: the"
             " label's probability is a lower bound then, and theirs are upper ones (column bounds)."

@@ -129,6 +129,7 @@ def bag_of_words_probabilities(
     model = LogisticRegression(C=INVERSE_REGULARISATION, class_weight="balanced", max_iter=1000)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
+        warnings.filterwarnings("ignore", "The number of unique classes")  # there may be many, with a row or two each
         model.fit(vectors, labels)
     return list(model.classes_), model.predict_proba(vectorizer.transform(new_texts))
 
