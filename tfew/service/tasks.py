@@ -196,7 +196,10 @@ class ServedTasks:
         await asyncio.to_thread(self._shared.write, state)
         await self._follow(state)
         end = time.monotonic() + UNDO_SECONDS
-        while time.monotonic() < end and await asyncio.to_thread(self._shared.lagging, state.version):
+        while time.monotonic() < end:
+            lagging = await asyncio.to_thread(self._shared.lagging, state.version)
+            if not lagging:
+                break
             await asyncio.sleep(POLL_SECONDS / 4)
 
     async def _read(self, name: str, folder: str | Path, replace: bool) -> Any:
