@@ -142,7 +142,7 @@ def test_json_lines_have_lists(record: RunRecord, tmp_path: Path) -> None:
     predict(f"adapter={folder(record)}", f"input={new}", f"output={tmp_path}/out.jsonl")
     rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
     found = Predictor.load(folder(record))(NEW)
-    assert [row["label"] for row in rows] == [list(labelled.labels or ()) for labelled in found]
+    assert [row["label"] for row in rows] == [list(labelled.label_set or ()) for labelled in found]
     assert [row["probabilities"] for row in rows] == [
         pytest.approx(labelled.probabilities, abs=1e-6) for labelled in found
     ]
@@ -175,7 +175,7 @@ def test_validation_yes_and_no_columns_and_the_service(tmp_path: Path) -> None:
         service = TestClient(make_app(queue, Metrics(), Limits(20, 20_000, 60.0, ("testserver",), None)))
         assert service.get("/tasks").json()[0]["several"] is True
         (answer,) = service.post("/predict", json={"text": NEW[0]}).json()["labels"]
-        assert answer["labels"] == list(labelled.labels or ())
+        assert answer["label_set"] == list(labelled.label_set or ())
         assert answer["probabilities"] == pytest.approx(labelled.probabilities)
         table = service.post("/table", content=f"text\n{NEW[0]}\n", headers={"content-type": "text/csv"}).text
         assert next(csv.DictReader(table.splitlines()))["label"] == labelled.label
@@ -212,9 +212,11 @@ def test_two_kinds_of_tasks_share_batches(record: RunRecord, tmp_path: Path) -> 
     first, second = both(NEW, ["sets", "single"])
     assert first.probabilities == pytest.approx(alone[0](NEW[:1])[0].probabilities, abs=1e-5)
     assert second.probabilities == pytest.approx(alone[1](NEW[1:])[0].probabilities, abs=1e-5)
-    assert second.labels is None
+    assert second.label_set is None
     assert sum(second.probabilities.values()) == pytest.approx(1)
-    assert set(first.labels or ()) == {name for name, p in first.probabilities.items() if p >= 0.5}, "nothing held out"
+    assert set(first.label_set or ()) == {name for name, p in first.probabilities.items() if p >= 0.5}, (
+        "nothing held out"
+    )
 
 
 @pytest.mark.parametrize(

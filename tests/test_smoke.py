@@ -30,7 +30,7 @@ def test_this_file_knows_all_experiments_and_commands() -> None:
     assert names == {*EXPERIMENTS, *MINI, *raft, *own, "demo", "pretrain_ia3", "pretrain_mini_t0"}
     package = CONFIGS.parent / "tfew"
     files = {path.stem for path in package.glob("*.py") if "__main__" in path.read_text()}
-    assert files - {"__main__"} | {path.parent.name for path in package.glob("*/__main__.py")} == set(COMMANDS)
+    assert files - {"__main__"} | {path.parent.name for path in package.glob("*/__main__.py")} == {*COMMANDS, "doctor"}
 
 
 @pytest.mark.parametrize(

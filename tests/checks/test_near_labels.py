@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.ranking.test_task_check import said, task
+from tests.checks.test_task_check import said, task
 from tfew.checks.near_labels import near_identical
 
 

@@ -399,6 +399,8 @@ def test_members_are_evaluated_like_the_data_sets_they_are(
     for name, member in together.metrics["members"].items():
         errors = [metrics.pop("calibration")["ece"] for metrics in (member, alone[name])]  # other batches: rounding
         assert errors[0] == pytest.approx(errors[1], abs=1e-6)
+        areas = [metrics.pop("answering")["area"] for metrics in (member, alone[name])]
+        assert areas[0] == pytest.approx(areas[1], abs=1e-6)
     assert together.metrics["members"] == alone
     assert together.metrics["accuracy"] == pytest.approx(np.mean([member["accuracy"] for member in alone.values()]))
     assert "mean of members" in out

@@ -255,7 +255,6 @@ def test_a_column_of_texts_is_found(caplog: pytest.LogCaptureFixture) -> None:
         (TEXTS, pd.Series([*LABELS[:-2], None, pd.NA], name="mood"), {}, "rows 15, 16: the label 'mood' is empty"),
         ([*TEXTS[:-1], None], LABELS, {}, "row 16: 'text' is empty"),
         (np.eye(16), LABELS, {}, r"hold no text, only values such as 1\.0"),
-        (TEXTS, [["a"], ["b"]] * 8, {}, r"'label' holds lists of labels, as row 1 \(\['a'\]\)"),
         (TEXTS, [1, "a"] * 8, {}, r"Labels are of several types \(int, str\): choose one"),
         (TEXTS, [1, True] * 8, {}, r"Labels are of several types \(bool, int\)"),
         (TEXTS, ["a", " a", "b", "b"] * 4, {}, "The labels 'a' and ' a' differ in blanks"),

@@ -18,7 +18,7 @@ from sklearn.metrics import accuracy_score, balanced_accuracy_score, f1_score
 from sklearn.model_selection import PredefinedSplit, cross_val_predict
 from sklearn.pipeline import make_pipeline
 
-from tests.ranking.test_task_check import task
+from tests.checks.test_task_check import task
 from tfew.config import compose
 from tfew.errors import UserError
 from tfew.evaluate import evaluate, with_run_settings

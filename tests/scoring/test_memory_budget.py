@@ -40,11 +40,13 @@ def sizes_scored(monkeypatch: pytest.MonkeyPatch, most: int | None = None) -> li
     sizes = []
     real = scoring.token_logprob
 
-    def spy(model: nn.Module, batch: Any, engine: str = "fast", parts: int = 1, context: Any = None) -> torch.Tensor:
+    def spy(
+        model: nn.Module, batch: Any, engine: str = "fast", parts: int = 1, context: Any = None, kept: Any = None
+    ) -> torch.Tensor:
         if most is not None and len(batch) > most:
             raise torch.OutOfMemoryError("made up")
         sizes.append((len(batch), int(batch.choice_mask.any(-1).sum())))
-        return real(model, batch, engine, parts, context)
+        return real(model, batch, engine, parts, context, kept)
 
     monkeypatch.setattr(scoring, "token_logprob", spy)
     return sizes

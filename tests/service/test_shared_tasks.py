@@ -5,6 +5,7 @@ import os
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -24,16 +25,16 @@ class Texts:
         self.tasks, self.batch_size = dict(tasks), 4
         self.unreadable: Path | None = None
 
-    def read_task(self, name: str, folder: Any, own_base: bool, replace: bool) -> str:
+    def read_task(self, name: str, folder: Any, own_base: bool, replace: bool) -> Any:
         if name in self.tasks and not replace:
             raise UserError(f"There is a task named {name!r} already.")
         path = Path(folder) / "text"
         if Path(folder) == self.unreadable or not path.is_file():
             raise UserError(f"{folder} cannot be read.")
-        return path.read_text()
+        return SimpleNamespace(task_predictor=SimpleNamespace(answering=None)), path.read_text()
 
-    def put_task(self, name: str, text: str, replace: bool) -> None:
-        self.tasks = {**self.tasks, name: text}
+    def put_task(self, name: str, read: Any, replace: bool) -> None:
+        self.tasks = {**self.tasks, name: read[1]}
 
     def remove(self, name: str) -> None:
         self.tasks = {other: text for other, text in self.tasks.items() if other != name}
