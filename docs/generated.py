@@ -20,9 +20,13 @@ GROUPS = {
 NO_HYDRA = ("doctor",)
 
 
+def pages() -> dict[str, str]:
+    """By file name; they are committed, so that they can be read without a build."""
+    return {"settings.md": settings_page(), "commands.md": commands_page(), "models.md": models_page()}
+
+
 def write_pages(folder: Path) -> None:
-    pages = {"settings.md": settings_page(), "commands.md": commands_page(), "models.md": models_page()}
-    for name, text in pages.items():
+    for name, text in pages().items():
         path = folder / name
         if not path.is_file() or path.read_text(encoding="utf-8") != text:
             path.write_text(text, encoding="utf-8")

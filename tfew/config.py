@@ -127,8 +127,11 @@ def check_keys(overrides: Sequence[str], config_name: str) -> None:
         leaf = key.rpartition(".")[2] if top in known else key
         if (top not in known) if leaf == key else (names and leaf not in names):
             near = nearest(leaf, names)
-            meant = "" if near is None else f" Did you mean {key.removesuffix(leaf)}{near}=?"
-            raise UserError(f"{key}= is no setting.{meant} --help lists them all.")
+            meant = [] if near is None else [f"{key.removesuffix(leaf)}{near}="]
+            if leaf == key:  # in a group: optimizer.lr= for lr=
+                meant = [f"{group}.{key}=" for group in sorted(known) if key in _keys_below(group)] or meant
+            question = f" Did you mean {' or '.join(meant)}?" if meant else ""
+            raise UserError(f"{key}= is no setting.{question} --help all lists them.")
 
 
 @cache

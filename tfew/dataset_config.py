@@ -40,7 +40,9 @@ def complete(config: DictConfig) -> DictConfig:
     dataset = config.dataset
     given = [key for key in OWN if config.get(key) is not None]
     if given and dataset.get("table") is None:
-        raise UserError(f"{given[0]}= is for a table of your own: say +experiment=local (or dataset=local).")
+        raise UserError(
+            f"{given[0]}= is for a table of your own: say +experiment=local_english, or +experiment=local with a GPU."
+        )
     if dataset.get("table") is not None and dataset.prompts is None:
         _describe_table(config)
     if dataset.get("layout") is not None and dataset.prompts is None:

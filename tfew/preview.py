@@ -102,7 +102,8 @@ def _show(config: DictConfig, task: Task, rows: Sequence[int]) -> list[dict[str,
     shown = []
     for number, row in enumerate((task.prompts[row] for row in rows), start=1):
         if not config.json:
-            print(f"==== {row[0].dataset} {config.split}, row {row[0].idx} ({number} of {task.rows}) ====")
+            own = row[0].idx + (config.dataset.get("table") is not None)  # of a table of one's own from 1
+            print(f"==== {row[0].dataset} {config.split}, row {own} ({number} of {task.rows}) ====")
         for prompt in row:
             description = _describe(prompt, prompt_tokenizer)
             print(json.dumps(description, ensure_ascii=False) if config.json else _as_text(description))

@@ -111,10 +111,7 @@ def test_the_reader_of_tables_takes_them(name: str) -> None:
 
 
 def test_a_name_that_there_is_not() -> None:
-    with pytest.raises(
-        UserError,
-        match=r"Unknown example 'suport_train' .*Did you mean 'support_train'\? Known: 'hotels_train', 'intents_test'",
-    ):
+    with pytest.raises(UserError, match=r"'suport_train' .*Did you mean 'support_train'\? Known: 'hotels_train'"):
         examples.path("suport_train")
     with pytest.raises(UserError, match=r"Unknown example '../errors'"):
         examples.path("../errors")

@@ -206,7 +206,7 @@ def test_rows_with_choices_of_their_own() -> None:
     prompts = [[Prompt("d", "t", 7, "which?", ("Paris", "Rome"), 1)]]
     task = Task("d", [Example(7, {}, 1)], prompts, 0)
     (row,) = hardest_rows(task, [Prediction("d", "t", 7, 1, 0, (0.0, math.log(0.25)), (1, 1))], 1.0)
-    assert (row.number, row.text, row.given, row.predicted, row.fold) == (1, "which?", "Rome", "Paris", None)
+    assert (row.number, row.text, row.given, row.predicted, row.fold) == (8, "which?", "Rome", "Paris", None)
     assert row.given_probability == pytest.approx(0.2)
     assert row.loss == pytest.approx(math.log(5))
 

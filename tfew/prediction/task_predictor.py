@@ -79,8 +79,10 @@ class WrongTemplatesError(UserError):
 
 
 class TaskPredictor:
-    """`norm` and `temperature`: how choices are scored, and how scores become probabilities. `thresholds`: by label, the
-    probability that gives it to a row, where rows may have several."""
+    """`norm` and `temperature`: how choices are scored, and how scores become probabilities.
+
+    `thresholds`: by label, the probability that gives it to a row, where rows may have several.
+    """
 
     def __init__(
         self,

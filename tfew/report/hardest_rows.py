@@ -20,7 +20,7 @@ LEAST_ROWS = 3  # are shown where fewer are wrong
 
 @dataclass(frozen=True)
 class HardRow:
-    """`number`: of the row in the task, from 1; `loss`: -log of the given label's probability, in nats."""
+    """`number`: of the row in its table, from 1; `loss`: -log of the given label's probability, in nats."""
 
     number: int
     text: str
@@ -67,7 +67,7 @@ def hardest_rows(task: Task, predictions: Sequence[Prediction], temperature: flo
             names = prompt.choices_by_question[prompt.questions.index(question)]
         rows.append(
             HardRow(
-                number + 1,
+                idx[row] + 1,
                 own_text(prompt),
                 names[label_R[row]],
                 names[predicted_R[row]],
