@@ -99,6 +99,7 @@ def test_a_stopped_run_goes_on_with_the_fold_it_was_in(
         return fit(*arguments)
 
     monkeypatch.setattr(fitting, "fit", counted)
+    monkeypatch.setattr("tfew.training.folds_at_once.fit", counted)
     with pytest.raises(KeyboardInterrupt):
         trained(table, tmp_path, *settings)
     assert calls[-1].relative_to(tmp_path).parts[1:] == ("setting_1", "fold_1")

@@ -490,10 +490,10 @@ def test_a_table_that_has_changed_is_another_run_and_no_longer_the_old_ones(revi
 
 @pytest.mark.slow
 def test_finished_folds_are_not_done_again(reviews: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    import tfew.train
+    from tfew.training import folds_at_once
 
     whole = run(f"data={reviews}", "folds=3", f"run_dir={tmp_path}/whole", runs=tmp_path)
-    fitted, train_fold = [], tfew.train._train_fold
+    fitted, train_fold = [], folds_at_once.train_fold
 
     def interrupted(*arguments: Any, **given: Any) -> Any:
         folder = arguments[-1]
@@ -502,7 +502,7 @@ def test_finished_folds_are_not_done_again(reviews: Path, tmp_path: Path, monkey
             raise KeyboardInterrupt
         return train_fold(*arguments, **given)
 
-    monkeypatch.setattr(tfew.train, "_train_fold", interrupted)
+    monkeypatch.setattr(folds_at_once, "train_fold", interrupted)
     again = (f"data={reviews}", "folds=3", f"run_dir={tmp_path}/again")
     with pytest.raises(KeyboardInterrupt):
         run(*again, runs=tmp_path)
