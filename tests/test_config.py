@@ -57,6 +57,8 @@ def test_columns_labels_and_templates_in_any_letters() -> None:
     ("override", "message"),
     [
         ("step=5", r"step= is no setting. Did you mean steps=\?"),
+        ("lr=1", r"lr= is no setting. Did you mean method.lr= or optimizer.lr=\? --help all"),
+        ("norm=sum", r"norm= is no setting. Did you mean score.norm=\?"),
         ("batchsize=5", r"Did you mean batch_size=\?"),
         ("optimiser=adamw", r"Did you mean optimizer=\?"),
         ("optimizer.lrr=1", r"optimizer.lrr= is no setting. Did you mean optimizer.lr=\?"),

@@ -244,3 +244,58 @@ def test_other_ways_of_scoring(method: str, tmp_path: Path) -> None:
     record = evaluate(compose(*given, f"runs={tmp_path}", "trainer=cpu", config_name="evaluate"))
     assert record.metrics["f1_micro"] >= 0
     assert len((folder(record) / "predictions.jsonl").read_text().splitlines()) == 12
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (("threshold=0.8",), "threshold= asks for one label a row, and rows of rows may have several"),
+        (("sets=0.9",), "sets= asks for one label a row"),
+        (("coverage=0.9",), "coverage= asks for one label a row"),
+        (("score.shortlist=1",), r"score\.shortlist= asks for one label a row"),
+        (("suggest=3",), "suggest= is for one label a row"),
+    ],
+)
+def test_what_is_for_one_label_is_refused(
+    settings: tuple[str, ...], message: str, record: RunRecord, tmp_path: Path
+) -> None:
+    new = tmp_path / "new.csv"
+    new.write_text("\n".join(["text", *(f'"{text}"' for text in NEW)]))
+    with pytest.raises(UserError, match=message):
+        predict(f"adapter={folder(record)}", f"input={new}", f"output={tmp_path}/out.csv", "trainer=cpu", *settings)
+    assert [path.name for path in tmp_path.iterdir()] == ["new.csv"]
+
+
+def test_a_shortlist_is_refused_in_evaluation(record: RunRecord, tmp_path: Path) -> None:
+    data = written(tmp_path / "rows.csv", ROWS[:5])
+    given = (f"adapter={folder(record)}", f"data={data}", "trainer=cpu", "score.shortlist=1", f"runs={tmp_path}")
+    config = with_run_settings(compose(*given, config_name="evaluate"), given)
+    with pytest.raises(UserError, match=r"score\.shortlist= finds one label a row, and rows of rows may have several"):
+        evaluate(config)
+
+
+def test_a_threshold_of_a_request_is_refused(record: RunRecord) -> None:
+    queue = LabelQueue(Predictor.load(folder(record), "trainer=cpu"), max_waiting=40, batch_rows=16)
+    try:
+        client = TestClient(make_app(queue, Metrics(), Limits(20, 20_000, 60.0, ("testserver",), None)))
+        body = {"items": [{"text": NEW[0]}], "threshold": 0.9}
+        answers = [
+            client.post("/predict", json=body),
+            client.post("/table?threshold=0.9", content=f"text\n{NEW[0]}\n", headers={"content-type": "text/csv"}),
+        ]
+    finally:
+        queue.close()
+    for answer in answers:
+        assert answer.status_code == 422
+        assert "may have several, each with a threshold of its own" in answer.json()["detail"]
+
+
+def test_several_workers_write_lists(record: RunRecord, tmp_path: Path) -> None:
+    new = tmp_path / "new.jsonl"
+    new.write_text("".join(json.dumps({"text": text}) + "\n" for text in NEW))
+    common = (f"adapter={folder(record)}", f"input={new}", "trainer=cpu")
+    predict(*common, f"output={tmp_path}/one.jsonl")
+    predict(*common, f"output={tmp_path}/two.jsonl", "trainer.devices=2")
+    lines = (tmp_path / "one.jsonl").read_text().splitlines()
+    assert (tmp_path / "two.jsonl").read_text().splitlines() == lines
+    assert all(isinstance(json.loads(line)["label"], list) for line in lines)

@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from tfew.environment.config_folder import CONFIGS as CONFIGS
 from tfew.environment.config_folder import PACKAGE as PACKAGE
+from tfew.environment.help_text import groups_with
 from tfew.environment.versions import require
 from tfew.errors import UserError, nearest, shorten_list
 from tfew.files.hub_adapter import HUB
@@ -129,7 +130,7 @@ def check_keys(overrides: Sequence[str], config_name: str) -> None:
             near = nearest(leaf, names)
             meant = [] if near is None else [f"{key.removesuffix(leaf)}{near}="]
             if leaf == key:  # in a group: optimizer.lr= for lr=
-                meant = [f"{group}.{key}=" for group in sorted(known) if key in _keys_below(group)] or meant
+                meant = [f"{group}.{key}=" for group in groups_with(key, but=(*FREE, *APPENDED))] or meant
             question = f" Did you mean {' or '.join(meant)}?" if meant else ""
             raise UserError(f"{key}= is no setting.{question} --help all lists them.")
 

@@ -44,9 +44,9 @@ FEW_ROWS = 10  # of which it is no wonder that they have the same label
 def predict(config: DictConfig, overrides: Sequence[str] = ()) -> "Progress":
     """Labels the rows of `config.input` into `config.output`; `overrides`: what the command line says."""
     source, target = str(config.input), str(config.output)
-    _check_settings(config)
+    wanted = _check_settings(config)
     if config.ray is not None or config.trainer.devices != 1 or names_many(source) or is_folder(target):
-        return _predict_in_pieces(config, overrides)
+        return _predict_in_pieces(config, overrides, wanted)
     _check(config, source, target)
     folders = None if config.adapters is None else task_folders(Path(str(config.adapters)).expanduser())
 
@@ -95,7 +95,7 @@ def predict(config: DictConfig, overrides: Sequence[str] = ()) -> "Progress":
     return progress
 
 
-def _predict_in_pieces(config: DictConfig, overrides: Sequence[str]) -> "Progress":
+def _predict_in_pieces(config: DictConfig, overrides: Sequence[str], wanted: WorkerChoice) -> "Progress":
     """The same by several workers, of many files, or into a folder (`tfew.pieces`)."""
     source, target = str(config.input), str(config.output)
     for key in ("suggest", *THRESHOLDS):
@@ -104,9 +104,6 @@ def _predict_in_pieces(config: DictConfig, overrides: Sequence[str]) -> "Progres
                 f"{key}= lists rows for a person in a file of its own, which several workers or files do not have:"
                 " leave it out, or label one file by one process."
             )
-    on_ray = (config.ray, config.ray_actors, config.ray_cpus, config.ray_gpus)
-    wanted = WorkerChoice(*on_ray, config.trainer.devices, config.piece_rows)
-    wanted.check()
     output = PieceOutput(target, config.parts)
     files = find_files(source, config.format)
     output.check(source, files, config.overwrite)
@@ -190,8 +187,8 @@ def _run(config: DictConfig, labelling: "BulkPrediction", source: str, target: s
         file.close()
 
 
-def _check_settings(config: DictConfig) -> None:
-    """Raises UserError for what can be known before a model is loaded."""
+def _check_settings(config: DictConfig) -> WorkerChoice:
+    """Who labels; raises UserError for what can be known before a model is loaded."""
     if config.adapter is not None and config.adapters is not None:
         raise UserError("adapter= is one task's adapter, adapters= those of many: give one of them.")
     if config.bad_rows not in ("stop", "skip"):
@@ -202,6 +199,10 @@ def _check_settings(config: DictConfig) -> None:
         if not isinstance(config[key], bool):
             raise UserError(f"{key}={config[key]!r} is neither true nor false.")
     settings(DecisionSettings, config).check()
+    on_ray = (config.ray, config.ray_actors, config.ray_cpus, config.ray_gpus)
+    wanted = WorkerChoice(*on_ray, config.trainer.devices, config.piece_rows)
+    wanted.check()
+    return wanted
 
 
 def _check(config: DictConfig, source: str, target: str) -> None:

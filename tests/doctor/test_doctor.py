@@ -7,7 +7,7 @@ import pytest
 
 from tests.test_named_models import PARAMETERS
 from tfew.doctor.__main__ import doctor
-from tfew.doctor.named_models import BESIDE_WEIGHTS_BYTES, NamedModel, fit, named_models
+from tfew.doctor.named_models import BESIDE_WEIGHTS_BYTES, NamedModel, named_models, training_verdict
 from tfew.environment import cores
 
 
@@ -30,9 +30,9 @@ def test_models_have_the_published_numbers_of_parameters() -> None:
 
 def test_what_fits() -> None:
     model = NamedModel("m", 10**9)
-    assert fit(model, 4e9 + BESIDE_WEIGHTS_BYTES, 4, 30) == "30 s"
-    assert fit(model, 4e9 + BESIDE_WEIGHTS_BYTES - 1, 4, 30) == "30 s, with model.dtype=bfloat16"
-    assert fit(model, 2e9 + BESIDE_WEIGHTS_BYTES - 1, 4, 30) == "no: it needs 3.0 GB free"
+    assert training_verdict(model, 4e9 + BESIDE_WEIGHTS_BYTES, 4, 30) == "30 s"
+    assert training_verdict(model, 4e9 + BESIDE_WEIGHTS_BYTES - 1, 4, 30) == "30 s, with model.dtype=bfloat16"
+    assert training_verdict(model, 2e9 + BESIDE_WEIGHTS_BYTES - 1, 4, 30) == "no: it needs 3.0 GB free"
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system has no affinity masks")

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tfew.cli import run_script
 from tfew.doctor.libraries import extras, versions
-from tfew.doctor.named_models import NamedModel, fit, named_models
+from tfew.doctor.named_models import NamedModel, named_models, training_verdict
 from tfew.environment.cores import load_average, usable_cores
 from tfew.runs.units import format_bytes
 
@@ -104,7 +104,7 @@ def _models(models: list[NamedModel]) -> Iterator[str]:
     )
     for model in models:
         seconds = STEPS * BATCH_SIZE * TOKENS * FLOPS_PER_PARAMETER_AND_TOKEN * model.parameters / rate
-        verdict = fit(model, free, dtype.itemsize, seconds)
+        verdict = training_verdict(model, free, dtype.itemsize, seconds)
         yield f"  {model.name:<17} {model.parameters / 1e9:7.3f} billion parameters  {verdict}"
 
 

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from tfew.config import CONFIGS
 from tfew.environment.versions import installed, misfit, own_version, pip_install, requirements
 
+# its only release declares Python < 3.10, and pins libraries of 2021
+PROMPTSOURCE = "pip install --no-deps --ignore-requires-python promptsource==0.2.3"
 EXTRAS = ("paper", "plots", "excel", "serve", "gguf", "wandb", "tensorboard", "deepspeed")
 
 
@@ -37,7 +39,7 @@ def extras() -> Iterator[str]:
         needed = requirements(extra)
         missing = [requirement for requirement in needed if installed(requirement.name) is None]
         if extra == "paper" and installed("promptsource") is None:
-            found = "promptsource is missing: README, Installation"
+            found = f"missing: {PROMPTSOURCE}"
         elif missing:
             found = f"missing: {pip_install(missing)}"
         else:

@@ -37,7 +37,7 @@ def named_models() -> list[NamedModel]:
     return sorted(large, key=lambda model: model.parameters)
 
 
-def fit(model: NamedModel, free_bytes: float, weight_bytes: int, seconds: float) -> str:
+def training_verdict(model: NamedModel, free_bytes: float, weight_bytes: int, seconds: float) -> str:
     """Whether a model's weights fit, as they are loaded (`weight_bytes` each) or in bfloat16, and its seconds then."""
     for of_each, setting in ((weight_bytes, ""), (BFLOAT16_BYTES, ", with model.dtype=bfloat16")):
         if model.parameters * of_each + BESIDE_WEIGHTS_BYTES <= free_bytes:

@@ -4,7 +4,7 @@ Nothing is composed for it, so it takes a moment. `--help all` is Hydra's own he
 """
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from textwrap import wrap
@@ -100,6 +100,20 @@ def options(group: str) -> list[str]:
 
 def _files(group: str) -> Iterator[Path]:
     return (CONFIGS / group).rglob("*.yaml")
+
+
+def groups_with(key: str, but: Collection[str]) -> list[str]:
+    """The groups and sections, `but` for these, that have this key right below them."""
+    import yaml
+
+    below: dict[str, set[str]] = {}
+    for path in CONFIGS.rglob("*.yaml"):
+        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        folder = path.relative_to(CONFIGS).parts[0]
+        sections = content if path.parent == CONFIGS else {folder: content}
+        for name, section in sections.items():
+            below.setdefault(name, set()).update(section if isinstance(section, dict) else ())
+    return sorted(name for name, keys in below.items() if key in keys and name not in but)
 
 
 def header(command: str) -> str:

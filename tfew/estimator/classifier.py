@@ -19,7 +19,7 @@ from tfew.errors import UserError
 from tfew.estimator.classes import Classes, as_labels, check_as_many, check_labels, check_named, find_classes
 from tfew.estimator.frame import WHERE, Frame, as_frame, as_texts
 from tfew.estimator.kept_run import KeptRun
-from tfew.estimator.label_sets import as_lists, find_label_sets, sets_out
+from tfew.estimator.label_sets import SetsOut, as_lists, find_label_sets, sets_out
 from tfew.estimator.overrides import as_settings
 from tfew.estimator.report import Report
 from tfew.runs.records import RunRecord
@@ -49,6 +49,8 @@ class TfewClassifier(ClassifierMixin, BaseEstimator):
     After `fit`: `classes_`, sorted; `record`, the run's; `report`; `predictor`, which labels rows of any form. For data
     frames also `feature_names_in_` and `n_features_in_`.
     """
+
+    _sets: SetsOut | None = None  # also of those that were pickled before rows could have several labels
 
     def __init__(
         self,
@@ -146,8 +148,7 @@ class TfewClassifier(ClassifierMixin, BaseEstimator):
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
         """The share of rows whose label is right; where rows have several, of which all are, and no other is given."""
-        sets = getattr(self, "_sets", None)
-        if sets is None:
+        if (sets := self._sets) is None:
             return float(super().score(X, y, sample_weight))
         labels = as_labels(y)
         check_as_many(labels, len(as_frame(X)))

@@ -18,12 +18,14 @@ YAML = (".yaml", ".yml")
 
 
 def is_label_file(name: str) -> bool:
-    """Whether the name is one of a file that may list labels, and the file is there."""
-    return (is_table(name) or Path(name).suffix.lower() in YAML) and Path(name).expanduser().is_file()
+    """Whether the name is one of a file that may list labels."""
+    return is_table(name) or Path(name).suffix.lower() in YAML
 
 
 def read_labels(path: Path) -> dict[str, str] | list[str]:
-    """{name: words}, or the names alone; raises UserError for what is neither."""
+    """{name: words}, or the names alone; raises UserError for what is neither, and where there is no such file."""
+    if not path.is_file():
+        raise UserError(f"{path}, which should list labels, is no file.")
     found = _of_yaml(path) if path.suffix.lower() in YAML else _of_table(path)
     names = list(found)
     if repeated := sorted({name for name in names if names.count(name) > 1}):
