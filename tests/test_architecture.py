@@ -24,6 +24,7 @@ mini_t0
 tokens tables
 data
 label_sets
+kernels
 scoring
 placement
 methods

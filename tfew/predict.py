@@ -5,7 +5,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -36,9 +36,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("tfew.predict")  # __name__ is __main__ under python -m
 HEAD_BYTES = 2**16  # of the input, by which it is known again
-MOST_LABELS = 12  # in the summary
 PATHS = ("adapter", "model.path", "model.tokenizer")  # which a worker in another folder has to find, too
-FEW_ROWS = 10  # of which it is no wonder that they have the same label
 
 
 def predict(config: DictConfig, overrides: Sequence[str] = ()) -> "Progress":
@@ -54,6 +52,7 @@ def predict(config: DictConfig, overrides: Sequence[str] = ()) -> "Progress":
     from tfew.prediction.bulk_predict import BulkPrediction
     from tfew.prediction.doubt import doubt_lines, drift_references
     from tfew.prediction.input_rows import InputForm, check_columns
+    from tfew.prediction.label_summary import print_summary
     from tfew.prediction.predictor import load_predictor
     from tfew.prediction.saved_run import saved_run
 
@@ -86,7 +85,7 @@ def predict(config: DictConfig, overrides: Sequence[str] = ()) -> "Progress":
         stream.close()
     doubt = list(doubt_lines(progress, labelling, None if target == STDIO else Path(target)))
     bad_rows = bad_rows_file(Path(target))
-    _summary(progress, labelling.results.left_out, doubt, target, bad_rows, time.monotonic() - started)
+    print_summary(progress, labelling.results.left_out, doubt, target, bad_rows, time.monotonic() - started)
     for line in [] if suggestions is None else suggestions.lines():
         print(f"  {line}")
     for folder in [config.adapter] if folders is None else folders.values():
@@ -111,6 +110,7 @@ def _predict_in_pieces(config: DictConfig, overrides: Sequence[str], wanted: Wor
 
     from tfew.pieces.labeller import PieceLabeller, Request
     from tfew.pieces.labelling_job import LabellingJob
+    from tfew.prediction.label_summary import print_summary
     from tfew.prediction.predictor import load_predictor
     from tfew.prediction.saved_run import saved_run
 
@@ -131,7 +131,7 @@ def _predict_in_pieces(config: DictConfig, overrides: Sequence[str], wanted: Wor
         progress = output.finished(*job.run(config.resume, config.overwrite))
     finally:
         job.close()
-    _summary(progress, job.left_out, [], target, output.bad_rows, time.monotonic() - started)
+    print_summary(progress, job.left_out, [], target, output.bad_rows, time.monotonic() - started)
     for folder in [config.adapter] if folders is None else folders.values():
         if folder is not None:
             _warn_of_weak_adapter(local_adapter(folder))
@@ -255,44 +255,12 @@ def _identity(source: str) -> dict[str, Any]:
     return {"bytes": status.st_size, "changed": status.st_mtime_ns, "head_sha256": head}
 
 
-def _summary(
-    progress: "Progress", left_out: Collection[str], doubt: Sequence[str], target: str, bad_rows: str | Path,
-    seconds: float,
-) -> None:  # fmt: skip
-    """On standard output, or on standard error where the labels are on the other; `doubt`: lines about it."""
-    out = sys.stderr if target == STDIO else sys.stdout
-    rows = progress.rows - progress.earlier
-    before = f", and {progress.earlier:,} before" if progress.earlier else ""
-    print(f"\n{rows:,} row{'s' * (rows != 1)} in {seconds:.1f} s, {rows / seconds:,.0f} a second{before}", file=out)
-    from tfew.prediction.bulk_predict import OWN
-
-    for task, counts in sorted(progress.labels.items()):
-        print(f"  {task}: {_distribution(counts, progress.several.get(task))}", file=out)
-        if len(counts) == 1 and sum(counts.values()) >= FEW_ROWS and OWN not in counts:
-            print(f"  Warning: every row of {task} got the same label: check some by hand.", file=out)
-    for line in doubt:
-        print(f"  {line}", file=out)
-    if progress.bad:
-        where = "" if target == STDIO else f"; they are listed in {bad_rows}"
-        print(f"  {progress.bad:,} rows could not be labelled and are left out{where}", file=out)
-    if left_out:
-        columns = ", ".join(sorted(left_out)[:5])
-        print(f"  columns that the first row has not are left out ({columns}); output=FILE.jsonl keeps all", file=out)
-    if target != STDIO:
-        print(f"  labels: {target}", file=out, flush=True)
-
-
-def _distribution(counts: Mapping[str, int], rows: int | None = None) -> str:
-    """`rows`: their number, where each may have several labels."""
-    total = rows or sum(counts.values())
-    most = sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))
-    shown = ", ".join(f"{label} {count:,} ({100 * count / total:.1f} %)" for label, count in most[:MOST_LABELS])
-    return shown + (f" and {len(most) - MOST_LABELS} other labels" if len(most) > MOST_LABELS else "")
-
-
 @command("predict")
 def main(config: DictConfig) -> "Progress":
-    return predict(config, HydraConfig.get().overrides.task)
+    from tfew.devices.cpu import free_cores_only
+
+    with free_cores_only(config.trainer.accelerator):
+        return predict(config, HydraConfig.get().overrides.task)
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ from omegaconf import DictConfig
 
 from tfew.cli import command, overridden
 from tfew.decisions.request import DecisionSettings
+from tfew.environment.cores import share_of_cores
 from tfew.environment.versions import require
 from tfew.errors import UserError
 from tfew.prediction.tasks_file import task_folders
@@ -142,7 +143,7 @@ def _serve_many(
                 os.environ["CUDA_VISIBLE_DEVICES"] = processes.visible_gpu(number, gpus, visible)
             import torch
 
-            torch.set_num_threads(processes.threads_of_each(config.processes))
+            torch.set_num_threads(share_of_cores(config.processes))
             predictor = load() if whole is None else whole
             worker = Worker(number, Path(name), sockets, beat)
             _serve(config, predictor, tokens, folders, lambda port: worker.tell_ready(), worker)

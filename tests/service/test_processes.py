@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.service.running import wait_for
-from tfew.service.processes import bound_sockets, threads_of_each, visible_gpu
+from tfew.service.processes import bound_sockets, visible_gpu
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks")
 PROGRAM = """
@@ -158,8 +158,6 @@ def test_until_a_process_listens_connections_are_refused() -> None:
             bound_sockets(*address)
 
 
-def test_shares_of_cores_and_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: set(range(8)))
-    assert [threads_of_each(count) for count in (1, 2, 3, 8, 20)] == [8, 4, 2, 1, 1]
+def test_gpus_in_turn() -> None:
     assert [visible_gpu(number, 2, None) for number in range(4)] == ["0", "1", "0", "1"]
     assert [visible_gpu(number, 2, "3,GPU-5") for number in range(3)] == ["3", "GPU-5", "3"]

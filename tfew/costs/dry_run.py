@@ -24,6 +24,7 @@ from torch.utils._pytree import tree_map_only
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 from transformers.integrations import moe
 
+from tfew.kernels.dropout import fast_dropout
 from tfew.methods.base import adapter_parameters
 from tfew.schema import Batch
 from tfew.scoring.losses import LossConfig, counts, loss_terms
@@ -135,7 +136,7 @@ def make_gradients(model: nn.Module, batch: Batch, recipe: Recipe, watch: Watch 
     model.train()
     model.zero_grad()
     total = counts(batch)
-    with _mixed(batch, recipe):
+    with _mixed(batch, recipe), fast_dropout(batch.label.device):
         for micro in batch.split(recipe.micro_batch_size or len(batch)):
             with watch():
                 logprob = token_logprob(model, micro, recipe.engine)

@@ -22,8 +22,10 @@ from typing import Any
 import torch
 from omegaconf import OmegaConf
 
+from tfew.devices.cpu import free_cores_only
 from tfew.devices.distributed import rank, world_size
 from tfew.devices.launch_env import PARENT, LaunchEnv, read_launch_env
+from tfew.environment.cores import share_of_cores
 from tfew.environment.versions import require
 from tfew.errors import UserError
 
@@ -62,7 +64,8 @@ def launch(workload: Workload, accelerator: str, devices: int | str, settings_ya
     number = process_count(accelerator, devices, launch_env)
     check_workload(workload, number)
     if number == 1:
-        yield 1
+        with free_cores_only(accelerator):
+            yield 1
         return
     outer = dict(os.environ), sys.excepthook, torch.get_num_threads()
     children = store = None
@@ -171,7 +174,7 @@ def _connect(accelerator: str, launch_env: LaunchEnv, store: Any) -> None:
     if gpu:
         torch.cuda.set_device(launch_env.local_rank)
     elif "OMP_NUM_THREADS" not in os.environ:
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // launch_env.local_world_size))
+        torch.set_num_threads(share_of_cores(launch_env.local_world_size))
     if store is None and PARENT in os.environ:
         store = torch.distributed.TCPStore(launch_env.address, launch_env.port, launch_env.world_size, is_master=False)
     torch.distributed.init_process_group(

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 
+from tfew.environment.cores import share_of_cores
 from tfew.pieces.labeller import PieceLabeller
 from tfew.pieces.piece import Piece
 from tfew.pieces.workers import Done, Lost, Workers, accepted
@@ -88,7 +89,7 @@ class LocalWorkers(Workers):
             visible = os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")
             names = visible if visible != [""] else [str(gpu) for gpu in range(self._gpus)]
             return {**own, "CUDA_VISIBLE_DEVICES": names[number % len(names)]}
-        return {"OMP_NUM_THREADS": str(max(1, (os.cpu_count() or 1) // self._number)), **os.environ, **own}
+        return {"OMP_NUM_THREADS": str(share_of_cores(self._number)), **os.environ, **own}
 
 
 @contextmanager

@@ -28,6 +28,7 @@ from transformers.activations import GELUTanh, NewGELUActivation
 from transformers.models.mt5.modeling_mt5 import MT5Attention, MT5Stack
 from transformers.models.t5.modeling_t5 import T5Attention, T5Stack
 
+from tfew.kernels.attention import Rows, attention_with_dropout, rows_of_like_length, rows_with_shared_keys
 from tfew.schema import Batch
 from tfew.scoring.chunks import in_chunks
 from tfew.scoring.context import KeptInputs
@@ -90,7 +91,8 @@ def _encoded(model: Any, batch: Batch) -> tuple[Packing, Tensor | None, Tensor]:
     """The inputs' packing, the tasks of their tokens, and the encoder's states of these."""
     inputs = packing(batch.input_mask)
     task_E = batch.tasks_of(batch.input_mask.nonzero()[:, 0])
-    with _packed_attention(model.get_encoder(), _Layout(inputs, inputs, inputs, task_E)), task_routing(task_E):
+    layout = _Layout(inputs, inputs, inputs, task_E)
+    with _packed_attention(model.get_encoder(), layout), task_routing(task_E):
         packed_1E = batch.input_ids[batch.input_mask][None]
         state_1ED: Tensor = model.get_encoder()(input_ids=packed_1E, attention_mask=MASK_IN_BIAS)[0]
     return inputs, task_E, state_1ED
@@ -130,6 +132,24 @@ class _Layout:
     keys: Packing
     key_task_E: Tensor | None
 
+    def rows(self, crosses: bool, heads: int) -> Rows:
+        """The same rows for attention with dropout on a CPU."""
+        if crosses:
+            return rows_of_like_length(self.queries.length_R, self.keys.length_R, heads)
+        if self.own is self.keys:
+            return rows_of_like_length(self.own.length_R, self.own.length_R, heads)
+        assert self.own.token_RW is not None  # choices
+        assert self.own.row_position_E is not None
+        return rows_with_shared_keys(self.own.token_RW, self.own.row_position_E, heads)
+
+
+@dataclass(frozen=True)
+class _RowsAndBiases:
+    """What attention with dropout on a CPU hands from layer to layer; a bias is added to the scores of a group."""
+
+    rows: Rows
+    bias_of_group: list[Tensor | None]
+
 
 @contextmanager
 def _packed_attention(stack: nn.Module, layout: _Layout) -> Iterator[None]:
@@ -156,9 +176,9 @@ def _attend(
     hidden_states: Tensor,
     mask: Tensor | None = None,
     key_value_states: Tensor | None = None,
-    position_bias: Tensor | None = None,
+    position_bias: Tensor | _RowsAndBiases | None = None,
     **_: Any,
-) -> tuple[Tensor, Tensor | None, None]:
+) -> tuple[Tensor, Tensor | _RowsAndBiases | None, None]:
     """In place of T5Attention.forward; what it hands from layer to layer as bias has the mask in it."""
     crosses = key_value_states is not None
     query_rows, key_rows = (layout.queries, layout.keys) if crosses else (layout.own, layout.own)
@@ -166,18 +186,50 @@ def _attend(
     queries = self.q(hidden_states)
     with task_routing(layout.key_task_E) if crosses else nullcontext():  # these are of the inputs' tokens
         keys, values = self.k(source), self.v(source)
+    dropout = self.dropout if self.training else 0.0
+    if isinstance(position_bias, _RowsAndBiases) or (position_bias is None and _by_rows(self, queries, dropout)):
+        if position_bias is None:
+            position_bias = _rows_and_biases(self, layout.rows(crosses, self.n_heads), queries)
+        packed = attention_with_dropout(
+            queries[0], keys[0], values[0], position_bias.rows, position_bias.bias_of_group, dropout, self.scaling
+        )
+        return self.o(packed[None]), position_bias, None
     query, key, value = (
         rows.unpack(packed[0]).unflatten(-1, (self.n_heads, -1)).transpose(1, 2)
         for rows, packed in ((query_rows, queries), (key_rows, keys), (key_rows, values))
     )
     if position_bias is None:
         position_bias = _bias(self, key_rows, query)
-    dropout = self.dropout if self.training else 0.0
     attended = scaled_dot_product_attention(
         query, key, value, attn_mask=position_bias, dropout_p=dropout, scale=self.scaling
     )
     packed = query_rows.pack(attended.transpose(1, 2).flatten(2))
     return self.o(packed[None]), position_bias, None
+
+
+def _by_rows(attention: Any, states: Tensor, dropout: float) -> bool:
+    """Whether torch has no fused kernel: dropout on a CPU; relative positions that are trained are left to torch."""
+    trained = attention.has_relative_attention_bias and attention.relative_attention_bias.weight.requires_grad
+    return states.device.type == "cpu" and 0 < dropout < 1 and not trained
+
+
+def _rows_and_biases(attention: Any, rows: Rows, states: Tensor) -> _RowsAndBiases:
+    widest = max(group.shape_RHQK[3] for group in rows.groups)
+    lowest = torch.finfo(states.dtype).min
+    positions = None
+    if attention.has_relative_attention_bias:
+        positions = attention.compute_bias(widest, widest, device=states.device).to(states.dtype)
+    biases: list[Tensor | None] = []
+    for group in rows.groups:
+        queries, keys = group.shape_RHQK[2:]
+        bias = None if positions is None else positions[:, :, :queries, :keys]
+        if attention.is_causal:
+            later_QK = torch.ones(queries, keys, dtype=torch.bool).triu(1)
+            bias = (states.new_zeros(()) if bias is None else bias).masked_fill(later_QK, lowest)
+        if group.is_key_RK is not None:
+            bias = torch.where(group.is_key_RK[:, None, None], states.new_zeros(()) if bias is None else bias, lowest)
+        biases.append(bias)
+    return _RowsAndBiases(rows, biases)
 
 
 def _bias(attention: Any, keys: Packing, query_BHLK: Tensor) -> Tensor | None:

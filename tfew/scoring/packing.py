@@ -23,6 +23,12 @@ class Packing:
     token_RW: Tensor | None = None
     row_position_E: Tensor | None = None
 
+    @property
+    def length_R(self) -> Tensor:
+        """Tokens of each row."""
+        rows, width = self.shape
+        return torch.full((rows,), width) if self.mask_RW is None else self.mask_RW.sum(-1)
+
     def unpack(self, packed_EX: Tensor) -> Tensor:
         """`[E, X]` to `[R, W, X]`; padding repeats some token."""
         if self.token_RW is not None:

@@ -247,9 +247,3 @@ def visible_gpu(number: int, gpus: int, visible: str | None) -> str:
     """`CUDA_VISIBLE_DEVICES` of a worker: they take the GPUs (of `visible`, this variable of the parent) in turn."""
     named = visible.split(",") if visible else [str(gpu) for gpu in range(gpus)]
     return named[number % gpus]
-
-
-def threads_of_each(count: int) -> int:
-    """A worker's share of the cores that this process may use."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, cores // count)

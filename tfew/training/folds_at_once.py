@@ -19,6 +19,7 @@ from pathlib import Path
 import torch
 from omegaconf import DictConfig, OmegaConf
 
+from tfew.environment.cores import share_of_cores
 from tfew.errors import UserError
 from tfew.models.build import build_trainable
 from tfew.ranking.evaluation import Evaluated, evaluate_model
@@ -105,7 +106,7 @@ def _share_of_machine(place: int, at_once: int) -> dict[str, str]:
         named = os.environ.get("CUDA_VISIBLE_DEVICES", "")
         visible: Sequence[str] = named.split(",") if named else [str(gpu) for gpu in range(gpus)]
         return {"CUDA_VISIBLE_DEVICES": visible[place % len(visible)]}
-    return {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // at_once)))}
+    return {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(share_of_cores(at_once)))}
 
 
 def main() -> None:

@@ -25,6 +25,7 @@ from tfew.devices.distributed import (
 )
 from tfew.devices.memory import peak_memory_bytes
 from tfew.errors import UserError
+from tfew.kernels.dropout import fast_dropout
 from tfew.methods.base import adapter_parameters
 from tfew.schema import Batch
 from tfew.scoring.losses import Counts, LossConfig, counts, loss_terms
@@ -99,7 +100,7 @@ class FewShotModule(pl.LightningModule):
         totals = self.step_totals(batch)
         seed = step_seed(self.training_settings.seed, self.global_step)  # of dropout: a resumed run draws the same
         for attempt in self.micro_batches.attempts():
-            with attempt.halved_if_out_of_memory(batch, self.global_step):
+            with attempt.halved_if_out_of_memory(batch, self.global_step), fast_dropout(batch.label.device):
                 torch.manual_seed(seed)
                 optimizer.zero_grad()
                 sums, terms = dict[str, Tensor](), dict[str, Tensor]()  # what a failed attempt kept is freed here
