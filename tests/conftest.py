@@ -1,9 +1,12 @@
 """Shared by all tests: small data in every distributed form, made here, and ways to run commands in process."""
 
+import copy
 import csv
+import gc
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +21,28 @@ EXPERIMENTS = (
     "rte", "cb", "copa", "wic", "wsc", "winogrande", "hellaswag", "storycloze", "anli_r1", "anli_r2", "anli_r3",
 )  # fmt: skip
 SHOTS = 8
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _configuration_files_are_parsed_once() -> Iterator[None]:
+    """A configuration is composed of some 20 YAML files; to parse them took a sixth of the tests' time."""
+    from hydra._internal.core_plugins.file_config_source import FileConfigSource
+
+    load, loaded = FileConfigSource.load_config, dict[Any, Any]()
+
+    def load_once(self: Any, config_path: str) -> Any:
+        file = Path(self.path, self._normalize_file_name(config_path))
+        if not file.is_file():
+            return load(self, config_path)
+        status = file.stat()
+        key = (str(file), status.st_mtime_ns, status.st_size, self.provider)
+        if key not in loaded:
+            loaded[key] = load(self, config_path)
+        return copy.deepcopy(loaded[key])
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(FileConfigSource, "load_config", load_once)
+        yield
 
 
 @pytest.fixture(autouse=True)
@@ -166,3 +191,40 @@ def _csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
         writer = csv.DictWriter(file, list(rows[0]))
         writer.writeheader()
         writer.writerows(rows)
+
+
+LONG_TESTS = Path(__file__).with_name("long_tests.txt")  # each that took half a second or more, with its seconds
+SLOW_SECONDS, DRILL_SECONDS = 0.5, 2.5  # from here on not run by `make test`, not by CI
+_seconds: "Counter[str]" = Counter()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--record-durations", action="store_true", help=f"write {LONG_TESTS.name} anew, from all tests")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What takes long is left out by how long it took: see tests/README.md."""
+    lines = LONG_TESTS.read_text(encoding="utf-8").splitlines()
+    seconds = {name: float(taken) for taken, _, name in (line.partition(" ") for line in lines)}
+    for item in items:
+        taken = seconds.get(item.nodeid, 0.0)
+        if taken >= SLOW_SECONDS:
+            item.add_marker("slow")
+        if taken >= DRILL_SECONDS and item.get_closest_marker("ci") is None:
+            item.add_marker("drill")
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    _seconds[report.nodeid] += report.duration
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    if session.config.getoption("record_durations") and not hasattr(session.config, "workerinput"):
+        long = [f"{taken:.1f} {name}" for name, taken in sorted(_seconds.items()) if taken >= SLOW_SECONDS]
+        LONG_TESTS.write_text("\n".join([*long, ""]), encoding="utf-8")
+
+
+def pytest_collection_finish() -> None:
+    """What is there now stays: the collector of garbage need not go through it again and again."""
+    gc.collect()
+    gc.freeze()

@@ -49,6 +49,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
+@pytest.mark.ci
 def test_a_run_stops_with_a_sentence_and_goes_on_when_there_is_space(small_disk: Path, tmp_path: Path) -> None:
     assert train(small_disk / "earlier").returncode == 0
     assert train(tmp_path / "whole").returncode == 0

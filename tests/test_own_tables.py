@@ -76,6 +76,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder(trained(root / "rows.csv", root / "runs"))
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("name", NAMES)
 def test_what_trains_can_be_labelled(name: str, run: Path, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(forms(ROWS)[name])

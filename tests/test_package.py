@@ -106,6 +106,7 @@ def test_every_import_is_a_dependency() -> None:
     assert {names.get(name) or brought.get(name) or name for name in foreign} <= {r.name for r in declared()}
 
 
+@pytest.mark.ci
 @pytest.mark.slow
 def test_a_wheel_away_from_the_clone(wheel: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert check_wheel.main([str(wheel), "needs=here"]) == 0

@@ -453,6 +453,7 @@ def many(tmp_path_factory: pytest.TempPathFactory, runs: dict[str, Path]) -> dic
     return {"overrides": overrides, "whole": whole}
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("moment", ["before", "torn", "after", "finish", "names", "state"])
 def test_killed_and_started_again(
     moment: str, many: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -33,6 +33,7 @@ def test_this_file_knows_all_experiments_and_commands() -> None:
     assert files - {"__main__"} | {path.parent.name for path in package.glob("*/__main__.py")} == {*COMMANDS, "doctor"}
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize(
     "experiment", [*EXPERIMENTS, "demo", *(pytest.param(name, marks=pytest.mark.slow) for name in MINI)]
 )
@@ -86,6 +87,7 @@ def test_help(command: str) -> None:
     assert "runs: runs" in result.stdout
 
 
+@pytest.mark.ci
 @pytest.mark.slow
 def test_commands_work_from_any_folder(tmp_path: Path) -> None:
     result = subprocess.run(
@@ -98,6 +100,7 @@ def test_commands_work_from_any_folder(tmp_path: Path) -> None:
     assert (tmp_path / path).is_file()
 
 
+@pytest.mark.ci
 @pytest.mark.slow
 def test_a_sweep_over_seeds(tmp_path: Path) -> None:
     command = ["tfew.train", "-m", "+experiment=demo", "model=tiny", "trainer=cpu", "steps=2"]

@@ -2,6 +2,7 @@
 and the settings of the run that `adapter=` names."""
 
 import logging
+import os
 import sys
 import warnings
 from collections.abc import Callable, Collection, Iterator, Sequence
@@ -63,8 +64,8 @@ NOT_BROUGHT = (
 def command(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], Any]]:
     """Makes a function of the configuration a command.
 
-    A `UserError` becomes an exception that Hydra prints without a traceback (HYDRA_FULL_ERROR=1 shows it); it exits
-    with code 1. The jobs of a sweep (`-m`) each have a folder of their own, and whatever one raises, the others run.
+    A `UserError` becomes a sentence on stderr (HYDRA_FULL_ERROR=1 shows where it was raised) and exit code 1. The jobs
+    of a sweep (`-m`) each have a folder of their own, and whatever one raises, the others run.
     """
 
     def decorate(function: Callable[[DictConfig], Any]) -> Callable[[], Any]:
@@ -79,10 +80,10 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callabl
                     return run_job(partial(function, config), Path(str(config.get("runs"))).expanduser())
                 return function(config)
             except UserError as error:
-                raise CompactHydraException(str(error)) from error
+                _end_with(str(error), error)
             except OmegaConfBaseException as error:  # of a run's file, which somebody has changed
                 what = str(error).splitlines()[0]
-                raise CompactHydraException(f"The settings are not complete, or of another kind: {what}.") from error
+                _end_with(f"The settings are not complete, or of another kind: {what}.", error)
             except KeyboardInterrupt:
                 if HydraConfig.get().mode == RunMode.MULTIRUN:
                     raise
@@ -91,6 +92,13 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callabl
         return partial(_start, main, config_name)
 
     return decorate
+
+
+def _end_with(sentence: str, error: Exception) -> NoReturn:
+    """Ends the command with this sentence alone; a job of a sweep leaves it to Hydra, which goes on with the others."""
+    if HydraConfig.get().mode == RunMode.MULTIRUN or os.environ.get("HYDRA_FULL_ERROR") == "1":
+        raise CompactHydraException(sentence) from error
+    sys.exit(sentence)
 
 
 def _start(main: Callable[[], Any], config_name: str) -> Any:

@@ -1,10 +1,11 @@
 """Measures ours against what users would otherwise run: `make bench`, or
 
-    python -m scripts.bench             everything: some 25 minutes on two cores
-    python -m scripts.bench quick       fewer sizes, two rounds
+    python -m scripts.bench             everything: some 40 minutes on two cores
+    python -m scripts.bench quick       ours and the official recipe on few sizes, two rounds: under five minutes
 
-Contenders take turns within each round, so that a machine that is busy for a while is busy for all. Tables go to
-scripts/bench/RESULTS.md, the figure beside it.
+Contenders take turns within each round, so that a machine that is busy for a while is busy for all. Each case is kept
+in runs/bench as soon as it is measured: stopped, the same command goes on with the next. Everything makes
+scripts/bench/RESULTS.md and the figure beside it; quick makes runs/bench/quick.md.
 """
 
 import subprocess
@@ -13,7 +14,8 @@ import tempfile
 import time
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Callable
-from functools import partial
+from contextlib import ExitStack
+from functools import cache, partial
 from pathlib import Path
 
 import torch
@@ -22,10 +24,12 @@ from tqdm import tqdm
 from scripts.bench.case import HARNESS, TRAINED, Case, cases
 from scripts.bench.contenders import CONTENDERS, make_optimizer, prepared, score, training_step
 from scripts.bench.limit import matmul_flops_per_second, useful_flops
-from scripts.bench.report import write_report
+from scripts.bench.measured import Measured
+from scripts.bench.report import FIGURE, RESULTS, write_report
 from scripts.bench.rival import harness
 from scripts.bench.workload import encode, make_encoder, make_model, make_prompts
 from tfew.data.tokenization import PromptTokenizer, TokenizedPrompt, collate
+from tfew.devices.cpu import keep_freed_memory
 from tfew.schema import Prompt
 from tfew.scoring.prefixes import prefixes
 
@@ -38,35 +42,62 @@ def main() -> None:
     parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
     parser.add_argument("quick", nargs="?", choices=["quick"])
     quick = parser.parse_args().quick is not None
+    keep_freed_memory()  # as tfew's commands do, here for all
+    measured = Measured.open("quick" if quick else "all")
     rounds = 2 if quick else 3
-    started = time.time()
     prompt_tokenizer = make_encoder()
-    measured = []
-    with harness(make_model("small"), prompt_tokenizer.tokenizer) as rival:
+    with ExitStack() as stack:
+
+        @cache
+        def rival(shape: str) -> Callable[[list[Prompt]], float]:
+            return stack.enter_context(harness(make_model(shape), prompt_tokenizer.tokenizer)).seconds
+
         for case, rivals in tqdm(cases(quick), desc="Cases", unit="case"):
-            prompts = make_prompts(case.workload, prompt_tokenizer)
-            items = encode(prompts, prompt_tokenizer)
-            calls: dict[str, Callable[[], float]] = {}
-            for name in (*rivals, "ours"):
-                if name == HARNESS:
-                    calls[name] = partial(rival.seconds, prompts)
-                else:
-                    calls[name] = _timed(case, name, prompts, prompt_tokenizer)
-            flops = _flops(case, items)
-            first = {name: call() for name, call in calls.items()}  # not counted
-            for number in range(rounds):
-                rate = matmul_flops_per_second(CPU, torch.float32)
-                for name, call in calls.items():
-                    if number == 0 or first[name] < SLOW_SECONDS:
-                        case.seconds.setdefault(name, []).append(call())
-                case.share.append(flops / case.seconds["ours"][-1] / rate)
-            measured.append(case)
-    memory = {
-        (name, choices): int(subprocess.run([sys.executable, "-m", "scripts.bench.memory", name, str(choices)],
-                                            check=True, capture_output=True, text=True).stdout)
-        for choices in (2, 4, 20) for name in CONTENDERS if name != "peft" or choices < 20
-    }  # fmt: skip
-    write_report(measured, memory, starts(3 if quick else 5), rounds, time.time() - started)
+            if not measured.has(case):
+                with measured.timed():
+                    _measure(case, rivals, rival, rounds, prompt_tokenizer)
+                measured.add(case)
+                write_report(measured, rounds, measured.path.with_suffix(".md"))
+    if not quick:
+        for choices in (2, 4, 20):
+            for name in CONTENDERS:
+                if (name != "peft" or choices < 20) and (name, choices) not in measured.memory:
+                    with measured.timed():
+                        bytes_ = _printed_number("scripts.bench.memory", name, str(choices))
+                    measured.add_memory(name, choices, bytes_)
+    if not measured.starts:
+        with measured.timed():
+            found = starts(1 if quick else 5)
+        measured.add_starts(found)
+    path, figure = (measured.path.with_suffix(".md"), None) if quick else (RESULTS, FIGURE)
+    write_report(measured, rounds, path, figure)
+    measured.finish()
+    print(f"\n{path.read_text(encoding='utf-8')}\nwritten to {path}")
+
+
+def _measure(
+    case: Case,
+    rivals: tuple[str, ...],
+    rival: Callable[[str], Callable[[list[Prompt]], float]],
+    rounds: int,
+    prompt_tokenizer: PromptTokenizer,
+) -> None:
+    prompts = make_prompts(case.workload, prompt_tokenizer)
+    items = encode(prompts, prompt_tokenizer)
+    calls: dict[str, Callable[[], float]] = {}
+    for name in (*rivals, "ours"):
+        if name == HARNESS:
+            calls[name] = partial(rival(case.shape), prompts)
+        else:
+            calls[name] = _timed(case, name, prompts, prompt_tokenizer)
+    flops = _flops(case, items)
+    first = {name: call() for name, call in calls.items()}  # not counted
+    for number in range(rounds):
+        rate = matmul_flops_per_second(CPU, torch.float32)
+        for name, call in calls.items():
+            if number == 0 or first[name] < SLOW_SECONDS:
+                case.seconds.setdefault(name, []).append(call())
+        case.share.append(flops / case.seconds["ours"][-1] / rate)
 
 
 def _flops(case: Case, items: list[TokenizedPrompt]) -> float:
@@ -91,6 +122,11 @@ def _timed(case: Case, name: str, prompts: list[Prompt], prompt_tokenizer: Promp
         return time.perf_counter() - started
 
     return call
+
+
+def _printed_number(module: str, *arguments: str) -> int:
+    command = [sys.executable, "-m", module, *arguments]
+    return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
 
 def starts(rounds: int) -> dict[str, list[float]]:

@@ -4,7 +4,7 @@ Needs nothing but torch.
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 
@@ -22,6 +22,18 @@ COMMON = {
 }  # fmt: skip
 
 
+DECODER_ONLY: dict[str, dict[str, int]] = {  # Llama's architecture, with grouped keys and values
+    "smollm2_tiny": {
+        "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4,
+        "num_key_value_heads": 2, "vocab_size": 1024,
+    },
+    "smollm2_135m": {
+        "hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30, "num_attention_heads": 9,
+        "num_key_value_heads": 3, "vocab_size": 49152,
+    },
+}  # fmt: skip
+
+
 def useful_flops(shape: str, input_lengths: Sequence[int], prefixes: int) -> float:
     """Floating-point operations of the matrix products that scoring these needs: no padding, nothing twice.
 
@@ -29,6 +41,8 @@ def useful_flops(shape: str, input_lengths: Sequence[int], prefixes: int) -> flo
     text's own length; softmax, norms and activations are not counted. A training step of (IA)³ needs twice as many:
     gradients of activations, and none of the frozen weights.
     """
+    if shape in DECODER_ONLY:
+        return _of_decoder_only(DECODER_ONLY[shape], input_lengths, prefixes)
     arch = SHAPES[shape]
     width, inner, wide = arch["d_model"], arch["num_heads"] * HEAD_WIDTH, arch["d_ff"]
     tokens = sum(input_lengths)
@@ -39,6 +53,17 @@ def useful_flops(shape: str, input_lengths: Sequence[int], prefixes: int) -> flo
     decoder = prefixes * (6 * width * inner + 3 * width * wide)
     head = prefixes * width * ROWS
     return 2.0 * (arch["num_layers"] * prompt_tokenizer + arch["num_decoder_layers"] * (cross + decoder) + head)
+
+
+def _of_decoder_only(arch: Mapping[str, int], input_lengths: Sequence[int], prefixes: int) -> float:
+    """Tokens of inputs see those before them, prefixes of choices all of their input, whose end the empty one is."""
+    width, wide, heads = arch["hidden_size"], arch["intermediate_size"], arch["num_attention_heads"]
+    of_keys = width // heads * arch["num_key_value_heads"]
+    behind = prefixes / len(input_lengths) - 1
+    tokens = sum(length + behind for length in input_lengths)
+    seen = sum(length * (length + 1) / 2 + behind * length for length in input_lengths)
+    layer = tokens * (2 * width * width + 2 * width * of_keys + 3 * width * wide) + seen * 2 * width
+    return 2.0 * (arch["num_hidden_layers"] * layer + prefixes * width * arch["vocab_size"])
 
 
 def matmul_flops_per_second(device: torch.device, dtype: torch.dtype) -> float:

@@ -1,18 +1,28 @@
 """Where the time of a training step goes, by kind of operation:
 
-    python -m scripts.bench.profile                               T5-small's shape, 2 choices, both engines
-    python -m scripts.bench.profile shape=base choices=2,4,20
-    python -m scripts.bench.profile model=smollm2_135m            a decoder-only model with its real weights
+    python -m scripts.bench.profile                         T5-small's shape, 2 choices
+    python -m scripts.bench.profile --shape base --choices 2 4 20
+    python -m scripts.bench.profile --shape smollm2_135m --length 80
 
-Each line is a kind of operation, with its share of the step; "Python and dispatch" is what is left beside all of them.
-The rate of a large matrix product, in the same run, tells how close the step is to the machine's limit.
+Each line is a kind of operation, with its milliseconds in a step; "Python and dispatch" is what is left beside all of
+them. The rate of a large matrix product, in the same run, tells how close the step is to the machine's limit.
 """
 
 import time
+from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 
+import torch
 from torch.profiler import ProfilerActivity, profile
+
+from scripts.bench.case import TRAINED
+from scripts.bench.contenders import CONTENDERS, make_optimizer, prepared, training_step
+from scripts.bench.limit import matmul_flops_per_second, useful_flops
+from scripts.bench.workload import Workload, encode, make_encoder, make_prompts
+from tfew.data.tokenization import collate
+from tfew.scoring.prefixes import prefixes
 
 KINDS = {
     "matrix products": ("aten::mm", "aten::addmm", "aten::linear", "mkldnn"),
@@ -52,3 +62,42 @@ def kinds_of_time(step: Callable[[], object], repeats: int = 5) -> tuple[float, 
 
 def _kind(name: str) -> str:
     return next((kind for kind, starts in KINDS.items() if name.startswith(starts)), ELEMENT_WISE)
+
+
+def main() -> None:
+    parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
+    parser.add_argument("--shape", default="small")
+    parser.add_argument("--choices", type=int, nargs="+", default=[2])
+    parser.add_argument("--length", type=int, default=128)
+    parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, default=["official", "ours"])
+    parser.add_argument("--operations", action="store_true", help="list the single operations, too")
+    options = parser.parse_args()
+    for choices in options.choices:
+        print(table(options.shape, choices, options.length, options.contenders, options.operations), flush=True)
+
+
+def table(shape: str, choices: int, length: int, contenders: Sequence[str], operations: bool = False) -> str:
+    """A column for each contender, in Markdown."""
+    prompt_tokenizer = make_encoder()
+    items = encode(make_prompts(Workload(choices, length, False, TRAINED), prompt_tokenizer), prompt_tokenizer)
+    batch = collate(items, prompt_tokenizer.pad_id)
+    flops = 2 * useful_flops(shape, [len(item.input_ids) for item in items], len(prefixes(batch).depth_M))
+    columns: dict[str, dict[str, float]] = {}
+    for name in contenders:
+        model = prepared(name, shape)
+        step = partial(training_step, name, model, batch, make_optimizer(model))
+        seconds, by_kind, by_name = kinds_of_time(step)
+        share = flops / seconds / matmul_flops_per_second(torch.device("cpu"), torch.float32)
+        columns[name] = {"a step": seconds * 1e3, "useful operations over the limit, %": 100 * share, **by_kind}
+        columns[name] |= by_name if operations else {}
+    lines = [
+        f"| {shape}, {choices} choices, {length} tokens | {' | '.join(columns)} |",
+        f"|---|{'---:|' * len(columns)}",
+    ]
+    for row in dict.fromkeys(row for column in columns.values() for row in column):
+        lines.append(f"| {row} | {' | '.join(f'{column.get(row, 0.0):.1f}' for column in columns.values())} |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    main()

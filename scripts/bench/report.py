@@ -10,6 +10,7 @@ import torch
 import transformers
 
 from scripts.bench.case import Case
+from scripts.bench.measured import Measured
 from tfew.files.atomic import write_atomically
 
 RESULTS, FIGURE = (Path(__file__).with_name(name) for name in ("RESULTS.md", "results.png"))
@@ -20,36 +21,38 @@ SECTIONS = {
 }
 
 
-def write_report(
-    cases: Sequence[Case],
-    memory: Mapping[tuple[str, int], int],
-    starts: Mapping[str, Sequence[float]],
-    rounds: int,
-    seconds: float,
-) -> None:
+def write_report(measured: Measured, rounds: int, path: Path, figure: Path | None = None) -> None:
+    """`path`: of the report; with `figure` it has the picture, which needs all cases."""
+    cases, starts = measured.cases, measured.starts
     parts = [
         "# Benchmark\n",
-        f"`make bench`, {datetime.date.today()}, {seconds / 60:.0f} minutes, {rounds} rounds in which all took turns."
+        f"`make bench`, {datetime.date.today()}, {measured.seconds / 60:.0f} minutes, {rounds} rounds in which all took"
+        " turns."
         f" {_machine()}; torch {torch.__version__}, transformers {transformers.__version__}, float32.\n",
         "official: the recipe of the authors' code (encoder once, its output repeated for each choice; padded; in the"
         " order of the data) under SDPA. peft: HF peft's (IA)³ and a loop over choices. lm-eval: lm-evaluation-harness"
-        " 0.4.13 in its own environment, for its time. ours: `engine=fast`. Scoring begins with tokenising, for all.\n",
+        " 0.4.13 in its own environment, for its time. ours: `engine=fast`. Scoring begins with tokenising, for all."
+        " small, base: T5 v1.1; smollm2_135m: that shape, for which official is plain batching. Weights are random.\n",
         "Lengths are uneven (a quarter to seven quarters of the mean) where it does not say each. Share: useful"
         " operations (no padding, nothing twice) over the rate of a large matrix product in the same round.\n",
     ]
     for what, title in SECTIONS.items():
-        parts += [f"## {title}\n", _table([case for case in cases if case.what == what])]
-    parts += ["## Peak memory of a training step above the loaded model, small shape, 128 tokens\n", _memory(memory)]
-    first, imports = (statistics.median(starts[key]) for key in ("first step", "imports"))
-    parts += [
-        "## Start\n",
-        f"`tfew.train` on the embedded default: {first:.1f} s from the command to the end of its first step; the bare"
-        f" imports of torch, transformers and Lightning {imports:.1f} s; {first - imports:.1f} s more.\n",
-        f"![ours against the others]({FIGURE.name})\n",
-    ]
-    write_atomically(RESULTS, "\n".join(parts))
-    _draw(cases)
-    print(f"\n{RESULTS.read_text(encoding='utf-8')}\nwritten to {RESULTS} and {FIGURE}")
+        if chosen := [case for case in cases if case.what == what]:
+            parts += [f"## {title}\n", _table(chosen)]
+    if measured.memory:
+        parts += ["## Peak memory of a training step above the loaded model, small shape, 128 tokens\n"]
+        parts += [_memory(measured.memory)]
+    if starts:
+        first, imports = (statistics.median(starts[key]) for key in ("first step", "imports"))
+        parts += [
+            "## Start\n",
+            f"`tfew.train` on the embedded default: {first:.1f} s from the command to the end of its first step; the"
+            f" bare imports of torch, transformers and Lightning {imports:.1f} s; {first - imports:.1f} s more.\n",
+        ]
+    if figure is not None:
+        parts += [f"![ours against the others]({figure.name})\n"]
+        _draw(cases, figure)
+    write_atomically(path, "\n".join(parts))
 
 
 def _machine() -> str:
@@ -92,7 +95,7 @@ def _memory(memory: Mapping[tuple[str, int], int]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _draw(cases: Sequence[Case]) -> None:
+def _draw(cases: Sequence[Case], path: Path) -> None:
     """How many times faster ours is against the number of choices, and against the length of inputs."""
     from matplotlib.figure import Figure
 
@@ -122,4 +125,4 @@ def _draw(cases: Sequence[Case]) -> None:
     panels[2].set(xlabel="input tokens on average", ylabel="times faster than official", title="scoring, by length")
     panels[2].axhline(1, color="grey", linewidth=0.8)
     panels[2].legend(frameon=False)
-    figure.savefig(FIGURE, dpi=110)
+    figure.savefig(path, dpi=110)

@@ -1,16 +1,18 @@
 """What is measured on: models of real shapes with random weights, and texts of chosen lengths in made-up words.
 
 Speed does not depend on what weights and words are. The vocabulary is mini-T0's, so that another library can read the
-same texts; the model's embeddings and head have T5's 32,128 rows all the same.
+same texts; the model's embeddings and head have T5's 32,128 rows (SmolLM2's 49,152) all the same.
 """
 
 import random
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from torch import nn
+from transformers import LlamaConfig, LlamaForCausalLM
 
-from scripts.bench.limit import COMMON, ROWS, SHAPES
+from scripts.bench.limit import COMMON, DECODER_ONLY, ROWS, SHAPES
 from tfew.config import compose, local_path
 from tfew.data.tokenization import PromptTokenizer, TokenizedPrompt
 from tfew.models.backbone import load_tokenizer, random_model
@@ -33,7 +35,11 @@ class Workload:
 
 
 def make_model(shape: str) -> nn.Module:
-    return random_model({**COMMON, **SHAPES[shape], "init_seed": 0}, ROWS)
+    if shape not in DECODER_ONLY:
+        return random_model({**COMMON, **SHAPES[shape], "init_seed": 0}, ROWS)
+    torch.manual_seed(0)
+    with torch.random.fork_rng():
+        return LlamaForCausalLM(LlamaConfig(**DECODER_ONLY[shape], tie_word_embeddings=True, rope_theta=1e5)).eval()
 
 
 def make_encoder() -> PromptTokenizer:

@@ -80,17 +80,22 @@ class Tables:
 
 
 def tables_of(which: EnglishSet, seed: int, data_dir: Path, folder: Path) -> Tables:
-    """Writes them below `folder`; the test rows are the same for all seeds."""
+    """Writes them below `folder`; the test rows are the same for all seeds. A label that no row to train on happens to
+    have is told besides, as a user would."""
     config = compose(f"dataset={which.dataset}", f"data_dir={data_dir}")
     spec = load_spec(config)
     train, test = _split(which, spec, seed, data_dir)
     where = folder / f"{which.name.lower().replace(' ', '_')}_{seed}"
     paths = where / "train.jsonl", where / "test.jsonl"
-    for path, examples in zip(paths, (train, test), strict=True):
-        rows = [_row(which, spec, example) for example in examples]
+    rows_of_part = [[_row(which, spec, example) for example in examples] for examples in (train, test)]
+    for path, rows in zip(paths, rows_of_part, strict=True):
         write_atomically(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
     choices = (f"choices=[{','.join(which.choices)}]",) if which.choices else ()
     options = (f"text=[{','.join(which.text)}]", f"label='{which.asked}'", *choices)
+    if not which.choices and {row[which.asked] for row in rows_of_part[1]} - {
+        row[which.asked] for row in rows_of_part[0]
+    }:
+        options += (f"labels=[{','.join(which.words.get(name, name) for name in spec.label_names or ())}]",)
     return Tables(*paths, options, _sha256(*paths))
 
 

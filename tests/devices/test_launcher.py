@@ -71,6 +71,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.ci
 def test_two_processes_train_as_one(alone: Path, run: Run) -> None:
     """Vectors and losses to 1e-5 after 50 steps; averaging what each process has for its own would not give them."""
     together = run("together", "trainer.devices=2")

@@ -86,6 +86,7 @@ def _table_run(folder: Path) -> str:
     return "runs/table"
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("page", PYTHON_PAGES, ids=named)
 def test_python_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """As it stands, but with mini-T0 and two steps."""

@@ -46,6 +46,7 @@ def fitted() -> TfewClassifier:
     return quick().fit(TEXTS, LABELS)
 
 
+@pytest.mark.ci
 def test_the_numbers_are_those_of_the_command(tmp_path: Path) -> None:
     """Bit for bit: adapter, held-out predictions and probabilities of new rows."""
     FRAME.to_csv(tmp_path / "rows.csv", index=False)

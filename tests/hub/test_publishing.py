@@ -168,6 +168,7 @@ def test_a_dry_run_uploads_nothing(run: RunRecord, publish: Any, hub: StandIn, c
     assert not any(line.startswith(("POST", "PUT")) for line in hub.requests)
 
 
+@pytest.mark.ci
 def test_it_comes_back_by_its_id(run: RunRecord, publish: Any, hub: StandIn, tmp_path: Path) -> None:
     """Evaluation, labels, and a start of training, as from the folder, on the commit that it was trained on."""
     publish(run.folder)

@@ -89,6 +89,7 @@ def test_the_function_is_unchanged_at_the_start(name: str) -> None:
         torch.testing.assert_close(logprob(model), base, atol=1e-6, rtol=0)
 
 
+@pytest.mark.ci
 def test_counts_on_t0_3b_are_the_published_ones(capsys: pytest.CaptureFixture[str]) -> None:
     rows = cost(compose("model=t0_3b", "methods=all", config_name="cost"))
     assert {row["method"]: row["trainable"] for row in rows} == ON_T0_3B

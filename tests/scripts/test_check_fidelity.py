@@ -63,6 +63,7 @@ def test_the_command_itself_checks_the_checkout_that_it_lies_in(tmp_path: Path) 
     assert "all within the tolerance" in result.stdout
 
 
+@pytest.mark.ci
 def test_official_trajectory_is_reproduced(run: Run) -> None:
     result = run(GOLDEN)
     assert result.returncode == 0, result.stdout + result.stderr

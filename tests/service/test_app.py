@@ -468,6 +468,7 @@ def test_settings_that_cannot_work(overrides: list[str], message: str) -> None:
         serve(compose(*overrides, config_name="serve"), overrides)
 
 
+@pytest.mark.ci
 @pytest.mark.slow
 def test_sigterm_answers_what_was_accepted_and_refuses_the_rest(runs: dict[str, Path], tmp_path: Path) -> None:
     (tmp_path / "tasks.json").write_text(json.dumps({name: str(path) for name, path in runs.items()}))

@@ -87,6 +87,7 @@ def test_an_unfinished_run_starts_afresh_unless_told_otherwise(tmp_path: Path) -
     assert steps_done(folder) == STEPS
 
 
+@pytest.mark.ci
 def test_ctrl_c_says_how_to_go_on(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     told = [sys.executable, "-m", *command(folder, "steps=20000")]

@@ -4,9 +4,10 @@ What `tfew.placement.attention` and `tfew.placement.feed_forward` do not know is
 found to be without its share.
 """
 
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from torch import nn
 
@@ -34,8 +35,22 @@ class Layer:
         return bool(self.attentions) or self.shares_keys
 
 
+# of each model: its modules' names and classes when its layers were looked for, and these
+_known: "WeakKeyDictionary[nn.Module, tuple[Hashable, list[Layer]]]" = WeakKeyDictionary()
+
+
 def layers(model: Any) -> list[Layer]:
-    """Of the model's text part alone, in its order; layers that hold no matrix are left out."""
+    """Of the model's text part alone, in its order; layers that hold no matrix are left out.
+
+    They are looked for anew when a module has another class or name than before, as when a method is attached.
+    """
+    modules = tuple((name, type(module)) for name, module in model.named_modules())
+    if model not in _known or _known[model][0] != modules:
+        _known[model] = modules, _layers(model)
+    return _known[model][1]
+
+
+def _layers(model: Any) -> list[Layer]:
     found: dict[str, Layer] = {}
     for root_name, root in _text_roots(model):
         modules = [

@@ -1,13 +1,20 @@
-"""Choices scored in parts, so that only one part's intermediate results are there at a time."""
+"""A batch scored in parts: choices, so that only one part's intermediate results are there at a time; or examples of
+like length, so that little of what is computed is padding."""
 
 from collections.abc import Callable
-from dataclasses import fields
+from dataclasses import fields, replace
 
+import numpy as np
 import torch
 from torch import Tensor
+from torch.distributed.fsdp import FSDPModule
 from torch.utils.checkpoint import checkpoint
 
 from tfew.schema import Batch
+
+# what one more pass through the model costs, in tokens of padding: smaller matrix products, and on a GPU the kernels
+# that are started for it
+PASS_TOKENS = {"cpu": 64, "cuda": 2048}
 
 
 def in_chunks(logprob: Callable[[Batch], Tensor], batch: Batch, parts: int) -> Tensor:
@@ -24,3 +31,40 @@ def in_chunks(logprob: Callable[[Batch], Tensor], batch: Batch, parts: int) -> T
         for part in batch.by_choices(parts)
     ]
     return torch.cat(scored, dim=1)
+
+
+def in_groups_of_like_length(logprob: Callable[[Batch], Tensor], batch: Batch, model: object) -> Tensor:
+    """`logprob(batch)` as `[B, C, T]`, examples of like length together.
+
+    Not where devices share weights (FSDP2): all must go through the model equally often.
+    """
+    length_B = batch.input_mask.sum(-1) + batch.choice_mask.sum((1, 2))
+    pass_tokens = PASS_TOKENS.get(batch.label.device.type, PASS_TOKENS["cuda"])
+    groups = [] if isinstance(model, FSDPModule) else length_groups(length_B.tolist(), pass_tokens)
+    if len(groups) < 2:
+        return logprob(batch)
+    scored = []
+    for group in groups:
+        part = batch.chosen(torch.tensor(group, device=length_B.device))
+        width = int(part.input_mask.sum(-1).max())
+        part = replace(part, input_ids=part.input_ids[:, :width], input_mask=part.input_mask[:, :width])
+        scored.append(logprob(part))
+    order_B = torch.tensor([place for group in groups for place in group], device=length_B.device)
+    return torch.cat(scored)[order_B.argsort()]
+
+
+def length_groups(lengths: list[int], pass_tokens: int) -> list[list[int]]:
+    """Places of the rows that go together: with least padding, where each group costs `pass_tokens` besides."""
+    order = sorted(range(len(lengths)), key=lambda place: (-lengths[place], place))
+    longest = np.array([lengths[place] for place in order])
+    best, first = np.zeros(len(order) + 1), np.zeros(len(order) + 1, dtype=int)
+    for end in range(1, len(order) + 1):  # of the `end` longest rows: the cheapest first row of their last group
+        starts = np.arange(end)
+        costs = best[:end] + (end - starts) * longest[:end] + pass_tokens
+        first[end] = int(costs.argmin())
+        best[end] = costs[first[end]]
+    groups, end = [], len(order)
+    while end:
+        groups.append(order[first[end] : end])
+        end = int(first[end])
+    return groups[::-1]

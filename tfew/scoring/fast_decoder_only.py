@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from tfew.schema import Batch
+from tfew.scoring.chunks import in_groups_of_like_length
 from tfew.scoring.context import Context, KeptInputs, kept_cache, layers_of, new_cache
 from tfew.scoring.output_head import output_head
 from tfew.scoring.plain import plain_token_logprob
@@ -71,6 +72,10 @@ def _try(model: Any, plain: Callable[[Any, Batch], Tensor], window: int) -> Supp
 
 def token_logprob(model: Any, batch: Batch, sees: Sees = RIGHT) -> Tensor:
     """`tfew.scoring.score.token_logprob` of a model that `supports` accepts; `sees`: another mask."""
+    return in_groups_of_like_length(partial(_in_rows, model, sees=sees), batch, model)
+
+
+def _in_rows(model: Any, batch: Batch, sees: Sees) -> Tensor:
     laid = lay_out(batch, sees.mask)
     masks = layer_masks(model, laid.sees_BKK, laid.position_BK, laid.position_BK, dtype(model), sees.windows)
     with task_routing(batch.task_id):

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from tfew.schema import Batch
-from tfew.scoring.chunks import in_chunks
+from tfew.scoring.chunks import in_chunks, in_groups_of_like_length
 from tfew.scoring.context import KeptInputs
 from tfew.scoring.decoder_start import decoder_start_id
 from tfew.scoring.output_head import output_head
@@ -68,6 +68,10 @@ def token_logprob(
     model: Any, batch: Batch, parts: int = 1, kept: KeptInputs | None = None, sees: Sees = RIGHT
 ) -> Tensor:
     """`tfew.scoring.score.token_logprob` of a model that `supports` accepts; `sees`: another mask."""
+    if kept is None and parts == 1:
+        return in_groups_of_like_length(
+            lambda group: _decoded(model, _encoded(model, group), group, sees), batch, model
+        )
     encode = partial(_encoded, model, batch)
     state_BLD = encode() if kept is None else kept.of(batch.input_ids, encode)
     if parts == 1:

@@ -1,0 +1,72 @@
+"""Examples of like length together: which, and that it changes no number."""
+
+from itertools import pairwise
+
+import pytest
+import torch
+
+from tests.architectures import tiny
+from tests.models import ragged_batch
+from tfew.scoring import chunks
+from tfew.scoring.chunks import length_groups
+from tfew.scoring.score import DECODER_ONLY, SEQ2SEQ, token_logprob, way_of_scoring
+
+
+def padded(groups: list[list[int]], lengths: list[int], pass_tokens: int) -> int:
+    return sum(len(group) * max(lengths[place] for place in group) + pass_tokens for group in groups)
+
+
+def every_way(lengths: list[int]) -> list[list[list[int]]]:
+    """All ways to cut the rows, the longest first, into groups."""
+    order = sorted(range(len(lengths)), key=lambda place: (-lengths[place], place))
+    found = []
+    for cuts in range(2 ** (len(order) - 1)):
+        edges = [0, *(place + 1 for place in range(len(order) - 1) if cuts >> place & 1), len(order)]
+        found.append([order[start:end] for start, end in pairwise(edges)])
+    return found
+
+
+@pytest.mark.parametrize("pass_tokens", [0, 5, 40, 10_000])
+@pytest.mark.parametrize("seed", range(5))
+def test_no_other_groups_have_less_padding(seed: int, pass_tokens: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    lengths = torch.randint(1, 60, (8,), generator=generator).tolist()
+    groups = length_groups(lengths, pass_tokens)
+    assert sorted(place for group in groups for place in group) == list(range(8))
+    least = min(padded(way, lengths, pass_tokens) for way in every_way(lengths))
+    assert padded(groups, lengths, pass_tokens) == least
+    if pass_tokens == 10_000:
+        assert len(groups) == 1
+
+
+def test_one_row_is_one_group() -> None:
+    assert length_groups([7], 64) == [[0]]
+
+
+@pytest.mark.parametrize(
+    ("name", "way"), [("llama", DECODER_ONLY), ("gpt2", DECODER_ONLY), ("bart", SEQ2SEQ), ("umt5", SEQ2SEQ)]
+)
+def test_groups_change_neither_scores_nor_gradients(name: str, way: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, batch = tiny(name).eval(), ragged_batch(5, examples=9)
+    assert way_of_scoring(model, batch, "fast") == way
+    token_logprob(model, batch)  # what is tried out once a model
+    calls = []
+    first_layer = next(module for module in model.get_decoder().modules() if isinstance(module, torch.nn.ModuleList))[0]
+    first_layer.register_forward_pre_hook(lambda *_: calls.append(1))
+
+    def scored(pass_tokens: int) -> tuple[torch.Tensor, list[torch.Tensor], int]:
+        monkeypatch.setitem(chunks.PASS_TOKENS, "cpu", pass_tokens)
+        model.zero_grad()
+        calls.clear()
+        logprob = token_logprob(model, batch)
+        (logprob * torch.linspace(0, 1, logprob.numel()).view_as(logprob)).sum().backward()
+        return logprob.detach(), [p.grad.clone() for p in model.parameters() if p.grad is not None], len(calls)
+
+    at_once, gradients, one = scored(10_000)
+    in_groups, others, several = scored(0)
+    assert one == 1
+    assert several > 3
+    torch.testing.assert_close(in_groups, at_once, atol=2e-5, rtol=1e-5)
+    assert len(others) == len(gradients) > 5
+    for mine, other in zip(gradients, others, strict=True):
+        torch.testing.assert_close(mine, other, atol=1e-4, rtol=1e-4)
