@@ -290,6 +290,7 @@ FIRST_OF_A_KIND = {  # of structure
 }  # fmt: skip
 
 
-def one_of_each_kind(names: Iterable[str]) -> list[Any]:
-    """For `parametrize`: all of them, of which CI tests one for each kind of structure; the others are drills."""
-    return [pytest.param(name, marks=() if name in FIRST_OF_A_KIND else pytest.mark.drill) for name in names]
+def one_of_each_kind(names: Iterable[str], others: pytest.MarkDecorator = pytest.mark.drill) -> list[Any]:
+    """For `parametrize`: all of them, of which those that are not the first of their kind of structure are drills, or
+    what else `others` says."""
+    return [pytest.param(name, marks=() if name in FIRST_OF_A_KIND else others) for name in names]

@@ -193,8 +193,8 @@ def _csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
         writer.writerows(rows)
 
 
-LONG_TESTS = Path(__file__).with_name("long_tests.txt")  # each that took half a second or more, with its seconds
-SLOW_SECONDS, DRILL_SECONDS = 0.5, 2.5  # from here on not run by `make test`, not by CI
+LONG_TESTS = Path(__file__).with_name("long_tests.txt")  # each that took SLOW_SECONDS or more, and how many
+SLOW_SECONDS, DRILL_SECONDS = 0.3, 2.5  # from here on not run by `make test`, not by CI
 _seconds: "Counter[str]" = Counter()
 
 
@@ -208,10 +208,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     seconds = {name: float(taken) for taken, _, name in (line.partition(" ") for line in lines)}
     for item in items:
         taken = seconds.get(item.nodeid, 0.0)
-        if taken >= SLOW_SECONDS:
-            item.add_marker("slow")
         if taken >= DRILL_SECONDS and item.get_closest_marker("ci") is None:
             item.add_marker("drill")
+        if taken >= SLOW_SECONDS or item.get_closest_marker("drill") is not None:
+            item.add_marker("slow")
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:

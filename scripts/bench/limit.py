@@ -25,7 +25,7 @@ COMMON = {
 DECODER_ONLY: dict[str, dict[str, int]] = {  # Llama's architecture, with grouped keys and values
     "smollm2_tiny": {
         "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4,
-        "num_key_value_heads": 2, "vocab_size": 1024,
+        "num_key_value_heads": 2, "vocab_size": 8192,
     },
     "smollm2_135m": {
         "hidden_size": 576, "intermediate_size": 1536, "num_hidden_layers": 30, "num_attention_heads": 9,

@@ -37,6 +37,7 @@ KINDS = {
 }  # fmt: skip
 ELEMENT_WISE = "element by element"
 PYTHON = "Python and dispatch"
+SHARE = "useful operations over the limit, %"
 
 
 def kinds_of_time(step: Callable[[], object], repeats: int = 5) -> tuple[float, dict[str, float], dict[str, float]]:
@@ -88,7 +89,7 @@ def table(shape: str, choices: int, length: int, contenders: Sequence[str], oper
         step = partial(training_step, name, model, batch, make_optimizer(model))
         seconds, by_kind, by_name = kinds_of_time(step)
         share = flops / seconds / matmul_flops_per_second(torch.device("cpu"), torch.float32)
-        columns[name] = {"a step": seconds * 1e3, "useful operations over the limit, %": 100 * share, **by_kind}
+        columns[name] = {"a step": seconds * 1e3, SHARE: 100 * share, **by_kind}
         columns[name] |= by_name if operations else {}
     lines = [
         f"| {shape}, {choices} choices, {length} tokens | {' | '.join(columns)} |",

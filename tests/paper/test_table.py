@@ -274,6 +274,18 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
         finished_runs(tmp_path / "tables")
 
 
+def test_runs_of_other_models_alone_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    run = record("rte", 0, [70.0], model="mini_t0")
+    save_record(tmp_path / run.name, run)
+    paper(compose("table=4", f"runs={tmp_path}", config_name="paper"))
+    assert (
+        "is of t0_3b, whose table this is: of_model= makes it of another model's runs (here: mini_t0)." in caplog.text
+    )
+    caplog.clear()
+    paper(compose("table=4", f"runs={tmp_path}", "of_model=mini_t0", config_name="paper"))
+    assert caplog.text == ""
+
+
 def test_rows_are_told_by_what_the_paper_says() -> None:
     """Written down here again: loss, and whether pre-trained, of each row that has runs."""
     losses = {"4": "tfew", "5": "lm_ln", "6": "lm_ul", "7": "lm"}

@@ -134,7 +134,9 @@ def first(output: Any) -> Tensor:
     return output[0] if isinstance(output, tuple) else output
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name not in {*REFUSED, *IN_CHUNKS, *NEEDS_IMAGES}])
+@pytest.mark.parametrize(
+    "name", one_of_each_kind((n for n in NAMES if n not in {*REFUSED, *IN_CHUNKS, *NEEDS_IMAGES}), pytest.mark.slow)
+)
 def test_vectors_at_two_double_keys_and_values_and_leave_queries(name: str) -> None:
     check_attention(name, IA3(partial=name in HYBRID))
 
@@ -195,7 +197,9 @@ def test_attention_in_chunks(name: str) -> None:
                 parameter.div_(2)
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name not in {*REFUSED, *NEEDS_IMAGES}])
+@pytest.mark.parametrize(
+    "name", one_of_each_kind((n for n in NAMES if n not in {*REFUSED, *NEEDS_IMAGES}), pytest.mark.slow)
+)
 def test_the_feed_forward_vector_at_two_doubles_what_the_second_matrix_makes(name: str) -> None:
     check_feed_forward(name, IA3(partial=name in HYBRID))
 

@@ -85,7 +85,7 @@ def gradient(model: Any, batch: Batch, engine: str) -> Tensor:
     return of_embeddings / of_embeddings.abs().max()
 
 
-@pytest.mark.parametrize("name", SCORED)
+@pytest.mark.parametrize("name", one_of_each_kind(SCORED, others=pytest.mark.slow))
 def test_both_engines_give_what_transformers_gives_for_one_sequence(
     name: str, caplog: pytest.LogCaptureFixture
 ) -> None:

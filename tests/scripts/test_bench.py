@@ -10,10 +10,11 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from scripts.bench import report, service
-from scripts.bench.case import Case, cases
+from scripts.bench import profile, report, service
+from scripts.bench.case import cases
 from scripts.bench.contenders import CONTENDERS, batches, prepared, score
 from scripts.bench.limit import SHAPES, useful_flops
+from scripts.bench.measured import Measured
 from scripts.bench.workload import Workload, encode, make_encoder, make_model, make_prompts
 from tests.commands import run_command
 from tfew.data.tokenization import collate
@@ -23,21 +24,24 @@ from tfew.scoring.score import scoring_mode, token_logprob
 ROOT = Path(__file__).parents[2]
 
 
+@pytest.mark.parametrize(("shape", "part"), [("tiny", 0.02), ("smollm2_tiny", 0.08)])
 @pytest.mark.parametrize("choices", [2, 20])
-def test_useful_operations_are_those_that_torch_counts(choices: int) -> None:
-    """Of one example there is no padding; what the formula leaves out is the decoder's attention to itself."""
+def test_useful_operations_are_those_that_torch_counts(choices: int, shape: str, part: float) -> None:
+    """Of one example there is no padding; what the formula leaves out is a T5 decoder's attention to itself, and a
+    decoder's attention to what comes later, which torch counts."""
     prompt_tokenizer = make_encoder()
     batch = collate(
         encode(make_prompts(Workload(choices, 40, True, 1), prompt_tokenizer), prompt_tokenizer),
         prompt_tokenizer.pad_id,
     )
-    model = make_model("tiny")
+    model = make_model(shape)
+    token_logprob(model, batch)  # what is tried out once a model
     # torch does not count the kernel that attention has on a CPU
     with scoring_mode(model), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         token_logprob(model, batch)
     lengths = batch.input_mask.sum(-1).tolist()
-    formula = useful_flops("tiny", lengths, len(prefixes(batch).depth_M))
-    assert counter.get_total_flops() == pytest.approx(formula, rel=0.02)
+    formula = useful_flops(shape, lengths, len(prefixes(batch).depth_M))
+    assert counter.get_total_flops() == pytest.approx(formula, rel=part)
 
 
 def test_texts_have_the_lengths_they_should() -> None:
@@ -54,12 +58,13 @@ def test_texts_have_the_lengths_they_should() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # peft 0.21.2
-def test_contenders_compute_the_same_scores() -> None:
+@pytest.mark.parametrize("shape", ["tiny", "smollm2_tiny"])
+def test_contenders_compute_the_same_scores(shape: str) -> None:
     prompt_tokenizer = make_encoder()
     items = encode(make_prompts(Workload(4, 32, False, 6), prompt_tokenizer), prompt_tokenizer)
     scores = {}
     for name in CONTENDERS:
-        model = prepared(name, "tiny")
+        model = prepared(name, shape)
         order = [
             batch.input_ids[b, batch.input_mask[b]].tolist() for batch in batches(name, items, 0) for b in range(6)
         ]
@@ -70,23 +75,69 @@ def test_contenders_compute_the_same_scores() -> None:
     assert scores["ours"].std() > 0.01
 
 
-def test_the_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr(report, "RESULTS", tmp_path / "RESULTS.md")
-    monkeypatch.setattr(report, "FIGURE", tmp_path / "results.png")
-    measured: list[Case] = []
-    for case, rivals in cases(quick=True):
+def filled(folder: Path, quick: bool) -> Measured:
+    measured = Measured.open("some", folder)
+    for case, rivals in cases(quick):
         case.seconds = {name: [3.0, 4.0, 4.0] for name in rivals} | {"ours": [1.0, 2.0, 1.0]}
         case.share = [0.5, 0.6, 0.9]
-        measured.append(case)
-    memory = {(name, 20): size for name, size in (("official", 4_000_000), ("ours", 1_000_000))}
-    report.write_report(measured, memory, {"imports": [5.0, 6.0, 7.0], "first step": [7.5, 7.0, 8.0]}, 3, 60.0)
-    text = (tmp_path / "RESULTS.md").read_text()
+        measured.add(case)
+    for name, size in (("official", 4_000_000), ("ours", 1_000_000)):
+        measured.add_memory(name, 20, size)
+    measured.add_starts({"imports": [5.0, 6.0, 7.0], "first step": [7.5, 7.0, 8.0]})
+    return measured
+
+
+def test_the_report(tmp_path: Path) -> None:
+    path, figure = tmp_path / "RESULTS.md", tmp_path / "results.png"
+    report.write_report(filled(tmp_path, quick=False), 3, path, figure)
+    text = path.read_text()
     assert "| 20 | 4 | 1 | 0.25 |" in text
     assert "**3.00x** (2.00 to 4.00)" in text
     assert "60% |" in text
     assert "1.5 s more" in text
-    assert (tmp_path / "results.png").stat().st_size > 10_000
-    assert "RESULTS.md" in capsys.readouterr().out
+    assert "| smollm2_135m | 77 choices, 80 tokens on average |" in text
+    assert "](results.png)" in text
+    assert figure.stat().st_size > 10_000
+
+
+def test_a_report_of_what_is_there_so_far(tmp_path: Path) -> None:
+    measured = Measured.open("some", tmp_path)
+    (case, _) = cases(quick=True)[0]
+    case.seconds, case.share = {"official": [2.0], "ours": [1.0]}, [0.5]
+    measured.add(case)
+    report.write_report(measured, 2, tmp_path / "some.md")
+    assert "**2.00x**" in (tmp_path / "some.md").read_text()
+
+
+def test_a_stopped_benchmark_goes_on_and_a_finished_one_begins_anew(tmp_path: Path) -> None:
+    measured = filled(tmp_path, quick=True)
+    again = Measured.open("some", tmp_path)
+    assert all(again.has(case) for case, _ in cases(quick=True))
+    assert not again.has(cases(quick=False)[-1][0])
+    assert (again.memory, again.starts) == (measured.memory, measured.starts)
+    assert [vars(case) for case in again.cases] == [vars(case) for case in measured.cases]
+    again.finish()
+    assert Measured.open("some", tmp_path).cases == []
+
+
+def test_other_code_or_versions_are_measured_anew(tmp_path: Path) -> None:
+    measured = filled(tmp_path, quick=True)
+    first, *others = measured.path.read_text().splitlines(keepends=True)
+    measured.path.write_text("".join([first.replace('"torch": "', '"torch": "9.'), *others]))
+    assert Measured.open("some", tmp_path).cases == []
+
+
+def test_where_a_steps_time_goes() -> None:
+    lines = profile.table("tiny", 2, 16, ["official", "ours"]).splitlines()
+    assert lines[0] == "| tiny, 2 choices, 16 tokens | official | ours |"
+    numbers = {
+        cells[1].strip(): [float(cell) for cell in cells[2:4]] for cells in (line.split("|") for line in lines[2:])
+    }
+    assert numbers["matrix products"][0] > 0
+    assert numbers["random numbers of dropout"][1] > 0
+    for place in (0, 1):
+        parts = [values[place] for name, values in numbers.items() if name not in ("a step", profile.SHARE)]
+        assert sum(parts) > 0.5 * numbers["a step"][place]
 
 
 def test_how_far_the_service_may_differ() -> None:

@@ -4,6 +4,7 @@ No torch.
 """
 
 import json
+import logging
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING
 from omegaconf import DictConfig
 
 from tfew.cli import command
-from tfew.errors import UserError, unknown_value_error
+from tfew.errors import UserError, shorten_list, unknown_value_error
 from tfew.files.atomic import write_atomically, write_bytes_atomically
 from tfew.paper.figures import Figure, figure_csv, make_figure
 from tfew.paper.reference import specs
@@ -25,6 +26,8 @@ from tfew.runs.records import RunRecord
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure as Drawing
+
+log = logging.getLogger("tfew.paper")  # __name__ is __main__ under python -m
 
 RENDERERS = {"md": as_markdown, "csv": as_csv, "tex": as_latex}
 REPORT_FILE = "report.html"
@@ -54,7 +57,14 @@ def finished_runs(runs: Path) -> list[RunRecord]:
 def _table(config: DictConfig) -> Table:
     if str(config.table) not in specs()["tables"]:
         raise unknown_value_error("table", config.table, specs()["tables"], "table=")
-    table = make_table(str(config.table), finished_runs(Path(config.runs)), config.of_model)
+    records = finished_runs(Path(config.runs))
+    table = make_table(str(config.table), records, config.of_model)
+    models = sorted({record.model for record in records})
+    if table.model not in models:
+        log.warning(
+            f"No run in {config.runs} is of {table.model}, whose table this is: of_model= makes it of another"
+            f" model's runs (here: {shorten_list(models, 5)})."
+        )
     print(json.dumps(asdict(table), indent=1, ensure_ascii=False) if config.json else as_markdown(table))
     if config.output is not None:
         for ending, render in RENDERERS.items():

@@ -119,7 +119,9 @@ def _open(folder: Path, settings: Mapping[str, Any], resume: bool) -> None:
         ]
         log.info(f"{folder} is unfinished; {'continuing' if done else 'no checkpoint yet, starting afresh'}.")
     elif unfinished or is_finished(folder):
-        log.info(f"{folder} is {'unfinished; starting afresh' if unfinished else 'finished; redoing it'}.")
+        kept = any((folder / CHECKPOINTS).glob("step=*.ckpt"))
+        lost = " without its checkpoint, from which resume=true would have gone on" if kept else ""
+        log.info(f"{folder} is {f'unfinished; starting afresh{lost}' if unfinished else 'finished; redoing it'}.")
         _clear(folder)
     write_atomically(folder / CONFIG_FILE, OmegaConf.to_yaml(OmegaConf.create(dict(settings))))
 
