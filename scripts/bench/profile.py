@@ -22,6 +22,7 @@ from scripts.bench.contenders import CONTENDERS, make_optimizer, prepared, train
 from scripts.bench.limit import matmul_flops_per_second, useful_flops
 from scripts.bench.workload import Workload, encode, make_encoder, make_prompts
 from tfew.data.tokenization import collate
+from tfew.devices.cpu import keep_freed_memory
 from tfew.scoring.prefixes import prefixes
 
 KINDS = {
@@ -73,6 +74,7 @@ def main() -> None:
     parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, default=["official", "ours"])
     parser.add_argument("--operations", action="store_true", help="list the single operations, too")
     options = parser.parse_args()
+    keep_freed_memory()  # as tfew's commands do, here for all
     for choices in options.choices:
         print(table(options.shape, choices, options.length, options.contenders, options.operations), flush=True)
 

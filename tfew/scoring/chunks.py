@@ -14,7 +14,7 @@ from tfew.schema import Batch
 
 # what one more pass through the model costs, in tokens of padding: smaller matrix products, and on a GPU the kernels
 # that are started for it
-PASS_TOKENS = {"cpu": 64, "cuda": 2048}
+PASS_TOKENS = {"cpu": 32, "cuda": 2048}
 
 
 def in_chunks(logprob: Callable[[Batch], Tensor], batch: Batch, parts: int) -> Tensor:
