@@ -1,5 +1,6 @@
 """Examples of like length together: which, and that it changes no number."""
 
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -70,3 +71,17 @@ def test_groups_change_neither_scores_nor_gradients(name: str, way: str, monkeyp
     assert len(others) == len(gradients) > 5
     for mine, other in zip(gradients, others, strict=True):
         torch.testing.assert_close(mine, other, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["llama", "bart"])
+def test_a_group_without_choices_scores_nothing(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As where choices are scored in parts, and some examples have few."""
+    monkeypatch.setitem(chunks.PASS_TOKENS, "cpu", 0)
+    model, batch = tiny(name).eval(), ragged_batch(5, examples=6)
+    with torch.no_grad():
+        expected = token_logprob(model, batch)
+        gone = batch.choice_mask.clone()
+        gone[::2] = False
+        scored = token_logprob(model, replace(batch, choice_mask=gone))
+    assert not scored[::2].any()
+    torch.testing.assert_close(scored[1::2], expected[1::2], atol=2e-5, rtol=1e-5)

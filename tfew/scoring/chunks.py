@@ -27,7 +27,7 @@ def in_chunks(logprob: Callable[[Batch], Tensor], batch: Batch, parts: int) -> T
     scored = [
         checkpoint(of_tensors, *(getattr(part, field.name) for field in fields(part)), use_reentrant=False)
         if part.choice_mask.any()
-        else torch.zeros(part.choice_mask.shape, device=part.choice_mask.device)
+        else _of_no_choice(part)
         for part in batch.by_choices(parts)
     ]
     return torch.cat(scored, dim=1)
@@ -48,9 +48,13 @@ def in_groups_of_like_length(logprob: Callable[[Batch], Tensor], batch: Batch, m
         part = batch.chosen(torch.tensor(group, device=length_B.device))
         width = int(part.input_mask.sum(-1).max())
         part = replace(part, input_ids=part.input_ids[:, :width], input_mask=part.input_mask[:, :width])
-        scored.append(logprob(part))
+        scored.append(logprob(part) if part.choice_mask.any() else _of_no_choice(part))
     order_B = torch.tensor([place for group in groups for place in group], device=length_B.device)
     return torch.cat(scored)[order_B.argsort()]
+
+
+def _of_no_choice(part: Batch) -> Tensor:
+    return torch.zeros(part.choice_mask.shape, device=part.choice_mask.device)
 
 
 def length_groups(lengths: list[int], pass_tokens: int) -> list[list[int]]:
