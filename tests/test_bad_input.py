@@ -32,7 +32,7 @@ from tfew.train import train
         (["+experiment=rtee"], "Could not find 'experiment/rtee'"),
         (["model=t0_4b"], "Could not find 'model/t0_4b'"),
         (["method=lorax"], "Could not find 'method/lorax'"),
-        (["stepz=3"], "stepz= is no setting. Did you mean steps=?"),
+        (["stepz=3"], "stepz= is not a setting. Did you mean steps=?"),
         (["few_shot=offical"], "Unknown value 'offical' (few_shot=). Did you mean 'official'?"),
         (["data_dir=/nowhere"], "data_dir=/nowhere does not exist."),
         (["+experiment=local"], "data= is missing: the file with your rows"),
@@ -127,9 +127,9 @@ def test_longest_name_in_a_path(key: str, tmp_path: Path) -> None:
 
     longest = "x" * MAX_NAME_BYTES
     (tmp_path / longest).mkdir()
-    assert "is no path" not in message(longest)
-    assert "is no path: a name in it has a NUL, or more than 255 bytes" in message(longest + "x")
-    assert "is no path" in message("x/" * 100 + longest + "x")
+    assert "is not a valid path" not in message(longest)
+    assert "is not a valid path: a name in it has a NUL, or more than 255 bytes" in message(longest + "x")
+    assert "is not a valid path" in message("x/" * 100 + longest + "x")
 
 
 def test_bad_data_leaves_nothing_behind(made_data: Path, tmp_path: Path) -> None:

@@ -56,14 +56,14 @@ def test_columns_labels_and_templates_in_any_letters() -> None:
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("step=5", r"step= is no setting. Did you mean steps=\?"),
-        ("lr=1", r"lr= is no setting. Did you mean method.lr= or optimizer.lr=\? --help all"),
-        ("norm=sum", r"norm= is no setting. Did you mean score.norm=\?"),
+        ("step=5", r"step= is not a setting. Did you mean steps=\?"),
+        ("lr=1", r"lr= is not a setting. Did you mean method.lr= or optimizer.lr=\? --help all"),
+        ("norm=sum", r"norm= is not a setting. Did you mean score.norm=\?"),
         ("batchsize=5", r"Did you mean batch_size=\?"),
         ("optimiser=adamw", r"Did you mean optimizer=\?"),
-        ("optimizer.lrr=1", r"optimizer.lrr= is no setting. Did you mean optimizer.lr=\?"),
+        ("optimizer.lrr=1", r"optimizer.lrr= is not a setting. Did you mean optimizer.lr=\?"),
         ("score.nrom=sum", r"Did you mean score.norm=\?"),
-        ("experiment=rte", r"say \+experiment=rte"),
+        ("experiment=rte", r"use \+experiment=rte"),
     ],
 )
 def test_settings_that_there_are_not(override: str, message: str) -> None:

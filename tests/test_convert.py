@@ -443,7 +443,7 @@ def test_output_is_whole_or_not_there(
     run, target = run_folder(train_tiny), tmp_path / "out"
     peft_request = (f"adapter={run}", "to=peft", f"output={target}")
     convert(request(*peft_request))
-    with pytest.raises(UserError, match=r"out exists and is not empty: choose another, or say overwrite=true"):
+    with pytest.raises(UserError, match=r"out exists and is not empty: choose another, or set overwrite=true"):
         convert(request(*peft_request))
     (target / "thesis.txt").touch()
     with pytest.raises(UserError, match=r"holds what no conversion made \(thesis.txt\) and overwrite=true does not"):

@@ -161,7 +161,7 @@ def test_a_batch_that_will_not_fit_is_foreseen_and_what_is_advised_helps(
 ) -> None:
     said = check(monkeypatch, caplog, 1.5e7)  # mini_t0 has 7 MB of weights, and its longest batch takes 12 MB
     assert "mini_t0 is expected to take 7.2 MB all the time and" in said
-    budget, size = re.search(r"Say memory_gb=(\S+), which .* or micro_batch_size=(\d+), or use", said).groups()  # type: ignore[union-attr]
+    budget, size = re.search(r"Set memory_gb=(\S+), which .* or micro_batch_size=(\d+), or use", said).groups()  # type: ignore[union-attr]
     assert check(monkeypatch, caplog, 1.5e7, f"memory_gb={budget}") == ""
     assert check(monkeypatch, caplog, 1.5e7, f"micro_batch_size={size}") == ""
     assert "free. Use a smaller model= or model.dtype=bfloat16." in check(monkeypatch, caplog, 5e6)
@@ -197,7 +197,7 @@ def test_advice_by_hand() -> None:
     assert said is not None
     assert "200.0 MB for the longest batch of training" in said
     assert (
-        "Say memory_gb=0.07, which computes in pieces what takes more, or micro_batch_size=3, or" in said
+        "Set memory_gb=0.07, which computes in pieces what takes more, or micro_batch_size=3, or" in said
     )  # ADVISED_MEMORY is 0.8 of the 100 MB
     for scoring_bytes, at_once in ((1_280_000_000, 1), (1_290_000_000, None)):  # sixteen prompts: one just fits, or not
         said = forecast.advise(plan, memory, {"scoring": Counted(1, scoring_bytes)})

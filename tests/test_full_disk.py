@@ -1,4 +1,4 @@
-"""A disk that fills while a run writes: one sentence, earlier results intact, and the same command goes on (slow)."""
+"""A disk that fills while a run writes: one sentence, earlier results intact, and the same command continues (slow)."""
 
 import os
 import subprocess

@@ -136,7 +136,7 @@ def test_standard_input_says_that_it_takes_json_lines(run: Path, monkeypatch: py
 def test_the_header_is_checked_before_the_first_row(skip: str, run: Path, tmp_path: Path) -> None:
     (tmp_path / "new.csv").write_text("id,Text,more\n1,my hat looks nasty,x\n")
     given = (f"adapter={run}", f"input={tmp_path}/new.csv", f"output={tmp_path}/out.csv", skip)
-    message = r"new.csv lacks 'text'; it has 'id', 'Text', 'more' \(did you mean 'Text'\?\).*say text=Text\.$"
+    message = r"new.csv lacks 'text'; it has 'id', 'Text', 'more' \(did you mean 'Text'\?\).*set text=Text\.$"
     with pytest.raises(UserError, match=message):
         predict(*given)
     assert [path.name for path in tmp_path.iterdir()] == ["new.csv"]

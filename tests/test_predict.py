@@ -524,13 +524,13 @@ def test_what_is_unfinished_is_not_continued_as_something_else(
         run(*common[:-1], f"output={tmp_path}/out.csv", "dataset.columns=[]", "resume=false", "bad_rows=stop",
             f"input={write_jsonl(tmp_path / 'b.jsonl', [*unlabelled('commits')[:20], {}])}")  # fmt: skip
     for change in ("eval_batch_size=5", "engine=plain", "score.norm=sum", f"adapter={runs['complaint']}"):
-        with pytest.raises(UserError, match=r"is the beginning of something else \(other .*overwrite=true"):
+        with pytest.raises(UserError, match=r"is the beginning of another output \(other .*overwrite=true"):
             run(*[part for part in common if part.partition("=")[0] != change.partition("=")[0]], change)
     source.write_text(source.read_text() + "\n")
-    with pytest.raises(UserError, match=r"is the beginning of something else \(other input\)"):
+    with pytest.raises(UserError, match=r"is the beginning of another output \(other input\)"):
         run(*common, "bad_rows=skip")
     run(*common, "bad_rows=skip", "overwrite=true")
-    with pytest.raises(UserError, match=r"output=.*out.csv is there already: choose another, or say overwrite=true"):
+    with pytest.raises(UserError, match=r"output=.*out.csv already exists: choose another, or set overwrite=true"):
         run(*common)
     run(*common, "bad_rows=skip", "overwrite=true")
 
@@ -554,7 +554,7 @@ def test_two_processes_do_not_write_one_file(tmp_path: Path) -> None:
         (["input=/nowhere.csv"], "input=/nowhere.csv does not exist"),
         (["output=x.parquet"], r"Unknown file ending '.parquet' \(output=x.parquet\)"),
         (["adapter=/nowhere", "adapters=x.json"], "give one of them"),
-        (["merge=true", "+experiment=demo", "model=tiny", "input=INPUT"], "and there is none: say adapter="),
+        (["merge=true", "+experiment=demo", "model=tiny", "input=INPUT"], "and there is none: set adapter="),
         (["adapter=/nowhere", "input=INPUT"], "adapter=/nowhere does not exist"),
         (["adapter=RUN", "input=INPUT", "score.method=channel"], "score.method=channel is for evaluation"),
         (["adapter=RUN", "input=INPUT", "steps=3"], "steps= belongs to training"),
@@ -584,7 +584,7 @@ def test_what_cannot_work(overrides: list[str], message: str, runs: dict[str, Pa
 
 
 def test_a_predictor_is_on_one_device(runs: dict[str, Path]) -> None:
-    with pytest.raises(UserError, match=r"say trainer.devices=1, not 2. Several are for the command"):
+    with pytest.raises(UserError, match=r"set trainer.devices=1, not 2. Several are for the command"):
         Predictor.load(runs["commits"], "trainer.devices=2")
 
 

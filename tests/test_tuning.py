@@ -124,8 +124,8 @@ def test_of_a_share_that_is_held_out(table: Path, tmp_path: Path, monkeypatch: p
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (("+experiment=demo",), r"those of commits are for reporting: it is for rows of your own, or say folds=5"),
-        (("+experiment=local_mini", "folds=null", "label=label"), r"none are: say folds=5 or validation=0\.25"),
+        (("+experiment=demo",), r"those of commits are for reporting: it is for rows of your own, or set folds=5"),
+        (("+experiment=local_mini", "folds=null", "label=label"), r"none are: set folds=5 or validation=0\.25"),
         (
             ("+experiment=local_mini", "folds=null", "validation=0.1", "label=label"),
             r"at least 5 held-out rows: a larger",

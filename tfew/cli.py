@@ -201,7 +201,9 @@ def with_run_settings(
     for key in overridden(overrides):
         if key.partition(".")[0] not in may_change:
             good = ", ".join(may_change)
-            raise UserError(f"{key}= belongs to training, and adapter= brings its run's settings; here go: {good}.")
+            raise UserError(
+                f"{key}= belongs to training, and adapter= brings its run's settings; with it go only: {good}."
+            )
         OmegaConf.update(merged, key, OmegaConf.select(config, key), merge=False, force_add=True)
     if "data" in overridden(overrides):
         merged = on_other_rows(merged)
@@ -249,7 +251,7 @@ def with_base(config: DictConfig, overrides: Sequence[str], folder: Path) -> Dic
     else:
         raise UserError(
             f"{folder} is an adapter without its run, and belongs to the model {name!r}, which is none of this"
-            " project's list: say model.path=, the folder or the Hub id of that model."
+            " project's list: set model.path=, the folder or the Hub id of that model."
         )
     log.info(f"{folder} is an adapter without its run; it says that it belongs to the model {name}.")
     return config

@@ -123,7 +123,7 @@ def check_keys(overrides: Sequence[str], config_name: str) -> None:
         if not equals or not top.isidentifier():  # marked, of a package, a flag
             continue
         if top in APPENDED:
-            raise UserError(f"{key}={value} is added to the settings: say +{key}={value}.")
+            raise UserError(f"{key}={value} is added to the settings: use +{key}={value}.")
         names = _keys_below(top) if top in known else known
         leaf = key.rpartition(".")[2] if top in known else key
         if (top not in known) if leaf == key else (names and leaf not in names):
@@ -132,7 +132,7 @@ def check_keys(overrides: Sequence[str], config_name: str) -> None:
             if leaf == key:  # in a group: optimizer.lr= for lr=
                 meant = [f"{group}.{key}=" for group in groups_with(key, but=(*FREE, *APPENDED))] or meant
             question = f" Did you mean {' or '.join(meant)}?" if meant else ""
-            raise UserError(f"{key}= is no setting.{question} --help all lists them.")
+            raise UserError(f"{key}= is not a setting.{question} --help all lists them.")
 
 
 @cache
@@ -256,7 +256,9 @@ def _check_paths(config: DictConfig) -> None:
         path = str(OmegaConf.select(config, key, default=""))
         if "\0" in path or any(len(os.fsencode(part)) > MAX_NAME_BYTES for part in Path(path).parts):
             shown = path if len(path) < 100 else f"{path[:100]}..."
-            raise UserError(f"{key}={shown} is no path: a name in it has a NUL, or more than {MAX_NAME_BYTES} bytes.")
+            raise UserError(
+                f"{key}={shown} is not a valid path: a name in it has a NUL, or more than {MAX_NAME_BYTES} bytes."
+            )
     if config.data_dir is not None and not Path(config.data_dir).is_dir():
         raise UserError(f"data_dir={config.data_dir} does not exist.")
     for key in ADAPTERS:

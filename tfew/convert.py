@@ -283,7 +283,7 @@ def card_text(record: RunRecord, method: "Method", place: str = "FOLDER") -> str
     try:
         return model_card(record, in_peft=bool(method.peft_types), merges=method.merges, place=place)
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise UserError(f"The record of {record.name} has not all that a card says of a run: {error!r}.") from error
+        raise UserError(f"The record of {record.name} lacks something that a model card needs: {error!r}.") from error
 
 
 def _card_beside(target: Path) -> Path:

@@ -41,7 +41,7 @@ def complete(config: DictConfig) -> DictConfig:
     given = [key for key in OWN if config.get(key) is not None]
     if given and dataset.get("table") is None:
         raise UserError(
-            f"{given[0]}= is for a table of your own: say +experiment=local_english, or +experiment=local with a GPU."
+            f"{given[0]}= is for a table of your own: use +experiment=local_english, or +experiment=local with a GPU."
         )
     if dataset.get("table") is not None and dataset.prompts is None:
         _describe_table(config)
@@ -173,7 +173,7 @@ def _settings(config: DictConfig) -> tuple[list[str], str]:
         raise UserError(
             f"{name} is worded by {' or '.join(config.dataset.layout.settings)} under data_dir={config.data_dir}, which"
             " is not there. Take src/data/raft_prompt_construction_settings.jsonl of github.com/r-three/t-few, and put"
-            " it there under that name, or say 'dataset.layout.settings=[FILE]', with which the rows may be the Hub's."
+            " it there under that name, or set 'dataset.layout.settings=[FILE]', with which the rows may be the Hub's."
         )
     rows = read_rows(path)
     if len(rows) < 2 or not all(name in row for row in rows[:2]):

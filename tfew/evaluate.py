@@ -31,7 +31,7 @@ def evaluate(config: DictConfig) -> RunRecord:
     """Scores `config.adapter` (None: the bare model) on the evaluation split, in a run folder of its own."""
     config = complete(checked(config))
     if config.init_adapter is not None and config.adapter is None:
-        raise UserError("init_adapter= is where training starts; to evaluate an adapter say adapter=.")
+        raise UserError("init_adapter= is where training starts; to evaluate an adapter set adapter=.")
     if config.adapter is None:
         config = on_all_rows(config)
     folder = run_path(config, f"evaluate-{run_name(config, _method_name(config))}")

@@ -229,15 +229,15 @@ def _check_suggest(config: DictConfig, target: str) -> None:
     if count is None:
         return
     if isinstance(count, bool) or not isinstance(count, int) or count < 1:
-        raise UserError(f"suggest={count} is no number of rows from 1 on.")
+        raise UserError(f"suggest={count} is not a number of rows of at least 1.")
     if config.adapters is not None:
-        raise UserError("suggest= names rows for one task's table, and adapters= has many: say adapter=.")
+        raise UserError("suggest= names rows for one task's table, and adapters= has many: set adapter=.")
     if target == STDIO:
-        raise UserError("suggest= is found in the whole output, so that must be a file: say output=FILE.")
+        raise UserError("suggest= is found in the whole output, so that must be a file: set output=FILE.")
     path = Path(target).expanduser()
     listed = suggestions_file(path)
     if listed.exists() and not config.overwrite and not path.with_name(f"{path.name}.partial.json").is_file():
-        raise UserError(f"{listed} is there already, perhaps with labels filled in: move it, or say overwrite=true.")
+        raise UserError(f"{listed} already exists, perhaps with labels filled in: move it, or set overwrite=true.")
 
 
 def _named(source: str) -> str:

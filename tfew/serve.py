@@ -248,7 +248,7 @@ def _check_reach(config: DictConfig) -> None:
     if config.token is None and not config.insecure and not _is_loopback(config.host):
         raise UserError(
             f"host={config.host} lets other machines reach the service, and nothing asks who they are: name a file of"
-            " tokens with token=, or say insecure=true."
+            " tokens with token=, or set insecure=true."
         )
     if (config.certificate is None) != (config.key is None):
         raise UserError("HTTPS needs both certificate= and key=, two PEM files.")

@@ -194,7 +194,7 @@ class DataSettings(Settings):
 
 @dataclass(frozen=True)
 class CommandSettings(Settings):
-    """What a command does about what is there already, and how it prints."""
+    """What a command does about what already exists, and how it prints."""
 
     resume: bool = False
     overwrite: bool = False

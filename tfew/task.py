@@ -190,7 +190,7 @@ def eval_task(config: DictConfig) -> Task | None:
         else:
             without.append(name)
     if not tasks:
-        raise UserError(f"No member of {mixture.name} has an evaluation split here: say dataset.evaluate=false.")
+        raise UserError(f"No member of {mixture.name} has an evaluation split here: set dataset.evaluate=false.")
     if without:
         log.info(f"Note: not evaluated, without an evaluation split or answer choices: {', '.join(without)}.")
     return Task(

@@ -237,11 +237,11 @@ def _check(configs: Sequence[DictConfig], folders: Sequence[Path]) -> None:
     if first.logger._target_ is not None:
         raise UserError("train_together= writes metrics.csv for each run and knows no other logger: use logger=csv.")
     if first.trainer.devices != 1:
-        raise UserError(f"train_together= trains on one device: say trainer.devices=1, not {first.trainer.devices}.")
+        raise UserError(f"train_together= trains on one device: set trainer.devices=1, not {first.trainer.devices}.")
     if any(config.tune for config in configs):
-        raise UserError("train_together= trains each run once, and tune=true several times: say tune=false.")
+        raise UserError("train_together= trains each run once, and tune=true several times: set tune=false.")
     if any(config.folds is not None for config in configs):
-        raise UserError("train_together= trains each run once, and folds= several times: say folds=null.")
+        raise UserError("train_together= trains each run once, and folds= several times: set folds=null.")
     if len(set(map(_questions, configs))) > 1:
         raise UserError(
             "train_together= puts rows of all runs into one batch, where rows with several labels go only beside rows"

@@ -169,10 +169,10 @@ def _check_tuning(config: DictConfig) -> None:
     if config.dataset.get("table") is None and config.folds is None:
         raise UserError(
             f"tune=true chooses by the rows that are held out, and those of {config.dataset.name} are for reporting:"
-            " it is for rows of your own, or say folds=5."
+            " it is for rows of your own, or set folds=5."
         )
     if config.folds is None and config.get("validation") is None:
-        raise UserError("tune=true chooses by held-out rows, and none are: say folds=5 or validation=0.25.")
+        raise UserError("tune=true chooses by held-out rows, and none are: set folds=5 or validation=0.25.")
 
 
 def _try_once(training: Task, evaluation: Task, config: DictConfig, folder: Path, steps_later: int) -> "Evaluated":

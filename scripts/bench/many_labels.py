@@ -50,7 +50,7 @@ def main(arguments: Sequence[str]) -> int:
     if own["input"]:
         compare(own, settings)
     if not own["table"] and not own["input"]:
-        raise UserError("Say table=FILE to write the table, or adapter= and input= to compare (--help).")
+        raise UserError("Set table=FILE to write the table, or adapter= and input= to compare (--help).")
     return 0
 
 

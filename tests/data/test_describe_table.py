@@ -163,7 +163,7 @@ def test_words_for_labels() -> None:
         (
             ["p", "n", "n"],
             ["great", "awful"],
-            r"does not say which words are for which label: say choices='{n: ..., p:",
+            r"does not say which words are for which label: set choices='{n: ..., p:",
         ),
         (["p", "n", "n"], {"p": "great"}, "choices= has no word for the label 'n'"),
         (["p", "n", "n"], {"p": "great", "n": "great"}, "gives two labels the same words"),
@@ -378,7 +378,7 @@ def test_a_run_on_a_file_is_evaluated_on_a_set_of_the_hub(
         ((), "data= is missing"),
         (("data=/no/where.csv",), r"/no/where.csv does not exist"),
         (("data=no/where/at/all",), "Unknown file ending"),
-        (("data=x.csv", "dataset=rte"), r"data= is for a table of your own: say \+experiment=local"),
+        (("data=x.csv", "dataset=rte"), r"data= is for a table of your own: use \+experiment=local"),
         (("folds=1",), "folds=1 is not a whole number of at least 2"),
         (("validation=1.5", "folds=null"), "validation=1.5 is not a share between 0 and 1"),
         (("validation=0.2",), "folds= tries on every row, validation= on a share of them: give one"),
@@ -396,7 +396,7 @@ def test_labels_that_a_configuration_would_misread(tmp_path: Path) -> None:
 
 
 def test_more_shots_than_all_is_a_contradiction(reviews: Path) -> None:
-    with pytest.raises(UserError, match="shots=4, and few_shot=all takes all rows: for so many say few_shot=draw"):
+    with pytest.raises(UserError, match="shots=4, and few_shot=all takes all rows: for so many set few_shot=draw"):
         train_task(section(f"data={reviews}", "shots=4"))
     assert train_task(section(f"data={reviews}", "shots=4", "few_shot=draw")).rows == 4
     with pytest.raises(UserError, match="shots=null: few_shot=draw needs their number"):
@@ -538,7 +538,7 @@ def test_folds_that_leave_too_few_rows(reviews: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="folds=13, but there are only 12 rows to train on"):
         run(f"data={reviews}", "folds=13", runs=tmp_path)
     with pytest.raises(
-        UserError, match="folds=2 leaves fewer than batch_size=8 of 12 rows to train on: say batch_size=6 or less"
+        UserError, match="folds=2 leaves fewer than batch_size=8 of 12 rows to train on: set batch_size=6 or less"
     ):
         run(f"data={reviews}", "folds=2", "batch_size=8", runs=tmp_path)
     assert not list(tmp_path.glob("*/config.yaml"))

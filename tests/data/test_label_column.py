@@ -81,7 +81,7 @@ def test_labels_are_read_back_in_every_spelling() -> None:
         ([1.0, NAN] * 9, r"rows 2, 4, 6, 8, 10 and 4 more: the label 'label' is empty \(NaN\)"),
         (
             [["a"], ["a", "b"]],
-            r"several labels in 1 of 2 rows, as row 2 \(\['a', 'b'\]\); multi_label=false .* say multi_label=auto",
+            r"several labels in 1 of 2 rows, as row 2 \(\['a', 'b'\]\); multi_label=false .* set multi_label=auto",
         ),
         ([{"n": 1}, {"n": 2}], r"row 1: the label 'label' is a dictionary \(\{'n': 1\}\)"),
         ([b"x", b"y"], r"row 1: the label 'label' is binary data \(b'x'\)"),

@@ -179,7 +179,7 @@ def test_missing_members_are_named_or_skipped_aloud(made_mixture: Path, tmp_path
     two = ("+dataset/t0@dataset.members.xsum=xsum", "+dataset/t0@dataset.members.dream=dream")
     with pytest.raises(
         UserError,
-        match=r"2 of the 8 members of t0_local cannot be had: dream, xsum \(xsum: it is neither under data_dir=.*"
+        match=r"2 of the 8 members of t0_local cannot be loaded: dream, xsum \(xsum: it is neither under data_dir=.*"
         r"preview dataset=t0_local.*'dataset.members.xsum=null'.*dataset.missing=skip",
     ):
         pretrain(made_mixture, tmp_path / "run", *two)

@@ -256,7 +256,7 @@ def test_how_many_processes(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogC
     assert count(None, "trainer=cpu", "trainer.devices=6") == 6, "more than there are GPUs"
     with pytest.raises(UserError, match=r"trainer.devices=5, but there are 4 GPUs here"):
         count(None, "trainer=ddp", "trainer.devices=5")
-    with pytest.raises(UserError, match=r"torchrun started 8 processes, but trainer.devices=1: say trainer=ddp"):
+    with pytest.raises(UserError, match=r"torchrun started 8 processes, but trainer.devices=1: set trainer=ddp"):
         count(eight)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
     with pytest.raises(UserError, match=r"4 processes on this machine, and each sees 1 of its GPUs"):
@@ -288,7 +288,7 @@ def test_what_devices_cannot_share(changed: dict[str, Any], number: int, message
 
 
 def test_what_keeps_to_one_device_or_to_whole_models(monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(UserError, match=r"train_together= trains on one device: say trainer.devices=1, not 2"):
+    with pytest.raises(UserError, match=r"train_together= trains on one device: set trainer.devices=1, not 2"):
         train_together([compose("model=tiny", "dataset=mini/complaint", "trainer.devices=2")])
     monkeypatch.setattr("tfew.models.execution.world_size", lambda: 2)
     config = compose("model=tiny", "method=fish_02", "optimizer=adamw", "trainer=fsdp")

@@ -96,7 +96,7 @@ def test_neither_package_nor_hub(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(hub, "reachable", lambda: False)
     config = checked(compose("+experiment=demo", "model=smollm2_135m", "model.package.name=no-such-package"))
     with pytest.raises(UserError, match=r"^model=smollm2_135m is in the Python package no-such-package, which is not .*"
-                                        r"cannot be had from the Hub: make english .* installs it"):  # fmt: skip
+                                        r"cannot be loaded from the Hub: make english .* installs it"):  # fmt: skip
         build_tokenizer(config)
 
 
@@ -111,6 +111,6 @@ def test_training_names_what_installs_the_model_before_the_hub_is_blamed(tmp_pat
     (tmp_path / "rows.csv").write_text("text,label\n" + rows)
     absent = "model.package.name=no-such-package"
     given = ("+experiment=local_english", f"data={tmp_path}/rows.csv", f"runs={tmp_path}/runs", absent)
-    with pytest.raises(UserError, match=r"which is not installed, and cannot be had from the Hub: make english"):
+    with pytest.raises(UserError, match=r"which is not installed, and cannot be loaded from the Hub: make english"):
         train(compose(*given))
     assert not (tmp_path / "runs").exists()

@@ -194,7 +194,7 @@ def test_what_is_saved_is_a_run(fitted: TfewClassifier, tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["mine"]
     settings = (tmp_path / "new" / "mine" / "config.yaml").read_text()
     assert f"run_dir: {tmp_path}/new/mine" in settings
-    with pytest.raises(UserError, match="mine is there already and not empty: choose another folder"):
+    with pytest.raises(UserError, match="mine already exists and is not empty: choose another folder"):
         fitted.save(tmp_path / "new" / "mine")
 
 
@@ -268,7 +268,7 @@ def test_a_column_of_texts_is_found(caplog: pytest.LogCaptureFixture) -> None:
         (TEXTS, LABELS, {"experiment": "lokal"}, r"Unknown experiment 'lokal' .* Did you mean 'local'\?"),
         (TEXTS, LABELS, {"method": "ia4"}, r"Unknown method 'ia4' .* Did you mean 'ia3'\?"),
         (TEXTS, LABELS, {"settings": {"loss": "lmm"}}, "Could not find 'loss/lmm'"),
-        (TEXTS, LABELS, {"settings": {"stepz": 2}}, r"stepz= is no setting\. Did you mean steps=\?"),
+        (TEXTS, LABELS, {"settings": {"stepz": 2}}, r"stepz= is not a setting\. Did you mean steps=\?"),
         (TEXTS, LABELS, {"settings": {"steps": 2}}, "settings= names steps, which is given as a parameter, too"),
         (TEXTS, LABELS, {"settings": {"data": "x"}}, "settings= names data, which a classifier makes itself"),
         (TEXTS, LABELS, {"choices": "options"}, "choices='options': a classifier has the same labels for all rows"),

@@ -126,7 +126,7 @@ def test_data_with_configurations(shell: Shell) -> None:
     shell.server.add("datasets", "me/films", two_configurations())
     own = ("+experiment=local", "data=me/films", "folds=null", "model=tiny", "steps=2", "batch_size=4", "trainer=cpu")
     written = shell("train", *own, code=1)
-    assert "its configurations are large, small; say dataset.hub.config=" in written
+    assert "its configurations are large, small; set dataset.hub.config=" in written
     written = shell("train", *own, "dataset.hub.config=small", "dataset.hub.eval=test")
     assert "accuracy" in written
 
@@ -139,7 +139,7 @@ def test_data_with_configurations(shell: Shell) -> None:
         (None, {"HF_TOKEN": "hf_old"}, "the Hub does not accept your token"),
         (Fault("", "drop"), {}, "the Hub cannot be reached"),
         (Fault("/api/models/me/t0", 503), {}, "the Hub is out of order (it answers 503"),
-        (Fault("/content/", "cut"), {}, "model.safetensors of me/t0 cannot be had"),
+        (Fault("/content/", "cut"), {}, "model.safetensors of me/t0 cannot be loaded"),
         ("gated", {}, "its owner asks to accept conditions: do so on"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Data sets of a Hub: configurations, splits, commits, and what is said where one cannot be had."""
+"""Data sets of a Hub: configurations, splits, commits, and what is said where one cannot be loaded."""
 
 from typing import Any
 
@@ -31,10 +31,10 @@ def own(*overrides: str) -> Any:
 def test_one_of_several_configurations(hub: StandIn) -> None:
     hub.add("datasets", "me/films", two_configurations())
     with pytest.raises(
-        UserError, match=r"its configurations are large, small; say dataset.hub.config=small, or another. Or name a CSV"
+        UserError, match=r"its configurations are large, small; set dataset.hub.config=small, or another. Or name a CSV"
     ):
         own()
-    with pytest.raises(UserError, match=r"its configurations are large, small; say dataset.hub.config=small"):
+    with pytest.raises(UserError, match=r"its configurations are large, small; set dataset.hub.config=small"):
         own("dataset.hub.config=smal")
     config = own("dataset.hub.config=small", "dataset.hub.eval=test")
     assert config.dataset.label.names == ["neg", "pos"]
@@ -45,7 +45,7 @@ def test_one_of_several_configurations(hub: StandIn) -> None:
 
 def test_one_of_several_splits(hub: StandIn) -> None:
     hub.add("datasets", "me/films", two_configurations())
-    with pytest.raises(UserError, match=r"its splits are test, train; say dataset.hub.train=train, or another"):
+    with pytest.raises(UserError, match=r"its splits are test, train; set dataset.hub.train=train, or another"):
         load_from_hub(source(train="validation"), "train", "bring it")
     assert len(load_from_hub(source(train="train[:4]"), "train", "bring it")) == 4
 

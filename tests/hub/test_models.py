@@ -108,7 +108,7 @@ def test_revisions(hub: StandIn, load: Load) -> None:
     old, new = load("me/t0", first), load("me/t0")
     assert not torch.equal(old.shared.weight, new.shared.weight)
     assert torch.equal(load("me/t0", second).shared.weight, new.shared.weight)
-    with pytest.raises(UserError, match=r"me/t0 \(revision v9\) cannot be had: there is no such revision"):
+    with pytest.raises(UserError, match=r"me/t0 \(revision v9\) cannot be loaded: there is no such revision"):
         load("me/t0", "v9")
 
 
@@ -170,14 +170,16 @@ def test_a_download_that_is_always_cut(hub: StandIn, load: Load, monkeypatch: py
     monkeypatch.setattr(library, "time", SimpleNamespace(sleep=lambda _: None), raising=False)
     hub.add("models", "me/t0", t5())
     hub.faults.append(Fault("GET /content/", "drop"))
-    with pytest.raises(UserError, match=r"model.safetensors of me/t0 cannot be had: the connection to the Hub broke"):
+    with pytest.raises(
+        UserError, match=r"model.safetensors of me/t0 cannot be loaded: the connection to the Hub broke"
+    ):
         load("me/t0")
 
 
 def test_a_hub_out_of_order(hub: StandIn, load: Load) -> None:
     hub.add("models", "me/t0", t5())
     hub.faults.append(Fault("/api/models/me/t0", 500))
-    with pytest.raises(UserError, match=r"me/t0 .* cannot be had: the Hub is out of order \(it answers 500, http"):
+    with pytest.raises(UserError, match=r"me/t0 .* cannot be loaded: the Hub is out of order \(it answers 500, http"):
         load("me/t0")
 
 
@@ -229,7 +231,7 @@ def test_there_is_no_such_model(hub: StandIn, load: Load) -> None:
 def test_a_repository_without_weights_of_a_form_that_is_read(hub: StandIn, load: Load) -> None:
     settings = {name: data for name, data in t5().items() if "safetensors" not in name}
     hub.add("models", "me/gguf", {**settings, "small-q4.gguf": b"GGUF"})
-    with pytest.raises(UserError, match=r"me/gguf has no weights as .*: say model.gguf_file= \(small-q4.gguf\)"):
+    with pytest.raises(UserError, match=r"me/gguf has no weights as .*: set model.gguf_file= \(small-q4.gguf\)"):
         load("me/gguf")
 
 

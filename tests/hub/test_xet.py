@@ -1,4 +1,4 @@
-"""Repositories in Xet storage, with hf_xet installed: where that cannot be had, their files come over HTTP.
+"""Repositories in Xet storage, with hf_xet installed: where that cannot be loaded, their files come over HTTP.
 
 The stand-in has no such storage: it announces one, as the Hub does, at an address where nothing, or something else,
 answers. hf_xet starts threads of its own, so whatever gets as far as that runs in a process of its own.
@@ -20,7 +20,7 @@ from tfew.files.hub_xet import OF_XET, or_over_http, xet_trouble
 from tfew.tables.hub_rows import load_from_hub
 
 NOWHERE = "http://127.0.0.1:9"
-SAID = "Xet storage cannot be had"
+SAID = "Xet storage cannot be loaded"
 
 
 @pytest.fixture
@@ -53,7 +53,7 @@ def test_data(with_xet: StandIn, caplog: Any) -> None:
 def test_what_is_wrong_with_the_files_themselves_is_said(with_xet: StandIn, load: Callable[..., Any]) -> None:
     with_xet.add("models", "me/t0", t5(), xet="")
     with_xet.faults.append(Fault("GET /content/", 404))
-    with pytest.raises(UserError, match=r"model.safetensors of me/t0 cannot be had: the Hub answers 404"):
+    with pytest.raises(UserError, match=r"model.safetensors of me/t0 cannot be loaded: the Hub answers 404"):
         load("me/t0")
 
 

@@ -150,7 +150,7 @@ def test_many_files_into_a_folder(
     assert files(tmp_path / "labels") == ["manifest.json", *(part.name for part in parts)]
     in_pieces(adapter, tmp_path / "new", tmp_path / "labels.jsonl")
     assert (tmp_path / "labels.jsonl").read_bytes() == expected
-    with pytest.raises(UserError, match="is there already"):
+    with pytest.raises(UserError, match="already exists"):
         in_pieces(adapter, tmp_path / "new", f"{tmp_path}/labels/")
 
 
@@ -194,7 +194,7 @@ def test_behind_urls(adapter: Path, one: Callable[[Path, str], bytes], tmp_path:
         parts = b"".join(system.cat_file(f"/pieces/labels/{name}") for name in names[2:])
         assert parts == one(source, "jsonl") + one(other, "jsonl")
         assert json.loads(system.cat_file("/pieces/labels/bad_rows.jsonl"))["row"] == 51
-        with pytest.raises(UserError, match="is there already"):
+        with pytest.raises(UserError, match="already exists"):
             in_pieces(adapter, "memory://pieces/new/", "memory://pieces/labels/")
         with pytest.raises(UserError, match="would be read as rows"):
             in_pieces(adapter, "memory://pieces/", "memory://pieces/labels/")

@@ -54,7 +54,7 @@ def test_the_default_model_gives_way_to_it(alone: Path) -> None:
 @pytest.mark.parametrize(
     ("base", "message"),
     [
-        ({"name": "mine", "path": None}, r"belongs to the model 'mine', .* say model.path="),
+        ({"name": "mine", "path": None}, r"belongs to the model 'mine', .* set model.path="),
         ("x", "does not say which model it belongs to"),
     ],
 )

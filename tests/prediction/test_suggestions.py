@@ -126,7 +126,7 @@ def test_a_training_table_that_is_gone_is_said(adapter: Path, tmp_path: Path, ca
     [
         (["suggest=0"], "suggest=0 is no number of rows"),
         (["suggest=many"], "suggest=many is no number of rows"),
-        (["output=-"], "say output=FILE"),
+        (["output=-"], "set output=FILE"),
         (["adapter=null", "adapters=x.json"], "adapters= has many"),
     ],
 )

@@ -116,7 +116,7 @@ def test_a_common_beginning_changes_nothing(name: str) -> None:
     model, batch = tiny(name), batch_with_context()
     with scoring_mode(model):
         expected, context = token_logprob(model, batch, "plain"), Context()
-        for part in (batch, batch.part(slice(0, 1))):  # the second time it is there already
+        for part in (batch, batch.part(slice(0, 1))):  # the second time it already exists
             scores = token_logprob(model, part, "fast", context=context)
             torch.testing.assert_close(scores, expected[: len(part)], atol=TOLERANCE, rtol=0)
     assert len(context.ids_K) == (0 if name in {"dory", "mllama"} else 24)

@@ -53,7 +53,7 @@ def test_the_pictures_that_are_there(path: Path) -> None:
 def test_a_table_made_in_parts() -> None:
     """A part that is made again replaces its own rows, and the sums are of all."""
     first = Case(
-        "models", "gated", ["load_model()"], ["accept conditions", "x cannot be had: accept conditions"], False, 1.5
+        "models", "gated", ["load_model()"], ["accept conditions", "x cannot be loaded: accept conditions"], False, 1.5
     )
     second = Case("commands", "offline", ["`evaluate`"], ["offline | mode"], True, 2.0)
     page = as_markdown({"models": [first.row, first.row], "commands": [second.row]})
@@ -65,7 +65,7 @@ def test_a_table_made_in_parts() -> None:
     assert parts == {"models": [first.row, first.row], "commands": [second.row]}
     again = as_markdown({**parts, "models": [first.row]})
     assert "2 cases, 1 of them commands in processes of their own, 4 seconds" in again
-    assert first.row == "| gated | load_model() | x cannot be had: accept conditions | 1.5 |"
+    assert first.row == "| gated | load_model() | x cannot be loaded: accept conditions | 1.5 |"
     assert "offline / mode" in second.row
     with pytest.raises(SystemExit, match="no place for the table"):
         split_page("nothing")

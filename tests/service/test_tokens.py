@@ -105,7 +105,7 @@ def test_what_is_no_token_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", ""])
 def test_other_machines_need_a_token(host: str) -> None:
     overrides = ["adapter=.", f"host='{host}'"]
-    with pytest.raises(UserError, match=r"token=, or say insecure=true"):
+    with pytest.raises(UserError, match=r"token=, or set insecure=true"):
         serve(compose(*overrides, config_name="serve"), overrides)
 
 

@@ -56,6 +56,6 @@ def test_too_few_different_rows() -> None:
     with pytest.raises(UserError, match=r"folds=5, but only 3 of the 12 rows are different.*fewer folds, or more rows"):
         row_folds(task(["x", "y", "z"] * 4), 5, 4, 0)
     with pytest.raises(
-        UserError, match=r"folds=2 leaves fewer than batch_size=8 of 12 rows to train on: say batch_size=3"
+        UserError, match=r"folds=2 leaves fewer than batch_size=8 of 12 rows to train on: set batch_size=3"
     ):
         row_folds(task(["x"] * 9 + ["y", "z", "u"]), 2, 8, 0)

@@ -83,7 +83,7 @@ def test_an_unfinished_run_starts_afresh_unless_told_otherwise(tmp_path: Path) -
     folder = tmp_path / "run"
     kill_after(folder, 10)
     result = run_command(*command(folder), check=True)
-    assert f"{folder} is unfinished; starting afresh without its checkpoint, from which resume=true" in result.stderr
+    assert f"{folder} is unfinished; starting over without its checkpoint, from which resume=true" in result.stderr
     assert steps_done(folder) == STEPS
 
 

@@ -183,7 +183,7 @@ def _class_labels(
     if len(count) < 2:
         raise UserError(f"{table.where}: every row has the label {next(iter(count))!r}, so there is nothing to learn.")
     if len(count) == len(table.rows) and options.labels is None:
-        raise UserError(f"{table.where}: no value in {label!r} comes twice; is it the label? Say label=.")
+        raise UserError(f"{table.where}: no value in {label!r} comes twice; is it the label? Set label=.")
     listed = [cell_text(name) for name in options.labels or ()]
     pairs = verbalizer(listed or table.classes.get(label) or sorted(count, key=sort_key), options.choices)
     if unnamed := [name for name in count if name not in pairs]:

@@ -36,7 +36,7 @@ def few_shot_examples(
     """
     if mode == "all":
         if shots is not None:
-            raise UserError(f"shots={shots}, and few_shot=all takes all rows: for so many say few_shot=draw.")
+            raise UserError(f"shots={shots}, and few_shot=all takes all rows: for so many set few_shot=draw.")
         return list(load_split(spec, "train", data_dir))
     if shots is None:
         raise UserError(f"shots=null: few_shot={mode} needs their number; few_shot=all takes all rows.")

@@ -49,11 +49,11 @@ def infer_label_column(table: Table, free: Sequence[str]) -> str:
     if not by_name and len(indicators := indicator_columns(table, free)) > 1:
         raise UserError(
             f"{table.where} has a column of yes and no for each of {shorten_list(indicators)}: name one of them with"
-            f" label=, or say label=[{','.join(sorted(indicators))}] where each is a label that a row may have."
+            f" label=, or set label=[{','.join(sorted(indicators))}] where each is a label that a row may have."
         )
     if len(candidates) != 1:
         which = f"; it could be {shorten_list(candidates)}" if candidates else ""
-        raise UserError(f"Which column of {table.where} is the label? Say label=, one of {shorten_list(free)}{which}.")
+        raise UserError(f"Which column of {table.where} is the label? Set label=, one of {shorten_list(free)}{which}.")
     return candidates[0]
 
 

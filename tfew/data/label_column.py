@@ -71,9 +71,9 @@ def check_single(table: Table, label: str) -> None:
         several = [(number, value) for number, value in lists if len(value) > 1]
         number, value = (several or lists)[0]
         if several:
-            holds, remedy = f"several labels in {len(several)} of {len(table.rows)} rows", "say multi_label=auto"
+            holds, remedy = f"several labels in {len(several)} of {len(table.rows)} rows", "set multi_label=auto"
         else:
-            holds, remedy = "lists of labels", "write the label itself in place of the list, or say multi_label=auto"
+            holds, remedy = "lists of labels", "write the label itself in place of the list, or set multi_label=auto"
         raise UserError(
             f"{table.where}: {label!r} holds {holds}, as row {number} ({shown(value)}); {ONE_LABEL}: {remedy}."
         )
@@ -158,7 +158,7 @@ def verbalizer(found: list[str], choices: Any) -> dict[str, str]:
             pairs = dict(zip(found, listed, strict=True))
         else:
             raise UserError(
-                f"choices={listed} does not say which words are for which label: say choices='{{{found[0]}: ...,"
+                f"choices={listed} does not say which words are for which label: set choices='{{{found[0]}: ...,"
                 f" {found[1]}: ...}}', or list the labels {shorten_list(map(repr, found))} themselves."
             )
     if len(set(pairs.values())) < len(pairs) or not all(pairs.values()):

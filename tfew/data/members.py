@@ -107,7 +107,7 @@ def _load_members(spec: MixtureSpec, data_dir: Path | None) -> tuple[dict[str, S
 def _missing_members_error(spec: MixtureSpec, absent: Mapping[str, str]) -> UserError:
     first = next(iter(absent))
     return UserError(
-        f"{len(absent)} of the {len(spec.members)} members of {spec.name} cannot be had: {shorten_list(absent, 40)}"
+        f"{len(absent)} of the {len(spec.members)} members of {spec.name} cannot be loaded: {shorten_list(absent, 40)}"
         f" ({first}: {absent[first].rstrip('.')}). Bring them (python -m tfew.preview dataset={spec.name} says what"
         f" each needs), drop them with 'dataset.members.{first}=null', or leave out all that are missing with"
         " dataset.missing=skip."

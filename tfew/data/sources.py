@@ -118,7 +118,7 @@ def _hub_examples(spec: DatasetSpec, split: str, labelled: bool) -> Sequence[Exa
     if expected is not None and len(loaded) != expected:
         raise UserError(
             f"The Hub's {spec.name} {split} split has {len(loaded)} rows instead of {expected}: not the data of the"
-            f" paper. If that is meant, say dataset.rows.{split}=null."
+            f" paper. If that is meant, set dataset.rows.{split}=null."
         )
     return spec.examples(loaded, f"{source['id']} {split}", labelled)
 

@@ -140,7 +140,7 @@ class InlineTemplate(Template):
 def load_templates(prompts: str | Sequence[Mapping[str, Any]] | None) -> list[Template]:
     """All templates of a promptsource collection ("super_glue/rte"), sorted by name, or the inline ones as listed."""
     if prompts is None:
-        raise UserError("dataset.prompts is null: there is nothing that words the rows.")
+        raise UserError("dataset.prompts is null: there is no template to render the rows.")
     if not isinstance(prompts, str):
         return [_make_inline(prompt) for prompt in prompts]
     dataset, _, subset = prompts.partition("/")

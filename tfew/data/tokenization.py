@@ -200,7 +200,7 @@ class PromptTokenizer:
         if not self.eos and not (ids and text.strip()):
             raise UserError(
                 f"Answer choice {text!r} has no tokens of its own, and without its end-of-text token nothing to score:"
-                " say score.eos=include."
+                " set score.eos=include."
             )
         return truncate(ids, self.max_tokens, keep_last=self.eos)
 

@@ -88,7 +88,7 @@ def _no_threshold(rows: HeldOutScores, risk: float, confidence: float) -> str:
     )
     return (
         f"risk={risk:g} cannot be promised with {_percent(confidence)} confidence by {rows.rows} held-out rows: {best},"
-        f" {more}; or say threshold=, a probability."
+        f" {more}; or set threshold=, a probability."
     )
 
 

@@ -71,7 +71,7 @@ def _check_kinds(values: Sequence[Any]) -> None:
 
 
 def check_named(by_name: dict[str, Any], choices: Any, labels: Any) -> None:
-    """Raises UserError where `choices=` or `labels=` name a label without rows that is of another kind than the rest.
+    """Raises UserError where `choices=` or `labels=` name a label without rows of another type than the rest.
 
     A list of choices names labels where all of the rows' are among them.
     """

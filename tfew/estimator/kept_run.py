@@ -48,7 +48,7 @@ class KeptRun:
         """An ordinary run folder there; raises UserError where something else is."""
         folder = folder.expanduser().absolute()
         if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
-            raise UserError(f"{folder} is there already and not empty: choose another folder, or remove it first.")
+            raise UserError(f"{folder} already exists and is not empty: choose another folder, or remove it first.")
         try:
             folder.parent.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as temporary:

@@ -8,6 +8,6 @@
 * hub: whether the Hugging Face Hub answers, and patience with it
 * hub_files: commits and files of the Hub, in its cache
 * hub_adapter: adapters that are on the Hub
-* hub_xet: Xet storage, and HTTP where it cannot be had
+* hub_xet: Xet storage, and HTTP where it cannot be loaded
 * hub_errors: why something could not be had, in words
 """

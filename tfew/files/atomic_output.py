@@ -24,7 +24,7 @@ def check_output_path(path: Path, overwrite: bool, folder: bool) -> Path:
         raise UserError(f"output={path} is a {'file' if folder else 'folder'}, not a {'folder' if folder else 'file'}.")
     content = list(path.iterdir()) if path.is_dir() else []
     if not overwrite and (content or path.is_file()):
-        raise UserError(f"output={path} exists and is not empty: choose another, or say overwrite=true.")
+        raise UserError(f"output={path} exists and is not empty: choose another, or set overwrite=true.")
     if foreign := [entry.name for entry in content if entry.is_dir() or not OWN_FILES.fullmatch(entry.name)]:
         raise UserError(
             f"output={path} holds what no conversion made ({shorten_list(foreign, 3)}) and overwrite=true does not"

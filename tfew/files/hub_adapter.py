@@ -19,7 +19,7 @@ REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 def local_adapter(value: str | Path) -> Path:
     """The folder that `adapter=` and its like name; one of the Hub is downloaded, where it is not in the cache.
 
-    Raises UserError where that cannot be had or is no adapter.
+    Raises UserError where that cannot be loaded or is no adapter.
     """
     text = str(value)
     if not text.startswith(HUB):

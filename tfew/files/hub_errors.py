@@ -32,7 +32,7 @@ def _explain_one(error: BaseException, id: str, kind: str) -> tuple[int, str] | 
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return 0, (
             f"the disk is full: make room, or set HF_HOME (now {constants.HF_HOME}) to a larger place; files that came"
-            " whole are kept, and the same command goes on with the others"
+            " whole are kept, and run the same command again to continue with the others"
         )
     if isinstance(error, errors.GatedRepoError) or "is a gated" in str(error):  # datasets says it in its own words
         return 0, _explain_gated(id, kind)

@@ -52,7 +52,7 @@ def note_commit(kind: str, id: str, revision: str, commit: str) -> None:
 def model_folder(id: str, revision: str, weights: bool, code: bool = False) -> Path:
     """The folder of a model's files in the cache: settings and tokenizer, its own Python `code`, its `weights`.
 
-    Raises UserError where one of them cannot be had.
+    Raises UserError where one of them cannot be loaded.
     """
     commit = commit_of(MODELS, id, revision)
     folder = snapshot(MODELS, id, commit)
@@ -73,7 +73,7 @@ def model_folder(id: str, revision: str, weights: bool, code: bool = False) -> P
 
 
 def fetch(kind: str, id: str, commit: str, names: Sequence[str]) -> list[Path]:
-    """These files of a commit, from the cache or the Hub; raises UserError that says why one cannot be had."""
+    """These files of a commit, from the cache or the Hub; raises UserError that says why one cannot be loaded."""
     from huggingface_hub import hf_hub_download
 
     where: dict[str, Any] = {"repo_type": kind[:-1], "revision": commit, "local_files_only": not hub.reachable()}
@@ -87,7 +87,7 @@ def fetch(kind: str, id: str, commit: str, names: Sequence[str]) -> list[Path]:
         try:
             found.append(Path(or_over_http(partial(hub.patiently, call, what), what)))
         except Exception as error:  # of a dozen kinds
-            raise UserError(f"{name} of {id} cannot be had: {explained(error, id, kind)}.") from error
+            raise UserError(f"{name} of {id} cannot be loaded: {explained(error, id, kind)}.") from error
     return found
 
 
@@ -117,7 +117,7 @@ def _asked(kind: str, id: str, revision: str) -> str:
         if cached is not None and hub.passing_trouble(error) is not None:
             log.info(f"Note: {id}: {explained(error, id, kind)}; the cached copy is used, commit {cached[:12]}.")
             return cached
-        raise UserError(f"{id} (revision {revision}) cannot be had: {explained(error, id, kind)}.") from error
+        raise UserError(f"{id} (revision {revision}) cannot be loaded: {explained(error, id, kind)}.") from error
 
 
 def _checked_commit(name: object, id: str) -> str:
@@ -138,7 +138,7 @@ def file_sizes(id: str, commit: str) -> dict[str, int | None] | None:
         if _has_weights(snapshot(MODELS, id, commit)):  # a copy outlives its repository
             log.info(f"Note: {id}: {explained(error, id, MODELS)}; the cached copy is used, commit {commit[:12]}.")
             return None
-        raise UserError(f"{id} (commit {commit[:12]}) cannot be had: {explained(error, id, MODELS)}.") from error
+        raise UserError(f"{id} (commit {commit[:12]}) cannot be loaded: {explained(error, id, MODELS)}.") from error
     return {file.rfilename: file.size for file in info.siblings or ()}
 
 
@@ -151,7 +151,7 @@ def _weights(id: str, commit: str, names: dict[str, int | None]) -> list[str]:
             (index,) = fetch(MODELS, id, commit, [whole + INDEX])
             return sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
     gguf = [name for name in names if name.endswith(".gguf")]
-    instead = f"say model.gguf_file= ({shorten_list(gguf, 4)})" if gguf else f"there: {shorten_list(names)}"
+    instead = f"set model.gguf_file= ({shorten_list(gguf, 4)})" if gguf else f"there: {shorten_list(names)}"
     raise UserError(f"{id} has no weights as {' or '.join(WHOLE)}: {instead}.")
 
 
@@ -162,7 +162,7 @@ def _checked_copy(folder: Path, id: str, revision: str, weights: bool) -> Path:
     if weights and not _has_weights(folder):
         raise UserError(
             f"The cached copy of {id} lacks weights ({folder}), and {hub.why_offline()}: the download was not finished;"
-            " connect, and the same command goes on."
+            " connect, and run the same command again to continue."
         )
     return folder
 

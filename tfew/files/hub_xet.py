@@ -1,4 +1,4 @@
-"""Xet storage, in which the Hub keeps the large files of most repositories, and plain HTTP where it cannot be had.
+"""Xet storage, in which the Hub keeps the large files of most repositories, and plain HTTP where it cannot be loaded.
 
 huggingface_hub goes to it, by the package hf_xet, wherever that is installed and the Hub names it. It is on other hosts
 than the Hub's pages, so a firewall may let one through and not the other; hf_xet then tries for minutes and gives up.
@@ -22,7 +22,7 @@ OF_XET = re.compile(r"\bCAS\b|[Xx]et\b|xet-(read|write)-token|^(Task|Network) er
 
 
 def or_over_http(call: Callable[[], T], what: str) -> T:
-    """What `call` returns; where Xet storage cannot be had, it is made once more without, as is all that follows."""
+    """What `call` returns; where Xet storage cannot be loaded, it is made once more without, as is all that follows."""
     from huggingface_hub import constants
 
     for name, value in PATIENCE.items():
@@ -32,7 +32,7 @@ def or_over_http(call: Callable[[], T], what: str) -> T:
     except Exception as error:
         if (reason := xet_trouble(error)) is None:
             raise
-        log.info(f"{what}: Xet storage cannot be had ({reason}); over HTTP instead, as HF_HUB_DISABLE_XET=1 does.")
+        log.info(f"{what}: Xet storage cannot be loaded ({reason}); over HTTP instead, as HF_HUB_DISABLE_XET=1 does.")
         constants.HF_HUB_DISABLE_XET = True
     return call()
 

@@ -111,15 +111,15 @@ class PartialFile:
             whole = all(_size(_partial_path(file)) >= sizes[file.name] for file in files) or renamed
         except (ValueError, KeyError, TypeError, OSError) as error:
             raise UserError(
-                f"{self._state_file} cannot be read ({error}): delete it, or say overwrite=true, to start afresh."
+                f"{self._state_file} cannot be read ({error}): delete it, or set overwrite=true, to start over."
             ) from error
         if not whole:
-            raise UserError(f"{_partial_path(self.path)} is shorter than it was: say overwrite=true to start afresh.")
+            raise UserError(f"{_partial_path(self.path)} is shorter than it was: set overwrite=true to start over.")
         if identity != self.identity:
             unlike = ", ".join(sorted(key for key in self.identity if self.identity[key] != identity.get(key)))
             raise UserError(
-                f"{_partial_path(self.path)} is the beginning of something else (other {unlike or 'settings'}): choose"
-                " another output=, or say overwrite=true to start afresh."
+                f"{_partial_path(self.path)} is the beginning of another output (other {unlike or 'settings'}): choose"
+                " another output=, or set overwrite=true to start over."
             )
         return dict(saved)
 
@@ -128,7 +128,7 @@ def check_output_file(path: Path, overwrite: bool) -> None:
     if path.is_dir():
         raise UserError(f"output={path} is a folder, not a file.")
     if path.exists() and not overwrite:
-        raise UserError(f"output={path} is there already: choose another, or say overwrite=true.")
+        raise UserError(f"output={path} already exists: choose another, or set overwrite=true.")
 
 
 def _partial_path(path: Path) -> Path:

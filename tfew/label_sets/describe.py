@@ -67,7 +67,7 @@ def _check_columns(table: Table, options: TableOptions, sets: LabelSets) -> None
     if isinstance(options.choices, str):
         raise UserError(
             f"choices={options.choices}: a row with choices of its own has one label, and rows may have several here:"
-            " give words for the labels, or say multi_label=false."
+            " give words for the labels, or set multi_label=false."
         )
 
 
@@ -85,7 +85,7 @@ def _labels(
         every = "has " + " and ".join(map(repr, count)) if count else "is without a label"
         raise UserError(f"{table.where}: every row {every}, so there is nothing to learn.")
     if max(count.values()) == 1 and not listed and rows > 2:
-        raise UserError(f"{table.where}: no label in {sets.columns[0]!r} comes twice; is it the label? Say label=.")
+        raise UserError(f"{table.where}: no label in {sets.columns[0]!r} comes twice; is it the label? Set label=.")
     pairs = verbalizer(listed or sorted(count, key=sort_key), options.choices)
     if unnamed := [name for name in count if name not in pairs]:
         raise UserError(

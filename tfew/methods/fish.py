@@ -44,7 +44,7 @@ class FISH(Method):
         if decay > 0:
             raise UserError(
                 f"optimizer.weight_decay={decay} would move the entries that a FISH mask holds, because it needs no"
-                " gradient; say optimizer.weight_decay=0."
+                " gradient; set optimizer.weight_decay=0."
             )
 
     def attach(self, model: nn.Module) -> None:

@@ -19,6 +19,6 @@ def train_layer_norms(model: nn.Module) -> None:
     """Unfreezes every layer norm (the official configurations of most methods train them too)."""
     norms = [module for module in model.modules() if type(module).__name__.endswith(("LayerNorm", "RMSNorm"))]
     if not norms:
-        raise UserError(f"{type(model).__name__} has no layer norms to train; say method.layer_norms=false.")
+        raise UserError(f"{type(model).__name__} has no layer norms to train; set method.layer_norms=false.")
     for norm in norms:
         norm.requires_grad_(True)

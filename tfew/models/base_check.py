@@ -49,7 +49,7 @@ def check_chosen_base(config: DictConfig, adapter: str) -> None:
             continue
         if adapter.startswith(HUB):
             raise UserError(
-                f"{adapter} chooses a {what} of this machine, {path}, which its author cannot know: say {key}=, the"
+                f"{adapter} chooses a {what} of this machine, {path}, which its author cannot know: set {key}=, the"
                 " folder or the Hub id of that one."
             )
         _check_regular(Path(local_path(path)), f"{adapter} chooses the {what} {path}")

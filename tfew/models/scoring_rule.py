@@ -49,12 +49,12 @@ def with_scoring_rule(
 
 def _check(prompt_tokenizer: PromptTokenizer, model: str) -> None:
     if prompt_tokenizer.chat and not prompt_tokenizer.decoder_only:
-        raise UserError(f"prompt.chat=true is for decoder-only models, and {model} is none: say prompt.chat=false.")
+        raise UserError(f"prompt.chat=true is for decoder-only models, and {model} is none: set prompt.chat=false.")
     tokenizer = prompt_tokenizer.tokenizer
     end_id = chat_template(tokenizer).end_id if prompt_tokenizer.chat else tokenizer.eos_token_id
     if prompt_tokenizer.eos and end_id is None:
         raise UserError(
-            f"The tokenizer of {model} has no end-of-text token that could be scored: say score.eos=exclude."
+            f"The tokenizer of {model} has no end-of-text token that could be scored: set score.eos=exclude."
         )
 
 

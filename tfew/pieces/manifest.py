@@ -79,7 +79,7 @@ class Manifest:
         if MANIFEST in names:
             self._go_on(names)
         elif names:
-            raise UserError(f"output={store.folder} has no {MANIFEST}: say overwrite=true to start afresh.")
+            raise UserError(f"output={store.folder} has no {MANIFEST}: set overwrite=true to start over.")
         else:
             self.save(finished=False)
 
@@ -91,8 +91,8 @@ class Manifest:
             ours, theirs = self.identity, saved["identity"]
             unlike = ", ".join(sorted(key for key in ours if ours[key] != theirs.get(key)))
             raise UserError(
-                f"output={self.store.folder} is the beginning of something else (other {unlike or 'settings'}): choose"
-                " another output=, or say overwrite=true to start afresh."
+                f"output={self.store.folder} is the beginning of another output (other {unlike or 'settings'}): choose"
+                " another output=, or set overwrite=true to start over."
             )
         self.reports = {report["name"]: Report(**report) for report in saved["parts"]}
         for name in sorted(name for name in names if name.startswith("done-")):
@@ -135,8 +135,8 @@ class Manifest:
             return {key: saved[key] for key in ("finished", "identity", "parts")}
         except (ValueError, KeyError, TypeError) as error:
             raise UserError(
-                f"{self.store.folder}/{MANIFEST} cannot be read ({error}): say overwrite=true to start afresh."
+                f"{self.store.folder}/{MANIFEST} cannot be read ({error}): set overwrite=true to start over."
             ) from error
 
     def _is_finished(self) -> UserError:
-        return UserError(f"output={self.store.folder} is there already: choose another, or say overwrite=true.")
+        return UserError(f"output={self.store.folder} already exists: choose another, or set overwrite=true.")

@@ -54,7 +54,7 @@ class ArrowRows(ResultRows):
             arrays = [pyarrow.array([row[place] for row in rows], kind.type) for place, kind in enumerate(schema)]
             return pyarrow.table(arrays, schema=schema)
         except pyarrow.ArrowException as error:
-            raise UserError(f"parts=parquet cannot hold these rows ({error}): say parts=jsonl.") from error
+            raise UserError(f"parts=parquet cannot hold these rows ({error}): set parts=jsonl.") from error
 
     def _own_plain(self, of: Labelled) -> list[Any]:
         return [value if value is None else cell(value) for value in self._own(of, 0).values()]

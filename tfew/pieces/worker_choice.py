@@ -28,19 +28,19 @@ class WorkerChoice:
     def check(self) -> None:
         """Raises UserError for what is no number, or for want of Ray."""
         if self.devices != AUTO and not (_is_number(self.devices) and self.devices >= 1):
-            raise UserError(f"trainer.devices={self.devices} is neither auto nor a whole number from 1 on.")
+            raise UserError(f"trainer.devices={self.devices} is neither auto nor a whole number of at least 1.")
         if not (_is_number(self.piece_rows) and self.piece_rows >= 1):
-            raise UserError(f"piece_rows={self.piece_rows} is no whole number from 1 on.")
+            raise UserError(f"piece_rows={self.piece_rows} is not a whole number of at least 1.")
         if self.ray is None:
             return
         require(f"ray={self.ray}", "ray")
         if self.devices != 1:
-            raise UserError(f"trainer.devices={self.devices} is for this machine alone: with ray= say ray_actors=.")
+            raise UserError(f"trainer.devices={self.devices} is for this machine alone: with ray= set ray_actors=.")
         if self.ray_actors != AUTO and not (_is_number(self.ray_actors) and self.ray_actors >= 1):
-            raise UserError(f"ray_actors={self.ray_actors} is neither auto nor a whole number from 1 on.")
+            raise UserError(f"ray_actors={self.ray_actors} is neither auto nor a whole number of at least 1.")
         for key, value in (("ray_cpus", self.ray_cpus), ("ray_gpus", self.ray_gpus)):
             if not isinstance(value, int | float) or isinstance(value, bool) or value <= 0 or (value > 1 and value % 1):
-                raise UserError(f"{key}={value} is neither a share of one (0.5) nor a whole number from 1 on.")
+                raise UserError(f"{key}={value} is neither a share of one (0.5) nor a whole number of at least 1.")
 
     def workers(self, make: Callable[[], "PieceLabeller"], accelerator: str) -> "Workers":
         """`make`: makes what a worker works with, where it works."""

@@ -19,7 +19,7 @@ from tfew.runs.records import load_record
 from tfew.runs.run_folder import PREDICTIONS_FILE, check_recorded, finished_settings
 from tfew.schema import Prediction
 
-REMEDY = "train with folds=5 or validation=0.25, or say threshold=, a probability"
+REMEDY = "train with folds=5 or validation=0.25, or set threshold=, a probability"
 COMPARED = ("model", "max_tokens", "prompt")  # settings that scores depend on
 
 
@@ -33,18 +33,20 @@ def held_out_scores(
     settings = None if folder is None else finished_settings(folder)
     if folder is None or settings is None:
         what = "there is no adapter" if folder is None else f"{folder} is an adapter without its run"
-        raise UserError(f"{what}, and so there are no held-out rows: say threshold=, a probability.")
+        raise UserError(f"{what}, and so there are no held-out rows: set threshold=, a probability.")
     record = load_record(folder)
     if not (folder / PREDICTIONS_FILE).is_file() or not record.counts:
         raise UserError(f"{folder} held no rows out: {REMEDY}.")
     check_recorded(record, folder, PREDICTIONS_FILE)
     _check_scored_alike(run, settings, record.scoring["eos"], eos)
     if (settings.get("templates") or {}).get("eval") == "random":
-        raise UserError(f"{folder} worded each held-out row by one template drawn (templates.eval=random): {REMEDY}.")
+        raise UserError(
+            f"{folder} rendered each held-out row with one template drawn (templates.eval=random): {REMEDY}."
+        )
     found = _read(folder, run.dataset)
     was = str(settings["score"]["norm"])
     if unknown := set(templates) - {prediction.template for prediction in found}:
-        raise UserError(f"{folder}: its held-out rows were not worded by template {min(unknown)!r}: leave it out.")
+        raise UserError(f"{folder}: its held-out rows were not rendered with template {min(unknown)!r}: leave it out.")
     # as new rows: no templates with other choices than the labels; `aligned` leaves out those that turn the question
     found = [p for p in found if p.template in templates and (labels is None or len(p.scores) == len(labels))]
     if any(norm not in available(prediction) for prediction in found):
@@ -65,7 +67,7 @@ def _check_scored_alike(run: SavedRun, settings: dict[str, Any], was_eos: str, e
     if unlike:
         raise UserError(
             f"The held-out rows of {run.folder} were scored otherwise ({'; '.join(unlike[:3])}), and say nothing of"
-            " rows that are scored like this: leave that setting out, or say threshold=, a probability."
+            " rows that are scored like this: leave that setting out, or set threshold=, a probability."
         )
 
 

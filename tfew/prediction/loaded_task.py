@@ -95,7 +95,7 @@ def load_task(name: str, run: SavedRun, prompt_tokenizer: PromptTokenizer) -> Lo
         if promised:
             raise UserError(
                 f"{promised[0]}= rests on probabilities of rows that were scored in full, and score.shortlist= has"
-                " bounds: leave one of them out, or say threshold=."
+                " bounds: leave one of them out, or set threshold=."
             )
         log.info(
             f"Note: score.shortlist={shortlist.size} leaves labels of {name} out where they cannot be the best: the"

@@ -271,7 +271,7 @@ def load_predictor(find_run: FindRun, adapters: Adapters, merge: bool = False) -
     run.decisions.check([run.dataset])
     loaded = run.load_model()
     if merge and loaded.method is None:
-        raise UserError("merge=true folds an adapter into the model, and there is none: say adapter=.")
+        raise UserError("merge=true folds an adapter into the model, and there is none: set adapter=.")
     if merge and loaded.method is not None:
         merge_adapter(loaded.method, loaded.model)
     predictor = Predictor(find_run, run, loaded, merged=merge)

@@ -145,7 +145,7 @@ def saved_run(config: DictConfig, overrides: Sequence[str], folder: str | Path |
     """The adapter in this folder, with its run's settings under those of the command line."""
     if config.trainer.devices != 1:
         raise UserError(
-            f"A predictor is on one device: say trainer.devices=1, not {config.trainer.devices}. Several are for the"
+            f"A predictor is on one device: set trainer.devices=1, not {config.trainer.devices}. Several are for the"
             " command tfew predict."
         )
     _check_data(overrides, folder)

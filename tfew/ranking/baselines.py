@@ -112,7 +112,7 @@ def bag_of_words_probabilities(
         from sklearn.linear_model import LogisticRegression
     except ImportError as error:  # in an environment of before it was needed
         raise UserError(
-            "baselines=true needs scikit-learn, not installed here: pip install scikit-learn, or say baselines=false."
+            "baselines=true needs scikit-learn, not installed here: pip install scikit-learn, or set baselines=false."
         ) from error
 
     known = sorted(set(labels))

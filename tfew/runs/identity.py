@@ -42,7 +42,7 @@ def run_name(config: DictConfig, method: str | None = None) -> str:
     parts = [config.name, model_name(config), method or method_name(config), config.loss.name]
     name = "-".join([*map(str, parts), f"s{config.few_shot_seed}", settings_hash(config)])
     if Path(name).name != name or "\0" in name or "\\" in name:
-        raise UserError(f"{name!r}, made of the settings' names, is no name for a folder: say run_dir=.")
+        raise UserError(f"{name!r}, made of the settings' names, is no name for a folder: set run_dir=.")
     return name
 
 

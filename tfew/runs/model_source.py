@@ -24,7 +24,7 @@ class PackagedModel:
     def not_installed_error(self, model: str) -> UserError:
         """Where the Hub does not give the model (its name) either."""
         return UserError(
-            f"model={model} is in the Python package {self.name}, which is not installed, and cannot be had from the"
+            f"model={model} is in the Python package {self.name}, which is not installed, and cannot be loaded from the"
             f" Hub: {self.install} installs it, or name a folder or GGUF file with model.path=."
         )
 

@@ -37,7 +37,9 @@ def settings_again(config: DictConfig, named: Collection[str]) -> tuple[RunRecor
     if record.command != "train":
         raise UserError(f"rerun={folder} was made by {record.command}; rerun= is of training runs.")
     if other := [key for key in named if key.partition(".")[0] not in MAY_CHANGE]:
-        raise UserError(f"{other[0]}= would make another run than rerun={folder}; here go: {', '.join(MAY_CHANGE)}.")
+        raise UserError(
+            f"{other[0]}= would make another run than rerun={folder}; with it go only: {', '.join(MAY_CHANGE)}."
+        )
     hashes = saved.pop(WEIGHT_HASHES, None)
     again = OmegaConf.create(_with_later_keys(saved, resolved(config)))
     for key in (*MAY_CHANGE[1:], *named):

@@ -78,7 +78,7 @@ def already_finished(folder: Path, settings: Mapping[str, Any], overwrite: bool)
     if ours != theirs:
         raise UserError(
             f"{folder} holds a run with other settings ({'; '.join(differences(ours, theirs)[:5])}):"
-            " choose another run_dir=, or say overwrite=true."
+            " choose another run_dir=, or set overwrite=true."
         )
     if is_finished(folder) and (moved := noted_differences(settings, saved)):
         raise UserError(
@@ -117,11 +117,11 @@ def _open(folder: Path, settings: Mapping[str, Any], resume: bool) -> None:
             *(folder / CHECKPOINTS).glob(f"{JOINT_PREFIX}*.pt"),
             *_trial_folders(folder),
         ]
-        log.info(f"{folder} is unfinished; {'continuing' if done else 'no checkpoint yet, starting afresh'}.")
+        log.info(f"{folder} is unfinished; {'continuing' if done else 'no checkpoint yet, starting over'}.")
     elif unfinished or is_finished(folder):
         kept = any((folder / CHECKPOINTS).glob("step=*.ckpt"))
         lost = " without its checkpoint, from which resume=true would have gone on" if kept else ""
-        log.info(f"{folder} is {f'unfinished; starting afresh{lost}' if unfinished else 'finished; redoing it'}.")
+        log.info(f"{folder} is {f'unfinished; starting over{lost}' if unfinished else 'finished; redoing it'}.")
         _clear(folder)
     write_atomically(folder / CONFIG_FILE, OmegaConf.to_yaml(OmegaConf.create(dict(settings))))
 

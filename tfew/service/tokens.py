@@ -48,7 +48,7 @@ class Tokens:
                 continue
             digest, owner = _owner(line.strip(), f"{where}, line {number}")
             if digest in owners or owner.name in {other.name for other in owners.values()}:
-                raise UserError(f"{where}, line {number} has a name or a token that is there already.")
+                raise UserError(f"{where}, line {number} has a name or a token that already exists.")
             owners[digest] = owner
         if not owners:
             raise UserError(f"{where} holds no token: each line is `name: token rights`, rights being {_known()}.")

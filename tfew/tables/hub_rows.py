@@ -71,7 +71,7 @@ def _other_choice(source: Mapping[str, Any], split: str, revision: str) -> str |
 
 
 def _choose(what: str, names: list[str], setting: str, value: str | None) -> str:
-    return f"its {what} are {shorten_list(names, 40)}; say {setting}={nearest(value, names) or names[0]}, or another"
+    return f"its {what} are {shorten_list(names, 40)}; set {setting}={nearest(value, names) or names[0]}, or another"
 
 
 def _check_commit(loaded: Any, source: Mapping[str, Any], revision: str, online: bool) -> None:

@@ -39,7 +39,7 @@ def chat_template(tokenizer: Any) -> ChatTemplate:
     """The tokenizer's; raises UserError where it has none."""
     if not has_chat_template(tokenizer):
         raise UserError(
-            "prompt.chat=true, and the tokenizer of this model has no chat template: say prompt.chat=false."
+            "prompt.chat=true, and the tokenizer of this model has no chat template: set prompt.chat=false."
         )
     opening = _rendered(tokenizer, [_user("a")], add_generation_prompt=True)
     whole = _rendered(tokenizer, _exchange("a", ANSWER), add_generation_prompt=False)
@@ -75,5 +75,5 @@ def _rendered(tokenizer: Any, turns: list[dict[str, str]], add_generation_prompt
         reason = " ".join(str(error).split())[:200].rstrip(".")
         raise UserError(
             f"prompt.chat=true, and the model's chat template cannot render a conversation of user and assistant"
-            f" ({type(error).__name__}: {reason}): say prompt.chat=false."
+            f" ({type(error).__name__}: {reason}): set prompt.chat=false."
         ) from error

@@ -53,7 +53,7 @@ def train_folds_at_once(config: DictConfig, folder: Path) -> None:
     if at_once == 1:
         return
     if devices != 1:
-        raise UserError(f"folds_at_once={at_once} gives each fold a device of its own: say trainer.devices=1.")
+        raise UserError(f"folds_at_once={at_once} gives each fold a device of its own: set trainer.devices=1.")
     missing = [fold for fold in range(config.folds) if not (fold_folder(folder, fold) / FOLD_FILE).is_file()]
     places = list(range(min(at_once, len(missing))))  # devices that are free
     running: dict[int, tuple[int, subprocess.Popen[bytes]]] = {}
