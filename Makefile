@@ -5,7 +5,7 @@ PIP := $(VENV)/bin/pip install --disable-pip-version-check
 # installed first with TORCH=cpu: of one release pip takes the build named +cpu, where PyTorch's own index answers
 CPU_TORCH := $(shell grep '^torch==' requirements.txt) --extra-index-url https://download.pytorch.org/whl/cpu
 
-.PHONY: help docs audit env english demo_english english_table setfit release fitting_python demo demo_full mini_t0 mini_t0_table mini_tables mini_icl accept test test_full drills check bench dockerfile always
+.PHONY: help docs audit env english demo_english english_table setfit release fitting_python demo demo_full mini_t0 mini_t0_table mini_tables mini_icl accept test test_full test_gpu drills check bench dockerfile always
 .DEFAULT_GOAL := help
 
 help:  ## what each target does
@@ -96,6 +96,9 @@ test: $(READY)  ## the tests, but for the slow ones
 
 test_full: $(READY)  ## all tests; ARGS='-m "not drill"': as CI runs them
 	$(RUN) -m pytest $(ARGS)
+
+test_gpu: $(READY)  ## what only a GPU can show; without one, what a CPU can do as well
+	$(RUN) -m pytest -n 0 -v -rs tests/gpu
 
 drills: $(READY)  ## the longest tests: killed runs and sweeps, a million prompts; the last result is in evidence/drills.md
 	$(RUN) -m pytest -m drill --durations=0

@@ -13,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from scripts.bench import profile, report, service
 from scripts.bench.case import cases
 from scripts.bench.contenders import CONTENDERS, batches, prepared, score
+from scripts.bench.gpu_wheels import PACKAGE, PRESENT, needed
 from scripts.bench.limit import SHAPES, useful_flops
 from scripts.bench.measured import Measured
 from scripts.bench.workload import Workload, encode, make_encoder, make_model, make_prompts
@@ -171,3 +172,10 @@ def test_the_gpu_script_needs_neither_hydra_nor_datasets() -> None:
     )
     result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert json.loads(result.stdout.splitlines()[-1]) == []
+
+
+def test_wheels_for_a_gpu_machine_are_what_it_lacks() -> None:
+    found = needed((PACKAGE, "pytest", "peft"), "3.12")
+    assert {"hydra-core", "omegaconf", "antlr4-python3-runtime", "datasets", "transformers", "peft", "pytest"} <= found
+    assert not {name for name in found if name in PRESENT or name.startswith("nvidia")}
+    assert not found & {"colorama", "pywin32", "exceptiongroup", "tomli"}  # of other systems and older Pythons
