@@ -12,6 +12,7 @@ THEMES = {
              "frozen": "#2a3442", "learned": "#f2a33a"},
 }  # fmt: skip
 FONT = "font-family='-apple-system, Segoe UI, Helvetica, Arial, sans-serif'"
+MONOSPACE = "font-family='ui-monospace, SFMono-Regular, Menlo, Consolas, monospace'"
 CHOICES = ("card arrival", "card not working", "card payment fee charged", "cash withdrawal charge")
 ROWS = (
     ("Where is my parcel?", "delivery"), ("The zip broke on day one.", "fault"), ("I was charged twice.", "billing"),
@@ -113,9 +114,27 @@ def prefix_tree(theme: Theme) -> str:
     return svg(740, 50 + gap * len(CHOICES), note, parts)
 
 
+def terminal(theme: Theme) -> str:
+    """docs/terminal.txt, which `docs/record.py` made: commands in colour, what they print below."""
+    lines = (STATIC.parent / "terminal.txt").read_text(encoding="utf-8").splitlines()
+    step, width = 17, 20 + round(7.25 * max(map(len, lines)))
+    parts = [box(0.5, 0.5, width - 1, 34 + step * len(lines), theme["card"], theme["line"], 8)]
+    parts += [f"<circle cx='{18 + 16 * number}' cy='15' r='5' fill='{theme['line']}'/>" for number in range(3)]
+    for number, line in enumerate(lines):
+        is_command = line.startswith("$ ")
+        color, weight = (theme["accent"], " font-weight='600'") if is_command else (theme["ink"], "")
+        parts.append(
+            f"<text x='12' y='{42 + step * number}' fill='{color}' font-size='12' xml:space='preserve'"
+            f"{weight} {MONOSPACE}>{escape(line)}</text>"
+        )
+    return svg(
+        width, 36 + step * len(lines), "A terminal: training on 60 labelled messages, then labelling others", parts
+    )
+
+
 def main() -> None:
     for name, theme in THEMES.items():
-        for what, draw in (("overview", overview), ("prefix_tree", prefix_tree)):
+        for what, draw in (("overview", overview), ("prefix_tree", prefix_tree), ("terminal", terminal)):
             (STATIC / f"{what}_{name}.svg").write_text(draw(theme), encoding="utf-8")
 
 

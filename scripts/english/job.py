@@ -66,7 +66,7 @@ def _run_row(job: Job, tables: Tables, runs: Path, overrides: Sequence[str]) -> 
 
 def _test_on(config: DictConfig, tables: Tables) -> None:
     """The test table's rows are evaluated on, as a data set with two files: of a table a share is, or folds are."""
-    for key in ("data", "text", "label", "choices"):
+    for key in ("data", "text", "label", "labels", "choices"):
         config[key] = None
     config.data_dir, config.dataset.table = str(tables.train.parent), None
     config.dataset.files = {"train": [tables.train.name], "eval": [tables.test.name]}

@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from transformers import MT5Config, MT5ForConditionalGeneration
 
 from tests.models import ARCH, tiny_t5, with_ia3
-from tests.scoring.test_engines import BATCHES
+from tests.scoring.test_engines import BATCHES, CHANGE_ATTENTION, METHODS, attached
 from tfew.kernels import attention
 from tfew.methods.base import adapter_parameters
 from tfew.scoring import fast_t5
@@ -57,6 +57,19 @@ def test_gradients_are_those_of_torchs_attention(name: str, batch_name: str, mon
         torch.testing.assert_close(by_rows[key], torchs[key], msg=lambda text, key=key: f"{key}: {text}")
 
 
+@pytest.mark.parametrize("method", [name for name in METHODS if name not in CHANGE_ATTENTION])
+def test_every_method_gets_its_whole_gradient(method: str) -> None:
+    """Also one that trains relative positions, whatever its way."""
+    model = attached(method, tiny_t5())
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(attention, "keep_mask", lambda like, p: torch.ones_like(like).char())
+        by_rows = gradients(in_training(model, NEARLY_NEVER), "shared")
+    torchs = gradients(in_training(model, 0.0), "shared")
+    assert torchs
+    for key in torchs:
+        torch.testing.assert_close(by_rows[key], torchs[key], msg=lambda text, key=key: f"{key}: {text}")
+
+
 def test_dropout_in_attention_has_the_same_mean() -> None:
     """Half of all probabilities dropped, 300 times: no mean log-probability is 4.5 standard errors from torch's."""
     model = in_training(with_ia3(tiny_t5()), 0.5)
@@ -69,7 +82,7 @@ def test_dropout_in_attention_has_the_same_mean() -> None:
 
     ours = draws()
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(fast_t5, "_by_rows", lambda *_: False)
+        patch.setattr(fast_t5, "_rows_and_biases", lambda *_: None)
         torchs = draws()
     assert not torch.equal(ours, torchs)
     error = ((ours.var(0) + torchs.var(0)) / len(ours)).sqrt()

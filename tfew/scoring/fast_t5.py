@@ -187,9 +187,9 @@ def _attend(
     with task_routing(layout.key_task_E) if crosses else nullcontext():  # these are of the inputs' tokens
         keys, values = self.k(source), self.v(source)
     dropout = self.dropout if self.training else 0.0
-    if isinstance(position_bias, _RowsAndBiases) or (position_bias is None and _by_rows(self, queries, dropout)):
-        if position_bias is None:
-            position_bias = _rows_and_biases(self, layout.rows(crosses, self.n_heads), queries)
+    if position_bias is None and queries.device.type == "cpu" and 0 < dropout < 1:  # torch has no kernel for it
+        position_bias = _rows_and_biases(self, layout.rows(crosses, self.n_heads), queries)
+    if isinstance(position_bias, _RowsAndBiases):
         packed = attention_with_dropout(
             queries[0], keys[0], values[0], position_bias.rows, position_bias.bias_of_group, dropout, self.scaling
         )
@@ -207,18 +207,15 @@ def _attend(
     return self.o(packed[None]), position_bias, None
 
 
-def _by_rows(attention: Any, states: Tensor, dropout: float) -> bool:
-    """Whether torch has no fused kernel: dropout on a CPU; relative positions that are trained are left to torch."""
-    trained = attention.has_relative_attention_bias and attention.relative_attention_bias.weight.requires_grad
-    return states.device.type == "cpu" and 0 < dropout < 1 and not trained
-
-
-def _rows_and_biases(attention: Any, rows: Rows, states: Tensor) -> _RowsAndBiases:
+def _rows_and_biases(attention: Any, rows: Rows, states: Tensor) -> _RowsAndBiases | None:
+    """None where relative positions are trained: those are left to torch, in all layers, which share them."""
     widest = max(group.shape_RHQK[3] for group in rows.groups)
     lowest = torch.finfo(states.dtype).min
     positions = None
     if attention.has_relative_attention_bias:
         positions = attention.compute_bias(widest, widest, device=states.device).to(states.dtype)
+        if positions.requires_grad:
+            return None
     biases: list[Tensor | None] = []
     for group in rows.groups:
         queries, keys = group.shape_RHQK[2:]
