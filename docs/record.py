@@ -15,7 +15,6 @@ MOST_LINES, WIDTH = 13, 104  # of a command's output
 COMMANDS = (
     "tfew train +experiment=local_english data=support_train.csv text=message label=topic folds=null validation=0.25",
     "tfew predict adapter=runs/{run} input=support_test.csv output=labels.csv",
-    "head -4 labels.csv",
 )
 
 
