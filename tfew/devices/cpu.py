@@ -43,7 +43,7 @@ def free_cores_only(accelerator: str) -> Iterator[None]:
 def keep_freed_memory() -> bool:
     """Tells glibc to keep freed memory for the next step, not to return it to the system; False where it cannot.
 
-    Returned memory comes back page by page, each with a fault: a fifth of a training step's time. The peak is the same.
+    Returned memory comes back page by page, each with a fault, in every step (evidence/speed.md). The peak is the same.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is None:
