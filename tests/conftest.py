@@ -194,7 +194,7 @@ def _csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 
 LONG_TESTS = Path(__file__).with_name("long_tests.txt")  # each that took SLOW_SECONDS or more, and how many
-SLOW_SECONDS, DRILL_SECONDS = 0.3, 2.5  # from here on not run by `make test`, not by CI
+SLOW_SECONDS, DRILL_SECONDS = 0.3, 2.0  # from here on not run by `make test`, not by CI
 _seconds: "Counter[str]" = Counter()
 
 

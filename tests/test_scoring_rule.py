@@ -311,7 +311,7 @@ def test_a_tokenizer_without_end_of_text(checkpoints: dict[str, Path], told: Any
     make_model("llama").save_pretrained(tmp_path / "model")
     tokenizer = make_tokenizer("gpt2").__class__(tokenizer_object=make_tokenizer("gpt2").backend_tokenizer)
     tokenizer.save_pretrained(tmp_path / "model")
-    with pytest.raises(UserError, match=r"model has no end-of-text token that could be scored: say score\.eos=exclude"):
+    with pytest.raises(UserError, match=r"model has no end-of-text token that could be scored: set score\.eos=exclude"):
         train(compose(*told(tmp_path / "model", *TRAINING)))
     assert evaluated(*told(tmp_path / "model", "eval_rows=4"))[0].scoring["eos"] == "exclude"
 

@@ -100,7 +100,7 @@ def _nothing_to_evaluate(config: DictConfig) -> str:
     name = config.dataset.name
     if config.dataset.get("members") is not None:
         return (
-            f"dataset.evaluate=false: {name} has nothing to evaluate; name another dataset=, or say"
+            f"dataset.evaluate=false: {name} has nothing to evaluate; name another dataset=, or set"
             " dataset.evaluate=true."
         )
     return f"{name} has no rows to evaluate that the adapter was not trained on: name others with data= or dataset=."

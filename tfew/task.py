@@ -90,7 +90,7 @@ def train_task(config: DictConfig) -> Task:
     task = _few_shot_task(config) if mixture is None else _mixture_task(config, mixture)
     if task.rows < config.batch_size:
         raise UserError(
-            f"batch_size={config.batch_size}, but there {_are(task.rows, 'training example')}: say"
+            f"batch_size={config.batch_size}, but there {_are(task.rows, 'training example')}: set"
             f" batch_size={task.rows} or less, or bring more rows."
         )
     return task

@@ -419,7 +419,7 @@ def test_a_mixture_is_trained_and_evaluated_in_one_run(made_mixture: Path, tmp_p
 
 def test_members_without_an_evaluation_split_are_not_evaluated(made_mixture: Path) -> None:
     kept = [f"dataset.members.{name}=null" for name in ("mrpc", "trec", "openbookqa")]
-    with pytest.raises(UserError, match=r"No member of t0_local has an evaluation split here: say dataset\.evaluate"):
+    with pytest.raises(UserError, match=r"No member of t0_local has an evaluation split here: set dataset\.evaluate"):
         eval_task(compose(*LOCAL, f"data_dir={made_mixture}", "dataset.evaluate=true", *kept))
 
 

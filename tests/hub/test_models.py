@@ -144,7 +144,7 @@ def test_a_download_that_was_not_finished(hub: StandIn, load: Load, disconnect: 
     with pytest.raises(UserError):
         load("me/t0")
     disconnect()
-    with pytest.raises(UserError, match=r"The cached copy of me/t0 lacks weights .*the same command goes on"):
+    with pytest.raises(UserError, match=r"The cached copy of me/t0 lacks weights .*run the same command again"):
         load("me/t0")
 
 
@@ -243,7 +243,9 @@ def test_a_disk_that_is_full_in_the_middle(hub: StandIn, load: Load, monkeypatch
 
     hub.add("models", "me/t0", t5())
     monkeypatch.setattr(file_download, "http_get", fill)
-    with pytest.raises(UserError, match=r"the disk is full: make room, or set HF_HOME \(now .*hf_home\).*goes on"):
+    with pytest.raises(
+        UserError, match=r"the disk is full: make room, or set HF_HOME \(now .*hf_home\).*run the same command again"
+    ):
         load("me/t0")
 
 

@@ -229,7 +229,7 @@ def test_lora_scaling_is_a_rank_one_pattern_on_the_weight() -> None:
         (["method=ia3", "method.targets={queries: [q]}"], r"method.targets= takes outputs and inputs, not queries"),
         (["method=ia3", "method.targets={}"], r"method.targets={} names no layer"),
         (["method=ia3", "method.targets={inputs: []}"], r"method.targets.inputs= names no layer"),
-        (["method=ia3", "method.targets={inputs: wo}"], r"method.targets=.* has the wrong type"),
+        (["method=ia3", "method.targets={inputs: wo}"], r"method.targets=.* is of another kind"),
         (["method=lora", "method.targets=[]"], r"method.targets= names no layer"),
         (["method=ia3", "method.targets={inputs: [qq]}"], r"is named qq \(method.targets.inputs=\)"),
         (["method=adapter", "method.places=[Dense]"], r"method.places"),

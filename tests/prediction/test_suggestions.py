@@ -124,8 +124,8 @@ def test_a_training_table_that_is_gone_is_said(adapter: Path, tmp_path: Path, ca
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["suggest=0"], "suggest=0 is no number of rows"),
-        (["suggest=many"], "suggest=many is no number of rows"),
+        (["suggest=0"], "suggest=0 is not a number of rows"),
+        (["suggest=many"], "suggest=many is not a number of rows"),
         (["output=-"], "set output=FILE"),
         (["adapter=null", "adapters=x.json"], "adapters= has many"),
     ],

@@ -131,7 +131,7 @@ def test_rows_without_shared_labels_have_no_baseline() -> None:
 def test_without_scikit_learn(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "sklearn.linear_model", None)
     with pytest.raises(
-        UserError, match=r"baselines=true needs scikit-learn, .*: pip install scikit-learn, or say base"
+        UserError, match=r"baselines=true needs scikit-learn, .*: pip install scikit-learn, or set base"
     ):
         guess(task(), task())
 

@@ -82,7 +82,7 @@ def test_only_the_input_is_cut_and_the_conversation_stays_whole(cuttable: Any) -
     ("template", "sentence"),
     [
         (None, r"prompt\.chat=true, and the tokenizer of this model has no chat template"),
-        ("{{ raise_exception('only one turn!') }}", r"cannot render .* only one turn!\): say prompt\.chat=false"),
+        ("{{ raise_exception('only one turn!') }}", r"cannot render .* only one turn!\): set prompt\.chat=false"),
         ("{{ messages | nope }}", r"cannot render a conversation of user and assistant \(Template"),
     ],
 )

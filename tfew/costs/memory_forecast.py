@@ -228,7 +228,7 @@ def advise(plan: Plan, memory: DeviceMemory, counted: Mapping[str, Counted]) -> 
     ways = [*_memory_budget(run, counted, needs, usable), *_smaller_batches(run, too_many, usable)]
     if not ways:
         return f"{start} {_alternatives(plan, memory.free_bytes)}"
-    return f"{start} Say {' or '.join(ways)}, or use a smaller model=."
+    return f"{start} Set {' or '.join(ways)}, or use a smaller model=."
 
 
 def _memory_budget(

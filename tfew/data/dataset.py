@@ -174,7 +174,7 @@ def missing_columns_error(where: str, missing: Sequence[str], columns: Sequence[
     has = f"it has {', '.join(map(repr, columns))}" if columns else "it has no columns at all"
     renaming = renaming.replace("NAME", near[0] if near else "NAME").replace("COLUMN", missing[0])
     return UserError(
-        f"{where} lacks {', '.join(map(repr, missing))}; {has}{hint}. If a column only has another name here, say"
+        f"{where} lacks {', '.join(map(repr, missing))}; {has}{hint}. If a column only has another name here, set"
         f" {renaming}."
     )
 

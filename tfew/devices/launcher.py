@@ -107,7 +107,7 @@ def process_count(accelerator: str, devices: int | str, launch_env: LaunchEnv | 
     if launch_env is not None:
         if devices not in ("auto", launch_env.world_size):
             raise UserError(
-                f"{launch_env.starter} started {launch_env.world_size} processes, but trainer.devices={devices}: say"
+                f"{launch_env.starter} started {launch_env.world_size} processes, but trainer.devices={devices}: set"
                 f" trainer=ddp or trainer.devices={launch_env.world_size}."
             )
         if 0 < gpus < launch_env.local_world_size:

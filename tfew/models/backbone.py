@@ -204,7 +204,7 @@ def _from_pretrained(
     except UNREADABLE as error:
         if "trust_remote_code" in str(error):
             raise UserError(
-                f"{knob}={path} brings Python code of its own, which is not run: read it, and if you trust it say"
+                f"{knob}={path} brings Python code of its own, which is not run: read it, and if you trust it set"
                 f" trust_remote_code={path}."
             ) from error
         raise cannot_be_loaded(knob, path, one_line(error)) from error

@@ -29,7 +29,7 @@ def row_folds(task: Task, folds: int, batch_size: int, seed: int) -> list[int]:
     least = task.rows - max(map(fold_of_row.count, range(folds)))
     if least < batch_size:
         raise UserError(
-            f"folds={folds} leaves fewer than batch_size={batch_size} of {task.rows} rows to train on: say"
+            f"folds={folds} leaves fewer than batch_size={batch_size} of {task.rows} rows to train on: set"
             f" batch_size={least} or less, or bring more rows."
         )
     return fold_of_row
