@@ -8,6 +8,7 @@ import torch
 
 from tests.architectures import tiny
 from tests.models import ragged_batch
+from tfew.costs.dry_run import without_numbers
 from tfew.scoring import chunks
 from tfew.scoring.chunks import length_groups
 from tfew.scoring.score import DECODER_ONLY, SEQ2SEQ, token_logprob, way_of_scoring
@@ -85,3 +86,14 @@ def test_a_group_without_choices_scores_nothing(name: str, monkeypatch: pytest.M
         scored = token_logprob(model, replace(batch, choice_mask=gone))
     assert not scored[::2].any()
     torch.testing.assert_close(scored[1::2], expected[1::2], atol=2e-5, rtol=1e-5)
+
+
+def test_a_forecast_for_a_gpu_has_the_gpus_groups(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There only the weights are on the device, and without numbers; the batch is on the CPU."""
+    batch = ragged_batch(5, examples=6)
+    asked: list[int] = []
+    monkeypatch.setattr(chunks, "length_groups", lambda lengths, pass_tokens: asked.append(pass_tokens) or [])
+    for device in ("cpu", "cuda"):
+        model = without_numbers(tiny("llama"), torch.device(device))
+        chunks.in_groups_of_like_length(lambda part: part.choice_mask.float(), batch, model)
+    assert asked == [chunks.PASS_TOKENS["cpu"], chunks.PASS_TOKENS["cuda"]]

@@ -10,7 +10,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from scripts.bench import profile, report, service
+from scripts.bench import report, service, step_profile
 from scripts.bench.case import cases
 from scripts.bench.contenders import CONTENDERS, batches, prepared, score
 from scripts.bench.gpu_wheels import PACKAGE, PRESENT, needed
@@ -129,7 +129,7 @@ def test_other_code_or_versions_are_measured_anew(tmp_path: Path) -> None:
 
 
 def test_where_a_steps_time_goes() -> None:
-    lines = profile.table("tiny", 2, 16, ["official", "ours"]).splitlines()
+    lines = step_profile.table("tiny", 2, 16, ["official", "ours"]).splitlines()
     assert lines[0] == "| tiny, 2 choices, 16 tokens | official | ours |"
     numbers = {
         cells[1].strip(): [float(cell) for cell in cells[2:4]] for cells in (line.split("|") for line in lines[2:])
@@ -137,7 +137,7 @@ def test_where_a_steps_time_goes() -> None:
     assert numbers["matrix products"][0] > 0
     assert numbers["random numbers of dropout"][1] > 0
     for place in (0, 1):
-        parts = [values[place] for name, values in numbers.items() if name not in ("a step", profile.SHARE)]
+        parts = [values[place] for name, values in numbers.items() if name not in ("a step", step_profile.SHARE)]
         assert sum(parts) > 0.5 * numbers["a step"][place]
 
 
@@ -179,3 +179,9 @@ def test_wheels_for_a_gpu_machine_are_what_it_lacks() -> None:
     assert {"hydra-core", "omegaconf", "antlr4-python3-runtime", "datasets", "transformers", "peft", "pytest"} <= found
     assert not {name for name in found if name in PRESENT or name.startswith("nvidia")}
     assert not found & {"colorama", "pywin32", "exceptiongroup", "tomli"}  # of other systems and older Pythons
+
+
+@pytest.mark.parametrize("folder", ["scripts", "scripts/bench", "scripts/drills", "scripts/english"])
+def test_no_script_has_the_name_of_a_module_of_pythons(folder: str) -> None:
+    """A script that is run by its path puts its folder first, and torch imports cProfile, which imports profile."""
+    assert not {path.stem for path in (ROOT / folder).glob("*.py")} & sys.stdlib_module_names - {"__init__", "__main__"}

@@ -6,7 +6,7 @@ from dataclasses import fields, replace
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from torch.utils.checkpoint import checkpoint
 
@@ -33,13 +33,14 @@ def in_chunks(logprob: Callable[[Batch], Tensor], batch: Batch, parts: int) -> T
     return torch.cat(scored, dim=1)
 
 
-def in_groups_of_like_length(logprob: Callable[[Batch], Tensor], batch: Batch, model: object) -> Tensor:
+def in_groups_of_like_length(logprob: Callable[[Batch], Tensor], batch: Batch, model: nn.Module) -> Tensor:
     """`logprob(batch)` as `[B, C, T]`, examples of like length together.
 
     Not where devices share weights (FSDP2): all must go through the model equally often.
     """
     length_B = batch.input_mask.sum(-1) + batch.choice_mask.sum((1, 2))
-    pass_tokens = PASS_TOKENS.get(batch.label.device.type, PASS_TOKENS["cuda"])
+    device = next(model.parameters()).device  # in a forecast the batch is elsewhere
+    pass_tokens = PASS_TOKENS.get(device.type, PASS_TOKENS["cuda"])
     groups = [] if isinstance(model, FSDPModule) else length_groups(length_B.tolist(), pass_tokens)
     if len(groups) < 2:
         return logprob(batch)

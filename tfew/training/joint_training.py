@@ -28,6 +28,7 @@ from tfew.devices.memory import peak_memory_bytes
 from tfew.errors import UserError
 from tfew.files.atomic import write_bytes_atomically
 from tfew.files.checksums import check_checkpoint
+from tfew.kernels.dropout import fast_dropout
 from tfew.methods.task_bank import Scaler, put_scalings
 from tfew.runs.checkpoints import CHECKPOINTS, JOINT_PREFIX
 from tfew.runs.metrics_file import MetricsFile
@@ -163,7 +164,8 @@ class JointTraining:
             for member, _ in batches:
                 member.optimizer.zero_grad()
             try:
-                return self._backward(batches)
+                with fast_dropout(next(self.model.parameters()).device):
+                    return self._backward(batches)
             except OUT_OF_MEMORY as error:
                 self._halve(batches, error)
             if torch.cuda.is_available():

@@ -1,8 +1,8 @@
 """Where the time of a training step goes, by kind of operation:
 
-    python -m scripts.bench.profile                         T5-small's shape, 2 choices
-    python -m scripts.bench.profile --shape base --choices 2 4 20
-    python -m scripts.bench.profile --shape smollm2_135m --length 80
+    python -m scripts.bench.step_profile                         T5-small's shape, 2 choices
+    python -m scripts.bench.step_profile --shape base --choices 2 4 20
+    python -m scripts.bench.step_profile --shape smollm2_135m --length 80
 
 Each line is a kind of operation, with its milliseconds in a step; "Python and dispatch" is what is left beside all of
 them. The rate of a large matrix product, in the same run, tells how close the step is to the machine's limit.
