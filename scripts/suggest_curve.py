@@ -174,7 +174,7 @@ def trained(
     texts, labels = zip(*(rows.pool[row] for row in chosen), strict=True)
     classifier = TfewClassifier(
         experiment=which.experiment, random_state=key[1], verbose=0,
-        settings={"labels": rows.labels, "trainer.autocast": True, "eval_batch_size": 32, **which.settings, **settings},
+        settings={"labels": rows.labels, "eval_batch_size": 32, **which.settings, **settings},
     )  # fmt: skip
     with quiet():
         classifier.fit(list(texts), list(labels))

@@ -8,9 +8,9 @@ import pytest
 
 import tfew
 from tests.test_smoke import COMMANDS
-from tfew import cli
 from tfew.__main__ import main
 from tfew.config import CONFIGS
+from tfew.environment import command_line
 
 
 def run(*arguments: str) -> "subprocess.CompletedProcess[str]":
@@ -66,8 +66,17 @@ def test_the_same_as_the_module(command: str) -> None:
     assert short.returncode == (0 if command == "preview" else 1)
 
 
+@pytest.mark.parametrize("arguments", [["train", "nosuch=1"], ["predict", "nosuch=1"], ["serve", "--help"]])
+def test_a_mistake_and_help_import_nothing_heavy(arguments: list[str]) -> None:
+    code = f"import sys; sys.argv = {['tfew', *arguments]}; from tfew.__main__ import main\ntry:\n  main()\nfinally:\n"
+    code += "  print('imported:', *sorted({'hydra', 'jinja2', 'numpy', 'torch', 'transformers'} & {*sys.modules}))"
+    result = run("-c", code)
+    assert result.stdout.splitlines()[-1] == "imported:"
+    assert ("nosuch= is not a setting." in result.stderr) == (result.returncode == 1) == ("nosuch=1" in arguments)
+
+
 def test_a_setting_of_an_old_name_works_and_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cli, "RENAMED", {"old.n_steps": "steps", "opt": "optimizer"})
+    monkeypatch.setattr(command_line, "RENAMED", {"old.n_steps": "steps", "opt": "optimizer"})
     given = [
         "-m",
         "+experiment=demo",
@@ -79,8 +88,9 @@ def test_a_setting_of_an_old_name_works_and_is_told(monkeypatch: pytest.MonkeyPa
         "name=opt=x",
     ]
     wanted = ["-m", "+experiment=demo", "steps=1,2", "++steps=3", "~optimizer", "optimizer=adamw", "opt.lr=1", "name=opt=x"]  # fmt: skip  # noqa: E501
-    assert cli.with_new_names(given) == wanted
-    code = "import tfew.cli; tfew.cli.RENAMED['n_steps'] = 'steps'; from tfew.train import main; main()"
+    assert command_line.with_new_names(given) == wanted
+    code = "from tfew.environment.command_line import RENAMED; RENAMED['n_steps'] = 'steps'"
+    code += "; from tfew.train import main; main()"
     result = run("-c", code, "+experiment=demo", "n_steps=7", "--cfg", "job")
     assert "\nsteps: 7\n" in result.stdout
     assert result.stderr == "n_steps= is called steps= now; the old name will go with the next release.\n"
@@ -89,7 +99,7 @@ def test_a_setting_of_an_old_name_works_and_is_told(monkeypatch: pytest.MonkeyPa
 def test_no_setting_is_renamed_to_one_that_is_not_there() -> None:
     from tfew.config import compose
 
-    for old, new in cli.RENAMED.items():
+    for old, new in command_line.RENAMED.items():
         compose(f"{new}=null")
         with pytest.raises(Exception, match=old):
             compose(f"{old}=null")

@@ -16,6 +16,7 @@ COMMANDS = {
     "doctor": "versions, device, memory, the Hub, and which models can be trained here: for bug reports",
 }
 PACKAGES = ("paper", "doctor")  # commands of several modules
+WITH_FLAGS = ("doctor",)  # in place of settings
 HELP = """\
 Few-shot classification with (IA)³, the T-Few recipe.
 
@@ -36,6 +37,10 @@ def main() -> None:
         print("\n".join(f"{what:<19}{found}" for what, found in versions().items()))
     elif name in COMMANDS:
         sys.argv = [f"tfew {name}", *rest]
+        if name not in WITH_FLAGS:
+            from tfew.environment.command_line import check_command_line
+
+            check_command_line(name)  # here already: importing the command takes as long again
         import_module(f"tfew.{name}.__main__" if name in PACKAGES else f"tfew.{name}").main()
     else:
         from tfew.errors import unknown_value_error

@@ -19,11 +19,10 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from tfew.config import CONFIGS, LAUNCHER_NOTE, check_keys, compose, with_quoted_values
+from tfew.config import CONFIGS, LAUNCHER_NOTE, compose, with_quoted_values
 from tfew.dataset_config import HUB_ID, on_other_rows
-from tfew.devices.distributed import is_main_process
-from tfew.environment.help_text import short_help
-from tfew.environment.versions import check_versions
+from tfew.environment.command_line import check_command_line
+from tfew.environment.verbosity import messages_to_stderr
 from tfew.errors import UserError
 from tfew.files.hub_adapter import local_adapter
 from tfew.files.hub_files import DATASETS, commit_of
@@ -42,13 +41,6 @@ warnings.filterwarnings("ignore", message=LAUNCHER_NOTE)
 # joblib starts a worker afresh that has grown, as each does with its first model
 warnings.filterwarnings("ignore", message="A worker stopped while some jobs were given to the executor")
 
-# settings that have another name now: {old: new}. The old one works for one release, with a warning
-RENAMED: dict[str, str] = {"method.layers": "method.targets", "method.linears": "method.targets"}
-# settings that methods still take, of adapters saved with them, but that no file of configs/method has
-FORMER = (
-    "method.keys_values", "method.fused_keys_values", "method.feed_forward_linear_branch", "method.feed_forward_first",
-    "method.feed_forward_second",
-)  # fmt: skip
 # what the command line may say beside adapter=RUN: the rest was settled when it was trained
 EVALUATION_SETTINGS = (
     "adapter", "dataset", "data", "text", "label", "labels", "data_dir", "templates", "score", "model", "trainer",
@@ -72,7 +64,7 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callabl
         @hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=config_name)
         @wraps(function)
         def main(config: DictConfig) -> Any:
-            _messages_to_stderr()  # of a sweep's job, in whatever process
+            messages_to_stderr()  # of a sweep's job, in whatever process
             try:
                 if HydraConfig.get().mode == RunMode.MULTIRUN:
                     if "resume" in config:  # one that was stopped continues
@@ -102,35 +94,12 @@ def _end_with(sentence: str, error: Exception) -> NoReturn:
 
 
 def _start(main: Callable[[], Any], config_name: str) -> Any:
-    _messages_to_stderr()
-    if {"--help", "-h"} & {*sys.argv[1:]}:
-        if sys.argv[1:] != ["--help", "all"]:
-            return print(short_help(config_name))
-        sys.argv[1:] = ["--help"]
+    check_command_line(config_name)
     try:
-        check_versions()
-        arguments = with_new_names(sys.argv[1:])
-        check_keys(arguments, config_name)
-        sys.argv[1:] = with_quoted_values(arguments, is_sweep=bool({"-m", "--multirun"} & {*arguments}))
+        sys.argv[1:] = with_quoted_values(sys.argv[1:], is_sweep=bool({"-m", "--multirun"} & {*sys.argv[1:]}))
     except UserError as error:
         sys.exit(str(error))
     return run_in_rounds(main)
-
-
-def with_new_names(arguments: Sequence[str]) -> list[str]:
-    """A command line in which settings that were renamed have their new names; says which."""
-    renamed = []
-    for argument in arguments:
-        marked, equals, value = argument.partition("=")
-        key = marked.lstrip("+~")
-        if key in RENAMED:
-            log.warning(f"{key}= is called {RENAMED[key]}= now; the old name will go with the next release.")
-            marked = marked.removesuffix(key) + RENAMED[key]
-        if key in FORMER:
-            log.warning(f"{key}= names layers as before version 0.3; method.targets= does so now.")
-            marked = f"++{key}"
-        renamed.append(marked + equals + value)
-    return renamed
 
 
 def run_script(main: Callable[[Sequence[str]], int]) -> NoReturn:
@@ -276,18 +245,3 @@ def keep_to_base(config: DictConfig, folder: Path, named: Collection[str]) -> Di
         note(config, f"dataset.hub.{COMMIT}", commit_of(DATASETS, str(hub.id), str(hub.revision)))
     note_model_commits(config)
     return config
-
-
-class _ToStderr(logging.Handler):
-    """Where standard error goes at the moment: a job of a sweep has it redirected."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        print(self.format(record), file=sys.stderr, flush=True)
-
-
-def _messages_to_stderr() -> None:
-    log = logging.getLogger("tfew")
-    if not log.handlers:
-        log.addHandler(_ToStderr())
-        log.setLevel(logging.INFO if is_main_process() else logging.WARNING)
-        log.propagate = False

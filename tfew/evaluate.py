@@ -21,7 +21,6 @@ from tfew.runs.noted import note_commits
 from tfew.runs.records import IN_CONTEXT, ZERO_SHOT, RunRecord
 from tfew.runs.run_folder import open_run, run_once, saved_settings
 from tfew.settings import EvaluationSettings, settings
-from tfew.summary import RunResult, finish
 from tfew.task import InContext, Task, eval_task, in_context, load_spec, save_shots, train_task
 
 log = logging.getLogger("tfew.evaluate")  # __name__ is __main__ under python -m
@@ -79,6 +78,7 @@ def _run(config: DictConfig, folder: Path, evaluation: Task, context: InContext 
     from tfew.costs.memory_forecast import check_memory
     from tfew.models.build import build_blueprint, build_device, build_for_scoring, build_tokenizer, saved_method
     from tfew.ranking.evaluation import evaluate_model
+    from tfew.summary import RunResult, finish
 
     adapter = None if config.adapter is None else local_adapter(config.adapter)
     method = None if adapter is None else saved_method(adapter, config)[1]

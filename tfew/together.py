@@ -24,7 +24,6 @@ from tfew.runs.records import RunRecord, load_record
 from tfew.runs.run_folder import METRICS_FILE, already_finished, open_run, remove_leftovers, saved_settings
 from tfew.runs.run_lock import lock_run
 from tfew.settings import EvaluationSettings, settings
-from tfew.summary import RunResult, finish
 from tfew.task import Task, eval_task, save_training_rows, train_task
 
 if TYPE_CHECKING:
@@ -210,6 +209,7 @@ def _complete(job: Job, member: "Member", loaded: "Trainable", seconds: float, g
     from tfew.models.build import tokenizer_for
     from tfew.ranking.evaluation import evaluate_model
     from tfew.runs.metrics_file import final_loss
+    from tfew.summary import RunResult, finish
     from tfew.training.fit import Fitted
 
     config, folder = job.config, job.folder

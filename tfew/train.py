@@ -27,7 +27,6 @@ from tfew.runs.records import RunRecord
 from tfew.runs.rerun import log_comparison, log_differences_here, settings_again
 from tfew.runs.run_folder import open_run, run_once, saved_settings
 from tfew.settings import EvaluationSettings, settings
-from tfew.summary import RunResult, finish
 from tfew.task import Task, eval_task, save_training_rows, train_task
 from tfew.together import settings_of_each, train_together
 from tfew.training.folds import row_folds
@@ -36,6 +35,7 @@ if TYPE_CHECKING:
     from tfew.checks.finding import Finding
     from tfew.models.loaded_model import Trainable
     from tfew.ranking.evaluation import Evaluated
+    from tfew.summary import RunResult
     from tfew.training.fit import Fitted
 
 log = logging.getLogger("tfew.train")  # __name__ is __main__ under python -m
@@ -83,6 +83,7 @@ def _train_and_evaluate(config: DictConfig, folder: Path, training: Task, evalua
     """One training; then what it has learned is tried on rows that it has not seen, where there are such."""
     from tfew.models.build import build_trainable
     from tfew.ranking.evaluation import evaluate_model
+    from tfew.summary import RunResult
 
     loaded, findings = _build(config, training, evaluation)
     guesses = guess(training, evaluation) if config.baselines and evaluation is not None else {}
@@ -108,6 +109,7 @@ def _cross_validate_and_train(
 ) -> RunRecord:
     """A training without each fold, which is then predicted; and one on all rows, whose adapter is kept."""
     from tfew.models.build import build_trainable
+    from tfew.summary import RunResult
     from tfew.training.cross_validation import cross_validate
     from tfew.training.folds_at_once import train_fold, train_folds_at_once
 
@@ -247,8 +249,9 @@ def _fit(config: DictConfig, loaded: "Trainable", training: Task, folder: Path) 
         )
 
 
-def _finish(config: DictConfig, folder: Path, result: RunResult) -> RunRecord:
+def _finish(config: DictConfig, folder: Path, result: "RunResult") -> RunRecord:
     from tfew.models.build import gathered_adapter
+    from tfew.summary import finish
 
     with gathered_adapter(config, result.loaded.model):
         return finish(folder, config, "train", method_name(config), result)

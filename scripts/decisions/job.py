@@ -44,11 +44,11 @@ def make(job: Job, data_dir: Path, runs: Path, overrides: Sequence[str]) -> Reco
     """Raises what the run raises. A finished run is only read, an unfinished one goes on."""
     rows, ways = WAYS[job.way]
     tables = _tables(job.dataset, job.seed, rows, data_dir, runs)
-    options = (f"data={tables.train}", *tables.options, *ways, "trainer.autocast=true", f"few_shot_seed={job.seed}")
+    options = (f"data={tables.train}", *tables.options, *ways, f"few_shot_seed={job.seed}")
     folder = job.folder(runs)
     with silence_output():
         record = train(compose("+experiment=local_english", *options, f"run_dir={folder}", "resume=true", *overrides))
-        predictor = Predictor.load(folder, "trainer.autocast=true")
+        predictor = Predictor.load(folder)
         (task,) = predictor.tasks.values()
         assert task.held_out is not None
         assert task.labels is not None

@@ -18,7 +18,7 @@ from tfew.runs.records import git_commit, library_versions
 from tfew.train import train
 
 EXPERIMENT = "+experiment=local_english"
-WHOLE = ("folds=null", "validation=null", "trainer.autocast=true")  # autocast: faster, on processors with bfloat16
+WHOLE = ("folds=null", "validation=null")
 
 
 @dataclass(frozen=True)

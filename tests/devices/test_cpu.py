@@ -6,7 +6,9 @@ import sys
 import pytest
 import torch
 
+from tfew.config import compose
 from tfew.devices import cpu
+from tfew.models import execution
 
 
 @pytest.fixture
@@ -65,3 +67,29 @@ def test_memory_that_is_kept_needs_no_pages_from_the_system() -> None:
         )
 
     assert faults("kept") * 8 < faults("returned")
+
+
+@pytest.mark.parametrize(("ratio", "warned"), [(75, True), (5, True), (2, False), (0.5, False)])
+def test_bfloat16_in_software_is_warned_of_once(
+    ratio: float, warned: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    seconds = {torch.bfloat16: 1e-3 * ratio, torch.float32: 1e-3}
+    monkeypatch.setattr(cpu, "seconds_of_product", seconds.get)
+    cpu.warn_of_slow_bfloat16.cache_clear()
+    for _ in range(2):
+        cpu.warn_of_slow_bfloat16()
+    said = [f"a matrix product took {ratio:.0f} times as long as in float32" in line for line in caplog.messages]
+    assert said == [True] * warned
+
+
+@pytest.mark.parametrize(
+    ("overrides", "asked"), [((), 0), (("trainer.autocast=true",), 1), (("model.dtype=bfloat16",), 1)]
+)
+def test_only_runs_in_bfloat16_on_a_cpu_look(
+    overrides: tuple[str, ...], asked: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls: list[int] = []
+    monkeypatch.setattr(execution, "warn_of_slow_bfloat16", lambda: calls.append(1))
+    config = compose("+experiment=demo", "model=tiny", *overrides)
+    execution.build_execution(config, torch.device("cpu"), None)
+    assert len(calls) == asked

@@ -11,8 +11,6 @@ import logging
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
-
 from tfew.data.dataset import DatasetSpec
 from tfew.data.sources import find_files, load_split
 from tfew.errors import UserError
@@ -114,6 +112,8 @@ def row_hash(spec: DatasetSpec, example: Example) -> str:
 
 def draw(pool: Sequence[Example], shots: int, seed: int) -> list[Example]:
     """The first `shots` of a seeded shuffle; numpy's legacy generator, which made the official subsets."""
+    import numpy as np  # takes a tenth of a second, and a mistake in the settings is said before
+
     order = list(range(len(pool)))
     np.random.RandomState(seed).shuffle(order)
     return [pool[position] for position in order[:shots]]

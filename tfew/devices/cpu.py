@@ -4,8 +4,10 @@ import ctypes
 import logging
 import os
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 
 import torch
 
@@ -14,6 +16,7 @@ from tfew.environment.cores import free_cores, usable_cores
 log = logging.getLogger(__name__)
 MMAP_THRESHOLD, TRIM_THRESHOLD = -3, -1  # parameters of mallopt in glibc's malloc.h
 LARGEST_MMAP_THRESHOLD, NEVER = 32 * 2**20, 2**31 - 1  # bytes, the most that glibc accepts
+SLOW_BFLOAT16 = 4  # times as long as float32: no noise, the processor has no instructions for it
 
 
 @contextmanager
@@ -49,3 +52,24 @@ def keep_freed_memory() -> bool:
     if mallopt is None:
         return False
     return bool(mallopt(MMAP_THRESHOLD, LARGEST_MMAP_THRESHOLD) and mallopt(TRIM_THRESHOLD, NEVER))
+
+
+@cache
+def warn_of_slow_bfloat16() -> None:
+    """Warns, once a process, where bfloat16 is computed in software, which takes up to a hundred times as long."""
+    ratio = seconds_of_product(torch.bfloat16) / seconds_of_product(torch.float32)
+    if ratio > SLOW_BFLOAT16:
+        log.warning(
+            f"This processor has no instructions for bfloat16: a matrix product took {ratio:.0f} times as long as in"
+            " float32. Set trainer.autocast=false, and model.dtype=float32."
+        )
+
+
+def seconds_of_product(dtype: torch.dtype) -> float:
+    """The fastest of three products of matrices of 128 x 256 and 256 x 256."""
+    a, b, seconds = torch.ones(128, 256, dtype=dtype), torch.ones(256, 256, dtype=dtype), []
+    for _ in range(3):
+        started = time.perf_counter()
+        a @ b
+        seconds.append(time.perf_counter() - started)
+    return min(seconds)

@@ -106,9 +106,10 @@ def groups_with(key: str, but: Collection[str]) -> list[str]:
     """The groups and sections, `but` for these, that have this key right below them."""
     import yaml
 
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the first is ten times as fast, and not everywhere
     below: dict[str, set[str]] = {}
     for path in CONFIGS.rglob("*.yaml"):
-        content = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        content = yaml.load(path.read_text(encoding="utf-8"), loader) or {}
         folder = path.relative_to(CONFIGS).parts[0]
         sections = content if path.parent == CONFIGS else {folder: content}
         for name, section in sections.items():

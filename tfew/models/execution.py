@@ -3,6 +3,7 @@
 import torch
 from omegaconf import DictConfig
 
+from tfew.devices.cpu import warn_of_slow_bfloat16
 from tfew.devices.distributed import local_rank_and_size, world_size
 from tfew.errors import UserError
 from tfew.methods.base import Method
@@ -10,10 +11,13 @@ from tfew.models.loaded_model import Execution
 
 
 def build_execution(config: DictConfig, device: torch.device, method: Method | None) -> Execution:
+    dtype, autocast = weight_dtype(config, device, method), uses_autocast(config, device, method)
+    if device.type == "cpu" and (autocast or dtype == torch.bfloat16):
+        warn_of_slow_bfloat16()
     return Execution(
         device,
-        weight_dtype(config, device, method),
-        uses_autocast(config, device, method),
+        dtype,
+        autocast,
         shards_weights(config),
         config.engine,
         memory_bytes(config),
