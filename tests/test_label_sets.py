@@ -7,19 +7,23 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
+import torch
 from sklearn.metrics import accuracy_score, f1_score
 from starlette.testclient import TestClient
 
 import tfew
 from tests.test_predict import run as predict
-from tests.test_train import folder
+from tests.test_train import folder, vectors
 from tfew.config import compose
 from tfew.errors import UserError
 from tfew.evaluate import evaluate, with_run_settings
 from tfew.label_sets.thresholds import best_threshold
 from tfew.models.adapters_io import load_thresholds
 from tfew.prediction.predictor import Predictor
+from tfew.ranking import tuning
 from tfew.runs.card import model_card
 from tfew.runs.records import RunRecord
 from tfew.schema import Prediction
@@ -27,6 +31,7 @@ from tfew.service.app import make_app
 from tfew.service.limits import Limits
 from tfew.service.metrics import Metrics
 from tfew.service.queue import LabelQueue
+from tfew.together import settings_of_each, train_together
 from tfew.train import train
 
 THINGS = ("apple", "hat", "lemon", "shirt", "pear", "coat")
@@ -299,3 +304,39 @@ def test_several_workers_write_lists(record: RunRecord, tmp_path: Path) -> None:
     lines = (tmp_path / "one.jsonl").read_text().splitlines()
     assert (tmp_path / "two.jsonl").read_text().splitlines() == lines
     assert all(isinstance(json.loads(line)["label"], list) for line in lines)
+
+
+def test_a_parquet_file_keeps_its_lists(tmp_path: Path) -> None:
+    """Trained and predicted from Parquet with lists of labels: the same as from CSV with labels joined."""
+    tables = {"csv": written(tmp_path / "rows.csv", ROWS), "parquet": tmp_path / "rows.parquet"}
+    lists = [{**row, "tags": row["tags"].split(";") if row["tags"] else []} for row in ROWS]
+    pq.write_table(pa.Table.from_pylist(lists), tables["parquet"])
+    pq.write_table(pa.Table.from_pylist([{"text": text} for text in NEW]), tmp_path / "new.parquet")
+    records = {kind: trained(path, tmp_path / kind, "folds=2", "seed=1") for kind, path in tables.items()}
+    assert records["parquet"].metrics == records["csv"].metrics
+    predict(f"adapter={folder(records['parquet'])}", f"input={tmp_path}/new.parquet", f"output={tmp_path}/out.jsonl")
+    rows = [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()]
+    assert [row["text"] for row in rows] == NEW
+    found = Predictor.load(folder(records["csv"]))(NEW)
+    assert [row["label"] for row in rows] == [list(labelled.label_set or ()) for labelled in found]
+
+
+def test_settings_are_chosen_by_micro_f1(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tuning, "MULTIPLES", ((1, 1), (2, 1)))
+    record = trained(written(tmp_path / "rows.csv", ROWS), tmp_path, "folds=2", "tune=true")
+    found = record.metrics["tuning"]
+    assert [tried["steps"] for tried in found["settings"]] == [2, 4]
+    assert found["value"] == max(tried["value"] for tried in found["settings"]) == record.metrics["f1_micro"]
+    assert record.config["steps"] == found["settings"][found["chosen"]]["steps"]
+
+
+def test_tasks_trained_together_are_those_trained_alone(tmp_path: Path) -> None:
+    sets = written(tmp_path / "sets.csv", ROWS)
+    options = ("folds=null", "validation=0.25", "model.arch.dropout_rate=0")
+    given = [*COMMON, f"data={sets}", *options]
+    joint = train_together(settings_of_each([*given, f"runs={tmp_path}/joint"], [0, 1]))
+    alone = [train(config) for config in settings_of_each([*given, f"runs={tmp_path}/alone"], [0, 1])]
+    for ours, theirs in zip(joint, alone, strict=True):
+        assert ours.metrics["f1_micro"] == pytest.approx(theirs.metrics["f1_micro"])
+        for name, vector in vectors(folder(theirs)).items():
+            torch.testing.assert_close(vectors(folder(ours))[name], vector, atol=1e-5, rtol=0)
