@@ -281,7 +281,7 @@ def test_methods_without_a_form_say_so(tmp_path: Path) -> None:
         method.to_peft(model)
     with pytest.raises(UserError, match=r"LoRAScaling has no form in the authors' files"):
         method.to_official(model)
-    with pytest.raises(UserError, match=r"authors' files know vectors on whole outputs only .* use to=peft"):
+    with pytest.raises(UserError, match=r"authors' files support vectors on whole outputs only .* use to=peft"):
         method_of("ia3").to_official(with_ia3(tiny_t5("relu")))
 
 

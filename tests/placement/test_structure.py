@@ -92,7 +92,7 @@ def test_where_placement_was_right_it_is_what_it_was(name: str) -> None:
 @pytest.mark.parametrize("name", sorted(HYBRID))
 def test_a_layer_without_its_share_is_an_error_that_names_the_option(name: str) -> None:
     model = tiny(name)
-    with pytest.raises(UserError, match=r"not all have their share: (no|not known).* method.partial=true accepts that"):
+    with pytest.raises(UserError, match=r"have no place for the method: (no|not known).* method.partial=true accepts"):
         IA3().places(model)
     with pytest.raises(UserError, match=r"method.partial=true"):
         LoRA(2, 0.1, layer_norms=False).choice.names(model)
