@@ -195,7 +195,7 @@ def test_fish_keeps_the_entries_of_a_restored_adapter() -> None:
 
 
 def test_fish_refusals() -> None:
-    with pytest.raises(UserError, match=r"optimizer.weight_decay=0.01 would move"):
+    with pytest.raises(UserError, match=r"optimizer.weight_decay=0.01 would change"):
         fish().check_optimizer({"lr": 1, "weight_decay": 0.01})
     fish().check_optimizer({"weight_decay": 0.0})
     with pytest.raises(UserError, match=r"method.keep=2"):

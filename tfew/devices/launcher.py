@@ -199,7 +199,7 @@ def _is_lost(error: BaseException) -> bool:
 
 
 def _ended(who: str, how: str = "") -> str:
-    return f"{who} ended{how}, and with it the run, which is not finished; it continues with resume=true."
+    return f"{who} ended{how}, so the run is not finished; it continues with resume=true."
 
 
 class _ChildProcesses:
@@ -233,7 +233,7 @@ class _ChildProcesses:
         while True:
             for number, process in enumerate(self._processes, start=1):
                 if code := process.poll():
-                    how = f" (signal {-code})" if code < 0 else f" (exit code {code}; what it said stands above)"
+                    how = f" (signal {-code})" if code < 0 else f" (exit code {code}; its output is above)"
                     return _ended(f"Process {number} (the first is 0)", how)
             if time.monotonic() >= until:
                 return None
