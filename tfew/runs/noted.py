@@ -57,7 +57,7 @@ def note_sample(config: DictConfig, sha256: str) -> None:
     if before not in (None, sha256):
         raise UserError(
             f"The weights of {config.model.path or config.model.name} are not those that this run was begun with (a"
-            f" digest of a sample of them is {sha256[:12]}, and was {before[:12]}): bring them back, or begin anew."
+            f" digest of a sample of them is {sha256[:12]}, and was {before[:12]}): restore them, or start a new run."
         )
     note(config, f"model.{SAMPLE}", sha256)
 

@@ -35,10 +35,10 @@ def settings_again(config: DictConfig, named: Collection[str]) -> tuple[RunRecor
         raise UserError(f"rerun={folder} is no folder of a run (config.yaml is missing).")
     record = load_record(folder)
     if record.command != "train":
-        raise UserError(f"rerun={folder} was made by {record.command}; rerun= is of training runs.")
+        raise UserError(f"rerun={folder} was made by {record.command}; rerun= works for training runs only.")
     if other := [key for key in named if key.partition(".")[0] not in MAY_CHANGE]:
         raise UserError(
-            f"{other[0]}= would make another run than rerun={folder}; with it go only: {', '.join(MAY_CHANGE)}."
+            f"{other[0]}= would make another run than rerun={folder}; allowed with it are: {', '.join(MAY_CHANGE)}."
         )
     hashes = saved.pop(WEIGHT_HASHES, None)
     again = OmegaConf.create(_with_later_keys(saved, resolved(config)))
@@ -66,7 +66,7 @@ def log_differences_here(record: RunRecord) -> None:
     commits = [short_commit(commit) if commit else "unknown" for commit in (record.git_commit, git_commit())]
     if commits[0] != commits[1]:
         changed.append(f"code {commits[0]} -> {commits[1]}")
-    log.info(f"Making {record.name} again. Different here: {', '.join(changed) or 'nothing that is known of'}.")
+    log.info(f"Making {record.name} again. Different here: {', '.join(changed) or 'nothing known'}.")
 
 
 def log_comparison(before: RunRecord, after: RunRecord) -> None:

@@ -82,7 +82,7 @@ def already_finished(folder: Path, settings: Mapping[str, Any], overwrite: bool)
         )
     if is_finished(folder) and (moved := noted_differences(settings, saved)):
         raise UserError(
-            f"{folder} holds this run of other files of the Hub ({'; '.join(moved)}): choose another run_dir=, or set"
+            f"{folder} holds this run with other files of the Hub ({'; '.join(moved)}): choose another run_dir=, or set"
             " overwrite=true."
         )
     if is_finished(folder):
