@@ -1,4 +1,4 @@
-"""Every way to get it wrong that the README promises one clear sentence for: the sentence, exit code, nothing left."""
+"""User errors for which the README promises one clear sentence: the sentence, the exit code, no leftover files."""
 
 import errno
 import json

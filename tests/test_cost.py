@@ -1,4 +1,4 @@
-"""What a run is said to take before it starts: lengths, FLOPs by the formula, memory, refusals and advice."""
+"""The forecast of a run's cost: lengths, FLOPs by the formula, memory, refusals and advice."""
 
 import json
 import logging

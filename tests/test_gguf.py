@@ -1,4 +1,4 @@
-"""`model.path=FILE.gguf`: what is in the file is in the model, whatever may be wrong with it is one sentence."""
+"""`model.path=FILE.gguf`: the model has the file's content; any error in the file is one sentence."""
 
 import shutil
 from collections.abc import Iterator

@@ -1,4 +1,4 @@
-"""A run folder that a stranger has sent: what it says is data, and leads nowhere outside."""
+"""An untrusted run folder: its content is treated as data, and does not lead outside."""
 
 import json
 import logging

@@ -1,4 +1,4 @@
-"""What is said of a task before it is trained: every line, its remedy, and that nothing is said of a good one."""
+"""Checks of a task before training: every finding with its remedy, and no finding for a good task."""
 
 import json
 import logging

@@ -1,4 +1,4 @@
-"""Several devices, one process each: what they are dealt, what they add up, and who they are; without starting any."""
+"""Several devices, one process each: distribution of work, sums and ranks; without starting processes."""
 
 from dataclasses import replace
 from datetime import timedelta

@@ -1,4 +1,4 @@
-"""Runs of several processes on the CPU (gloo), against runs of one; and what becomes of a run when one of them dies."""
+"""Runs of several processes on the CPU (gloo) against runs of one; and the end of a run when one of them dies."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Which commit a run used, and that its adapter goes with that one: a moved branch, another model of the same shape."""
+"""The commit that a run used, and that its adapter requires it: a moved branch, another model of the same shape."""
 
 import json
 import logging

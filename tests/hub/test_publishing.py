@@ -1,4 +1,4 @@
-"""An adapter goes to the Hub and comes back: which files, who may see them, the same predictions by tfew and peft."""
+"""Upload and download of an adapter: its files, their visibility, and the same predictions by tfew and peft."""
 
 import json
 import logging

@@ -1,4 +1,4 @@
-"""A run is made again from its record: of the commits that it used, whatever branches point to now."""
+"""Repeating a run from its record: with the commits that it used, whatever branches point to now."""
 
 import logging
 import shutil

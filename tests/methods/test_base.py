@@ -1,4 +1,4 @@
-"""One behavioural suite over every file of configs/method: what each must do, whatever it is."""
+"""One behavioural suite over every file of configs/method: requirements on every method."""
 
 import copy
 from collections.abc import Callable, Iterator

@@ -1,4 +1,4 @@
-"""FISH mask and intrinsic SAID against explicit loops and matrices, and what both promise of a training run."""
+"""FISH mask and intrinsic SAID against explicit loops and matrices, and their guarantees in a training run."""
 
 import copy
 import inspect

@@ -1,4 +1,4 @@
-"""Rows of many tasks in one batch against one task at a time: in every kind of layer, with both engines."""
+"""Rows of many tasks in one batch compared with one task at a time: in every kind of layer, with both engines."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace

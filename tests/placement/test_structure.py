@@ -1,4 +1,4 @@
-"""What the check of placement is worth: it fails without a family's rules, and with the placement of before 0.3."""
+"""The check of placement can fail: it does without a family's rules, and with the placement before 0.3."""
 
 from collections.abc import Callable
 from typing import Any
