@@ -219,7 +219,7 @@ def _duplicates(task: Task, folds: int | None) -> Iterator[Finding]:
     if torn := [group + 1 for group, found in answers.items() if len(found) > 1]:
         yield Finding(
             False,
-            f"what {rows_named(torn)} say{'s' * (len(torn) == 1)} stands elsewhere with another label",
+            f"the text of {rows_named(torn)} occurs elsewhere with another label",
             "decide on one of them",
         )
 

@@ -101,8 +101,8 @@ def launch(workload: Workload, accelerator: str, devices: int | str, settings_ya
 
 
 def process_count(accelerator: str, devices: int | str, launch_env: LaunchEnv | None) -> int:
-    """Processes of this run, as `trainer.devices` says; raises UserError where others were started, or it has not
-    so many."""
+    """Number of processes of this run, from `trainer.devices`; raises UserError if it differs from the number that was
+    started or exceeds the number of GPUs."""
     gpus = torch.cuda.device_count() if accelerator != "cpu" else 0
     if launch_env is not None:
         if devices not in ("auto", launch_env.world_size):

@@ -16,7 +16,7 @@ from tfew.files.hub import chain
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-# of hf_xet, for a host that does not answer: half a minute in all, and not six; whoever sets them himself knows better
+# settings of hf_xet for a host that does not answer: half a minute in all, not six; a user's own values take precedence
 PATIENCE = {"HF_XET_CLIENT_RETRY_MAX_ATTEMPTS": "2", "HF_XET_CLIENT_CONNECT_TIMEOUT": "10s"}
 OF_XET = re.compile(r"\bCAS\b|[Xx]et\b|xet-(read|write)-token|^(Task|Network) error: ")  # in errors of hf_xet
 

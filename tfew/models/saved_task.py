@@ -55,7 +55,7 @@ def saved_task(folder: Path) -> dict[str, Any] | None:
 def _without_places(dataset: Mapping[str, Any]) -> dict[str, Any]:
     """The section without file paths, except those that every copy of the data set has under `data_dir`."""
     kept = dict(dataset)
-    if dataset.get("table") is not None:  # somebody's own; its checksum is of no use without it
+    if dataset.get("table") is not None:  # a user's own table; its checksum is useless without it
         kept |= {"files": {"train": [], "eval": []}, "table": {"sha256": None}}
     elif isinstance(files := dataset.get("files"), Mapping):
         kept["files"] = {split: [name for name in names or [] if _is_inside(name)] for split, names in files.items()}

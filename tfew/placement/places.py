@@ -18,8 +18,8 @@ class Place:
     scales: "outputs" or "inputs" of a linear layer; "some outputs" (those from `first_of_group` on in each of
     `groups` equal groups of outputs); "heads" (the output of a norm of keys or values; heads are dimension 1 where
     `heads_first`, else the one before the last); "shared heads" (the same of a norm for queries and keys, which have
-    unlike numbers of heads: queries stay); "experts", "batched", "split" (the inner activation of each expert, in
-    one of the three ways that `tfew.methods.experts` knows to compute experts). `size`: of the vector, `[E, inner]`
+    different numbers of heads: queries are not scaled); "experts", "batched", "split" (experts' inner activations, in
+    one of the three implementations of experts in `tfew.methods.experts`). `size`: of the vector, `[E, inner]`
     of experts.
     """
 
