@@ -233,7 +233,7 @@ def test_only_the_files_of_an_adapter_come_down(run: RunRecord, publish: Any, hu
 
 def test_who_may_see_it(run: RunRecord, publish: Any, hub: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
     hub.add("models", "me/vectors", {})
-    with pytest.raises(UserError, match=r"repo=me/vectors exists and is public: set private=false"):
+    with pytest.raises(UserError, match=r"repo=me/vectors exists and is public: private=false uploads to it"):
         publish(run.folder)
     assert uploaded(hub) == {}
     publish(run.folder, "private=false")

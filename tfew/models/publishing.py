@@ -98,7 +98,7 @@ def _upload(folder: Path, repository: str, private: bool) -> None:
     api.create_repo(repository, private=private, exist_ok=True)
     info: Any = api.model_info(repository)
     if private and not info.private:
-        raise UserError(f"repo={repository} exists and is public: set private=false, or choose another repository.")
+        raise UserError(f"repo={repository} exists and is public: private=false uploads to it, or choose another.")
     call = partial(
         api.upload_folder, repo_id=repository, folder_path=folder, commit_message="An adapter made with tfew"
     )
