@@ -1,13 +1,13 @@
-"""Whether this project gives the paper's numbers on your machine: T0-3B, pre-trained (IA)³ vectors, three data sets.
+"""Tests whether this project reproduces the paper on your machine: T0-3B, pre-trained (IA)³ vectors, three data sets.
 
     python scripts/accept.py vectors=runs/NAME                 vectors of a run of +experiment=pretrain_ia3
     python scripts/accept.py vectors=t03b_ia3_finish.pt        the authors' (github.com/r-three/t-few)
-    python scripts/accept.py vectors=... data_dir=DIR          what else there is goes to every run    (make accept)
-    python scripts/accept.py vectors=... anyway=true           also where model or data are not the paper's
+    python scripts/accept.py vectors=... data_dir=DIR          other settings go to every run           (make accept)
+    python scripts/accept.py vectors=... anyway=true           even if model or data are not the paper's
 
-Checks model, vectors, rows and templates first, says what it will take, makes the runs (configs/sweep/accept.yaml;
-finished ones are skipped) and ends with ours beside the paper's. Exit code 1 where a run failed, or where a difference
-is larger than the interquartile range of our own seeds and templates.
+Checks model, vectors, rows and templates first, prints an estimate of the cost, makes the runs
+(configs/sweep/accept.yaml; finished ones are skipped) and ends with our results beside the paper's. Exit code 1 if a
+run failed, or if a difference is larger than the interquartile range of our own seeds and templates.
 """
 
 import subprocess

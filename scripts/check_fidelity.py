@@ -3,9 +3,9 @@
     python scripts/check_fidelity.py ../shared/golden/official_trajectory
 
 The folder holds `tensors.safetensors` and `expected.json`: a tiny frozen model, batches, and for each variant of the
-loss what the authors' code computed at every step. The very `FewShotModule` that trains (scoring, losses, Adafactor,
-schedule, clipping, Lightning's loop) is run on them: of the checkout that this file lies in, whatever is installed.
-Prints which package that is and the largest differences; exits 1 where one is beyond TOLERANCES.
+loss the values that the authors' code computed at every step. The `FewShotModule` that training uses (scoring, losses,
+Adafactor, schedule, clipping, Lightning's loop) is run on them, from the checkout that contains this file, whatever is
+installed. Prints the package's path and the largest differences; exits 1 if one exceeds TOLERANCES.
 """
 
 import json
@@ -41,7 +41,7 @@ from tfew.settings import settings as settings_of
 from tfew.training.fit import quiet_lightning
 from tfew.training.module import FewShotModule
 
-FIDELITY = 1e-4  # largest difference from the recording that passes
+FIDELITY = 1e-4  # largest accepted difference from the recording
 VECTOR = ".ia3"
 RECORDED = {
     "optimizer.lr": r"\blr ([\d.e-]+)",

@@ -1,11 +1,11 @@
-"""Scores of a decoder-only model beside lm-evaluation-harness' on the same model, tokenizer and texts.
+"""Compares scores of a decoder-only model with lm-evaluation-harness' on the same model, tokenizer and texts.
 
     pip install --target FOLDER lm_eval==0.4.13
     PYTHONPATH=FOLDER python -m scripts.check_lm_eval data_dir=../shared/data model.path=CHECKPOINT [output=FILE.md]
 
-The first 40 rows of RTE, COPA and WiC, without shots and behind four. What follows is settings as for `tfew.evaluate`.
-Exits with 1 where a choice's log-probability differs by more than 1e-4, by either engine, in float32. Also says how
-many predictions change where the end-of-text of a choice is scored as well.
+Uses the first 40 rows of RTE, COPA and WiC, with no shots and with four. Arguments are settings of `tfew.evaluate`.
+Exits with 1 if a choice's log-probability differs by more than 1e-4, with either engine, in float32. Also prints how
+many predictions change if the end-of-text token of a choice is scored as well.
 """
 
 from collections.abc import Sequence

@@ -1,10 +1,10 @@
-"""Tries a wheel as its first user would: an environment of its own, a folder that is not the clone, a run, labels.
+"""Tests a wheel as its first user would: in a new environment, outside the clone, with a run and a prediction.
 
-    python -m scripts.check_wheel dist/tfew-VERSION.whl               with what the wheel says that it needs
+    python -m scripts.check_wheel dist/tfew-VERSION.whl               with the wheel's declared dependencies
     python -m scripts.check_wheel dist/tfew-VERSION.whl torch=cpu     ... and torch without CUDA
-    python -m scripts.check_wheel dist/tfew-VERSION.whl needs=here    with what is installed here: no download
+    python -m scripts.check_wheel dist/tfew-VERSION.whl needs=here    with the libraries installed here: no download
 
-It exits with 1 at the first command that fails. The environment lies in a temporary folder, and goes with it.
+It exits with 1 at the first command that fails. The environment is in a temporary folder, which is removed at the end.
 """
 
 import json

@@ -6,11 +6,11 @@
                                                                                            (make mini_t0_table)
     python scripts/demo.py table init_adapter=FOLDER     also (IA)³ that starts from these vectors
     python scripts/demo.py table records=FILE            the tables again from records.jsonl, without any run
-    python scripts/demo.py demo model=tiny steps=2       what else there is goes to every run
+    python scripts/demo.py demo model=tiny steps=2       other settings go to every run
 
-Each run is an ordinary one of tfew.train or tfew.evaluate; finished ones are skipped, so that a comparison that was
-stopped continues. `output=FOLDER` says where tables and figure go; a comparison that is not the whole one, with
-`families= seeds=` or other options or after a failure, goes to runs/NAME_part.
+Each run is an ordinary one of tfew.train or tfew.evaluate; finished ones are skipped, so an interrupted comparison
+continues. `output=FOLDER` is where tables and figure go; a partial comparison, with `families= seeds=` or other options
+or after a failure, goes to runs/NAME_part.
 """
 
 from collections.abc import Callable, Sequence
@@ -83,7 +83,7 @@ def main(arguments: Sequence[str]) -> int:
         _write(job, load_rows(Path(own["records"])), _output(arguments[0], own, whole=True))
         return 0
     planned = _plan(job, own, overrides)
-    checked(compose(*planned[0].overrides, config_name=planned[0].command))  # a mistake in all of them is said once
+    checked(compose(*planned[0].overrides, config_name=planned[0].command))  # an error in all of them is reported once
     outcome = run_all(planned, {"train": composed(train, "train"), "evaluate": composed(evaluate, "evaluate")})
     whole = all(override.startswith("runs=") for override in overrides) and not outcome.failures
     if outcome.rows:

@@ -1,7 +1,7 @@
-"""The three commands for a table of one's own, on real English and without a GPU: `make demo_english`.
+"""The three commands for a user's own table, on real English and without a GPU: `make demo_english`.
 
-60 messages to a shop's support, of four topics, are trained on by SmolLM2-135M-Instruct; 104 others are labelled. Then
-what the adapter gains over simpler ways, on these 104. `runs=runs/demo_english table=support steps=...`: another
+SmolLM2-135M-Instruct is trained on 60 messages to a shop's support, of four topics, and labels 104 others. Then the
+adapter is compared with simpler methods on these 104. `runs=runs/demo_english table=support steps=...` sets another
 folder, table (support, reviews, intents, quiz) or setting.
 """
 

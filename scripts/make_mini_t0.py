@@ -1,8 +1,8 @@
-"""Makes mini-T0 from nothing: its vocabulary, its pre-training, its checkpoint. `make mini_t0` runs this.
+"""Makes mini-T0 from scratch: its vocabulary, its pre-training, its checkpoint. `make mini_t0` runs this.
 
     python scripts/make_mini_t0.py [OUTPUT_FOLDER] [OVERRIDES of +experiment=pretrain_mini_t0 ...]
 
-A run that was stopped continues. The checkpoint goes to tfew/mini_t0/checkpoint, where model=mini_t0 finds it, or to
+An interrupted run is resumed. The checkpoint goes to tfew/mini_t0/checkpoint, where model=mini_t0 finds it, or to
 OUTPUT_FOLDER: model.path=OUTPUT_FOLDER.
 """
 

@@ -1,6 +1,6 @@
 """Writes tfew/data/official_splits/ from the official few-shot files: row numbers and hashes, no text.
 
-python scripts/make_official_splits.py ../shared/data     which has few_shot/, as the authors' repository does
+python scripts/make_official_splits.py ../shared/data     a folder with few_shot/, as in the authors' repository
 """
 
 import json

@@ -1,12 +1,12 @@
-"""Suggested against random rows, as a curve: `python -m scripts.suggest_curve data_dir=DIR`, stopped at will.
+"""Learning curves of suggested and random rows: `python -m scripts.suggest_curve data_dir=DIR`; can be interrupted.
 
-From a few labelled rows on, more are labelled twice: those that `suggest=` names, or random ones. Both begin with the
-same rows, are trained with the same settings, and are tried on the same held-out rows. A line of the records holds one
-training: its numbers, and which rows of the pool it was trained on, never a text. What is there is not made again.
+Starting from a few labelled rows, more are labelled in two rounds: those that `suggest=` names, or random ones. Both
+begin with the same rows, are trained with the same settings, and are evaluated on the same held-out rows. A line of the
+records holds one training: its results and its rows in the pool, never a text. Finished ones are not repeated.
 
 records=evidence/suggest/records.jsonl   curve.png and TABLE.md are written beside it
 sets=TREC,requests                       TREC with SmolLM2; requests of mini-T0's own world (36 labels) with mini-T0
-seeds=0,1,2,3,4                          all that a seed takes is made before the next one
+seeds=0,1,2,3,4                          one seed is completed before the next
 steps=... and other KEY=VALUE            go to every training
 """
 

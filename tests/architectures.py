@@ -4,9 +4,10 @@
     NAMES                            # every name, with what makes it
     DECODER_ONLY, ENCODER_DECODER    # the names by kind
 
-A name is transformers' `model_type`, or it and a variant. Two layers (or as many as a pattern of unlike layers takes),
-width 64, 4 heads, 2 of keys and values where a class knows them, windows of 8 tokens, 160 rows. New weights are so
-small that attention hardly matters; these are spread by 0.15, and biases are not zero.
+A name is transformers' `model_type`, or that and a variant. Models have two layers (or as many as a pattern of
+different layers needs), width 64, 4 heads, 2 of keys and values if a class supports them, windows of 8 tokens, 160
+rows. Default initial weights are so small that attention hardly matters; these have a spread of 0.15, and biases are
+not zero.
 """
 
 import inspect

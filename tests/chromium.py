@@ -1,4 +1,4 @@
-"""Headless Chromium by its DevTools protocol over two pipes: enough to type, press keys, give files and look."""
+"""Headless Chromium via its DevTools protocol over two pipes: enough to type, press keys, upload and inspect."""
 
 import base64
 import contextlib

@@ -1,11 +1,11 @@
-"""Commands in processes of their own that start in a moment, forked off one that has imported everything.
+"""Commands in their own processes that start quickly, forked from a server that has imported everything.
 
-`run_command` and `start_command` stand for `subprocess.run` and `subprocess.Popen` of `python -m MODULE`. A test whose
-matter is the process itself starts a real one: what is imported when, Ctrl-C, the workers of a launcher, and of two
-runs that are to be equal the one (forked processes share the order of their sets, real ones do not).
+`run_command` and `start_command` replace `subprocess.run` and `subprocess.Popen` of `python -m MODULE`. Tests of the
+process itself start a real one: for the time of imports, Ctrl-C, a launcher's workers, and for one of two runs that
+should be equal (forked processes share the order of their sets, real ones do not).
 
-Each process of pytest has one such server (Linux; elsewhere all processes are real). It has one thread, which is what
-makes a fork of it safe.
+Each pytest process has one such server (Linux; elsewhere all processes are real). It has a single thread, which makes
+forking safe.
 """
 
 import atexit

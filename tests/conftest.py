@@ -1,4 +1,4 @@
-"""Shared by all tests: small data in every distributed form, made here, and ways to run commands in process."""
+"""Fixtures of all tests: small data in every published format, generated here, and ways to run commands in process."""
 
 import copy
 import csv

@@ -1,4 +1,4 @@
-"""Which layer may import which, read off the source, and what start-up must not load."""
+"""Allowed imports between layers, checked in the source, and modules that start-up must not load."""
 
 import ast
 import re

@@ -1,4 +1,4 @@
-"""Every way to get it wrong that the README promises one clear sentence for: the sentence, exit code, nothing left."""
+"""User errors for which the README promises one clear sentence: the sentence, the exit code, no leftover files."""
 
 import errno
 import json
@@ -257,7 +257,7 @@ def test_an_adapter_may_not_name_code_of_its_own(train_tiny: Callable[..., Any],
     from tfew.models.build import saved_method
 
     save_adapter(tmp_path, {}, {"name": "x", "_target_": "os.system"}, {})
-    with pytest.raises(UserError, match=r"names a method that is none of this project's: 'os.system'"):
+    with pytest.raises(UserError, match=r"names a method that this project does not have: 'os.system'"):
         saved_method(tmp_path, compose("model=tiny"))
     save_adapter(tmp_path, {}, {"name": "x", "_target_": "tfew.methods.nope.X"}, {})
     with pytest.raises(UserError, match=r"There is no method 'tfew.methods.nope.X'"):

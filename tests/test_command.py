@@ -1,4 +1,4 @@
-"""The command `tfew`, and what all commands share: help, versions, names that are not known, settings of old names."""
+"""The command `tfew`, and features of all commands: help, versions, unknown names, settings with old names."""
 
 import os
 import subprocess

@@ -1,4 +1,4 @@
-"""What a command line may hold: paths and names of any characters, and settings that are nearly those there are."""
+"""Arguments on the command line: paths and names with any characters, and misspelt settings."""
 
 import csv
 from pathlib import Path

@@ -281,7 +281,7 @@ def test_methods_without_a_form_say_so(tmp_path: Path) -> None:
         method.to_peft(model)
     with pytest.raises(UserError, match=r"LoRAScaling has no form in the authors' files"):
         method.to_official(model)
-    with pytest.raises(UserError, match=r"authors' files know vectors on whole outputs only .* use to=peft"):
+    with pytest.raises(UserError, match=r"authors' files support vectors on whole outputs only .* use to=peft"):
         method_of("ia3").to_official(with_ia3(tiny_t5("relu")))
 
 
@@ -446,7 +446,7 @@ def test_output_is_whole_or_not_there(
     with pytest.raises(UserError, match=r"out exists and is not empty: choose another, or set overwrite=true"):
         convert(request(*peft_request))
     (target / "thesis.txt").touch()
-    with pytest.raises(UserError, match=r"holds what no conversion made \(thesis.txt\) and overwrite=true does not"):
+    with pytest.raises(UserError, match=r"contains files that no conversion wrote \(thesis.txt\)"):
         convert(request(*peft_request, "overwrite=true"))
     (target / "thesis.txt").unlink()
     (target / "tokenizer_config.json").touch()  # of an earlier conversion to another form

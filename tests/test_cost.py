@@ -1,4 +1,4 @@
-"""What a run is said to take before it starts: lengths, FLOPs by the formula, memory, refusals and advice."""
+"""The forecast of a run's cost: lengths, FLOPs by the formula, memory, refusals and advice."""
 
 import json
 import logging
@@ -183,7 +183,7 @@ def test_a_model_that_cannot_be_foreseen_runs_all_the_same(
 
     monkeypatch.setattr(forecast, "dry_runs", asks_for_numbers)
     said = check(monkeypatch, caplog, 1.5e7)
-    assert "what memory this takes cannot be foreseen (RuntimeError: no numbers here)." in said
+    assert "the memory of this run cannot be forecast (RuntimeError: no numbers here)." in said
 
 
 def test_advice_by_hand() -> None:
@@ -197,7 +197,7 @@ def test_advice_by_hand() -> None:
     assert said is not None
     assert "200.0 MB for the longest batch of training" in said
     assert (
-        "Set memory_gb=0.07, which computes in pieces what takes more, or micro_batch_size=3, or" in said
+        "Set memory_gb=0.07, which splits batches that need more, or micro_batch_size=3, or" in said
     )  # ADVISED_MEMORY is 0.8 of the 100 MB
     for scoring_bytes, at_once in ((1_280_000_000, 1), (1_290_000_000, None)):  # sixteen prompts: one just fits, or not
         said = forecast.advise(plan, memory, {"scoring": Counted(1, scoring_bytes)})
@@ -292,7 +292,7 @@ def test_an_optimiser_that_cannot_be_foreseen(caplog: pytest.LogCaptureFixture) 
     caplog.set_level(logging.INFO)
     fixed = plan_of("model=tiny", "optimizer=adamw", "optimizer._target_=tests.test_cost.NeedsNumbers").fixed
     assert (fixed.optimizer_bytes, fixed.gradient_bytes) == (0, 4 * 1280)
-    assert "what tests.test_cost.NeedsNumbers keeps cannot be foreseen" in caplog.text
+    assert "the state of tests.test_cost.NeedsNumbers cannot be forecast" in caplog.text
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""`model.path=FILE.gguf`: what is in the file is in the model, whatever may be wrong with it is one sentence."""
+"""`model.path=FILE.gguf`: the model has the file's content; any error in the file is one sentence."""
 
 import shutil
 from collections.abc import Iterator
@@ -108,7 +108,7 @@ def test_text_is_split_as_the_file_says(pre: str, tokens: list[str], tmp_path: P
 
 
 @pytest.mark.parametrize(
-    ("pre", "reason"), [("of-my-own", r"splits text in a way \(of-my-own\)"), (None, "has no tokenizer")]
+    ("pre", "reason"), [("of-my-own", r"uses a pre-tokenizer \(of-my-own\)"), (None, "has no tokenizer")]
 )
 def test_a_tokenizer_that_would_be_guessed_is_asked_for(pre: str | None, reason: str, tmp_path: Path) -> None:
     write_llama(tmp_path / "small.gguf", pre=pre)
@@ -189,7 +189,7 @@ def test_numbers_that_are_none(tmp_path: Path) -> None:
     data = bytearray((tmp_path / "small.gguf").read_bytes())
     data[-4096:-4092] = np.float32(np.nan).tobytes()
     (tmp_path / "small.gguf").write_bytes(data)
-    with pytest.raises(UserError, match=r"small\.gguf is damaged: no numbers are in "):
+    with pytest.raises(UserError, match=r"small\.gguf is damaged: NaN or infinite weights in "):
         convert(tmp_path / "small.gguf")
 
 

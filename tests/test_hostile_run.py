@@ -1,4 +1,4 @@
-"""A run folder that a stranger has sent: what it says is data, and leads nowhere outside."""
+"""An untrusted run folder: its content is treated as data, and does not lead outside."""
 
 import json
 import logging
@@ -136,7 +136,7 @@ def test_no_class_of_a_strangers_choice_is_called(place: str, sent: Any, tmp_pat
         description["method"] = {"name": "ia3", "_target_": "os.mkdir", "path": str(trace)}
         del description["sha256"]
         (folder / "adapter.json").write_text(json.dumps(description))
-        with pytest.raises(UserError, match=r"names a method that is none of this project's: 'os.mkdir'"):
+        with pytest.raises(UserError, match=r"names a method that this project does not have: 'os.mkdir'"):
             evaluated(folder, tmp_path)
     else:
         evaluated(folder, tmp_path)
@@ -351,5 +351,5 @@ def test_a_base_model_that_never_ends_is_not_read(sent: Any, tmp_path: Path) -> 
 def test_an_adapter_of_the_hub_chooses_no_folder_of_this_machine(sent: Any, tmp_path: Path) -> None:
     config = compose(config_name="evaluate")
     config.model.path = str(tmp_path)
-    with pytest.raises(UserError, match=r"hub:somebody/adapter chooses a base model of this machine, .*model.path="):
+    with pytest.raises(UserError, match=r"hub:somebody/adapter chooses a local base model, .*model.path="):
         check_chosen_base(config, "hub:somebody/adapter")

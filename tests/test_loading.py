@@ -1,4 +1,4 @@
-"""Tokenizers and checkpoints that lack something: a sentence, or what they lack."""
+"""Incomplete tokenizers and checkpoints: an error message, or the missing part is added."""
 
 import json
 import logging

@@ -1,4 +1,4 @@
-"""The package as it travels: what is in the wheel, what the wheel says of itself, that it works away from the clone."""
+"""The package: the wheel's contents and metadata, and that it works outside the clone."""
 
 import re
 import shutil

@@ -1,4 +1,4 @@
-"""Prediction on new rows: the numbers of an evaluation, many tasks at once, and files that are whole or not there."""
+"""Prediction on new rows: the same numbers as an evaluation, many tasks at once, and atomic output files."""
 
 import csv
 import io

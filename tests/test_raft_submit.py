@@ -1,4 +1,4 @@
-"""RAFT: the layout of its prompts, what is cut and what never is, folds on the labelled rows, and a submission."""
+"""RAFT: the layout of its prompts, truncation, folds on the labelled rows, and a submission."""
 
 import csv
 import json

@@ -1,6 +1,6 @@
-"""What of a choice decoder-only models score, beside a slow reference and lm-evaluation-harness, and who says so.
+"""Which tokens of a choice decoder-only models score, and what decides it; a slow reference, lm-evaluation-harness.
 
-The bare model leaves end-of-text out; an adapter ranks as its loss scored, which is kept with it.
+The bare model leaves end-of-text out; an adapter ranks as its loss scored, which is saved with it.
 """
 
 import csv

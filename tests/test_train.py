@@ -1,4 +1,4 @@
-"""The main job in process: what it writes, what it skips, and what its results do not depend on."""
+"""Training in process: the files it writes, what it skips, and what its results do not depend on."""
 
 import csv
 import json

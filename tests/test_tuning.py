@@ -1,4 +1,4 @@
-"""`tune=true`: what is tried, chosen, trained and recorded; and that a stopped run goes on where it was."""
+"""`tune=true`: the settings that are tried, chosen, trained and recorded; and resuming of an interrupted run."""
 
 import json
 from collections.abc import Sequence

@@ -1,11 +1,11 @@
-"""Measures ours against what users would otherwise run: `make bench`, or
+"""Benchmarks this project against what users would otherwise run: `make bench`, or
 
     python -m scripts.bench             everything: some 40 minutes on two cores
     python -m scripts.bench quick       ours and the official recipe on few sizes, two rounds: under five minutes
 
-Contenders take turns within each round, so that a machine that is busy for a while is busy for all. Each case is kept
-in runs/bench as soon as it is measured: stopped, the same command goes on with the next. Everything makes
-scripts/bench/RESULTS.md and the figure beside it; quick makes runs/bench/quick.md.
+Contenders alternate within each round, so that other load on the machine affects all alike. Each case is saved in
+runs/bench as soon as it is measured: if interrupted, the same command continues with the next. The full benchmark
+writes scripts/bench/RESULTS.md and the figure beside it; quick writes runs/bench/quick.md.
 """
 
 import subprocess
@@ -35,7 +35,7 @@ from tfew.scoring.prefixes import prefixes
 
 CPU = torch.device("cpu")
 STEPS = 10  # of the whole experiment, which ends with scoring
-SLOW_SECONDS = 12  # who takes longer takes part in the first round only
+SLOW_SECONDS = 12  # slower contenders are measured in the first round only
 
 
 def main() -> None:

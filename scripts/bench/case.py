@@ -1,4 +1,4 @@
-"""What is measured, and by whom; and what came of it, as times and as ratios of times."""
+"""The benchmark's cases with their contenders, and the results as times and as ratios of times."""
 
 import statistics
 from dataclasses import dataclass, field
@@ -56,9 +56,9 @@ def _of_t5() -> list[tuple[Case, tuple[str, ...]]]:
         for length in (64, 128, 256) if choices in (2, 20) else (128,):
             rivals: tuple[str, ...] = ("official", "peft", HARNESS) if length == 128 else ("official",)
             found.append((Case("scoring", "small", Workload(choices, length, False, examples)), rivals))
-        if choices < 77:  # the official recipe's 616 rows of a step take more memory than most machines have
+        if choices < 77:  # the official recipe's 616 rows of a step exceed most machines' memory
             trained = Case("training step", "small", Workload(choices, 128, False, TRAINED))
-            # 20 whole copies of every input, kept for the backward pass, are more than 15 GB
+            # 20 full copies of every input, saved for the backward pass, are more than 15 GB
             found.append((trained, ("official", "peft") if choices < 20 else ("official",)))
     found.append((Case("scoring", "small", Workload(2, 128, True, 32)), ("official",)))
     found.append((Case("scoring", "base", Workload(2, 128, True, 16)), ("official",)))

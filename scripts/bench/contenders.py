@@ -1,4 +1,4 @@
-"""The ways of scoring and training that are measured against each other, each as its users would write it.
+"""The contenders in scoring and training, each written as its users would write it.
 
 official    the recipe of the authors' code: the encoder once, its output repeated for every choice, batches padded and
             in the order of the data; attention by SDPA, which the authors did not have. Of a decoder-only model: each
@@ -6,7 +6,7 @@ official    the recipe of the authors' code: the encoder once, its output repeat
 peft        HF peft's (IA)³ and a loop over the choices, each with its whole input
 ours        tfew's engine; evaluation in batches of like length
 
-lm-evaluation-harness has an environment of its own: `scripts/bench/harness.py`.
+lm-evaluation-harness runs in its own environment: `scripts/bench/harness.py`.
 """
 
 from collections.abc import Callable, Iterator, Sequence

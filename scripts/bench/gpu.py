@@ -86,7 +86,7 @@ def make_model(shape: str, device: torch.device, dtype: torch.dtype) -> nn.Modul
         model: Any = transformers.T5ForConditionalGeneration(config)
         model.lm_head = nn.Linear(config.d_model, ROWS, bias=False)
     model = model.to(dtype).to_empty(device=device)
-    model.set_input_embeddings(model.shared)  # which to_empty has made three
+    model.set_input_embeddings(model.shared)  # to_empty has untied them
     torch.manual_seed(0)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -109,7 +109,7 @@ def make_batch(examples: int, choices: int) -> Batch:
     length_BC = length_BC.expand(examples, choices)
     tokens = int(length_BC.max())
     choice_ids = torch.randint(2, ROWS, (1 if shared else examples, choices, tokens), generator=generator)
-    choice_ids[..., 0] = choice_ids[..., 0] % 50 + 2  # beginnings are shared
+    choice_ids[..., 0] = choice_ids[..., 0] % 50 + 2  # shared prefixes
     choice_ids = choice_ids.expand(examples, choices, tokens).contiguous()
     place = torch.arange(tokens)
     choice_ids[place == length_BC[..., None] - 1] = 1

@@ -2,8 +2,8 @@
 
     pip install --no-index --no-deps wheels/*.whl && make test_gpu
 
-They are what this package needs, in the versions that are installed here, but for what such a machine has already
-(`PRESENT`: torch, and what belongs to it). `--python 3.12` is the version of its Python.
+They are this package's dependencies, in the versions that are installed here, except those that such a machine already
+has (`PRESENT`: torch and its dependencies). `--python 3.12` is the version of its Python.
 """
 
 import subprocess

@@ -1,4 +1,4 @@
-"""lm-evaluation-harness on the same model and texts, in an environment of its own.
+"""Runs lm-evaluation-harness on the same model and texts, in its own environment.
 
     python harness.py FOLDER     FOLDER has the model, its tokenizer and requests.json; then, for each line of standard
                                  input, scores all requests and answers with the seconds it took

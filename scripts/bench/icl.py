@@ -1,7 +1,7 @@
-"""In-context learning with a fixed context, kept or computed for every query: `python -m scripts.bench.icl`.
+"""In-context learning with a fixed context, cached or computed for every query: `python -m scripts.bench.icl`.
 
 A small decoder-only model (four layers of half GPT-2's width, seeded random weights), 32 shots, 64 queries of two
-choices. All ways take turns in one run; the largest difference between their scores is printed.
+choices. All variants alternate in one run; the largest difference between their scores is printed.
 """
 
 import time

@@ -1,4 +1,4 @@
-"""How fast it could be: shapes of T5 v1.1, the operations that scoring needs, and the rate of a large matrix product.
+"""The speed limit: shapes of T5 v1.1, the FLOPs that scoring needs, and the rate of a large matrix product.
 
 Needs nothing but torch.
 """

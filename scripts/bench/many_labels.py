@@ -1,12 +1,12 @@
-"""Many labels: a table of 150 of them, and two-stage ranking against the full one.
+"""Many labels: a table with 150 of them, and two-stage ranking compared with full ranking.
 
     python -m scripts.bench.many_labels table=FILE.csv
     python -m scripts.bench.many_labels adapter=RUN input=FILE text=COLUMN rows=64 sizes=4,8,16
 
 The table has two rows for each label, a verb and a thing, in plain words. The second command prints a line for the full
-ranking and for each size of `score.shortlist=`: the processor's seconds, how much faster, the share of rows with the
-same label, the tokens that went through the model for a row (its input once), the rounds, and by how much the label's
-probability is lower. Other KEY=VALUE go to the predictor; adapter=none takes the bare model.
+ranking and for each size of `score.shortlist=`: CPU seconds, speed-up, the share of rows with the same label, tokens
+computed per row (its input once), rounds, and by how much the label's probability is lower. Other KEY=VALUE go to the
+predictor; adapter=none uses the bare model.
 """
 
 import csv
@@ -88,7 +88,7 @@ def compare(own: Mapping[str, str], settings: Sequence[str]) -> None:
     norm = task.task_predictor.norm
     counted = Counted(predictor._score)
     predictor._score = counted  # type: ignore[assignment]
-    for shortlist in (None, Shortlist(1, norm)):  # what is tried once a model does not count
+    for shortlist in (None, Shortlist(1, norm)):  # excludes self-tests that run once per model
         predictor._tasks[name] = replace(task, shortlist=shortlist)
         predictor.answer(good[: 2 if shortlist else predictor.batch_size])
     print(f"{len(good)} rows, {len(good[0].encoded[0].choice_ids)} labels, norm {norm}; input of", end=" ")

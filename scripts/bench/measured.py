@@ -1,4 +1,4 @@
-"""What a benchmark has measured so far, a line of JSON each, so that one that was stopped goes on."""
+"""A benchmark's results so far, one JSON line each, so that an interrupted benchmark can resume."""
 
 import json
 import subprocess

@@ -34,8 +34,8 @@ def training_bytes(name: str, choices: int) -> int:
     small = collate(
         encode(make_prompts(Workload(2, 8, True, 1), prompt_tokenizer), prompt_tokenizer), prompt_tokenizer.pad_id
     )
-    training_step(name, model, small, optimizer)  # what a first step allocates once
-    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak starts anew (Linux)
+    training_step(name, model, small, optimizer)  # one-time allocations of a first step
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # resets the peak (Linux)
     before = _status_bytes("VmRSS")
     training_step(name, model, batch, optimizer)
     return _status_bytes("VmHWM") - before

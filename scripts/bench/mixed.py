@@ -1,11 +1,11 @@
-"""Tasks in one batch, and runs trained together, against one after the other: `python -m scripts.bench.mixed`.
+"""Tasks in one batch, and runs trained together, compared with one at a time: `python -m scripts.bench.mixed`.
 
     python -m scripts.bench.mixed            all: some minutes on two cores
     python -m scripts.bench.mixed scoring    or: training
 
 Scoring: eight tasks' (IA)³ vectors, a few rows of each, on a T5 of random weights: all rows in one batch, or a batch
-for each task, whose vectors are put into the model before. Training: five few-shot runs of mini-T0 and of that T5,
-together or one after the other. Both ways take turns in one run; the largest difference of their results is printed.
+for each task, whose vectors are first put into the model. Training: five few-shot runs of mini-T0 and of that T5,
+together or one after the other. Both variants alternate in one run; the largest difference of results is printed.
 """
 
 import contextlib

@@ -1,4 +1,4 @@
-"""lm-evaluation-harness as a process in its own environment, made when it is first asked for."""
+"""lm-evaluation-harness as a process in its own environment, created on first use."""
 
 import json
 import subprocess

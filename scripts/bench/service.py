@@ -1,9 +1,9 @@
-"""The service under load: `python -m scripts.bench.service [requests=10000] [clients=32]`.
+"""Load test of the service: `python -m scripts.bench.service [requests=10000] [clients=32]`.
 
-Trains eight small tasks on mini-T0 (kept in runs/service), serves them, and asks by turns: from many clients requests
-of all tasks, in any order and sorted by task; from one client one at a time. At last many are in the middle of asking
-when it is told to end. Every answer is compared with the predictor's own. Prints requests a second, latencies, what was
-lost or wrong, and the server's memory.
+Trains eight small tasks on mini-T0 (cached in runs/service), serves them, and alternates between requests of all tasks
+from many clients, in random order and sorted by task, and from one client, one at a time. Finally the server is stopped
+while many clients send requests. Every answer is compared with the predictor's own. Prints requests per second,
+latencies, lost and wrong answers, and the server's memory.
 """
 
 import json
@@ -163,7 +163,7 @@ def _under_load(server: "subprocess.Popen[bytes]", clients: Clients, requests: i
     """
     source = random.Random(0)
     asked = source.choices([(name, number) for name in FAMILIES for number in range(ROWS)], k=requests)
-    clients.load(asked[: requests // 20], many)  # what is allocated once is allocated
+    clients.load(asked[: requests // 20], many)  # makes one-time allocations
     memory = [_memory_mb(server.pid)]
     mixed, sorted_by_task, alone = Load(), Load(), Load()
     size = -(-requests // ROUNDS)

@@ -2,8 +2,8 @@
 
     python -m scripts.bench.stream [GB] [ROWS]      1 and 200000; about four minutes on two idle cores
 
-Trains an adapter of mini-T0 for a few steps, writes a CSV of so many gigabytes into a temporary folder, labels it with
-one template, and prints the process's resident memory every tenth of the rows. Linux only (/proc).
+Trains an adapter of mini-T0 for a few steps, writes a CSV of GB gigabytes into a temporary folder, labels it with one
+template, and prints the process's resident memory every tenth of the rows. Linux only (/proc).
 """
 
 import csv

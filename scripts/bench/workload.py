@@ -1,7 +1,7 @@
-"""What is measured on: models of real shapes with random weights, and texts of chosen lengths in made-up words.
+"""The benchmark's models, of real shapes with random weights, and texts, of chosen lengths in made-up words.
 
-Speed does not depend on what weights and words are. The vocabulary is mini-T0's, so that another library can read the
-same texts; the model's embeddings and head have T5's 32,128 rows (SmolLM2's 49,152) all the same.
+Speed does not depend on the weights and words. The vocabulary is mini-T0's, so that another library can read the same
+texts; the model's embeddings and head still have T5's 32,128 rows (SmolLM2's 49,152).
 """
 
 import random

@@ -1,9 +1,9 @@
-"""Makes evidence/decisions.md, stopped and started again at will: what is in the records is not made again.
+"""Makes evidence/decisions.md. It can be interrupted and restarted: finished records are not repeated.
 
 records=evidence/decisions.jsonl   a line for each way of holding out, seed and set: scores alone, no texts
 runs=runs/decisions                the ordinary runs behind them, and the tables that they read
 seeds=0,1,32,42,1024 ways=validation,folds
-train=false                        take the runs that are finished, and the page
+train=false                        only use finished runs, and write the page
 other KEY=VALUE                    go to every run
 """
 
@@ -42,7 +42,7 @@ def main(arguments: Sequence[str]) -> int:
             continue
         try:
             records.append(make(job, Path(own["data_dir"]), Path(own["runs"]), overrides))
-        except Exception as error:  # the others are none of its business
+        except Exception as error:  # the other jobs continue
             failures.append((job, error))
             continue
         save_records(path, records)

@@ -1,4 +1,4 @@
-"""One run on few rows, and what it says of 300 test rows and of 300 texts of another set."""
+"""One run on few rows, and its scores of 300 test rows and of 300 texts of another set."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -17,7 +17,7 @@ from tfew.train import train
 
 SETS = ("AG News", "TREC")
 OTHER = {"AG News": "TREC", "TREC": "AG News"}
-# rows, and how some of them are held out: 48 trained on and 96 held out; 96 in three folds, each trained on 64
+# rows, and how some of them are held out: 48 to train on and 96 held out; 96 in three folds, each trained on 64
 WAYS = {"validation": (144, ("folds=null", "validation=0.6667")), "folds": (96, ("folds=3", "validation=null"))}
 
 

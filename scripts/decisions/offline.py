@@ -1,4 +1,4 @@
-"""What thresholds, sets and drift promise by a record's held-out rows, and what is found on its test rows."""
+"""Promises of thresholds, sets and drift from a record's held-out rows, compared with results on its test rows."""
 
 import math
 from collections.abc import Sequence

@@ -1,10 +1,10 @@
 """The service under attack: `python -m scripts.drills.attack [--before CHECKOUT] [--minutes 10]`.
 
-Trains a small task, serves it, and tries each kind of `attacks.py`. After each an honest client asks for a row: it has
-to be answered, and the server must not have grown by more than GROWTH_MB. Prints a table; exit code 1 where a kind does
-harm. With `--before` the same is tried on another checkout of this repository, for comparison. With `--minutes` all
-kinds are tried for so long, three at a time, while honest clients ask: exit code 1 where one of these is not answered,
-or the memory has grown.
+Trains a small task, serves it, and tries each kind of attack in `attacks.py`. After each an honest client requests a
+row: it must be answered, and the server must not have grown by more than GROWTH_MB. Prints a table; exit code 1 if an
+attack does harm. With `--before` the attacks are repeated on another checkout of this repository, for comparison. With
+`--minutes` all kinds are tried for that long, three at a time, alongside honest clients: exit code 1 if one of these is
+not answered, or if the memory has grown.
 """
 
 import json
@@ -126,7 +126,7 @@ def all_attacked(service: Service, label: str) -> list[Outcome]:
     for kind in (bar := tqdm(KINDS, unit="attack", desc=label)):
         bar.set_postfix_str(kind.name)
         outcome = attacked(kind, service.target(), service.megabytes)
-        if outcome.harm:  # the next one meets a service that is well
+        if outcome.harm:  # restarts the service for the next one
             service.stop()
         found.append(outcome)
     return found

@@ -1,4 +1,4 @@
-"""Attacks on a running service, one function each; `scripts/drills/attack.py` makes a table of what came of them."""
+"""Attacks on a running service, one function each; `scripts/drills/attack.py` makes a table of the outcomes."""
 
 import json
 import os

@@ -1,9 +1,9 @@
-"""Every architecture that the tests know: where (IA)³ and LoRA are, how it is scored, how far from transformers.
+"""All architectures of the tests: where (IA)³ and LoRA are, how they are scored, and differences from transformers.
 
     python -m scripts.drills.backbones          writes evidence/backbones.md
 
-Tiny random models of transformers' own classes (`tests/architectures.py`); "difference" is the largest one of a token's
-log-probability to one unpadded sequence at a time, of both engines, with inputs beyond every window.
+Tiny random models of transformers' own classes (`tests/architectures.py`); "difference" is the largest difference of a
+token's log-probability from scoring one unpadded sequence at a time, for both engines, with inputs beyond every window.
 """
 
 import logging

@@ -1,11 +1,11 @@
-"""Every table of a folder through preview, train and predict, as a newcomer would: what is said, and the exit codes.
+"""Runs preview, train and predict on every table of a folder, as a newcomer would; records output and exit codes.
 
     python -m scripts.drills.cases ../shared/cases evidence/cases.md
 
 A table whose name begins with n_ holds new rows: it is labelled by an adapter trained on base.csv beside it, and
-NAME_new.csv by one trained on NAME.csv. Any other is shown, trained on (`+experiment=local_mini`, a few steps, two
-folds) and labelled by its own adapter. The files are read where they lie; the table that comes out has their names and
-no other path. Exit code 1 where a command ends with a traceback or a signal.
+NAME_new.csv by one trained on NAME.csv. Any other table is previewed, trained on (`+experiment=local_mini`, a few
+steps, two folds) and labelled by its own adapter. Files are read in place; the resulting table has their names and no
+other path. Exit code 1 if a command ends with a traceback or a signal.
 """
 
 import os
@@ -24,7 +24,7 @@ from scripts.drills.forked import import_everything, start
 
 BASE = "base.csv"
 SETTINGS = ("+experiment=local_mini", "steps=4", "folds=2", "batch_size=4", "trainer=cpu")
-NOISE = (  # what says nothing of the table: Hydra's frame, bars, the summary's standing lines
+NOISE = (  # output that does not depend on the table: Hydra's frame, bars, fixed lines of the summary
     "Error executing job", "Epoch ", "Set the environment variable", "Training", "Ranking", "Fold ", "Predicting",
     "  record:", "  model of ", "==== ", "Choices:", "   ids", " * ", "   '", "-- template",
 )  # fmt: skip

@@ -1,4 +1,4 @@
-"""A command of this project in a process of its own, forked off after the imports: it starts in a moment."""
+"""Runs a command of this project in its own process, forked after the imports, so that it starts quickly."""
 
 import atexit
 import importlib
@@ -22,7 +22,7 @@ LATER = (
 def import_everything() -> None:
     """What commands import as late as they can; one thread, since a fork would miss all others."""
     torch.set_num_threads(1)
-    tqdm.monitor_interval = 0  # its thread may hold the lock of all bars while a fork is made
+    tqdm.monitor_interval = 0  # its thread may hold the lock of all bars during a fork
     for module in (*COMMANDS, *LATER):
         importlib.import_module(f"tfew.{module}")
 
@@ -42,7 +42,7 @@ def start(
     if child:
         return child
     status = 1
-    atexit._clear()  # what the parent means to do at its own end, such as removing its temporary folder
+    atexit._clear()  # the parent's exit handlers, such as removing its temporary folder
     try:
         os.dup2(_opened(out), 1)
         os.dup2(1 if err is None else _opened(err), 2)
@@ -63,7 +63,7 @@ def _opened(path: Path) -> int:
 
 def _status(module: str, arguments: Sequence[str]) -> int:
     sys.argv = [module, *arguments]
-    for name in (module, f"{module}.__main__"):  # under python -m it is __main__ and nothing else
+    for name in (module, f"{module}.__main__"):  # under python -m it is __main__ only
         sys.modules.pop(name, None)
     try:
         runpy.run_module(module, run_name="__main__", alter_sys=True)

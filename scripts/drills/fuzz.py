@@ -1,14 +1,13 @@
-"""The readers of files that a stranger may have sent, each given bytes that a coverage-guided fuzzer makes up.
+"""Coverage-guided fuzzing of the readers of untrusted files.
 
     pip install atheris
     python -m scripts.drills.fuzz csv 600 DIR     ten minutes of one of TARGETS; DIR keeps what covers something new
     python -m scripts.drills.fuzz csv keep DIR    one input of DIR for each new outcome, to tests/seeds/csv.jsonl
 
-A reader may do with them what it likes but for one thing: what is wrong it says by a UserError of one line. Any other
-exception ends the fuzzer, and so does a pickle that is executed, a process that is started, a file that is written
-elsewhere, and more than LONGEST_SECONDS or MOST_MB; the input is then DIR/crash-... . To get beyond checksums, which a
-stranger can make as well, inputs are sealed here. All of tests/seeds is given to the readers whenever the tests run,
-which need no fuzzer. POSIX only.
+A reader may accept an input or reject it with a UserError of one line. Any other exception stops the fuzzer, and so do
+an executed pickle, a started process, a file written elsewhere, and more than LONGEST_SECONDS or MOST_MB; the input is
+then in DIR/crash-... . To get past checksums, which an attacker can compute as well, inputs get valid checksums here.
+The tests, which need no fuzzer, give all of tests/seeds to the readers. POSIX only.
 """
 
 import copy
@@ -35,7 +34,7 @@ LONGEST_SECONDS = 60
 MOST_MB = 4096
 INSTRUMENTED = ["tfew", "torch._weights_only_unpickler", "jinja2"]
 PICKLE = "data.pkl"  # in a `.pt`
-BETWEEN = b"\n=====\n"  # the parts of an input that stands for several files
+BETWEEN = b"\n=====\n"  # separates the parts of an input that represents several files
 FORBIDDEN = {"pickle.find_class", "os.system", "os.exec", "os.fork", "os.kill", "socket.connect"}
 STARTS = {
     "subprocess.Popen",
@@ -376,7 +375,7 @@ def fuzz(name: str, seconds: int, corpus: Path) -> None:
     from tfew.data import sandbox
     from tfew.paper import pictures
 
-    sandbox.RENDER_TIMEOUT_SECONDS = 0.5  # these two, so that they do not take most of the time
+    sandbox.RENDER_TIMEOUT_SECONDS = 0.5  # shortened, so that they do not take most of the time
     pictures.draw_all = lambda parts: {part: [] for part in parts}
     options = [f"-max_total_time={seconds}", f"-timeout={LONGEST_SECONDS}", f"-rss_limit_mb={MOST_MB}"]
     options += [f"-artifact_prefix={corpus}/", "-print_final_stats=1", "-max_len=65536"]
@@ -399,7 +398,7 @@ def other_part(data: bytes, source: random.Random) -> bytes:
     parts[place] = other_value(parts[place], source) if parts[place] else parts[place]
     try:
         found = yaml.safe_load(data) if len(parts) == 1 and data[:1] not in b"{[" else None
-    except (yaml.YAMLError, ValueError, RecursionError):  # it was not whole before, either
+    except (yaml.YAMLError, ValueError, RecursionError):  # it was not valid before, either
         found = None
     if isinstance(found, dict) and found:
         value = json.loads(json.dumps(found, default=str))

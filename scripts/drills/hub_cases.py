@@ -1,9 +1,9 @@
-"""What is said in each case of tests/hub, as a table: the tests are run, and what commands and calls say is taken down.
+"""Makes a table of the messages in each case of tests/hub: runs the tests, and records what commands and calls log.
 
-    python -m scripts.drills.hub_cases evidence/hub.md                    the table of that page anew
+    python -m scripts.drills.hub_cases evidence/hub.md                    replaces the table of that page
     python -m scripts.drills.hub_cases evidence/hub.md models data        its parts for test_models.py and test_data.py
 
-The page keeps what stands around its table. Exit code 1 where a test fails; the page is then left as it was.
+The text around the table is kept. Exit code 1 if a test fails; the page is then not changed.
 """
 
 import logging
@@ -24,9 +24,9 @@ from tfew.files.atomic import write_atomically
 
 ROOT = Path(__file__).parents[2]
 BEGIN, END = "<!-- made by scripts/drills/hub_cases.py -->", "<!-- end of what it made -->"
-FEWEST_KINDS, FEWEST_COMMANDS = 25, 10  # below which the table would not be one
+FEWEST_KINDS, FEWEST_COMMANDS = 25, 10  # fewer would mean an incomplete table
 MOST_CHARACTERS = 230
-# what tests call; the rest of the package goes on calling its own
+# functions that tests call; the rest of the package calls its own
 CALLS = (
     "tfew.train.train", "tfew.train.rerun", "tfew.evaluate.evaluate", "tfew.convert.convert",
     "tfew.together.train_together",
@@ -83,7 +83,7 @@ class Recorder(logging.Handler):
         self.case.said.append(record.getMessage())
 
     def pytest_runtest_logstart(self) -> None:
-        self.case = Case("", "")  # what fixtures say is of no case
+        self.case = Case("", "")  # messages of fixtures belong to no case
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_call(self, item: pytest.Item) -> Any:

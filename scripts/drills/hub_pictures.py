@@ -2,8 +2,8 @@
 
     python -m scripts.drills.hub_pictures evidence/hub        (pip install rich)
 
-Commands run in a terminal of their own (a pty) against the Hub's stand-in, in a temporary folder; what they write is
-drawn as it stood on the screen: download.svg, gated.svg, moved_main.svg.
+Commands run in a pseudo-terminal against the Hub's stand-in, in a temporary folder; their screens are drawn as
+download.svg, gated.svg, moved_main.svg.
 """
 
 import fcntl

@@ -1,13 +1,13 @@
-"""Kills runs (SIGKILL) at random moments and continues them; each must end as an undisturbed run does.
+"""Kills runs (SIGKILL) at random moments and resumes them; each must end like an uninterrupted run.
 
     python -m scripts.drills.kill_and_resume             100 trials, some minutes on two cores
     python -m scripts.drills.kill_and_resume 20 7        20 trials, drawn with seed 7
 
-A trial starts one of JOBS, kills it up to three times, lets it end, and compares all files of its folder with those of
-an undisturbed run: vectors, predictions and metrics byte for byte, records but for times and memory. Half of the kills
-come at any time, half within milliseconds of some operation on the folder's files (one is opened to be written, renamed
-or removed), where one could be torn. Each attempt is a process of its own, forked off after the imports; what it is
-told is what a user types. Not on Windows.
+A trial starts one of JOBS, kills it up to three times, lets it finish, and compares all files of its folder with those
+of an uninterrupted run: vectors, predictions and metrics byte for byte, records except times and memory. Half of the
+kills are at random times, half within milliseconds of an operation on the folder's files (opening for writing, renaming
+or removing), where a file could be left incomplete. Each attempt is its own process, forked after the imports, with the
+arguments that a user types. Not on Windows.
 """
 
 import json
@@ -53,7 +53,7 @@ MOST_KILLS = 3
 LATEST_SECONDS = 0.004  # after an operation
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 CHANGES = {"os.rename", "os.remove", "os.mkdir", "os.rmdir", "os.truncate"}
-UNLIKE = {"seconds", "peak_memory_bytes", "sha256"}  # between two runs; the last is the seal over the others
+UNLIKE = {"seconds", "peak_memory_bytes", "sha256"}  # between two runs; the last is the checksum of the others
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ class Jobs:
             found.append(Undisturbed(time.monotonic() - started, operations, self.files()))
         if found[0].files != found[1].files:
             sys.exit(f"{job}: two undisturbed runs differ in {_different(found[0].files, found[1].files)}.")
-        if job == "train":  # what the others label with
+        if job == "train":  # the others label with its adapter
             shutil.copytree(self._folder / "run", self._names["adapter"])
         return found[1]
 
@@ -148,7 +148,7 @@ def _reporter(folder: Path, writer: int) -> Callable[[str, tuple[Any, ...]], Non
 def _content(path: Path) -> object:
     if path.suffix == ".json":
         return _alike(json.loads(path.read_text()))
-    if path.name == SPEED_FILE:  # seconds are other ones each time, steps are not
+    if path.name == SPEED_FILE:  # seconds differ each time, steps do not
         return [line.partition(",")[0] for line in path.read_text().splitlines()]
     return yaml.safe_load(path.read_text()) if path.suffix == ".yaml" else path.read_bytes()
 
@@ -173,18 +173,18 @@ def trial(jobs: Jobs, job: str, undisturbed: Undisturbed, source: random.Random)
     """Kills at any time, kills at an operation, and which files differ in the end."""
     kills: Counter[bool] = Counter()
     jobs.clear()
-    while not kills.total():  # an attempt that ended before its time is no trial
+    while not kills.total():  # an attempt that ended before its kill does not count
         for _ in range(source.randint(1, MOST_KILLS)):
             moment = _moment(undisturbed, source)
             killed, _ = jobs.attempt(job, moment)
             if not killed:
                 break
             kills[moment.operation > 0] += 1
-            if jobs.files() == undisturbed.files:  # killed after its last word: it is finished, and says so
+            if jobs.files() == undisturbed.files:  # killed after its last output: it is finished, and reports so
                 break
         if not kills.total():
             jobs.clear()
-    if jobs.files() != undisturbed.files:  # one that was killed after its last word is finished
+    if jobs.files() != undisturbed.files:  # a run killed after its last output is finished
         jobs.attempt(job)
     return kills[False], kills[True], _different(jobs.files(), undisturbed.files)
 

@@ -1,4 +1,4 @@
-"""A load of requests on a service, by many clients on one thread: how each was answered, and when."""
+"""Load on a service by many clients in one thread; records each answer and its time."""
 
 import asyncio
 import json

@@ -1,13 +1,13 @@
-"""Broken files of every kind that people bring, and what the commands make of them.
+"""Gives broken files of every kind to the commands, and checks how they fail.
 
     python -m scripts.drills.malformed              80 of each kind, a quarter of an hour
     python -m scripts.drills.malformed 5 7          5 of each kind, drawn with seed 7
 
-A file that is good is broken in some way (cut off, bits and bytes changed, values of other types, fields missing,
-nested deeply, another file's contents, ...) and given to the command that reads it, as a user would. It may still be
-good: then it is counted as such. Else the command has to end with one sentence and a code other than zero, without a
-traceback, within a minute and with nothing written under its output's name; or, where bad rows are skipped, with all of
-them listed. Exit code 1 where one does not.
+A valid file is broken in some way (truncated, bits and bytes changed, values of other types, fields missing, nested
+deeply, another file's contents, ...) and given to the command that reads it, as a user would. It may still be valid,
+and is then counted as such. Otherwise the command must end with one sentence and a nonzero exit code, without a
+traceback, within a minute and without writing its output; or, if bad rows are skipped, with all of them listed. Exit
+code 1 if one does not.
 """
 
 import json
@@ -255,7 +255,7 @@ def judge(reader: Reader, folder: Path, run: Path) -> tuple[str, str]:
     said, code = log.read_text(errors="replace"), os.waitstatus_to_exitcode(ended[1])
     if "Traceback" in said or code < 0:
         return f"traceback, or signal ({code})", said
-    # what tfew.predict has labelled so far is kept under another name, to go on from
+    # tfew.predict keeps rows labelled so far under another name, for resuming
     left = [path for path in output.rglob("*") if path.is_file() and ".partial" not in path.name]
     if code:
         sentence = [line for line in said.splitlines() if line.rstrip().endswith((".", ".)"))]

@@ -15,7 +15,7 @@ from scripts.drills.attacks import KINDS, Kind, Target
 HONEST_CLIENTS = 4
 PAUSE_SECONDS = 0.2
 PATIENCE_SECONDS = 60.0
-ALONE = ("a table whose client goes",)  # looks at how many rows wait: those of others, too
+ALONE = ("a table whose client goes",)  # reads the number of waiting rows, which includes those of others
 
 
 @dataclass
@@ -58,7 +58,7 @@ def mixed(target: Target, minutes: float, megabytes: Callable[[], float]) -> Mix
             kind = chooser.choice(kinds)
             try:
                 met = kind.attack(target)
-            except (OSError, HTTPException) as error:  # of a part that asks without more ado
+            except (OSError, HTTPException) as error:  # from requests without error handling
                 met = f"disconnected ({type(error).__name__})"
             with lock:
                 found.attacks[kind.name] += 1

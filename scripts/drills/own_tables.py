@@ -1,9 +1,9 @@
-"""The summary that a run on a table of one's own prints, baselines included, for each of some tables.
+"""The summaries, with baselines, of runs on a user's own tables.
 
     python -m scripts.drills.own_tables evidence/own_tables.md TABLE ...
 
-Each is trained on by `+experiment=local_mini`, with the settings as they come; of a run that is refused the message is
-kept. No row of a table goes into the result. Exit code 1 where a command ends with a traceback or a signal.
+Each table is trained on with `+experiment=local_mini` and default settings; if a run is refused, its message is kept.
+No row of a table is in the result. Exit code 1 if a command ends with a traceback or a signal.
 """
 
 import os

@@ -1,13 +1,13 @@
-"""Rows labelled on Ray, whose workers, whole machines and the job itself are killed, beside the same by one process.
+"""Labels rows on Ray while workers, whole nodes and the job itself are killed, and compares with a single process.
 
     python -m scripts.drills.ray_under_fire                          200,000 rows in a file, two nodes
     python -m scripts.drills.ray_under_fire 20000 folder             in 50 Parquet files
     python -m scripts.drills.ray_under_fire 20000 store 3            ... in an object store (moto, on loopback), seed 3
 
-The two nodes are processes of this machine, of one core each. After every few parts a worker is killed (SIGKILL), twice
-the whole second node, which comes back, and once the job, which is started again. Then: every row is there once, in its
-order, and the output is byte for byte that of one process; and no process has grown. Needs the extra [ray], the object
-store also moto[server] and s3fs. POSIX only.
+The two nodes are processes of this machine, with one core each. After every few parts a worker is killed (SIGKILL),
+twice the whole second node, which returns, and once the job, which is restarted. Finally every row must be there once,
+in order, the output must equal that of one process byte for byte, and no process may have grown. Needs the extra
+[ray]; the object store also needs moto[server] and s3fs. POSIX only.
 """
 
 import contextlib
@@ -104,14 +104,14 @@ class Cluster:
         kill_all(self.second)
         kill_all(self.head)
         for pid in [int(path.name) for path in Path("/proc").iterdir() if path.name.isdigit()]:
-            if str(self._folder) in command_line(pid):  # of a node that came up when nobody waited any more
+            if str(self._folder) in command_line(pid):  # of a node that started after the timeout
                 os.kill(pid, signal.SIGKILL)
 
     def _start(self, name: str, arguments: list[str]) -> subprocess.Popen[bytes]:
         path = self._folder.parent / f"{self._folder.name}.{name}.log"
         common = ["--num-cpus=1", "--object-store-memory=100000000", "--disable-usage-stats", "--block"]
         command = [sys.executable, "-m", "ray.scripts.scripts", "start", *arguments, *common]
-        for _ in range(3):  # a busy machine may be too slow for Ray, which then gives up
+        for _ in range(3):  # on a busy machine Ray may time out
             with path.open("wb") as log:
                 process = subprocess.Popen(
                     command, stdout=log, stderr=log, env=self._environment, start_new_session=True

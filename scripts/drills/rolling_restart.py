@@ -1,10 +1,10 @@
-"""Two services behind nginx, ended and started again one after the other under load: is anything lost, or wrong?
+"""Restarts two services behind nginx one after the other under load, and checks that no answer is lost or wrong.
 
     python -m scripts.drills.rolling_restart [--requests 10000] [--clients 32]
 
 nginx (on the PATH, or in /usr/sbin) runs on loopback with the configuration of docs/howto/serve.md, without TLS and
-rate limit. Each request is asked once, and has to be answered with 200 and what `Predictor` says. Exit code 1 where one
-is not; 0, with the reason, where there is no nginx.
+rate limit. Each request is sent once, and must be answered with 200 and `Predictor`'s result. Exit code 1 if one is
+not; 0, with the reason, if there is no nginx.
 """
 
 import re

@@ -1,4 +1,4 @@
-"""`tfew.serve` in processes of its own, for drills: two small tasks, and the answers that they have to give."""
+"""`tfew.serve` in its own processes, for drills: two small tasks, and their expected answers."""
 
 import json
 import logging

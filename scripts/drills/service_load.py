@@ -1,9 +1,9 @@
-"""Requests a second and their times, by settings of the service, in one run:
+"""Requests per second and latencies, by settings of the service, in one run:
 
     python -m scripts.drills.service_load [--clients 32,256] [--seconds 20] [--rounds 2] [--before CHECKOUT]
 
-Services with one process and with two, and that of another checkout where one is named, are asked by turns; each answer
-is compared with what `Predictor` says. Prints a table; exit code 1 where an answer is wrong or missing.
+Requests alternate between services with one process, with two, and that of another checkout if one is named; each
+answer is compared with `Predictor`'s. Prints a table; exit code 1 if an answer is wrong or missing.
 """
 
 import sys
@@ -48,7 +48,7 @@ def measure(service: Served, asked: list[Asked], clients: int, seconds: float, i
     before, started = service.metric("tfew_busy_seconds_total"), time.monotonic()
     into.answers += Load(service.port, asked, clients, seconds=seconds).run()
     into.seconds += time.monotonic() - started
-    time.sleep(1.5)  # processes tell one another their metrics every second
+    time.sleep(1.5)  # processes exchange their metrics every second
     into.busy += service.metric("tfew_busy_seconds_total") - before
     into.private_mb = pss_mb(service.pids())
 

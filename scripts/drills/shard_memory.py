@@ -1,11 +1,11 @@
-"""What memory each process of a run takes: the whole model in each (trainer=ddp), and in parts (trainer=fsdp).
+"""Memory of each process of a run: with the whole model in each (trainer=ddp), and sharded (trainer=fsdp).
 
     python -m scripts.drills.shard_memory            a random T5 of 400 MB, 2 processes on the CPU; a minute
     python -m scripts.drills.shard_memory 200 3      of 200 MB, 3 processes
 
-"own" is what a process has to itself (RssAnon) at its peak, "in training" what it has in memory at the end of training,
-pages of the checkpoint's file that are mapped included; both less what a run of a tiny model has. While it loads, a
-process also maps pages of the file that it is reading, which all processes share and the system takes back.
+"own" is the peak of a process's private memory (RssAnon), "in training" its resident memory at the end of training,
+including mapped pages of the checkpoint's file; both less those of a run of a tiny model. While loading, a process also
+maps pages of the file that it is reading, which all processes share and the system reclaims.
 """
 
 import os
@@ -45,7 +45,7 @@ def measure(processes: int, run_dir: Path, *overrides: str) -> list[tuple[int, i
         "steps=3", f"batch_size={processes}", "max_tokens=8", "eval_batch_size=1", "dataset.generator.eval=2",
         f"run_dir={run_dir}", *overrides,
     ]  # fmt: skip
-    # else the C library keeps what was freed, and it would be measured as held
+    # else the C library keeps freed memory, and it would be measured as used
     environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536", "OMP_NUM_THREADS": "1"}
     run = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL)
     peak: dict[int, int] = {}
@@ -58,7 +58,7 @@ def measure(processes: int, run_dir: Path, *overrides: str) -> list[tuple[int, i
                 in_training[process] = status.get("VmRSS", in_training.get(process, 0))
         time.sleep(0.01)
     if run.returncode:
-        raise SystemExit(run.returncode)  # it has said why
+        raise SystemExit(run.returncode)  # it has reported the reason
     return [(peak[process], in_training[process]) for process in sorted(in_training)][:processes]
 
 

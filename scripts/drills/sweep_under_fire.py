@@ -1,14 +1,14 @@
-"""A sweep of small runs whose workers are killed at random, beside the same sweep undisturbed.
+"""A sweep of small runs whose workers are killed at random, compared with the same sweep uninterrupted.
 
     python -m scripts.drills.sweep_under_fire                            200 runs, 4 joblib workers, some minutes
     python -m scripts.drills.sweep_under_fire 40 submitit_local 7        40 runs, submitit's local executor, seed 7
     python -m scripts.drills.sweep_under_fire 6 joblib 0 2               6 runs, 2 workers
     python -m scripts.drills.sweep_under_fire 40 ray 0 2                 40 runs on a Ray cluster of this machine
 
-While the sweep runs, one of its worker processes is killed (SIGKILL) after every few runs, now and then the sweep
-itself with all that it has started; and half-way a second sweep of the same command begins, as if by somebody else.
-What ended is started again until all is done. Then: one record for each run, none that was written a second time, no
-file left over, predictions byte for byte those of the undisturbed sweep, and the same table. POSIX only.
+While the sweep runs, one of its worker processes is killed (SIGKILL) after every few runs, sometimes the sweep itself
+with all its processes; half-way a second sweep with the same command starts, as if by somebody else. Killed sweeps are
+restarted until all runs are done. Finally there must be one record for each run, none written twice, no leftover files,
+predictions equal byte for byte to the uninterrupted sweep's, and the same table. POSIX only.
 """
 
 import os
@@ -42,7 +42,7 @@ class Fire:
     sweeps_killed: int = 0
     starts: int = 0
     seconds: float = 0.0
-    records: dict[Path, tuple[int, int]] = field(default_factory=dict)  # inode and time, which another would not have
+    records: dict[Path, tuple[int, int]] = field(default_factory=dict)  # inode and time, which identify the file
     written_twice: set[Path] = field(default_factory=set)
 
     def watch(self, runs: Path) -> None:

@@ -1,6 +1,6 @@
-"""Makes evidence/english: `python -m scripts.english data_dir=DIR`, stopped and started again at will.
+"""Makes evidence/english: `python -m scripts.english data_dir=DIR`. It can be interrupted and restarted.
 
-records=evidence/english/records.jsonl   a line for each contender, set and seed; what is there is not made again
+records=evidence/english/records.jsonl   a line for each contender, set and seed; finished ones are not repeated
 runs=runs/english                        the ordinary runs behind them, and the tables that they read
 setfit=.venv-setfit                      the environment of `make setfit`; without it two contenders are left out
 seeds=0,1,32 sets=RTE,CB only="(IA)³"    a part of it; in this order: seeds, contenders, sets
@@ -87,7 +87,7 @@ def make_all(
             try:
                 with silence_output():
                     rows.append(make(job, Path(own["data_dir"]), Path(own["runs"]), known, overrides))
-            except Exception as error:  # the others are none of its business
+            except Exception as error:  # the other jobs continue
                 failures.append((job, error))
                 continue
             write_atomically(path, as_json_lines(rows))

@@ -1,4 +1,4 @@
-"""Contenders that are no language model: classifiers of texts, on the very rows that the runs get."""
+"""Contenders that are no language model: text classifiers, on the same rows as the runs."""
 
 import json
 import subprocess

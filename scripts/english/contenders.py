@@ -1,4 +1,4 @@
-"""What is compared. A contender is a run of tfew, or a classifier of texts."""
+"""The contenders: each is a run of tfew, or a text classifier."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""One contender on one set with one seed, made as a row of records.jsonl."""
+"""Runs one contender on one set with one seed, giving a row of records.jsonl."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace

@@ -1,7 +1,7 @@
 """MiniLM's embeddings with logistic regression, and SetFit on it: a program for the environment of `make setfit`.
 
-Reads one job as JSON (see classical.py), and writes each text's probabilities as the last line of its output. Needs
-nothing of tfew.
+Reads one job as JSON (see classical.py), and writes each text's probabilities as the last line of its output.
+Independent of tfew.
 """
 
 import contextlib

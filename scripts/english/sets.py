@@ -1,7 +1,7 @@
-"""Real data sets as tables of one's own: so many labelled rows to train on, and at most 300 others to test on.
+"""Real data sets in the form of users' tables: a few labelled rows to train on, and at most 300 others to test on.
 
-The training rows of the paper's sets are the official few-shot files; the others' are drawn. All sets have the one
-prompt that a table of one's own gets, and labels in words.
+The training rows of the paper's sets are the official few-shot files; the others' are drawn. All sets have the
+standard prompt of a user's table, and labels in words.
 """
 
 import hashlib
@@ -40,7 +40,7 @@ class EnglishSet:
     choices: tuple[str, ...] = ()
     shots: int | None = None
     test_is_drawn: bool = False
-    asked: str = LABEL  # the label's column, which the prompt asks for
+    asked: str = LABEL  # the label's column, named in the prompt
 
 
 NLI = ("premise", "hypothesis")
@@ -63,7 +63,7 @@ SETS = (
                test_is_drawn=True, asked="sentiment"),
     EnglishSet("MRPC", "t0/mrpc", ("sentence1", "sentence2"), {"not_equivalent": "not equivalent"}, shots=32),
 )  # fmt: skip
-# on which settings are chosen: none of their test rows are in the comparison
+# for choosing settings: none of their test rows are in the comparison
 TREC_TRAINING_PART = replace(next(which for which in SETS if which.name == "TREC"), name="TREC, training part",
                              test_is_drawn=True)  # fmt: skip
 OWN_TABLES = {"support": "topic", "reviews": "sentiment", "intents": "intent", "quiz": "answer"}  # and their labels

@@ -1,4 +1,4 @@
-"""Labels that say the same words."""
+"""Labels with the same words."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""What is said of a task before it is trained: every line, its remedy, and that nothing is said of a good one."""
+"""Checks of a task before training: every finding with its remedy, and no finding for a good task."""
 
 import json
 import logging
@@ -156,7 +156,7 @@ def test_duplicates_rare_labels_and_imbalance() -> None:
         "warning: rows 2, 3, 4 (of 14) repeat what an earlier row shows the model (other columns are not compared;"
         " upper case and blanks do not count); cross-validation keeps them in the same fold: delete them, for they add"
         " no information; 11 different rows remain.",
-        "warning: what row 1 says stands elsewhere with another label: decide on one of them.",
+        "warning: the text of row 1 occurs elsewhere with another label: decide on one of them.",
         "warning: labels with fewer rows than there are folds (5): bad (1): more rows of them, or one label for several"
         " of them.",
         "warning: 13 of 14 rows are 'good', so always saying it is right in 93 %: look at balanced accuracy and"

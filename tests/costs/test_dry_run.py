@@ -1,4 +1,4 @@
-"""A run without numbers counts what a run with numbers takes: FLOPs by hand, bytes by torch's profiler."""
+"""A dry run's counts agree with a real run: FLOPs by hand, bytes by torch's profiler."""
 
 import gc
 from typing import Any

@@ -1,4 +1,4 @@
-"""What a run will take, before anything of it is there: by hand, by the forecast of memory, and in the commands."""
+"""The estimate of a run before it starts: against hand calculation, the memory forecast, and in the commands."""
 
 import logging
 from functools import partial

@@ -1,4 +1,4 @@
-"""Counted work by hand, seconds by hand, and clocks against a known time."""
+"""Counted work and seconds against hand calculation, and clocks against a known time."""
 
 import time
 

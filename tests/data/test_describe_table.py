@@ -1,4 +1,4 @@
-"""A table that nothing is known of: what is found out, what the run's data section then says, and training on it."""
+"""A table without further settings: what is inferred, the resulting data section of the run, and training on it."""
 
 import csv
 import json

@@ -1,4 +1,4 @@
-"""A mixture: what it consists of, that a pass visits everything once, and that training on it is ordinary training."""
+"""A mixture: its contents, that an epoch visits everything once, and that training on it is ordinary training."""
 
 import csv
 import json

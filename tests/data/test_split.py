@@ -1,4 +1,4 @@
-"""Folds and draws: every row once, every label as even as whole rows allow."""
+"""Folds and draws: every row once, labels distributed as evenly as possible."""
 
 import random
 from collections import Counter

@@ -1,4 +1,4 @@
-"""Templates against promptsource itself, and the ways in which one can fail."""
+"""Templates against promptsource itself, and errors of templates."""
 
 import random
 import subprocess

@@ -1,4 +1,4 @@
-"""Made rows whose probabilities are right, so that what is promised of them can be counted."""
+"""Generated rows with calibrated probabilities, so that promises can be tested by counting."""
 
 from collections.abc import Callable
 

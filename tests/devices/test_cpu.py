@@ -1,4 +1,4 @@
-"""Threads for the cores that are free, and memory that is kept."""
+"""Threads for the free cores, and retention of freed memory."""
 
 import subprocess
 import sys

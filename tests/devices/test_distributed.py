@@ -1,4 +1,4 @@
-"""Several devices, one process each: what they are dealt, what they add up, and who they are; without starting any."""
+"""Several devices, one process each: distribution of work, sums and ranks; without starting processes."""
 
 from dataclasses import replace
 from datetime import timedelta
@@ -276,7 +276,7 @@ OFFICIAL_MEAN = {"loss_mean": "micro_batch"}
         ({"batch_size": 3}, 4, r"batch_size=3 examples cannot be shared by 4 devices"),
         (OFFICIAL_MEAN, 2, r"1 cannot be shared by 2 devices: set micro_batch_size=4 or less"),
         ({**OFFICIAL_MEAN, "micro_batch_size": 4}, 3, r"2 cannot be shared by 3 devices: set micro_batch_size=2"),
-        ({"strategy": "fsdp", "memory_gb": 2}, 2, r"memory_gb=2 halves the work .* with trainer=fsdp all go"),
+        ({"strategy": "fsdp", "memory_gb": 2}, 2, r"memory_gb=2 lets each device halve .* with trainer=fsdp all run"),
     ],
 )
 def test_what_devices_cannot_share(changed: dict[str, Any], number: int, message: str) -> None:

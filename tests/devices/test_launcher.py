@@ -1,4 +1,4 @@
-"""Runs of several processes on the CPU (gloo), against runs of one; and what becomes of a run when one of them dies."""
+"""Runs of several processes on the CPU (gloo) against runs of one; and the end of a run when one of them dies."""
 
 import json
 import os
@@ -164,7 +164,7 @@ def test_a_dying_process_ends_the_run_which_continues_on_any_number(
         time.sleep(0.05)
     assert process.returncode == (-9 if who == "first" else 1)
     if who == "other":
-        assert "Process 1 (the first is 0) ended (signal 9), and with it the run, which is not finished" in said
+        assert "Process 1 (the first is 0) ended (signal 9), so the run is not finished" in said
         assert "Traceback" not in said
     assert not is_finished(folder)
     assert list((folder / "checkpoint").glob("step=*.ckpt"))
@@ -200,7 +200,7 @@ def test_an_error_of_another_process_is_said_and_ends_the_run(broken: str, tmp_p
     said = process.communicate(timeout=120)[1]
     assert process.returncode == 1
     assert "Process 1: The second device has had enough." in said
-    assert "Process 1 (the first is 0) ended (exit code 1; what it said stands above)" in said
+    assert "Process 1 (the first is 0) ended (exit code 1; its output is above)" in said
     assert "Traceback" not in said
     assert not is_finished(tmp_path / "run")
 
@@ -263,4 +263,4 @@ def test_deepspeed_moves_the_same_numbers_with_adamw_and_says_that_adafactors_ar
         parts = ("trainer.devices=2", "trainer.strategy=deepspeed_3", f"optimizer={optimizer}")
         together, said = trained(f"{optimizer} together", *parts)
         assert least <= difference(alone, together) < most
-        assert ("so its numbers are not those of the recipe" in said) == (optimizer == "adafactor")
+        assert ("so its results differ from the recipe's" in said) == (optimizer == "adafactor")

@@ -1,4 +1,4 @@
-"""README and docs: every command has settings that there are, what is marked runs, links lead somewhere."""
+"""README and docs: all settings in commands exist, marked blocks run, links are valid."""
 
 import importlib.util
 import json

@@ -1,4 +1,4 @@
-"""`tfew doctor`: what it says of this machine, against what the system says; and that it tells no secrets."""
+"""`tfew doctor`: its report on this machine against the system's values; and that it reveals no secrets."""
 
 import os
 from pathlib import Path

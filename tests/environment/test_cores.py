@@ -1,4 +1,4 @@
-"""Cores that this process may use, and those that nobody else uses."""
+"""Cores that this process may use, and those that are free."""
 
 import os
 import subprocess

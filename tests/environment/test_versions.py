@@ -1,4 +1,4 @@
-"""Libraries of versions that cannot work, and missing ones: told by name, before anything is loaded."""
+"""Libraries in unsupported versions, and missing ones: reported by name, before anything is loaded."""
 
 import os
 import subprocess

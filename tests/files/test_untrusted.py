@@ -1,4 +1,4 @@
-"""JSON and YAML of strangers: data, or ValueError."""
+"""JSON and YAML from untrusted sources: data, or ValueError."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""`make test_gpu`: what only a GPU can show. Without one, what a CPU can do as well runs there; the rest is skipped.
+"""`make test_gpu`: tests for a GPU. Without one, those that a CPU can run as well run there; the rest is skipped.
 
 Shapes are those of T5-small and SmolLM2-135M with random weights, so that nothing is downloaded.
 """

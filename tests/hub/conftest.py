@@ -1,4 +1,4 @@
-"""A stand-in for the Hub, and this process turned to it: its endpoint, an empty cache, and no offline mode."""
+"""A stand-in for the Hub, and fixtures that make this process use it: endpoint, empty cache, no offline mode."""
 
 import os
 from collections.abc import Callable, Iterator

@@ -1,4 +1,4 @@
-"""A Hub on this machine: as much of its protocol as huggingface_hub and datasets ask for, and faults on order.
+"""A local Hub: as much of its protocol as huggingface_hub and datasets use, with faults on request.
 
 Repositories are commits in memory. Files of weights go through LFS: their content comes from another host name, as on
 the real Hub. `requests` holds what was asked, in order.

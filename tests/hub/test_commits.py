@@ -1,4 +1,4 @@
-"""Which commit a run used, and that its adapter goes with that one: a moved branch, another model of the same shape."""
+"""The commit that a run used, and that its adapter requires it: a moved branch, another model of the same shape."""
 
 import json
 import logging
@@ -78,7 +78,7 @@ def test_a_moved_main(hub: StandIn, trained: RunRecord) -> None:
     assert predictions(again.folder) == predictions(record.folder)
     with pytest.raises(UserError, match=rf"another model: {first} and not {repository.head}: .* base=any"):
         evaluated(record, f"model.revision={repository.head}")
-    with pytest.raises(UserError, match=r"holds this run of other files of the Hub \(model.commit: .* overwrite=true"):
+    with pytest.raises(UserError, match=r"holds this run with other files of the Hub \(model.commit: .* overwrite="):
         evaluated(record, "model.revision=main", f"runs={again.folder.parent}")
     with pytest.raises(UserError, match=rf"another model: {first} and not {repository.head}: .* base=any"):
         evaluated(record, "model.revision=main")

@@ -1,4 +1,4 @@
-"""Data sets of a Hub: configurations, splits, commits, and what is said where one cannot be loaded."""
+"""Data sets on a Hub: configurations, splits, commits, and messages if one cannot be loaded."""
 
 from typing import Any
 

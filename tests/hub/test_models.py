@@ -1,4 +1,4 @@
-"""Models of a Hub: every form of weights, what is asked for and how often, and what is said where it fails."""
+"""Models on a Hub: every format of weights, the requests that are made, and messages if it fails."""
 
 import errno
 import logging

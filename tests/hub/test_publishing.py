@@ -1,4 +1,4 @@
-"""An adapter goes to the Hub and comes back: which files, who may see them, the same predictions by tfew and peft."""
+"""Upload and download of an adapter: its files, their visibility, and the same predictions by tfew and peft."""
 
 import json
 import logging
@@ -233,7 +233,7 @@ def test_only_the_files_of_an_adapter_come_down(run: RunRecord, publish: Any, hu
 
 def test_who_may_see_it(run: RunRecord, publish: Any, hub: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
     hub.add("models", "me/vectors", {})
-    with pytest.raises(UserError, match=r"repo=me/vectors is there, and public: private=false uploads to it"):
+    with pytest.raises(UserError, match=r"repo=me/vectors exists and is public: private=false uploads to it"):
         publish(run.folder)
     assert uploaded(hub) == {}
     publish(run.folder, "private=false")

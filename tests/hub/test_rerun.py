@@ -1,4 +1,4 @@
-"""A run is made again from its record: of the commits that it used, whatever branches point to now."""
+"""Repeating a run from its record: with the commits that it used, whatever branches point to now."""
 
 import logging
 import shutil
@@ -64,7 +64,7 @@ def test_a_run_of_an_earlier_version_keeps_its_name() -> None:
 
 
 def test_what_cannot_be_made_again(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"steps= would make another run than rerun=.*; with it go only: rerun, runs, "):
+    with pytest.raises(UserError, match=r"steps= would make another run than rerun=.*; allowed with it are: rerun, "):
         again(f"rerun={FROZEN}", "steps=4")
     with pytest.raises(UserError, match=r"is no folder of a run"):
         again(f"rerun={tmp_path}")

@@ -1,7 +1,7 @@
-"""Repositories in Xet storage, with hf_xet installed: where that cannot be loaded, their files come over HTTP.
+"""Repositories in Xet storage, with hf_xet installed: fallback to HTTP if that storage fails.
 
 The stand-in has no such storage: it announces one, as the Hub does, at an address where nothing, or something else,
-answers. hf_xet starts threads of its own, so whatever gets as far as that runs in a process of its own.
+answers. hf_xet starts its own threads, so tests that reach it run in separate processes.
 """
 
 import logging

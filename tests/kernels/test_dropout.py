@@ -1,4 +1,4 @@
-"""Dropout on a CPU against its definition, and where it takes torch's place."""
+"""Dropout on a CPU against its definition, and where it replaces torch's."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Thresholds against a search through all of them, and that nobody chooses by its own row."""
+"""Thresholds against exhaustive search, and that no row's threshold is chosen on that row."""
 
 import numpy as np
 import pytest

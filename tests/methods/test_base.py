@@ -1,4 +1,4 @@
-"""One behavioural suite over every file of configs/method: what each must do, whatever it is."""
+"""One behavioural suite over every file of configs/method: requirements on every method."""
 
 import copy
 from collections.abc import Callable, Iterator
@@ -229,7 +229,7 @@ def test_lora_scaling_is_a_rank_one_pattern_on_the_weight() -> None:
         (["method=ia3", "method.targets={queries: [q]}"], r"method.targets= takes outputs and inputs, not queries"),
         (["method=ia3", "method.targets={}"], r"method.targets={} names no layer"),
         (["method=ia3", "method.targets={inputs: []}"], r"method.targets.inputs= names no layer"),
-        (["method=ia3", "method.targets={inputs: wo}"], r"method.targets=.* is of another kind"),
+        (["method=ia3", "method.targets={inputs: wo}"], r"method.targets=.* has the wrong type"),
         (["method=lora", "method.targets=[]"], r"method.targets= names no layer"),
         (["method=ia3", "method.targets={inputs: [qq]}"], r"is named qq \(method.targets.inputs=\)"),
         (["method=adapter", "method.places=[Dense]"], r"method.places"),
@@ -238,8 +238,8 @@ def test_lora_scaling_is_a_rank_one_pattern_on_the_weight() -> None:
         (["method=prompt_10", "method.length=0"], r"method.length=0 is not a whole number of at least 1"),
         (["method=said_20k", "method.seed=-1"], r"method.seed=-1 is not a whole number of at least 0"),
         (["method=lora", "method.layer_norms=2"], r"method.layer_norms=2 is not true or false"),
-        (["method=lora", "+method.alpha=3"], r"has or lacks alpha; LoRA takes rank, init_scale, layer_norms, targets"),
-        (["method=compacter"], r"method.reduction=16 is the largest that does"),
+        (["method=lora", "+method.alpha=3"], r"missing keys of method.: alpha; LoRA takes rank, init_scale"),
+        (["method=compacter"], r"method.reduction=16 is the largest that works"),
     ],
 )
 def test_what_cannot_work_is_refused_by_its_knob(
@@ -287,7 +287,7 @@ def test_a_continued_run_recalls_its_calibration(
 def test_costs_of_a_shape_that_some_methods_cannot_take(capsys: pytest.CaptureFixture[str]) -> None:
     rows = cost(compose("model=tiny", "methods=all", config_name="cost"))
     assert {row["method"] for row in rows if "cannot" in row} == {"compacter", "compacter_pp"}
-    assert "Compacter divides the model's width 64" in capsys.readouterr().out
+    assert "Compacter needs the model's width 64" in capsys.readouterr().out
     with pytest.raises(UserError, match="methods=all counts every file of configs/method as it is"):
         cost(compose("model=tiny", "methods=all", "method=lora", config_name="cost"))
 

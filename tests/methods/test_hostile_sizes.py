@@ -1,4 +1,4 @@
-"""A saved adapter whose settings or tensors have other sizes: every method refuses it before it takes memory."""
+"""A saved adapter with settings or tensors of wrong sizes: every method rejects it before allocating memory."""
 
 import json
 from pathlib import Path

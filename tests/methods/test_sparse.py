@@ -1,4 +1,4 @@
-"""FISH mask and intrinsic SAID against explicit loops and matrices, and what both promise of a training run."""
+"""FISH mask and intrinsic SAID against explicit loops and matrices, and their guarantees in a training run."""
 
 import copy
 import inspect
@@ -195,7 +195,7 @@ def test_fish_keeps_the_entries_of_a_restored_adapter() -> None:
 
 
 def test_fish_refusals() -> None:
-    with pytest.raises(UserError, match=r"optimizer.weight_decay=0.01 would move"):
+    with pytest.raises(UserError, match=r"optimizer.weight_decay=0.01 would change"):
         fish().check_optimizer({"lr": 1, "weight_decay": 0.01})
     fish().check_optimizer({"weight_decay": 0.0})
     with pytest.raises(UserError, match=r"method.keep=2"):
@@ -364,7 +364,7 @@ def test_said_is_exact_under_autocast_and_trains_after_scoring() -> None:
 def test_said_refusals() -> None:
     with pytest.raises(UserError, match=r"method.dimensions=67 leaves nothing .* has 66 parameters"):
         attach(SAID(dimensions=67, seed=0), tiny_t5())
-    with pytest.raises(UserError, match=r"method=said moves vectors and matrices; Conv1d has weight \[2, 3, 1\]"):
+    with pytest.raises(UserError, match=r"method=said updates vectors and matrices; Conv1d has weight \[2, 3, 1\]"):
         attach(SAID(dimensions=67, seed=0), nn.Conv1d(3, 2, 1))
     method, model = said(), tiny_t5()
     attach(method, model)

@@ -1,4 +1,4 @@
-"""Rows of many tasks in one batch against one task at a time: in every kind of layer, with both engines."""
+"""Rows of many tasks in one batch compared with one task at a time: in every kind of layer, with both engines."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -211,7 +211,7 @@ def test_a_thousand_tasks_fit() -> None:
 
 def test_a_batch_must_say_whose_its_rows_are() -> None:
     model = holding_all(tiny_t5)
-    with pytest.raises(RuntimeError, match="does not say whose it is"):
+    with pytest.raises(RuntimeError, match="has no task_id"):
         token_logprob(model, ragged_batch())
     without_tasks(model)
     assert scored(model, ragged_batch(), "fast").equal(scored(tiny_t5(), ragged_batch(), "fast"))

@@ -1,4 +1,4 @@
-"""Figures 2 and 3 and the spread of in-context learning: the points are the tables', and pictures come of them."""
+"""Figures 2 and 3 and the spread of in-context learning: points equal the tables' values, and drawing works."""
 
 import csv
 import json

@@ -1,4 +1,4 @@
-"""`report.html`: whole and harmless whatever the runs are called, the same numbers as the files it is made of."""
+"""`report.html`: complete and safe whatever the runs' names, with the same numbers as its source files."""
 
 import json
 import re

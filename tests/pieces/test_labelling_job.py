@@ -1,4 +1,4 @@
-"""Rows labelled in pieces: what one process writes, however many files and workers; killed, it goes on."""
+"""Rows labelled in pieces: the output of one process, for any number of files and workers; resuming after kills."""
 
 import csv
 import io

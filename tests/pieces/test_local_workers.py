@@ -1,4 +1,4 @@
-"""Processes of this machine, one a device: what one process writes, also when some of them are killed."""
+"""Local processes, one per device: the output of a single process, also if some of them are killed."""
 
 import logging
 import multiprocessing

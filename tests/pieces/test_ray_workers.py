@@ -1,4 +1,4 @@
-"""Actors of a Ray cluster of this machine: what one process writes, also when some of them are killed."""
+"""Actors of a local Ray cluster: the output of a single process, also if some of them are killed."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""What the check of placement is worth: it fails without a family's rules, and with the placement of before 0.3."""
+"""The check of placement can fail: it does without a family's rules, and with the placement before 0.3."""
 
 from collections.abc import Callable
 from typing import Any
@@ -92,7 +92,7 @@ def test_where_placement_was_right_it_is_what_it_was(name: str) -> None:
 @pytest.mark.parametrize("name", sorted(HYBRID))
 def test_a_layer_without_its_share_is_an_error_that_names_the_option(name: str) -> None:
     model = tiny(name)
-    with pytest.raises(UserError, match=r"not all have their share: (no|not known).* method.partial=true accepts that"):
+    with pytest.raises(UserError, match=r"have no place for the method: (no|not known).* method.partial=true accepts"):
         IA3().places(model)
     with pytest.raises(UserError, match=r"method.partial=true"):
         LoRA(2, 0.1, layer_norms=False).choice.names(model)

@@ -1,4 +1,4 @@
-"""An adapter that a stranger has sent: reading it ends, and takes no more memory than its file has weights."""
+"""An untrusted adapter: reading it ends, and takes no more memory than the weights in its file."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""`tfew predict ... suggest=N`: what is named, what the file looks like, and that a kill changes nothing."""
+"""`tfew predict ... suggest=N`: the suggested rows, the file's format, and that a kill changes nothing."""
 
 import csv
 import io

@@ -1,4 +1,4 @@
-"""Baselines against scikit-learn on the same rows, intervals against a known truth, and what a run says of them."""
+"""Baselines against scikit-learn on the same rows, intervals against a known truth, and their report by a run."""
 
 import csv
 import json

@@ -1,4 +1,4 @@
-"""In-context learning and what is scored, against one slow forward pass a choice; contexts that are kept, and cut."""
+"""In-context learning against one slow forward pass per choice; contexts that are cached, and truncated."""
 
 import json
 import math

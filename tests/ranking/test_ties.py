@@ -1,4 +1,4 @@
-"""Choices that are the same tokens: whatever is guessed among them is no right answer, under no norm."""
+"""Choices with the same tokens: no prediction among them counts as right, under any norm."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The choice among settings, and what it makes of the best one's number, against brute force and known truths."""
+"""The selection of a setting, and its effect on the best one's accuracy, against brute force and known truths."""
 
 import math
 from collections.abc import Sequence

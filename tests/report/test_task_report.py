@@ -1,4 +1,4 @@
-"""The page of one run: the numbers of its files, harmless whatever stands in rows and labels, and never in the way."""
+"""The page of one run: the numbers of its files, safe for any texts in rows and labels, and no failure of a run."""
 
 import ast
 import json

@@ -1,4 +1,4 @@
-"""A finished run of `python -m tfew.train +experiment=demo`, made once and kept: old runs stay usable for good."""
+"""A finished run of `python -m tfew.train +experiment=demo`, made once and stored: old runs stay usable."""
 
 import json
 import shutil

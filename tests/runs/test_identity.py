@@ -1,4 +1,4 @@
-"""The names of runs, which are pinned: a run that was made stays found, whatever settings come later."""
+"""The names of runs, which are pinned: an existing run is still found when settings are added later."""
 
 from pathlib import Path
 from typing import Any

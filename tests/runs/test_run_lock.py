@@ -1,4 +1,4 @@
-"""A run folder that another process works on: who comes second is told, and a killed owner blocks nobody."""
+"""A run folder that another process uses: the second process gets an error, and a killed owner blocks nobody."""
 
 import os
 import re

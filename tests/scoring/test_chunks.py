@@ -1,4 +1,4 @@
-"""Examples of like length together: which, and that it changes no number."""
+"""Grouping of examples by length: the groups, and that results do not change."""
 
 from dataclasses import replace
 from itertools import pairwise

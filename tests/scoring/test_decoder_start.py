@@ -1,4 +1,4 @@
-"""What a decoder begins with, against transformers' own shift of labels, and scores that follow from it."""
+"""The decoder's start token, against transformers' own shift of labels, and the resulting scores."""
 
 from collections.abc import Callable
 from typing import Any

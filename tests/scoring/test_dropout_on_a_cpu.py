@@ -1,4 +1,4 @@
-"""T5 in training on a CPU: attention by rows of like length instead of torch's."""
+"""T5 in training on a CPU: attention over rows grouped by length instead of torch's."""
 
 import pytest
 import torch

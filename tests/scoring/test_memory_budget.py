@@ -1,4 +1,4 @@
-"""Budgets of memory: what is cut into pieces gives what the whole gives, and pieces are as small as they must be."""
+"""Memory budgets: split batches give the same results as whole ones, and parts are as small as necessary."""
 
 import gc
 import logging

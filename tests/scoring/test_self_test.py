@@ -1,4 +1,4 @@
-"""Which way is taken, and that a wrong one is found out: windows, heads that do more than multiply, start tokens."""
+"""The choice of engine, and detection of wrong ones: windows, heads that are more than a matrix, start tokens."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""The benchmark's arithmetic, texts and report; its times are nobody's business here."""
+"""The benchmark's arithmetic, texts and report; times are not tested."""
 
 import json
 import subprocess

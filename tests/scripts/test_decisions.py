@@ -1,4 +1,4 @@
-"""The page about decisions, of made records: what is kept, in which order, and that its numbers are right."""
+"""The page about decisions from generated records: contents, order, and correct numbers."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The Python of an environment: named, the one that made it, or the first that is new enough; else one sentence."""
+"""The Python of an environment: the named one, its creator, or the first that is new enough; else an error."""
 
 import os
 import subprocess

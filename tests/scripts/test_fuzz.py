@@ -1,4 +1,4 @@
-"""The readers that `scripts/drills/fuzz.py` tries, on what is whole and on all that fuzzing has found (tests/seeds)."""
+"""The readers of `scripts/drills/fuzz.py`, on valid files and on all inputs found by fuzzing (tests/seeds)."""
 
 import os
 import pickle

@@ -1,4 +1,4 @@
-"""The scripts that show what is said of the Hub: the screen of a terminal, and a table made in parts."""
+"""The scripts that show messages about the Hub: a terminal's screen, and a table made in parts."""
 
 from pathlib import Path
 from xml.etree import ElementTree

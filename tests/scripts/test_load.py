@@ -1,4 +1,4 @@
-"""The drills of the service tell answers that are wrong, refused or missing from right ones."""
+"""The drills of the service distinguish wrong, refused or missing answers from right ones."""
 
 import re
 import threading

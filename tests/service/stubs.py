@@ -1,4 +1,4 @@
-"""Predictors that are none: what waits, gives up and takes turns does not need a model."""
+"""Stub predictors: tests of waiting, cancelling and taking turns need no model."""
 
 import threading
 from collections.abc import Mapping

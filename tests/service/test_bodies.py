@@ -1,4 +1,4 @@
-"""Bodies that are no request: each kind, made by rule, gets a 4xx that says why, and the service goes on."""
+"""Invalid request bodies: each generated kind gets a 4xx with the reason, and the service continues."""
 
 import copy
 import json

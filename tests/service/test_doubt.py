@@ -1,4 +1,4 @@
-"""Rows that the service is not sure of: thresholds of a task, of a request and of a row; sets; what /tasks says."""
+"""Rows that the service is unsure of: thresholds of a task, of a request and of a row; sets; the answer of /tasks."""
 
 import csv
 import io

@@ -1,4 +1,4 @@
-"""Lines that strangers can cause are few, and those left out are counted."""
+"""Log lines that clients can cause are limited, and omitted ones are counted."""
 
 import logging
 

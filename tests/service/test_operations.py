@@ -1,4 +1,4 @@
-"""What happens when a client goes away, a worker is stuck, a table is too long, an adapter is none."""
+"""Behaviour when a client disconnects, a worker hangs, a table is too long, or an adapter is invalid."""
 
 import asyncio
 import csv

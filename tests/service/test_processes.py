@@ -1,4 +1,4 @@
-"""Several processes behind one port; the workers here serve nothing but their number and process."""
+"""Several processes behind one port; the workers here only return their number and process."""
 
 import os
 import signal

@@ -1,4 +1,4 @@
-"""Turns of clients, rows that are given up, and what tells a stuck worker."""
+"""Turns of clients, cancelled rows, and detection of a stuck worker."""
 
 import asyncio
 from typing import Any

@@ -1,4 +1,4 @@
-"""Tasks that one process adds, replaces or removes are those of all, before its answer is given."""
+"""Tasks that one process adds, replaces or removes are changed in all processes before it answers."""
 
 import asyncio
 import os

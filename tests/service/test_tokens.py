@@ -1,4 +1,4 @@
-"""Who may do what, and what nobody learns who has no token."""
+"""Permissions of tokens, and that clients without a token learn nothing."""
 
 import hmac
 import logging

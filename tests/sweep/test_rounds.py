@@ -178,7 +178,7 @@ def test_a_process_that_dies_costs_another_round_and_one_that_keeps_dying_is_giv
     assert tries == [0, *[1] * rounds.MAX_DEATHS, 2, 2, 3]
     out = capsys.readouterr().out
     assert f"Sweep of 4 runs in {tmp_path}/: 3 made, 0 finished before, 1 failed, in 0:00:0" in out
-    assert "FAILED: few_shot_seed=1: killed 3 times, or a process beside it was: for want of memory?\n" in out
+    assert "FAILED: few_shot_seed=1: killed 3 times, or a process beside it was: out of memory?\n" in out
     assert "1 runs failed. The same command continues: finished runs are skipped." in out
 
 

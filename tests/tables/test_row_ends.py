@@ -1,4 +1,4 @@
-"""Where rows end is what reading them says, on files of all kinds and of every badness."""
+"""Row ends agree with the reader's, on files of all kinds, including every kind of error."""
 
 import gzip
 import random

@@ -1,4 +1,4 @@
-"""Rows read one after another: every format, every kind of bad row, and going on from any place."""
+"""Streaming of rows: every format, every kind of bad row, and resuming from any place."""
 
 import csv
 import io

@@ -1,4 +1,4 @@
-"""Tables as people have them: every form that is read, and every fault said in a sentence with its place."""
+"""Users' tables: every supported form, and every error reported in a sentence with its place."""
 
 import csv
 import datetime

@@ -1,4 +1,4 @@
-"""Where a text ends and what follows it begins, in tokens of the whole."""
+"""The boundary between a text and its continuation, in the tokens of both together."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Which fold each row is in: rows that are the same are never on both sides."""
+"""Assignment of rows to folds: identical rows are never on both sides."""
 
 import random
 

@@ -1,6 +1,6 @@
-"""A run that is killed (SIGKILL) at any moment continues to the same vectors, bit for bit, and is never finished.
+"""A run that is killed (SIGKILL) at any moment resumes to the same vectors, bit for bit, and never counts as finished.
 
-What it is compared with is made by a process that shares nothing with the killed ones, not even the order of sets.
+The reference is made by a process that shares nothing with the killed ones, not even the order of sets.
 """
 
 import os

@@ -1,6 +1,6 @@
-"""What is wrong with a task, or doubtful, before anything is trained.
+"""Checks a task for errors and doubtful data before training.
 
-* task_check: all that is looked at
-* finding: one of its lines, with the remedy
-* near_labels: labels that say nearly the same words
+* task_check: all checks
+* finding: one result of a check, with the remedy
+* near_labels: labels with nearly the same words
 """

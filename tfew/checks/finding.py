@@ -1,4 +1,4 @@
-"""One thing that is wrong with a task, or doubtful, and how findings are told."""
+"""A finding, that is an error or a doubt about a task, and the report of findings."""
 
 import logging
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Finding:
-    """`is_error`: training would be for nothing."""
+    """`is_error`: training would be useless."""
 
     is_error: bool
     what: str
@@ -22,7 +22,7 @@ class Finding:
 
 
 def report(findings: Sequence[Finding]) -> Sequence[Finding]:
-    """Says what was found, and returns it; raises UserError, with the first of them, where that is an error."""
+    """Logs the findings and returns them; raises UserError with the first one if that is an error."""
     errors = [finding for finding in findings if finding.is_error]
     listed = [finding for finding in findings if finding not in errors[:1]]
     if listed:

@@ -1,6 +1,6 @@
-"""Labels that say the same words but for their order, an ending of the plural, upper case or punctuation.
+"""Labels whose words differ only in order, plural endings, case or punctuation.
 
-To a model they are nearly one label, and often they are one to people, too.
+To a model they are nearly one label, and often to people, too.
 """
 
 import re
@@ -12,7 +12,7 @@ ENDINGS = (("ies", "y"), ("ches", "ch"), ("shes", "sh"), ("sses", "ss"), ("xes",
 
 
 def near_identical(words: Sequence[str]) -> list[list[int]]:
-    """Groups of places of such texts, in order; texts without any letter or number are none."""
+    """Groups of indices of such texts, in order; texts without any letter or digit are ignored."""
     groups: dict[tuple[str, ...], list[int]] = defaultdict(list)
     for place, text in enumerate(words):
         if key := _key(text):

@@ -1,6 +1,6 @@
-"""What is wrong with a task, or doubtful, before anything is trained: a short list, each line with its remedy.
+"""Checks a task before training: a short list of errors and doubts, each with its remedy.
 
-The same for preview, training and the Python API. It reads prompts as the model will: tokenised and cut.
+Used by preview, training and the Python API. It reads prompts as the model will: tokenised and truncated.
 """
 
 import logging
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-MOST_ROWS = 2000  # whose texts are tokenised
-UNKNOWN, UNREADABLE = 0.02, 0.5  # share of unknown characters that is worth a word; that makes a text unreadable
+MOST_ROWS = 2000  # number of rows whose texts are tokenised
+UNKNOWN, UNREADABLE = 0.02, 0.5  # share of unknown characters for a warning; for an error
 FEW_ROWS = 5  # of a label
 ROUNDED_TO = 64  # tokens
 
@@ -35,7 +35,7 @@ ROUNDED_TO = 64  # tokens
 def check_task(
     task: Task, prompt_tokenizer: "PromptTokenizer", folds: int | None = None, labels_are_named: bool = False
 ) -> list[Finding]:
-    """Errors first. `labels_are_named`: the user has listed all labels, so those that are alike are meant to be."""
+    """Errors first. `labels_are_named`: the user has listed all labels, so similar ones are intended."""
     prompts = [row[0] for row in task.prompts[:MOST_ROWS]]
     found = [
         *_labels(task, labels_are_named),
@@ -56,7 +56,7 @@ def _named(names: Sequence[str]) -> str:
 
 
 def _rows_by_label(task: Task) -> Counter[str]:
-    """Also of labels without rows; nothing where each row has choices of its own."""
+    """Row counts, also of labels without rows; empty if each row has its own choices."""
     names = task.classes or ()
     counts = Counter[str](dict.fromkeys(names, 0))
     counts.update(names[example.label] for example in task.examples if names and example.label is not None)
@@ -65,12 +65,12 @@ def _rows_by_label(task: Task) -> Counter[str]:
 
 
 def _spelt(name: str) -> str:
-    """In quotation marks; with escapes where another name may look the same."""
+    """The name in quotation marks; with escapes if another name may look the same."""
     return repr(name) if name == unicodedata.normalize("NFKC", name) else ascii(name)
 
 
 def _labels(task: Task, labels_are_named: bool) -> Iterator[Finding]:
-    """Names that look like several spellings of one, or like none."""
+    """Names that look like spellings of one label, or like a missing label."""
     counts = _rows_by_label(task)
     groups = [] if labels_are_named else alike_labels(task.classes or ())
     if groups:
@@ -91,7 +91,7 @@ def _labels(task: Task, labels_are_named: bool) -> Iterator[Finding]:
 
 
 def _same_labels(task: Task, prompt_tokenizer: "PromptTokenizer", labels_are_named: bool) -> Iterator[Finding]:
-    """Labels that all rows share, and that are the same tokens."""
+    """Labels (shared by all rows) that have the same tokens."""
     if task.classes is None:
         return
     # of labels that a row may have several of, every second choice says yes to one
@@ -125,7 +125,7 @@ def _why_same(words: Sequence[str], prompt_tokenizer: "PromptTokenizer") -> str:
 
 
 def _same_choices(task: Task, prompt_tokenizer: "PromptTokenizer") -> Iterator[Finding]:
-    """Rows with choices of their own, two of which are the same tokens."""
+    """Rows with their own choices, two of which have the same tokens."""
     if task.classes is not None:
         return
     same = same_choices(prompt_tokenizer, (row[0].choices for row in task.prompts))
@@ -143,7 +143,7 @@ def _same_choices(task: Task, prompt_tokenizer: "PromptTokenizer") -> Iterator[F
 
 
 def _near_labels(task: Task) -> Iterator[Finding]:
-    """Labels that say the same words, and are not `_labels`' spellings of one."""
+    """Labels with the same words that `_labels` does not report as spellings of one."""
     if task.classes is None or not task.prompts or len(words := task.prompts[0][0].choices) != len(task.classes):
         return
     names, spellings, counts = task.classes, [set(group) for group in alike_labels(task.classes)], _rows_by_label(task)
@@ -219,13 +219,13 @@ def _duplicates(task: Task, folds: int | None) -> Iterator[Finding]:
     if torn := [group + 1 for group, found in answers.items() if len(found) > 1]:
         yield Finding(
             False,
-            f"what {rows_named(torn)} say{'s' * (len(torn) == 1)} stands elsewhere with another label",
+            f"the text of {rows_named(torn)} occurs elsewhere with another label",
             "decide on one of them",
         )
 
 
 def _counts(task: Task, folds: int | None) -> Iterator[Finding]:
-    """How many rows the labels have."""
+    """Findings on the number of rows per label."""
     if task.classes is None:
         return
     counts = _rows_by_label(task)
@@ -257,7 +257,7 @@ def _counts(task: Task, folds: int | None) -> Iterator[Finding]:
 
 
 def _given_away(task: Task) -> Iterator[Finding]:
-    """Texts that hold their label's words, and no other's, in nearly every row."""
+    """Texts that contain the words of their own label, and of no other, in nearly every row."""
     if task.classes is None or task.rows < 2 * FEW_ROWS:
         return
     telling = sum(_tells(row[0]) for row in task.prompts)
@@ -278,5 +278,5 @@ def _tells(prompt: Prompt) -> bool:
 
 
 def is_checked(dataset: Mapping[str, object], task: Task) -> bool:
-    """Whether the task is of rows that somebody has put together; published data sets are what they are."""
+    """Whether the task is a user's own table; published data sets are not checked."""
     return task.mixture is None and (dataset.get("table") is not None or task.classes is not None)

@@ -1,4 +1,4 @@
-"""The bill of one run before it is started: parameters, lengths, FLOPs, memory; with `measure=true` seconds, too."""
+"""The cost of one run before it is started: parameters, lengths, FLOPs, memory; with `measure=true` seconds, too."""
 
 import logging
 from collections.abc import Callable, Iterator, Mapping
@@ -32,9 +32,9 @@ def cost_report(
     assumed_tokens: int,
     load: Callable[[], Trainable] | None = None,
 ) -> dict[str, Any]:
-    """All numbers by name; where there are no data, of texts of `assumed_tokens` with all their choices.
+    """All numbers by name; without data, for texts of `assumed_tokens` tokens including all choices.
 
-    With `load`, real steps of the real model are measured, too. Raises UserError where that cannot fit the device.
+    With `load`, real steps of the real model are measured, too. Raises UserError if that cannot fit the device.
     """
     plan = make_plan(blueprint)
     memory = memory_of(plan.device)
@@ -91,14 +91,14 @@ def _counted(plan: Plan, batches: Mapping[str, Batch]) -> dict[str, Counted]:
     try:
         with _no_traceback():
             return dry_runs(plan, batches)
-    except Exception as error:  # a model may do what cannot be done without numbers; all else is known all the same
+    except Exception as error:  # a model may do what fake tensors cannot; the rest is known anyway
         log.info(f"Note: FLOPs and memory of a step cannot be counted on this model: {type(error).__name__}: {error}")
         return {}
 
 
 @contextmanager
 def _no_traceback() -> Iterator[None]:
-    """torch logs one wherever an operation cannot be done without numbers, which `_counted` says in a sentence."""
+    """Silences torch's traceback for operations that fail on fake tensors: `_counted` reports them in a sentence."""
     logger = logging.getLogger("torch._subclasses.fake_tensor")
     level = logger.level
     logger.setLevel(logging.CRITICAL)
@@ -119,7 +119,7 @@ def _sizes(batch: Batch) -> dict[str, int]:
 def _formula_flops(
     plan: Plan, batches: Mapping[str, Batch], mean_tokens: float, evaluation_tokens: float | None
 ) -> dict[str, float]:
-    """Of these batches, and of the whole run at its mean length; parameters are the bare model's, as in the paper."""
+    """FLOPs of these batches, and of the whole run at its mean length, for the bare model's size as in the paper."""
     run, encoder_decoder = plan.blueprint.training, bool(plan.model.config.is_encoder_decoder)  # type: ignore[union-attr]
     tokens = {
         what: sum(size for name, size in _sizes(batch).items() if name != "prompts") for what, batch in batches.items()
@@ -141,7 +141,7 @@ def _peaks(counted: Mapping[str, Counted]) -> dict[str, int]:
 
 
 def as_text(found: Mapping[str, Any]) -> str:
-    """The report as a person reads it; the counts of parameters are left to the table of methods."""
+    """The report as text; parameter counts are in the table of methods."""
     return "\n".join(
         [
             *_assumed_or_measured(found),

@@ -1,11 +1,11 @@
-"""A training step and a scoring pass without numbers: what they keep, hold and compute, from shapes alone.
+"""A dry run of a training step and a scoring pass: their memory and FLOPs, from shapes alone.
 
-torch's fake tensors have a shape, a type and a device, and no contents. They go through the very code that real ones
-go through, so which kernel attention takes, what autograd keeps, what the engine does only once is what it will be.
-Token ids are real, since the engine cuts by them. A model with numbers goes through the same functions and gives the
-same counts; that is what the tests compare.
+torch's fake tensors have a shape, a dtype and a device, but no data. They pass through the same code as real tensors,
+so attention's kernel, the tensors saved by autograd and the work that the engine shares are those of a real run.
+Token ids are real, since the engine's shapes depend on them. A real model passes through the same functions and gives
+the same counts, which the tests compare.
 
-Not seen: what a kernel takes for itself while it runs, and an allocator's rounding.
+Not counted: temporary memory inside kernels, and an allocator's rounding.
 """
 
 import gc
@@ -41,23 +41,23 @@ def _attention_backward(gradient: Any, query: Any, key: Any, value: Any, *_: Any
     return sdpa_backward_flop_count(gradient, query, key, value)
 
 
-# attention's kernel on a CPU, which torch's counter does not know; its operands are those of the kernels that it knows
+# attention's kernel on a CPU, which torch's counter does not support; its operands are those of the supported kernels
 CPU_ATTENTION = {
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention,
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
 }
 
 
-COPIES_INSIDE = (torch.ops.aten.logsumexp.default,)  # what holds a copy of its input while it runs
+COPIES_INSIDE = (torch.ops.aten.logsumexp.default,)  # operations that hold a copy of their input while they run
 
 
 @dataclass(frozen=True)
 class Counted:
-    """Of one optimiser step or scoring pass; bytes are beside the weights, those of the adapter among them.
+    """Counts of one optimiser step or scoring pass; bytes exclude all weights, including the adapter's.
 
-    `flops`: two a multiply-add, of matrix products and attention, by torch's own counter. `kept_bytes`: the most that
-    is kept for a backward pass, of one micro-batch. `gradient_bytes`, `optimizer_bytes`: what is there from step to
-    step. `peak_bytes`: the most that is there at a time, all of these included, and what waits to be collected.
+    `flops`: two per multiply-add, of matrix products and attention, by torch's own counter. `kept_bytes`: the most that
+    is saved for a backward pass, of one micro-batch. `gradient_bytes`, `optimizer_bytes`: what persists between steps.
+    `peak_bytes`: the peak, including all of these and garbage that is not yet collected.
     """
 
     flops: int
@@ -68,7 +68,7 @@ class Counted:
 
 
 def without_numbers(model: nn.Module, device: torch.device) -> nn.Module:
-    """The model, changed in place: each parameter and buffer as a fake tensor on this device; shared ones stay so."""
+    """Replaces each parameter and buffer, in place, by a fake tensor on this device; shared ones stay shared."""
     mode = FakeTensorMode(allow_non_fake_inputs=True)
     made: dict[int, Tensor] = {}
 
@@ -102,7 +102,7 @@ Watch = Callable[[], AbstractContextManager[Any]]
 
 
 def training_step(model: nn.Module, batch: Batch, optimizer: "OptimizerBytes", recipe: Recipe) -> Counted:
-    """What one step takes when it is not the first, so that the optimiser's state is there."""
+    """Counts of one step that is not the first, so that the optimiser's state exists."""
     flop_counter, held, kept = _flop_counter(), HeldBytes(_tensors(model, batch)), list[SavedBytes]()
 
     @contextmanager
@@ -132,7 +132,7 @@ def scoring_pass(model: nn.Module, batch: Batch, recipe: Recipe) -> Counted:
 
 
 def make_gradients(model: nn.Module, batch: Batch, recipe: Recipe, watch: Watch = nullcontext) -> None:
-    """All of an optimiser step but the optimiser; `watch` is around each forward pass."""
+    """An optimiser step without the optimiser's update; `watch` is the context of each forward pass."""
     model.train()
     model.zero_grad()
     total = counts(batch)
@@ -148,17 +148,17 @@ def make_gradients(model: nn.Module, batch: Batch, recipe: Recipe, watch: Watch 
 
 def score(model: nn.Module, batch: Batch, recipe: Recipe) -> None:
     model.eval()
-    # not inference mode, in which torch takes operations apart below autocast, where they lack its types
+    # not inference mode, in which torch decomposes operations below autocast, where they lack its dtypes
     with torch.no_grad(), _mixed(batch, recipe):
         token_logprob(model, batch, recipe.engine)
 
 
 @dataclass(frozen=True)
 class OptimizerBytes:
-    """What an optimiser keeps from step to step, and what comes and goes while it steps.
+    """The optimiser's persistent state, and its temporary memory during a step.
 
-    The second is that of the largest parameter: they are updated one after the other. (Not on a GPU by AdamW, which
-    there takes all at once, and as much again as is trained.)
+    The second is that of the largest parameter: they are updated one after the other. (Except for AdamW on a GPU, which
+    updates all at once, and needs as much again as is trained.)
     """
 
     state: int
@@ -166,7 +166,7 @@ class OptimizerBytes:
 
 
 def optimizer_bytes(parameters: Iterable[nn.Parameter], make_optimizer: MakeOptimizer) -> OptimizerBytes:
-    """Of two steps on fake parameters, one for each different shape."""
+    """Counted in two steps on fake parameters, one for each distinct shape."""
     kinds = Counter((parameter.shape, parameter.dtype, parameter.device) for parameter in parameters)
     state, passing = 0, [0]
     for (shape, dtype, device), count in kinds.items():
@@ -184,7 +184,7 @@ def optimizer_bytes(parameters: Iterable[nn.Parameter], make_optimizer: MakeOpti
 
 
 class HeldBytes(TorchDispatchMode):
-    """Counts what operations allocate and what of it is still there; `known` was there before."""
+    """Counts allocations of operations and what of them is still alive; `known` tensors existed before."""
 
     def __init__(self, known: Iterable[Tensor]) -> None:
         super().__init__()
@@ -213,8 +213,8 @@ class HeldBytes(TorchDispatchMode):
 
 @contextmanager
 def _collector_off() -> Iterator[None]:
-    """What torch's `checkpoint` recomputed hangs in cycles for a while: Python's collector, which runs when it likes,
-    would free it sooner in one count than in the next."""
+    """Disables Python's garbage collector: tensors recomputed by torch's `checkpoint` are in reference cycles, and the
+    collector would free them earlier in one count than in the next."""
     was_on = gc.isenabled()
     gc.disable()
     try:
@@ -226,8 +226,8 @@ def _collector_off() -> Iterator[None]:
 
 @contextmanager
 def _one_expert_for_all(model: nn.Module) -> Iterator[None]:
-    """Without numbers it does not matter whose matrix a row goes through, only that it is one expert's: torch's grouped
-    product of fake tensors knows 16 bits alone.
+    """Uses one expert's matrix for all rows of fake tensors, whose values do not matter: torch's grouped product of
+    fake tensors supports 16 bits only.
     """
     if not isinstance(next(model.parameters()), FakeTensor):
         yield

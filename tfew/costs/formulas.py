@@ -1,7 +1,8 @@
-"""What a run costs, by the paper's own reckoning (section 4.2): formulas in FLOPs, nothing measured here.
+"""The cost of a run in FLOPs by the paper's formulas (section 4.2); nothing is measured here.
 
-Kaplan et al.'s rule: a token costs 2N FLOPs to infer and 6N to train in a decoder-only model of N parameters. In an
-encoder-decoder each token passes one half of the model, so half of that. Quadratic attention cost is left out.
+Kaplan et al.'s rule: a token costs 2N FLOPs for inference and 6N for training in a decoder-only model of N parameters.
+In an encoder-decoder each token passes through one half of the model, so half of that. Quadratic attention cost is
+left out.
 """
 
 
@@ -10,12 +11,12 @@ def inference_flops(parameters: int, tokens: float, encoder_decoder: bool) -> fl
 
 
 def training_flops(parameters: int, tokens: float, encoder_decoder: bool) -> float:
-    """Three times the inference: the forward pass once, the backward pass twice."""
+    """Three times inference: the backward pass costs two forward passes."""
     return 3.0 * inference_flops(parameters, tokens, encoder_decoder)
 
 
 def in_context_tokens(shots: int, shot_tokens: float, query_tokens: float) -> float:
-    """Tokens that pass the model for one query: the shots with their right choices, the query with all its choices."""
+    """Tokens computed for one query: the shots with their right choices, and the query with all its choices."""
     return shots * shot_tokens + query_tokens
 
 

@@ -1,4 +1,4 @@
-"""How long the texts of a run are in tokens, and which of its batches are the longest."""
+"""The lengths of a run's texts in tokens, and its longest batches."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -8,8 +8,8 @@ from statistics import mean, median
 from tfew.data.tokenization import PromptTokenizer, TokenizedPrompt, collate
 from tfew.schema import Batch, Prompt
 
-MOST_ROWS = 1000  # of which lengths are measured; of more rows, so many at even distances
-CANDIDATES = 8  # times the batch size: the longest by characters, of which the longest by tokens are picked
+MOST_ROWS = 1000  # whose lengths are measured; of more rows, an evenly spaced sample of this size
+CANDIDATES = 8  # times the batch size: the longest by characters, from which the longest by tokens are selected
 
 
 @dataclass(frozen=True)
@@ -20,7 +20,7 @@ class Spread:
 
 @dataclass(frozen=True)
 class Lengths:
-    """Tokens of so many prompts of so many rows, as they pass the model: cut at max_tokens, end-of-text counted.
+    """Tokens of prompts as the model sees them: truncated at max_tokens, with end-of-text; numbers of prompts and rows.
 
     `query` is an input with all its choices, which is what ranking computes; `shot` an input with its right choice,
     which is an example's length in a context; None where no right choice is known.
@@ -34,7 +34,7 @@ class Lengths:
 
 
 def measure(prompts: Sequence[Sequence[Prompt]], prompt_tokenizer: PromptTokenizer) -> Lengths:
-    """Of each row every prompt."""
+    """Lengths of every prompt of each row."""
     step = max(1, len(prompts) / MOST_ROWS)
     rows = [prompts[int(number * step)] for number in range(min(len(prompts), MOST_ROWS))]
     encoded = prompt_tokenizer.tokenize([prompt for row in rows for prompt in row])
@@ -49,9 +49,9 @@ def measure(prompts: Sequence[Sequence[Prompt]], prompt_tokenizer: PromptTokeniz
 
 
 def longest_training_batch(prompts: Sequence[Sequence[Prompt]], prompt_tokenizer: PromptTokenizer, size: int) -> Batch:
-    """A step trains on different rows, each in one of its wordings: the longest wordings of the longest rows.
+    """The longest prompts of the longest rows: a step trains on different rows, each with one of its templates.
 
-    Where there are very many rows, those at even distances are looked at.
+    Of very many rows, an evenly spaced sample is used.
     """
     step = max(1, len(prompts) / MOST_ROWS)
     rows = [prompts[int(number * step)] for number in range(min(len(prompts), max(size, MOST_ROWS)))]
@@ -63,7 +63,7 @@ def longest_scoring_batch(prompts: Sequence[Prompt], prompt_tokenizer: PromptTok
 
 
 def assumed_batch(size: int, query_tokens: int, choices: int = 2, choice_tokens: int = 4) -> Batch:
-    """Where there are no data: texts of this length with all their choices, none of which shares a beginning."""
+    """Without data: texts of this length including all their choices, none of which share a prefix."""
     texts = [
         TokenizedPrompt(
             [2] * (query_tokens - choices * choice_tokens),

@@ -1,4 +1,4 @@
-"""Seconds and bytes of real steps on the real model: what `measure=true` adds to the forecast."""
+"""Seconds and bytes of real steps on the real model, which `measure=true` adds to the forecast."""
 
 import statistics
 import time
@@ -21,10 +21,10 @@ ROUNDS = 3  # of which the median is taken, after one that is not counted
 
 @dataclass(frozen=True)
 class Measured:
-    """Of a "training" step and a "scoring" pass; `peak_bytes` is beside the weights.
+    """Measurements of a "training" step and a "scoring" pass; `peak_bytes` excludes the weights.
 
-    On a GPU the peak is what torch's allocator gave out at most; on a CPU, where nothing counts that, what operations
-    asked for. `adapter_file_bytes` is None where what is saved is only known after a calibration.
+    On a GPU the peak is that of torch's allocator; on a CPU, which does not count it, that of operations' allocations.
+    `adapter_file_bytes` is None if the saved size is only known after a calibration.
     """
 
     seconds: dict[str, float]
@@ -54,7 +54,7 @@ def measure_run(plan: Plan, loaded: Trainable, batches: Mapping[str, Batch]) -> 
     seconds, peaks = {}, {}
     before = _allocated(plan.device)
     _peak_allocated(plan.device)
-    for what in sorted(batches):  # scoring first: a training step leaves the optimiser's state behind
+    for what in sorted(batches):  # scoring first: a training step leaves the optimiser's state
         seconds[what] = _median_seconds(calls[what], plan.device)
         peaks[what] = _peak_allocated(plan.device) - before
     optimizer.zero_grad()
@@ -80,7 +80,7 @@ def _allocated(device: torch.device) -> int:
 
 
 def _peak_allocated(device: torch.device) -> int:
-    """Since the last call."""
+    """Peak since the last call."""
     if device.type != "cuda":
         return 0
     most = torch.cuda.max_memory_allocated(device)

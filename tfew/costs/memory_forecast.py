@@ -1,6 +1,6 @@
-"""What a run will take, before anything is loaded: parameters, FLOPs, memory; and whether the device has that memory.
+"""Forecast of a run's parameters, FLOPs and memory before anything is loaded, and whether the device has enough.
 
-The model is there as a shape alone, and its longest batches go through it in a dry run (`tfew.costs.dry_run`).
+The model has shapes only, and its longest batches pass through it in a dry run (`tfew.costs.dry_run`).
 """
 
 import copy
@@ -39,13 +39,13 @@ from tfew.task import InContext, Task
 
 log = logging.getLogger(__name__)
 TRAINING, SCORING = "training", "scoring"
-ADVISED_MEMORY = 0.8  # of what is free: allocators round, and kernels take something for themselves
+ADVISED_MEMORY = 0.8  # of free memory: allocators round up, and kernels need temporary memory
 
 
 @dataclass(frozen=True)
 class Fixed:
-    """Bytes that are there from the first step to the last: of the model, of what the method adds to it, of the
-    gradients of what is trained and of the optimiser's state; the last two are 0 where nothing is trained."""
+    """Bytes that are in use from the first step to the last: of the model, of the method's parameters, of gradients
+    and of the optimiser's state; the last two are 0 without training."""
 
     weight_bytes: int
     adapter_bytes: int
@@ -59,7 +59,7 @@ class Fixed:
 
 @dataclass(frozen=True)
 class Plan:
-    """The model as a shape with its method attached, without numbers; `parameters` are the bare model's."""
+    """The model as shapes with its method attached; `parameters` is the bare model's count."""
 
     blueprint: Blueprint
     parameters: int
@@ -88,7 +88,7 @@ class Plan:
 
 
 def make_plan(blueprint: Blueprint, trains: bool = True) -> Plan:
-    """Raises UserError for what the method refuses to be attached to; `blueprint.method` is left as it is."""
+    """Raises UserError if the method cannot be attached to the model; `blueprint.method` is not changed."""
     execution = blueprint.execution
     model = blueprint.shape().to(execution.dtype).requires_grad_(False)
     parameters, weight_bytes = parameter_count(model), _bytes(model)
@@ -106,19 +106,19 @@ def make_plan(blueprint: Blueprint, trains: bool = True) -> Plan:
 
 
 def _optimizer_bytes(description: Mapping[str, Any], trained: list[nn.Parameter]) -> OptimizerBytes:
-    """Adafactor's look at a parameter's size is left out: it needs numbers and keeps nothing."""
+    """Adafactor's scaling by a parameter's size is left out: it needs values and keeps no state."""
     without_size = {**description, **({"scale_parameter": False} if "scale_parameter" in description else {})}
     try:
         return optimizer_bytes(trained, partial(optimizer_from, without_size))
     except UserError:
         raise
-    except Exception as error:  # an optimiser of the user's own may need numbers
-        log.info(f"Note: what {description['_target_']} keeps cannot be foreseen and is not counted: {error}")
+    except Exception as error:  # a user's own optimiser may need values
+        log.info(f"Note: the state of {description['_target_']} cannot be forecast and is not counted: {error}")
         return OptimizerBytes(0, 0)
 
 
 def dry_runs(plan: Plan, batches: Mapping[str, Batch]) -> dict[str, Counted]:
-    """Of a batch for "training", one for "scoring", or both."""
+    """Dry runs of a batch for "training", one for "scoring", or both."""
     counted = {}
     if TRAINING in batches:
         batch = batches[TRAINING].to(plan.device)
@@ -152,7 +152,7 @@ def longest_batches(
 
 
 def _in_longest_context(prompt: Prompt, context: InContext | None, mode: str) -> Prompt:
-    """Behind all shots, or in an ensemble behind the longest: no other of its contexts takes more."""
+    """The prompt after all shots, or in an ensemble after the longest shot, which is its largest context."""
     if context is None:
         return prompt
     shots = context.shots[prompt.template]
@@ -167,11 +167,10 @@ def check_memory(
     evaluation: Task | None,
     context: InContext | None = None,
 ) -> None:
-    """Raises UserError where the device cannot hold what stays there all the time, whatever else is done.
+    """Raises UserError if the device cannot hold the memory that is in use all the time.
 
-    Where the longest batch may not fit beside it, says what to do about that. Small runs, which most are, are not
-    looked at more closely than is needed to see that they are small. Where devices share the weights, they are not
-    looked at: what each then has in memory is not foreseen.
+    If the longest batch may not fit beside it, logs advice. Small runs, as most are, are recognised by a rough bound
+    and not examined further. Runs with sharded weights are not examined: the memory of each device cannot be forecast.
     """
     if blueprint.execution.is_sharded:
         return
@@ -185,18 +184,18 @@ def check_memory(
         engine = blueprint.execution.engine
         if all(rough_bytes(plan.model, batch, engine) < left_bytes for batch in batches.values()):
             return
-        counted = dry_runs(plan, batches) if left_bytes > 0 else {}  # else it is known to be too much already
+        counted = dry_runs(plan, batches) if left_bytes > 0 else {}  # else it is already known to be too much
     except UserError:
         raise
-    except Exception as error:  # whatever needs numbers that a shape has not: no reason not to run it
-        log.info(f"Note: what memory this takes cannot be foreseen ({type(error).__name__}: {_first_line(error)}).")
+    except Exception as error:  # code that needs values fails on shapes: no reason not to run it
+        log.info(f"Note: the memory of this run cannot be forecast ({type(error).__name__}: {_first_line(error)}).")
         return
     if advice := advise(plan, memory, counted):
         log.info(f"Note: {advice}")
 
 
 def too_large(plan: Plan, memory: DeviceMemory) -> str | None:
-    """Why it can never fit: weights, adapter, gradients and optimiser state are more than the device has in all."""
+    """Why it can never fit: weights, adapter, gradients and optimiser state exceed the device's total memory."""
     fixed = plan.fixed
     if fixed.total_bytes <= memory.total_bytes:
         return None
@@ -210,7 +209,7 @@ def too_large(plan: Plan, memory: DeviceMemory) -> str | None:
 
 
 def advise(plan: Plan, memory: DeviceMemory, counted: Mapping[str, Counted]) -> str | None:
-    """What to change where all that is there, or the longest batch beside it, may not fit; None where all fits."""
+    """Advice if the permanent memory, or the longest batch beside it, may not fit; None if all fits."""
     if reason := too_large(plan, memory):
         return reason
     run, left_bytes = plan.blueprint, memory.free_bytes - plan.fixed.total_bytes
@@ -234,16 +233,16 @@ def advise(plan: Plan, memory: DeviceMemory, counted: Mapping[str, Counted]) -> 
 def _memory_budget(
     run: Blueprint, counted: Mapping[str, Counted], needs: Mapping[str, float], usable: float
 ) -> list[str]:
-    """`memory_gb=` bounds what training keeps; what comes on top of that has to fit as well."""
+    """`memory_gb=` bounds what training saves for its backward pass; the rest has to fit as well."""
     on_top = max(0, needs[TRAINING] - counted[TRAINING].kept_bytes) if TRAINING in needs else 0
     budget = usable - on_top
     if budget <= 0 or run.execution.memory_bytes is not None:
         return []
-    return [f"memory_gb={budget / 1e9:.2g}, which computes in pieces what takes more,"]
+    return [f"memory_gb={budget / 1e9:.2g}, which splits batches that need more,"]
 
 
 def _smaller_batches(run: Blueprint, needs: Mapping[str, float], usable: float) -> list[str]:
-    """In place of those that need too much; none where even one prompt does."""
+    """Smaller batch sizes for batches that need too much; empty if even one prompt does."""
     settings = {
         TRAINING: ("micro_batch_size", run.training.micro_batch_size or run.training.batch_size),
         SCORING: ("eval_batch_size", run.evaluation.eval_batch_size),
@@ -255,7 +254,7 @@ def _smaller_batches(run: Blueprint, needs: Mapping[str, float], usable: float) 
 
 
 def beside_fixed(counted: Counted, limit_bytes: float | None) -> float:
-    """The most that comes and goes during a step; `memory_gb=` bounds what of it is kept, or all of it in scoring."""
+    """Peak temporary memory of a step; `memory_gb=` bounds the saved part of it, or in scoring all of it."""
     passing = counted.peak_bytes - counted.gradient_bytes - counted.optimizer_bytes
     if limit_bytes is None:
         return passing

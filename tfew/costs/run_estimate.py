@@ -1,7 +1,7 @@
-"""What a run on somebody's own rows will take, in one line before anything is downloaded, loaded or trained.
+"""A one-line estimate for a run on a user's own rows, before anything is downloaded, loaded or trained.
 
-An estimate: from the model's shape, the lengths of the texts, and how fast this machine computes
-(`tfew.costs.speed_forecast`). Training says by its first steps how long it takes in truth.
+It uses the model's shape, the lengths of the texts, and the speed of this machine (`tfew.costs.speed_forecast`).
+Training logs the actual time after its first steps.
 """
 
 import logging
@@ -21,7 +21,7 @@ from tfew.task import Task
 
 log = logging.getLogger(__name__)
 
-CHARACTERS_IN_TOKEN = 4  # about, of English: where the tokenizer is not at hand
+CHARACTERS_IN_TOKEN = 4  # roughly, in English: if the tokenizer is not available locally
 LONG_SECONDS = 3600.0
 FASTER = (
     "Without a GPU this takes long: +experiment=local_english does it with a small real model of English, and"
@@ -31,7 +31,7 @@ FASTER = (
 
 @dataclass(frozen=True)
 class RunEstimate:
-    """`steps`: of all trainings together. `download_bytes`: at 2 and 4 bytes a parameter; None where nothing is."""
+    """`steps`: of all trainings together. `download_bytes`: at 2 and 4 bytes a parameter; None without a download."""
 
     model_name: str
     parameters: int
@@ -73,21 +73,21 @@ def announce(
     folds: int | None,
     max_tokens: int,
 ) -> None:
-    """Logs the line and, where there is no GPU and it takes long, what is quicker.
+    """Logs the estimate and, if it is long and there is no GPU, faster alternatives.
 
-    `make_blueprint`: of the number of tokens in the vocabulary. Nothing is downloaded for an estimate: without the
-    model (`is_at_hand`) tokens are guessed. `evaluation`: the rows that are ranked to try the adapters;
-    `steps_tried`: of each setting that is tried, the one that was asked for first.
+    `make_blueprint`: a function of the vocabulary's size. Nothing is downloaded for an estimate: without the local
+    model (`is_at_hand`) token counts are guessed. `evaluation`: the rows ranked to evaluate the tried adapters;
+    `steps_tried`: steps of each tried setting, the requested one first.
     """
     try:
         prompt_tokenizer = build_tokenizer() if is_at_hand else None
         tokens = 0 if prompt_tokenizer is None else len(prompt_tokenizer.tokenizer)
         blueprint = make_blueprint(tokens)
-        trials = folds or (len(steps_tried) > 1)  # a single setting is tried by the adapter that is kept
+        trials = folds or (len(steps_tried) > 1)  # a single setting is evaluated with the final adapter
         trainings = [*list(steps_tried) * int(trials), steps_tried[0]]
         found = estimate(blueprint, training, evaluation, trainings, prompt_tokenizer, max_tokens, len(steps_tried))
-    except Exception as error:  # nothing that needs saying: what is wrong with the run is said when it is built
-        log.debug(f"What it takes cannot be foreseen: {type(error).__name__}: {error}")
+    except Exception as error:  # logged only: errors of the run are reported when it is built
+        log.debug(f"What it takes cannot be estimated: {type(error).__name__}: {error}")
         return
     log.info(str(found))
     if blueprint.execution.device.type == "cpu" and found.seconds > LONG_SECONDS:
@@ -149,13 +149,13 @@ def _scoring_seconds(
 
 
 def _share(batch: Batch, prompts: Sequence[Prompt], prompt_tokenizer: PromptTokenizer) -> float:
-    """Of the tokens of this batch, which is the longest, those that an average one has."""
+    """Tokens of an average batch as a share of this batch's, which is the longest."""
     usual = measure([[prompt] for prompt in prompts], prompt_tokenizer).query.mean
     return usual * len(batch) / int(batch.input_mask.sum() + batch.choice_mask.sum())
 
 
 def _assumed(prompts: Sequence[Prompt], size: int, max_tokens: int) -> tuple[Batch, float]:
-    """The same where nothing can be tokenised: by characters."""
+    """The batch and its share if nothing can be tokenised, estimated from characters."""
     inputs = [min(max_tokens, len(prompt.input) / CHARACTERS_IN_TOKEN + 1) for prompt in prompts]
     choices = max(len(prompt.choices) for prompt in prompts)
     words = mean(len(choice) for prompt in prompts for choice in prompt.choices)

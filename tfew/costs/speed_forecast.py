@@ -1,11 +1,11 @@
-"""Seconds of a step that was never made: what it computes, divided by how fast this machine does such things.
+"""Forecasts the seconds of a step: the counted work, divided by this machine's measured speed.
 
     seconds = FLOPs / rate of matrix products + bytes written / rate of element-wise operations
             + operations * time to start one
 
-The work is counted in a dry run, and the three rates are measured in a moment, on tensors of the model's own sizes.
-What is left out: loading, an optimiser's own work, and that a machine may be busier or hotter later. On a GPU the third
-term hides behind the other two, so that the larger counts.
+The work is counted in a dry run, and the three rates are measured quickly, on tensors of the model's own sizes.
+Not included: loading, the optimiser's own work, and later load or throttling of the machine. On a GPU the third
+term overlaps with the other two, so the larger counts.
 """
 
 import statistics
@@ -23,25 +23,25 @@ from torch.utils._pytree import tree_leaves
 ROUNDS = 5  # of which the median is taken
 MIN_SECONDS = 0.01  # of a round: clocks and schedulers are coarse
 OVERHEAD_OPERATIONS = 100
-LEAST_BYTES = 2**20  # of what element-wise operations are timed on: below, their start would be timed
+LEAST_BYTES = 2**20  # minimum size for timing element-wise operations: below, launching dominates
 
 
 @dataclass(frozen=True)
 class Work:
-    """`written_bytes` of all operations but views; `operations`: how many there are."""
+    """`written_bytes`: of all operations except views; `operations`: their number."""
 
     flops: float
     written_bytes: float
     operations: int
 
     def of_share(self, tokens: float) -> "Work":
-        """Of a batch with this share of the tokens, which takes as many operations."""
+        """The work for a batch with this share of the tokens, with the same number of operations."""
         return replace(self, flops=self.flops * tokens, written_bytes=self.written_bytes * tokens)
 
 
 @dataclass(frozen=True)
 class Speed:
-    """`overlaps`: whether operations are started ahead of their turn, as on a GPU."""
+    """`overlaps`: whether operations are launched asynchronously, as on a GPU."""
 
     flops_per_second: float
     bytes_per_second: float
@@ -55,7 +55,7 @@ class Speed:
 
 
 class CountedOperations(TorchDispatchMode):
-    """Counts operations that compute something, and the bytes that they write."""
+    """Counts operations other than views, and the bytes that they write."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -71,9 +71,9 @@ class CountedOperations(TorchDispatchMode):
 
 
 def measure_speed(model: nn.Module, rows: int, device: torch.device, dtype: torch.dtype) -> Speed:
-    """Of products of so many rows with the matrices that this model mostly consists of; takes a few tenths of seconds.
+    """Measured on products of this number of rows with the model's most common matrix, in a few tenths of a second.
 
-    `model` may be a shape without numbers.
+    `model` may have shapes only.
     """
     outputs, inputs = _usual_matrix(model)
     matrix = torch.randn(outputs, inputs, device=device, dtype=dtype)
@@ -93,7 +93,7 @@ def measure_speed(model: nn.Module, rows: int, device: torch.device, dtype: torc
 
 
 def _usual_matrix(model: nn.Module) -> tuple[int, int]:
-    """The shape that most numbers of the model are in, its embeddings left out."""
+    """The matrix shape that holds most of the model's parameters, embeddings left out."""
     embeddings = {id(module.weight) for module in model.modules() if isinstance(module, nn.Embedding)}
     sizes: dict[tuple[int, int], int] = {}
     for parameter in model.parameters():
@@ -104,7 +104,7 @@ def _usual_matrix(model: nn.Module) -> tuple[int, int]:
 
 
 def seconds_per_call(call: Callable[[], Any], device: torch.device) -> float:
-    """Of one call, after one that is not counted."""
+    """Seconds of one call, after an uncounted warm-up call."""
     call()
     times: list[float] = []
     calls = 1

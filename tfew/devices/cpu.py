@@ -1,4 +1,4 @@
-"""A process that computes on a CPU beside others: threads for the cores that are free, and memory that it keeps."""
+"""Settings for a process that shares a CPU with others: threads for the free cores, and retention of freed memory."""
 
 import ctypes
 import logging
@@ -21,10 +21,10 @@ SLOW_BFLOAT16 = 4  # times as long as float32: no noise, the processor has no in
 
 @contextmanager
 def free_cores_only(accelerator: str) -> Iterator[None]:
-    """Computes with a thread for each core that nobody else uses as it begins; says so where these are not all.
+    """Uses one thread for each core that no other process uses at the start; logs it if these are not all cores.
 
     Threads of two processes on one core wait for each other in every operation: an hour instead of a minute.
-    `OMP_NUM_THREADS` is obeyed. Results may differ in the last bit with the number of threads.
+    `OMP_NUM_THREADS` takes precedence. Results may differ in the last bit with the number of threads.
     """
     before, on_cpu = torch.get_num_threads(), accelerator == "cpu" or not torch.cuda.is_available()
     if on_cpu:
@@ -44,9 +44,9 @@ def free_cores_only(accelerator: str) -> Iterator[None]:
 
 
 def keep_freed_memory() -> bool:
-    """Tells glibc to keep freed memory for the next step, not to return it to the system; False where it cannot.
+    """Tells glibc to keep freed memory for the next step instead of returning it to the system; False if it cannot.
 
-    Returned memory comes back page by page, each with a fault, in every step (evidence/speed.md). The peak is the same.
+    Returned memory is mapped again with a page fault per page, in every step (evidence/speed.md). The peak is the same.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
     if mallopt is None:

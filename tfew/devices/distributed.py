@@ -1,7 +1,7 @@
-"""Which of a run's processes this is, and what the processes tell one another.
+"""Ranks of a run's processes, and communication between them.
 
-A run on several devices is one process a device, and all run the same program on their share of the same data. Only
-the first writes, and says anything. Of a run that is one process alone, everything here is the identity.
+A run on several devices has one process per device; all run the same program on their share of the same data. Only
+the first writes files and logs. In a run with a single process, everything here is the identity.
 """
 
 import os
@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
-if TYPE_CHECKING:  # a command that only says what is wrong with its settings needs no torch
+if TYPE_CHECKING:  # a command that only reports wrong settings needs no torch
     from torch import Tensor, nn
 
 T = TypeVar("T")
@@ -17,7 +17,7 @@ BUCKET_NUMBERS = 2**25  # of gradients, in one message: 128 MB
 
 
 def rank() -> int:
-    """This process's number, from 0; before the processes are connected, as the environment has it."""
+    """This process's number, from 0; before the processes are connected, from the environment."""
     if world_size() > 1:
         return int(_distributed().get_rank())
     place = {key: os.environ.get(key, "") for key in ("RANK", "LOCAL_RANK", "SLURM_STEP_ID", "SLURM_PROCID")}
@@ -27,14 +27,14 @@ def rank() -> int:
 
 
 def world_size() -> int:
-    """How many processes are connected."""
+    """Number of connected processes."""
     distributed = _distributed()
     connected = distributed is not None and distributed.is_available() and distributed.is_initialized()
     return int(distributed.get_world_size()) if connected else 1
 
 
 def local_rank_and_size() -> tuple[int, int]:
-    """This process's number among those on its machine, and how many these are."""
+    """This process's number among those on its machine, and their number."""
     return (int(os.environ["LOCAL_RANK"]), int(os.environ["LOCAL_WORLD_SIZE"])) if world_size() > 1 else (0, 1)
 
 
@@ -48,18 +48,18 @@ def is_secondary_process() -> bool:
 
 
 def deal_out(items: Sequence[T], processes: int, piece: int = 1) -> list[list[T]]:
-    """The items dealt out like cards, `piece` consecutive ones at a time; those of each process stay in order."""
+    """Distributes items round-robin, `piece` consecutive ones at a time; those of each process stay in order."""
     pieces = [items[start : start + piece] for start in range(0, len(items), piece)]
     return [[item for dealt in pieces[first::processes] for item in dealt] for first in range(processes)]
 
 
 def split_between_processes(items: Sequence[T], piece: int = 1) -> list[T]:
-    """This process's part of them."""
+    """This process's part of the items."""
     return deal_out(items, world_size(), piece)[rank() if world_size() > 1 else 0]
 
 
 def all_gather_objects(mine: T) -> list[T]:
-    """What all processes have, by rank; it is pickled on the way."""
+    """The objects of all processes, by rank; they are pickled for the transfer."""
     everyone: list[Any] = [mine] * world_size()
     if world_size() > 1:
         _distributed().all_gather_object(everyone, mine)
@@ -67,7 +67,7 @@ def all_gather_objects(mine: T) -> list[T]:
 
 
 def broadcast_object(mine: T) -> T:
-    """What the first process has; the others wait for it."""
+    """The first process's object; the others wait for it."""
     box = [mine]
     if world_size() > 1:
         _distributed().broadcast_object_list(box, src=0)
@@ -79,7 +79,7 @@ def barrier() -> None:
 
 
 def all_gather_integers(mine: Sequence[int], device: Any) -> list[list[int]]:
-    """The same few whole numbers of every process, by rank; faster than `all_gather_objects`."""
+    """A few integers of each process, the same number in each, by rank; faster than `all_gather_objects`."""
     if world_size() == 1:
         return [list(mine)]
     import torch
@@ -92,15 +92,15 @@ def all_gather_integers(mine: Sequence[int], device: Any) -> list[list[int]]:
 
 
 def all_reduce(tensor: "Tensor") -> None:
-    """Makes it the sum over all processes, in place, the same everywhere to the last bit."""
+    """Replaces the tensor by the sum over all processes, in place, identical on all to the last bit."""
     if world_size() > 1:
         _distributed().all_reduce(tensor)
 
 
 def all_reduce_gradients(parameters: Iterable["nn.Parameter"]) -> None:
-    """Makes each gradient the sum over all processes, added in float32.
+    """Replaces each gradient by the sum over all processes, added in float32.
 
-    A parameter that had no part in any process's examples is left without a gradient, as in a run of one process.
+    A parameter that no process's examples used is left without a gradient, as in a run of one process.
     """
     if world_size() == 1:
         return
@@ -124,14 +124,14 @@ def all_reduce_gradients(parameters: Iterable["nn.Parameter"]) -> None:
 
 
 def broadcast_parameters(parameters: Iterable["nn.Parameter"]) -> None:
-    """Gives the first process's values to all, so that no difference between machines lives on in them."""
+    """Copies the first process's values to all, so that no difference between machines remains in them."""
     if world_size() > 1:
         for parameter in parameters:
             _distributed().broadcast(parameter.data, src=0)
 
 
 def _buckets(tensors: Sequence["Tensor"]) -> Iterable[list["Tensor"]]:
-    """Consecutive tensors together, up to `BUCKET_NUMBERS`, or one that is larger alone."""
+    """Groups consecutive tensors up to `BUCKET_NUMBERS` elements; a larger tensor is a group of its own."""
     bucket: list[Tensor] = []
     for tensor in tensors:
         if bucket and sum(t.numel() for t in bucket) + tensor.numel() > BUCKET_NUMBERS:
@@ -143,5 +143,5 @@ def _buckets(tensors: Sequence["Tensor"]) -> Iterable[list["Tensor"]]:
 
 
 def _distributed() -> Any:
-    """torch.distributed where it was imported: nothing can be connected before."""
+    """torch.distributed, if it was imported: before that no process can be connected."""
     return sys.modules.get("torch.distributed")

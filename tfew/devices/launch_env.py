@@ -1,4 +1,4 @@
-"""Where a process stands among those of its run, as whoever started it says: torchrun, Slurm, or a command of ours."""
+"""Rank and world size of a process, from the environment that its launcher set: torchrun, Slurm, or our own command."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,7 +10,7 @@ PARENT = "TFEW_STARTED_BY"  # in the environment of processes that a command sta
 
 @dataclass(frozen=True)
 class LaunchEnv:
-    """One process of a run, `rank` of `world_size`, and among those on its machine; where the first listens."""
+    """Rank of a process in its run and on its machine, and the address where the first process listens."""
 
     rank: int
     world_size: int
@@ -21,7 +21,7 @@ class LaunchEnv:
     starter: str  # who started it, for messages
 
     def environment(self) -> dict[str, str]:
-        """As torchrun says it, which torch and Lightning read."""
+        """torchrun's environment variables, which torch and Lightning read."""
         return {
             "RANK": str(self.rank),
             "WORLD_SIZE": str(self.world_size),
@@ -34,9 +34,9 @@ class LaunchEnv:
 
 
 def read_launch_env(environment: Mapping[str, str]) -> LaunchEnv | None:
-    """What torchrun, srun or a command of this project set for this process; None where nobody did.
+    """The environment set by torchrun, srun or a command of this project for this process; None if there is none.
 
-    Raises UserError where Slurm gave several nodes and `srun` was not used, or spread the tasks unevenly.
+    Raises UserError if Slurm gave several nodes and `srun` was not used, or if it spread the tasks unevenly.
     """
     if all(environment.get(key, "").isdigit() for key in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_PORT")):
         processes = int(environment["WORLD_SIZE"])
@@ -78,6 +78,6 @@ def _first_host(environment: Mapping[str, str]) -> str:
 
 
 def _port(environment: Mapping[str, str]) -> int:
-    """The same for all tasks of a job's step, another for other jobs and steps."""
+    """A port that is the same for all tasks of a job's step and differs between jobs and steps."""
     job, step = (int(environment.get(key) or 0) for key in ("SLURM_JOB_ID", "SLURM_STEP_ID"))
     return 10_000 + (31 * job + step) % 20_000

@@ -1,8 +1,8 @@
-"""The processes of a run on several devices: who starts them, how they find one another, and that they end together.
+"""Launches, connects and ends the processes of a run on several devices.
 
-`torchrun` and `srun` start them all, on one machine or many. Started without either, a command starts the others on
-this machine itself, each with the very settings that it has. Whichever way, a process that ends badly ends the run: it
-stays unfinished, and continues with resume=true, on as many devices as one likes.
+`torchrun` and `srun` start all of them, on one machine or many. Started without either, a command itself starts the
+others on this machine, each with the same settings. In both cases a process that fails ends the run, which stays
+unfinished and continues with resume=true, on any number of devices.
 """
 
 import logging
@@ -31,16 +31,16 @@ from tfew.errors import UserError
 
 log = logging.getLogger(__name__)
 
-PROCESS_WAIT = timedelta(minutes=30)  # for another process of the run: the first may write, or load, alone
+PROCESS_WAIT = timedelta(minutes=30)  # timeout for other processes: the first may write, or load, alone
 POLL_SECONDS = 0.2
-GRACE_SECONDS = 5.0  # that the first process has to notice for itself that another is gone
-POLITE_SECONDS = 3.0  # that the others wait with an error that the first most likely has, too, and says
+GRACE_SECONDS = 5.0  # for the first process to notice by itself that another is gone
+POLITE_SECONDS = 3.0  # delay of the others' errors: most likely the first has the same error and reports it
 LOST = ("connection closed", "connection reset", "broken pipe", "connection refused", "nccl", "heartbeat", "gloo")
 
 
 @dataclass(frozen=True)
 class Workload:
-    """What the processes are to share: what `check_workload` looks at.
+    """The settings of the work to be shared that `check_workload` checks.
 
     `command` is the module with the function of that name that each process calls; `optimizer` its class's name.
     """
@@ -56,9 +56,9 @@ class Workload:
 
 @contextmanager
 def launch(workload: Workload, accelerator: str, devices: int | str, settings_yaml: str) -> Iterator[int]:
-    """Inside, all processes of the run are there and connected, and run the same; with one device, nothing happens.
+    """A context in which all processes of the run are connected and run the same code; does nothing for one device.
 
-    Yields how many they are. `settings_yaml` are the settings that the other processes call the command with.
+    Yields their number. `settings_yaml`: the settings with which the other processes call the command.
     """
     launch_env = read_launch_env(os.environ)
     number = process_count(accelerator, devices, launch_env)
@@ -96,13 +96,13 @@ def launch(workload: Workload, accelerator: str, devices: int | str, settings_ya
             children.end()
         os.environ.clear()
         os.environ.update(outer[0])
-        sys.excepthook = outer[1]  # torch marks what is printed with the rank
+        sys.excepthook = outer[1]  # torch prefixes tracebacks with the rank
         torch.set_num_threads(outer[2])
 
 
 def process_count(accelerator: str, devices: int | str, launch_env: LaunchEnv | None) -> int:
-    """Processes of this run, as `trainer.devices` says; raises UserError where others were started, or it has not
-    so many."""
+    """Number of processes of this run, from `trainer.devices`; raises UserError if it differs from the number that was
+    started or exceeds the number of GPUs."""
     gpus = torch.cuda.device_count() if accelerator != "cpu" else 0
     if launch_env is not None:
         if devices not in ("auto", launch_env.world_size):
@@ -113,7 +113,7 @@ def process_count(accelerator: str, devices: int | str, launch_env: LaunchEnv | 
         if 0 < gpus < launch_env.local_world_size:
             raise UserError(
                 f"There are {launch_env.local_world_size} processes on this machine, and each sees {gpus} of its GPUs:"
-                " let all see all (in Slurm --gpus-per-node, without --gpus-per-task)."
+                " make all GPUs visible to each (in Slurm --gpus-per-node, without --gpus-per-task)."
             )
         return launch_env.world_size
     if devices != "auto":
@@ -126,7 +126,7 @@ def process_count(accelerator: str, devices: int | str, launch_env: LaunchEnv | 
 
 
 def check_workload(workload: Workload, number: int) -> None:
-    """Raises UserError for settings that so many processes cannot share."""
+    """Raises UserError for settings with which the work cannot be shared by this number of processes."""
     strategy, batch_size = workload.strategy, workload.batch_size
     if strategy == "deepspeed_3":
         _check_deepspeed(workload.command, number)
@@ -134,8 +134,8 @@ def check_workload(workload: Workload, number: int) -> None:
         return
     if strategy != "ddp" and workload.memory_gb is not None:
         raise UserError(
-            f"memory_gb={workload.memory_gb} halves the work of each device by itself, and with trainer={strategy} all"
-            " go through the model together: set micro_batch_size= and eval_batch_size= instead."
+            f"memory_gb={workload.memory_gb} lets each device halve its batches independently, but with"
+            f" trainer={strategy} all run each pass together: set micro_batch_size= and eval_batch_size= instead."
         )
     if workload.command != "train":
         return
@@ -163,8 +163,8 @@ def _log_start(workload: Workload, launch_env: LaunchEnv) -> None:
     log.info(f"{launch_env.world_size} devices share the work{'' if machines == 1 else f', on {machines} machines'}.")
     if workload.strategy == "deepspeed_3" and workload.optimizer == "Adafactor":
         log.info(
-            "Note: with trainer=deepspeed_3 Adafactor sees flat parts of what is trained, so its numbers are not those"
-            " of the recipe; trainer=ddp and fsdp keep them."
+            "Note: with trainer=deepspeed_3 Adafactor sees flat parts of the trained weights, so its results differ"
+            " from the recipe's; with trainer=ddp and fsdp they do not."
         )
 
 
@@ -188,7 +188,7 @@ def _connect(accelerator: str, launch_env: LaunchEnv, store: Any) -> None:
 
 
 def _disconnect(in_order: bool) -> None:
-    """Where processes are gone, nccl would wait for them: it ends with this process."""
+    """If processes are gone, nccl would wait for them, so it is left to end with this process."""
     if world_size() > 1 and (in_order or torch.distributed.get_backend() == "gloo"):
         torch.distributed.destroy_process_group()
 
@@ -199,11 +199,11 @@ def _is_lost(error: BaseException) -> bool:
 
 
 def _ended(who: str, how: str = "") -> str:
-    return f"{who} ended{how}, and with it the run, which is not finished; it continues with resume=true."
+    return f"{who} ended{how}, so the run is not finished; it continues with resume=true."
 
 
 class _ChildProcesses:
-    """The other processes on this machine, started with the same settings, and watched."""
+    """The other processes on this machine, started with the same settings, and monitored."""
 
     def __init__(self, command: str, settings_yaml: str, main: LaunchEnv) -> None:
         self._processes = []
@@ -228,19 +228,19 @@ class _ChildProcesses:
         threading.Thread(target=self._watch, daemon=True).start()
 
     def failure(self, wait_seconds: float = 0) -> str | None:
-        """Which process ended badly, as a sentence; waits so many seconds for one to."""
+        """A sentence on the process that failed, if any; waits up to this many seconds for a failure."""
         until = time.monotonic() + wait_seconds
         while True:
             for number, process in enumerate(self._processes, start=1):
                 if code := process.poll():
-                    how = f" (signal {-code})" if code < 0 else f" (exit code {code}; what it said stands above)"
+                    how = f" (signal {-code})" if code < 0 else f" (exit code {code}; its output is above)"
                     return _ended(f"Process {number} (the first is 0)", how)
             if time.monotonic() >= until:
                 return None
             time.sleep(0.05)
 
     def _watch(self) -> None:
-        """Ends this process, too, where it waits for one that is gone and does not notice (as with nccl)."""
+        """Ends this process, too, if it waits for one that is gone and does not notice (as with nccl)."""
         while not self._over.wait(POLL_SECONDS):
             sentence = self.failure()
             if sentence and not self._over.wait(GRACE_SECONDS):
@@ -249,7 +249,7 @@ class _ChildProcesses:
                 os._exit(1)
 
     def wait(self) -> None:
-        """For all to end in good order, which they do at once after the first has."""
+        """Waits for all to end normally, which they do right after the first."""
         self._over.set()
         for process in self._processes:
             try:
@@ -262,7 +262,7 @@ class _ChildProcesses:
         self._kill()
 
     def _kill(self) -> None:
-        """Nothing is lost with them: only the first process writes."""
+        """Kills them; nothing is lost, since only the first process writes."""
         for process in self._processes:
             if process.poll() is None:
                 process.kill()
@@ -270,7 +270,7 @@ class _ChildProcesses:
 
 
 def run_child(command: str) -> None:
-    """What a process does that a command started: the same, with the settings that come in on standard input."""
+    """Entry point of a process that a command started: runs the same command with settings from standard input."""
     config = OmegaConf.create(sys.stdin.read())
     threading.Thread(target=_end_with, args=(int(os.environ[PARENT]),), daemon=True).start()
     try:

@@ -1,4 +1,4 @@
-"""How much memory the device has, and the most that was used."""
+"""Memory of a device, and its peak use."""
 
 import os
 import sys
@@ -14,14 +14,14 @@ CGROUPS = Path("/sys/fs/cgroup")
 
 @dataclass(frozen=True)
 class DeviceMemory:
-    """`total_bytes` is what a process could have at the very most, `free_bytes` what it can have now."""
+    """`total_bytes`: the most that a process could ever have; `free_bytes`: what it can have now."""
 
     total_bytes: int
     free_bytes: int
 
 
 def memory_of(device: torch.device) -> DeviceMemory:
-    """Of a GPU its own; else this machine's, swap counted in the total, or a container's part of it."""
+    """A GPU's own memory; else this machine's, with swap in the total, or a container's limit."""
     if device.type == "cuda":
         free, total = torch.cuda.mem_get_info(device)
         return DeviceMemory(total, free)
@@ -35,13 +35,13 @@ def memory_of(device: torch.device) -> DeviceMemory:
 
 
 def _limits() -> list[int]:
-    """Bytes that a container may have; none where none is set ("max")."""
+    """Memory limits of a container in bytes; empty if none is set ("max")."""
     texts = [(CGROUPS / name).read_text().strip() for name in CGROUP_LIMITS if (CGROUPS / name).is_file()]
     return [int(text) for text in texts if text.isdigit()]
 
 
 def peak_memory_bytes() -> int:
-    """Of the GPU where one is used, else of the process; 0 where that is not counted (Windows)."""
+    """Peak of the GPU if one is used, else of the process; 0 if it is not counted (Windows)."""
     if torch.cuda.is_available() and torch.cuda.max_memory_allocated():
         return torch.cuda.max_memory_allocated()
     try:

@@ -1,4 +1,4 @@
-"""A connection to a Ray cluster. Ray is an extra, and imported here when it is asked for."""
+"""A connection to a Ray cluster. Ray is an optional dependency, imported on use."""
 
 import os
 from pathlib import Path
@@ -12,9 +12,9 @@ STORE_BYTES = 10**8  # of a cluster that is started here: only settings, paths a
 
 
 def connect(address: str, setting: str) -> Any:
-    """The module ray, connected: to the cluster at this address; AUTO: the one that runs here, else LOCAL: a new one.
+    """The module ray, connected to the cluster at this address; AUTO: one that runs here, else as LOCAL: a new one.
 
-    `setting`: that says so, in messages. Raises UserError where Ray or the cluster is not there.
+    `setting`: the setting's name for messages. Raises UserError if Ray or the cluster is missing.
     """
     require(f"{setting}{address}", "ray")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
@@ -46,6 +46,6 @@ def connect(address: str, setting: str) -> Any:
 
 
 def _import_paths() -> list[str]:
-    """Where the workers find this package, and what this process has been given besides."""
+    """The import paths with which workers find this package, and those added to this process."""
     paths = [str(Path(__file__).parents[2]), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
     return list(dict.fromkeys(path for path in paths if path))

@@ -1,6 +1,6 @@
-"""Weights cut into a part for each process (DeepSpeed's ZeRO 3), before Lightning sees them.
+"""Partitions weights over processes (DeepSpeed's ZeRO 3), before Lightning sees them.
 
-They are cut one after another, so that no process holds a copy of the model.
+Weights are partitioned one after another, so that no process holds a full copy of the model.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ ZERO_3 = {"zero_optimization": {"stage": 3}, "train_micro_batch_size_per_gpu": 1
 
 
 def partition(model: nn.Module, dtype: torch.dtype) -> None:
-    """Leaves each process its part of every weight; layers gather theirs when they run."""
+    """Partitions every weight; layers gather theirs when they run."""
     import deepspeed
 
     for module in model.modules():

@@ -1,4 +1,4 @@
-"""What this machine has, and what can be done with it: `tfew doctor`, the first thing to paste into a bug report.
+"""`tfew doctor`: reports this machine's resources and what can be trained on it, to paste into a bug report.
 
 It prints versions, extras, device, cores, memory, disk, the Hub, and which named models can be trained here. Nothing is
 downloaded, and no token is shown.
@@ -19,10 +19,10 @@ from tfew.runs.units import format_bytes
 
 PROXIES = ("HTTPS_PROXY", "https_proxy", "HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy")
 HUB_TIMEOUT_SECONDS = 5.0
-# a table of one's own, as +experiment=local_english trains on it: what the minutes are for
+# a user's own table with +experiment=local_english: the run that the minutes are for
 STEPS, BATCH_SIZE, TOKENS = 60, 8, 80
 FLOPS_PER_PARAMETER_AND_TOKEN = 4  # 2 forward, 2 backward: frozen weights get no gradients
-MATRIX_SIZE, ROWS, ROUNDS = 1024, 512, 5  # of the products that the device is timed with
+MATRIX_SIZE, ROWS, ROUNDS = 1024, 512, 5  # of the matrix products that time the device
 
 
 def doctor(ask_hub: bool, count_models: bool) -> Iterator[str]:

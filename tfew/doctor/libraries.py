@@ -1,4 +1,4 @@
-"""Versions of this package and of what runs it, and which extras are installed."""
+"""Versions of this package and its main dependencies, and the installed extras."""
 
 import os
 from collections.abc import Iterator
@@ -12,7 +12,7 @@ EXTRAS = ("paper", "plots", "excel", "serve", "gguf", "wandb", "tensorboard", "d
 
 
 def versions() -> dict[str, str]:
-    """What `tfew --version` prints: this package and what runs it, by name."""
+    """The output of `tfew --version`: versions of this package and its main dependencies, by name."""
     import platform
 
     found = {"tfew": own_version(), "python": platform.python_version()}
@@ -34,7 +34,7 @@ def _device() -> str:
 
 
 def extras() -> Iterator[str]:
-    """Lines, one an extra."""
+    """One line per extra."""
     for extra in EXTRAS:
         needed = requirements(extra)
         missing = [requirement for requirement in needed if installed(requirement.name) is None]

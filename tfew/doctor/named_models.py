@@ -1,13 +1,13 @@
-"""The models of configs/model by size, and which of them this machine can hold."""
+"""The models of configs/model by size, and whether they fit into this machine's memory."""
 
 from dataclasses import dataclass
 
 from tfew.config import CONFIGS, hydra_at_work
 from tfew.runs.units import duration, format_bytes
 
-BESIDE_WEIGHTS_BYTES = 1e9  # at least: the process itself, and a batch computed in pieces
+BESIDE_WEIGHTS_BYTES = 1e9  # at least: the process itself, and a batch computed in parts
 BFLOAT16_BYTES = 2
-SMALLEST_PARAMETERS = 10_000_000  # below, a model knows no language
+SMALLEST_PARAMETERS = 10_000_000  # smaller models are no language models
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,7 @@ def named_models() -> list[NamedModel]:
 
 
 def training_verdict(model: NamedModel, free_bytes: float, weight_bytes: int, seconds: float) -> str:
-    """Whether a model's weights fit, as they are loaded (`weight_bytes` each) or in bfloat16, and its seconds then."""
+    """Whether a model's weights fit, as loaded (`weight_bytes` each) or in bfloat16, and the seconds it then takes."""
     for of_each, setting in ((weight_bytes, ""), (BFLOAT16_BYTES, ", with model.dtype=bfloat16")):
         if model.parameters * of_each + BESIDE_WEIGHTS_BYTES <= free_bytes:
             return f"{duration(seconds)}{setting}"

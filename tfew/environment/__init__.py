@@ -1,10 +1,10 @@
-"""What is installed around a run.
+"""The environment of a run.
 
-* versions: this package's own version, and its dependencies': those that cannot work, and those that are missing
-* package_files: data that other packages bring
-* config_folder: where configurations lie
+* versions: versions of this package and its dependencies; checks for unsupported and missing ones
+* package_files: data files of other packages
+* config_folder: the folder of configurations
 * cores: processor cores that this process may use
-* command_line: --help, renamed settings and unknown ones, before anything heavy is imported
-* help_text: what --help prints
-* verbosity: how much a program wants to see
+* command_line: --help, renamed and unknown settings, before anything heavy is imported
+* help_text: the output of --help
+* verbosity: quiet mode for use from programs, and messages on stderr
 """

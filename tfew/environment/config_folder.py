@@ -1,4 +1,4 @@
-"""Where the package and its configurations lie; known without Hydra and omegaconf."""
+"""Folders of the package and its configurations, without importing Hydra and omegaconf."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""How many processor cores this process may use, and how many of them nobody else is using."""
+"""The number of processor cores that this process may use, and how many of them are free."""
 
 import os
 import time
@@ -10,13 +10,13 @@ STATISTICS = Path("/proc/stat")  # of a core: user, nice, system, idle, waiting 
 
 
 def usable_cores() -> float:
-    """Those that the affinity mask (taskset, Slurm) and the quota of a container leave."""
+    """Cores that the affinity mask (taskset, Slurm) and the quota of a container allow."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     return min(allowed, quota_cores() or allowed)
 
 
 def quota_cores() -> float | None:
-    """Cores that a container may use in the mean; None where none are set."""
+    """Cores that a container may use on average; None without a quota."""
     new, old = CPU_QUOTAS
     if new.is_file():
         words = new.read_text(encoding="utf-8").split()
@@ -24,18 +24,18 @@ def quota_cores() -> float | None:
         words = [file.read_text(encoding="utf-8").strip() for file in (old, QUOTA_PERIOD)]
     else:
         return None
-    return int(words[0]) / int(words[1]) if words[0].isdigit() else None  # "max" or -1: none
+    return int(words[0]) / int(words[1]) if words[0].isdigit() else None  # "max" or -1: no quota
 
 
 def load_average() -> float | None:
-    """Processes that ran or waited to run, in the mean of the last minute; None where that is not counted."""
+    """Average number of processes that ran or waited to run in the last minute; None if not counted."""
     return os.getloadavg()[0] if hasattr(os, "getloadavg") else None
 
 
 def busy_cores(seconds: float = 0.15) -> float | None:
-    """How many of the cores that this process may use others keep busy, in the mean of this time; None: not counted.
+    """Average number of this process's cores that other processes keep busy during this time; None: not counted.
 
-    This process must do nothing else meanwhile. (The load average would count what has ended a moment ago.)
+    This process must be idle meanwhile. (The load average would include processes that have just ended.)
     """
     before = _busy_seconds()
     if before is None:
@@ -47,7 +47,7 @@ def busy_cores(seconds: float = 0.15) -> float | None:
 
 
 def _busy_seconds() -> float | None:
-    """Since the machine was started, of all these cores."""
+    """Busy seconds of all these cores since the machine was started."""
     if not STATISTICS.is_file() or not hasattr(os, "sched_getaffinity"):
         return None
     allowed = {f"cpu{core}" for core in os.sched_getaffinity(0)}
@@ -57,12 +57,12 @@ def _busy_seconds() -> float | None:
 
 
 def share_of_cores(processes: int) -> int:
-    """Threads of each of so many processes that share this machine."""
+    """Threads for each of this number of processes on this machine."""
     return max(1, int(usable_cores()) // processes)
 
 
 def free_cores() -> int:
-    """Those that this process may use and nobody else is using; at least 1."""
+    """Number of cores that this process may use and no other process uses; at least 1."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     unused = allowed - (busy_cores() or 0.0)
     return max(1, round(min(unused, quota_cores() or unused)))

@@ -1,6 +1,6 @@
-"""What `--help` prints: examples, the settings that people use first, the groups; and the reader of settings' comments.
+"""The output of `--help`: examples, the most used settings, the groups; and the parser of comments in settings files.
 
-Nothing is composed for it, so it takes a moment. `--help all` is Hydra's own help, with every setting.
+No configuration is composed for it, so it is fast. `--help all` is Hydra's own help, with every setting.
 """
 
 import re
@@ -13,9 +13,9 @@ from tfew.environment.config_folder import CONFIGS
 
 WIDTH = 110
 NAME_WIDTH = 22
-HEADING_WORDS = 3  # at most, of a comment that is about all that follows
+HEADING_WORDS = 3  # maximum length of a comment that is a heading
 LINE = re.compile(r"(?P<indent> *)(?P<key>[\w.]+):(?: +(?P<value>[^#\s].*?))?(?: +# (?P<comment>.*))?")
-# by command the settings that its help shows, `+experiment` and the groups aside
+# settings in the help of each command, in addition to `+experiment` and the groups
 FIRST = {
     "train": (
         "data", "text", "label", "choices", "template", "folds", "validation", "data_dir", "few_shot", "few_shot_seed",
@@ -51,7 +51,7 @@ ADDED = ("experiment",)  # groups that no default names: +GROUP=OPTION
 
 @dataclass(frozen=True)
 class Setting:
-    """One key of a YAML file: its dotted name, default as written, and what the comments at it say."""
+    """One key of a YAML file: its dotted name, default as written, and comment."""
 
     name: str
     default: str
@@ -59,7 +59,7 @@ class Setting:
 
 
 def file_settings(path: Path) -> list[Setting]:
-    """The settings of a file in its order. A comment stands behind a key, or on the lines above it."""
+    """The settings of a file in its order. A comment is after a key, or on the lines above it."""
     found: list[Setting] = []
     above: list[str] = []
     parents: list[tuple[int, str]] = []
@@ -69,7 +69,7 @@ def file_settings(path: Path) -> list[Setting]:
             above.append(stripped.removeprefix("#").strip())
             continue
         match = LINE.fullmatch(line.rstrip())
-        if match is None:  # an empty line ends what stands above; so does what is no key
+        if match is None:  # an empty line, or one without a key, ends the comment above
             above = []
             continue
         depth = len(match["indent"])
@@ -86,7 +86,7 @@ def file_settings(path: Path) -> list[Setting]:
 
 
 def command_settings(command: str) -> dict[str, Setting]:
-    """By name all settings of a command, those that it inherits first."""
+    """All settings of a command by name, inherited ones first."""
     path = CONFIGS / f"{command}.yaml"
     inherited = re.search(r"^defaults: \[(\w+), _self_\]", path.read_text(encoding="utf-8"), re.M)
     base = command_settings(inherited[1]) if inherited else {}
@@ -94,7 +94,7 @@ def command_settings(command: str) -> dict[str, Setting]:
 
 
 def options(group: str) -> list[str]:
-    """The names that GROUP=NAME takes."""
+    """The options of GROUP=NAME."""
     return sorted(path.relative_to(CONFIGS / group).with_suffix("").as_posix() for path in _files(group))
 
 
@@ -103,7 +103,7 @@ def _files(group: str) -> Iterator[Path]:
 
 
 def groups_with(key: str, but: Collection[str]) -> list[str]:
-    """The groups and sections, `but` for these, that have this key right below them."""
+    """The groups and sections (except `but`) that have this key directly below them."""
     import yaml
 
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the first is ten times as fast, and not everywhere

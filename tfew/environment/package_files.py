@@ -1,6 +1,6 @@
-"""Data files that other installed Python packages bring, found in their lists of files.
+"""Data files of other installed Python packages, found in the packages' lists of files.
 
-The package itself is never imported: that would run its code, and need what it needs.
+The package itself is never imported: that would run its code, and require its dependencies.
 """
 
 import base64
@@ -9,14 +9,14 @@ from pathlib import Path
 
 
 def package_file(package: str, file: str) -> Path | None:
-    """Where an installed package has this file (its path as in the wheel); None where it has none, or is not here."""
+    """The path of this file (named as in the wheel) of an installed package; None if file or package is missing."""
     entry = _listed(package, file)
     path = None if entry is None else Path(str(entry.locate()))
     return path if path is not None and path.is_file() else None
 
 
 def recorded_sha256(package: str, file: str) -> str | None:
-    """The checksum that the package notes for its file, in hexadecimal; None where it notes none."""
+    """The SHA-256 that the package records for its file, in hexadecimal; None if it records none."""
     entry = _listed(package, file)
     if entry is None or entry.hash is None or entry.hash.mode != "sha256":
         return None

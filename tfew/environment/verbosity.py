@@ -1,4 +1,4 @@
-"""How much a program wants to see: tables and progress bars go with the messages of the logger `tfew`."""
+"""Verbosity for use from programs: tables and progress bars follow the level of the logger `tfew`."""
 
 import logging
 import sys
@@ -9,18 +9,18 @@ from tfew.devices.distributed import is_main_process
 
 
 def is_quiet() -> bool:
-    """Whether the logger is set to warnings alone."""
+    """Whether the logger shows warnings only."""
     return logging.getLogger("tfew").level > logging.INFO
 
 
 def bar_options() -> dict[str, bool]:
-    """For tqdm: to hide a bar; otherwise TQDM_DISABLE, the environment's, decides."""
+    """Options for tqdm that hide the bar in quiet mode; otherwise TQDM_DISABLE in the environment decides."""
     return {"disable": True} if is_quiet() else {}
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Inside, only warnings are said."""
+    """A context in which only warnings are logged."""
     log = logging.getLogger("tfew")
     before = log.level
     log.setLevel(max(before, logging.WARNING))

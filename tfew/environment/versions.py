@@ -1,7 +1,7 @@
-"""This package's own version, and whether the libraries it needs are here in versions that work.
+"""This package's own version, and checks that required libraries are installed in supported versions.
 
-Ranges and extras are said once, in pyproject.toml: a clone reads that file (its metadata may be older than its code,
-or missing), an installed package the metadata made of it. No library is imported to be asked.
+Ranges and extras are defined once, in pyproject.toml: a clone reads that file (its metadata may be older than its code,
+or missing), an installed package the metadata generated from it. No library is imported for this.
 """
 
 import tomllib
@@ -25,7 +25,7 @@ def own_version() -> str:
 
 
 def installed(name: str) -> str | None:
-    """The version of a library; None where it is not here."""
+    """The version of a library; None if it is not installed."""
     try:
         return metadata.version(name)
     except metadata.PackageNotFoundError:
@@ -33,14 +33,14 @@ def installed(name: str) -> str | None:
 
 
 def misfit(requirement: Requirement) -> str | None:
-    """The version that is here, where it is outside the range. A build or a preview counts as its release."""
+    """The installed version if it is outside the range. A build or a preview counts as its release."""
     found = installed(requirement.name)
     return found if found and not requirement.specifier.contains(Version(found).base_version) else None
 
 
 @cache
 def check_versions() -> None:
-    """Raises UserError for a library of a version that cannot work; what is missing says so itself when it is used."""
+    """Raises UserError for a library in an unsupported version; a missing library is reported when it is used."""
     for requirement in requirements():
         if found := misfit(requirement):
             raise UserError(
@@ -50,7 +50,7 @@ def check_versions() -> None:
 
 
 def require(what: str, extra: str) -> None:
-    """Raises UserError where something of an extra of this package is missing, which `what` needs."""
+    """Raises UserError if a library of an extra of this package is missing, which `what` needs."""
     missing = [requirement for requirement in requirements(extra) if installed(requirement.name) is None]
     if missing:
         raise UserError(
@@ -60,12 +60,12 @@ def require(what: str, extra: str) -> None:
 
 
 def pip_install(requirements: Iterable[Requirement]) -> str:
-    """The command line; a shell would read < and > itself."""
+    """The command line, quoted since a shell would interpret < and >."""
     return " ".join(["pip install", *(f'"{r}"' if r.specifier else r.name for r in requirements)])
 
 
 def requirements(extra: str = "") -> list[Requirement]:
-    """What this package always needs, or what one of its extras brings."""
+    """The requirements of this package, or of one of its extras."""
     return [Requirement(line) for line in _declared()[1][extra]]
 
 

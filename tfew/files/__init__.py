@@ -1,13 +1,13 @@
-"""Reading and writing files safely.
+"""Safe reading and writing of files.
 
-* atomic, atomic_output, partial_file: written whole or not at all; large ones resume
+* atomic, atomic_output, partial_file: atomic writes; large outputs can be resumed
 * file_lock: one process per file
-* checksums: whether a file is as it was written
-* regular: files that end, under a size
-* untrusted: JSON, YAML and archives of strangers
-* hub: whether the Hugging Face Hub answers, and patience with it
+* checksums: detection of damaged files
+* regular: opens regular files only, up to a size
+* untrusted: parsers for JSON, YAML and archives from untrusted sources
+* hub: whether the Hugging Face Hub answers; retries
 * hub_files: commits and files of the Hub, in its cache
-* hub_adapter: adapters that are on the Hub
-* hub_xet: Xet storage, and HTTP where it cannot be loaded
-* hub_errors: why something could not be had, in words
+* hub_adapter: adapters on the Hub
+* hub_xet: Xet storage, with fallback to HTTP
+* hub_errors: error messages for failed downloads
 """

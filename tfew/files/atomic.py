@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, even if the process is killed or the disk is full."""
+"""Atomic writes, even if the process is killed or the disk is full."""
 
 import os
 import secrets
@@ -36,7 +36,7 @@ def write_bytes_atomically(path: Path, data: bytes) -> None:
 
 
 def remove_temporary_files(folder: Path) -> None:
-    """Removes what killed processes left of `write_bytes_atomically`; nobody else may be writing in this folder."""
+    """Removes temporary files that killed processes left; no other process may be writing in this folder."""
     for path in folder.rglob(".*.tmp"):
         path.unlink(missing_ok=True)
 

@@ -27,8 +27,8 @@ def check_output_path(path: Path, overwrite: bool, folder: bool) -> Path:
         raise UserError(f"output={path} exists and is not empty: choose another, or set overwrite=true.")
     if foreign := [entry.name for entry in content if entry.is_dir() or not OWN_FILES.fullmatch(entry.name)]:
         raise UserError(
-            f"output={path} holds what no conversion made ({shorten_list(foreign, 3)}) and overwrite=true does not"
-            " delete: choose another."
+            f"output={path} contains files that no conversion wrote ({shorten_list(foreign, 3)}), which overwrite=true"
+            " does not delete: choose another."
         )
     return path
 

@@ -1,4 +1,4 @@
-"""Checksums, to detect files that a disk, a copy or an incomplete download has damaged.
+"""Checksums, to detect files that were damaged by a disk, a copy or an incomplete download.
 
 They are no protection against forgery; see SECURITY.md.
 """
@@ -18,7 +18,7 @@ CHECKSUM_KEY = "sha256"
 
 
 def file_sha256(path: Path) -> str:
-    """Raises UserError if it is no regular file: one that never ends has no checksum."""
+    """The file's SHA-256; raises UserError if it is not a regular file, since reading might never end."""
     try:
         with open_regular(path) as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
@@ -41,7 +41,7 @@ def from_checked_json(text: str) -> dict[str, Any]:
     if not isinstance(fields, dict):
         raise ValueError("it is no JSON object")
     if (expected := fields.pop(CHECKSUM_KEY, None)) is not None and expected != _checksum(fields):
-        raise ValueError("it is damaged: its checksum is another")
+        raise ValueError("it is damaged: its checksum does not match")
     return fields
 
 
@@ -60,11 +60,11 @@ def check_checkpoint(path: Path) -> None:
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()
         torch.load(path, map_location="meta", weights_only=True)
-    except Exception as error:  # of zipfile or the unpickler, of any kind
+    except Exception as error:  # of any type, from zipfile or the unpickler
         damaged = next(iter(str(error).splitlines()), type(error).__name__)
     if damaged is not None:
         raise UserError(
-            f"{path} is damaged ({damaged}): delete it, and resume=true goes on from an earlier one or from the start."
+            f"{path} is damaged ({damaged}): delete it, and resume=true continues from an earlier one or the start."
         )
 
 

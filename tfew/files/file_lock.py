@@ -22,9 +22,9 @@ UNSUPPORTED = {errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS}
 
 
 def try_lock(descriptor: int) -> bool:
-    """Locks an open file unless another process holds it; whether it is now held here.
+    """Locks an open file unless another process holds it; returns whether it is now held here.
 
-    Where there are no locks, a note says so, and nothing is locked.
+    Without lock support, a note is logged, and nothing is locked.
     """
     if not HAS_LOCKS:
         note_no_locks("here")
@@ -42,7 +42,7 @@ def try_lock(descriptor: int) -> bool:
 
 @contextmanager
 def waiting_lock(path: Path) -> Iterator[None]:
-    """Inside, no other process holds the lock on this file; waits until that is so. The file stays."""
+    """A context that holds the lock on this file, waiting for it if necessary. The file is not removed."""
     with path.open("ab") as file:
         while not try_lock(file.fileno()):
             time.sleep(POLL_SECONDS)

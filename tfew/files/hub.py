@@ -1,7 +1,7 @@
-"""Whether the Hugging Face Hub answers, found out quickly, and patience with one that does so badly.
+"""A quick test whether the Hugging Face Hub answers, and retries of failed requests.
 
-The libraries retry a dead connection for most of a minute. Here one request is made: if nothing answers it, they are
-switched to offline mode, in which cached copies are used and a missing one is an error at once.
+The libraries retry a dead connection for most of a minute. Here one request is made: if it is not answered, they are
+switched to offline mode, in which cached copies are used and a missing one is an immediate error.
 """
 
 import functools
@@ -18,9 +18,9 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 ANSWER_TIMEOUT_SECONDS = 10.0  # for the connection, and again for the answer; then only cached copies are used
-WAITS_SECONDS = (1.0, 2.0, 4.0, 8.0)  # before a request is made again that the Hub did not answer properly
-LONGEST_WAIT_SECONDS = 60.0  # that the Hub may ask for
-BUSY = {408, 429, 500, 502, 503, 504}  # HTTP statuses that pass
+WAITS_SECONDS = (1.0, 2.0, 4.0, 8.0)  # before retries of a failed request
+LONGEST_WAIT_SECONDS = 60.0  # the longest wait that the Hub may ask for
+BUSY = {408, 429, 500, 502, 503, 504}  # temporary HTTP statuses
 SET_HERE = "TFEW_HUB_NOT_REACHED"  # in the environment
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[\w.-]+)?")
 OFFLINE_FLAGS = (("huggingface_hub.constants", "HF_HUB_OFFLINE"), ("datasets.config", "HF_HUB_OFFLINE"))
@@ -28,7 +28,7 @@ OFFLINE_FLAGS = (("huggingface_hub.constants", "HF_HUB_OFFLINE"), ("datasets.con
 
 @functools.cache
 def reachable() -> bool:
-    """Whether the Hub answers (through a proxy, where the environment names one); if not, logs it once.
+    """Whether the Hub answers (through a proxy, if the environment sets one); if not, logs it once.
 
     An explicit offline mode counts as no answer.
     """
@@ -49,7 +49,7 @@ def endpoint() -> str:
 
 
 def why_no_answer(timeout_seconds: float) -> str | None:
-    """What one request to the Hub fails with; None where it is answered."""
+    """The error of one request to the Hub; None if it is answered."""
     from huggingface_hub.errors import HTTPError
     from huggingface_hub.utils import get_session
 
@@ -61,7 +61,7 @@ def why_no_answer(timeout_seconds: float) -> str | None:
 
 
 def why_offline() -> str:
-    """Of a Hub that is not reachable."""
+    """The reason why the Hub is not reachable."""
     return "offline mode is on (HF_HUB_OFFLINE)" if is_set_offline() else "the Hub cannot be reached"
 
 
@@ -70,7 +70,7 @@ def is_offline() -> bool:
 
 
 def is_set_offline() -> bool:
-    """Whether somebody has set offline mode, not this module."""
+    """Whether offline mode was set by the user, not by this module."""
     return is_offline() and SET_HERE not in os.environ
 
 
@@ -83,7 +83,7 @@ def _go_offline() -> None:
 
 
 def patiently(call: Callable[[], T], what: str, waits: Sequence[float] | None = None) -> T:
-    """What `call` returns; it is made again where the Hub is busy or the connection breaks, which is logged."""
+    """Calls `call` and returns its result; retries, with a log line, if the Hub is busy or the connection breaks."""
     for wait in WAITS_SECONDS if waits is None else waits:
         try:
             return call()
@@ -98,7 +98,7 @@ def patiently(call: Callable[[], T], what: str, waits: Sequence[float] | None = 
 
 
 def passing_trouble(error: BaseException) -> tuple[str, float] | None:
-    """What is wrong for a while, and the seconds that the Hub asks to wait; None for any other error."""
+    """The reason of a temporary error, and the seconds that the Hub asks to wait; None for any other error."""
     from huggingface_hub.errors import HfHubHTTPError, HTTPError
 
     for one in chain(error):
@@ -114,7 +114,7 @@ def passing_trouble(error: BaseException) -> tuple[str, float] | None:
 
 
 def chain(error: BaseException | None) -> Iterator[BaseException]:
-    """The error and those that led to it: the libraries bury the cause."""
+    """The error and its causes: the libraries nest the actual cause deeply."""
     seen: set[int] = set()
     while error is not None and id(error) not in seen:
         yield error

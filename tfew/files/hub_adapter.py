@@ -1,6 +1,6 @@
-"""Adapters in repositories of the Hub, `hub:OWNER/NAME` or `hub:OWNER/NAME@REVISION` wherever a folder is taken.
+"""Adapters on the Hub: `hub:OWNER/NAME` or `hub:OWNER/NAME@REVISION` wherever a folder is accepted.
 
-Only the files of an adapter are downloaded: no settings of a run, and no code, whatever else lies in the repository.
+Only the files of an adapter are downloaded: no settings of a run, and no code, whatever else is in the repository.
 """
 
 import re
@@ -12,14 +12,14 @@ from tfew.files.hub_files import MODELS, commit_of, fetch, file_sizes, note_bran
 
 HUB = "hub:"
 FILES = ("adapter.json", "adapter.safetensors", "README.md", "adapter_config.json", "adapter_model.safetensors")
-DESCRIPTIONS = (FILES[0], FILES[3])  # of tfew's form and of HF peft's
+DESCRIPTIONS = (FILES[0], FILES[3])  # of tfew's format and of HF peft's
 REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
 def local_adapter(value: str | Path) -> Path:
-    """The folder that `adapter=` and its like name; one of the Hub is downloaded, where it is not in the cache.
+    """The folder that `adapter=` and similar settings name; an adapter on the Hub is downloaded if not cached.
 
-    Raises UserError where that cannot be loaded or is no adapter.
+    Raises UserError if that cannot be loaded or is not an adapter.
     """
     text = str(value)
     if not text.startswith(HUB):

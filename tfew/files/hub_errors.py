@@ -1,4 +1,4 @@
-"""What the libraries raise of the Hub, as cause and remedy in words."""
+"""Turns the libraries' errors about the Hub into messages with cause and remedy."""
 
 import errno
 
@@ -9,7 +9,7 @@ TOKEN_HELP = "log in with `hf auth login`, or set HF_TOKEN"
 
 
 def cannot_be_loaded(knob: str, path: str, reason: object) -> UserError:
-    """Of a model or tokenizer that this setting names."""
+    """The error for a model or tokenizer that this setting names."""
     return UserError(
         f"{knob}={path} cannot be loaded: {reason} Name a local folder with {knob}=, or use model=tiny, which needs no"
         " download."
@@ -17,16 +17,16 @@ def cannot_be_loaded(knob: str, path: str, reason: object) -> UserError:
 
 
 def explain(error: BaseException, id: str, kind: str = "models") -> str | None:
-    """One clause, without its full stop, on why something of repository `id` could not be had; None: no Hub matter.
+    """One clause, without its full stop, on why a download from repository `id` failed; None: not a Hub error.
 
-    The whole chain of exceptions is looked at, and the most telling one counts.
+    The most specific exception of the whole chain is used.
     """
     found = [clause for one in chain(error) if (clause := _explain_one(one, id, kind)) is not None]
     return min(found)[1] if found else None
 
 
 def _explain_one(error: BaseException, id: str, kind: str) -> tuple[int, str] | None:
-    """The clause, and how little it tells (0: the very cause)."""
+    """The clause, and how unspecific it is (0: the actual cause)."""
     from huggingface_hub import constants, errors
 
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):

@@ -1,8 +1,8 @@
-"""Files of the Hub in its cache: which commit a revision is, and that commit's files, downloaded where missing.
+"""Files of the Hub in its cache: resolves a revision to a commit, and downloads that commit's missing files.
 
-Downloads are made here and not by transformers, so that one place knows the commit, shows the bar, is patient with a
-busy Hub, and never takes a file twice: transformers would fetch the safetensors of a bot's pull request, too, where a
-model's weights are pickles.
+Downloads are done here and not by transformers, so that one place knows the commit, shows the bar, retries if the Hub
+is busy, and never downloads weights twice: if a model's weights are pickles, transformers would also fetch the
+safetensors of a bot's pull request.
 """
 
 import json
@@ -24,13 +24,13 @@ COMMIT = re.compile(r"[0-9a-f]{40}")
 MODELS, DATASETS = "models", "datasets"
 SMALL = (".json", ".txt", ".model", ".jinja", ".tiktoken")  # of a model: its settings and its tokenizer
 WHOLE, INDEX = ("model.safetensors", "pytorch_model.bin"), ".index.json"  # by preference
-_commits: dict[tuple[str, str, str], str] = {}  # that revisions were found to be, by this process
+_commits: dict[tuple[str, str, str], str] = {}  # of revisions, as resolved by this process
 
 
 def commit_of(kind: str, id: str, revision: str) -> str:
-    """The commit that this revision of a repository is: asked of the Hub once, else the cached copy's.
+    """The commit of this revision of a repository: from the Hub, asked once, else from the cached copy.
 
-    Raises UserError where there is no such repository or revision, or neither Hub nor copy.
+    Raises UserError if there is no such repository or revision, or neither Hub nor copy is available.
     """
     if COMMIT.fullmatch(revision):
         return revision
@@ -41,7 +41,7 @@ def commit_of(kind: str, id: str, revision: str) -> str:
 
 
 def known_commit(kind: str, id: str, revision: str) -> str | None:
-    """What `commit_of` or `note_commit` found earlier in this process."""
+    """The commit that `commit_of` or `note_commit` found earlier in this process."""
     return revision if COMMIT.fullmatch(revision) else _commits.get((kind, id, revision))
 
 
@@ -52,14 +52,14 @@ def note_commit(kind: str, id: str, revision: str, commit: str) -> None:
 def model_folder(id: str, revision: str, weights: bool, code: bool = False) -> Path:
     """The folder of a model's files in the cache: settings and tokenizer, its own Python `code`, its `weights`.
 
-    Raises UserError where one of them cannot be loaded.
+    Raises UserError if one of them cannot be loaded.
     """
     commit = commit_of(MODELS, id, revision)
     folder = snapshot(MODELS, id, commit)
     if not hub.reachable():
         return _checked_copy(folder, id, revision, weights)
     sizes = file_sizes(id, commit)
-    if sizes is None:  # the Hub has stopped answering since
+    if sizes is None:  # the Hub no longer answers
         return _checked_copy(folder, id, revision, weights)
     endings = (*SMALL, ".py") if code else SMALL
     small = [name for name in sizes if name.endswith(endings) and (code or "/" not in name or name.endswith(".jinja"))]
@@ -73,7 +73,7 @@ def model_folder(id: str, revision: str, weights: bool, code: bool = False) -> P
 
 
 def fetch(kind: str, id: str, commit: str, names: Sequence[str]) -> list[Path]:
-    """These files of a commit, from the cache or the Hub; raises UserError that says why one cannot be loaded."""
+    """These files of a commit, from the cache or the Hub; raises UserError with the reason if one cannot be loaded."""
     from huggingface_hub import hf_hub_download
 
     where: dict[str, Any] = {"repo_type": kind[:-1], "revision": commit, "local_files_only": not hub.reachable()}
@@ -128,7 +128,7 @@ def _checked_commit(name: object, id: str) -> str:
 
 @cache
 def file_sizes(id: str, commit: str) -> dict[str, int | None] | None:
-    """The files of a commit of a model, and their bytes; None where the Hub does not say, and there is a copy."""
+    """The files of a model's commit and their sizes; None if the Hub fails and there is a cached copy."""
     from huggingface_hub import HfApi
 
     try:
@@ -143,7 +143,7 @@ def file_sizes(id: str, commit: str) -> dict[str, int | None] | None:
 
 
 def _weights(id: str, commit: str, names: dict[str, int | None]) -> list[str]:
-    """The files of the weights, in one of the two forms that transformers reads."""
+    """The weight files, in one of the two formats that transformers reads."""
     for whole in WHOLE:
         if whole in names:
             return [whole]
@@ -156,7 +156,7 @@ def _weights(id: str, commit: str, names: dict[str, int | None]) -> list[str]:
 
 
 def _checked_copy(folder: Path, id: str, revision: str, weights: bool) -> Path:
-    """The cached copy; raises UserError where weights are wanted that are not there in full."""
+    """The cached copy; raises UserError if weights are needed that are incomplete."""
     if not folder.is_dir():
         raise UserError(f"{id} (revision {revision}) is not in the Hub's cache here, and {hub.why_offline()}.")
     if weights and not _has_weights(folder):
@@ -178,7 +178,7 @@ def _has_weights(folder: Path) -> bool:
 
 
 def _check_space(id: str, bytes_to_come: int) -> None:
-    """Raises UserError before a download that the disk has no room for; says how much is coming."""
+    """Logs the size of a download; raises UserError if the disk is too small for it."""
     if not bytes_to_come:
         return
     place = _cache()
@@ -207,7 +207,7 @@ def snapshot(kind: str, id: str, commit: str) -> Path:
 
 
 def _cached_commit(kind: str, id: str, revision: str) -> str | None:
-    """What the branch or tag was when its files were last downloaded."""
+    """The commit of the branch or tag when its files were last downloaded."""
     path = _repository(kind, id) / "refs" / revision
     if ".." in path.parts or Path(revision).is_absolute():
         return None
@@ -215,7 +215,7 @@ def _cached_commit(kind: str, id: str, revision: str) -> str | None:
 
 
 def note_branch(kind: str, id: str, revision: str, commit: str) -> None:
-    """As huggingface_hub does for files that are asked for by branch, so that the copy is found without the Hub."""
+    """Records the branch's commit, as huggingface_hub does for files requested by branch, for use without the Hub."""
     path = _repository(kind, id) / "refs" / revision
     if revision != commit and _cached_commit(kind, id, revision) != commit:
         path.parent.mkdir(parents=True, exist_ok=True)

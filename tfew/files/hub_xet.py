@@ -1,8 +1,8 @@
-"""Xet storage, in which the Hub keeps the large files of most repositories, and plain HTTP where it cannot be loaded.
+"""Xet storage, in which the Hub keeps the large files of most repositories, with fallback to plain HTTP.
 
-huggingface_hub goes to it, by the package hf_xet, wherever that is installed and the Hub names it. It is on other hosts
-than the Hub's pages, so a firewall may let one through and not the other; hf_xet then tries for minutes and gives up.
-The Hub has the same files over HTTP (up to 50 GB each).
+huggingface_hub uses it, through the package hf_xet, if that is installed and the Hub names it. It is on other hosts
+than the Hub's pages, so a firewall may allow one and not the other; hf_xet then tries for minutes and gives up.
+The Hub serves the same files over HTTP (up to 50 GB each).
 """
 
 import logging
@@ -16,13 +16,13 @@ from tfew.files.hub import chain
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-# of hf_xet, for a host that does not answer: half a minute in all, and not six; whoever sets them himself knows better
+# settings of hf_xet for a host that does not answer: half a minute in all, not six; a user's own values take precedence
 PATIENCE = {"HF_XET_CLIENT_RETRY_MAX_ATTEMPTS": "2", "HF_XET_CLIENT_CONNECT_TIMEOUT": "10s"}
-OF_XET = re.compile(r"\bCAS\b|[Xx]et\b|xet-(read|write)-token|^(Task|Network) error: ")  # in what hf_xet raises
+OF_XET = re.compile(r"\bCAS\b|[Xx]et\b|xet-(read|write)-token|^(Task|Network) error: ")  # in errors of hf_xet
 
 
 def or_over_http(call: Callable[[], T], what: str) -> T:
-    """What `call` returns; where Xet storage cannot be loaded, it is made once more without, as is all that follows."""
+    """Calls `call` and returns its result; if Xet storage fails, retries without it, as do all later calls."""
     from huggingface_hub import constants
 
     for name, value in PATIENCE.items():
@@ -38,7 +38,7 @@ def or_over_http(call: Callable[[], T], what: str) -> T:
 
 
 def xet_trouble(error: BaseException) -> str | None:
-    """What went wrong with Xet storage; None where something else did, or it is not used."""
+    """The reason why Xet storage failed; None for any other error, or if it is not used."""
     from huggingface_hub import constants
     from huggingface_hub.errors import HfHubHTTPError
 

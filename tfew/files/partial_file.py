@@ -1,7 +1,7 @@
 """An output file that takes hours to write: it appears when it is complete, and writing resumes after a kill.
 
-Until then OUTPUT.partial grows, and other files that are written in step with it. OUTPUT.partial.json holds the sizes
-up to which all are committed, and what they are an output of. Anything beyond these sizes is truncated on resume.
+Until then OUTPUT.partial grows, with other files that are written in step with it. OUTPUT.partial.json holds the sizes
+up to which all are committed, and the identity of the output. Anything beyond these sizes is truncated on resume.
 """
 
 import glob
@@ -59,7 +59,7 @@ class PartialFile:
 
     @property
     def written(self) -> Path:
-        """Where the output is until it is finished."""
+        """The output's path until it is finished."""
         return _partial_path(self.path)
 
     def write(self, text: str, side_texts: Sequence[str], state: Mapping[str, Any]) -> None:

@@ -1,8 +1,8 @@
 """Parsers for JSON, YAML and archives of unknown origin: plain data, or ValueError.
 
-Python's JSON parser raises RecursionError on deep nesting. YAML's safe loader makes no objects, but aliases let a small
-file expand beyond any memory, so they are refused. Files in the project's own formats are checked against declared
-types.
+Python's JSON parser raises RecursionError on deep nesting. YAML's safe loader constructs no objects, but aliases let a
+small file expand beyond any memory, so they are rejected. Files in the project's own formats are checked against
+declared types.
 """
 
 import json
@@ -15,7 +15,7 @@ from typing import Any, TypeVar, get_type_hints
 import yaml
 
 T = TypeVar("T")
-MAX_INTEGER = 2**63 - 1  # in the project's own files: larger ones are no counts, and overflow elsewhere
+MAX_INTEGER = 2**63 - 1  # in the project's own files: larger ones cannot be counts, and overflow elsewhere
 
 
 def parse_json(text: str, parse_int: Callable[[str], int] = int) -> Any:

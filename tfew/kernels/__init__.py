@@ -1,5 +1,5 @@
-"""Operations that torch does slowly on a CPU, written so that they are fast there; on a GPU torch's own are taken.
+"""Fast versions of operations that torch does slowly on a CPU; on a GPU torch's own are used.
 
-* dropout: masks of dropout, four from one random number
-* attention: attention with dropout over rows of uneven length
+* dropout: dropout masks, four from one random number
+* attention: attention with dropout over rows of different lengths
 """

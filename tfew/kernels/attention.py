@@ -1,8 +1,8 @@
 """Attention with dropout over packed tokens on a CPU, where torch has no fused kernel for it.
 
-torch takes it apart into some twenty operations over padded rows. Here rows of like length are computed together, so
-that little is padding; forward and backward pass are written out, and what is kept between them is the probabilities
-and one byte a mask.
+torch decomposes it into about twenty operations over padded rows. Here rows of similar length are computed together,
+to keep padding small; forward and backward pass are implemented directly, and only the probabilities and one byte per
+mask element are saved between them.
 """
 
 from collections.abc import Sequence
@@ -14,13 +14,13 @@ from torch import Tensor
 
 from tfew.kernels.dropout import keep_mask
 
-ALIKE = 0.8  # rows are together whose keys are at least this share of the longest row's
+ALIKE = 0.8  # rows are grouped whose key length is at least this share of the longest row's
 
 
 @dataclass(frozen=True)
 class Group:
     """R rows of H heads, Q queries and K keys; `query_index`, `key_index` `[R H Q]`: the packed token and head
-    (token * H + head) at each place. `is_key_RK`: where there is a key, None: everywhere.
+    (token * H + head) at each place. `is_key_RK`: where there is a key; None: everywhere.
     """
 
     shape_RHQK: tuple[int, int, int, int]
@@ -33,7 +33,7 @@ class Group:
 class Rows:
     """`query_place`, `key_place` `[E H]`: the place, over all groups, of each packed token and head.
 
-    `key_place` is None where tokens stand in several rows; a query counts at its one place only.
+    `key_place` is None if tokens are in several rows; a query counts at its one place only.
     """
 
     groups: Sequence[Group]
@@ -42,7 +42,7 @@ class Rows:
 
 
 def rows_of_like_length(query_length_R: Tensor, key_length_R: Tensor, heads: int) -> Rows:
-    """Rows that stand behind one another in packed tokens, in groups."""
+    """Groups of rows that follow one another in packed tokens."""
     order_R = key_length_R.argsort(descending=True, stable=True)
     lengths = key_length_R[order_R].tolist()
     query_first_R, key_first_R = (length_R.cumsum(0) - length_R for length_R in (query_length_R, key_length_R))
@@ -73,7 +73,7 @@ def rows_with_shared_keys(token_RW: Tensor, place_E: Tensor, heads: int) -> Rows
 
 
 def _tokens(first_R: Tensor, length_R: Tensor) -> tuple[Tensor, Tensor]:
-    """The token at each place of a row, and whether it is one; padding repeats the last."""
+    """The token at each place of a row, and whether the place holds a token; padding repeats the last."""
     place_W = torch.arange(int(length_R.max()))
     return first_R[:, None] + torch.minimum(place_W, length_R[:, None] - 1), place_W < length_R[:, None]
 
@@ -153,7 +153,7 @@ def _gathered(group: Group, query: Tensor, key: Tensor, value: Tensor, width: in
 
 
 def _of_keys(rows: Rows, by_place: Tensor, key: Tensor) -> Tensor:
-    """The gradient of packed keys or values from that of all places; padding has none."""
+    """The gradient of packed keys or values from the gradient of all places; padding has none."""
     if rows.key_place is not None:
         return by_place.index_select(0, rows.key_place).view_as(key)
     index = torch.cat([group.key_index for group in rows.groups])
@@ -168,10 +168,10 @@ def attention_with_dropout(
     query_EX: Tensor, key_FX: Tensor, value_FX: Tensor, rows: Rows, biases: Sequence[Tensor | None], p: float,
     scale: float = 1.0,
 ) -> Tensor:  # fmt: skip
-    """`[E, X]`: `scaled_dot_product_attention` of packed queries with those keys that share their row; X: H heads.
+    """`[E, X]`: `scaled_dot_product_attention` of packed queries with the keys in their row; X: H heads.
 
-    `biases`: what is added to the scores of each group, `[R or 1, H or 1, Q or 1, K]`, without a gradient: also what
-    says that something is not seen. 0 < p < 1.
+    `biases`: added to the scores of each group, `[R or 1, H or 1, Q or 1, K]`, without a gradient; they include the
+    attention mask. 0 < p < 1.
     """
     width = query_EX.shape[-1] // rows.groups[0].shape_RHQK[1]
     result: Tensor = _Attention.apply(query_EX, key_FX, value_FX, rows, biases, p, scale, width)

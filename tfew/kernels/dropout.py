@@ -1,7 +1,7 @@
-"""Dropout on a CPU, five times as fast as torch's: that draws each mask by itself, on one core.
+"""Dropout on a CPU, five times as fast as torch's, which draws each mask element separately, on one core.
 
 A random number of 64 bits gives four masks of 16 bits, so `p` is rounded to a multiple of 1/65536 (0.1 to 0.100006).
-The numbers are of torch's generator: `torch.manual_seed` and checkpoints of activations work as with torch's dropout.
+Numbers come from torch's generator: `torch.manual_seed` and activation checkpointing work as with torch's dropout.
 """
 
 import threading
@@ -16,7 +16,7 @@ from torch.nn.functional import dropout as torch_dropout
 
 MASKS = 4  # from one random number
 STEPS = 2**16  # of p
-_lock, _open = threading.Lock(), 0  # how many have `fast_dropout` open
+_lock, _open = threading.Lock(), 0  # number of open `fast_dropout` contexts
 
 
 def keep_mask(like: Tensor, p: float) -> Tensor:
@@ -42,7 +42,7 @@ class _Dropout(torch.autograd.Function):
 
 
 def dropout(x: Tensor, p: float) -> Tensor:
-    """`torch.nn.functional.dropout` in training, of a floating-point tensor on the CPU; 0 <= p < 1."""
+    """`torch.nn.functional.dropout` in training mode, for a floating-point tensor on the CPU; 0 <= p < 1."""
     result: Tensor = _Dropout.apply(x, p)
     return result
 
@@ -57,10 +57,10 @@ def _fast(input: Tensor, p: float = 0.5, training: bool = True, inplace: bool = 
 
 @contextmanager
 def fast_dropout(device: torch.device) -> Iterator[None]:
-    """While it is open, modules on the CPU that call `torch.nn.functional.dropout` get the one above.
+    """A context in which modules on the CPU that call `torch.nn.functional.dropout` get the function above.
 
-    It is for a training step on this device, its backward pass too: checkpoints of activations draw a second time what
-    they drew. (A `TorchFunctionMode` is not in force in a backward pass.)
+    It must span a training step on this device including its backward pass, where activation checkpointing draws the
+    same masks again. (A `TorchFunctionMode` is not active in a backward pass.)
     """
     global _open
     if device.type != "cpu":

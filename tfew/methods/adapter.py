@@ -2,13 +2,13 @@
 
     out + up(relu(down(out)))        out [..., D], down D -> D / reduction, up back to D
 
-`out` is what the sub-layer gives, before the layer's dropout and residual. The paper (appendix D) speaks of adapters
+`out` is the sub-layer's output, before the layer's dropout and residual. The paper (appendix D) describes adapters
 after self-attention and feed-forward; the official code (`configs/adapter.json`) has them after the feed-forward only,
-which is what its count of 12.9M fits. Weights start small and not at zero (N(0, 0.02²)), so the model is changed a
-little from the start. Everything new is float32: with a bfloat16 base, `out` is cast there and back.
+which matches its count of 12.9M. Weights start small but not at zero (N(0, 0.02²)), so the model's function changes
+slightly from the start. All new parameters are float32: with a bfloat16 base, `out` is cast to float32 and back.
 
-The places are found by T5's module names, and other families are refused: where a sub-layer's output ends is
-written differently in each of them.
+Places are found by T5's module names, and other families are rejected: each of them defines the end of a sub-layer
+differently.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -23,7 +23,7 @@ from tfew.errors import UserError
 from tfew.methods.base import Method
 from tfew.methods.surgery import train_layer_norms
 
-LAST_LINEARS = ("o", "wo")  # of T5's attention, of its feed-forward: what they give is the sub-layer's output
+LAST_LINEARS = ("o", "wo")  # of T5's attention, of its feed-forward: their outputs are the sub-layers' outputs
 
 
 class Bottleneck(nn.Module):
@@ -39,7 +39,7 @@ class Bottleneck(nn.Module):
 
 
 class Adapter(Method):
-    """`places` are last name parts of T5's sub-layers; all of them must be there."""
+    """`places` are last name parts of T5's sub-layers; all of them must be found."""
 
     merges = False
 
@@ -78,7 +78,7 @@ def find_places(model: nn.Module, names: Iterable[str]) -> list[tuple[nn.Module,
 
 
 def insert_after(place: nn.Module, adapter: nn.Module) -> None:
-    """Makes `adapter` a part of the sub-layer that its output runs through."""
+    """Makes `adapter` a submodule of the sub-layer and applies it to the sub-layer's output."""
     place.adapter = adapter.train(place.training)
     place.register_forward_hook(_run_adapter)
 
@@ -90,7 +90,7 @@ def inner_width(width: int, reduction: int) -> int:
 
 
 def drawn_normal(shape: Sequence[int], std: float, device: torch.device) -> nn.Parameter:
-    """N(0, std²), drawn on the CPU: the same numbers for a seed wherever the model is."""
+    """N(0, std²), drawn on the CPU, so that a seed gives the same numbers on every device."""
     return nn.Parameter(nn.init.normal_(empty_for(shape, device), std=std).to(device))
 
 
@@ -99,12 +99,12 @@ def zeros(size: int, device: torch.device) -> nn.Parameter:
 
 
 def empty_for(shape: Sequence[int], device: torch.device) -> Tensor:
-    """To be drawn on the CPU, and moved to `device`; nowhere, where that is "meta"."""
+    """An uninitialised tensor on the CPU, to be filled there and then moved to `device`; on "meta" if that is it."""
     return torch.empty(*shape, dtype=torch.float32, device="meta" if device.type == "meta" else "cpu")
 
 
 def _run_adapter(module: nn.Module, inputs: Any, output: Any) -> Any:
-    """A forward hook. It reads the adapter off the module, so that a copied model runs its own."""
+    """A forward hook. It gets the adapter from the module, so that a copy of the model runs its own adapter."""
     adapter: Callable[[Tensor], Tensor] = module.adapter  # type: ignore[assignment]
     if isinstance(output, tuple):  # attention: its output comes first
         return adapter(output[0]), *output[1:]

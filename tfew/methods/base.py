@@ -1,9 +1,9 @@
-"""What a method is: one edit of the model, after which nobody needs to know which method it was.
+"""The interface of a method: an edit of the model, after which other code need not know the method.
 
-The life of a method in a training run: `check_optimizer`, `attach`, `initialise`, `compute_mask`, training of whatever
-was left trainable, `stored` to save. To use a saved adapter: `attach`, `restore`. To count: `attach` on a model
-without memory (device "meta"), then the counts. To leave the project: `attach`, `restore`, then `merge` or one of the
-`to_...`; to come back: `from_...`. Only `attach` must be written; the rest have the usual answer.
+Order of calls in a training run: `check_optimizer`, `attach`, `initialise`, `compute_mask`, training of the parameters
+that are left trainable, `stored` to save. To use a saved adapter: `attach`, `restore`. To count: `attach` on a model
+on device "meta", then the counts. To export: `attach`, `restore`, then `merge` or one of the `to_...`; to import:
+`from_...`. Only `attach` must be implemented; the others have defaults.
 """
 
 from abc import ABC, abstractmethod
@@ -21,45 +21,45 @@ from tfew.placement.report import Placement
 
 
 class Method(ABC):
-    """A way to fine-tune. New parameters are float32 and live on the device of the weights they join."""
+    """A fine-tuning method. New parameters are float32, on the device of the weights that they are added to."""
 
     @abstractmethod
     def attach(self, model: nn.Module) -> None:
-        """Edits the model in place; all its parameters are frozen before. What is trainable after is the adapter."""
+        """Edits the model, whose parameters are all frozen, in place. Those trainable afterwards are the adapter."""
 
-    # whether weights of the base model itself are trained: bfloat16 is too coarse to move them by small steps, so on a
-    # GPU the base is then float32 under autocast, as everything is in the official code
+    # whether weights of the base model itself are trained: bfloat16 is too coarse for small steps, so on a GPU the base
+    # is then float32 under autocast, as in the official code
     trains_base = False
-    needs_mask = False  # whether `compute_mask` wants to be called: it costs a pass over the training examples
-    merges = True  # whether `merge` leaves a plain model
+    needs_mask = False  # whether to call `compute_mask`, a pass over the training examples
+    merges = True  # whether `merge` results in a plain model
     may_be_zero: ClassVar[tuple[str, ...]] = ()  # whole-number arguments that may be 0; all others are at least 1
 
     def placement(self, model: nn.Module) -> Placement | None:
-        """Where the method is in this model, which nothing is attached to; None: everywhere, or beside the layers."""
+        """Where the method would be in this model without a method; None: everywhere, or beside the layers."""
         return None
 
     def check_optimizer(self, optimizer: Mapping[str, Any]) -> None:
-        """Raises UserError for optimiser settings (by name, as in the YAML) that this method cannot live with."""
+        """Raises UserError for optimiser settings (by name, as in the YAML) that do not work with this method."""
 
     def initialise(self, model: nn.Module, tokenizer: Any) -> None:
-        """Starting values that need the tokenizer; not called where a saved adapter is restored."""
+        """Sets initial values that need the tokenizer; not called if a saved adapter is restored."""
 
     def compute_mask(self, model: nn.Module, losses: Iterable[Tensor]) -> None:
         """Called once before training; `losses` yields the training loss of each single training example."""
 
     def mask_tensors(self) -> dict[str, Tensor]:
-        """What `compute_mask` found, for a run that is continued: it must not be found anew."""
+        """The result of `compute_mask`, saved for a run that is resumed: it must not be computed again."""
         return {}
 
     def load_mask(self, model: nn.Module, found: Mapping[str, Tensor]) -> None:
-        """In place of `compute_mask`, with what `mask_tensors` gave."""
+        """Replaces `compute_mask` on resuming, with the result of `mask_tensors`."""
 
     def stored(self, model: nn.Module) -> dict[str, Tensor]:
-        """What is saved: enough to `restore` the trained function on the same base model."""
+        """The tensors to save: enough to `restore` the trained function on the same base model."""
         return {name: parameter.detach() for name, parameter in adapter_parameters(model).items()}
 
     def restore(self, model: nn.Module, weights: Mapping[str, Tensor]) -> None:
-        """Puts `stored` weights back; raises UserError where names or shapes do not fit."""
+        """Loads `stored` weights; raises UserError if names or shapes do not fit."""
         check_fit(adapter_parameters(model), weights)
         _allocate(model)
         with torch.no_grad():
@@ -67,26 +67,26 @@ class Method(ABC):
                 parameter.copy_(weights[name])
 
     def check_stored(self, model: nn.Module, stored: Mapping[str, Tensor]) -> None:
-        """Raises UserError where names or shapes are not those that `restore` takes. Neither these tensors nor `model`,
-        which the method is attached to, need have memory.
+        """Raises UserError if `restore` would not accept these names or shapes. The method is attached to `model`; its
+        parameters and these tensors may be on device "meta".
         """
         check_fit(adapter_parameters(model), stored)
 
     def for_restoring(self) -> "Method":
-        """The method to attach before `restore`: what is trained and not stored takes no memory."""
+        """The method to attach before `restore`: parameters that are trained but not stored take no memory."""
         return self
 
     @property
     def restores_adapter_alone(self) -> bool:
-        """Whether `restore` needs the model's shape only, not its weights (device "meta")."""
+        """Whether `restore` needs the model's shapes only (device "meta"), not its weights."""
         return type(self).restore is Method.restore
 
     def trained_count(self, model: nn.Module) -> int:
-        """Numbers that training moves."""
+        """Number of parameters that are trained."""
         return sum(parameter.numel() for parameter in adapter_parameters(model).values())
 
     def stored_count(self, model: nn.Module) -> int:
-        """Numbers that the adapter consists of: the count that papers print."""
+        """Number of parameters in the saved adapter: the count that papers report."""
         return self.trained_count(model)
 
     def stored_bytes(self, model: nn.Module) -> int:
@@ -94,26 +94,27 @@ class Method(ABC):
         return sum(tensor.numel() * tensor.element_size() for tensor in self.stored(model).values())
 
     def neutral(self, model: nn.Module) -> dict[str, Tensor]:
-        """Of a method that scales (see `scalings`): `stored` weights that change nothing, where training starts."""
+        """For a scaling method (see `scalings`): the `stored` weights of the identity, from which training starts."""
         raise _no_scaling(type(self))
 
     def scaler(self, model: nn.Module) -> Scaler:
-        """What `stored` weights do, layer by layer, as a function of them, where that is nothing but scaling inputs and
-        outputs of linear layers: then many tasks' vectors can be in one model. `model` has no method attached.
+        """A function from `stored` weights to each layer's scaling, for methods that only scale inputs and outputs of
+        linear layers: vectors of many tasks can then be in one model. `model` has no method attached.
         """
         raise _no_scaling(type(self))
 
     def scalings(self, model: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, Scaling]:
-        """`scaler` applied to `stored` weights; raises UserError where they do not fit."""
+        """`scaler` applied to `stored` weights; raises UserError if they do not fit."""
         scaler = self.scaler(model)
         check_fit(self.neutral(model), weights)
         return scaler(weights)
 
-    # what HF peft calls this method in adapter_config.json: what `to_peft` writes, then what else `from_peft` knows
+    # `peft_type` of this method in HF peft's adapter_config.json: the one that `to_peft` writes, then others that
+    # `from_peft` reads
     peft_types: ClassVar[tuple[str, ...]] = ()
 
     def merge(self, model: nn.Module) -> None:
-        """Folds the adapter into the model's own weights; what only changed those is folded already."""
+        """Folds the adapter into the model's own weights; nothing to do for methods that train only those."""
 
     def to_peft(self, model: nn.Module) -> PeftAdapter:
         """The adapter in `model` as HF peft would save it."""
@@ -123,10 +124,10 @@ class Method(ABC):
     def from_peft(
         cls, arguments: Mapping[str, Any], adapter: PeftAdapter, model: nn.Module, fused_queries: str
     ) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        """The method's arguments, those of its YAML changed to what the file needs, and the weights to `restore`.
+        """Returns the method's arguments (those of its YAML, adapted to the file) and the weights to `restore`.
 
-        `model` has no method attached. `fused_queries`: what to do with a vector that scales queries where the
-        method leaves them alone, "refuse" or "keep".
+        `model` has no method attached. `fused_queries`: "refuse" or "keep" a vector that also scales queries, which
+        the method itself does not scale.
         """
         raise _no_exchange(cls, "HF peft (to=peft)")
 
@@ -148,7 +149,7 @@ def attach(method: Method, model: nn.Module) -> None:
 
 
 def merge(method: Method, model: nn.Module) -> None:
-    """Turns the model into a plain one of its class with the adapter folded in, or raises UserError."""
+    """Folds the adapter in and makes the model a plain one of its class; raises UserError if that is impossible."""
     method.merge(model)
     check_plain(type(method).__name__, model)
 
@@ -159,7 +160,7 @@ def adapter_parameters(model: nn.Module) -> dict[str, nn.Parameter]:
 
 
 def _allocate(model: nn.Module) -> None:
-    """Gives trainable parameters that have none (device "meta") memory on the CPU."""
+    """Allocates memory on the CPU for trainable parameters on device "meta"."""
     for name, parameter in adapter_parameters(model).items():
         if parameter.is_meta:
             layer, _, last = name.rpartition(".")
@@ -167,7 +168,7 @@ def _allocate(model: nn.Module) -> None:
 
 
 def check_fit(expected: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> None:
-    """Raises UserError, listing both sides, where names or shapes differ."""
+    """Raises UserError, listing the differences, if names or shapes differ."""
     in_file = {f"{name} {list(tensor.shape)}" for name, tensor in weights.items()}
     in_model = {f"{name} {list(tensor.shape)}" for name, tensor in expected.items()}
     if in_file != in_model:

@@ -1,9 +1,9 @@
-"""BitFit (Zaken et al. 2021, arXiv 2106.10199): only biases are trained, and here the layer norms with them.
+"""BitFit (Zaken et al. 2021, arXiv 2106.10199): only biases are trained, and here the layer norms, too.
 
-T5 has no biases, so every chosen linear layer gets one of zeros (the model is unchanged), float32 whatever the base
-is. The official code (`configs/bitfit.json`) chooses by the pattern "q|k|v|o|wi_[01]|w_o"; the feed-forward's second
-matrix is called `wo` and so never has a bias there. A layer that has a bias already is left as it is and its bias
-unfrozen, in its own type.
+T5 has no biases, so each selected linear layer gets a zero bias (the model is unchanged), in float32 whatever the
+base's dtype. The official code (`configs/bitfit.json`) selects by the pattern "q|k|v|o|wi_[01]|w_o"; the
+feed-forward's second matrix is called `wo`, so it never gets a bias there. If a layer already has a bias, that bias is
+unfrozen, in its own dtype.
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ from tfew.placement.report import MatrixChoice, Placement
 
 
 class Biased(nn.Module):
-    """Adds `added_bias` `[outputs]` to what a linear layer gives; not `bias`, which has to have the weight's type."""
+    """Adds `added_bias` `[outputs]` to a linear layer's output; `bias` itself would have to have the weight's dtype."""
 
     added_bias: nn.Parameter
 
@@ -29,12 +29,12 @@ class Biased(nn.Module):
 
 
 class BitFit(Method):
-    """On all matrices of attention and the first ones of the feed-forward; `targets` and `partial` as of `LoRA`.
+    """On all matrices of attention and the first ones of the feed-forward; `targets` and `partial` as in `LoRA`.
 
     `linears`, last name parts, is the argument of adapters saved before version 0.3.
     """
 
-    merges = False  # T5's layers have no biases to fold them into
+    merges = False  # T5's layers have no biases to fold these into
 
     def __init__(
         self,

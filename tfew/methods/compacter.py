@@ -1,12 +1,12 @@
 """Compacter (Mahabadi et al. 2021, arXiv 2106.04647): adapters of parametrised hypercomplex multiplication (PHM).
 
-Like `adapter.py`, with both matrices sums of Kronecker products of a small matrix and a low-rank one:
+Like `adapter.py`, but both matrices are sums of Kronecker products of a small matrix and a low-rank one:
 
     y = x W + b,    W [in, out] = sum over i = 1..n of kron(A_i [n, n], left_i [in/n, rank] right_i [rank, out/n])
 
-As in the official code (`configs/compacter.json`, `configs/compacter_pp.json`): n = 4, rank 1, every layer has A of its
-own (the Compacter paper shares them), A ~ N(0, 0.02²), left and right Glorot uniform with gain sqrt(2), b = 0, and the
-layer norms are trained too. Compacter sits after self-attention and feed-forward, Compacter++ after feed-forward only.
+As in the official code (`configs/compacter.json`, `configs/compacter_pp.json`): n = 4, rank 1, each layer has its own A
+(the Compacter paper shares them), A ~ N(0, 0.02²), left and right Glorot uniform with gain sqrt(2), b = 0, and the
+layer norms are trained too. Compacter is after self-attention and feed-forward, Compacter++ after feed-forward only.
 """
 
 import math
@@ -20,7 +20,7 @@ from tfew.methods.adapter import Adapter, Bottleneck, drawn_normal, empty_for, i
 
 
 class PHMLinear(nn.Module):
-    """`x W + b` with W made of A `[n, n, n]`, left `[n, in/n, rank]` and right `[n, rank, out/n]`."""
+    """`x W + b` with W built from A `[n, n, n]`, left `[n, in/n, rank]` and right `[n, rank, out/n]`."""
 
     def __init__(self, inputs: int, outputs: int, n: int, rank: int, init_std: float, device: torch.device) -> None:
         super().__init__()
@@ -51,10 +51,10 @@ class Compacter(Adapter):
         inner = inner_width(width, self.reduction)
         if width % self.n or inner % self.n:
             raise UserError(
-                f"Compacter divides the model's width {width} and the inner width {inner} (method.reduction="
-                f"{self.reduction}) into method.n={self.n} equal parts, which does not come out even;"
+                f"Compacter needs the model's width {width} and the inner width {inner} (method.reduction="
+                f"{self.reduction}) to be divisible by method.n={self.n};"
                 f" method.reduction={width // self.n}"
-                " is the largest that does."
+                " is the largest that works."
             )
         down = PHMLinear(width, inner, self.n, self.rank, self.init_std, device)
         return Bottleneck(down, PHMLinear(inner, width, self.n, self.rank, self.init_std, device))

@@ -1,11 +1,11 @@
-"""Mixture-of-experts layers whose matrices are 3-D parameters, computed with more to do: (IA)³'s vector of each
-expert's inner activation, LoRA's update of each expert's matrices.
+"""Mixture-of-experts layers whose matrices are 3-D parameters, extended by (IA)³'s vector for each expert's inner
+activation or by LoRA's update of each expert's matrices.
 
     experts   transformers' own interface (`use_experts_implementation`): tokens sorted by expert, one grouped product
-    batched   tokens come sorted, an equal number for each expert (Llama 4)
-    split     the matrix is a module of its own, and tokens come sorted with each expert's number (JetMoE)
+    batched   the input is sorted by expert, with an equal number of tokens for each (Llama 4)
+    split     each matrix is a module of its own; the input is sorted by expert, with a count for each (JetMoE)
 
-A layer's forward here gives what transformers' own gives where nothing is added.
+Without additions, a layer's forward here equals transformers' own.
 """
 
 from collections.abc import Callable
@@ -19,11 +19,11 @@ from transformers.integrations.moe import _grouped_linear
 from tfew.methods.merging import restore_class
 from tfew.methods.surgery import swap_class
 
-STRIDE_NUMBERS = 4  # torch's grouped product wants strides of 16 bytes: zeros fill a rank up to it
+STRIDE_NUMBERS = 4  # torch's grouped product needs strides of 16 bytes: the rank is padded with zeros
 
 
 class RoutedExperts(nn.Module):
-    """Experts of transformers' interface; a subclass says what is added. S: chosen pairs of token and expert."""
+    """Experts of transformers' interface; a subclass defines the addition. S: selected pairs of token and expert."""
 
     def forward(self, hidden_states: Tensor, top_k_index: Tensor, top_k_weights: Tensor) -> Tensor:
         module: Any = self
@@ -73,7 +73,7 @@ class ScaledExperts(RoutedExperts):
 
 
 class LowRankExperts(RoutedExperts):
-    """Both products get x Aᵀ Bᵀ / rank of the token's expert.
+    """Adds x Aᵀ Bᵀ / rank of the token's expert to both products.
 
     `lora_a_first`, `lora_a_second` `[E, rank, in]`; `lora_b_first`, `lora_b_second` `[E, out, rank]`.
     """
@@ -91,7 +91,7 @@ class LowRankExperts(RoutedExperts):
 
 
 def low_rank(x_SI: Tensor, a_ERI: Tensor, b_EOR: Tensor, ends: Tensor) -> Tensor:
-    """The update of each row by its expert's pair, in the pair's own type."""
+    """The update of each row by its expert's A and B, in their own dtype."""
     rank = a_ERI.shape[1]
     extra = -rank % STRIDE_NUMBERS
     inner = _grouped_linear(x_SI.to(a_ERI.dtype), pad(a_ERI, (0, 0, 0, extra)), ends)
@@ -100,7 +100,7 @@ def low_rank(x_SI: Tensor, a_ERI: Tensor, b_EOR: Tensor, ends: Tensor) -> Tensor
 
 
 class BatchedExperts(nn.Module):
-    """An equal number of tokens for each expert, one expert's after the other's."""
+    """Experts with an equal number of tokens each; tokens are sorted by expert."""
 
     def forward(self, hidden_states: Tensor) -> Tensor:
         module: Any = self
@@ -149,7 +149,7 @@ def _batched_low_rank(x_ESI: Tensor, a_ERI: Tensor, b_EOR: Tensor) -> Tensor:
 
 
 class ScaledSplitExperts(nn.Module):
-    """`ia3` `[E, inner]` multiplies what enters each expert's matrix; tokens come sorted, so many for each expert."""
+    """`ia3` `[E, inner]` multiplies the input of each expert's matrix; tokens are sorted, with a number per expert."""
 
     ia3: nn.Parameter
 
@@ -182,7 +182,7 @@ SCALED = {"experts": ScaledExperts, "batched": ScaledBatchedExperts, "split": Sc
 
 
 def attach_low_rank(layer: Any, pair: Callable[..., tuple[nn.Parameter, ...]]) -> None:
-    """Gives experts LoRA's matrices; `pair(inputs, outputs, device)` makes A and B of sizes [E, size]."""
+    """Adds LoRA's matrices to experts; `pair(inputs, outputs, device)` makes A and B for sizes [E, size]."""
     if isinstance(getattr(layer, "weight", None), nn.Parameter):  # split
         experts, outputs, inputs = layer.weight.shape
         layer.lora_a, layer.lora_b = pair([experts, inputs], [experts, outputs], layer.weight.device)
@@ -198,7 +198,7 @@ def attach_low_rank(layer: Any, pair: Callable[..., tuple[nn.Parameter, ...]]) -
 
 @torch.no_grad()
 def merge_low_rank(layer: Any) -> None:
-    """W -> W + BA / rank of each expert, and the layer's own class again."""
+    """W -> W + BA / rank for each expert; restores the layer's own class."""
     if hasattr(layer, "lora_a"):  # split
         layer.weight.copy_(layer.weight.float() + layer.lora_b @ layer.lora_a / layer.lora_a.shape[1])
         restore_class(layer, "lora_a", "lora_b")

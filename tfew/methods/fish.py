@@ -1,13 +1,13 @@
 """FISH mask: train only the entries that matter most to the training examples (Sung et al. 2021, arXiv 2111.09839).
 
 An entry's score is the empirical Fisher information: the square of the gradient of one example's loss, averaged over
-the training examples. The k entries with the largest scores of all parameters together are trained, the rest is held
-by zeroing their gradients (official `src/models/fishmask.py`). That holds only for an optimiser that leaves an entry
-with zero gradients alone: weight decay does not.
+the training examples. The k entries with the largest scores over all parameters are trained; the others are fixed by
+zeroing their gradients (official `src/models/fishmask.py`). This requires an optimiser that does not change entries
+with zero gradients, so no weight decay.
 
-Saved are the positions and values of the k entries. Values keep the base's dtype: the base itself is trained.
-The mask lies in hooks on the parameters, and torch drops those from a deep copy: copy a model before
-`compute_mask`. One object of this class serves one model, the last that it was attached to.
+The positions and values of the k entries are saved, with values in the base's dtype: the base itself is trained.
+The mask is in hooks on the parameters, which torch drops from a deep copy: copy a model before `compute_mask`.
+An object of this class serves one model, the last that it was attached to.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -22,7 +22,7 @@ from torch.utils.hooks import RemovableHandle
 from tfew.errors import UserError, shorten_list
 from tfew.methods.base import Method, check_fit
 
-INFINITY_BITS = 0x7F800000  # of a float32; scores that are finite and not negative have fewer, in their own order
+INFINITY_BITS = 0x7F800000  # bits of float32 infinity; finite non-negative scores have smaller bits, in the same order
 INT32_MAX = 2**31 - 1
 
 
@@ -43,8 +43,8 @@ class FISH(Method):
         decay = optimizer.get("weight_decay") or 0
         if decay > 0:
             raise UserError(
-                f"optimizer.weight_decay={decay} would move the entries that a FISH mask holds, because it needs no"
-                " gradient; set optimizer.weight_decay=0."
+                f"optimizer.weight_decay={decay} would change the entries that a FISH mask keeps fixed, because it"
+                " needs no gradient; set optimizer.weight_decay=0."
             )
 
     def attach(self, model: nn.Module) -> None:
@@ -54,7 +54,7 @@ class FISH(Method):
         model.requires_grad_(True)
 
     def compute_mask(self, model: nn.Module, losses: Iterable[Tensor]) -> None:
-        """Chooses the entries. Where a saved adapter was restored, its entries stay: the file must hold all of them."""
+        """Selects the entries. A restored adapter's entries are kept: the saved file must hold all of them."""
         if not self.kept:
             self._hold(model, top_positions(fisher_scores(model, losses), self._k(model)))
 
@@ -66,7 +66,7 @@ class FISH(Method):
         self._hold(model, {name: positions.to(device) for name, positions in found.items()})
 
     def stored(self, model: nn.Module) -> dict[str, Tensor]:
-        """`NAME.indices` (int32 where that is enough) and `NAME.values` of each parameter with entries in the mask."""
+        """`NAME.indices` (int32 if large enough) and `NAME.values` of each parameter with entries in the mask."""
         if not self.kept:
             raise RuntimeError("a FISH mask has no entries before it is calibrated or restored")
         parameters = dict(model.named_parameters())
@@ -93,7 +93,7 @@ class FISH(Method):
         return self._k(model)
 
     def stored_bytes(self, model: nn.Module) -> int:
-        """Exact once there is a mask; before, as if all k entries lay in the largest parameter."""
+        """Exact once there is a mask; before that, an estimate with all k entries in the largest parameter."""
         if self.kept:
             return super().stored_bytes(model)
         largest = max(model.parameters(), key=torch.Tensor.numel)
@@ -103,7 +103,7 @@ class FISH(Method):
         return int(_total(model) * self.keep)
 
     def _hold(self, model: nn.Module, kept: dict[str, Tensor]) -> None:
-        """Lets only these entries have gradients from now on, in place of the entries before."""
+        """From now on, masks the gradients of all other entries; replaces an earlier mask."""
         for handle in self._handles:
             handle.remove()
         self._handles, self.kept = [], kept
@@ -114,7 +114,7 @@ class FISH(Method):
 
 
 def mask_gradient(parameter: Tensor, positions: Tensor) -> None:
-    """Zeroes the gradient but for these flat positions, in place: no second tensor of a parameter's size."""
+    """Zeroes the gradient except at these flat positions, in place, without a second tensor of the parameter's size."""
     gradient = parameter.grad
     if gradient is not None:
         values = gradient.take(positions)
@@ -137,7 +137,7 @@ def fisher_scores(model: nn.Module, losses: Iterable[Tensor]) -> dict[str, Tenso
 
 @contextmanager
 def _summing_squares(model: nn.Module) -> Iterator[dict[str, Tensor]]:
-    """Each backward pass adds to the sums, one parameter's gradient at a time, and leaves no gradients."""
+    """A context in which backward passes add squared gradients to the sums, one parameter at a time, and free them."""
     model.zero_grad(set_to_none=True)
     sums = {name: torch.zeros_like(p, dtype=torch.float32) for name, p in model.named_parameters()}
 
@@ -159,7 +159,7 @@ def _summing_squares(model: nn.Module) -> Iterator[dict[str, Tensor]]:
 
 
 def top_positions(scores: Mapping[str, Tensor], k: int) -> dict[str, Tensor]:
-    """Flat positions, ascending, of exactly the k largest scores; of equal ones the first, in the mapping's order."""
+    """Flat positions, ascending, of exactly the k largest scores; ties go to the first in the mapping's order."""
     bits = {name: score.flatten().view(torch.int32) for name, score in scores.items()}
     threshold = _kth_largest(list(bits.values()), k)
     ties_left = k - sum(int((b > threshold).sum()) for b in bits.values())
@@ -174,9 +174,9 @@ def top_positions(scores: Mapping[str, Tensor], k: int) -> dict[str, Tensor]:
 
 
 def _kth_largest(scores: list[Tensor], k: int) -> int:
-    """Bit by bit, the largest number that at least k scores reach: exact, and nothing is concatenated or sorted.
+    """The k-th largest score, found exactly by binary search over bits, without concatenating or sorting.
 
-    `scores` are the bits of float32 numbers that are not negative; as integers they have the same order.
+    `scores` are the bits of non-negative float32 numbers; as integers they have the same order.
     """
     threshold = 0
     for bit in reversed(range(31)):
@@ -187,7 +187,7 @@ def _kth_largest(scores: list[Tensor], k: int) -> int:
 
 
 def _positions(parameters: Mapping[str, Tensor], weights: Mapping[str, Tensor], k: int) -> dict[str, Tensor]:
-    """The positions in a saved adapter, int64 and beside their parameters; raises UserError where they do not fit."""
+    """The positions in a saved adapter, int64, on their parameters' devices; raises UserError if they do not fit."""
     known = _check_sizes(parameters, weights, k)
     bad = [name for name, positions in known.items() if not _is_flat_index(positions, parameters[name].numel())]
     if bad:
@@ -198,10 +198,10 @@ def _positions(parameters: Mapping[str, Tensor], weights: Mapping[str, Tensor], 
 
 
 def _check_sizes(parameters: Mapping[str, Tensor], weights: Mapping[str, Tensor], k: int) -> dict[str, Tensor]:
-    """The positions as the file has them, by parameter; names and shapes are looked at, and no number."""
+    """The file's positions by parameter; checks names and shapes, but no values."""
     names = [key.removesuffix(".indices") for key in weights if key.endswith(".indices")]
     indices = {name: weights[f"{name}.indices"] for name in names}
-    # what the file should hold by its own positions: of parameters that the model has, values of the same length
+    # expected from the file's positions: for parameters of the model, values of the same length
     known = {name: positions for name, positions in indices.items() if name in parameters}
     suffixes = ("indices", "values")
     check_fit({f"{name}.{suffix}": p for name, p in known.items() for suffix in suffixes}, weights)
@@ -222,5 +222,5 @@ def _index_dtype(parameter: Tensor) -> torch.dtype:
 
 
 def _total(model: nn.Module) -> int:
-    """Numbers in all parameters; a weight that two layers share counts once."""
+    """Number of parameters; a weight that two layers share counts once."""
     return sum(parameter.numel() for parameter in model.parameters())

@@ -1,7 +1,7 @@
 """Full fine-tuning: the whole model is trained (paper appendix D; official `configs/finetune.json`).
 
-It adds no parameters. Weights in bfloat16 keep 8 bits, so a step of 3e-4 of their size would mostly be rounded away:
-like the official code, `trains_base` has the model in float32 under autocast on a GPU.
+It adds no parameters. bfloat16 weights have 8 bits of precision, so a relative step of 3e-4 would mostly be rounded
+away: as in the official code, `trains_base` keeps the model in float32 under autocast on a GPU.
 """
 
 from torch import nn

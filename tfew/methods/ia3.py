@@ -1,11 +1,11 @@
 """(IA)³: learned vectors rescale keys, values and the inner activations of the feed-forward (paper section 3.3).
 
-Where they stand is read off the model (`tfew.placement`). In a gated feed-forward, scaling the output of the linear
-branch (`wi_1`, `up_proj`) equals scaling the activation that enters the second matrix; that is where the official code
-puts the vector (`configs/ia3.json`). In any other feed-forward it does not, so there the vector scales the input of the
-second matrix. Where one matrix makes queries, keys and values, the vector scales its keys and values and leaves the
-queries alone. Where keys are normed before attention sees them, it scales what the norm gives, since the norm would
-cancel a common factor. Vectors start at one (the model is unchanged) and stay float32 whatever the base is.
+`tfew.placement` finds their places from the model's structure. In a gated feed-forward, scaling the output of the
+linear branch (`wi_1`, `up_proj`) equals scaling the activation that enters the second matrix; that is where the
+official code puts the vector (`configs/ia3.json`). In any other feed-forward it does not, so there the vector scales
+the input of the second matrix. If one matrix computes queries, keys and values, the vector scales its keys and values,
+not its queries. If keys are normalised before attention, it scales the norm's output, since the norm would cancel a
+common factor. Vectors start at one (the model is unchanged) and stay float32 whatever the base's dtype.
 """
 
 from collections.abc import Mapping, Sequence
@@ -36,7 +36,7 @@ class OutputScaled(nn.Module):
         return (output * self.ia3_vector()).to(output.dtype)
 
     def ia3_vector(self) -> Tensor:
-        """The factor of every output `[outputs]`."""
+        """The factor of each output, `[outputs]`."""
         return self.ia3
 
     def merge_ia3(self) -> None:
@@ -58,7 +58,7 @@ class PartlyOutputScaled(OutputScaled):
 
 
 class InputScaled(nn.Module):
-    """Multiplies what enters a linear layer by the vector `ia3` `[inputs]`."""
+    """Multiplies the input of a linear layer by the vector `ia3` `[inputs]`."""
 
     ia3: nn.Parameter
 
@@ -66,7 +66,7 @@ class InputScaled(nn.Module):
         return super().forward((input * self.ia3).to(input.dtype))
 
     def ia3_vector(self) -> Tensor:
-        """The factor of every input `[inputs]`."""
+        """The factor of each input, `[inputs]`."""
         return self.ia3
 
     def merge_ia3(self) -> None:
@@ -75,9 +75,9 @@ class InputScaled(nn.Module):
 
 
 class HeadsScaled(nn.Module):
-    """Multiplies what a norm of keys or values gives by the vector `ia3` `[heads * D]`.
+    """Multiplies the output of a norm of keys or values by the vector `ia3` `[heads * D]`.
 
-    Of a norm that queries go through as well, what has another number of heads than keys is left alone.
+    If queries pass through the same norm, outputs with a different number of heads than keys are not scaled.
     """
 
     ia3: nn.Parameter
@@ -99,10 +99,10 @@ LAYERS = {"outputs": OutputScaled, "some outputs": PartlyOutputScaled, "inputs":
 
 
 class IA3(IA3Exchange):
-    """`targets` names the layers in place of the model's structure: `outputs` and `inputs`, each a list of full names,
-    last name parts or patterns. `partial` accepts layers of the model without their share.
+    """`targets` names the layers instead of finding them by structure: `outputs` and `inputs`, each a list of full
+    names, last name parts or patterns. `partial` accepts a model with layers where no place is found.
 
-    The other arguments are those of adapters saved before version 0.3 (see `tfew.placement.legacy_names`).
+    The other arguments are for adapters saved before version 0.3 (see `tfew.placement.legacy_names`).
     """
 
     def __init__(
@@ -136,7 +136,7 @@ class IA3(IA3Exchange):
             swap_class(layer, {**LAYERS, **SCALED}.get(place.scales, HeadsScaled))
             if place.scales == "some outputs":
                 positions = place.positions(features(layer)[1])
-                device = "cpu" if layer.ia3.is_meta else layer.ia3.device  # without weights it must still say where
+                device = "cpu" if layer.ia3.is_meta else layer.ia3.device  # needs values even on "meta"
                 layer.register_buffer("ia3_positions", positions.to(device), persistent=False)
             if "heads" in place.scales:
                 layer.ia3_heads_first, layer.ia3_shared = place.heads_first, place.scales == "shared heads"
@@ -177,7 +177,7 @@ class IA3(IA3Exchange):
                 restore_class(layer, "ia3")
 
     def places(self, model: nn.Module) -> list[Place]:
-        """Where vectors stand; raises UserError where a layer lacks its share, unless that is accepted."""
+        """The places of the vectors; raises UserError if a layer has none for some vector, unless that is accepted."""
         if self.named is not None:
             return self.named.places(model)
         if self.targets is not None:

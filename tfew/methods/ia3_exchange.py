@@ -1,9 +1,9 @@
-"""(IA)³ in HF peft's files and in those of the authors' code.
+"""Import and export of (IA)³ in the formats of HF peft and of the authors' code.
 
 HF peft has the vector of a gated feed-forward on the second matrix, where it scales the input (its defaults for T5
-are k, v, wo), and on fused layers scales queries, too: `to_peft` writes ones there, `from_peft` knows both places. Its
-defaults for some architectures are other layers (queries and values); a file with those is taken at the layers that
-it names. The authors' code scales outputs of whole layers and nothing else.
+are k, v, wo). On fused layers it scales queries, too: `to_peft` writes ones there, `from_peft` reads both places. Its
+defaults for some architectures are other layers (queries and values); from such a file, the layers that it names are
+used. The authors' code scales outputs of whole layers only.
 """
 
 from abc import abstractmethod
@@ -22,13 +22,13 @@ OFFICIAL_KEY = "multi_lora_b"
 
 
 class IA3Exchange(Method):
-    """What `IA3` needs to leave this project and to come back."""
+    """Import and export methods of `IA3`."""
 
     peft_types: ClassVar[tuple[str, ...]] = ("IA3",)
 
     @abstractmethod
     def places(self, model: nn.Module) -> list[Place]:
-        """Where vectors stand."""
+        """The places of the vectors."""
 
     def to_peft(self, model: nn.Module) -> PeftAdapter:
         slots = _peft_slots(model, self.places(model))
@@ -52,7 +52,7 @@ class IA3Exchange(Method):
     def from_peft(
         cls, arguments: Mapping[str, Any], adapter: PeftAdapter, model: nn.Module, fused_queries: str
     ) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        """At (IA)³'s own places where the file has them all, and else at the layers that the file names."""
+        """Uses (IA)³'s own places if the file has them all, else the layers that the file names."""
         vectors = {_layer_of(key): tensor for key, tensor in adapter.tensors.items()}
         _check_layers(model, vectors)
         own = cls(**arguments)._from_own_places(model, vectors, fused_queries)
@@ -70,11 +70,11 @@ class IA3Exchange(Method):
     def _from_own_places(
         self, model: nn.Module, vectors: Mapping[str, Tensor], fused_queries: str
     ) -> dict[str, Tensor] | None:
-        """None where the file's vectors are not those of this placement."""
+        """None if the file's vectors do not match this placement."""
         try:
             places = self.places(model)
             slots = _peft_slots(model, places)
-        except UserError:  # it has no such placement, or peft has not
+        except UserError:  # this model has no such placement, or peft has no form for it
             return None
         moved = dict(vectors)
         for name, (module, (_, width)) in slots.items():  # a gate's vector may be on either of the two matrices
@@ -91,19 +91,19 @@ class IA3Exchange(Method):
                     if fused_queries == "keep":
                         return None
                     raise UserError(
-                        f"This adapter scales queries, too ({place.module}), which (IA)³ leaves alone;"
-                        " fused_queries=keep takes it as it is."
+                        f"This adapter scales queries, too ({place.module}), which (IA)³ does not;"
+                        " fused_queries=keep accepts it unchanged."
                     )
                 vector = vector[positions]
             found[f"{place.module}.ia3"] = vector
         return found
 
     def to_official(self, model: nn.Module) -> dict[str, Tensor]:
-        """`[d, 1]` under "NAME.multi_lora_b"; the authors' code scales outputs of whole layers and nothing else."""
+        """`[d, 1]` under "NAME.multi_lora_b"; the authors' code scales outputs of whole layers only."""
         places = self.places(model)
         if other := [place.module for place in places if place.scales != "outputs"]:
             raise UserError(
-                f"The authors' files know vectors on whole outputs only (k, v, wi_1 of a gated T5);"
+                f"The authors' files support vectors on whole outputs only (k, v, wi_1 of a gated T5);"
                 f" {type(model).__name__} has others ({shorten_list(other, 2)}): use to=peft or to=merged."
             )
         layers: dict[str, Any] = {place.module: model.get_submodule(place.module) for place in places}
@@ -115,9 +115,9 @@ class IA3Exchange(Method):
 
 
 def _peft_slots(model: nn.Module, places: Sequence[Place]) -> dict[str, tuple[str, tuple[int, int]]]:
-    """For each layer with a vector the layer that has it in peft and its shape there: `[1, in]` or `[out, 1]`.
+    """For each layer with a vector, the layer that has it in peft and its shape there: `[1, in]` or `[out, 1]`.
 
-    Raises UserError where a vector is on something that peft has no (IA)³ for.
+    Raises UserError if a vector is on a module for which peft has no (IA)³.
     """
     slots = {}
     for place in places:
@@ -135,7 +135,7 @@ def _peft_slots(model: nn.Module, places: Sequence[Place]) -> dict[str, tuple[st
 
 
 def _check_layers(model: nn.Module, vectors: Mapping[str, Tensor]) -> None:
-    """Raises UserError where a vector fits no linear layer of this name."""
+    """Raises UserError if a vector fits no linear layer of its name."""
     layers = {name: features(module) for name, module in model.named_modules() if isinstance(module, LINEAR)}
     fits = {f"{name} {list(shape)}" for name, (i, o) in layers.items() for shape in ((1, i), (o, 1))}
     if wrong := {f"{name} {list(vector.shape)}" for name, vector in vectors.items()} - fits:
@@ -147,7 +147,7 @@ def _check_layers(model: nn.Module, vectors: Mapping[str, Tensor]) -> None:
 
 
 def _second_matrix(model: nn.Module, branch: str) -> str | None:
-    """The matrix that the product of gate and linear branch enters: the last one beside them that it fits into."""
+    """The matrix whose input is gate times linear branch: the last of their sibling layers that it fits."""
     parent = branch.rpartition(".")[0]
     width = features(model.get_submodule(branch))[1]
     fits = [

@@ -1,6 +1,6 @@
 """LayerNorm tuning: only the layer norms are trained (paper appendix D; official `configs/layernorm.json`).
 
-The norms are the model's own; see `full.py` for their type on a GPU.
+The norms are the model's own; see `full.py` for their dtype on a GPU.
 """
 
 from torch import nn
@@ -18,5 +18,5 @@ class LayerNorm(Method):
     def attach(self, model: nn.Module) -> None:
         try:
             train_layer_norms(model)
-        except UserError as error:  # its advice is for methods that could do without
+        except UserError as error:  # its advice does not apply here: this method needs them
             raise UserError(f"method=layernorm trains layer norms, and {type(model).__name__} has none.") from error

@@ -1,8 +1,8 @@
 """LoRA: every chosen W becomes W + BA / rank (Hu et al. 2021; official configs/lora.json); layer norms train too.
 
 A starts as N(0, init_scale²), B as zero, so the model is unchanged at first. The product is computed in float32 beside
-the frozen matrix, which is the same map as adding it to the weight. The paper divides by nothing; the official code
-divides by the rank. HF peft has LoRA, but starts A differently and wraps layers, so it is used for exchange only.
+the frozen matrix, which is equivalent to adding it to the weight. The paper does not divide; the official code
+divides by the rank. HF peft initialises A differently and wraps layers, so only its file format is used.
 """
 
 from collections.abc import Mapping, Sequence
@@ -22,7 +22,7 @@ from tfew.placement.places import LINEAR, features
 from tfew.placement.report import MatrixChoice, Placement
 
 PEFT_NAMES = {"lora_a": "lora_A.weight", "lora_b": "lora_B.weight"}
-# settings of peft's LoRA that make another function than W + scale BA with one rank and one scale for all layers
+# settings of peft's LoRA with which it is not W + scale BA with one rank and one scale for all layers
 NOT_OURS = (
     "use_dora",
     "lora_bias",
@@ -53,13 +53,13 @@ class LowRank(nn.Module):
         return output + update.to(output.dtype)
 
     def lora_update(self) -> Tensor:
-        """What is added to the weight `[outputs, inputs]`."""
+        """The update of the weight, `[outputs, inputs]`."""
         return self.lora_b @ self.lora_a / len(self.lora_a)
 
 
 class LoRA(Method):
     """On every matrix of attention and feed-forward, experts included; `targets` names linear layers instead, by full
-    name, last name part or pattern. `partial` accepts layers of the model without their share.
+    name, last name part or pattern. `partial` accepts a model with layers where no matrix is found.
 
     `layers`, last name parts, is the argument of adapters saved before version 0.3.
     """
@@ -90,7 +90,7 @@ class LoRA(Method):
             train_layer_norms(model)
 
     def _pair(self, inputs: Sequence[int], outputs: Sequence[int], device: torch.device) -> tuple[nn.Parameter, ...]:
-        """A and B, of experts `[E, ...]` where sizes are [E, size]."""
+        """A and B; for experts (sizes [E, size]) with a leading dimension E."""
         options: dict[str, Any] = {"dtype": torch.float32, "device": device}
         *experts, size = inputs
         a = self.init_scale * torch.randn(*experts, self.rank, size, **options)
@@ -112,7 +112,7 @@ class LoRA(Method):
             restore_class(layer, *PEFT_NAMES)
 
     def to_peft(self, model: nn.Module) -> PeftAdapter:
-        """peft scales by lora_alpha / r: ours is alpha = 1. Layer norms are whole modules that it swaps."""
+        """peft scales by lora_alpha / r: ours is alpha = 1. Layer norms are whole modules (`modules_to_save`)."""
         names = self.choice.names(model)
         if experts := [name for name in names if not isinstance(model.get_submodule(name), LINEAR)]:
             raise UserError(
@@ -137,11 +137,11 @@ class LoRA(Method):
     def from_peft(
         cls, arguments: Mapping[str, Any], adapter: PeftAdapter, model: nn.Module, fused_queries: str
     ) -> tuple[dict[str, Any], dict[str, Tensor]]:
-        """Rank, layers and whether layer norms are trained come from the file; norms that it lacks are the model's."""
+        """The file determines rank, layers and whether layer norms are trained; missing norms are the model's own."""
         if strange := [f"{key}={adapter.config[key]}" for key in NOT_OURS if adapter.config.get(key)]:
             raise UserError(f"This adapter is a LoRA of a kind that only peft has ({', '.join(strange)}).")
         rank = int(number(adapter, "r"))
-        # (alpha / r) B, or rslora's (alpha / sqrt r) B, in a method that divides by r
+        # B is rescaled from alpha / r, or rslora's alpha / sqrt r, since this method divides by r
         scale = number(adapter, "lora_alpha") * (rank**0.5 if adapter.config.get("use_rslora") else 1)
         weights = {_from_peft(key): tensor.float() for key, tensor in adapter.tensors.items()}
         weights = {name: scale * tensor if name.endswith(".lora_b") else tensor for name, tensor in weights.items()}
@@ -156,7 +156,7 @@ class LoRA(Method):
 
 
 def _takes_all(model: nn.Module, layers: Sequence[str]) -> bool:
-    """Whether these are the very layers that the method takes by structure."""
+    """Whether these are exactly the layers that the method selects by structure."""
     try:
         return set(MatrixChoice().names(model)) == set(layers)
     except UserError:

@@ -1,6 +1,6 @@
-"""Scaling of every matrix by a rank-one pattern: inputs and outputs of each linear layer times a learned vector.
+"""Rank-one scaling of each matrix: inputs and outputs of a linear layer are multiplied by learned vectors.
 
-The ancestor of (IA)³ in the official code (configs/lora_scaling.json); the paper does not report it.
+The predecessor of (IA)³ in the official code (configs/lora_scaling.json); the paper does not report it.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from tfew.placement.report import MatrixChoice, Placement
 
 
 class BothScaled(nn.Module):
-    """Linear layer whose input is multiplied by `scale_in` `[inputs]` and its output by `scale_out` `[outputs]`."""
+    """Linear layer with its input multiplied by `scale_in` `[inputs]` and its output by `scale_out` `[outputs]`."""
 
     scale_in: nn.Parameter
     scale_out: nn.Parameter
@@ -28,7 +28,7 @@ class BothScaled(nn.Module):
 
 
 class LoRAScaling(Method):
-    """On every matrix of attention and feed-forward; arguments as of `LoRA`. Vectors start at one."""
+    """On every matrix of attention and feed-forward; arguments as in `LoRA`. Vectors start at one."""
 
     def __init__(
         self, targets: Sequence[str] | None = None, partial: bool = False, layers: Sequence[str] | None = None

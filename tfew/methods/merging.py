@@ -1,6 +1,6 @@
-"""Folding an adapter into plain weights: the arithmetic on one layer, and the check that nothing is left over.
+"""Folds an adapter into plain weights, one layer at a time, and checks that nothing else of it remains.
 
-Done in float32 whatever the weight is, so a float32 weight changes by rounding only.
+Computed in float32 whatever the weight's dtype, so a float32 weight is exact up to rounding.
 """
 
 from typing import Any
@@ -37,7 +37,7 @@ def add_to_weight(layer: Any, update: Tensor) -> None:
 
 
 def restore_class(layer: nn.Module, *names: str) -> None:
-    """Undoes `surgery.swap_class`: the layer's own class again, without these parameters and buffers."""
+    """Undoes `surgery.swap_class`: restores the layer's own class and removes these parameters and buffers."""
     _, kind = type(layer).__bases__
     for name in names:
         delattr(layer, name)
@@ -45,7 +45,7 @@ def restore_class(layer: nn.Module, *names: str) -> None:
 
 
 def check_plain(method: str, model: nn.Module) -> None:
-    """Raises UserError where the model is not what its own class makes of its configuration: names and classes."""
+    """Raises UserError if names or classes of modules differ from a model built from its configuration."""
     with torch.device("meta"):
         plain = type(model)(model.config)
     extra = sorted(set(model.state_dict()) ^ set(plain.state_dict()))

@@ -1,8 +1,8 @@
-"""How HF peft names things in an adapter folder: what the methods' exchange with it has in common.
+"""HF peft's file format for adapters: code that the import and export of all methods share.
 
 A folder holds `adapter_config.json`, whose `target_modules` are full module names or endings of them, and
 `adapter_model.safetensors`, whose keys begin with "base_model.model." (https://huggingface.co/docs/peft, checkpoint
-format). peft itself is not imported: the files are the contract.
+format). peft itself is not imported: its file format is the interface.
 """
 
 from collections.abc import Iterable, Mapping
@@ -27,17 +27,17 @@ class PeftAdapter:
 
 
 def common_config(peft_type: str, model: nn.Module) -> dict[str, Any]:
-    """What every method's `adapter_config.json` says."""
+    """The keys of `adapter_config.json` that all methods have."""
     config: Any = model.config
     task = "SEQ_2_SEQ_LM" if config.is_encoder_decoder else "CAUSAL_LM"
     return {"peft_type": peft_type, "task_type": task, "inference_mode": True}
 
 
 def target_names(model: nn.Module, names: Iterable[str], dotted: bool = True) -> list[str]:
-    """Names that match exactly these modules: the last name part where it catches nothing else, else full names.
+    """Names that match exactly these modules: the last name part if it matches no other module, else full names.
 
     peft compares `target_modules` by whole name parts, but `feedforward_modules` and `modules_to_save` by endings of
-    any kind (dotted=False), where "norm" would catch "final_norm", too.
+    any kind (dotted=False), where "norm" would match "final_norm", too.
     """
     wanted = set(names)
     everything = [f".{name}" for name, _ in model.named_modules()]
@@ -50,7 +50,7 @@ def target_names(model: nn.Module, names: Iterable[str], dotted: bool = True) ->
 
 
 def is_transposed(model: nn.Module, names: Iterable[str]) -> bool:
-    """Whether these layers are GPT-2's Conv1D, which peft wants to be told (`fan_in_fan_out`)."""
+    """Whether these layers are GPT-2's Conv1D, for which peft needs `fan_in_fan_out`."""
     return any(isinstance(model.get_submodule(name), Conv1D) for name in names)
 
 

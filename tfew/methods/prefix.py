@@ -1,13 +1,13 @@
 """Prefix tuning (Li and Liang 2021; paper section 4.1): learned keys and values before those of every attention layer.
 
-Two per layer in encoder self-, decoder self- and cross-attention. In training they come out of an MLP, one per kind of
-attention: an embedding `[P, d_model]` and a Linear shared by its layers, tanh, and one Linear per layer. Saved and
-restored are the keys and values that come out, without the MLP (on T0-3B 589,824 numbers of 154,449,408).
+Both in encoder self-, decoder self- and cross-attention. In training they are the output of an MLP, one per kind of
+attention: an embedding `[P, d_model]` and a Linear shared by its layers, tanh, and one Linear per layer. Only the
+keys and values are saved and restored, without the MLP (on T0-3B 589,824 parameters of 154,449,408).
 
-As in the official code a query stands after the prefix for T5's relative positions, and the prefix is never masked.
-That is just how T5 treats keys and values of earlier tokens in its cache, so a prefix poses as such a cache.
-Open doubt: the official starting values are the keys and values of the texts "Question:" and "Answer:"; here the
-decoder reads "Answer:" without a start token, so that both texts give as many as there are prefix tokens.
+As in the official code, T5's relative positions place queries after the prefix, and the prefix is never masked. T5
+treats keys and values of earlier tokens in its cache in the same way, so a prefix is presented as such a cache.
+Uncertain: the official initial values are the keys and values of the texts "Question:" and "Answer:"; here the
+decoder reads "Answer:" without a start token, so that each text gives as many as there are prefix tokens.
 """
 
 import copy
@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 
 
 class Trunk(nn.Module):
-    """What the layers of one kind of attention share: `[P, d_model]` to `[P, hidden]`."""
+    """The part of the MLP that the layers of one kind of attention share: `[P, d_model]` to `[P, hidden]`."""
 
     def __init__(self, length: int, d_model: int, hidden: int, device: torch.device) -> None:
         super().__init__()
@@ -42,7 +42,7 @@ class Trunk(nn.Module):
 
 
 class MlpPrefix(nn.Module):
-    """Keys and values of one layer as they are trained."""
+    """Keys and values of one layer in training: the output of an MLP."""
 
     def __init__(self, trunk: Trunk, inner: int) -> None:
         super().__init__()
@@ -57,7 +57,7 @@ class MlpPrefix(nn.Module):
 
 
 class FoldedPrefix(nn.Module):
-    """Keys and values of one layer themselves, each `[P, inner]`: what is stored."""
+    """Keys and values of one layer as they are stored, each `[P, inner]`."""
 
     def __init__(self, key: Tensor, value: Tensor) -> None:
         super().__init__()
@@ -69,9 +69,9 @@ class FoldedPrefix(nn.Module):
 
 
 class PrefixCache:
-    """Looks to a T5 attention layer like a cache that holds the prefix, and behind it what the real one holds.
+    """A cache for a T5 attention layer that returns the prefix, followed by the content of the real cache.
 
-    Cross-attention never gets the real one: it computes its keys and values anew at each step of a generation.
+    Cross-attention never gets the real one: it recomputes its keys and values at each generation step.
     """
 
     def __init__(self, key: Tensor, value: Tensor, cache: Any | None) -> None:
@@ -88,7 +88,7 @@ class PrefixCache:
 
 
 class _WithPrefix:
-    """Forward of an attention layer that has a module `prefix`; with None there it is the layer it was."""
+    """Forward of an attention layer with a module `prefix`; if that is None, the layer is unchanged."""
 
     prefix: nn.Module | None
     is_causal: bool
@@ -108,7 +108,7 @@ class _WithPrefix:
             key, value = self.prefix()
             cache = PrefixCache(key, value, None if key_value_states is not None else earlier)
             if mask is None and self.is_causal:
-                # SDPA would go by `is_causal`, as if query 0 might see key 0 only; but key 0 is the prefix now
+                # without a mask, SDPA's `is_causal` would let query 0 see key 0 only; but key 0 is the prefix now
                 seen = 0 if earlier is None else earlier.get_seq_length(self.layer_idx)
                 mask = _causal_mask(hidden_states.shape[1], seen, hidden_states.device)
             if mask is not None:
@@ -117,7 +117,7 @@ class _WithPrefix:
             hidden_states,
             mask=mask,
             key_value_states=key_value_states,
-            position_bias=position_bias,  # None in a stack's first layer, which makes it for all, prefix included
+            position_bias=position_bias,  # None in a stack's first layer, which computes it for all, prefix included
             cache=cache,
             **kwargs,
         )
@@ -135,7 +135,7 @@ WITH_PREFIX: dict[type, type] = {T5Attention: PrefixT5Attention, MT5Attention: P
 
 
 class PrefixTuning(Method):
-    """`length` keys and values per layer; the rest shapes their start: see `configs/method/prefix.yaml`."""
+    """`length` keys and values per layer; for the initialisation arguments see `configs/method/prefix.yaml`."""
 
     merges = False
 
@@ -153,7 +153,7 @@ class PrefixTuning(Method):
         attentions = {name: module for name, module in model.named_modules() if type(module) in WITH_PREFIX}
         if not attentions:
             raise UserError(
-                f"Prefix tuning (method=prefix) knows the attention layers of T5 and mT5, and {type(model).__name__}"
+                f"Prefix tuning (method=prefix) supports attention layers of T5 and mT5, and {type(model).__name__}"
                 " has none of them."
             )
         trunks: dict[tuple[bool, bool], Trunk] = {}
@@ -166,7 +166,7 @@ class PrefixTuning(Method):
             attention.prefix = MlpPrefix(trunks[kind], attention.inner_dim)
 
     def initialise(self, model: nn.Module, tokenizer: Any) -> None:
-        """Fits the MLPs to the keys and values that the bare model has for the two texts."""
+        """Fits the MLPs to the keys and values that the bare model computes for the two texts."""
         targets = self._targets(model, tokenizer)
         optimizer = torch.optim.Adam(adapter_parameters(model).values(), lr=self.fit_lr)
         for _ in range(self.fit_steps):
@@ -176,7 +176,7 @@ class PrefixTuning(Method):
         optimizer.zero_grad()
         with torch.no_grad():
             mean = fit_error(model, targets) / (2 * len(targets))
-        log.info("prefix: started with a mean relative squared error of %.2g to its texts", float(mean))
+        log.info("prefix: initialised from its texts with a mean relative squared error of %.2g", float(mean))
 
     def _targets(self, model: nn.Module, tokenizer: Any) -> dict[str, tuple[Tensor, Tensor]]:
         """Key and value `[P, inner]`, float32, of each attention layer."""
@@ -189,7 +189,7 @@ class PrefixTuning(Method):
         return {name: (fitted[f"{name}.k"], fitted[f"{name}.v"]) for name in _with_prefix(model)}
 
     def stored(self, model: nn.Module) -> dict[str, Tensor]:
-        """The keys and values, the MLP folded away."""
+        """The keys and values, without the MLP."""
         with torch.no_grad():
             prefixes = {name: module.prefix() for name, module in _with_prefix(model).items()}
         parts = ("key", "value")
@@ -203,13 +203,13 @@ class PrefixTuning(Method):
         check_fit(self.stored(model), stored)
 
     def for_restoring(self) -> Method:
-        """With the smallest MLP, since keys and values take its place."""
+        """With the smallest MLP, since keys and values replace it."""
         found = copy.copy(self)
         found.hidden = 1
         return found
 
     def restore(self, model: nn.Module, weights: Mapping[str, Tensor]) -> None:
-        """Puts keys and values in the place of the MLP; training goes on with them directly."""
+        """Replaces the MLP by keys and values; further training updates them directly."""
         now = self.stored(model)
         check_fit(now, weights)
         own = {name: weights[name].detach().to(now[name].device, torch.float32, copy=True) for name in now}
@@ -234,14 +234,14 @@ def _with_prefix(model: nn.Module) -> dict[str, Any]:
 
 
 def _before(prefix: Tensor, states_BHLD: Tensor) -> Tensor:
-    """`prefix` `[P, H * D]` split into heads and put before each example's `states_BHLD`."""
+    """`prefix` `[P, H * D]` split into heads and prepended to each example's `states_BHLD`."""
     batch, heads = states_BHLD.shape[:2]
     prefix_HPD = prefix.to(states_BHLD.dtype).unflatten(-1, (heads, -1)).transpose(0, 1)
     return torch.cat([prefix_HPD.expand(batch, -1, -1, -1), states_BHLD], dim=2)
 
 
 def _causal_mask(queries: int, seen: int, device: torch.device) -> Tensor:
-    """`[1, 1, queries, seen + queries]`, true where a query may look; `seen` tokens came before the first."""
+    """`[1, 1, queries, seen + queries]`, true where a query may attend; `seen` tokens precede the first query."""
     return torch.ones(1, 1, queries, seen + queries, dtype=torch.bool, device=device).tril(seen)
 
 
@@ -254,13 +254,13 @@ def _token_ids(tokenizer: Any, text: str, knob: str) -> Tensor:
 
 
 def _cut_or_repeat(states: Tensor, length: int) -> Tensor:
-    """`[n, inner]` to `[length, inner]`, for tokenizers and lengths where the text does not give just enough."""
+    """`[n, inner]` to `[length, inner]`, for texts with more or fewer tokens than the prefix."""
     return states[torch.arange(length, device=states.device) % len(states)]
 
 
 @contextmanager
 def _bare(model: nn.Module) -> Iterator[None]:
-    """The model without its prefixes, dropout and gradients."""
+    """A context in which the model runs without its prefixes, dropout and gradients."""
     attentions = _with_prefix(model).values()
     prefixes = [attention.prefix for attention in attentions]
     was_training = model.training
@@ -278,7 +278,7 @@ def _bare(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def _recorded(model: nn.Module) -> Iterator[dict[str, Tensor]]:
-    """Collects what the layers `k` and `v` of each attention give for the first example, `[L, inner]`, by name."""
+    """Collects the outputs of each attention's layers `k` and `v` for the first example, `[L, inner]`, by name."""
     states: dict[str, Tensor] = {}
 
     def record(name: str, module: nn.Module, args: Any, output: Tensor) -> None:

@@ -1,13 +1,13 @@
-"""Prompt tuning (Lester et al. 2021; paper section 4.1): learned embeddings in front of a frozen T5's own.
+"""Prompt tuning (Lester et al. 2021; paper section 4.1): learned embeddings prepended to those of a frozen T5.
 
-As in the official code, encoder and decoder each have a prompt: 10 of width 2048 in both are 40,960 numbers. The
-encoder's states at the prompt stay, so cross-attention sees them; the decoder's are cut off before the output head.
-T5 counts relative positions from the first prompt token on.
+As in the official code, encoder and decoder each have a prompt: 10 of width 2048 in both are 40,960 parameters. The
+encoder's states at the prompt are kept, so cross-attention sees them; the decoder's are dropped before the output
+head. T5 counts relative positions from the first prompt token on.
 
-Done by hooks on the two stacks and not by a subclass: transformers finds out by its exact class what a stack can
-record (hidden states, attentions), and a subclass made after loading would lose that without a word.
-Open doubt: the official sampling of starting rows is known as "uniform over 3..5002"; whether it can draw a row twice
-is not, here it can.
+Implemented by hooks on the two stacks, not by a subclass: transformers looks up by the exact class what a stack can
+record (hidden states, attentions), and a subclass made after loading would silently lose that.
+Uncertain: the official sampling of initial rows is known to be "uniform over 3..5002", but not whether it can draw a
+row twice; here it can.
 """
 
 from collections.abc import Mapping
@@ -30,7 +30,7 @@ ARGUMENTS = ("input_ids", "attention_mask", "encoder_hidden_states", "encoder_at
 
 
 class PromptTuning(Method):
-    """`length` embeddings in front of each stack, started from embedding rows `first_row` to `last_row`."""
+    """`length` prompt embeddings for each stack, initialised from embedding rows `first_row` to `last_row`."""
 
     merges = False
     may_be_zero = ("first_row",)
@@ -59,17 +59,17 @@ class PromptTuning(Method):
                 " cannot be used on it, or lower method.first_row."
             )
         weight = embeddings.weight.detach()  # type: ignore[union-attr]
-        where = "meta" if weight.is_meta else "cpu"  # drawn there, whatever device the model is on
+        where = "meta" if weight.is_meta else "cpu"  # drawn on the CPU, whatever device the model is on
         ids = torch.randint(self.first_row, end, (self.length,), device=where).to(weight.device)
         return weight[ids].to(torch.float32, copy=True)
 
     peft_types = ("MULTITASK_PROMPT_TUNING", "PROMPT_TUNING")
 
     def to_peft(self, model: nn.Module) -> PeftAdapter:
-        """peft's multitask prompts with one task whose factors are ones (its forward wants `task_ids`, all zero).
+        """peft's multitask prompts with one task whose factors are ones (its forward needs `task_ids`, all zero).
 
-        peft's PROMPT_TUNING saves a prompt for the decoder and then computes without it (peft 0.21,
-        `PeftModelForSeq2SeqLM.forward`); the multitask kind uses both. It leaves the decoder's states at the prompt in
+        peft's PROMPT_TUNING saves a prompt for the decoder but does not use it (peft 0.21,
+        `PeftModelForSeq2SeqLM.forward`); the multitask kind uses both. It keeps the decoder's states at the prompt in
         its output. Embeddings `[2 length, D]`: the encoder's, then the decoder's.
         """
         stored = self.stored(model)
@@ -112,7 +112,7 @@ class PromptTuning(Method):
 
 
 def _combined(tensors: Mapping[str, Tensor]) -> Tensor | None:
-    """`[2 length, D]`: shared embeddings times the one task's low-rank factors; None where they do not fit."""
+    """`[2 length, D]`: shared embeddings times the one task's low-rank factors; None if shapes do not fit."""
     try:
         shared, columns, rows = (tensors[n].float() for n in (PEFT_KEY, "prefix_task_cols", "prefix_task_rows"))
         factors = (columns @ rows).squeeze(0)
@@ -127,20 +127,20 @@ def _stacks(model: nn.Module) -> list[nn.Module]:
     found = [stack for stack in stacks if isinstance(stack, STACKS)]
     if len(found) < len(stacks):
         raise UserError(
-            f"Prompt tuning (method=prompt_10, method=prompt_100) knows encoder-decoder models of T5's kind (T5, mT5,"
+            f"Prompt tuning (method=prompt_10, method=prompt_100) supports encoder-decoders of T5's kind (T5, mT5,"
             f" UMT5), and {type(model).__name__} is none."
         )
     return found
 
 
 def _put_in_front(stack: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[()], dict[str, Any]]:
-    """Before a stack runs: prompt before the embeddings, ones before the masks (`[B, L]` becomes `[B, P + L]`)."""
+    """Pre-forward hook of a stack: prepends the prompt to embeddings and ones to masks (`[B, L]` to `[B, P + L]`)."""
     kwargs = dict(zip(ARGUMENTS, args, strict=False)) | kwargs
     for name in ("attention_mask", "encoder_attention_mask"):
         if kwargs.get(name) is not None:
             kwargs[name] = nn.functional.pad(kwargs[name], (len(stack.prompt), 0), value=1)
     cache = kwargs.get("cache")
-    if cache is None or cache.get_seq_length() == 0:  # else generation goes on, and the cache holds the prompt already
+    if cache is None or cache.get_seq_length() == 0:  # else a later generation step: the cache holds the prompt already
         embeds_BLD = kwargs.get("inputs_embeds")
         if embeds_BLD is None:
             embeds_BLD = stack.embed_tokens(kwargs["input_ids"])
@@ -150,7 +150,7 @@ def _put_in_front(stack: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
 
 
 def _cut_off(stack: Any, args: tuple[()], kwargs: dict[str, Any], output: Any) -> None:
-    """After the decoder ran: its states without those at the prompt."""
+    """Forward hook of the decoder: drops the states at the prompt."""
     cache = kwargs.get("cache")
     states_BLD = output.last_hidden_state
     if cache is None or cache.get_seq_length() == states_BLD.shape[1]:  # this call began with the prompt

@@ -1,18 +1,19 @@
-"""Intrinsic SAID: one short vector moves all weights through a fixed random projection (Aghajanyan et al. 2020,
+"""Intrinsic SAID: one short vector updates all weights through a fixed random projection (Aghajanyan et al. 2020,
 arXiv 2012.13255; official T-Few code `src/models/intrinsic.py`).
 
-Fastfood (Le et al. 2013) spreads the shared vector to D numbers, the ray, for each parameter: D is the sum of the
-shape, not the product. A vector moves by scale * ray; a matrix by the outer product of the ray's two parts, rank 1.
+Fastfood (Le et al. 2013) projects the shared vector to D numbers, the ray, for each parameter: D is the sum of the
+shape, not the product. The update of a vector is scale * ray, of a matrix the outer product of the ray's two parts,
+rank 1.
 
-* The shared vector starts at zero, so the function is unchanged; and there the outer products have gradient exactly
-  zero, so in the first step that moves anything only the layer norms and biases are the reason. Official behaviour.
-* A shared vector longer than a parameter's transform is cut, not folded: official (`F.pad` with negative padding). On
-  T0-3B no transform is longer than 65,536, so of 500,000 dimensions most never receive a gradient.
-* The official code scales the gradient by 1/sqrt(L) at each of the two Walsh-Hadamard transforms; here it is the true
-  one. Adafactor's step does not depend on a constant factor, but clipping does, and L differs between parameters.
-* The moved weights exist while their layer runs (and for the backward pass): a second copy of the model in training,
-  as in the official code. A parameter must be used by the layer that owns it, as in transformers' T5, BART, GPT-2,
-  GPT-NeoX, OPT and Llama; one that only another module reads would stay as it is.
+* The shared vector starts at zero, so the function is unchanged. There the gradient of the outer products is exactly
+  zero, so only layer norms and biases contribute to the first step. Official behaviour.
+* A shared vector longer than a parameter's transform is truncated, not folded: official (`F.pad` with negative
+  padding). On T0-3B no transform is longer than 65,536, so most of 500,000 dimensions never receive a gradient.
+* The official code scales the gradient by 1/sqrt(L) at each of the two Walsh-Hadamard transforms; here it is exact.
+  Adafactor's step does not depend on a constant factor, but clipping does, and L differs between parameters.
+* The updated weights exist while their layer runs (and for the backward pass): a second copy of the model in
+  training, as in the official code. A parameter must be used by the layer that owns it, as in transformers' T5, BART,
+  GPT-2, GPT-NeoX, OPT and Llama; a parameter that only another module reads would not be updated.
 """
 
 import hashlib
@@ -32,7 +33,7 @@ BLOCK = 64  # the Walsh-Hadamard transform works on this many numbers at a time:
 
 
 class SAID(Method):
-    """`dimensions` is the budget: the shared vector has what one scale per parameter, and one more, leave of it."""
+    """`dimensions` is the budget: the shared vector gets it less one for each parameter's scale, and less one more."""
 
     may_be_zero = ("seed",)
 
@@ -51,12 +52,12 @@ class SAID(Method):
             )
         bad = [f"{name} {list(p.shape)}" for name, p in parameters.items() if p.ndim not in (1, 2)]
         if bad:
-            raise UserError(f"method=said moves vectors and matrices; {type(model).__name__} has {', '.join(bad)}.")
+            raise UserError(f"method=said updates vectors and matrices; {type(model).__name__} has {', '.join(bad)}.")
         device = next(iter(parameters.values())).device
         shared = SharedVector(size, {name: p.shape for name, p in parameters.items()}, self.seed, device)
         shared.to(device)
         indices = {id(parameter): index for index, parameter in enumerate(parameters.values())}
-        # a tied weight has several owners, and moves alike in all of them
+        # a tied weight has several owners, and gets the same update in all of them
         for owner in model.modules():
             owned = {local: indices[id(p)] for local, p in owner.named_parameters(recurse=False)}
             if owned:
@@ -77,9 +78,9 @@ class SAID(Method):
 
 
 class SharedVector(nn.Module):
-    """The trained numbers, and the constants of the projections: all of them in a row, a slice per parameter.
+    """The trained parameters, and the constants of the projections, concatenated, with a slice per parameter.
 
-    The constants follow from the seed and the parameter's name alone, so that they need not be saved.
+    The constants depend on the seed and the parameter's name alone, so they need not be saved.
     """
 
     signs: Tensor  # int8
@@ -101,7 +102,7 @@ class SharedVector(nn.Module):
         self.register_buffer("hadamard", hadamard_matrix(BLOCK), persistent=False)
 
     def update(self, index: int) -> Tensor:
-        """What the parameter with this index moves by, in its shape, float32."""
+        """The update of the parameter with this index, in its shape, float32."""
         shape, scale = self.shapes[index], self.scales[index]
         start, length = sum(self.lengths[:index]), self.lengths[index]
         signs, permutation, gaussian = (
@@ -114,10 +115,10 @@ class SharedVector(nn.Module):
 
 
 class MovedParameters:
-    """Forward hooks of one layer: its parameters are seen moved while it runs, and are untouched before and after.
+    """Forward hooks of one layer: the layer sees updated parameters while it runs, and the frozen ones otherwise.
 
-    An instance attribute hides the registered parameter of the same name, which stays where it is: names,
-    `state_dict` and whoever only asks for `wo.weight.dtype` see the frozen base.
+    An instance attribute shadows the registered parameter of the same name, which is not changed: names,
+    `state_dict` and code that reads `wo.weight.dtype` see the frozen base.
     """
 
     def __init__(self, shared: SharedVector, indices: Mapping[str, int]) -> None:
@@ -161,7 +162,7 @@ def walsh_hadamard(x: Tensor, hadamard: Tensor) -> Tensor:
         rest //= axes[-1]
     # autocast would round the products to bfloat16
     with torch.autocast(x.device.type, enabled=False):
-        for axis in axes:  # the last axis is transformed and becomes the first, until all have had their turn
+        for axis in axes:  # transforms the last axis and makes it the first, once for each axis
             x = (x.reshape(-1, axis) @ hadamard[:axis, :axis]).T
     return x.reshape(-1)
 
@@ -178,7 +179,7 @@ def hadamard_matrix(size: int) -> Tensor:
 def random_constants(length: int, seed: int, name: str) -> tuple[Tensor, Tensor, Tensor]:
     """Signs, permutation and Gaussian numbers of one parameter's projection.
 
-    From numpy's RandomState, whose numbers are promised never to change: a saved adapter depends on them.
+    From numpy's RandomState, which is guaranteed to give the same numbers in all versions: saved adapters need this.
     """
     digest = hashlib.sha256(f"{seed}/{name}".encode()).digest()
     source = np.random.RandomState(np.frombuffer(digest, dtype="<u4"))

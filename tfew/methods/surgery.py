@@ -1,7 +1,7 @@
-"""Giving layers more to do, in place.
+"""Extends layers in place.
 
-A layer keeps its weight and becomes a subclass of what it was: transformers reads attributes such as `wo.weight`, so
-a wrapper module would break it, and the frozen base must stay bit for bit what it was.
+A layer keeps its weight and becomes an instance of a subclass: transformers reads attributes such as `wo.weight`, so
+a wrapper module would break it. The frozen base must stay identical bit for bit.
 """
 
 from torch import nn
@@ -10,13 +10,13 @@ from tfew.errors import UserError
 
 
 def swap_class(layer: nn.Module, mixin: type) -> None:
-    """Makes the layer an instance of `mixin` on top of its own class: the mixin's forward may call super()'s."""
+    """Makes the layer an instance of `mixin` and its own class: the mixin's forward may call super()'s."""
     kind = type(layer)
     layer.__class__ = type(f"{mixin.__name__}{kind.__name__}", (mixin, kind), {})
 
 
 def train_layer_norms(model: nn.Module) -> None:
-    """Unfreezes every layer norm (the official configurations of most methods train them too)."""
+    """Unfreezes every layer norm, as the official configurations of most methods do."""
     norms = [module for module in model.modules() if type(module).__name__.endswith(("LayerNorm", "RMSNorm"))]
     if not norms:
         raise UserError(f"{type(model).__name__} has no layer norms to train; set method.layer_norms=false.")

@@ -1,7 +1,7 @@
 """Vectors of many tasks in one model: each row of a batch is scaled by its own task's (T-Few's mixed-task batches).
 
-Holds for methods that do nothing but scale what enters or leaves linear layers, `Method.scalings`. In such a layer
-the vectors of K tasks are a matrix, and each row of the input picks its own by the task `tfew.scoring.routing` names:
+For methods that only scale inputs or outputs of linear layers (`Method.scalings`). In such a layer the vectors of K
+tasks form a matrix, and each row of the input selects its own by the task in `tfew.scoring.routing`:
 
     y = W (x * inputs_KD[task]) * outputs_KD[task]
 """
@@ -18,8 +18,8 @@ from tfew.methods.merging import restore_class
 from tfew.methods.surgery import swap_class
 from tfew.scoring.routing import tasks_of_rows
 
-BARE = 0  # in a TaskBank the place of the model as it is
-ROOM = 4  # places to begin with
+BARE = 0  # the place of the bare model in a TaskBank
+ROOM = 4  # initial number of places
 SIDES = ("task_inputs", "task_outputs")
 
 
@@ -35,7 +35,7 @@ class Scaling:
     heads_first: bool = False
 
 
-# from a method's `stored` weights to what they do to each layer, by its name; gradients pass through
+# from a method's `stored` weights to each layer's scaling, by name; differentiable
 Scaler = Callable[[Mapping[str, Tensor]], dict[str, Scaling]]
 
 
@@ -49,9 +49,7 @@ class ScaledByTask(nn.Module):
     def forward(self, input: Tensor) -> Tensor:
         task_R = tasks_of_rows()
         if task_R is None:
-            raise RuntimeError(
-                "the model holds vectors of many tasks, and the batch (task_id) does not say whose it is"
-            )
+            raise RuntimeError("the model holds vectors of many tasks, and the batch has no task_id to select them by")
         output = super().forward(_scaled(input, self.task_inputs, task_R))
         return _scaled(output, self.task_outputs, task_R, self.task_heads_first)
 
@@ -64,7 +62,7 @@ def scale_heads(x: Tensor, factor: Tensor, heads_first: bool) -> Tensor:
 
 
 def _by_head(x: Tensor, factor: Tensor, heads_first: bool) -> Tensor:
-    """`[heads, D]`, or `[heads, 1, D]`; raises UserError where the heads are not where they were said to be."""
+    """`[heads, D]`, or `[heads, 1, D]`; raises UserError if the heads are not on the configured dimension."""
     heads = factor.shape[-1] // x.shape[-1]
     if x.shape[1 if heads_first else -2] != heads:
         other = "no heads_first" if heads_first else "heads_first: true"
@@ -76,7 +74,7 @@ def _by_head(x: Tensor, factor: Tensor, heads_first: bool) -> Tensor:
 
 
 def _scaled(x: Tensor, factor_KD: Tensor | None, task_R: Tensor, heads_first: bool = False) -> Tensor:
-    """`x` `[..., D]`, whose tokens are R rows one after the other, however they are shaped; or by head (`Scaling`)."""
+    """Scales `x` `[..., D]`, whose tokens are those of R rows in order, in any shape; or by head (`Scaling`)."""
     if factor_KD is None:
         return x
     factor_RD = factor_KD.index_select(0, task_R)
@@ -90,7 +88,7 @@ def _scaled(x: Tensor, factor_KD: Tensor | None, task_R: Tensor, heads_first: bo
 
 
 def put_scalings(model: nn.Module, tasks: Sequence[Mapping[str, Scaling]]) -> None:
-    """Task k of a batch is scaled by `tasks[k]` (by layer name) from now on; gradients reach the factors."""
+    """From now on, task k of a batch is scaled by `tasks[k]` (by layer name); gradients reach the factors."""
     layer: Any
     for name in dict.fromkeys(name for scalings in tasks for name in scalings):
         layer = scaled_by_task(model, name)
@@ -107,7 +105,7 @@ def _by_side(tasks: Sequence[Mapping[str, Scaling]], name: str) -> tuple[list[Te
 
 
 def scaled_by_task(model: nn.Module, name: str) -> Any:
-    """The layer of this name, made a `ScaledByTask` where it is none yet."""
+    """The layer of this name, converted to a `ScaledByTask` if it is not one yet."""
     layer: Any = model.get_submodule(name)
     if not isinstance(layer, ScaledByTask):
         for side in SIDES:
@@ -117,14 +115,14 @@ def scaled_by_task(model: nn.Module, name: str) -> Any:
 
 
 def without_tasks(model: nn.Module) -> None:
-    """The model as it was before any task's scalings."""
+    """Restores the model to its state before any task's scalings."""
     for layer in model.modules():
         if isinstance(layer, ScaledByTask):
             restore_class(layer, *SIDES)
 
 
 class TaskBank:
-    """Tasks that come and go while the model is in use, between two batches; place 0 is the bare model."""
+    """Tasks that are added and removed between batches while the model is in use; place 0 is the bare model."""
 
     def __init__(self, model: nn.Module) -> None:
         self.model = model
@@ -134,7 +132,7 @@ class TaskBank:
         self._device = next(model.parameters()).device
 
     def add(self, scalings: Mapping[str, Scaling]) -> int:
-        """Takes a task in and returns its place, the number to give its examples as `Batch.task_id`."""
+        """Adds a task and returns its place, the `Batch.task_id` of its examples."""
         if not self._free:
             self._make_room()
         place = self._free.pop(0)
@@ -149,7 +147,7 @@ class TaskBank:
         return place
 
     def remove(self, place: int) -> None:
-        """Frees a task's place; the next one that comes may get it."""
+        """Frees a task's place; the next added task may get it."""
         for factor_KD in self._factors().values():
             factor_KD[place] = 1
         self._free = sorted([*self._free, place])

@@ -1,7 +1,7 @@
 """Held-out families that resemble the paper's data sets; nothing of them occurs in pre-training.
 
-They need what training families teach, but use other texts, questions and answer words. `content` keeps the contents of
-test rows out of the shots: scripts, statements, pairs of words or phrasings.
+They need knowledge that training families teach, but use other texts, questions and answer words. `content` keeps the
+contents of test rows out of the shots: scripts, statements, pairs of words or phrasings.
 """
 
 import random
@@ -52,7 +52,7 @@ def entails(source: random.Random) -> Row:
 
 @FAMILIES.family(content=_by_text)
 def commits(source: random.Random) -> Row:
-    """Like CB: a speaker reports something; is the claim then so, not so, or open?"""
+    """Like CB: a speaker reports something; is the claim true, false, or open?"""
     speaker, person, stranger = source.sample(PEOPLE, 3)
     thing, place = source.choice(PORTABLE), source.choice(PLACES)
     color, second = source.sample(COLORS, 2)
@@ -194,7 +194,7 @@ def _clauses(source: random.Random, number: int, slots: dict[str, str]) -> str:
 
 @FAMILIES.family(content=lambda row: f"{sorted(row['choices'])}")
 def blank(source: random.Random) -> Row:
-    """Like Winogrande: which of two things does the blank stand for? The trigger word turns the answer round."""
+    """Like Winogrande: which of two things does the blank stand for? The trigger word reverses the answer."""
     name = source.choice(tuple(PROPERTIES))
     having, lacking, opposite = PROPERTIES[name]
     first, second = source.choice(having), source.choice(lacking)
@@ -229,12 +229,12 @@ def same_sense(source: random.Random) -> Row:
     return {"word": word, "first": told[0], "second": told[1], "shown": shown, "label": int(same)}
 
 
-# what customers write about, and how they call it
+# what customers write about, and their words for it
 OBJECTS = {
     "card": ("card", "bank card"), "parcel": ("parcel", "package"), "bill": ("bill", "invoice"),
     "ticket": ("ticket", "train ticket"), "photo": ("photo", "picture"), "phone": ("phone", "telephone"),
 }  # fmt: skip
-# what they want, and how they say it
+# what they want, and their phrasings
 PROBLEMS: dict[str, tuple[str, ...]] = {
     "lost {}": ("my {} is missing", "i cannot find the {} anywhere", "where did my {} go", "the {} has gone missing"),
     "broken {}": (

@@ -112,7 +112,7 @@ TOPICS: Mapping[str, tuple[str, ...]] = {
     "war": ("soldier", "army", "battle", "weapon", "general", "enemy", "tank", "bomb", "spear"),
 }
 
-# words that mean nothing here: real text, too, is full of words to ignore
+# meaningless words: real text, too, contains many words to ignore
 FILLERS = (
     "report", "given", "suppose", "story", "message", "customer", "statement", "headline", "tweet", "compare", "word",
     "yesterday", "today", "tomorrow", "morning", "evening", "always", "never", "often", "truly", "surely", "perhaps",

@@ -1,4 +1,4 @@
-"""Training families whose answer is in the text: who, where, what, and whether the text says it."""
+"""Training families whose answer is in the text: who, where, what, and whether the text states it."""
 
 import random
 
@@ -25,8 +25,8 @@ def _describe(source: random.Random, forms: Words, pairs: list[tuple[str, str]])
 
 
 def _look_up(source: random.Random, forms: Words, left: Words, right: Words, told: str, asked: int) -> Row:
-    """Facts that each join a word of `left` to one of `right`: of one, `told` is the field for the word that the
-    question names, and the other, `asked` (0 left, 1 right), is the answer."""
+    """Facts that each pair a word of `left` with one of `right`. For one fact, `told` is the field of the word in the
+    question; the other word, `asked` (0 left, 1 right), is the answer."""
     pairs = _pairs(source, left, right)
     pair = source.choice(pairs)
     wrong = [other[asked] for other in pairs] + source.sample((left, right)[asked], 1 + asked)
@@ -126,7 +126,7 @@ def pronoun(source: random.Random) -> Row:
 
 @FAMILIES.family()
 def missing_word(source: random.Random) -> Row:
-    """The text said again with a gap: copying from the context."""
+    """The text repeated with a gap: copying from the context."""
     pairs = _pairs(source, PEOPLE, THINGS)
     told = [source.choice(HAS).format(*pair) for pair in pairs]
     gap = source.randrange(len(pairs))
@@ -137,7 +137,7 @@ def missing_word(source: random.Random) -> Row:
 
 @FAMILIES.family()
 def retell(source: random.Random) -> Row:
-    """A transfer told from the other side."""
+    """A transfer told from the other person's side."""
     giver, receiver = source.sample(PEOPLE, 2)
     thing, other = source.sample(PORTABLE, 2)
     give, take = source.choice(list(zip(GIVES, TAKES, strict=True)))
@@ -159,7 +159,7 @@ def retell(source: random.Random) -> Row:
 
 @FAMILIES.family()
 def say_again(source: random.Random) -> Row:
-    """Word for word; nothing to rank against but the same with two words exchanged."""
+    """Repeats the text word for word; the only wrong choice has two words exchanged."""
     forms, left, right = source.choice(((IN_PLACE, PEOPLE, PLACES), (HAS, PEOPLE, THINGS)))
     pairs = _pairs(source, left, right)
     told = _describe(source, forms, pairs)
@@ -169,7 +169,7 @@ def say_again(source: random.Random) -> Row:
 
 
 def _all(source: random.Random, pairs: list[tuple[str, str]], form: str) -> Row:
-    """Everything that the text says, asked for in another order; ranked against the values exchanged."""
+    """All facts of the text in another order; the wrong choice has the values exchanged."""
     asked = source.sample(pairs, len(pairs))
     names, values = [name for name, _ in asked], [value for _, value in asked]
     right = listing([form.format(*pair) for pair in asked])
@@ -226,7 +226,7 @@ def was_it_said(source: random.Random) -> Row:
     ))  # fmt: skip
     claim = right = _deed(parts, form)
     true = source.random() < 0.5
-    while not true and claim == right:  # the word that was altered may not stand in the claim
+    while not true and claim == right:  # the altered word may not be part of the claim
         claim = _deed(_altered(source, parts), form)
     return {"text": text, "claim": claim, "label": int(true)}
 

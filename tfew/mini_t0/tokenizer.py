@@ -1,7 +1,7 @@
 """mini-T0's own small vocabulary: byte-level BPE, which encodes any text, trained on the pre-training text.
 
-Each word of the world is one token; upper and lower case are the same. Training is deterministic: the same text gives
-the same vocabulary.
+Each word of the world is one token; case is ignored. Training is deterministic: the same text gives the same
+vocabulary.
 """
 
 from collections.abc import Iterable

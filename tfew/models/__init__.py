@@ -1,17 +1,17 @@
 """The base model, its tokenizer, and adapters on disk.
 
-* build: model, tokenizer and method put together, from the configuration
-* execution: on which device, in which type
-* method_builder, method_recipes: a method from the keys of its YAML; which YAML has them
-* loaded_model: `LoadedModel`, and where and how it is computed
-* blueprint: a run before anything is loaded
-* backbone: loading checkpoints, checked
+* build: builds model, tokenizer and method from the configuration
+* execution: device and dtype
+* method_builder, method_recipes: builds a method from the keys of its YAML; finds the YAML for given keys
+* loaded_model: `LoadedModel`, and the device and dtype it is computed with
+* blueprint: description of a run before anything is loaded
+* backbone: loads and checks checkpoints
 * shapes: models without weights, for counting
-* checkpoint_path, gguf_checkpoint: what is loaded; GGUF files are converted once
-* weights_sample, base_check: whether a base is the one that an adapter was trained on
+* checkpoint_path, gguf_checkpoint: the path to load; one-time conversion of GGUF files
+* weights_sample, base_check: check that a base model is the one that an adapter was trained on
 * scoring_rule: whether end-of-text is scored, and whether inputs are turns of a chat
 * adapters_io: adapter.safetensors and adapter.json
-* saved_task: what an adapter says of its task, where it travels without its run
-* foreign_adapters: HF peft's and the authors' files
-* publishing: an adapter as a repository of the Hub
+* saved_task: the task description in an adapter that is shared without its run
+* foreign_adapters: adapter files of HF peft and of the authors' code
+* publishing: uploads an adapter to the Hub
 """

@@ -28,7 +28,7 @@ def save_adapter(
     base: Mapping[str, Any],
     scoring: Mapping[str, Any] | None = None,
 ) -> int:
-    """Writes what the method stores and how it was made: method, base model, and where known how its loss scored.
+    """Writes the method's weights and a description: method, base model and, if known, how the loss scored choices.
 
     Returns the size of the weights' file in bytes.
     """
@@ -48,12 +48,12 @@ def save_adapter(
 
 
 def adapter_description(folder: Path) -> dict[str, Any]:
-    """What `save_adapter` wrote beside the weights: the method to attach before they can be loaded."""
+    """The description that `save_adapter` wrote, with the method that must be attached before loading the weights."""
     path = folder / CONFIG_FILE
     try:
         description = from_checked_json(read_text(path))
         if description["format_version"] != FORMAT_VERSION or not {"method", "base"} <= description.keys():
-            raise UserError(f"{path} has another format than this version's ({FORMAT_VERSION}).")
+            raise UserError(f"{path} has a different format from this version's ({FORMAT_VERSION}).")
         return description
     except FileNotFoundError as error:
         raise UserError(f"{folder} holds no adapter ({CONFIG_FILE} is missing).") from error
@@ -72,12 +72,12 @@ def adapter_scoring(folder: Path) -> dict[str, Any]:
 
 
 def save_temperature(folder: Path, calibration: Mapping[str, Any], norm: str, eos: str = "include") -> None:
-    """What held-out predictions say of the adapter's probabilities; it holds for scores under this norm and `eos`."""
+    """Writes the temperature fitted to held-out predictions; it is valid for scores with this norm and `eos` only."""
     write_atomically(folder / TEMPERATURE_FILE, to_checked_json({"norm": norm, "eos": eos, **calibration}))
 
 
 def load_temperature(folder: Path, norm: str, eos: str = "include") -> float | None:
-    """What `save_temperature` wrote; None where there is none for this norm and `eos`."""
+    """The temperature that `save_temperature` wrote; None if there is none for this norm and `eos`."""
     path = folder / TEMPERATURE_FILE
     try:
         if (saved := saved_temperature(folder)) is None:
@@ -92,7 +92,7 @@ def load_temperature(folder: Path, norm: str, eos: str = "include") -> float | N
 
 
 def load_thresholds(folder: Path, norm: str, eos: str = "include") -> dict[str, float] | None:
-    """By label, from which probability on a row has it, where rows may have several; None as `load_temperature`."""
+    """For multi-label tasks, the minimum probability of each label; None in the same cases as `load_temperature`."""
     path = folder / TEMPERATURE_FILE
     try:
         saved = saved_temperature(folder)
@@ -100,14 +100,14 @@ def load_thresholds(folder: Path, norm: str, eos: str = "include") -> dict[str, 
             return None
         thresholds = {str(name): float(value) for name, value in saved["thresholds"].items()}
         if wrong := [value for value in thresholds.values() if not 0 <= value <= 1]:
-            raise ValueError(f"threshold {wrong[0]} is no probability")
+            raise ValueError(f"threshold {wrong[0]} is not a probability")
         return thresholds
     except (ValueError, KeyError, TypeError, AttributeError, OSError) as error:
         raise UserError(f"{path} does not hold an adapter's thresholds: {error}; delete it to do without.") from error
 
 
 def saved_temperature(folder: Path) -> dict[str, Any] | None:
-    """All that `save_temperature` wrote; raises ValueError for a damaged file."""
+    """Everything that `save_temperature` wrote; raises ValueError for a damaged file."""
     path = folder / TEMPERATURE_FILE
     if path.exists():
         return dict(from_checked_json(read_text(path)))
@@ -115,24 +115,24 @@ def saved_temperature(folder: Path) -> dict[str, Any] | None:
 
 
 def load_weights(folder: Path) -> dict[str, "Tensor"]:
-    """The tensors that `save_adapter` wrote; raises UserError where they are damaged, or not all finite."""
+    """The tensors that `save_adapter` wrote; raises UserError if they are damaged or not all finite."""
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
     path = _weights_file(folder)
     if (folder / CONFIG_FILE).is_file():
-        check_sha256(path, adapter_description(folder).get(WEIGHTS_SHA256), "Take it again from where it came from.")
+        check_sha256(path, adapter_description(folder).get(WEIGHTS_SHA256), "Copy or download it again.")
     try:
         weights = load_file(path)
     except (SafetensorError, OSError, RuntimeError, MemoryError) as error:  # too large to map is one
         raise UserError(f"{path} cannot be read: {error}.") from error
     if bad := next((name for name, tensor in weights.items() if not tensor.float().isfinite().all()), None):
-        raise UserError(f"{path} holds weights that are NaN or infinite ({bad}): whatever it labels would be NaN.")
+        raise UserError(f"{path} holds weights that are NaN or infinite ({bad}): its scores would be NaN.")
     return weights
 
 
 def load_shapes(folder: Path) -> dict[str, "Tensor"]:
-    """The same without memory for them (device "meta"), from the file's header alone."""
+    """The same as empty tensors on device "meta", read from the file's header alone."""
     import torch
     from safetensors import SafetensorError, safe_open
 

@@ -1,9 +1,9 @@
-"""Loading the frozen model and its tokenizer, and refusing one that is not what its files say.
+"""Loads the frozen model and its tokenizer, and rejects a model that does not match its files.
 
-transformers 5 loses an untied output head (T0, Flan-T5, T5 v1.1) without a word in three ways: `load_state_dict`
-into a model built from a config, `tie_weights()`, `resize_token_embeddings()`. Versions 5.0 scale T5's decoder
-output always, before 5.15 T5 has no SDPA, and before 5.24 a cache (of prefixes and contexts) has another name, and
-would not be seen. So the version, the head and the keys are checked on every load.
+transformers 5 silently loses an untied output head (T0, Flan-T5, T5 v1.1) in three ways: `load_state_dict`
+into a model built from a config, `tie_weights()`, `resize_token_embeddings()`. Versions 5.0 always scale T5's decoder
+output, before 5.15 T5 has no SDPA, and before 5.24 a cache (of prefixes and contexts) has another name and would be
+ignored. So the version, the head and the keys are checked on every load.
 """
 
 import json
@@ -40,29 +40,29 @@ def is_encoder_decoder(path: str, revision: str, trusted: str | None = None) -> 
 
 
 def checkpoint_config(path: str, revision: str, trusted: str | None = None) -> Any:
-    """What a checkpoint says of its shape, without its weights.
+    """Loads a checkpoint's configuration, without its weights.
 
-    `trusted`, here and below: the checkpoint whose own Python code may be run; of any other one none is.
+    `trusted`, here and below: the one checkpoint whose own Python code may be run.
     """
     return _from_pretrained(AutoConfig, path, revision, "model.path", trusted)
 
 
 def load_tokenizer(path: str | None, revision: str, decoder_only: bool = False, trusted: str | None = None) -> Any:
-    """The tokenizer at `path`, folder or Hub id; None gives bytes (ByT5), which needs no files."""
+    """The tokenizer at `path`, a folder or Hub id; None gives ByT5's byte tokenizer, which needs no files."""
     if path is None:
         tokenizer = ByT5Tokenizer()
     else:
         tokenizer = _from_pretrained(AutoTokenizer, path, revision, "model.tokenizer", trusted)
     if not decoder_only:
         _end_in_eos(tokenizer, path)
-    tokenizer.model_max_length = 10**9  # cutting is done, and counted, in tfew.data.loader
+    tokenizer.model_max_length = 10**9  # tfew.data.loader truncates, and counts truncations
     return tokenizer
 
 
 def _end_in_eos(tokenizer: Any, path: str | None) -> None:
-    """Sees to it that texts end in end-of-text, as an encoder-decoder's inputs and choices do in T-Few.
+    """Makes the tokenizer append end-of-text, as T-Few does for the inputs and choices of an encoder-decoder.
 
-    T5Gemma's tokenizer adds none by itself, but start-of-text, with which its decoder begins in any case.
+    T5Gemma's tokenizer does not append it, but prepends start-of-text, with which its decoder begins in any case.
     """
     eos = tokenizer.eos_token_id
     if eos is None:
@@ -81,9 +81,9 @@ def _end_in_eos(tokenizer: Any, path: str | None) -> None:
 
 
 def load_model(path: str, revision: str, dtype: torch.dtype | str, trusted: str | None = None) -> nn.Module:
-    """An encoder-decoder or decoder-only checkpoint, in evaluation mode; raises UserError where it is not whole.
+    """Loads an encoder-decoder or decoder-only checkpoint in evaluation mode; raises UserError if it is incomplete.
 
-    With `dtype="auto"`, the file's own, weights stay in the file, mapped into memory and not read.
+    With `dtype="auto"` (the file's own), weights are memory-mapped and not read.
     """
     check_versions()
     kind = AutoModelForSeq2SeqLM if is_encoder_decoder(path, revision, trusted) else AutoModelForCausalLM
@@ -96,7 +96,7 @@ def load_model(path: str, revision: str, dtype: torch.dtype | str, trusted: str 
 
 @contextmanager
 def quiet_loading() -> Iterator[None]:
-    """transformers notes at every load of such a T5 that its head is not tied, which `check_head` sees to."""
+    """Silences transformers' warning, on each load of such a T5, that its head is untied; `check_head` checks that."""
     level = transformers.logging.get_verbosity()
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
@@ -108,7 +108,7 @@ def quiet_loading() -> Iterator[None]:
 
 
 def window_tokens(model: nn.Module) -> int | None:
-    """How many tokens the model can see at a time: its table of positions; None where positions are relative (T5)."""
+    """Maximum sequence length, from the table of position embeddings; None for relative positions (T5)."""
     window: int | None = getattr(model.config, "max_position_embeddings", None)
     return window
 
@@ -122,7 +122,7 @@ def random_model(arch: Mapping[str, Any], rows: int) -> nn.Module:
 
 
 def shape_of(arch: Mapping[str, Any], rows: int = 0) -> nn.Module:
-    """The same without memory for its weights (device "meta"), for counting."""
+    """The same model on device "meta", without memory for its weights, for counting."""
     with torch.device("meta"):
         return _t5(arch, rows).eval()
 
@@ -139,12 +139,12 @@ def _t5(arch: Mapping[str, Any], rows: int) -> nn.Module:
 
 
 def _start_looking_up(model: nn.Module) -> None:
-    """Starting values with which a small T5 learns to look things up in minutes, which T5's own take hours for.
+    """Initial values with which a small T5 learns to copy from its input in minutes; with T5's own it takes hours.
 
-    Queries start equal to keys, so that a token looks for its like (Trockman and Kolter 2023, "Mimetic initialization
-    of self-attention layers"); position biases start wide, so that each head looks a way of its own: from T5's narrow
-    start they need thousands of steps to matter. The output head starts as the scaled embeddings: to say a word that
-    was shown is then one thing to learn for all words together.
+    Queries start equal to keys, so that a token attends to similar tokens (Trockman and Kolter 2023, "Mimetic
+    initialization of self-attention layers"). Position biases start with a wide spread, so that heads attend to
+    different distances; from T5's narrow spread they need thousands of steps to matter. The output head starts as the
+    scaled embeddings: copying a token is then learned once for all tokens.
     """
     config: Any = model.config
     with torch.no_grad():
@@ -159,7 +159,7 @@ def _start_looking_up(model: nn.Module) -> None:
 
 
 def give_own_head(model: nn.Module) -> None:
-    """Unties `lm_head` from the embeddings: a T5 built from a config is tied whatever the config says."""
+    """Unties `lm_head` from the embeddings: a T5 built from a config is tied regardless of its config."""
     config: Any = model.config
     model.lm_head = nn.Linear(config.d_model, config.vocab_size, bias=False)
     nn.init.normal_(model.lm_head.weight, std=config.d_model**-0.5)
@@ -167,7 +167,7 @@ def give_own_head(model: nn.Module) -> None:
 
 
 def check_head(model: nn.Module, path: str) -> None:
-    """Raises UserError where a model that should have an output head of its own has the embeddings instead."""
+    """Raises UserError if a model that should have an untied output head has the input embeddings there."""
     head = model.get_output_embeddings()  # type: ignore[operator]
     embeddings = model.get_input_embeddings()  # type: ignore[operator]
     if has_own_head(model.config) and torch.equal(head.weight, embeddings.weight):
@@ -179,7 +179,7 @@ def check_head(model: nn.Module, path: str) -> None:
 
 
 def has_own_head(config: Any) -> bool:
-    """T5 v1.1, T0, Flan-T5: what their files say as `tie_word_embeddings: false`."""
+    """Whether the head is untied (`tie_word_embeddings: false`), as in T5 v1.1, T0 and Flan-T5."""
     return getattr(config, "scale_decoder_outputs", None) is False
 
 
@@ -211,7 +211,7 @@ def _from_pretrained(
 
 
 def _tokenizer_class(folder: Path, path: str) -> Any:
-    """A folder with nothing but T5's SentencePiece model says what it is by that alone."""
+    """The tokenizer class; a folder with T5's SentencePiece model alone is taken for a T5 tokenizer."""
     if any((folder / name).is_file() for name in ("tokenizer_config.json", "config.json")):
         return AutoTokenizer
     if not (folder / "spiece.model").is_file():

@@ -1,4 +1,4 @@
-"""What an adapter says of the base model that it was trained on, and whether the one at hand is that."""
+"""The description of the base model in an adapter, and checks that the model in use matches it."""
 
 import logging
 from collections.abc import Mapping
@@ -20,20 +20,19 @@ log = logging.getLogger(__name__)
 
 
 def base_of(config: DictConfig) -> dict[str, Any]:
-    """What an adapter says of the model that it belongs to; no paths of this machine, since adapters travel."""
+    """The description of the base model that an adapter stores; without local paths, since adapters are shared."""
     sha256 = model_source(config).gguf_sha256()
-    weights = {} if sha256 is None else {"sha256": sha256}  # a path does not say what is in a GGUF file
+    weights = {} if sha256 is None else {"sha256": sha256}  # a GGUF file is identified by its content
     tokenizer = {} if (other := hub_id(config.model.tokenizer)) is None else {"tokenizer": other}
     noted = {key: value for key in OF_MODEL if (value := config.model.get(key)) is not None}
     return {"name": model_name(config), "path": hub_id(config.model.path), **tokenizer, **weights, **noted}
 
 
 def check_chosen_base(config: DictConfig, adapter: str) -> None:
-    """Of settings that an adapter has brought: says which base model and tokenizer they choose, where these are none of
-    this project's list.
+    """Logs the base model and tokenizer that an adapter's settings choose, unless this project lists them.
 
-    Raises UserError where an adapter of the Hub chooses a folder of this machine, and where what is to be read is no
-    regular file: reading might never end.
+    Raises UserError if an adapter from the Hub chooses a local folder, or if a file to be read is not a regular file:
+    reading it might never end.
     """
     own_tokenizer = named_tokenizer(str(config.model.name))
     chosen = {
@@ -49,15 +48,15 @@ def check_chosen_base(config: DictConfig, adapter: str) -> None:
             continue
         if adapter.startswith(HUB):
             raise UserError(
-                f"{adapter} chooses a {what} of this machine, {path}, which its author cannot know: set {key}=, the"
-                " folder or the Hub id of that one."
+                f"{adapter} chooses a local {what}, {path}, which its author cannot know: set {key}= to the folder or"
+                " Hub id of the right one."
             )
         _check_regular(Path(local_path(path)), f"{adapter} chooses the {what} {path}")
         log.info(f"Note: {adapter} chooses its {what}: {path} of this machine ({key}= names another).")
 
 
 def _check_regular(path: Path, who: str) -> None:
-    """Of a folder its files; what is not there is said when it is loaded."""
+    """Checks a file, or the files of a folder; a missing file is reported by the code that loads it."""
     for file in [*path.iterdir()] if path.is_dir() else [path]:
         if file.exists() and not file.is_dir() and not file.is_file():
             raise UserError(f"{who}, where {file.name} is no regular file.")
@@ -72,9 +71,9 @@ def saved_base(folder: Path) -> dict[str, Any]:
 
 
 def check_base(folder: Path, config: DictConfig) -> None:
-    """Before the model is loaded: raises UserError where its id on the Hub or its commit is another than the adapter's.
+    """Before the model is loaded: raises UserError if its Hub id or its commit differs from the adapter's.
 
-    Where the adapter has no digest of the weights, another name is noted, as it may be the same model in another place.
+    If the adapter has no digest of the weights, a different name is only logged: it may be a copy of the same model.
     """
     unlike = unlike_base(folder, ours := base_of(config))
     if not unlike:
@@ -88,7 +87,7 @@ def check_base(folder: Path, config: DictConfig) -> None:
 
 
 def check_weights(folder: Path, sample: str, config: DictConfig) -> None:
-    """Raises UserError where the loaded weights are not those that the adapter was trained on."""
+    """Raises UserError if the loaded weights are not those that the adapter was trained on."""
     theirs = saved_base(folder).get(SAMPLE)
     if theirs in (None, sample):
         return
@@ -104,12 +103,12 @@ def check_weights(folder: Path, sample: str, config: DictConfig) -> None:
 def other_base_error(folder: Path, unlike: str) -> UserError:
     return UserError(
         f"{folder} was trained on {unlike}: its vectors belong to that model alone. base=any uses it on this one"
-        " nevertheless."
+        " anyway."
     )
 
 
 def unlike_base(folder: Path, ours: Mapping[str, Any]) -> str | None:
-    """How the adapter's base differs from this one, in words; None: not, as far as it says."""
+    """How the adapter's base differs from this one, in words; None if no difference is known."""
     theirs = saved_base(folder)
     keys = [key for key in ("path", COMMIT, "sha256") if _both_differ(theirs, ours, key)]
     if not keys and theirs.get("name") == ours.get("name"):

@@ -1,4 +1,4 @@
-"""A run before anything is loaded: all that its FLOPs and its memory are computed from."""
+"""A run before anything is loaded: everything that its FLOPs and its memory are computed from."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from tfew.settings import EvaluationSettings, TrainingSettings
 
 @dataclass(frozen=True)
 class Blueprint:
-    """`shape` makes the bare model without memory for its weights; `optimizer`: class (`_target_`) and arguments."""
+    """`shape` builds the bare model on device "meta"; `optimizer`: class (`_target_`) and arguments."""
 
     model_name: str
     shape: Callable[[], nn.Module]

@@ -55,7 +55,7 @@ def build_blueprint(config: DictConfig, method: Method | None, device: torch.dev
 
 
 def build_trainable(config: DictConfig, prompt_tokenizer: PromptTokenizer | None = None) -> Trainable:
-    """With this tokenizer, where it was built already; raises UserError where model, method and settings do not fit."""
+    """With this tokenizer if it is already built; raises UserError if model, method and settings do not fit."""
     device, method = build_device(config), build_method(config)
     prompt_tokenizer = prompt_tokenizer or build_tokenizer(config)
     model = build_backbone(config, prompt_tokenizer.tokenizer, device, method)
@@ -70,7 +70,7 @@ def build_trainable(config: DictConfig, prompt_tokenizer: PromptTokenizer | None
 def build_for_scoring(
     config: DictConfig, prompt_tokenizer: PromptTokenizer, method: Method | None = None, adapter: Path | None = None
 ) -> LoadedModel:
-    """The bare model, or the one with the adapter in this folder, which is of this method (see `saved_method`)."""
+    """The bare model, or the model with the adapter in this folder, whose method this is (see `saved_method`)."""
     device = build_device(config)
     model = build_backbone(config, prompt_tokenizer.tokenizer, device, method)
     base_parameters, sample = parameter_count(model), weights_sample_sha256(model)
@@ -86,9 +86,9 @@ def build_for_scoring(
 def build_tokenizer(
     config: DictConfig, decoder_only: bool | None = None, adapter: Path | None = None, trains: bool = True
 ) -> PromptTokenizer:
-    """`model.tokenizer`, else the checkpoint's own, else bytes; for the kind of model that `model.path` is.
+    """`model.tokenizer`, else the checkpoint's own, else bytes; set up for the architecture of `model.path`.
 
-    `decoder_only`: where known; None: the checkpoint's config.json says it. The others: see `tokenizer_for`.
+    `decoder_only`: None reads it from the checkpoint's config.json. The other arguments: see `tokenizer_for`.
     """
     source = model_source(config)
     if decoder_only is None:
@@ -102,7 +102,7 @@ def build_tokenizer(
 def tokenizer_for(
     config: DictConfig, prompt_tokenizer: PromptTokenizer, adapter: Path | None = None, trains: bool = True
 ) -> PromptTokenizer:
-    """The same as a run with these settings needs it, for scoring with this adapter or none, or for training."""
+    """The same tokenizer as these settings require for scoring (with an adapter or none) or for training."""
     start = local_adapter(config.init_adapter) if trains and config.init_adapter is not None else adapter
     own = replace(prompt_tokenizer, max_tokens=config.max_tokens)
     return with_scoring_rule(own, model_name(config), settings(EvaluationSettings, config), start, trains)
@@ -111,7 +111,7 @@ def tokenizer_for(
 def build_backbone(config: DictConfig, tokenizer: Any, device: torch.device, method: Method | None = None) -> nn.Module:
     """The frozen model on its device (see `shard_model`): a checkpoint, or random weights of the shape `model.arch`.
 
-    The method that will be attached (None: nothing is) has a say in the type of the weights.
+    The dtype of the weights depends on the method that will be attached (None: no method).
     """
     _check_model(config)
     dtype = weight_dtype(config, device, method)
@@ -133,7 +133,7 @@ def build_backbone(config: DictConfig, tokenizer: Any, device: torch.device, met
 
 
 def shard_model(config: DictConfig, model: nn.Module, device: torch.device, method: Method | None) -> None:
-    """The last step of building where devices share the weights (`trainer=fsdp`, `deepspeed_3`): each gets its part."""
+    """The last step of building with `trainer=fsdp` or `deepspeed_3`: gives each device its shard of the weights."""
     if shards_weights(config) and method is not None and method.needs_mask:
         raise UserError(
             f"method={config.method.name} is calibrated by one device with the whole model, which trainer="
@@ -148,7 +148,7 @@ def shard_model(config: DictConfig, model: nn.Module, device: torch.device, meth
 
 
 def gathered_adapter(config: DictConfig, model: nn.Module) -> AbstractContextManager[Any]:
-    """A context in which what is trained can be saved and counted, also where it lies in parts."""
+    """A context in which trained parameters can be saved and counted, even if they are sharded."""
     if not uses_zero3(config):
         return nullcontext()
     from tfew.devices.zero import gather_parameters
@@ -157,7 +157,7 @@ def gathered_adapter(config: DictConfig, model: nn.Module) -> AbstractContextMan
 
 
 def build_shape(config: DictConfig, tokens: int = 0) -> nn.Module:
-    """The same model without memory for its weights, and without its files where configs/model says how they are.
+    """The same model on device "meta"; without reading its files if configs/model has its configuration.
 
     `tokens`: see `build_blueprint`.
     """
@@ -190,11 +190,11 @@ def attach_method(config: DictConfig, method: Method, model: nn.Module, tokenize
             method.initialise(model, tokenizer)
     if config.init_adapter is not None:
         restore(method, model, _checked_init_adapter(config))
-    make_optimizer(config, list(adapter_parameters(model).values()))  # a bad setting is said before the run starts
+    make_optimizer(config, list(adapter_parameters(model).values()))  # reports bad settings before the run starts
 
 
 def starting_weights(config: DictConfig, method: Method, model: nn.Module) -> dict[str, Tensor]:
-    """What training starts from, of a method that scales; the model has no method attached."""
+    """Initial weights for training a scaling method; the model has no method attached."""
     neutral = method.neutral(model)
     if config.init_adapter is None:
         return neutral
@@ -204,7 +204,7 @@ def starting_weights(config: DictConfig, method: Method, model: nn.Module) -> di
 
 
 def _checked_init_adapter(config: DictConfig) -> Path:
-    """The folder `init_adapter=`; raises UserError where it was made with another method than the run's."""
+    """The folder `init_adapter=`; raises UserError if its method differs from the run's."""
     folder = local_adapter(config.init_adapter)
     _, saved = _described(folder)
     if other := unlike_base(folder, base_of(config)):
@@ -243,14 +243,14 @@ def _described(folder: Path) -> tuple[str, dict[str, Any]]:
     """Name and description of a saved adapter's method."""
     description = adapter_description(folder)["method"]
     if not isinstance(description, dict) or not isinstance(description.get("name"), str):
-        raise UserError(f"{folder / CONFIG_FILE} does not say which method it is of.")
+        raise UserError(f"{folder / CONFIG_FILE} does not name its method.")
     if not str(description.get("_target_", "")).startswith("tfew.methods."):
-        raise UserError(f"{folder} names a method that is none of this project's: {description.get('_target_')!r}.")
+        raise UserError(f"{folder} names a method that this project does not have: {description.get('_target_')!r}.")
     return str(description["name"]), description
 
 
 def attach_saved(folder: Path, method: Method, model: nn.Module) -> None:
-    """Raises UserError where the file does not fit; what it does not hold is given no memory before."""
+    """Attaches and restores a saved adapter; raises UserError if the file does not fit, before allocating memory."""
     try:
         check_stored(method, model, load_shapes(folder))
     except UserError as error:
@@ -260,15 +260,15 @@ def attach_saved(folder: Path, method: Method, model: nn.Module) -> None:
 
 
 def attach_weights(method: Method, model: nn.Module, weights: Mapping[str, Tensor]) -> None:
-    """The same of tensors that are read already."""
+    """The same for tensors that are already loaded."""
     check_stored(method, model, weights)
     attach(method, model)
     method.restore(model, weights)
 
 
 def check_stored(method: Method, model: nn.Module, stored: Mapping[str, Tensor]) -> None:
-    """Raises UserError where tensors of these shapes are not what the method stores of this model, which it is not
-    attached to. A stranger's settings of a method, such as its rank, are given no memory for that.
+    """Raises UserError if the method would not store tensors of these shapes for this model. The method need not be
+    attached, and nothing is allocated: settings such as the rank may come from an untrusted file.
     """
     shape = shape_like(model)
     tried = copy.deepcopy(method.for_restoring())

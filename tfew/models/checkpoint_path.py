@@ -1,4 +1,4 @@
-"""From where a run's model comes (`tfew.runs.model_source`) to what can be loaded: a folder, or an id on the Hub."""
+"""Resolves the source of a run's model (`tfew.runs.model_source`) to what can be loaded: a folder or a Hub id."""
 
 from pathlib import Path
 
@@ -17,9 +17,9 @@ WEIGHT_FILES = (
 
 
 def checkpoint_path(source: ModelSource) -> str | None:
-    """`model.path`, or what the model's GGUF file is converted to; None: random weights.
+    """`model.path`, or the folder that the model's GGUF file was converted to; None: random weights.
 
-    Raises UserError where the model is in a Python package that is not installed, and the Hub gives none either.
+    Raises UserError if the model is in a Python package that is not installed, and cannot be had from the Hub either.
     """
     file = source.local_gguf
     if file is None and source.path is not None and source.gguf_file is not None:
@@ -49,7 +49,7 @@ def tokenizer_path(source: ModelSource, named: str | None) -> str | None:
 
 
 def is_at_hand(source: ModelSource) -> bool:
-    """Whether the weights are on this machine, or are made here; nothing is asked of the Hub."""
+    """Whether the weights are local or random; makes no request to the Hub."""
     file = source.local_gguf
     if file is not None:
         return file.is_file()

@@ -1,4 +1,4 @@
-"""Where and how a run computes, from its settings: device, type of the weights, and what processes share."""
+"""Execution settings of a run: device, dtype of the weights, and what processes share."""
 
 import torch
 from omegaconf import DictConfig
@@ -34,22 +34,22 @@ def build_device(config: DictConfig) -> torch.device:
 
 
 def memory_bytes(config: DictConfig) -> float | None:
-    """`memory_gb=` in bytes; None: as much as there is."""
+    """`memory_gb=` in bytes; None: all available memory."""
     return None if config.memory_gb is None else 1e9 * config.memory_gb
 
 
 def shards_weights(config: DictConfig) -> bool:
-    """Whether each process holds a part of the weights, so that all go through the model together."""
+    """Whether weights are sharded over processes, so that all processes must run each forward pass together."""
     return config.trainer.strategy in ("fsdp", "deepspeed_3") and world_size() > 1
 
 
 def uses_zero3(config: DictConfig) -> bool:
-    """Whether what is trained lies in parts, too."""
+    """Whether trained parameters are sharded, too."""
     return config.trainer.strategy == "deepspeed_3" and world_size() > 1
 
 
 def uses_autocast(config: DictConfig, device: torch.device, method: Method | None) -> bool:
-    """Mixed precision over float32 weights: the official way, and the way to train weights of the base."""
+    """Whether to use mixed precision over float32 weights, as the official code does; needed to train base weights."""
     return bool(config.trainer.get("autocast")) or (
         device.type == "cuda" and (config.fidelity.autocast or (method is not None and method.trains_base))
     )

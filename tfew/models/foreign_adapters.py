@@ -1,7 +1,7 @@
-"""Adapter files of other projects: folders of HF peft, and `.pt` files of the authors' T-Few code.
+"""Adapter files of other projects: HF peft folders, and `.pt` files of the authors' T-Few code.
 
-Nothing is executed on reading: safetensors holds no code, and pickles are read by torch's weights-only unpickler,
-which refuses everything but tensors and plain containers. What the tensors mean is the method's business.
+Reading executes no code: safetensors holds none, and pickles are read by torch's weights-only unpickler, which
+refuses everything but tensors and plain containers. Each method interprets the tensors itself.
 """
 
 import json
@@ -46,10 +46,10 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     """A pickled dictionary of tensors; anything else is refused, unexecuted."""
     try:
         check_archive(path)
-        with warnings.catch_warnings():  # that it may not know every pickle protocol: it refuses what it does not know
+        with warnings.catch_warnings():  # on pickle protocols it may not know: it refuses those anyway
             warnings.simplefilter("ignore")
             found = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # on bytes that are no pickle the unpickler raises whatever comes
+    except Exception as error:  # bytes that are no pickle make the unpickler raise anything
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise UserError(
             f"{path} is not a plain dictionary of tensors, so it was not loaded and none of it was run ({reason})."

@@ -1,10 +1,10 @@
-"""A GGUF file as a checkpoint of the usual kind: transformers reads it once, and the result is kept.
+"""Converts a GGUF file to an ordinary checkpoint: transformers reads it once, and the result is cached.
 
-Reading takes most of a minute, since all tensors are dequantised (to float32, in which nothing of them is lost). So
-weights, config and tokenizer go into HF_HOME/tfew/gguf/SHA256, by the checksum of the file, and are loaded from there.
+Reading takes most of a minute, since all tensors are dequantised (to float32, which is lossless). So weights,
+config and tokenizer are cached in HF_HOME/tfew/gguf/SHA256, named by the file's checksum, and loaded from there.
 
-transformers leaves out without a word what it has no place for (the factors of Llama 3's positions, `rope_freqs`), and
-splits text as GPT-2 does where it does not know the file's own way; both are looked for here.
+transformers silently drops tensors that it does not use (the factors of Llama 3's positions, `rope_freqs`), and falls
+back to GPT-2's pre-tokenizer if it does not know the file's own; both cases are checked here.
 """
 
 import copy
@@ -37,7 +37,7 @@ T = TypeVar("T")
 
 FORMAT_VERSION = 1
 MANIFEST = "converted.json"  # written last: checksums of the other files
-NO_TOKENIZER = "no_tokenizer"  # in it: why the file's own cannot be used
+NO_TOKENIZER = "no_tokenizer"  # key: why the file's tokenizer cannot be used
 # `tokenizer.ggml.pre`, the way a byte-level vocabulary's text is split, by llama.cpp's names (its llama-vocab.cpp)
 LIKE_GPT2 = {"gpt-2", "phi-2", "mpt", "olmo", "jais", "trillion", "granite-docling", "roberta-bpe", "mellum"}
 LIKE_GPT2_WITH_SINGLE_DIGITS = {
@@ -46,9 +46,9 @@ LIKE_GPT2_WITH_SINGLE_DIGITS = {
 
 
 def converted(file: Path, sha256: str) -> Path:
-    """The folder of the checkpoint that this GGUF file, with this checksum, is; made where it is not there yet.
+    """The folder of the checkpoint converted from this GGUF file with this checksum; created if missing.
 
-    Raises UserError for a file that is damaged, no GGUF, or of a model that is not read whole.
+    Raises UserError for a file that is damaged or not GGUF, or whose model cannot be read completely.
     """
     check_versions()
     require(f"{file}", "gguf")
@@ -77,13 +77,13 @@ def cache_folder() -> Path:
 
 
 def why_no_tokenizer(folder: Path) -> str | None:
-    """Of a converted checkpoint without the tokenizer of its file: why."""
+    """Why a converted checkpoint lacks the tokenizer of its file; None if it has it."""
     reason = from_checked_json((folder / MANIFEST).read_text(encoding="utf-8")).get(NO_TOKENIZER)
     return None if reason is None else str(reason)
 
 
 def _is_whole(folder: Path) -> bool:
-    """Whether all files are there as they were written, by this version of transformers."""
+    """Whether all files are present and unchanged, and were written by this version of transformers."""
     if not (folder / MANIFEST).is_file():
         return False
     try:
@@ -94,13 +94,13 @@ def _is_whole(folder: Path) -> bool:
             return True
     except (ValueError, KeyError, TypeError, AttributeError, OSError):
         pass
-    log.info(f"Note: {folder} is damaged, and is made again.")
+    log.info(f"Note: {folder} is damaged and will be rebuilt.")
     return False
 
 
 def _convert(file: Path, folder: Path) -> None:
-    log.info(f"Reading {file} ({file.stat().st_size / 1e6:,.0f} MB), which is done once and takes a while ...")
-    for left in folder.parent.glob(f".{folder.name}.*.tmp"):  # by a process that was killed: this one has the lock
+    log.info(f"Converting {file} ({file.stat().st_size / 1e6:,.0f} MB), which is done once and takes a while ...")
+    for left in folder.parent.glob(f".{folder.name}.*.tmp"):  # left by a killed process: this one has the lock
         shutil.rmtree(left)
     new = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.tmp")
     try:
@@ -113,16 +113,16 @@ def _convert(file: Path, folder: Path) -> None:
         os.replace(new, folder)
     finally:
         shutil.rmtree(new, ignore_errors=True)
-    log.info(f"Kept as {folder} ({sum(path.stat().st_size for path in folder.iterdir()) / 1e6:,.0f} MB).")
+    log.info(f"Saved as {folder} ({sum(path.stat().st_size for path in folder.iterdir()) / 1e6:,.0f} MB).")
 
 
 def _write_checkpoint(file: Path, folder: Path) -> str | None:
-    """Writes model and tokenizer; returns why it wrote no tokenizer, where the file's cannot be used."""
-    metadata = _read(file, read_gguf_metadata, str(file))[0]  # bounds are checked here, which gguf's reader does not do
+    """Writes model and tokenizer; if the file's tokenizer cannot be used, writes none and returns why."""
+    metadata = _read(file, read_gguf_metadata, str(file))[0]  # checks bounds; gguf's reader does not
     model = _read(file, _load, file)
     _check_all_read(file, model)
     if wrong := [name for name, weight in model.named_parameters() if not torch.isfinite(weight).all()]:
-        raise UserError(f"{file} is damaged: no numbers are in {shorten_list(wrong)}.")
+        raise UserError(f"{file} is damaged: NaN or infinite weights in {shorten_list(wrong)}.")
     fresh: Any = _fresh(model)
     fresh.save_pretrained(folder)
     if "tokenizer.ggml.tokens" not in metadata:
@@ -137,7 +137,7 @@ def _write_checkpoint(file: Path, folder: Path) -> str | None:
 def _read(file: Path, read: Callable[..., T], *arguments: Any, **options: Any) -> T:
     try:
         return read(*arguments, **options)
-    except Exception as error:  # of whatever kind a damaged or foreign file leads to
+    except Exception as error:  # damaged or foreign files raise errors of any type
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         raise UserError(f"{file} is damaged, or no GGUF file of a model that transformers reads: {reason}.") from error
 
@@ -160,7 +160,7 @@ def _load(file: Path) -> nn.Module:
 
 
 def _check_all_read(file: Path, model: nn.Module) -> None:
-    """Raises UserError where the file has numbers that are not in the model, which would be another model without."""
+    """Raises UserError if the file has parameters that transformers did not load: the model would be another one."""
     from gguf import GGUFReader
 
     config: Any = model.config
@@ -172,19 +172,19 @@ def _check_all_read(file: Path, model: nn.Module) -> None:
     if sum(sizes.values()) != read:
         extra = [name for name in sizes if not name.startswith(("blk.", "token_embd.", "output"))] or sizes
         raise UserError(
-            f"{file} holds {sum(sizes.values()):,} numbers, and transformers has a place for {read:,} (likely left out:"
-            f" {shorten_list(extra, 4)}): scores would be wrong. Take the model's original checkpoint."
+            f"{file} holds {sum(sizes.values()):,} parameters, but transformers loads {read:,} (likely left out:"
+            f" {shorten_list(extra, 4)}): scores would be wrong. Use the model's original checkpoint."
         )
 
 
 def _block(name: str) -> int:
-    """Number of the layer; those after the last are for guessing further tokens, and transformers does without."""
+    """Index of the layer, or -1; layers after the last predict further tokens, and transformers does not use them."""
     number = re.match(r"blk\.(\d+)\.", name)
     return int(number[1]) if number else -1
 
 
 def _fresh(model: nn.Module) -> nn.Module:
-    """The same model as one that was not read from a GGUF file, which transformers refuses to save."""
+    """A copy that transformers can save: it refuses to save a model that was read from a GGUF file."""
     config = copy.deepcopy(model.config)
     vars(config).pop("quantization_config", None)
     kind: Any = type(model)
@@ -198,9 +198,9 @@ def _fresh(model: nn.Module) -> nn.Module:
 
 
 def _split_as_said(tokenizer: Any, metadata: Mapping[str, Any]) -> str | None:
-    """Makes a byte-level tokenizer split text as the file says; returns why it cannot, where transformers would guess.
+    """Sets the pre-tokenizer that the file names on a byte-level tokenizer; returns why it cannot, if it cannot.
 
-    Of a way that it does not know transformers makes GPT-2's.
+    transformers falls back to GPT-2's for a pre-tokenizer that it does not know.
     """
     backend, way = tokenizer.backend_tokenizer, metadata.get("tokenizer.ggml.pre")
     if not isinstance(backend.pre_tokenizer, pre_tokenizers.ByteLevel):
@@ -209,5 +209,5 @@ def _split_as_said(tokenizer: Any, metadata: Mapping[str, Any]) -> str | None:
         digits = pre_tokenizers.Digits(individual_digits=True)
         backend.pre_tokenizer = pre_tokenizers.Sequence([digits, pre_tokenizers.ByteLevel(add_prefix_space=False)])
     elif way not in LIKE_GPT2:
-        return f"splits text in a way ({way}) that transformers does not know"
+        return f"uses a pre-tokenizer ({way}) that transformers does not know"
     return None

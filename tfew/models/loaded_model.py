@@ -1,4 +1,4 @@
-"""A model ready to be computed, and how: what `tfew.models.build` gives and everything above it works with."""
+"""A model ready to run, with its execution settings: built by `tfew.models.build`, used by all layers above."""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ from tfew.methods.base import Method
 
 @dataclass(frozen=True)
 class Execution:
-    """Where and how a process computes a model."""
+    """Device, dtype and memory settings with which a process runs a model."""
 
     device: torch.device
     dtype: torch.dtype  # of the frozen weights
@@ -27,7 +27,7 @@ class Execution:
 
 @dataclass(frozen=True)
 class LoadedModel:
-    """A base model on its device, with its tokenizer and the method that is attached to it; None: none is."""
+    """A base model on its device, with its tokenizer and the attached method (None: no method)."""
 
     model: nn.Module
     prompt_tokenizer: PromptTokenizer
@@ -39,7 +39,7 @@ class LoadedModel:
 
 @dataclass(frozen=True)
 class Trainable(LoadedModel):
-    """One whose method is ready to be trained."""
+    """A loaded model whose method is ready to be trained."""
 
     method: Method
 

@@ -1,4 +1,4 @@
-"""A method from the keys of its YAML, checked against the signature of its class."""
+"""Builds a method from the keys of its YAML, checked against the signature of its class."""
 
 from collections.abc import Mapping, Sequence
 from inspect import isabstract, signature
@@ -15,7 +15,7 @@ NOT_ARGUMENTS = ("name", "_target_", "steps", "lr", "scale_parameter")
 
 
 def make_method(description: Mapping[str, Any]) -> Method:
-    """`description`: all keys of the YAML; raises UserError where class or arguments are not what they must be."""
+    """`description`: all keys of the YAML; raises UserError for an invalid class or invalid arguments."""
     arguments = method_arguments(description)
     try:
         kind = get_class(description["_target_"])
@@ -33,13 +33,14 @@ def method_arguments(description: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _check_arguments(kind: type[Method], arguments: Mapping[str, Any]) -> None:
-    """Names and types of a method's arguments, read off its constructor: they come from a user or from a file."""
+    """Checks names and types of a method's arguments, from a user or a file, against the constructor's signature."""
     known = get_type_hints(kind.__init__)
     known.pop("return", None)
     needed = {name for name, argument in signature(kind).parameters.items() if argument.default is argument.empty}
     if wrong := sorted((arguments.keys() - known.keys()) | (needed - arguments.keys())):
         raise UserError(
-            f"method. has or lacks {', '.join(wrong)}; {kind.__name__} takes {', '.join(known) or 'nothing'}."
+            f"unknown or missing keys of method.: {', '.join(wrong)}; {kind.__name__} takes"
+            f" {', '.join(known) or 'nothing'}."
         )
     for name, value in arguments.items():
         hint = known[name]
@@ -57,7 +58,7 @@ def _check_arguments(kind: type[Method], arguments: Mapping[str, Any]) -> None:
         try:
             validated(value, hint)
         except ValueError as error:
-            raise UserError(f"method.{name}={value} is of another kind ({error}).") from error
+            raise UserError(f"method.{name}={value} has the wrong type ({error}).") from error
 
 
 def _is_list_of_text(value: object) -> bool:

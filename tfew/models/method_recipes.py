@@ -1,4 +1,4 @@
-"""The methods as configs/method/ has them: by their arguments, and by what HF peft calls them."""
+"""Finds the methods of configs/method/ by their arguments, or by their name in HF peft."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -12,7 +12,7 @@ from tfew.models.method_builder import method_arguments
 
 
 def named_recipe(description: dict[str, Any]) -> dict[str, Any]:
-    """The method's YAML that has these very arguments, if there is one: a file has lengths, but no name."""
+    """The method's YAML with exactly these arguments, if there is one: an adapter file has lengths, but no name."""
     for known in _recipes():
         same = method_arguments(known) == method_arguments(description)
         if same and known["_target_"] == description["_target_"]:
@@ -21,7 +21,7 @@ def named_recipe(description: dict[str, Any]) -> dict[str, Any]:
 
 
 def recipe_for_peft(preferred: Mapping[str, Any], peft_type: Any) -> dict[str, Any]:
-    """`preferred`, a method, where peft knows it by this name, else the first one in `configs/method/` that it does."""
+    """`preferred` if it has this name in peft, else the first method in `configs/method/` that has."""
     plain = [recipe for recipe in _recipes() if "_target_" in recipe and "defaults" not in recipe]  # others vary these
     known: dict[str, Any] = {}
     for recipe in [*reversed(plain), dict(preferred)]:

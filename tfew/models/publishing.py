@@ -1,7 +1,7 @@
-"""An adapter as a repository of the Hub: its weights, adapter.json and card, and HF peft's form where there is one.
+"""Uploads an adapter to the Hub: its weights, adapter.json and card, and HF peft's format where there is one.
 
-Of its run nothing else goes there but how the task is worded and its labels are called: no rows, no texts, no
-predictions, and no paths of the machine.
+Of its run, only the prompt templates and the label names are published: no rows, no texts, no predictions, and no
+paths of the machine.
 """
 
 import logging
@@ -32,9 +32,9 @@ log = logging.getLogger(__name__)
 def write_published(
     folder: Path, adapter: Path, method: Method, model: nn.Module, card: str, settings: Mapping[str, Any] | None
 ) -> None:
-    """Writes what is published of the adapter in a folder of tfew.
+    """Writes the files to publish from an adapter folder of tfew.
 
-    Its temperature becomes a key of adapter.json, and so does its task, where the `settings` of its run are known.
+    The temperature becomes a key of adapter.json, and so does the task if the `settings` of its run are known.
     """
     described = {key: value for key, value in adapter_description(adapter).items() if key != "sha256"}
     if settings is not None and (task := task_of(settings)) is not None:
@@ -49,7 +49,7 @@ def write_published(
     try:
         peft = method.to_peft(model)
     except UserError as error:
-        log.info(f"Note: not in HF peft's form, too: {error}")
+        log.info(f"Note: not also in HF peft's format: {error}")
     else:
         base = described["base"]
         write_peft(folder, peft, base.get("path"), base.get("commit"))
@@ -65,11 +65,11 @@ def publish(
     private: bool,
     dry_run: bool,
 ) -> None:
-    """Uploads the adapter in one commit, into a new repository or the one that there is; `dry_run`: only says what.
+    """Uploads the adapter in one commit, into a new or existing repository; `dry_run` only lists the files.
 
-    `settings`: of its run, of which it then says the task; None: it says what it says already.
+    `settings`: of its run, from which the task is described; None: adapter.json keeps the task it has.
 
-    Raises UserError where the Hub refuses it, or the repository that there is can be seen by all and should not be.
+    Raises UserError if the Hub refuses the upload, or if an existing repository is public and should be private.
     """
     with TemporaryDirectory() as name:
         folder = Path(name)
@@ -98,7 +98,7 @@ def _upload(folder: Path, repository: str, private: bool) -> None:
     api.create_repo(repository, private=private, exist_ok=True)
     info: Any = api.model_info(repository)
     if private and not info.private:
-        raise UserError(f"repo={repository} is there, and public: private=false uploads to it, or name another.")
+        raise UserError(f"repo={repository} exists and is public: private=false uploads to it, or choose another.")
     call = partial(
         api.upload_folder, repo_id=repository, folder_path=folder, commit_message="An adapter made with tfew"
     )
@@ -106,7 +106,7 @@ def _upload(folder: Path, repository: str, private: bool) -> None:
 
 
 def plain_card(base: Mapping[str, Any], method: str) -> str:
-    """Of an adapter without its run, of which no numbers are known."""
+    """The card of an adapter without its run: it has no results."""
     named = base.get("path")
     front = ["---", *([f"base_model: {named}"] if named else []), "tags: [tfew, few-shot]", "---"]
     return "\n".join([*front, "", f"# {method} on {named or base.get('name')}", "", "An adapter of tfew.", ""])

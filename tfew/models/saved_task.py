@@ -1,6 +1,6 @@
-"""What an adapter that travels without its run says of its task: how rows are worded, and what the labels are called.
+"""The task description in an adapter that is shared without its run: prompt templates and label names.
 
-In `adapter.json`, and no more than labelling takes: no rows, and no paths of the machine.
+It is in `adapter.json` and holds only what prediction needs: no rows, and no paths of the machine.
 """
 
 from collections.abc import Mapping
@@ -27,7 +27,7 @@ class _Task(TypedDict):
 
 
 def task_of(settings: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Of a run's resolved settings; None for a mixture, whose rows are not labelled."""
+    """The task description from a run's resolved settings; None for a mixture, whose rows are not labelled."""
     dataset = settings["dataset"]
     if dataset.get("members") is not None:
         return None
@@ -36,9 +36,9 @@ def task_of(settings: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def saved_task(folder: Path) -> dict[str, Any] | None:
-    """The task that `adapter.json` in this folder describes; None where there is none.
+    """The task that `adapter.json` in this folder describes; None if it describes none.
 
-    Raises UserError where it is no such description, or refers to something outside it.
+    Raises UserError if the description is invalid, or refers to something outside it.
     """
     path = folder / CONFIG_FILE
     if not path.is_file() or (found := adapter_description(folder).get(TASK)) is None:
@@ -53,9 +53,9 @@ def saved_task(folder: Path) -> dict[str, Any] | None:
 
 
 def _without_places(dataset: Mapping[str, Any]) -> dict[str, Any]:
-    """The section, with no file but those that every copy of the data set has under `data_dir`."""
+    """The section without file paths, except those that every copy of the data set has under `data_dir`."""
     kept = dict(dataset)
-    if dataset.get("table") is not None:  # somebody's own; its checksum is of no use without it
+    if dataset.get("table") is not None:  # a user's own table; its checksum is useless without it
         kept |= {"files": {"train": [], "eval": []}, "table": {"sha256": None}}
     elif isinstance(files := dataset.get("files"), Mapping):
         kept["files"] = {split: [name for name in names or [] if _is_inside(name)] for split, names in files.items()}

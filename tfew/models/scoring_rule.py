@@ -1,8 +1,8 @@
 """Whether end-of-text is scored with a choice, and whether an input is a turn of a chat: `score.eos=`, `prompt.chat=`.
 
-T-Few's losses and scores count the end-of-text of a choice, and so does every adapter that was trained so. For T5 that
-is how a text ends. In a decoder-only model that was never trained to stop there it decides rankings, and
-lm-evaluation-harness leaves it out: so the bare model does, too. An adapter keeps to what it was trained with.
+T-Few's losses and scores include the end-of-text token of a choice, and so does every adapter that was trained that
+way. T5 ends each text with it. In a decoder-only model that was never trained to stop there it decides rankings, and
+lm-evaluation-harness excludes it: so does the bare model here. An adapter keeps the rule that it was trained with.
 """
 
 import logging
@@ -25,7 +25,7 @@ def with_scoring_rule(
 ) -> PromptTokenizer:
     """`adapter`: whose vectors are used, or training starts from; `model`: its name, for messages.
 
-    Raises UserError where the model, its tokenizer or the adapter does not go with these settings.
+    Raises UserError if the model, its tokenizer or the adapter is incompatible with these settings.
     """
     eos: str = settings.score.eos
     chat = settings.prompt.chat

@@ -1,4 +1,4 @@
-"""Models without memory for their weights (device "meta"), for counting: of a configuration or a checkpoint."""
+"""Models without memory for their weights (device "meta"), for counting, from a configuration or a checkpoint."""
 
 import copy
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ from tfew.models.backbone import checkpoint_config, give_own_head, has_own_head,
 
 
 def config_of(values: Mapping[str, Any]) -> Any:
-    """transformers' configuration of these values, as they stand in a config.json; `model_type` says which class."""
+    """transformers' configuration with these values of a config.json; `model_type` names the class."""
     arguments = dict(values)
     kind = arguments.pop("model_type", None)
     try:
@@ -25,7 +25,7 @@ def config_of(values: Mapping[str, Any]) -> Any:
 
 
 def shape_of_config(values: Mapping[str, Any]) -> nn.Module:
-    """Of these values; where they say so the output head is no copy of the embeddings, which not every class heeds."""
+    """A model of these values; unties the output head if they ask for it, which not every class does by itself."""
     model = _shape(config_of(values), trust=False)
     head, embeddings = model.get_output_embeddings(), model.get_input_embeddings()  # type: ignore[operator]
     if values.get("tie_word_embeddings") is False and head.weight is embeddings.weight:
@@ -35,7 +35,7 @@ def shape_of_config(values: Mapping[str, Any]) -> nn.Module:
 
 
 def shape_like(model: nn.Module) -> nn.Module:
-    """A copy of a model that is loaded."""
+    """A copy of a loaded model."""
     tensors: dict[int, Any] = {id(p): nn.Parameter(_empty(p), requires_grad=False) for p in model.parameters()}
     tensors.update((id(buffer), _empty(buffer)) for buffer in model.buffers())
     return copy.deepcopy(model, tensors)  # it copies nothing that it is given already

@@ -1,4 +1,4 @@
-"""A digest of some numbers of every weight: whether a base model is the one that an adapter was trained on."""
+"""A digest of a sample of every weight, to check that a base model is the one that an adapter was trained on."""
 
 import hashlib
 
@@ -9,9 +9,9 @@ NUMBERS = 64  # of each weight, evenly spaced
 
 
 def weights_sample_sha256(model: nn.Module) -> str:
-    """The same whatever type the weights are loaded in, and whatever they are called: 64 numbers of each, as bfloat16.
+    """Digest of 64 values of each weight as bfloat16, independent of the loaded dtype and of parameter names.
 
-    Another training of the same shape has other numbers everywhere; a change of few numbers may go unseen.
+    Another training run of the same shape differs everywhere; a change of a few values may go unnoticed.
     """
     digests = sorted(_digest(parameter) for parameter in model.parameters())
     return hashlib.sha256(b"".join(digests)).hexdigest()

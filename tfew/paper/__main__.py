@@ -39,7 +39,7 @@ def paper(config: DictConfig) -> Table | Figure | list[Spread] | Path:
     given = [name for name, value in wanted.items() if value is not None]
     if len(given) != 1:
         listing = " and ".join(f"{name}={wanted[name]}" for name in given) or "nothing"
-        raise UserError(f"Say one of table=1 to 11, figure=2, 3 or icl, and report=true; here it is {listing}.")
+        raise UserError(f"Set one of table=1 to 11, figure=2, 3 or icl, and report=true; here it is {listing}.")
     for flag in ("report", "texts", "json"):
         if not isinstance(config[flag], bool):
             raise UserError(f"{flag}={config[flag]!r} is neither true nor false.")

@@ -16,7 +16,7 @@ HOW_TO_READ = (
     " the medians. A dash: no runs, or not printed."
 )
 HOW_TO_READ_COSTS = (
-    "Costs: ours by the paper's formulas with its constants, and how far off they are from its numbers. Average"
+    "Costs: ours by the paper's formulas with its constants, and their difference from its numbers. Average"
     " accuracy in percent: the mean over data sets of medians, [runs]. A dash: no runs, or not printed."
 )
 

@@ -1,5 +1,5 @@
-"""Attention, known by its children: matrices for queries, keys and values, one that joins the heads, and nothing else
-that could change keys or values but a norm of them. What children do not tell, configs/backbone does.
+"""Recognises attention by its children: matrices for queries, keys and values, one that joins the heads, and nothing
+else that could change keys or values except a norm of them. Other classes are described in configs/backbone.
 """
 
 import re
@@ -22,7 +22,7 @@ JOINS_HEADS = ("o", "Wo", "o_proj", "out_proj", "dense", "c_proj", "out_lin", "o
 SELF = (".self", ".longformer_self_attn")  # last name parts of attention whose heads are joined beside it
 MLA = ("kv_a_proj_with_mqa", "kv_a_layernorm", "kv_b_proj")
 NORM = re.compile(r"norm|ln", re.I)
-SHARED_NORM = "qk_norm"  # one norm for queries and keys: what it gives with as many heads as keys have is scaled
+SHARED_NORM = "qk_norm"  # one norm for queries and keys: its output is scaled if it has the number of heads of keys
 HARMLESS_NORM = re.compile(
     r"^((q|query)(?!k)\w*|o_norm|(attn_|inner_)?sub_norm|layer_?norm|attn_ln|inner_attn_ln)$", re.I
 )
@@ -38,7 +38,7 @@ class Attention:
 
 
 def find_attention(name: str, module: nn.Module, model: nn.Module) -> list[Attention]:
-    """The attention that this module is, or none; `name`: in the model."""
+    """The attention that this module implements, or none; `name`: its name in the model."""
     rule, linears = rule_for(module), linears_of(module)
     qkv = next((names for names in (rule.get("qkv", ()), *QKV) if names and set(names[:2]) <= linears.keys()), None)
     if rule.get("fused") in linears:
@@ -51,12 +51,12 @@ def find_attention(name: str, module: nn.Module, model: nn.Module) -> list[Atten
     elif qkv is not None:
         used, places = [*qkv, SHARED_NORM], _separate(name, module, rule, qkv[1], qkv[2])
         if hasattr(module, SHARED_NORM) and features(linears[qkv[0]]) == features(linears[qkv[1]]):
-            return []  # what the norm gives does not tell whose it is
+            return []  # outputs of the norm for queries and for keys cannot be told apart
     else:
         return []
     if _strange_children(module, {*used, *rule.get("allows", ())}):
-        return []  # they could change keys or values behind the matrices
-    parent = name.rpartition(".")[0]  # of BERT and its like, which join the heads beside the attention
+        return []  # they could change keys or values after the matrices
+    parent = name.rpartition(".")[0]  # BERT and similar models join the heads outside the attention
     beside = [f"{parent}.{child}" for child in ("output", "output.dense")] if name.endswith(SELF) else []
     matrices = [
         *(f"{name}.{child}" for child in linears if child not in rule.get("allows", ())),
@@ -83,7 +83,7 @@ def _separate(name: str, module: Any, rule: Any, key: str, value: str) -> list[P
 
 
 def _fused(name: str, module: Any, rule: Any, linears: dict[str, Any]) -> list[Place]:
-    """[queries | keys | values] in each of the groups; there are as many queries as numbers that join the heads."""
+    """[queries | keys | values] in each group; the number of query outputs is the input size of the output matrix."""
     groups = number(rule.get("groups", 1), module)
     outputs = features(linears[rule["fused"]])[1]
     queries = features(next(linears[child] for child in JOINS_HEADS if child in linears))[0]
@@ -96,7 +96,7 @@ def _fused(name: str, module: Any, rule: Any, linears: dict[str, Any]) -> list[P
 
 
 def _latent(name: str, module: Any) -> list[Place]:
-    """Multi-head latent attention: one matrix makes each head's keys and values from the latent, another the latent
+    """Multi-head latent attention: one matrix computes each head's keys and values from the latent, another the latent
     and the part of the keys that has positions, which all heads share.
     """
     down, latent_norm, up = (getattr(module, child) for child in MLA)
@@ -117,7 +117,7 @@ def _is_norm(module: nn.Module) -> bool:
 
 
 def _strange_children(module: nn.Module, used: set[str]) -> list[str]:
-    """Children with numbers of their own that are neither of what attention is made of."""
+    """Children with parameters that are not known parts of attention."""
     norms = {_norm_of(module, letter) for letter in "kv"}
     return [
         name
@@ -130,7 +130,7 @@ def _strange_children(module: nn.Module, used: set[str]) -> list[str]:
 
 
 def _is_harmless(linear: str) -> bool:
-    """Whether a matrix of this name makes queries, joins heads or gates what attention gives."""
+    """Whether a matrix of this name computes queries, joins heads or gates attention's output."""
     return linear in JOINS_HEADS or linear in ("gate_proj", "g_proj", "gate") or linear.startswith(("q_", "query"))
 
 

@@ -1,6 +1,6 @@
-"""What configs/backbone says of a model family's classes; one file a family, and a new family is one file.
+"""Rules of configs/backbone for the classes of model families; one file per family.
 
-The names of classes of transformers are the keys, so that models that share a class share its rule:
+The keys are names of transformers' classes, so models that share a class share its rule:
 
     ClassOfAttention:
       fused: qkv_proj         # one matrix makes queries, keys and values ...
@@ -41,7 +41,7 @@ def _rules() -> dict[str, dict[str, Any]]:
 
 
 def rule_for(module: nn.Module) -> Mapping[str, Any]:
-    """The rule of the module's class; an empty one where there is none."""
+    """The rule of the module's class; empty if there is none."""
     return next((_rules()[kind.__name__] for kind in type(module).__mro__ if kind.__name__ in _rules()), {})
 
 

@@ -1,4 +1,4 @@
-"""Feed-forwards, known by the pair of their matrices, and experts, whose matrices are 3-D parameters."""
+"""Recognises feed-forwards by the pair of their matrices, and experts, whose matrices are 3-D parameters."""
 
 import re
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ from torch import nn
 from tfew.placement.backbone_rules import rule_for
 from tfew.placement.places import FEED_FORWARD, Place, features, is_linear, linears_of
 
-# second matrix -> those that make what enters it
+# second matrix -> those that compute its input
 FEED_FORWARDS = {
     "wo": ("wi", "wi_0", "wi_1"),
     "down_proj": ("gate_proj", "up_proj", "gate_up_proj"),
@@ -25,15 +25,15 @@ FEED_FORWARDS = {
     "Wo": ("Wi",),
     "output": ("intermediate",),
 }
-# (gate, linear branch, second matrix): scaling the branch's output is scaling what enters the second, where nothing
-# but the activation of the gate stands between
+# (gate, linear branch, second matrix): scaling the branch's output is scaling the second matrix's input, if nothing
+# but the product with the activated gate is in between
 GATED = (("wi_0", "wi_1", "wo"), ("gate_proj", "up_proj", "down_proj"))
 NO_FEED_FORWARD = re.compile(r"(^|[._])(router|gate|indexer|(layer)?norm|adapter)s?([._]|$)")
 
 
 @dataclass
 class FeedForward:
-    """`place`: where its inner activation is scaled; `matrices`: its linear layers, or experts (3-D parameters)."""
+    """`place`: where the inner activation is scaled; `matrices`: its linear layers, or experts (3-D parameters)."""
 
     name: str
     place: Place
@@ -46,7 +46,7 @@ class FeedForward:
 
 
 def find_feed_forward(name: str, module: nn.Module) -> list[FeedForward]:
-    """The feed-forward that this module is, or none; `name`: in the model."""
+    """The feed-forward that this module implements, or none; `name`: its name in the model."""
     if NO_FEED_FORWARD.search(name):
         return []
     rule, linears = rule_for(module), linears_of(module)
@@ -76,7 +76,7 @@ def _inner_activation(name: str, module: nn.Module, first: list[str], second: st
 
 
 def _is_experts(module: Any) -> bool:
-    """Experts as 3-D parameters that transformers' interface computes (`use_experts_implementation`)."""
+    """Whether these are experts with 3-D parameters in transformers' interface (`use_experts_implementation`)."""
     down = getattr(module, "down_proj", None)
     return isinstance(down, nn.Parameter) and down.dim() == 3 and hasattr(module, "has_gate")
 

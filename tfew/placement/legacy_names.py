@@ -1,4 +1,4 @@
-"""Placement as settings before version 0.3 had it: by lists of last name parts. Adapters saved then keep theirs."""
+"""Placement by lists of last name parts, as in settings before version 0.3, for adapters saved then."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +15,7 @@ FUSED_LAYOUTS = ("thirds", "per_head")
 
 @dataclass(frozen=True)
 class NamedLayers:
-    """Settings of (IA)³ then. A layer of `second` counts only beside one of `first`."""
+    """Those settings of (IA)³. A layer of `second` counts only beside one of `first`."""
 
     keys_values: Sequence[str] = ("k", "v", "k_proj", "v_proj")
     fused: Mapping[str, str] = field(default_factory=lambda: {"c_attn": "thirds", "query_key_value": "per_head"})
@@ -51,7 +51,7 @@ class NamedLayers:
 
 
 def layers_named(model: nn.Module, names: Sequence[str]) -> list[str]:
-    """Full names of the linear layers whose last name part is among these; raises UserError where there is none."""
+    """Full names of the linear layers whose last name part is one of these; raises UserError if there are none."""
     linears = [name for name, module in model.named_modules() if isinstance(module, LINEAR)]
     found = [name for name in linears if name.rpartition(".")[2] in names]
     if not found:

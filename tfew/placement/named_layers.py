@@ -11,9 +11,9 @@ from tfew.placement.places import LINEAR
 
 
 def matching(model: nn.Module, patterns: Iterable[str], option: str) -> list[str]:
-    """Full names of the linear layers that any pattern fits, in the model's order.
+    """Full names of the linear layers that match any pattern, in the model's order.
 
-    A pattern without a dot is a last name part. Raises UserError, naming the option, where one fits no layer.
+    A pattern without a dot is a last name part. Raises UserError, naming the option, if a pattern matches no layer.
     """
     patterns = list(patterns)
     if not patterns:
@@ -30,7 +30,7 @@ def _fits(name: str, pattern: str) -> bool:
 
 
 def no_match(model: nn.Module, names: list[str], pattern: str, option: str) -> UserError:
-    """The error for a name that none of these layers has; lists what there is."""
+    """The error for a pattern that matches none of these layers; lists the layers' names."""
     last_parts = sorted({name.rpartition(".")[2] for name in names})
     near = sorted(get_close_matches(pattern.rpartition(".")[2], last_parts, n=3))
     hint = f"; near matches: {', '.join(near)}" if near else ""

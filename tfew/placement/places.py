@@ -1,4 +1,4 @@
-"""The place of a vector of (IA)³, and the matrices that LoRA and its like take."""
+"""The place of a vector of (IA)³, and helpers for linear layers."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -13,13 +13,13 @@ KEYS, VALUES, KEYS_VALUES, FEED_FORWARD, NAMED = "keys", "values", "keys and val
 
 @dataclass(frozen=True)
 class Place:
-    """One vector: the module, what of it is scaled, and what for.
+    """The place of one vector: the module, the part of it that is scaled, and its role.
 
     scales: "outputs" or "inputs" of a linear layer; "some outputs" (those from `first_of_group` on in each of
-    `groups` equal groups of outputs); "heads" (what a norm of keys or values gives, whose heads are dimension 1 where
+    `groups` equal groups of outputs); "heads" (the output of a norm of keys or values; heads are dimension 1 where
     `heads_first`, else the one before the last); "shared heads" (the same of a norm for queries and keys, which have
-    unlike numbers of heads: queries stay); "experts", "batched", "split" (the inner activation of each expert, in
-    one of the three ways that `tfew.methods.experts` knows to compute experts). `size`: of the vector, `[E, inner]`
+    different numbers of heads: queries are not scaled); "experts", "batched", "split" (experts' inner activations, in
+    one of the three implementations of experts in `tfew.methods.experts`). `size`: of the vector, `[E, inner]`
     of experts.
     """
 
@@ -32,7 +32,7 @@ class Place:
     heads_first: bool = False
 
     def positions(self, outputs: int) -> Tensor:
-        """Of "some outputs": which."""
+        """Indices of the scaled outputs, for "some outputs"."""
         position = torch.arange(outputs)
         return position[position % (outputs // self.groups) >= self.first_of_group]
 
@@ -49,7 +49,7 @@ def linears_of(module: nn.Module) -> dict[str, Any]:
 
 
 def is_linear(module: nn.Module, name: str) -> bool:
-    """Whether there is a linear layer of this (dotted) name in the module."""
+    """Whether the module contains a linear layer of this (dotted) name."""
     try:
         return isinstance(module.get_submodule(name), LINEAR)
     except AttributeError:
@@ -57,6 +57,6 @@ def is_linear(module: nn.Module, name: str) -> bool:
 
 
 def is_matrix(module: nn.Module) -> bool:
-    """Whether the module itself holds numbers that states are multiplied with."""
+    """Whether the module itself has a weight that states are multiplied with."""
     own = any(parameter.dim() > 1 for parameter in module.parameters(recurse=False))
     return own and not isinstance(module, nn.Embedding)

@@ -1,4 +1,4 @@
-"""Where a method is in a model: one line, a table, and the error for a layer without its share."""
+"""Where a method is in a model, in one line and as a table; errors for layers without a place."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -18,7 +18,7 @@ PARTS = {"keys and values": lambda layer: layer.has_keys, "feed-forward": lambda
 
 @dataclass(frozen=True)
 class Placement:
-    """`line` says where a method is; `rows` are (what, module with layer numbers as *, of what, how many)."""
+    """`line`: where a method is; `rows`: (what is scaled, module with * for layer numbers, its role, count)."""
 
     line: str
     rows: list[tuple[str, str, str, int]]
@@ -38,13 +38,13 @@ class Placement:
 
 
 def whole_layers(model: nn.Module, partial: bool) -> list[Layer]:
-    """The model's layers; raises UserError where one lacks its share, unless `partial` accepts that."""
+    """The model's layers; raises UserError if one lacks a known place, unless `partial` accepts that."""
     found = layers(model)
     kind = type(model).__name__
     if not any(layer.attentions for layer in found) or not any(layer.feed_forwards for layer in found):
         raise UserError(
-            f"{kind} has no attention and feed-forward whose keys, values and inner activations are known: name layers"
-            " with method.targets=, or describe its classes in a file of configs/backbone."
+            f"{kind} has no attention and feed-forward that this project recognises: name layers with method.targets=,"
+            " or describe its classes in a file of configs/backbone."
         )
     unknown = [name for layer in found for name in layer.unknown]
     lacking = {
@@ -56,8 +56,8 @@ def whole_layers(model: nn.Module, partial: bool) -> list[Layer]:
         parts = [f"no {part} in {len(names)} ({shorten_list(names, 3)})" for part, names in lacking.items()]
         said = "; ".join([*parts, *([f"not known: {shorten_list(unknown, 3)}"] if unknown else [])])
         raise UserError(
-            f"Of the {len(found)} layers of {kind} not all have their share: {said}. method.partial=true accepts that;"
-            " method.targets= names layers; a file of configs/backbone describes classes."
+            f"Some of the {len(found)} layers of {kind} have no place for the method: {said}. method.partial=true"
+            " accepts that; method.targets= names layers; a file of configs/backbone describes classes."
         )
     return found
 
@@ -74,8 +74,8 @@ def coverage(found: Sequence[Layer]) -> str:
 
 @dataclass(frozen=True)
 class MatrixChoice:
-    """Which matrices a method takes: by the model's structure, or those named by `targets` or `last_parts` (adapters
-    saved before version 0.3). Without `second`, those that inner activations enter are left out.
+    """The matrices that a method uses: by the model's structure, or named by `targets` or `last_parts` (adapters saved
+    before version 0.3). Without `second`, second matrices of feed-forwards are left out.
     """
 
     targets: Sequence[str] | None = None
@@ -84,7 +84,7 @@ class MatrixChoice:
     second: bool = True
 
     def names(self, model: nn.Module) -> list[str]:
-        """Of linear layers, and of modules that hold the matrices of experts."""
+        """Names of linear layers, and of modules that hold the matrices of experts."""
         if self.last_parts is not None:
             return layers_named(model, self.last_parts)
         if self.targets is not None:
@@ -93,15 +93,15 @@ class MatrixChoice:
         for layer in whole_layers(model, self.partial):
             found += [name for attention in layer.attentions for name in attention.matrices]
             found += [name for part in layer.feed_forwards for name in (part.matrices if self.second else part.first)]
-        return [name for name, _ in model.named_modules() if name in set(found)]  # draws go by the model's order
+        return [name for name, _ in model.named_modules() if name in set(found)]  # draws depend on the model's order
 
     def linears(self, model: nn.Module) -> dict[str, Any]:
-        """By name, for methods that know linear layers only; raises UserError where there are experts."""
+        """By name, for methods that support linear layers only; raises UserError if there are experts."""
         found = {name: model.get_submodule(name) for name in self.names(model)}
         linears = {name: layer for name, layer in found.items() if isinstance(layer, LINEAR)}
         if len(linears) < len(found) and not self.partial:
             raise UserError(
-                f"This method has no form for experts ({next(iter(found.keys() - linears.keys()))}):"
+                f"This method does not support experts ({next(iter(found.keys() - linears.keys()))}):"
                 " method.partial=true leaves them out."
             )
         return linears
@@ -114,7 +114,7 @@ class MatrixChoice:
 
 
 def of_places(places: Iterable[Place], where: str) -> Placement:
-    """Of vectors."""
+    """The placement of vectors."""
     return Placement(where, _rows((_part(place), place.module, place.scales) for place in places))
 
 

@@ -1,7 +1,7 @@
 """The transformer layers of a model, with the attention and the feed-forwards that each has.
 
-What `tfew.placement.attention` and `tfew.placement.feed_forward` do not know is not taken for either, so its layer is
-found to be without its share.
+A module that `tfew.placement.attention` and `tfew.placement.feed_forward` do not recognise counts as neither, so its
+layer is reported as lacking a place.
 """
 
 from collections.abc import Hashable, Iterator
@@ -22,27 +22,27 @@ TEXT_PARTS = ("language_model", "text_model", "text_decoder")
 
 @dataclass
 class Layer:
-    """One transformer layer; the name is that of its place in the model ("model.layers.3")."""
+    """One transformer layer; `name` is its path in the model ("model.layers.3")."""
 
     name: str
     attentions: list[Attention] = field(default_factory=list)
     feed_forwards: list[FeedForward] = field(default_factory=list)
-    shares_keys: bool = False  # with an earlier layer, whose keys and values it attends to
-    unknown: list[str] = field(default_factory=list)  # attention and experts that are not known to be placed right
+    shares_keys: bool = False  # with an earlier layer, to whose keys and values it attends
+    unknown: list[str] = field(default_factory=list)  # attention and experts that are not recognised
 
     @property
     def has_keys(self) -> bool:
         return bool(self.attentions) or self.shares_keys
 
 
-# of each model: its modules' names and classes when its layers were looked for, and these
+# for each model: its modules' names and classes when its layers were found, and the layers
 _known: "WeakKeyDictionary[nn.Module, tuple[Hashable, list[Layer]]]" = WeakKeyDictionary()
 
 
 def layers(model: Any) -> list[Layer]:
-    """Of the model's text part alone, in its order; layers that hold no matrix are left out.
+    """The layers of the model's text part, in its order; layers without a matrix are left out.
 
-    They are looked for anew when a module has another class or name than before, as when a method is attached.
+    The result is cached until a class or name of a module changes, for example when a method is attached.
     """
     modules = tuple((name, type(module)) for name, module in model.named_modules())
     if model not in _known or _known[model][0] != modules:
@@ -74,7 +74,7 @@ def _layers(model: Any) -> list[Layer]:
 
 
 def _looks_like_a_part(name: str, module: nn.Module) -> bool:
-    """Whether this holds matrices of its own and is called attention or experts: one that is not known is said."""
+    """Whether this has matrices of its own and is named attention or experts: if not recognised, it is reported."""
     holds = bool(linears_of(module)) or (is_matrix(module) and not isinstance(module, LINEAR))
     of_experts = "experts" in name.split(".") and not linears_of(module)
     shares = getattr(module, "is_kv_shared_layer", False)
@@ -82,7 +82,7 @@ def _looks_like_a_part(name: str, module: nn.Module) -> bool:
 
 
 def _is_known(name: str, layer: Layer) -> bool:
-    """Whether this is a part that was found, is in one or around one."""
+    """Whether this is a part that was found, or is inside or around one."""
     parts = [attention.name for attention in layer.attentions] + [part.name for part in layer.feed_forwards]
     return any(f"{name}.".startswith(f"{part}.") or f"{part}.".startswith(f"{name}.") for part in parts)
 
@@ -91,7 +91,7 @@ def _text_roots(model: Any) -> Iterator[tuple[str, nn.Module]]:
     names = {id(module): name for name, module in model.named_modules()}
     roots = [model.get_encoder(), model.get_decoder()] if model.config.is_encoder_decoder else [model.get_decoder()]
     for root in map(_text_part, roots):
-        root = model.base_model if isinstance(root, LINEAR) else root  # a head of the name "decoder"
+        root = model.base_model if isinstance(root, LINEAR) else root  # a head named "decoder"
         yield names.get(id(root), ""), root
 
 

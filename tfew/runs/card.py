@@ -1,6 +1,6 @@
-"""The model card of a trained adapter: its run's record as a README.md that can be published as it is.
+"""The model card of a trained adapter: its run's record as a README.md that can be published unchanged.
 
-Only named fields of the record go in: the configuration as a whole holds paths of the machine.
+Only selected fields of the record are included: the whole configuration contains paths of the machine.
 """
 
 from collections.abc import Mapping
@@ -15,12 +15,12 @@ TAGS = "tags: [tfew, few-shot]"
 
 
 def is_model_card(path: Path) -> bool:
-    """Whether this is a file that `model_card` made, and nobody's own."""
+    """Whether this file was written by `model_card`, and not by a user."""
     return path.is_file() and TAGS in path.read_text(encoding="utf-8", errors="replace").splitlines()[:4]
 
 
 def model_card(record: RunRecord, in_peft: bool, merges: bool, place: str = "FOLDER") -> str:
-    """Markdown; whether HF peft has this method, whether a plain checkpoint can take it in, and where it lies."""
+    """Markdown; `in_peft`: HF peft has this method; `merges`: it can be merged; `place`: the adapter's location."""
     base = hub_id(record.config["model"]["path"])
     use = _use(record, base, in_peft, merges, place)
     return "\n".join([*_front_matter(base), *_body(record, base), *_numbers(record), *use])
@@ -68,7 +68,7 @@ def _noted(record: RunRecord) -> list[str]:
 
 
 def describe_scoring(scoring: Mapping[str, Any]) -> str:
-    """How choices are scored (`RunRecord.scoring`), where that is another way than T-Few's; else empty."""
+    """How choices are scored (`RunRecord.scoring`), if it differs from T-Few's way; else empty."""
     ways = [
         *(["without their end-of-text"] if scoring.get("eos") == "exclude" else []),
         *(["as answers in the model's chat template"] if scoring.get("chat") else []),
@@ -118,7 +118,7 @@ def _numbers(record: RunRecord) -> list[str]:
 
 
 def _of_label_sets(record: RunRecord) -> list[str]:
-    """Of rows that may have several labels."""
+    """Results for rows that may have several labels."""
     metrics = record.metrics
     where = "held-out folds of the training rows" if record.split == "folds" else f"the {record.split} split"
     others = {"this adapter": metrics, **metrics.get("baselines", {})}
@@ -161,7 +161,7 @@ def _use(record: RunRecord, base: str | None, in_peft: bool, merges: bool, place
         "",
         *(["FOLDER is the adapter's, as `tfew.train` left it or `to=tfew` made it.", ""] if place == "FOLDER" else []),
         "```",
-        # one that is published says its task itself
+        # a published adapter contains its task
         *([] if place == "FOLDER" else [f"python -m tfew.predict adapter={place} input=new.csv output=labels.csv"]),
         f"python -m tfew.evaluate adapter={place} {model} {data}",
     ]

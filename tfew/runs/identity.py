@@ -1,4 +1,4 @@
-"""Which run this is: the name and folder that settings give, and which settings do not change a result."""
+"""The identity of a run: its name and folder, derived from settings, and which settings do not change a result."""
 
 import hashlib
 import json
@@ -16,12 +16,12 @@ from tfew.files.hub_adapter import local_adapter
 from tfew.runs.model_source import is_gguf, model_source
 from tfew.runs.noted import is_noted
 
-# settings that change where and how fast a run goes, not what comes out
+# settings that change where and how fast a run is computed, not its result
 NOT_IDENTITY = (
     "runs", "run_dir", "resume", "overwrite", "logger", "workers", "engine", "memory_gb", "train_together",
     "trust_remote_code", "rerun", "folds_at_once",
 )  # fmt: skip
-# settings that came later: dotted key -> the value that it came with, and with which it leaves a run's name as it was
+# settings added later: dotted key -> the value that it was introduced with, which does not change a run's name
 INTRODUCED: Mapping[str, Any] = {
     "method.targets": None, "method.partial": False, "base": "pinned", "model.tokenizer_revision": "main",
     "model.gguf_file": None, "model.package": None, "model.config": None,
@@ -29,15 +29,15 @@ INTRODUCED: Mapping[str, Any] = {
     "labels": None, "list_labels": None, "dataset.lists": {}, "baselines": True, "tune": False,
     "multi_label": "auto", "separator": None, "dataset.answers": ["no", "yes"],
 }  # fmt: skip
-FORMER = Path(__file__).with_name("former_settings.yaml")  # settings that went: class -> argument -> its default
-SAME_NUMBERS = ("ddp", "fsdp")  # values of trainer.strategy with which many devices compute what one computes
-WEIGHT_HASHES = "weights_sha256"  # beside the settings in config.yaml: which weights adapters and shipped models were
+FORMER = Path(__file__).with_name("former_settings.yaml")  # removed settings: class -> argument -> its default
+SAME_NUMBERS = ("ddp", "fsdp")  # values of trainer.strategy with which many devices give the result of one
+WEIGHT_HASHES = "weights_sha256"  # key beside the settings in config.yaml: hashes of adapters and shipped models
 
 
 def run_name(config: DictConfig, method: str | None = None) -> str:
     """experiment-model-method-loss-sSEED-HASH; equal settings give equal names.
 
-    Raises UserError where it would not be a folder's name: settings come with adapters, too.
+    Raises UserError if it would not be a valid folder name: settings may come from adapters, too.
     """
     parts = [config.name, model_name(config), method or method_name(config), config.loss.name]
     name = "-".join([*map(str, parts), f"s{config.few_shot_seed}", settings_hash(config)])
@@ -47,9 +47,9 @@ def run_name(config: DictConfig, method: str | None = None) -> str:
 
 
 def model_name(config: DictConfig) -> str:
-    """`model=`'s name, or where `model.path` says another checkpoint than it, that one's last name part.
+    """`model=`'s name, or if `model.path` is another checkpoint, its last name part.
 
-    Of a GGUF file that is its name without the ending.
+    For a GGUF file, its name without the extension.
     """
     source = model_source(config)
     if source.path is None or source.is_named:
@@ -60,7 +60,7 @@ def model_name(config: DictConfig) -> str:
 
 
 def is_known_checkpoint(config: DictConfig) -> bool:
-    """Whether `model.path` is on the Hub, and `model.arch` or `model.config` its shape, as configs/model has them."""
+    """Whether `model.path` is a Hub id and `model.arch` or `model.config` its shape, as in configs/model."""
     source = model_source(config)
     path, has_shape = source.path, config.model.arch is not None or config.model.get("config") is not None
     on_hub = path is not None and not path.startswith(IN_PACKAGE) and not Path(path).is_dir()
@@ -81,7 +81,7 @@ def settings_hash(config: DictConfig) -> str:
 
 
 def identity(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings (`resolved_with_hashes`) without those that do not change the result."""
+    """The settings (`resolved_with_hashes`) that can change the result."""
     kept = {key: value for key, value in settings.items() if key not in NOT_IDENTITY}
     if "trainer" in kept:
         left_out = ["devices", *(["strategy"] if kept["trainer"].get("strategy") in SAME_NUMBERS else [])]
@@ -92,7 +92,7 @@ def identity(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def with_former_settings(method: Mapping[str, Any]) -> dict[str, Any]:
-    """The section `method`, and the arguments that its class once had, with their defaults of then."""
+    """The section `method`, with arguments that its class had in earlier versions, at their defaults then."""
     return {**_former().get(str(method.get("_target_")), {}), **method}
 
 
@@ -104,8 +104,8 @@ def _former() -> dict[Any, Any]:
 
 
 def _without_introduced(settings: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Without later settings that have the value they came with and what runs note, at whatever depth, nor a group of
-    nothing else.
+    """Removes, at any depth, later settings that have their introduced value, values that runs note, and groups that
+    become empty.
     """
     kept = {}
     for key, value in settings.items():
@@ -120,9 +120,9 @@ def _without_introduced(settings: Mapping[str, Any], prefix: str = "") -> dict[s
 
 
 def resolved_with_hashes(config: DictConfig) -> dict[str, Any]:
-    """The resolved settings, and the hash of any adapter they name: its path alone does not say what is in it.
+    """The resolved settings, with the hash of any adapter they name: its path does not identify its content.
 
-    Nor does that of a model in this package, which the next version may bring anew, or of a GGUF file.
+    The same for a model in this package, which the next version may replace, and for a GGUF file.
     """
     hashes = {}
     if (sha256 := model_source(config).gguf_sha256()) is not None:

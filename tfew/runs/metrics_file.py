@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 class MetricsFile:
-    """A continued run keeps the rows up to the step it goes on from, so the file is that of an undisturbed run."""
+    """A resumed run keeps the rows up to the step it resumes from, so the file is that of an uninterrupted run."""
 
     def __init__(self, path: Path, step: int) -> None:
         kept = [row for row in _whole_rows(path) if int(row["step"]) <= step]
@@ -38,7 +38,7 @@ def final_loss(path: Path) -> float:
 
 
 def _whole_rows(path: Path) -> list[dict[str, str]]:
-    """Rows of an earlier file without a last one that was torn by a kill."""
+    """Rows of an earlier file, without a last row that was cut off by a kill."""
     if not path.is_file():
         return []
     with path.open(newline="", encoding="utf-8") as file:

@@ -1,4 +1,4 @@
-"""Where the base model of a run comes from: a folder, the Hub, a GGUF file, or a Python package that brings one."""
+"""Where the base model of a run comes from: a folder, the Hub, a GGUF file, or a Python package that contains one."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,14 +15,14 @@ from tfew.files.checksums import file_sha256
 
 @dataclass(frozen=True)
 class PackagedModel:
-    """A GGUF file of an installable Python package (`model.package`); `install`: the command that brings it."""
+    """A GGUF file in an installable Python package (`model.package`); `install`: the command that installs it."""
 
     name: str
     file: str
     install: str
 
     def not_installed_error(self, model: str) -> UserError:
-        """Where the Hub does not give the model (its name) either."""
+        """The error if the model (its name) cannot be loaded from the Hub either."""
         return UserError(
             f"model={model} is in the Python package {self.name}, which is not installed, and cannot be loaded from the"
             f" Hub: {self.install} installs it, or name a folder or GGUF file with model.path=."
@@ -32,7 +32,7 @@ class PackagedModel:
 @dataclass(frozen=True)
 class ModelSource:
     """`revision`: branch, tag or commit. `is_named`: `path` and `gguf_file` are those of its file in configs/model;
-    only then does `package` count.
+    only then is `package` used.
     """
 
     name: str
@@ -44,7 +44,7 @@ class ModelSource:
 
     @property
     def local_gguf(self) -> Path | None:
-        """The GGUF file on this machine that the model is read from; None where it comes from elsewhere."""
+        """The local GGUF file that the model is read from; None if it comes from elsewhere."""
         if self.path is None:
             return None
         if is_gguf(self.path):
@@ -55,7 +55,7 @@ class ModelSource:
         return None if self.package is None else package_file(self.package.name, self.package.file)
 
     def gguf_sha256(self) -> str | None:
-        """Of the local GGUF file; raises UserError where its package notes another than it has."""
+        """The local GGUF file's checksum; raises UserError if it differs from the one that its package records."""
         file = self.local_gguf
         if file is None or not file.is_file():
             return None
@@ -76,7 +76,7 @@ def model_source(config: DictConfig) -> ModelSource:
 
 
 def tokenizer_revision(config: DictConfig) -> str:
-    """Of `model.tokenizer`, which may be of another repository than the model."""
+    """The revision of `model.tokenizer`, which may be in another repository than the model."""
     model = config.model
     if model.tokenizer in (None, model.path):
         return model_source(config).revision
@@ -94,7 +94,7 @@ def _packaged(package: Mapping[str, str] | None) -> PackagedModel | None:
 
 @cache
 def _named_source(name: str) -> tuple[str | None, str | None]:
-    """`path` and `gguf_file` of a file in configs/model; each says its path itself, so that Hydra need not be asked."""
+    """`path` and `gguf_file` of a file in configs/model; each file has its own path, so Hydra is not needed."""
     model = _named_model(name)
     return OmegaConf.select(model, "path"), OmegaConf.select(model, "gguf_file")
 
@@ -107,7 +107,7 @@ def named_tokenizer(name: str) -> str | None:
 
 
 def _named_model(name: str) -> DictConfig:
-    """Empty where there is none; a name of a stranger's settings leads to no other folder."""
+    """Empty if there is none; a name from untrusted settings cannot lead to another folder."""
     file = CONFIGS / "model" / f"{name}.yaml"
     is_there = file.parent == CONFIGS / "model" and file.is_file()
     found = OmegaConf.load(file) if is_there else OmegaConf.create()
@@ -117,5 +117,5 @@ def _named_model(name: str) -> DictConfig:
 
 @cache
 def _sha256(file: Path, size: int, changed_ns: int) -> str:
-    """Read again where size or time of the file have changed."""
+    """Cached until the file's size or time changes."""
     return file_sha256(file)

@@ -1,7 +1,7 @@
-"""What a run notes of where its model and data came from: commits of the Hub, and a digest of the base's weights.
+"""What a run records about its model and data: commits on the Hub, and a digest of the base's weights.
 
-It stands among the settings, so that whoever has them has the same files again, but gives a run no other name: the
-same run on another day is the same run.
+It is stored in the settings, so that they identify the same files later, but does not change a run's name: the same
+run on another day is the same run.
 """
 
 from collections.abc import Iterator, Mapping
@@ -17,19 +17,19 @@ from tfew.runs.model_source import model_source, tokenizer_revision
 
 COMMIT, TOKENIZER_COMMIT, SAMPLE = "commit", "tokenizer_commit", "weights_sample_sha256"
 OF_MODEL = (COMMIT, TOKENIZER_COMMIT, SAMPLE)
-REVISIONS = {COMMIT: ("revision",), TOKENIZER_COMMIT: ("tokenizer_revision", "tokenizer")}  # said instead of a commit
+REVISIONS = {COMMIT: ("revision",), TOKENIZER_COMMIT: ("tokenizer_revision", "tokenizer")}  # keys set instead
 
 
 def is_noted(key: str) -> bool:
-    """Whether a dotted key of the settings is such."""
+    """Whether a dotted key of the settings is one of these records."""
     group, _, last = key.rpartition(".")
     return (group == "model" and last in OF_MODEL) or (group.startswith("dataset.") and key.endswith(f".hub.{COMMIT}"))
 
 
 def note_commits(config: DictConfig) -> None:
-    """Notes, in place, which commits the model, its tokenizer and the data that were loaded from the Hub are of.
+    """Records, in place, the commits of the model, the tokenizer and the data that were loaded from the Hub.
 
-    Raises UserError where the model's cannot be known.
+    Raises UserError if the model's is unknown.
     """
     note_model_commits(config)
     for key, hub in hub_sections(config):
@@ -52,12 +52,12 @@ def note_model_commits(config: DictConfig) -> None:
 
 
 def note_sample(config: DictConfig, sha256: str) -> None:
-    """Notes the digest of the base's weights; raises UserError where the settings, a run's, have another one."""
+    """Records the digest of the base's weights; raises UserError if the settings of a run have another one."""
     before = config.model.get(SAMPLE)
     if before not in (None, sha256):
         raise UserError(
             f"The weights of {config.model.path or config.model.name} are not those that this run was begun with (a"
-            f" digest of a sample of them is {sha256[:12]}, and was {before[:12]}): bring them back, or begin anew."
+            f" digest of a sample of them is {sha256[:12]}, and was {before[:12]}): restore them, or start a new run."
         )
     note(config, f"model.{SAMPLE}", sha256)
 
@@ -67,7 +67,7 @@ def note(config: DictConfig, key: str, value: str | None) -> None:
 
 
 def keep_to(config: DictConfig, saved: Mapping[str, Any]) -> None:
-    """Takes over, in place, what an unfinished run with these settings has noted."""
+    """Copies into `config`, in place, what an unfinished run with these settings has recorded."""
     for key in OF_MODEL:
         if (value := saved["model"].get(key)) is not None:
             note(config, f"model.{key}", value)
@@ -78,7 +78,7 @@ def keep_to(config: DictConfig, saved: Mapping[str, Any]) -> None:
 
 
 def noted_differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
-    """Dotted keys of what both have noted, and differently."""
+    """Dotted keys that both have recorded, with different values."""
     flat_ours, flat_theirs = (dict(_noted(settings)) for settings in (ours, theirs))
     return [
         f"{key}: {flat_theirs[key]} there, {flat_ours[key]} here"
@@ -96,7 +96,7 @@ def _noted(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str,
 
 
 def hub_sections(config: DictConfig) -> Iterator[tuple[str, Any]]:
-    """The key and the section `hub` of the data set, or of each member of a mixture, where it has one."""
+    """Key and section `hub` of the data set, or of each member of a mixture, if it has one."""
     members = config.dataset.get("members")
     for key in ["dataset"] if members is None else [f"dataset.members.{name}" for name in members]:
         hub = OmegaConf.select(config, f"{key}.hub")

@@ -20,7 +20,7 @@ from tfew.files.untrusted import validated
 SCHEMA_VERSION = 2  # 1: without `files` and the checksum
 RECORD_FILE = "result.json"
 ZERO_SHOT = "zero_shot"  # as a method: the bare model
-IN_CONTEXT = "icl"  # and, after an underscore, the mode: the bare model behind solved examples
+IN_CONTEXT = "icl"  # followed by an underscore and the mode: the bare model with few-shot examples in the prompt
 LIBRARIES = (
     "torch",
     "transformers",
@@ -35,7 +35,7 @@ LIBRARIES = (
 
 @dataclass(frozen=True)
 class RunRecord:
-    """Everything a table needs to know of a run. Accuracies are fractions; units are in the names."""
+    """Everything that tables need about a run. Accuracies are fractions; units are in the names."""
 
     name: str
     command: str  # train | evaluate
@@ -58,7 +58,7 @@ class RunRecord:
     # rows whose set of labels is right, leading_metric is f1_micro, and label_sets has what else is known
     metrics: dict[str, Any]
     counts: dict[str, int]  # evaluated rows, prompts, prompts cut at max_tokens, templates that rendered empty
-    parameters: dict[str, int]  # trainable (what the adapter consists of), trained (what training moves), total (base)
+    parameters: dict[str, int]  # trainable (in the saved adapter), trained (updated by training), total (base)
     flops: dict[str, float]  # training, evaluation: by the paper's formula (tfew/costs/formulas.py)
     seconds: dict[str, float]  # train, evaluate
     peak_memory_bytes: int  # 0: not counted here
@@ -69,16 +69,16 @@ class RunRecord:
     # how choices were scored: eos, include or exclude; chat, whether inputs were turns of the model's chat template
     scoring: dict[str, Any] = field(default_factory=lambda: {"eos": "include", "chat": False})
     mixture: dict[str, Any] | None = None  # members: {name: {templates, available rows, rows, items}}, left_out
-    files: dict[str, str] = field(default_factory=dict)  # sha256 of what lies beside the record
+    files: dict[str, str] = field(default_factory=dict)  # sha256 of the files beside the record
     schema_version: int = SCHEMA_VERSION
 
     @property
     def folder(self) -> Path:
-        """Where the run lies, as its settings have it."""
+        """The run's folder, according to its settings."""
         return Path(self.config.get("run_dir") or Path(self.config.get("runs", "runs")) / self.name)
 
     def facts(self) -> dict[str, str]:
-        """What a person wants to know first, by name."""
+        """The most important facts, by name."""
         percent = {key: 100 * value for key, value in self.metrics.items() if isinstance(value, float)}
         leading = self.metrics.get("leading_metric", "accuracy")
         titles = {"f1_micro": "micro-F1", "accuracy": "whole sets right"} if leading == "f1_micro" else {}
@@ -165,7 +165,7 @@ class _Config(TypedDict, total=False):
 
 
 class _Read(TypedDict, total=False):
-    """Of what is in `metrics` and `config` the part that tables, reports and cards count on."""
+    """The part of `metrics` and `config` that tables, reports and cards rely on."""
 
     metrics: _Metrics
     config: _Config

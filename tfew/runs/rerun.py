@@ -1,4 +1,4 @@
-"""A run made again from its record, `rerun=runs/NAME`: its settings, with the commits and weights that it noted."""
+"""Repeats a run from its record, `rerun=runs/NAME`: its settings, with the commits and weights that it recorded."""
 
 import logging
 from collections.abc import Collection
@@ -14,20 +14,20 @@ from tfew.runs.records import RunRecord, git_commit, library_versions, load_reco
 from tfew.runs.run_folder import ADAPTER_FILES, METRICS_FILE, PREDICTIONS_FILE, finished_settings
 
 log = logging.getLogger(__name__)
-# what the command line may say: where and how fast, not what
+# settings allowed on the command line: where and how fast, not what
 MAY_CHANGE = (
     "rerun", "runs", "run_dir", "resume", "overwrite", "logger", "workers", "engine", "memory_gb", "trainer",
     "trust_remote_code", "data_dir",
 )  # fmt: skip
 GROUPS = ("model", "score", "prompt", "fidelity", "templates", "trainer")  # to which later versions add keys
-ROOT = "reruns"  # of the new runs, where the command line says no other
+ROOT = "reruns"  # of the new runs, unless the command line sets another
 COMPARED = (METRICS_FILE, ADAPTER_FILES[0], PREDICTIONS_FILE)
 
 
 def settings_again(config: DictConfig, named: Collection[str]) -> tuple[RunRecord, DictConfig]:
-    """The record of the run `config.rerun`, and the settings that make it again; `named`: what the command line says.
+    """The record of the run `config.rerun`, and the settings that repeat it; `named`: settings on the command line.
 
-    Raises UserError where that would be another run, or overwrite this one.
+    Raises UserError if that would be another run, or overwrite this one.
     """
     folder = Path(str(config.rerun)).expanduser()
     saved = finished_settings(folder)
@@ -35,10 +35,10 @@ def settings_again(config: DictConfig, named: Collection[str]) -> tuple[RunRecor
         raise UserError(f"rerun={folder} is no folder of a run (config.yaml is missing).")
     record = load_record(folder)
     if record.command != "train":
-        raise UserError(f"rerun={folder} was made by {record.command}; rerun= is of training runs.")
+        raise UserError(f"rerun={folder} was made by {record.command}; rerun= works for training runs only.")
     if other := [key for key in named if key.partition(".")[0] not in MAY_CHANGE]:
         raise UserError(
-            f"{other[0]}= would make another run than rerun={folder}; with it go only: {', '.join(MAY_CHANGE)}."
+            f"{other[0]}= would make another run than rerun={folder}; allowed with it are: {', '.join(MAY_CHANGE)}."
         )
     hashes = saved.pop(WEIGHT_HASHES, None)
     again = OmegaConf.create(_with_later_keys(saved, resolved(config)))
@@ -54,19 +54,19 @@ def settings_again(config: DictConfig, named: Collection[str]) -> tuple[RunRecor
 
 
 def _with_later_keys(saved: dict[str, Any], default: dict[str, Any]) -> dict[str, Any]:
-    """A run's settings, and what they lack of today's, which has the value that it came with."""
+    """A run's settings, with settings added since at the value with which they were introduced."""
     groups = {key: {**default[key], **saved[key]} for key in GROUPS if key in saved and key in default}
     return {**default, **saved, **groups}
 
 
 def log_differences_here(record: RunRecord) -> None:
-    """Of libraries and code between the machine that the run was made on and this one."""
+    """Logs differences in libraries and code between the machine of the run and this one."""
     ours, theirs = library_versions(), record.versions
     changed = [f"{name} {theirs.get(name)} -> {ours.get(name)}" for name in ours if ours[name] != theirs.get(name)]
     commits = [short_commit(commit) if commit else "unknown" for commit in (record.git_commit, git_commit())]
     if commits[0] != commits[1]:
         changed.append(f"code {commits[0]} -> {commits[1]}")
-    log.info(f"Making {record.name} again. Different here: {', '.join(changed) or 'nothing that is known of'}.")
+    log.info(f"Making {record.name} again. Different here: {', '.join(changed) or 'nothing known'}.")
 
 
 def log_comparison(before: RunRecord, after: RunRecord) -> None:

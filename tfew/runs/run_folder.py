@@ -28,16 +28,16 @@ log = logging.getLogger(__name__)
 CONFIG_FILE = "config.yaml"
 PREDICTIONS_FILE = "predictions.jsonl"
 METRICS_FILE = "metrics.csv"
-SPEED_FILE = "speed.csv"  # of each step, too, but another one each time: no checksum of it is kept
+SPEED_FILE = "speed.csv"  # of each step, too, but different each time, so without checksum
 MIXTURE_FILE = "mixture.json"
-REPORT_FILE = "report.html"  # of a run on somebody's own rows, whose texts it quotes
+REPORT_FILE = "report.html"  # of a run on a user's own rows, whose texts it quotes
 FOLD_PREFIX = "fold_"  # and a number: the folder of one fold of a cross-validation
-SETTING_PREFIX = "setting_"  # and a number: the folder of one setting that was tried (tune=true), with folds of its own
-FOLD_FILE = "fold.json"  # what its evaluation took; written last
+SETTING_PREFIX = "setting_"  # and a number: the folder of one tried setting (tune=true), with its own folds
+FOLD_FILE = "fold.json"  # the fold's evaluation; written last
 ADAPTER_FILES = ("adapter.safetensors", "adapter.json", "temperature.json")
 # and CONFIG_FILE
 OWN_FILES = (RECORD_FILE, PREDICTIONS_FILE, METRICS_FILE, MIXTURE_FILE, REPORT_FILE, *ADAPTER_FILES)
-made_here: set[Path] = set()  # folders of runs that this process has made; those it found finished are not among them
+made_here: set[Path] = set()  # folders of runs made by this process, without those it found finished
 LOGGER_FOLDERS = ("tensorboard", "wandb")
 
 
@@ -48,11 +48,11 @@ def is_finished(folder: Path) -> bool:
 def run_once(
     folder: Path, settings: Mapping[str, Any], overwrite: bool, make: Callable[[Path], RunRecord]
 ) -> RunRecord:
-    """The record of the finished run; it is made only where it is not there yet, and by one process at a time.
+    """Makes the run if it is not finished yet, by one process at a time, and returns its record.
 
-    `settings`, here and below: with hashes, from `resolved_with_hashes`. Of several processes that share one run
-    (`tfew.devices.launcher`) the first locks it, and the others are made to wait for that one. Raises RunLocked, a
-    UserError, where another process is making it.
+    `settings`, here and below: with hashes, from `resolved_with_hashes`. If several processes share one run
+    (`tfew.devices.launcher`), the first locks it, and the others wait for that one. Raises RunLocked, a UserError, if
+    another process is making it.
     """
     if not already_finished(folder, settings, overwrite):
         with lock_run(folder) if is_main_process() else nullcontext():
@@ -66,9 +66,9 @@ def run_once(
 
 
 def already_finished(folder: Path, settings: Mapping[str, Any], overwrite: bool) -> bool:
-    """Whether the very same run is finished already; changes nothing.
+    """Whether exactly this run is finished already; changes nothing.
 
-    Raises UserError if the folder holds something else: a run with other settings, or files that are no run's.
+    Raises UserError if the folder contains something else: a run with other settings, or files of no run.
     """
     _check_foreign_files(folder)
     saved = saved_settings(folder)
@@ -82,7 +82,7 @@ def already_finished(folder: Path, settings: Mapping[str, Any], overwrite: bool)
         )
     if is_finished(folder) and (moved := noted_differences(settings, saved)):
         raise UserError(
-            f"{folder} holds this run of other files of the Hub ({'; '.join(moved)}): choose another run_dir=, or set"
+            f"{folder} holds this run with other files of the Hub ({'; '.join(moved)}): choose another run_dir=, or set"
             " overwrite=true."
         )
     if is_finished(folder):
@@ -99,9 +99,9 @@ def remove_leftovers(folder: Path) -> None:
 
 
 def open_run(folder: Path, settings: Mapping[str, Any], resume: bool) -> None:
-    """Makes the folder ready to run in: cleared, or with `resume` as it was left. To be called last of all checks.
+    """Prepares the folder for the run: clears it, or with `resume` keeps it. To be called after all checks.
 
-    Of several processes only the main one does so, once all have made their checks; the others wait.
+    Of several processes only the main one does so, once all have done their checks; the others wait.
     """
     barrier()
     if is_main_process():
@@ -120,19 +120,19 @@ def _open(folder: Path, settings: Mapping[str, Any], resume: bool) -> None:
         log.info(f"{folder} is unfinished; {'continuing' if done else 'no checkpoint yet, starting over'}.")
     elif unfinished or is_finished(folder):
         kept = any((folder / CHECKPOINTS).glob("step=*.ckpt"))
-        lost = " without its checkpoint, from which resume=true would have gone on" if kept else ""
+        lost = " without its checkpoint, from which resume=true would have continued" if kept else ""
         log.info(f"{folder} is {f'unfinished; starting over{lost}' if unfinished else 'finished; redoing it'}.")
         _clear(folder)
     write_atomically(folder / CONFIG_FILE, OmegaConf.to_yaml(OmegaConf.create(dict(settings))))
 
 
 def file_checksums(folder: Path) -> dict[str, str]:
-    """sha256 of each file that a run has written beside its record."""
+    """sha256 of each file that a run wrote beside its record."""
     return {name: file_sha256(folder / name) for name in OWN_FILES if (folder / name).is_file() and name != RECORD_FILE}
 
 
 def check_recorded(record: RunRecord, folder: Path, name: str) -> None:
-    """Raises UserError if this file of a finished run has another checksum than the record holds."""
+    """Raises UserError if the checksum of this file of a finished run differs from the record's."""
     check_sha256(folder / name, record.files.get(name), "Make the run again with overwrite=true.")
 
 
@@ -149,10 +149,9 @@ def _trial_folders(folder: Path) -> list[Path]:
 
 
 def few_shot_path(folder: Path, dataset: str, shots: object, seed: object) -> Path:
-    """Where a run keeps its shots: laid out so that `few_shot=files data_dir=RUN` reads them again.
+    """The file of a run's shots: `few_shot=files data_dir=RUN` can read it.
 
-    `dataset`: its official name. Raises UserError where these settings, which may be somebody else's, lead out of the
-    folder.
+    `dataset`: its official name. Raises UserError if these settings, which may be untrusted, lead out of the folder.
     """
     parts = (str(dataset), f"{shots}_shot", f"{seed}_seed.jsonl")
     for part in parts:
@@ -236,7 +235,7 @@ def finished_settings(folder: Path) -> dict[str, Any] | None:
 
 
 def _check_foreign_files(folder: Path) -> None:
-    """Raises UserError for files that are no run's; a killed start leaves only a lock and temporary files."""
+    """Raises UserError for files that no run writes; a killed start leaves only a lock and temporary files."""
     foreign = [
         path
         for path in folder.glob("*")
@@ -253,7 +252,7 @@ def _clear(folder: Path) -> None:
         for name in (*OWN_FILES, SPEED_FILE):
             (folder / name).unlink(missing_ok=True)
         remove_checkpoints(folder)
-        if is_model_card(folder / CARD_FILE):  # holds the old run's numbers
+        if is_model_card(folder / CARD_FILE):  # contains the old run's numbers
             (folder / CARD_FILE).unlink()
         for path in [*(folder / name for name in LOGGER_FOLDERS), *_trial_folders(folder)]:
             if path.is_dir():

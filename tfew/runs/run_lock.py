@@ -1,8 +1,8 @@
-"""One process per run: a lock that ends with its owner, so that a killed run blocks nobody and needs no repair.
+"""A lock that allows one process per run. It ends with its owner, so a killed run blocks nobody and needs no repair.
 
-It is the operating system's own (flock) on a small file. It holds between the processes of one machine whatever the
-file system, and between machines where that passes locks on: NFS does unless mounted with nolock, Lustre with flock.
-Where there are no locks at all (Windows), a note says so and nothing is locked.
+It is the operating system's flock on a small file. It works between processes of one machine on any file system, and
+between machines if the file system forwards locks: NFS does unless mounted with nolock, Lustre with flock.
+Without lock support (Windows), a note is logged and nothing is locked.
 """
 
 import os
@@ -43,14 +43,14 @@ def lock_run(folder: Path) -> Iterator[None]:
             yield
     finally:
         for path in missing:
-            with suppress(OSError):  # of what is not empty
+            with suppress(OSError):  # if not empty
                 path.rmdir()
 
 
 @contextmanager
 def lock_file(path: Path) -> Iterator[None]:
-    """Holds this file, which is there as long as it is held or until its killed owner's successor removes it."""
-    if not HAS_LOCKS:  # nor could an open file be removed
+    """Holds a lock on this file, which exists while it is held, or until a killed owner's successor removes it."""
+    if not HAS_LOCKS:  # an open file could not be removed either
         note_no_locks("here")
         path.parent.mkdir(parents=True, exist_ok=True)
         yield
@@ -82,7 +82,7 @@ def _acquire(path: Path) -> int:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)
-        except FileNotFoundError:  # the folder went as its owner ended
+        except FileNotFoundError:  # the folder was removed when its owner ended
             continue
         except OSError as error:
             raise write_error(path.parent, error) from error
@@ -101,7 +101,7 @@ def _acquire(path: Path) -> int:
 
 
 def _lock(descriptor: int) -> bool:
-    """Retries for a moment: `is_locked` holds the lock briefly, too."""
+    """Retries briefly: `is_locked` holds the lock for a moment, too."""
     for _ in range(5):
         if try_lock(descriptor):
             return True

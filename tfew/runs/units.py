@@ -1,4 +1,4 @@
-"""Bytes and seconds as a person reads them."""
+"""Human-readable bytes and seconds."""
 
 
 def format_bytes(size: float) -> str:

@@ -1,5 +1,5 @@
-"""A batch scored in parts: choices, so that only one part's intermediate results are there at a time; or examples of
-like length, so that little of what is computed is padding."""
+"""Scores a batch in parts: by choices, so that only one part's intermediate results are in memory at a time; or by
+examples of similar length, to keep padding small."""
 
 from collections.abc import Callable
 from dataclasses import fields, replace
@@ -12,13 +12,12 @@ from torch.utils.checkpoint import checkpoint
 
 from tfew.schema import Batch
 
-# what one more pass through the model costs, in tokens of padding: smaller matrix products, and on a GPU the kernels
-# that are started for it
+# cost of one more forward pass, in tokens of padding: smaller matrix products, and on a GPU kernel launches
 PASS_TOKENS = {"cpu": 32, "cuda": 2048}
 
 
 def in_chunks(logprob: Callable[[Batch], Tensor], batch: Batch, parts: int) -> Tensor:
-    """`logprob(batch)` as `[B, C, T]`, some choices at a time; each part is computed again when gradients are made."""
+    """`logprob(batch)` as `[B, C, T]`, some choices at a time; each part is recomputed in the backward pass."""
 
     def of_tensors(*tensors: Tensor) -> Tensor:
         return logprob(Batch(*tensors))
@@ -34,12 +33,12 @@ def in_chunks(logprob: Callable[[Batch], Tensor], batch: Batch, parts: int) -> T
 
 
 def in_groups_of_like_length(logprob: Callable[[Batch], Tensor], batch: Batch, model: nn.Module) -> Tensor:
-    """`logprob(batch)` as `[B, C, T]`, examples of like length together.
+    """`logprob(batch)` as `[B, C, T]`, with examples of similar length computed together.
 
-    Not where devices share weights (FSDP2): all must go through the model equally often.
+    Not with sharded weights (FSDP2): all devices must run the same number of forward passes.
     """
     length_B = batch.input_mask.sum(-1) + batch.choice_mask.sum((1, 2))
-    device = next(model.parameters()).device  # in a forecast the batch is elsewhere
+    device = next(model.parameters()).device  # in a forecast the batch is on another device
     pass_tokens = PASS_TOKENS.get(device.type, PASS_TOKENS["cuda"])
     groups = [] if isinstance(model, FSDPModule) else length_groups(length_B.tolist(), pass_tokens)
     if len(groups) < 2:
@@ -59,11 +58,11 @@ def _of_no_choice(part: Batch) -> Tensor:
 
 
 def length_groups(lengths: list[int], pass_tokens: int) -> list[list[int]]:
-    """Places of the rows that go together: with least padding, where each group costs `pass_tokens` besides."""
+    """Indices of the rows of each group, with minimal padding, where each group costs `pass_tokens` more tokens."""
     order = sorted(range(len(lengths)), key=lambda place: (-lengths[place], place))
     longest = np.array([lengths[place] for place in order])
     best, first = np.zeros(len(order) + 1), np.zeros(len(order) + 1, dtype=int)
-    for end in range(1, len(order) + 1):  # of the `end` longest rows: the cheapest first row of their last group
+    for end in range(1, len(order) + 1):  # for the `end` longest rows: the cheapest first row of the last group
         starts = np.arange(end)
         costs = best[:end] + (end - starts) * longest[:end] + pass_tokens
         first[end] = int(costs.argmin())

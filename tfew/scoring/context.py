@@ -1,8 +1,8 @@
-"""The beginning that inputs of a decoder-only model have in common: its keys and values are made once.
+"""Caches keys and values of the common prefix of a decoder-only model's inputs.
 
-In-context learning puts the same examples before every query, and many prompts open with the same instruction. What
-comes after it stands in one row for the whole batch: everything sees the common beginning, which is there once, and
-its own input and choice. A model's kept beginning serves batch after batch, for as long as it fits.
+In-context learning puts the same examples before every query, and many prompts begin with the same instruction. The
+rest of all inputs forms one row for the whole batch: each token attends to the common prefix, which is present once,
+and to its own input and choice. The cached prefix is reused in later batches as long as it matches.
 """
 
 from collections.abc import Callable
@@ -19,9 +19,9 @@ Made = TypeVar("Made")
 
 
 class KeptInputs:
-    """What a model makes of a batch's inputs, for calls that score some of their choices each: made once.
+    """Caches a model's computations for a batch's inputs, for several calls that each score some of the choices.
 
-    Inputs are known by their tensor, so a batch with other choices must hold the very same one.
+    Inputs are identified by their tensor object, so a batch with other choices must hold the same object.
     """
 
     def __init__(self) -> None:
@@ -30,7 +30,7 @@ class KeptInputs:
 
     def of(self, input_ids: Tensor, make: Callable[[], Made]) -> Made:
         if self._input_ids is not input_ids:
-            self._input_ids, self._made = None, None  # its memory is free before more is taken
+            self._input_ids, self._made = None, None  # frees its memory before more is allocated
             self._made = make()
             self._input_ids = input_ids
         made: Made = self._made
@@ -41,16 +41,16 @@ class KeptInputs:
 
 
 class Context:
-    """The last beginning of one model whose weights do not change, with its keys and values."""
+    """The last common prefix, with its keys and values, for one model whose weights do not change."""
 
     def __init__(self) -> None:
         self.ids_K = torch.empty(0, dtype=torch.long)
         self._layers: list[tuple[Tensor, Tensor]] = []
 
     def length_for(self, batch: Batch) -> int:
-        """How many tokens of this batch's inputs to take from here; 0 where what is common is not the larger part.
+        """Number of tokens of this batch's inputs to take from the cache; 0 if the common part is not the larger one.
 
-        Every input keeps a token of its own, since the choices follow its last one.
+        Each input keeps at least one token of its own, since the choices follow its last one.
         """
         common_K = _common_beginning(batch)
         known = _agreement(common_K, self.ids_K.to(common_K.device))
@@ -59,7 +59,7 @@ class Context:
         return length if length >= own else 0
 
     def cache(self, model: Any, batch: Batch, length: int) -> Cache:
-        """For one forward pass behind the first `length` tokens of the batch's inputs; made where they are not kept."""
+        """A cache of the first `length` tokens of the batch's inputs for one forward pass; computed if missing."""
         ids_K = batch.input_ids[0, :length]
         if _agreement(ids_K, self.ids_K.to(ids_K.device)) < length:
             made = new_cache(model)
@@ -70,7 +70,7 @@ class Context:
 
 
 def new_cache(model: Any) -> DynamicCache:
-    """Told of windows, a cache would drop what is further back, which others at the beginning still see."""
+    """An empty cache, without windows: it would drop older tokens, which tokens early in the row still see."""
     return DynamicCache() if windows(model) else DynamicCache(config=text_config(model))
 
 
@@ -80,12 +80,12 @@ def layers_of(cache: Cache) -> list[tuple[Tensor, Tensor]]:
 
 
 def kept_cache(layers: list[tuple[Tensor, Tensor]]) -> Cache:
-    """For one forward pass behind these keys and values."""
+    """A cache with these keys and values, for one forward pass."""
     return Cache(layers=[_Kept(keys, values) for keys, values in layers])
 
 
 class _Kept(DynamicLayer):
-    """Keys and values `[B, H, K, D]` that new ones are seen behind, and not added to."""
+    """Keys and values `[B, H, K, D]`; new ones are appended for attention, but not stored."""
 
     def __init__(self, keys: Tensor, values: Tensor) -> None:
         super().__init__()
@@ -97,7 +97,7 @@ class _Kept(DynamicLayer):
 
 
 def _common_beginning(batch: Batch) -> Tensor:
-    """The tokens that all inputs of the batch begin with, all but the last of the shortest input at most."""
+    """The tokens that all inputs of the batch begin with, at most all but the last of the shortest input."""
     shortest = int(batch.input_mask.sum(-1).min())
     ids_BL = batch.input_ids[:, : shortest - 1]
     return ids_BL[0, : int((ids_BL == ids_BL[0]).all(0).cumprod(0).sum())]

@@ -6,9 +6,9 @@ from tfew.errors import UserError
 
 
 def decoder_start_id(model: Any) -> int:
-    """`decoder_start_token_id` of the configuration, of its decoder's or for generation, else bos, else padding.
+    """`decoder_start_token_id` of the configuration, of the decoder's or of the generation's, else bos, else padding.
 
-    Padding is what T5's relatives, which have no bos, start from. Raises UserError where there is nothing.
+    T5's relatives have no bos and start from padding. Raises UserError if there is none of these.
     """
     config = model.config
     parts = [part for part in (getattr(config, name, None) for name in ("decoder", "text_config")) if part is not None]

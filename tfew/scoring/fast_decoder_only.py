@@ -1,13 +1,13 @@
 """Decoder-only models: an input and all its choices in one row, so that the input is computed once.
 
-Behind the input stand the prefixes of its choices, each at the position that it has in its own choice; a mask lets
-each see the input and what comes before it in its choice, and nothing else, and of that no more than the window of a
-layer. The row's end is padding.
+After the input come the prefixes of its choices, each at the position that it has in its own choice. A mask lets each
+attend to the input and to the earlier tokens of its choice only, within the window of a layer. The row ends with
+padding.
 
-Not every model lets itself be told positions and masks (ALiBi, recurrent layers, windows that go by places), and there
-are too many kinds to list. `supports` tries it (`tfew.scoring.self_test`).
+Not every model accepts positions and masks (ALiBi, recurrent layers, windows that go by places in the row), and there
+are too many kinds to list. `supports` tests it (`tfew.scoring.self_test`).
 
-Without gradients, a beginning that inputs have in common is computed once as well (`tfew.scoring.context`).
+Without gradients, a common prefix of the inputs is computed once as well (`tfew.scoring.context`).
 """
 
 import inspect
@@ -36,21 +36,21 @@ log = logging.getLogger(__name__)
 
 
 class Supported(NamedTuple):
-    """Whether this way gives the plain way's numbers: with choices behind their input, and behind a kept beginning."""
+    """Whether this engine agrees with the plain one: with choices after their input, and after a cached prefix."""
 
     rows: bool
     context: bool
 
 
-# by the window that the longest text exceeds, 0 where it exceeds none
+# by the window that the longest text exceeds, 0 if it exceeds none
 _supported: "WeakKeyDictionary[nn.Module, dict[int, Supported]]" = WeakKeyDictionary()
-_keeps_inputs: "WeakKeyDictionary[nn.Module, dict[int, bool]]" = WeakKeyDictionary()  # the same; tried when asked for
+_keeps_inputs: "WeakKeyDictionary[nn.Module, dict[int, bool]]" = WeakKeyDictionary()  # the same; tested on first use
 
 
 def supports(model: Any, plain: Callable[[Any, Batch], Tensor], batch: Batch | None = None) -> bool:
-    """Whether this way gives what `plain` gives with the weights of now, for texts as long as the batch's.
+    """Whether this engine agrees with `plain` with the current weights, for texts as long as the batch's.
 
-    Tried once a model, and once for each window that texts exceed; says so where it does not.
+    Tested once per model and per window that texts exceed; a disagreement is logged.
     """
     window = window_exceeded(model, batch)
     known = _supported.setdefault(model, {})
@@ -84,13 +84,13 @@ def _in_rows(model: Any, batch: Batch, sees: Sees) -> Tensor:
 
 
 def token_logprob_with_context(model: Any, batch: Batch, context: Context) -> Tensor:
-    """The same without gradients; what inputs have in common at their beginning is taken from, or left in, `context`.
+    """The same without gradients; the common prefix of the inputs is read from, or stored in, `context`.
 
-    So many examples at a time that their own tokens are about as many as the common ones: that bounds what attention
-    does in vain between examples, which see nothing of one another.
+    The number of examples at a time is chosen so that they have about as many tokens of their own as the prefix: this
+    bounds wasted attention between examples, which is masked.
     """
     supported = _supported[model].get(window_exceeded(model, batch))
-    # each task's vectors make keys and values of their own
+    # keys and values depend on each task's vectors
     shares = supported is not None and supported.context and batch.task_id is None
     length = context.length_for(batch) if shares else 0
     if length == 0:
@@ -128,7 +128,7 @@ def _with_new_context(model: Any, batch: Batch, sees: Sees = RIGHT) -> Tensor:
 
 
 def token_logprob_with_inputs(model: Any, batch: Batch, kept: KeptInputs) -> Tensor:
-    """`token_logprob` without gradients, for several calls with the same inputs: those are computed by the first."""
+    """`token_logprob` without gradients, for several calls with the same inputs, which the first call computes."""
     window, known = window_exceeded(model, batch), _keeps_inputs.setdefault(model, {})
     if window not in known:
         known[window] = agrees_with_plain(model, plain_token_logprob, _with_kept_inputs, window)
@@ -138,7 +138,7 @@ def token_logprob_with_inputs(model: Any, batch: Batch, kept: KeptInputs) -> Ten
 
 
 def _with_kept_inputs(model: Any, batch: Batch, sees: Sees = RIGHT, kept: KeptInputs | None = None) -> Tensor:
-    """All tokens of the inputs but each one's last are kept; that one stands before its choices, as their root."""
+    """Caches all tokens of each input but the last, which is put before its choices, as their root."""
     before_B1 = batch.input_mask.sum(-1, keepdim=True) - 1
     encode = partial(_input_layers, model, batch, sees)
     layers = encode() if kept is None else kept.of(batch.input_ids, encode)
@@ -154,7 +154,7 @@ def _with_kept_inputs(model: Any, batch: Batch, sees: Sees = RIGHT, kept: KeptIn
 def _behind_kept(
     model: Any, batch: Batch, before_B1: Tensor, layers: list[tuple[Tensor, Tensor]], sees: Sees
 ) -> Tensor:
-    """`before_B1`: how many of each input's tokens are in `layers`."""
+    """`before_B1`: number of each input's tokens in `layers`."""
     last_B1 = batch.input_ids.gather(1, before_B1)
     laid = lay_out(replace(batch, input_ids=last_B1, input_mask=torch.ones_like(last_B1, dtype=torch.bool)), sees.mask)
     place_1L = torch.arange(batch.input_ids.shape[1] - 1, device=last_B1.device)[None]
@@ -169,10 +169,10 @@ def _behind_kept(
 
 
 def _input_layers(model: Any, batch: Batch, sees: Sees) -> list[tuple[Tensor, Tensor]]:
-    """Keys and values of each layer, of the inputs' tokens but the last place."""
+    """Keys and values of each layer, for all but the last place of the inputs."""
     ids_BL = batch.input_ids[:, :-1]
     place_L = torch.arange(ids_BL.shape[1], device=ids_BL.device)
-    sees_BLL = (place_L <= place_L[:, None]).expand(len(batch), -1, -1)  # padding stands behind what it could disturb
+    sees_BLL = (place_L <= place_L[:, None]).expand(len(batch), -1, -1)  # padding comes after the tokens
     position_BL = place_L.expand(len(batch), -1)
     masks = layer_masks(model, sees_BLL, position_BL, position_BL, dtype(model), sees.windows)
     cache = new_cache(model)

@@ -1,12 +1,12 @@
-"""Encoder-decoders of every kind: each input encoded once, and the prefixes of all its choices in one row behind it.
+"""Encoder-decoders of any kind: each input is encoded once, and the prefixes of all its choices form one decoder row.
 
-Such a row is a decoder-only model's whose input is the start token (`tfew.scoring.prefix_layout`), and cross-attention
-makes its keys and values once an example, not once a choice. Inputs are padded; T5 has a way without padding
-(`tfew.scoring.fast_t5`).
+Such a row is that of a decoder-only model whose input is the start token (`tfew.scoring.prefix_layout`), and
+cross-attention computes its keys and values once per example, not per choice. Inputs are padded; for T5 there is an
+engine without padding (`tfew.scoring.fast_t5`).
 
-A decoder must be told where each prefix stands. Some take positions; others count the places of a row, in a table of
-positions (BART) or in relative positions added to the scores (UMT5): for the time of a call these are looked up by
-position instead. `supports` tries it (`tfew.scoring.self_test`).
+A decoder needs the position of each prefix. Some accept positions; others count places in the row, for a table of
+positions (BART) or for relative positions added to the scores (UMT5): during a call these are looked up by position
+instead. `supports` tests it (`tfew.scoring.self_test`).
 """
 
 import inspect
@@ -32,7 +32,7 @@ from tfew.scoring.self_test import agrees_with_plain, dtype, window_exceeded
 from tfew.scoring.vocabulary import token_logprob_of_states
 
 log = logging.getLogger(__name__)
-CAPACITY = "expert_capacity"  # tokens of a row that an expert takes at most: choices in one row would crowd each other
+CAPACITY = "expert_capacity"  # maximum tokens of a row per expert: choices in one row would compete
 TAKEN = {"input_ids", "attention_mask", "encoder_hidden_states", "encoder_attention_mask"}
 BIAS = "has_relative_attention_bias"
 
@@ -40,9 +40,9 @@ _supported: "WeakKeyDictionary[nn.Module, dict[int, bool]]" = WeakKeyDictionary(
 
 
 def supports(model: Any, plain: Callable[[Any, Batch], Tensor], batch: Batch | None = None) -> bool:
-    """Whether this way gives what `plain` gives with the weights of now, for choices as many as the batch's.
+    """Whether this engine agrees with `plain` with the current weights, for as many choices as the batch's.
 
-    Tried once a model, and once for each window that a row of choices exceeds; says so once where it does not.
+    Tested once per model and per window that a row of choices exceeds; a disagreement is logged once.
     """
     window = window_exceeded(model, batch)
     known = _supported.setdefault(model, {})
@@ -56,7 +56,7 @@ def supports(model: Any, plain: Callable[[Any, Batch], Tensor], batch: Batch | N
 
 
 def _can_be_told(decoder: Any) -> bool:
-    """Whether it takes masks and states by the usual names, has no output head in it, and has positions to be told."""
+    """Whether it takes masks and states by the usual names, contains no output head, and has settable positions."""
     taken = inspect.signature(decoder.forward).parameters
     if not taken.keys() >= TAKEN or decoder.get_output_embeddings() is not None:
         return False
@@ -93,7 +93,7 @@ def _decoded(model: Any, state_BLD: Tensor, batch: Batch, sees: Sees = RIGHT) ->
     masks = layer_masks(model, laid.sees_BKK, laid.position_BK, laid.position_BK, dtype(model), sees.windows)
     decoder = model.get_decoder()
     inputs: Masks = batch.input_mask.long()
-    if isinstance(masks, dict):  # a mask of each kind may be joined with this one, as numbers of the same type
+    if isinstance(masks, dict):  # masks per kind of layer may be combined with this one: same dtype
         sees_BKL = batch.input_mask[:, None].expand(-1, laid.ids_BK.shape[1], -1)
         inputs = {FULL: added(sees_BKL, dtype(model))}
     with task_routing(batch.task_id), _positions(decoder, laid.position_BK) as told:
@@ -112,7 +112,7 @@ def _decoded(model: Any, state_BLD: Tensor, batch: Batch, sees: Sees = RIGHT) ->
 
 @contextmanager
 def _positions(decoder: Any, position_BK: Tensor) -> Iterator[dict[str, Tensor]]:
-    """What the decoder is told its positions with; what would count places looks them up while this is open."""
+    """The decoder's arguments for positions; in this context, modules that count places look positions up instead."""
     if "position_ids" in inspect.signature(decoder.forward).parameters:
         yield {"position_ids": position_BK}
         return
@@ -135,9 +135,9 @@ def _positions(decoder: Any, position_BK: Tensor) -> Iterator[dict[str, Tensor]]
 
 
 def _from_table(table: Callable[..., Tensor], position_BK: Tensor, first: Any, *_: Any, **named: Any) -> Tensor:
-    """A row's embeddings of positions, from those of a row that counts them up.
+    """A row's position embeddings, gathered from those of a row with consecutive positions.
 
-    `first` is what the table is called with: the row's ids, its shape or its states; some are told the count, too.
+    `first` is the table's argument: the row's ids, its shape or its states; some tables get the count, too.
     """
     width = int(position_BK.max()) + 1
     counted: Any = (1, width)
@@ -149,7 +149,7 @@ def _from_table(table: Callable[..., Tensor], position_BK: Tensor, first: Any, *
 
 
 def _from_bias(compute: Callable[..., Tensor], position_BK: Tensor, *_: Any, **__: Any) -> Tensor:
-    """`[B, H, K, K]`, from the relative biases `[1, H, W, W]` of a row that counts positions up."""
+    """`[B, H, K, K]`, from the relative biases `[1, H, W, W]` of a row with consecutive positions."""
     width = int(position_BK.max()) + 1
     bias_HWW = compute(width, width, device=position_BK.device)[0]
     return bias_HWW[:, position_BK[:, :, None], position_BK[:, None]].transpose(0, 1)

@@ -1,15 +1,15 @@
-"""The T5 fast path: packed tokens, so nothing is computed for padding, and one encoding shared by all choices.
+"""The T5 fast path: packed tokens, so padding costs nothing, and one encoding shared by all choices.
 
-transformers' own stacks run as they are; only their attention layers get another forward for the time of a call (so one
-model is for one thread at a time). It projects the packed tokens, unpacks queries, keys and values into rows, and
+transformers' own stacks are used; only the forward of their attention layers is replaced during a call (so a model
+can be used by one thread at a time). It projects the packed tokens, unpacks queries, keys and values into rows, and
 packs the result again:
 
     encoder self-attention     rows: examples; T5's relative positions and the padding mask, joined once for all layers
     decoder self-attention     rows: choices; a shared prefix is in each row that it belongs to
     cross-attention            rows: examples; the queries of all choices side by side on the example's keys and values
 
-So what a method changes about a projection, a feed-forward or a norm is in force; what changes attention itself
-(other keys, states in front) is not, and `supports` says no.
+So a method's changes to a projection, a feed-forward or a norm take effect; changes to attention itself (other keys,
+prepended states) would not, and `supports` returns False.
 """
 
 import logging
@@ -42,7 +42,7 @@ log = logging.getLogger(__name__)
 STACKS = (T5Stack, MT5Stack)
 ATTENTION = (T5Attention, MT5Attention)
 _noted: "WeakSet[nn.Module]" = WeakSet()
-MASK_IN_BIAS = torch.empty(1, 1, 1, 1)  # transformers passes a 4D mask on as it is: here to attention that needs none
+MASK_IN_BIAS = torch.empty(1, 1, 1, 1)  # transformers passes on a 4D mask unchanged: here to attention that needs none
 
 
 def is_of_this_kind(model: Any) -> bool:
@@ -50,13 +50,13 @@ def is_of_this_kind(model: Any) -> bool:
 
 
 def supports(model: Any) -> bool:
-    """Whether this is a T5 whose attention is its own, and called when it is this engine's; says so once where not."""
+    """Whether this is a T5 whose attention is unmodified and is called as this engine expects; logged once if not."""
     fits = is_of_this_kind(model) and _is_unchanged(model)
     if not fits and model not in _noted:
         _noted.add(model)
         log.info(
-            f"Note: the attention of this {type(model).__name__} is called or fed in another way (by its method, or by"
-            " gradient checkpointing); engine=plain is used."
+            f"Note: the attention of this {type(model).__name__} is modified (by its method, or by gradient"
+            " checkpointing); engine=plain is used."
         )
     return fits
 
@@ -67,13 +67,13 @@ def _is_unchanged(model: Any) -> bool:
         return False
     modules = [module for stack in stacks for module in stack.modules()]
     if any(getattr(module, "gradient_checkpointing", False) for module in modules):
-        return False  # layers would run again when their attention is transformers' own
+        return False  # layers would be recomputed with transformers' own attention
     attention = [module for module in modules if isinstance(module, ATTENTION)]
     return all(type(module) in ATTENTION and "forward" not in vars(module) for module in attention)
 
 
 def _is_own(stack: nn.Module) -> bool:
-    """Nothing is around the stack, or only what gathers weights that are shared out (FSDP2): a class and two hooks."""
+    """Whether the stack is unmodified, or changed only by FSDP2, which gathers weights: by a class and two hooks."""
     shared = isinstance(stack, FSDPModule)
     kind = type(stack).__bases__[-1] if shared else type(stack)
     return kind in STACKS and len(stack._forward_hooks) + len(stack._forward_pre_hooks) == 2 * shared
@@ -88,7 +88,7 @@ def token_logprob(model: Any, batch: Batch, parts: int = 1, kept: KeptInputs | N
 
 
 def _encoded(model: Any, batch: Batch) -> tuple[Packing, Tensor | None, Tensor]:
-    """The inputs' packing, the tasks of their tokens, and the encoder's states of these."""
+    """The inputs' packing, the tasks of their tokens, and the tokens' encoder states."""
     inputs = packing(batch.input_mask)
     task_E = batch.tasks_of(batch.input_mask.nonzero()[:, 0])
     layout = _Layout(inputs, inputs, inputs, task_E)
@@ -99,7 +99,7 @@ def _encoded(model: Any, batch: Batch) -> tuple[Packing, Tensor | None, Tensor]:
 
 
 def _decoded(model: Any, inputs: Packing, task_E: Tensor | None, state_1ED: Tensor, batch: Batch) -> Tensor:
-    """`token_logprob` from the encoder's states, and the tasks of the inputs' tokens."""
+    """`token_logprob` from the encoder's states and the tasks of the inputs' tokens."""
     tree = prefixes(batch)
     choices = Packing((len(tree.prefix_NT), tree.prefix_NT.shape[1]), None, tree.prefix_NT, tree.token_position_M)
     queries = packing_by_row(tree.example_M, len(batch))
@@ -122,9 +122,9 @@ def _decoded(model: Any, inputs: Packing, task_E: Tensor | None, state_1ED: Tens
 
 @dataclass(frozen=True)
 class _Layout:
-    """Rows of a stack's own tokens, and those of queries and keys in cross-attention, which an encoder has not.
+    """Rows of a stack's own tokens, and those of queries and keys in cross-attention (decoder only).
 
-    key_task_E: the tasks of the tokens that keys are made of.
+    key_task_E: the tasks of the tokens from which keys are computed.
     """
 
     own: Packing
@@ -145,7 +145,7 @@ class _Layout:
 
 @dataclass(frozen=True)
 class _RowsAndBiases:
-    """What attention with dropout on a CPU hands from layer to layer; a bias is added to the scores of a group."""
+    """Passed from layer to layer by attention with dropout on a CPU; a bias is added to the scores of a group."""
 
     rows: Rows
     bias_of_group: list[Tensor | None]
@@ -153,7 +153,7 @@ class _RowsAndBiases:
 
 @contextmanager
 def _packed_attention(stack: nn.Module, layout: _Layout) -> Iterator[None]:
-    """Attention as above, and T5 v1.1's activation, written in eight operations, as the one that torch has for it."""
+    """A context with attention as above, and T5 v1.1's activation of eight operations replaced by torch's own."""
     attention = [module for module in stack.modules() if type(module) in ATTENTION]
     slow = [module for module in stack.modules() if type(getattr(module, "act", None)) is NewGELUActivation]
     activations: list[Any] = [module.act for module in slow]
@@ -179,7 +179,7 @@ def _attend(
     position_bias: Tensor | _RowsAndBiases | None = None,
     **_: Any,
 ) -> tuple[Tensor, Tensor | _RowsAndBiases | None, None]:
-    """In place of T5Attention.forward; what it hands from layer to layer as bias has the mask in it."""
+    """Replaces T5Attention.forward; the bias that is passed from layer to layer includes the mask."""
     crosses = key_value_states is not None
     query_rows, key_rows = (layout.queries, layout.keys) if crosses else (layout.own, layout.own)
     source = key_value_states if crosses else hidden_states
@@ -208,7 +208,7 @@ def _attend(
 
 
 def _rows_and_biases(attention: Any, rows: Rows, states: Tensor) -> _RowsAndBiases | None:
-    """None where relative positions are trained: those are left to torch, in all layers, which share them."""
+    """None if relative positions are trained: torch then computes all layers, which share them."""
     widest = max(group.shape_RHQK[3] for group in rows.groups)
     lowest = torch.finfo(states.dtype).min
     positions = None
@@ -230,7 +230,7 @@ def _rows_and_biases(attention: Any, rows: Rows, states: Tensor) -> _RowsAndBias
 
 
 def _bias(attention: Any, keys: Packing, query_BHLK: Tensor) -> Tensor | None:
-    """What is added to the scores: relative positions, and the lowest number where there is nothing to see."""
+    """The tensor added to the scores: relative positions, and the lowest number at masked places."""
     lowest = torch.finfo(query_BHLK.dtype).min
     bias = query_BHLK.new_zeros(())
     if attention.has_relative_attention_bias:

@@ -1,7 +1,7 @@
 """The three loss terms of T-Few (paper section 3.2), pure functions of `token_logprob_BCT`.
 
-Each term is a sum over a whole optimiser step divided by a count over that same step, so micro-batches and
-devices add numerators and share one denominator (`Counts`); averaging the averages would weigh tokens of short
+Each term is a sum over a whole optimiser step divided by a count over the same step, so micro-batches and
+devices add numerators and share one denominator (`Counts`); a mean of means would give more weight to tokens of short
 micro-batches more. Official counterpart: `src/models/EncoderDecoder.py`, which averages micro-batches.
 
 A new term is a function here, a line in `TERMS`, and its weight in the files of configs/loss.
@@ -31,7 +31,7 @@ class Counts:
 
 
 def counts(batch: Batch) -> Counts:
-    """Where an example has several questions, each counts as one."""
+    """The counts of a batch; each question of an example with several questions counts as one example."""
     batch = batch.by_question()
     right, wrong = _right_and_wrong(batch.choice_mask, batch.label)
     return Counts(int(right.sum()), int(wrong.sum()), len(batch))
@@ -46,7 +46,7 @@ def lm_loss(token_logprob_BCT: Tensor, batch: Batch, total: Counts, epsilon: flo
 def unlikelihood_loss(token_logprob_BCT: Tensor, batch: Batch, total: Counts, epsilon: float = EPSILON) -> Tensor:
     """Mean of -log(1 - p + epsilon) over the wrong choices' tokens.
 
-    Without epsilon a token of probability 1 is an infinite loss. Zero where an example set has no wrong choice at all.
+    Without epsilon a token of probability 1 has infinite loss. Zero if there is no wrong choice at all.
     """
     _, wrong = _right_and_wrong(batch.choice_mask, batch.label)
     # padding is set to probability 0 before the log, so that its gradient is 0 and never NaN
@@ -67,12 +67,12 @@ TERMS: dict[str, Callable[..., Tensor]] = {
     "ul": unlikelihood_loss,
     "ln": length_normalised_loss,
 }
-OF_RIGHT_CHOICE = ("lm",)  # terms in which the other choices have no part
+OF_RIGHT_CHOICE = ("lm",)  # terms that do not depend on the other choices
 
 
 @dataclass(frozen=True)
 class LossConfig:
-    """The weight of each term of `TERMS` (0: left out), and the epsilon of the unlikelihood term."""
+    """The weight of each term in `TERMS` (0: not computed), and the epsilon of the unlikelihood term."""
 
     weights: Mapping[str, float]
     epsilon: float = EPSILON
@@ -83,12 +83,12 @@ class LossConfig:
 
     @classmethod
     def from_settings(cls, loss: Mapping[str, Any], epsilon: float) -> "LossConfig":
-        """From a file of configs/loss, whose numbers are weights."""
+        """From a file of configs/loss, whose values are weights."""
         return cls({key: value for key, value in loss.items() if isinstance(value, int | float)}, epsilon)
 
     @property
     def compares_choices(self) -> bool:
-        """Whether wrong choices have a part in the loss."""
+        """Whether the loss depends on wrong choices."""
         return any(weight for name, weight in self.weights.items() if name not in OF_RIGHT_CHOICE)
 
 
@@ -96,9 +96,9 @@ T_FEW = LossConfig({"lm": 1, "ul": 1, "ln": 1})
 
 
 def loss_terms(token_logprob_BCT: Tensor, batch: Batch, loss: LossConfig, total: Counts) -> dict[str, Tensor]:
-    """The terms in force, unweighted, by name, and `loss`, their weighted sum; `total` counts the whole step.
+    """The terms that are in use, unweighted, by name, and `loss`, their weighted sum; `total` counts the whole step.
 
-    Where examples have several questions, they are of these, and of the tokens in which a question's choices differ.
+    If examples have several questions, terms are computed per question, on the tokens where its choices differ.
     """
     if batch.label.dim() == 2:
         scored_BCT, _ = batch.scored(token_logprob_BCT)

@@ -1,9 +1,9 @@
-"""Keeping to a budget of memory (`memory_gb=`), and getting by with less where a device has no more.
+"""Memory budgets (`memory_gb=`), and splitting of batches that do not fit into memory.
 
-Two things take memory beside the weights: what training keeps for its backward pass, which is counted as it is kept,
-and what one pass holds for a moment, which is estimated. What does not fit is done in halves, examples first, then the
-choices of one example; losses are shares of the whole step and scores are each choice's own, so the results are those
-of the whole (but for the draws of dropout, which are others).
+Memory beside the weights is used for tensors that training saves for its backward pass, which are counted, and for
+temporary tensors of a forward pass, which are estimated. A batch that does not fit is halved, by examples first, then
+by the choices of one example. Losses are shares of the whole step and scores are computed per choice, so the results
+are those of the whole batch, except that dropout is drawn differently.
 """
 
 from collections.abc import Iterator
@@ -19,36 +19,36 @@ from tfew.schema import Batch
 from tfew.scoring.text_config import text_config
 from tfew.scoring.vocabulary import LOGIT_BYTES
 
-NUMBERS_KEPT = 4  # for each that enters or leaves a matrix, attention's included
+NUMBERS_KEPT = 4  # for each input or output of a matrix, attention's included
 
 
 class OverBudgetError(RuntimeError):
-    """More would be kept than the budget allows."""
+    """More would be saved for the backward pass than the budget allows."""
 
 
 OUT_OF_MEMORY = (OverBudgetError, torch.OutOfMemoryError)
 
 
 class SavedBytes:
-    """Bytes that were kept for a backward pass so far."""
+    """Bytes saved for a backward pass so far."""
 
     bytes = 0
 
 
 @contextmanager
 def counting_saved_tensors(model: nn.Module, limit_bytes: float | None = None) -> Iterator[SavedBytes]:
-    """Counts what is kept for a backward pass, each storage once; weights do not count."""
+    """Counts the tensors saved for a backward pass, each storage once; weights do not count."""
     seen = {tensor.untyped_storage()._cdata for tensor in (*model.parameters(), *model.buffers())}
     kept = SavedBytes()
 
     def count(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
-        if storage._cdata not in seen:  # not its data's address, which a tensor without numbers has not
+        if storage._cdata not in seen:  # not its data pointer, which fake tensors lack
             seen.add(storage._cdata)
             kept.bytes += storage.nbytes()
             if limit_bytes is not None and kept.bytes > limit_bytes:
                 raise OverBudgetError(f"{kept.bytes:,} bytes would be kept, the budget is {limit_bytes:,.0f}")
-        return tensor.detach()  # an operation that kept its own output would never be freed, unless by a backward pass
+        return tensor.detach()  # else an operation that saves its own output is freed by a backward pass only
 
     with torch.autograd.graph.saved_tensors_hooks(count, lambda tensor: tensor):
         yield kept
@@ -56,7 +56,7 @@ def counting_saved_tensors(model: nn.Module, limit_bytes: float | None = None) -
 
 @contextmanager
 def saved_tensors_within(limit_bytes: float | None, model: nn.Module) -> Iterator[None]:
-    """Raises OverBudgetError as soon as more than this is kept for a backward pass; weights do not count."""
+    """Raises OverBudgetError as soon as more than this is saved for a backward pass; weights do not count."""
     if limit_bytes is None:
         yield
         return
@@ -65,16 +65,16 @@ def saved_tensors_within(limit_bytes: float | None, model: nn.Module) -> Iterato
 
 
 def scoring_bytes(model: Any, batch: Batch, engine: str) -> int:
-    """About the most that one pass without gradients holds at a time: an upper estimate, from shapes alone.
+    """Approximate peak memory of one forward pass without gradients: an upper estimate, from shapes alone.
 
-    `engine`, or the way that it takes (`tfew.scoring.score.way_of_scoring`).
+    `engine`: also the result of `tfew.scoring.score.way_of_scoring`.
     """
     examples, length = batch.input_ids.shape
     present = int(batch.choice_mask.any(-1).sum())
     tokens, padded = int(batch.choice_mask.sum()), present * batch.choice_ids.shape[2]
     width, widest, heads, item_bytes = _sizes(model)
     rows = len(model.get_output_embeddings().weight)
-    if engine == "plain":  # inputs are repeated for every choice, and all logits are there at once, twice in float32
+    if engine == "plain":  # inputs are repeated for each choice, and all logits are in memory, twice in float32
         repeated = present * length
         tokens = padded
         logit_bytes = tokens * rows * (item_bytes + 8)
@@ -91,7 +91,7 @@ def scoring_bytes(model: Any, batch: Batch, engine: str) -> int:
 
 
 def rough_bytes(model: Any, batch: Batch, engine: str) -> float:
-    """More than training keeps for its backward pass, up to thirty times as much: tells at once that a run is small."""
+    """An upper bound, up to thirty times too high, on what training saves for its backward pass: to spot small runs."""
     examples, length = batch.input_ids.shape
     present, tokens = int(batch.choice_mask.any(-1).sum()), batch.choice_ids.shape[2]
     inputs = present if engine == "plain" or not model.config.is_encoder_decoder else examples
@@ -102,7 +102,7 @@ def rough_bytes(model: Any, batch: Batch, engine: str) -> float:
 
 
 def halves(batch: Batch) -> tuple[Batch, Batch] | None:
-    """The batch by examples, one example by choices; None for one choice of one example."""
+    """Splits a batch by examples, or one example by choices; None for one choice of one example."""
     if len(batch) > 1:
         first, *rest = batch.split((len(batch) + 1) // 2)
         return first, rest[0]
@@ -116,23 +116,23 @@ def halves(batch: Batch) -> tuple[Batch, Batch] | None:
 
 
 def joined(parts: tuple[Tensor, Tensor], batch: Batch) -> Tensor:
-    """What `halves` separated, as `[B, C, T]` again."""
+    """Joins the parts of `halves` to `[B, C, T]` again."""
     whole = torch.cat(parts, dim=0 if len(batch) > 1 else 1)
     absent = batch.choice_mask.shape[1] - whole.shape[1]
     return torch.nn.functional.pad(whole, (0, 0, 0, absent))
 
 
 def too_little(limit_bytes: float | None, what: str) -> UserError:
-    """For when nothing is left to be halved."""
+    """The error when nothing can be halved any more."""
     has = "The device has" if limit_bytes is None else f"memory_gb={limit_bytes / 1e9:g} is"
     return UserError(
         f"{has} too little memory for {what}: use shorter texts (max_tokens=), a smaller model"
-        f"{'' if limit_bytes is None else ', or more of it'}."
+        f"{'' if limit_bytes is None else ', or a larger budget'}."
     )
 
 
 def _sizes(model: Any) -> tuple[int, int, int, int]:
-    """Width of the states, widest layer but for the output head, heads, bytes of a number."""
+    """Width of the states, widest layer except the output head, number of heads, bytes per element."""
     config, head = text_config(model), model.get_output_embeddings()
     width = getattr(config, "d_model", None) or config.hidden_size
     heads: int = getattr(config, "num_heads", None) or getattr(config, "num_attention_heads", None) or 1  # no attention
@@ -141,7 +141,7 @@ def _sizes(model: Any) -> tuple[int, int, int, int]:
 
 
 def _matrices(model: Any) -> list[Tensor]:
-    """Those that states are multiplied with, but for the output head's."""
+    """The matrices that states are multiplied with, except the output head's."""
     head = model.get_output_embeddings()
     weights = [
         module.weight

@@ -1,9 +1,9 @@
-"""From a model's last states to its logits.
+"""Computes logits from a model's last states.
 
-For most models that is one matrix. Some multiply or cap what comes out of it (`logits_scaling`, `logit_scale`,
-`final_logit_softcapping`), scale what goes in, or add a bias that is no layer's: there are too many ways to list. So a
-few random states are sent both ways, through the matrix alone and through the model's own `forward` with its stack of
-layers left out; where the logits are not the same numbers, the model's own way is taken.
+In most models that is one matrix. Some scale or cap its output (`logits_scaling`, `logit_scale`,
+`final_logit_softcapping`), scale its input, or add a bias outside any layer: there are too many ways to list. So a
+few random states are passed through the matrix alone and through the model's own `forward` without its stack of
+layers; if the logits differ, the model's own `forward` is used.
 """
 
 from collections.abc import Iterator
@@ -16,11 +16,11 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensor
 from transformers.modeling_outputs import BaseModelOutput
 
-PROBE_STATES, PROBE_SIZE = 4, 10.0  # so large that a cap shows
+PROBE_STATES, PROBE_SIZE = 4, 10.0  # large enough to show a cap
 
 
 class Head(Protocol):
-    """Makes logits `[..., V]` of states `[..., D]`; `weight` has a row for each token."""
+    """Computes logits `[..., V]` from states `[..., D]`; `weight` has a row for each token."""
 
     weight: Any
 
@@ -28,7 +28,7 @@ class Head(Protocol):
 
 
 class OwnHead:
-    """The model's own way from the states of its stack of layers to its logits."""
+    """The model's own computation of logits from the states of its stack of layers."""
 
     def __init__(self, model: Any) -> None:
         self.model, self.weight = model, model.get_output_embeddings().weight
@@ -47,7 +47,7 @@ _is_matrix: "WeakKeyDictionary[nn.Module, bool]" = WeakKeyDictionary()
 
 
 def output_head(model: Any) -> Head:
-    """The output matrix where that is all, else the model's own way; tried once a model."""
+    """The output matrix if that is enough, else the model's own computation; tested once per model."""
     head: Any = model.get_output_embeddings()
     if model not in _is_matrix:
         _is_matrix[model] = isinstance(head.weight, FakeTensor) or _gives_the_logits(model, head)
@@ -64,13 +64,13 @@ def _gives_the_logits(model: Any, head: Any) -> bool:
         with torch.no_grad():
             return torch.equal(head(state_MD[None])[0], OwnHead(model)(state_MD))
     except (ValueError, TypeError, IndexError, RuntimeError, AttributeError):
-        return True  # it does not let its layers be left out
+        return True  # its layers cannot be left out
     finally:
         model.train(was_training)
 
 
 class _Given(BaseModelOutput):
-    """States in place of a stack's output; whatever else it would have is not there."""
+    """States that replace a stack's output; all other attributes are None."""
 
     def __getattr__(self, name: str) -> None:
         if name.startswith("_"):
@@ -79,8 +79,8 @@ class _Given(BaseModelOutput):
 
 @contextmanager
 def _stack_gives(model: Any, state_1MD: Tensor) -> Iterator[None]:
-    """Raises RuntimeError where the model does not ask its stack."""
-    others = (None, model, model.get_output_embeddings())  # what is called the decoder may be the output matrix
+    """Replaces the stack's output by these states; raises RuntimeError if the model does not call its stack."""
+    others = (None, model, model.get_output_embeddings())  # `get_decoder` may return the output matrix
     stacks = [stack for stack in (model.base_model, model.get_decoder()) if not any(stack is one for one in others)]
     asked = []
 
@@ -99,4 +99,4 @@ def _stack_gives(model: Any, state_1MD: Tensor) -> Iterator[None]:
             if forward is not None:
                 stack.forward = forward
     if not asked:
-        raise RuntimeError(f"{type(model).__name__} makes its logits without its stack of layers")
+        raise RuntimeError(f"{type(model).__name__} computes its logits without its stack of layers")

@@ -1,7 +1,7 @@
-"""Packed tokens, without padding, the same tokens in padded rows, and the way between the two.
+"""Conversion between packed tokens, without padding, and padded rows.
 
-All that works token by token (projections, feed-forward, norms: nearly all of the work) runs over the packed tokens;
-only attention needs rows.
+Everything that works token by token (projections, feed-forward, norms: nearly all of the work) uses packed tokens; only
+attention needs rows.
 """
 
 from dataclasses import dataclass
@@ -12,10 +12,10 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Packing:
-    """R rows of width W over E packed tokens; `mask_RW` is false at padding, None where there is none.
+    """R rows of width W over E packed tokens; `mask_RW` is false at padding, None if there is none.
 
     `token_RW` is the packed token at each position, `row_position_E` the position (of R W) of each packed token; both
-    are None where packed tokens and rows are the same numbers in the same order. A token may be at several positions.
+    are None if packed tokens and rows have the same order without padding. A token may be at several positions.
     """
 
     shape: tuple[int, int]
@@ -25,7 +25,7 @@ class Packing:
 
     @property
     def length_R(self) -> Tensor:
-        """Tokens of each row."""
+        """Number of tokens in each row."""
         rows, width = self.shape
         return torch.full((rows,), width) if self.mask_RW is None else self.mask_RW.sum(-1)
 
@@ -42,7 +42,7 @@ class Packing:
 
 
 def packing(mask_RW: Tensor) -> Packing:
-    """Rows in which each token stands once, row by row."""
+    """The packing of rows in which each token occurs once."""
     rows, width = mask_RW.shape
     if bool(mask_RW.all()):
         return Packing((rows, width))
@@ -51,7 +51,7 @@ def packing(mask_RW: Tensor) -> Packing:
 
 
 def packing_by_row(row_E: Tensor, rows: int) -> Packing:
-    """Rows from each token's row; packed tokens of a row follow one another."""
+    """The packing from each token's row index; packed tokens of a row are consecutive."""
     count_R = torch.bincount(row_E, minlength=rows)
     width = int(count_R.max())
     return packing(torch.arange(width, device=row_E.device) < count_R[:, None])

@@ -1,13 +1,12 @@
-"""Whether a model can be scored in padded rows: tried on a few made-up tokens, once a model.
+"""Tests whether a model can be scored in padded rows, on a few made-up tokens, once per model.
 
-What is taken for granted of a model, and does not hold for all of them:
+Assumptions that do not hold for all models:
 
-* no token sees those after it: not so for a model that was trained to fill in words, which is refused
-* padding before a text, which is masked, leaves its scores alone: not so where states run through padding (RWKV,
-  RecurrentGemma), or positions are counted from the row's start (Bart's decoder) or from 2 (RoBERTa's)
-* nor does padding after it: not so where scores depend on the length of a row (ProphetNet)
-* a decoder that is given the encoder's states does what it does with the input: not so for FSMT, which sees later
-  tokens then
+* no token sees later tokens: false for models that were trained to fill in words, which are rejected
+* masked padding before a text does not change its scores: false if states run through padding (RWKV, RecurrentGemma),
+  or positions are counted from the row's start (Bart's decoder) or from 2 (RoBERTa's)
+* nor does padding after it: false if scores depend on the length of a row (ProphetNet)
+* a decoder with the encoder's states as input equals the whole model: false for FSMT, which then sees later tokens
 """
 
 import logging
@@ -25,7 +24,7 @@ from tfew.scoring.routing import task_routing
 from tfew.scoring.self_test import agreement, is_fake, made_up_batch, window_exceeded
 
 log = logging.getLogger(__name__)
-SHORTER, FLOOR = 4, 1e-5  # tokens that one made-up text is shorter than the other; logits that differ less are the same
+SHORTER, FLOOR = 4, 1e-5  # difference in length of the made-up texts; tolerance of logits
 BOTH, RIGHT, NOWHERE = "both", "right", "nowhere"
 RowLogits = Callable[[Any, Tensor, Tensor, bool], Tensor]
 AnswerLogits = Callable[[Any, Batch, Tensor, Tensor, bool], Tensor]
@@ -43,7 +42,7 @@ _padding: "WeakKeyDictionary[nn.Module, dict[int, str]]" = WeakKeyDictionary()
 
 
 def padding_of(model: Any, batch: Batch, logits: RowLogits) -> str:
-    """Where texts as long as these can be padded without harm, BOTH, RIGHT or NOWHERE; says so once where not on both.
+    """On which sides texts as long as these can be padded: BOTH, RIGHT or NOWHERE; logged once if not on both.
 
     Raises UserError for a model that sees later tokens.
     """
@@ -55,7 +54,7 @@ def padding_of(model: Any, batch: Batch, logits: RowLogits) -> str:
         known[window] = _try(model, window, logits)
         if known[window] != BOTH and all(known[other] == BOTH for other in known if other != window):
             log.info(
-                f"Note: {type(model).__name__} cannot be given texts that are padded; those of equal length are scored"
+                f"Note: {type(model).__name__} cannot be given texts that are padded; texts of equal length are scored"
                 " together."
             )
     return known[window]
@@ -80,14 +79,14 @@ def _try(model: Any, window: int, logits: RowLogits) -> str:
 
 
 def decoding_of(model: Any, logits: AnswerLogits) -> Decoding:
-    """What an encoder-decoder bears; says so once where that is not all. Raises UserError if it sees later tokens."""
+    """What an encoder-decoder supports; limitations are logged once. Raises UserError if it sees later tokens."""
     if is_fake(model):
         return Decoding(True, True)
     if model not in _decoding:
         _decoding[model] = bears = _try_decoding(model, logits)
         if not all(bears):
             what = "an encoded input" if bears.padding else "answers of unlike length at once"
-            log.info(f"Note: {type(model).__name__} cannot be given {what}; engine=plain does more for it.")
+            log.info(f"Note: {type(model).__name__} cannot be given {what}; engine=plain needs more passes for it.")
     return _decoding[model]
 
 

@@ -1,6 +1,6 @@
-"""The plain engine: the official recipe and the reference. Everything is padded, and what choices share is repeated.
+"""The plain engine: the official recipe and the reference. Everything is padded, and shared parts are repeated.
 
-The encoder of an encoder-decoder runs once an example; a decoder-only model gets each choice as the continuation of
+The encoder of an encoder-decoder runs once per example; a decoder-only model gets each choice as the continuation of
 its input.
 """
 
@@ -20,7 +20,7 @@ from tfew.scoring.routing import task_routing
 
 
 def plain_token_logprob(model: nn.Module, batch: Batch) -> Tensor:
-    """`tfew.scoring.score.token_logprob` in the obvious way."""
+    """The straightforward implementation of `tfew.scoring.score.token_logprob`."""
     config: Any = model.config
     example_N, choice_N = batch.choice_mask.any(-1).nonzero(as_tuple=True)
     target_NT = batch.choice_ids[example_N, choice_N]
@@ -34,7 +34,7 @@ def plain_token_logprob(model: nn.Module, batch: Batch) -> Tensor:
 
 
 def _encoder_decoder_logits(model: Any, batch: Batch, example_N: Tensor, target_NT: Tensor, mask_NT: Tensor) -> Tensor:
-    """Encoder once per example, decoder once per choice (official `EncoderDecoder.py`), where the model bears it."""
+    """Encoder once per example, decoder once per choice (official `EncoderDecoder.py`), if the model supports it."""
     bears = decoding_of(model, answer_logits)
     ids_NT = torch.cat([torch.full_like(target_NT[:, :1], decoder_start_id(model)), target_NT[:, :-1]], dim=1)
     if bears.padding:
@@ -49,7 +49,7 @@ def _encoder_decoder_logits(model: Any, batch: Batch, example_N: Tensor, target_
 
 
 def answer_logits(model: Any, batch: Batch, example_N: Tensor, ids_NT: Tensor, states: bool) -> Tensor:
-    """`[N, T, V]` after each of the decoder's `ids_NT`; with `states` the encoder runs once an example, else a row."""
+    """Logits `[N, T, V]` for the decoder's `ids_NT`; with `states` the encoder runs once per example, else per row."""
     source: dict[str, Any] = {"input_ids": batch.input_ids[example_N]}
     if states:
         with task_routing(batch.task_id):
@@ -65,7 +65,7 @@ def answer_logits(model: Any, batch: Batch, example_N: Tensor, ids_NT: Tensor, s
 def _decoder_only_logits(model: Any, batch: Batch, example_N: Tensor, target_NT: Tensor, mask_NT: Tensor) -> Tensor:
     """Each choice as the continuation of its input, with all choices of a call starting at the same place.
 
-    Inputs are padded on the left for that; where a model does not bear it, those of equal length are scored together.
+    So inputs are padded on the left; if a model does not support it, inputs of equal length are scored together.
     """
     padding = padding_of(model, batch, row_logits)
     if padding == BOTH:
@@ -101,7 +101,7 @@ def _continued(
 
 
 def row_logits(model: Any, ids_RK: Tensor, mask_RK: Tensor, counted: bool, keep: int = 0) -> Tensor:
-    """`[R, K, V]`; with `keep`, of the last so many places. `counted`: positions are counted without padding."""
+    """Logits `[R, K, V]`; with `keep`, of the last `keep` places. `counted`: positions do not count padding."""
     taken = inspect.signature(model.forward).parameters
     inputs: dict[str, Any] = {"input_ids": ids_RK, "attention_mask": mask_RK.long()}
     if counted and ("position_ids" in taken or "kwargs" in taken):

@@ -1,11 +1,11 @@
-"""An input and all its choices in one row: the prefixes of the choices stand behind the input, side by side.
+"""An input and all its choices in one row: the prefixes of all choices follow the input.
 
-Each stands at the position that it has in its own choice, and sees the input and what comes before it in its choice,
-nothing else. The row's end is padding.
+Each has the position that it has in its own choice, and attends to the input and to the earlier tokens of its choice
+only. The row ends with padding.
 
-A layer with a window sees only tokens that lie less than so many positions back, one with chunks those of its own
-chunk; positions are those in a token's own text, not in the row. transformers takes such masks ready made: one
-`[B, 1, K, X]`, or one for each kind of layer by its name.
+A layer with a window attends only to tokens less than that many positions back, one with chunks to tokens of the same
+chunk; positions are those in a token's own text, not in the row. transformers accepts such masks directly: one
+`[B, 1, K, X]`, or one for each kind of layer, by name.
 """
 
 from collections.abc import Callable
@@ -25,9 +25,9 @@ Masks = Tensor | dict[str, Tensor]
 
 @dataclass(frozen=True)
 class PrefixLayout:
-    """Inputs and the prefixes of their choices in rows of K places; `token_position_M` is where each prefix ends.
+    """Inputs and the prefixes of their choices in rows of K places; `token_position_M` is the end of each prefix.
 
-    `sees_BKK` says which keys (last) each query sees, but for layers' windows; `mask_BK` is false at padding.
+    `sees_BKK`: which keys (last) each query sees, apart from layers' windows; `mask_BK` is false at padding.
     """
 
     tree: Prefixes
@@ -73,12 +73,12 @@ def own_prefixes(tree: Prefixes, length_B: Tensor, token_position_M: Tensor, wid
 
 
 def whole_row(tree: Prefixes, length_B: Tensor, token_position_M: Tensor, width: int) -> Tensor:
-    """A mask that lets too much be seen: all that stands before, other choices too."""
+    """A mask that shows too much: all earlier tokens, including other choices."""
     return torch.ones(len(length_B), width, width, dtype=torch.bool, device=length_B.device).tril()
 
 
 class Sees(NamedTuple):
-    """What tokens of a row see: by a mask, and by the windows of layers that have them."""
+    """What tokens of a row see: a mask, and whether layers' windows apply."""
 
     mask: Callable[[Prefixes, Tensor, Tensor, int], Tensor]
     windows: bool = True
@@ -95,7 +95,7 @@ def _widened(ids_BL: Tensor, width: int) -> Tensor:
 
 
 def known_kinds(model: Any) -> list[str] | None:
-    """The model's kinds of layers where masks can be made for all of them; None where not (recurrent ones, ...)."""
+    """The model's kinds of layers if masks can be made for all of them, else None (recurrent layers, ...)."""
     kinds = layer_kinds(model)
     if kinds is None:
         kinds = [FULL] if _size(model, SLIDING) is None else [SLIDING]
@@ -105,7 +105,7 @@ def known_kinds(model: Any) -> list[str] | None:
 def layer_masks(
     model: Any, sees_BKX: Tensor, position_BK: Tensor, position_BX: Tensor, dtype: torch.dtype, windows: bool = True
 ) -> Masks:
-    """What is added to attention's scores, of queries and keys at these positions; without `windows` none is heeded."""
+    """The masks to add to attention scores for queries and keys at these positions; windows only with `windows`."""
     kinds = known_kinds(model) or [FULL]
     masks = {
         kind: added(

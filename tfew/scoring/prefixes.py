@@ -1,10 +1,10 @@
-"""Answer choices as trees of prefixes: what choices have in common is computed once.
+"""Answer choices as trees of prefixes: shared prefixes are computed once.
 
-All choices of an example start alike, with the decoder's start token, and many go on alike ("card arrival", "card not
-working"). A choice's token is predicted from the prefix before it, so each different prefix of an example needs to
-go through the model once, whatever number of choices share it.
+All choices of an example begin with the decoder's start token, and many share further tokens ("card arrival", "card
+not working"). A choice's token is predicted from the prefix before it, so each distinct prefix of an example needs to
+be computed once, however many choices share it.
 
-Letters beside those of `tfew.schema`: M prefixes of a batch; P tokens of its choices, in the order of `choice_mask`.
+Letters in addition to `tfew.schema`: M prefixes of a batch; P tokens of its choices, in the order of `choice_mask`.
 """
 
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ from tfew.schema import Batch
 
 @dataclass(frozen=True)
 class Prefixes:
-    """The different prefixes, example by example, short before long; the empty one is each example's first.
+    """The distinct prefixes, example by example, shortest first; the empty one is each example's first.
 
     last_token_M (of an empty prefix: 0), depth_M (tokens of the prefix), example_M; prefix_NT is the prefix before
     each token of each choice that is present (0 at padding), length_N the choice's tokens; prefix_P and target_P are
@@ -39,13 +39,13 @@ class Prefixes:
 
 
 def prefixes(batch: Batch) -> Prefixes:
-    """Made on the CPU, then on the batch's device; choices are padded on the right."""
+    """Built on the CPU, then moved to the batch's device; choices are padded on the right."""
     mask_BCT = batch.choice_mask.cpu().numpy()
     example_N, choice_N = np.nonzero(mask_BCT.any(-1))
     target_NT = batch.choice_ids.cpu().numpy()[example_N, choice_N]
     mask_NT = mask_BCT[example_N, choice_N]
     prefix_NT = np.zeros_like(target_NT)
-    # a prefix is the one before it and a token: one number for the pair, since token ids are below `base`
+    # a prefix is its parent and a token: one number encodes the pair, since token ids are below `base`
     base = int(target_NT.max()) + 1
     examples, firsts, prefix_NT[:, 0] = np.unique(example_N, return_index=True, return_inverse=True)
     last_tokens, example_of = [np.zeros_like(examples)], [example_N[firsts]]

@@ -1,8 +1,8 @@
-"""The task of each row of a layer's input: set by who runs a model, read by its layers.
+"""The task of each row of a layer's input: set by the code that runs a model, read by its layers.
 
-A batch may hold examples of several tasks (`Batch.task_id`), but a layer inside the model sees no batch: rows of
-padded tokens, of examples or of choices, or the packed tokens of all examples. So whoever runs a part of a model
-sets for that part the task of each row, or of each packed token.
+A batch may hold examples of several tasks (`Batch.task_id`), but a layer inside the model does not see the batch, only
+padded rows of examples or choices, or the packed tokens of all examples. So the code that runs a part of a model sets
+the task of each row, or of each packed token, for that part.
 """
 
 from collections.abc import Iterator
@@ -16,7 +16,7 @@ _tasks: ContextVar[Tensor | None] = ContextVar("tasks", default=None)
 
 @contextmanager
 def task_routing(task_R: Tensor | None) -> Iterator[None]:
-    """What runs inside sees R rows with these tasks; None: the batch names no tasks."""
+    """A context in which layers see R rows with these tasks; None: the batch has no tasks."""
     before = _tasks.set(task_R)
     try:
         yield
@@ -25,5 +25,5 @@ def task_routing(task_R: Tensor | None) -> Iterator[None]:
 
 
 def tasks_of_rows() -> Tensor | None:
-    """`[R]`, the tasks of the rows that the layer now running sees."""
+    """`[R]`, the tasks of the rows in the current layer's input."""
     return _tasks.get()

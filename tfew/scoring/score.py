@@ -1,11 +1,11 @@
-"""The one place where answer choices are scored.
+"""The only place where answer choices are scored.
 
-Training losses, rank classification and everything later start from `token_logprob_BCT`: the log-probability of
+Training losses, rank classification and everything later are based on `token_logprob_BCT`: the log-probability of
 each token of each answer choice, given the input. Float32, 0 where there is no token.
 
-Two engines give the same numbers. "plain" is the official recipe and the reference: the encoder once an example, its
-output repeated for each choice, everything padded. "fast" (`tfew.engine`) computes what choices share once and nothing
-for padding; where a model or a method does not fit it, "plain" does the work.
+Two engines give the same numbers. "plain" is the official recipe and the reference: the encoder runs once per example,
+its output is repeated for each choice, and everything is padded. "fast" (`tfew.engine`) computes shared parts once and
+nothing for padding; it falls back to "plain" for models or methods that it does not support.
 """
 
 import logging
@@ -23,7 +23,7 @@ from tfew.scoring import fast_decoder_only, fast_encoder_decoder, fast_t5
 from tfew.scoring.chunks import in_chunks
 from tfew.scoring.context import Context, KeptInputs
 from tfew.scoring.memory_budget import halves, joined, scoring_bytes, too_little
-from tfew.scoring.plain import plain_token_logprob as plain_token_logprob  # the reference, part of what this is
+from tfew.scoring.plain import plain_token_logprob as plain_token_logprob  # the reference, re-exported
 
 log = logging.getLogger(__name__)
 ENGINES = ("fast", "plain")
@@ -35,12 +35,12 @@ def token_logprob(
     model: nn.Module, batch: Batch, engine: str = ENGINES[0], parts: int = 1, context: Context | None = None,
     kept: KeptInputs | None = None,
 ) -> Tensor:  # fmt: skip
-    """`token_logprob_BCT`; only choices that are present are computed, and `eos`, if there, is a token like any other.
+    """`token_logprob_BCT`; only choices that are present are computed, and `eos`, if present, is an ordinary token.
 
-    With `parts` above 1 choices are computed in so many parts, and in training each a second time for its backward
-    pass: less memory for more time. Into `context`, without gradients, goes what inputs of a decoder-only model begin
-    with alike, so that it is computed once for all batches that are scored with the same `context`. Into `kept` goes
-    what is made of the inputs, where several calls score some of their choices each.
+    With `parts` > 1, choices are computed in that many parts, in training once more for the backward pass: less memory
+    for more time. `context` (without gradients) caches the common prefix of a decoder-only model's inputs, which is
+    then computed once for all batches that are scored with the same `context`. `kept` caches computations for the
+    inputs, for several calls that each score some of the choices.
     """
     if engine not in ENGINES:
         raise ValueError(f"engine {engine!r} is neither 'fast' nor 'plain'")
@@ -50,7 +50,7 @@ def token_logprob(
     score: Callable[[nn.Module, Batch], Tensor] = plain_token_logprob
     if way == DECODER_ONLY:
         score = fast_decoder_only.token_logprob
-        # what inputs have in common is made once for all batches, and so goes before what is made once for this one
+        # `context` is computed once for all batches, so it takes precedence over `kept`, computed once for this batch
         if kept is not None and (context is None or not context.length_for(batch)):
             score = partial(fast_decoder_only.token_logprob_with_inputs, kept=kept)
         elif context is not None:
@@ -61,7 +61,7 @@ def token_logprob(
 
 
 def way_of_scoring(model: Any, batch: Batch, engine: str) -> str:
-    """ "plain", or the fast engine's way with such a model and texts as long as the batch's; says so once where not."""
+    """ "plain", or the fast engine for such a model and texts as long as the batch's; a fallback is logged once."""
     if engine != ENGINES[0]:
         return PLAIN
     if not model.config.is_encoder_decoder:
@@ -72,9 +72,9 @@ def way_of_scoring(model: Any, batch: Batch, engine: str) -> str:
 
 
 class BoundedScorer:
-    """`token_logprob` without gradients, in halves where memory does not suffice; raises UserError where none does.
+    """`token_logprob` without gradients, halving what does not fit into memory; raises UserError if nothing fits.
 
-    How many prompts were too many for the device is remembered, and said once.
+    The number of prompts that did not fit is remembered, and logged once.
     """
 
     def __init__(self, model: nn.Module, engine: str, limit_bytes: float | None) -> None:
@@ -88,7 +88,7 @@ class BoundedScorer:
         if self._should_fit(batch):
             try:
                 return token_logprob(self.model, batch, self.engine, context=self.context, kept=kept)
-            except torch.OutOfMemoryError:  # what it held is free only when this block is left
+            except torch.OutOfMemoryError:  # its memory is freed only when this block is left
                 log.info(f"Note: the device has too little memory for {len(batch)} prompts at once; halves are scored.")
             if kept is not None:
                 kept.release()
@@ -109,7 +109,7 @@ class BoundedScorer:
 
 
 def score_whole(model: nn.Module, engine: str, batch: Batch) -> Tensor:
-    """`token_logprob` without gradients in one pass, for processes that must go through the model equally often."""
+    """`token_logprob` without gradients in one pass, for processes that must run the same number of passes."""
     try:
         return token_logprob(model, batch, engine)
     except torch.OutOfMemoryError as error:
@@ -121,8 +121,8 @@ def score_whole(model: nn.Module, engine: str, batch: Batch) -> Tensor:
 def rank_scores(token_logprob_BCT: Tensor, mask_BCT: Tensor, norm: str) -> Tensor:
     """`scores_BC`, higher is better: the sum over a choice's tokens, or their mean (`norm` "sum", "token").
 
-    The mean is T-Few's length normalisation: the divisor is the number of tokens, eos included where a choice has
-    it. An absent choice scores -inf.
+    The mean is T-Few's length normalisation: the divisor is the number of tokens, including eos if a choice has it.
+    An absent choice scores -inf.
     """
     if norm not in ("token", "sum"):
         raise ValueError(f"norm {norm!r} is neither 'token' nor 'sum'")
@@ -134,7 +134,7 @@ def rank_scores(token_logprob_BCT: Tensor, mask_BCT: Tensor, norm: str) -> Tenso
 
 @contextmanager
 def scoring_mode(model: nn.Module) -> Iterator[None]:
-    """No dropout, no gradients; the model's own mode comes back afterwards."""
+    """A context without dropout and gradients; restores the model's mode afterwards."""
     was_training = model.training
     model.eval()
     try:

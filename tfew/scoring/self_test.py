@@ -1,8 +1,8 @@
-"""Whether a fast way gives the plain way's numbers, tried on a few made-up tokens with the weights of now.
+"""Tests whether a fast engine agrees with the plain one, on a few made-up tokens with the current weights.
 
-They are scored both ways, and with a mask that lets too much be seen: what rounding does is small beside what a wrong
-mask does, whatever the model's weights and type. Windows of attention show only in longer texts, so a text that is
-longer than a window is tried before the first batch that is, and must be far nearer than one without the window.
+They are scored with both engines, and with a mask that shows too much: rounding errors are small compared with the
+effect of a wrong mask, whatever the model's weights and dtype. Attention windows matter in longer texts only, so a text
+longer than a window is tested before the first such batch, and must agree far better than one without the window.
 """
 
 from collections.abc import Callable
@@ -16,16 +16,16 @@ from tfew.schema import Batch
 from tfew.scoring.prefix_layout import BEYOND_WINDOWS, RIGHT, TOO_MUCH
 from tfew.scoring.text_config import text_config, windows
 
-# the largest difference from the plain way, as a share of a wrong mask's, with which a fast way is used: in float32,
+# the largest accepted difference from the plain engine, as a share of the difference with a wrong mask: in float32,
 # and in 16 bits
 ENGINE_AGREEMENT, ENGINE_AGREEMENT_16_BIT = 1e-3, 0.1
-WINDOW_AGREEMENT = 0.5  # the same as a share of what it makes to leave windows out
-SHORT, BEYOND = 9, 6  # tokens of the longest made-up input; how far one reaches beyond a window
+WINDOW_AGREEMENT = 0.5  # the same as a share of the difference without windows
+SHORT, BEYOND = 9, 6  # tokens of the longest made-up input; tokens beyond a window
 Way = Callable[..., Tensor]
 
 
 def window_exceeded(model: Any, batch: Batch | None) -> int:
-    """The largest window that is smaller than the longest row of a batch, its choices side by side; 0 for none."""
+    """The largest window that is smaller than the longest row of a batch, with all choices in the row; 0 for none."""
     sizes = windows(model)
     if batch is None or not sizes:
         return 0
@@ -35,9 +35,9 @@ def window_exceeded(model: Any, batch: Batch | None) -> int:
 
 
 def agrees_with_plain(model: Any, plain: Callable[[Any, Batch], Tensor], way: Way, window: int = 0) -> bool:
-    """Whether `way(model, batch, sees=...)` gives what `plain` gives, for texts that are longer than `window`."""
+    """Whether `way(model, batch, sees=...)` agrees with `plain`, for texts that are longer than `window`."""
     if is_fake(model):
-        return True  # a dry run, without numbers that could agree
+        return True  # a dry run, without values to compare
     batch = made_up_batch(model, window)
     was_training = model.training
     model.eval()
@@ -49,7 +49,7 @@ def agrees_with_plain(model: Any, plain: Callable[[Any, Batch], Tensor], way: Wa
     except (ValueError, TypeError, IndexError, RuntimeError, AttributeError, KeyError) as error:
         if isinstance(error, torch.OutOfMemoryError):
             raise
-        return False  # it wants another mask or other positions
+        return False  # it needs another mask or other positions
     finally:
         model.train(was_training)
     return ours < agreement(model) * max(wrong) and (not window or ours < WINDOW_AGREEMENT * wrong[1])
@@ -74,7 +74,7 @@ def dtype(model: Any) -> torch.dtype:
 
 
 def made_up_batch(model: Any, window: int = 0) -> Batch:
-    """Two inputs of unlike length, more than half alike; choices that share a token and are unlike long and many.
+    """Two inputs of different length, more than half alike; choices that share tokens and differ in length and number.
 
     A decoder-only model's inputs, and an encoder-decoder's choices, are longer than the window.
     """
@@ -98,13 +98,13 @@ def made_up_batch(model: Any, window: int = 0) -> Batch:
         choice_ids=choice_ids,
         choice_mask=torch.arange(tokens) < tokens - length_BC1,
         label=torch.tensor([0, 1]),
-        task_id=torch.tensor([0, 0]),  # for a model that holds many tasks' vectors: those that change nothing
+        task_id=torch.tensor([0, 0]),  # for a model with vectors of many tasks: the bare model
     )
     return batch.to(next(model.parameters()).device)
 
 
 def _special_ids(model: Any) -> list[int]:
-    """Padding, and what stands for a picture: a model may treat them unlike words."""
+    """Padding and image tokens: a model may treat them differently from words."""
     named = {**text_config(model).to_dict(), **model.config.to_dict()}
     ids = [value for name, value in named.items() if name.endswith(("token_id", "token_index"))]
     return [value for value in ids if isinstance(value, int)]

@@ -1,7 +1,7 @@
-"""What a model's configuration says of the part that makes text: of several parts it is one of them.
+"""The configuration of the part of a model that generates text.
 
-A model for pictures and text, or of two halves, keeps vocabulary, widths and windows in a configuration of its own
-inside (`text_config`, `decoder`).
+A model for images and text, or one composed of two models, has vocabulary, widths and windows in a nested
+configuration (`text_config`, `decoder`).
 """
 
 import re
@@ -13,7 +13,7 @@ WINDOW = re.compile(
 
 
 def text_config(model: Any) -> Any:
-    """The configuration of the model that writes the answer; the decoder's, of an encoder-decoder of two parts."""
+    """The configuration of the part that generates the answer; for an encoder-decoder of two models, the decoder's."""
     config = model.config
     for name in ("decoder", "text_config", "generator"):
         part = getattr(config, name, None)
@@ -23,15 +23,15 @@ def text_config(model: Any) -> Any:
 
 
 def layer_kinds(model: Any) -> list[str] | None:
-    """The kinds of layers by transformers' names ("sliding_attention", ...); None where it does not tell them apart."""
+    """The kinds of layers by transformers' names ("sliding_attention", ...); None if the configuration lacks them."""
     kinds = getattr(text_config(model), "layer_types", None)
     return sorted(set(kinds)) if kinds else None
 
 
 def windows(model: Any) -> list[int]:
-    """Every number of tokens beyond which some layer sees no further, or scores in another way, smallest first."""
+    """Every number of tokens beyond which some layer attends no further, or computes scores differently, ascending."""
     config = text_config(model)
-    if model.config.is_encoder_decoder:  # its encoder's are the same whatever way is taken
+    if model.config.is_encoder_decoder:  # the encoder's are the same in every engine
         sizes = [getattr(config, name, None) for name in ("sliding_window", "attention_chunk_size")]
         return sorted(size for size in sizes if size)
     if layer_kinds(model) == ["full_attention"] or getattr(config, "use_sliding_window", True) is False:

@@ -1,10 +1,10 @@
-"""Log-probabilities of single tokens from hidden states, without ever holding all logits at once.
+"""Log-probabilities of single tokens from hidden states; the full logits tensor is never materialised.
 
     log p(v | h) = h . W[v] - log sum_u exp(h . W[u])
 
-Logits are made for a few states at a time. The gradient of the second part for the state, sum_u p(u) W[u] `[D]`, is
-made in the same pass where it will be wanted, so that nothing of width V is kept. A head that is trained, or is more
-than a matrix, makes its logits a second time for the backward pass.
+Logits are computed for a few states at a time. The gradient of the second part for the state, sum_u p(u) W[u] `[D]`, is
+computed in the same pass if it will be needed, so that nothing of width V is saved. A head that is trained, or is more
+than a matrix, recomputes its logits for the backward pass.
 """
 
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 from tfew.scoring.output_head import Head
 
-LOGIT_BYTES = 2**25  # of the logits that are there at a time: enough for full matrix products, small beside any model
+LOGIT_BYTES = 2**25  # of the logits in memory at a time: enough for efficient matrix products, small beside any model
 
 
 def token_logprob_of_states(
@@ -25,9 +25,9 @@ def token_logprob_of_states(
 ) -> Tensor:
     """`[P]` float32: the log-probability of `token_P` after the states that `state_P` numbers.
 
-    Both parts come from the same logits, rounded alike: what is subtracted is never the smaller. `by_softmax`: without
-    gradients, by torch's log_softmax, as others score decoder-only models. Over some 50,000 tokens on a CPU its sum is
-    off by 1e-5, always to the same side, which over a choice of ten tokens would tell the two ways apart.
+    Both parts come from the same logits with the same rounding, so the result is never above 0. `by_softmax`: without
+    gradients, by torch's log_softmax, as others score decoder-only models. With about 50,000 tokens on a CPU its sum is
+    off by 1e-5, always in the same direction, which over a choice of ten tokens would make a visible difference.
     """
     order_P = state_P.argsort(stable=True)
     states_P, tokens_P = state_P[order_P], token_P[order_P]
@@ -44,7 +44,7 @@ def token_logprob_of_states(
 
 
 def _pieces(states_P: Tensor, states: int, rows: int) -> Iterator[tuple[int, slice]]:
-    """First state of each piece of `rows` states, and which of the sorted `states_P` are in it."""
+    """First state of each piece of `rows` states, and the slice of the sorted `states_P` that are in it."""
     starts = torch.arange(0, states + rows, rows, device=states_P.device)
     bounds = torch.searchsorted(states_P, starts).tolist()
     for number, start in enumerate(range(0, states, rows)):
@@ -52,7 +52,7 @@ def _pieces(states_P: Tensor, states: int, rows: int) -> Iterator[tuple[int, sli
 
 
 def _is_frozen(head: Head) -> bool:
-    """Whether the head is nothing but a matrix that is not trained."""
+    """Whether the head is only a matrix, and not trained."""
     if not (type(head) is nn.Linear and head.bias is None):
         return False
     return not (head._forward_hooks or head._forward_pre_hooks or head.weight.requires_grad)

@@ -58,7 +58,7 @@ class SweepCallback(Callback):
             )
         for key in self.needs:
             if key not in {override.key_or_group for override in overrides}:
-                raise UserError(f"This sweep needs {key}=; the head of its file in configs/sweep says what to give.")
+                raise UserError(f"This sweep needs {key}=; the head of its file in configs/sweep describes it.")
 
 
 @cache

@@ -22,7 +22,7 @@ state: SweepState | None = None  # of the sweep that this process runs jobs of; 
 
 
 def run_job(function: Callable[[], Any], runs: Path) -> Any:
-    """Calls the command and writes down what came of it; None where it failed, or had been settled before.
+    """Calls the command and records the outcome; None if it failed, or was settled before.
 
     `runs`: the root of the runs.
     """

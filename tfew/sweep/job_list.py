@@ -13,7 +13,7 @@ from tfew.config import hydra_at_work
 
 
 def sweep_overrides(params: Mapping[str, Any] | None, command_line: Sequence[str]) -> list[Override]:
-    """What makes the jobs: the sweep's own `hydra.sweeper.params`, and the command line, which wins over them."""
+    """The overrides that define the jobs: `hydra.sweeper.params`, and the command line, which takes precedence."""
     parameters = [f"{key}={value}" for key, value in (params or {}).items()]
     parser = OverridesParser.create(config_loader=GlobalHydra.instance().config_loader())
     return parser.parse_overrides([*parameters, *command_line])

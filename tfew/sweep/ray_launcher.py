@@ -1,7 +1,7 @@
-"""Hydra's launcher for a sweep on a Ray cluster: each run is a task, on whatever machine has room for it.
+"""Hydra's launcher for a sweep on a Ray cluster: each run is a task, on any machine with free resources.
 
-The runs lie on a disk that all machines see. What becomes of each run is written down by its job (`tfew.sweep.job`), as
-with any launcher; a run whose worker is gone is made again in the next round (`tfew.sweep.rounds`).
+Runs are on a disk that all machines share. Each job records its outcome (`tfew.sweep.job`), as with any launcher; a run
+whose worker died is repeated in the next round (`tfew.sweep.rounds`).
 """
 
 import sys
@@ -23,7 +23,7 @@ PLUGIN = "hydra_plugins.tfew_ray_launcher"
 
 
 class RayLauncher(Launcher):
-    """`num_cpus`, `num_gpus`: what a run takes; 0.25 GPUs put four runs on each."""
+    """`num_cpus`, `num_gpus`: resources of a run; 0.25 GPUs put four runs on each."""
 
     def __init__(self, address: str, num_cpus: float, num_gpus: float) -> None:
         self._address, self._resources = address, {"num_cpus": num_cpus, "num_gpus": num_gpus}
@@ -32,7 +32,7 @@ class RayLauncher(Launcher):
         self._context, self._function, self._config = hydra_context, task_function, config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        """All jobs, in their order; raises the first error of Ray's own when every other job has ended."""
+        """Runs all jobs, in their order; raises the first of Ray's own errors when all other jobs have ended."""
         ray = connect(self._address, "hydra.launcher.address=")
         setup_globals()
         configure_log(self._config.hydra.hydra_logging, self._config.hydra.verbose)
@@ -45,7 +45,7 @@ class RayLauncher(Launcher):
             (ended, *_), waiting = ray.wait(waiting, num_returns=1)
             try:
                 ray.get(ended)
-            except ray.exceptions.RayError as lost:  # its worker, or the machine: the others go on
+            except ray.exceptions.RayError as lost:  # its worker or machine died: the others continue
                 error = error or lost
         if error is not None:
             raise error
@@ -57,7 +57,7 @@ def execute_job(
     number: int, overrides: Sequence[str], context: HydraContext, config: DictConfig, function: TaskFunction,
     singletons: Mapping[Any, Any],
 ) -> JobReturn:  # fmt: skip
-    """One job, in the process that Ray has chosen."""
+    """Executes one job, in the process that Ray has chosen."""
     setup_globals()
     Singleton.set_state(dict(singletons))
     own = context.config_loader.load_sweep_config(config, list(overrides))
@@ -74,10 +74,10 @@ def execute_job(
 
 
 def register_launcher() -> None:
-    """Hydra takes launchers from the package hydra_plugins alone, so this module gets a name there as well.
+    """Registers the launcher: Hydra finds launchers in the package hydra_plugins only, so this module is added to it.
 
-    A package of that name in this project would be imported at the start of every command, and is not found by Hydra in
-    an installation that points to a clone.
+    A package of that name in this project would be imported at the start of every command, and Hydra does not find it
+    in an editable installation.
     """
     sys.modules.setdefault(PLUGIN, sys.modules[__name__])
     RayLauncher.__module__ = PLUGIN

@@ -113,7 +113,7 @@ class Sweep:
             self.state.reset(job)
             self._deaths[job] += 1
             if self._deaths[job] == MAX_DEATHS:
-                error = f"killed {MAX_DEATHS} times, or a process beside it was: for want of memory?"
+                error = f"killed {MAX_DEATHS} times, or a process beside it was: out of memory?"
                 self.state.settle(job, Outcome(FAILED, error=error))
         return len(dead_jobs)
 
@@ -129,7 +129,7 @@ class Sweep:
             rmtree(root / "submitit", ignore_errors=True)
             (root / "multirun.yaml").unlink(missing_ok=True)  # which Hydra writes
         for folder in (self.state.folder, root):
-            with suppress(OSError):  # of what is not empty
+            with suppress(OSError):  # if not empty
                 folder.rmdir()
 
 

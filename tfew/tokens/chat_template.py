@@ -1,8 +1,8 @@
-"""An input as a user's turn of a conversation, in the words of the chat template that a tokenizer brings.
+"""Formats an input as a user's turn of a conversation, with the tokenizer's chat template.
 
-Solved examples are earlier turns. An answer choice stands where the assistant's answer would: behind the generation
-prompt and what the template puts before an answer (Mistral: a space; Qwen3: an empty thought), and what ends it is
-the token that ends the assistant's turn, which need not be the tokenizer's end-of-text (Gemma, Phi-3).
+Few-shot examples are earlier turns. An answer choice takes the place of the assistant's answer: after the generation
+prompt and the text that the template puts before an answer (Mistral: a space; Qwen3: an empty thought). It ends with
+the token that ends the assistant's turn, which need not be the tokenizer's end-of-text token (Gemma, Phi-3).
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from typing import Any
 from tfew.errors import UserError
 from tfew.tokens.joined_text import token_ids
 
-ANSWER = "yes"  # of a conversation that is made up to see what stands around an answer
+ANSWER = "yes"  # of a made-up conversation that shows the text around an answer
 
 
 @dataclass(frozen=True)
@@ -25,18 +25,18 @@ class ChatTemplate:
     end_id: int | None
 
     def render(self, shots: Sequence[tuple[str, str]], text: str) -> str:
-        """The conversation up to where the answer to `text` begins."""
+        """Renders the conversation up to the start of the answer to `text`."""
         turns = [*(turn for question, answer in shots for turn in _exchange(question, answer)), _user(text)]
         return _rendered(self.tokenizer, turns, add_generation_prompt=True) + self.before_answer
 
     def beginning(self, shots: Sequence[tuple[str, str]]) -> str:
-        """What conversations with these earlier turns have in common, whatever the user says last."""
+        """The common beginning of conversations with these earlier turns, whatever the last user turn."""
         first, second = (self.render(shots, text) for text in ("a", "b"))
         return "".join(one for one, _ in takewhile(lambda pair: pair[0] == pair[1], zip(first, second, strict=False)))
 
 
 def chat_template(tokenizer: Any) -> ChatTemplate:
-    """The tokenizer's; raises UserError where it has none."""
+    """The tokenizer's chat template; raises UserError if it has none."""
     if not has_chat_template(tokenizer):
         raise UserError(
             "prompt.chat=true, and the tokenizer of this model has no chat template: set prompt.chat=false."
@@ -71,7 +71,7 @@ def _exchange(question: str, answer: str) -> list[dict[str, str]]:
 def _rendered(tokenizer: Any, turns: list[dict[str, str]], add_generation_prompt: bool) -> str:
     try:
         return str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=add_generation_prompt))
-    except Exception as error:  # any kind: a template is a program
+    except Exception as error:  # any type: a template is a program
         reason = " ".join(str(error).split())[:200].rstrip(".")
         raise UserError(
             f"prompt.chat=true, and the model's chat template cannot render a conversation of user and assistant"

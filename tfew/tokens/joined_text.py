@@ -1,21 +1,21 @@
-"""A text and what follows it, tokenised as the one text that they are.
+"""Tokenises a text and its continuation together, as one text.
 
-Tokens depend on what stands beside them: in byte-level BPE two line breaks are one token at the end of a text and two
-before a word. lm-evaluation-harness (0.4.13, `_encode_pair`) therefore encodes context and continuation together, and
-takes as the continuation's tokens those behind as many as the context has alone. So does this module.
+Tokens depend on their neighbours: in byte-level BPE two line breaks are one token at the end of a text and two before
+a word. lm-evaluation-harness (0.4.13, `_encode_pair`) therefore encodes context and continuation together, and drops
+as many tokens as the context has alone; the rest are the continuation's. This module does the same.
 
-A long text that many others follow is not tokenised with each of them. What can change is only its end: from a word
-on that lies well before the end, text is tokenised again, if that gives the same tokens there as in the whole text.
+A long text with many continuations is not tokenised with each of them, since only the tokens at its end can change.
+Only a tail that begins at a word well before the end is retokenised, if alone it has the same tokens as in the text.
 """
 
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-TAIL_CHARACTERS = 32  # at the least, of a text's end that is tokenised again together with what follows
+TAIL_CHARACTERS = 32  # minimum length of a text's tail that is retokenised together with its continuation
 
 
 def token_ids(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
-    """The ids of each text, without special tokens around it; a text that comes twice is tokenised once."""
+    """The ids of each text, without special tokens; duplicate texts are tokenised once."""
     unique = list(dict.fromkeys(texts))
     ids = dict(zip(unique, tokenizer(unique, add_special_tokens=False)["input_ids"], strict=True)) if unique else {}
     return [ids[text] for text in texts]
@@ -24,7 +24,7 @@ def token_ids(tokenizer: Any, texts: Sequence[str]) -> list[list[int]]:
 def tokenize_with_ends(
     tokenizer: Any, texts: Sequence[str], ends: Sequence[Sequence[str]]
 ) -> list[tuple[list[int], list[list[int]]]]:
-    """Of each text, which each of its `ends` may follow: the tokens before the end, and those of each end."""
+    """For each text, which any of its `ends` may follow: the tokens before the end, and those of each end."""
     ids = token_ids(tokenizer, texts)
     tails = _tails(tokenizer, texts, ids)
     joined = iter(token_ids(tokenizer, [tail + end for (tail, _), own in zip(tails, ends, strict=True) for end in own]))
@@ -36,16 +36,16 @@ def tokenize_with_ends(
 
 
 def split_beginning(tokenizer: Any, text: str) -> tuple[list[int], str]:
-    """The tokens of a text that stay the same whatever follows it, and its end, of which they are not."""
+    """The tokens of a text that stay the same whatever follows it, and the remaining text."""
     (ids,) = token_ids(tokenizer, [text])
     ((tail, tail_ids),) = _tails(tokenizer, [text], [ids])
     return ids[: len(ids) - len(tail_ids)], tail
 
 
 def _tails(tokenizer: Any, texts: Sequence[str], ids: Sequence[list[int]]) -> list[tuple[str, list[int]]]:
-    """Of each text, whose tokens are `ids`, an end that is tokenised alone as it is there: its text and tokens.
+    """For each text, whose tokens are `ids`, a tail with the same tokens alone as in the text: its text and tokens.
 
-    It begins with a word; where no such end is found, it is the whole text.
+    It begins with a word; if no such tail is found, it is the whole text.
     """
     found: dict[int, tuple[str, list[int]]] = {}
     candidates = [list(_words(text)) for text in texts]
@@ -59,9 +59,9 @@ def _tails(tokenizer: Any, texts: Sequence[str], ids: Sequence[list[int]]) -> li
 
 
 def _words(text: str) -> Iterator[int]:
-    """Where the last word begins that is far enough from the end: at the space before it, else behind that.
+    """Start of the last word that is far enough from the end: first at the space before it, then after the space.
 
-    Tokenizers with a space in front of every text (Llama 2, Mistral) need the second.
+    Tokenizers that prepend a space to every text (Llama 2, Mistral) need the second.
     """
     end = len(text) - TAIL_CHARACTERS
     while (end := text.rfind(" ", 0, max(end, 0))) > 0:
@@ -73,9 +73,9 @@ def _words(text: str) -> Iterator[int]:
 def _split(alone: list[int], joined: Sequence[list[int]]) -> tuple[list[int], list[list[int]]]:
     """The tokens before the ends, and those of each end.
 
-    `alone`: a text's tokens with nothing behind it; `joined`: those of the text with each of its ends. What precedes an
-    end has as many tokens as the text alone. Where these are not the same before each end, or an end has none left,
-    the ends begin where the first of them departs from the text alone.
+    `alone`: a text's tokens without continuation; `joined`: those of the text with each of its ends. By default an end
+    begins after as many tokens as the text has alone. If the tokens before that differ between ends, or an end is left
+    without tokens, all ends begin at the first token where any of them differs from the text alone.
     """
     if not joined:
         return alone, []

@@ -1,4 +1,4 @@
-"""What a tokenizer puts around a text: start-of-text before it (Llama, Gemma, BART), end-of-text behind it (T5)."""
+"""Tokens that a tokenizer adds to a text: start-of-text before it (Llama, Gemma, BART), end-of-text after it (T5)."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +11,7 @@ class SpecialTokens:
 
 
 def special_tokens(tokenizer: Any) -> SpecialTokens:
-    """Read off a text, since start and end may be the same token (OPT), and the start a language's (NLLB)."""
+    """Found by encoding a text: start and end may be the same token (OPT), and the start may be a language (NLLB)."""
     bare: list[int] = tokenizer("x", add_special_tokens=False)["input_ids"]
     whole: list[int] = tokenizer("x")["input_ids"]
     for start in range(len(whole) - len(bare) + 1):

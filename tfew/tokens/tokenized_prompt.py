@@ -14,10 +14,10 @@ from tfew.schema import Batch
 class TokenizedPrompt:
     """A tokenised prompt; `choice_ids` are the tokens of each choice that count. `cut_*` count what was truncated.
 
-    `labels`: of each question where it has several, -1 where unknown, in place of `label`.
+    `labels`: replaces `label` if there are several questions: one each, -1 where unknown.
 
-    `context_ids` come before `input_ids`: what prompts with the same shots begin with, one list object for all of a
-    call. The end of the shots, whose tokens depend on what follows, may be a part of `input_ids`.
+    `context_ids` come before `input_ids`: the common beginning of prompts with the same shots, one list object for all
+    prompts of a call. The end of the shots, whose tokens depend on the next text, may be part of `input_ids`.
     """
 
     input_ids: list[int]
@@ -52,7 +52,7 @@ def collate(items: Sequence[TokenizedPrompt], pad_id: int) -> Batch:
 
 
 def _labels(items: Sequence[TokenizedPrompt]) -> torch.Tensor:
-    """`[B]`, or `[B, Q]` where all have as many questions; where they have not, none may be known."""
+    """`[B]`, or `[B, Q]` for prompts with the same number Q of questions; if Q differs, no label may be known."""
     if len({len(item.labels) for item in items}) == 1:
         return torch.tensor([item.labels or item.label for item in items])
     if any(label >= 0 for item in items for label in (item.label, *item.labels)):
@@ -61,7 +61,7 @@ def _labels(items: Sequence[TokenizedPrompt]) -> torch.Tensor:
 
 
 def _scored_mask(items: Sequence[TokenizedPrompt], choice_mask_BCT: torch.Tensor) -> torch.Tensor | None:
-    """Without the tokens that all choices of a question begin with: they say nothing about its answer."""
+    """The mask without the tokens that all choices of a question begin with: they do not affect the answer."""
     if not any(item.labels for item in items):
         return None
     scored_BCT = choice_mask_BCT.clone()

@@ -1,4 +1,4 @@
-"""What of a text, or of its parts, is kept where it has too many tokens."""
+"""Truncation of texts, or of their parts, that have too many tokens."""
 
 import itertools
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ Span = tuple[int, int]  # of characters
 
 
 def truncate(ids: list[int], max_tokens: int, keep_last: bool) -> tuple[list[int], int]:
-    """The first ids, with `keep_last` the very last one behind them; and how many are left out."""
+    """The first ids (with `keep_last`, followed by the very last one), and the number of ids that are left out."""
     cut = max(0, len(ids) - max_tokens)
     if not cut:
         return ids, 0
@@ -15,7 +15,7 @@ def truncate(ids: list[int], max_tokens: int, keep_last: bool) -> tuple[list[int
 
 
 def even_limit(lengths: Sequence[int], room: int) -> int:
-    """The largest limit on each length with which their sum is at most `room`."""
+    """The largest common limit on the lengths with which their sum is at most `room`."""
     for position, length in enumerate(rising := sorted(lengths)):
         share = room // (len(rising) - position)
         if share < length:
@@ -25,11 +25,11 @@ def even_limit(lengths: Sequence[int], room: int) -> int:
 
 
 def split_at(text: str, spans: Sequence[Span]) -> list[str]:
-    """The text in parts, alternately outside and inside of the spans."""
+    """Splits the text into parts, alternately outside and inside the spans."""
     bounds = [0, *(place for span in spans for place in span), len(text)]
     return [text[start:end] for start, end in itertools.pairwise(bounds)]
 
 
 def shifted(spans: Sequence[Span], by: int, end: int) -> list[Span]:
-    """The spans of a text that now ends at `end`, in one that has `by` characters before it."""
+    """The spans of a text that is truncated at `end` and then preceded by `by` characters."""
     return [(min(start, end) + by, min(stop, end) + by) for start, stop in spans]

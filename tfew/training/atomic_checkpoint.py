@@ -1,4 +1,4 @@
-"""Checkpoints that are there whole or not at all, also where a disk is full: Lightning's own leaves what it got to."""
+"""Atomic writing of checkpoints, also when the disk is full: Lightning's own leaves a partial file."""
 
 import io
 from pathlib import Path
@@ -12,7 +12,7 @@ from tfew.files.atomic import write_bytes_atomically
 
 class AtomicCheckpointIO(TorchCheckpointIO):
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        """Raises UserError where it cannot be written."""
+        """Raises UserError if it cannot be written."""
         del storage_options
         data = io.BytesIO()
         torch.save(checkpoint, data)

@@ -1,7 +1,7 @@
-"""k-fold cross-validation over the training rows: each is predicted by an adapter that was trained without it.
+"""k-fold cross-validation over the training rows: each row is predicted by an adapter that was trained without it.
 
-Every fold is a training of its own, in a folder of its own under the run's, and leaves its predictions there; a run
-that was stopped goes on with the fold it was in.
+Each fold is a separate training in its own folder under the run's, where it writes its predictions; an interrupted run
+resumes with the fold it was in.
 """
 
 import logging
@@ -27,7 +27,7 @@ from tfew.task import Task
 log = logging.getLogger(__name__)
 
 PREDICTIONS_SHA256 = "predictions_sha256"
-# trains a model of its own on the first task and evaluates it on the second, in this folder
+# trains a new model on the first task and evaluates it on the second, in this folder
 TrainAndEvaluate = Callable[[Task, Task, Path], Evaluated]
 
 
@@ -39,11 +39,11 @@ def cross_validate(
     train_and_evaluate: Callable[..., Evaluated],
     guesses: Guesses | None = None,
 ) -> Evaluated:
-    """Trains and evaluates once a fold; writes all held-out predictions into the run's `predictions.jsonl`.
+    """Trains and evaluates each fold; writes all held-out predictions into the run's `predictions.jsonl`.
 
-    The metrics are those of all held-out rows together, and `folds`, the accuracy in each; the seconds are those of
-    training, too. `train_and_evaluate` is a `TrainAndEvaluate` that is also told how many folds follow (`folds_after`).
-    `guesses`: the baselines' of all rows, to compare with.
+    The metrics are computed over all held-out rows; `folds` is the accuracy in each fold; the seconds include training.
+    `train_and_evaluate` is a `TrainAndEvaluate` that also gets the number of following folds (`folds_after`).
+    `guesses`: the baselines' predictions for all rows, to compare with.
     """
     folds = max(fold_of_row) + 1
     evaluations, predictions = [], []
@@ -73,7 +73,7 @@ def cross_validate(
 
 
 def once(training: Task, held_out: Task, folder: Path, train_and_evaluate: TrainAndEvaluate) -> Evaluated:
-    """The same, or what it left in this folder when it was finished; its seconds are those of training, too."""
+    """Trains and evaluates, or loads the result from this folder if it is finished; the seconds include training."""
     if (done := broadcast_object(_finished(folder))) is not None:
         log.info(f"{folder} is finished; skipped.")
         if is_main_process():
@@ -92,7 +92,7 @@ def once(training: Task, held_out: Task, folder: Path, train_and_evaluate: Train
 
 
 def _finished(folder: Path) -> Evaluated | None:
-    """What `once` wrote; raises UserError where it, or its predictions, are not as they were written."""
+    """The result that `once` wrote; raises UserError if it or its predictions were changed since."""
     path, remedy = folder / FOLD_FILE, f"Delete {folder}, and resume=true does this fold again."
     if not path.is_file():
         return None
@@ -107,7 +107,7 @@ def _finished(folder: Path) -> Evaluated | None:
 
 
 def read_predictions(folder: Path) -> list[Prediction]:
-    """Known to all processes; the first one reads them."""
+    """The predictions, read by the first process and sent to all."""
     found = []
     if is_main_process():
         with (folder / PREDICTIONS_FILE).open(encoding="utf-8") as lines:

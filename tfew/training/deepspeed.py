@@ -1,8 +1,8 @@
-"""`trainer=deepspeed_3`: weights, gradients and the optimiser's state in parts on all devices (DeepSpeed's ZeRO 3).
+"""`trainer=deepspeed_3`: weights, gradients and optimiser state are sharded over all devices (DeepSpeed's ZeRO 3).
 
-DeepSpeed adds up the gradients, clips them and moves the weights by itself; here it is told what a step is. The
-optimiser sees flat parts of all trained weights together: AdamW does not mind, Adafactor, which scales by the size of
-each weight's own update, then computes other numbers than on one device.
+DeepSpeed sums and clips the gradients and updates the weights itself; this module defines what a step is. The
+optimiser sees flat shards of all trained weights together. This does not affect AdamW, but Adafactor, which scales by
+the size of each weight's own update, gives different numbers than on one device.
 """
 
 from typing import Any
@@ -16,7 +16,7 @@ from tfew.training.module import FewShotModule, check_finite
 
 
 class Zero3Strategy(DeepSpeedStrategy):
-    """Lightning's strategy, whose processes are connected already, for an engine that is also tested on CPUs."""
+    """Lightning's strategy for processes that are already connected, and for an engine that is also tested on CPUs."""
 
     def __init__(self, clip_norm: float) -> None:
         super().__init__(stage=3, exclude_frozen_parameters=True)
@@ -26,7 +26,7 @@ class Zero3Strategy(DeepSpeedStrategy):
     @property
     def root_device(self) -> torch.device:
         device = super().root_device
-        return torch.device(device.type, device.index or 0)  # DeepSpeed wants a number, of a CPU, too
+        return torch.device(device.type, device.index or 0)  # DeepSpeed needs an index, for a CPU, too
 
     def setup_environment(self) -> None:
         DDPStrategy.setup_environment(self)
@@ -38,17 +38,17 @@ class Zero3Strategy(DeepSpeedStrategy):
     def setup_precision_plugin(self) -> None:
         super().setup_precision_plugin()
         plugin: Any = self.precision_plugin
-        plugin.convert_input = lambda batch: batch  # whole numbers and masks; frozen, which Lightning's own refuses
+        plugin.convert_input = lambda batch: batch  # integers and masks; frozen, which Lightning's own rejects
 
     def training_step(self, *arguments: Any, **keywords: Any) -> Any:
-        """Not by way of the engine, which takes a step for one forward pass."""
+        """Bypasses the engine, which equates a step with one forward pass."""
         assert self.lightning_module is not None
         return self.lightning_module.training_step(*arguments, **keywords)
 
 
 class Zero3Module(FewShotModule):
     def on_train_start(self) -> None:
-        pass  # weights were taken from the first process when they were cut
+        pass  # weights were broadcast from the first process when they were sharded
 
     def all_reduce_step(self, terms: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
         names, values = list(terms), torch.stack(list(terms.values()))
@@ -57,9 +57,9 @@ class Zero3Module(FewShotModule):
 
     def backward_pass(self, loss: torch.Tensor, is_last: bool) -> None:
         engine = self._engine()
-        engine.optimizer.clear_backward_seen_flag()  # says: add to what there is; the engine's own forward would
+        engine.optimizer.clear_backward_seen_flag()  # accumulates gradients, as the engine's own forward does
         engine.set_gradient_accumulation_boundary(is_last)
-        self.manual_backward(loss * world_size())  # it means over processes, and ours are shares of one sum
+        self.manual_backward(loss * world_size())  # it averages over processes, but ours are shares of one sum
 
     def clip_and_step(self, optimizer: Any, values: dict[str, float]) -> float:
         step = self.global_step

@@ -1,4 +1,4 @@
-"""Lightning around one training run: the trainer, checkpoints to resume from, metrics.csv, the progress bar."""
+"""Runs one training with Lightning: the Trainer, checkpoints for resuming, metrics.csv, the progress bar."""
 
 import errno
 import logging
@@ -46,7 +46,7 @@ CANNOT_WRITE = {errno.ENOSPC, errno.EROFS, errno.EACCES, errno.EPERM, errno.EFBI
 
 @dataclass(frozen=True)
 class Fitted:
-    """What training took; steps, tokens and loss count what was before an interruption, too, the seconds do not.
+    """Results of training; steps, tokens and loss include the part before an interruption, the seconds do not.
 
     `final_loss`: mean over the last 10 % of the steps.
     """
@@ -66,9 +66,9 @@ def fit(
     folder: Path,
     steps_after: int = 0,
 ) -> Fitted:
-    """Trains the adapter in `model`, from the run folder's last checkpoint where there is one.
+    """Trains the adapter in `model`, resuming from the run folder's last checkpoint if there is one.
 
-    `steps_after`: of trainings that will follow, to say how long all of them take.
+    `steps_after`: steps of the trainings that will follow, for the estimate of the remaining time.
     """
     device = next(model.parameters()).device
     training = settings(TrainingSettings, config)
@@ -90,7 +90,7 @@ def fit(
         seed=training.seed,
         workers=training.workers,
         length_window=training.length_window,
-        # examples that are averaged together stay together
+        # keeps examples together that are averaged together
         piece=examples_per_mean if loss_mean == "micro_batch" else 1,
     )
     started = time.monotonic()
@@ -98,12 +98,12 @@ def fit(
         _compute_mask(config, method, module, prompt_tokenizer, task, folder / CHECKPOINTS / MASK_FILE)
     with quiet_lightning():
         trainer = _trainer(config, method, device, folder, steps_after)
-    module.train()  # dropout: from_pretrained gives a model in evaluation mode, and Lightning keeps the mode it finds
+    module.train()  # for dropout: from_pretrained returns a model in evaluation mode, and Lightning keeps the mode
     checkpoint = broadcast_object(last_checkpoint(folder) if is_main_process() else None)
     try:
         with quiet_lightning():
             trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
-    except SystemExit as error:  # what Lightning makes of Ctrl-C
+    except SystemExit as error:  # Lightning converts Ctrl-C to this
         raise KeyboardInterrupt from error
     except OSError as error:
         if error.errno in CANNOT_WRITE:
@@ -111,7 +111,7 @@ def fit(
         raise
     finally:
         _finish_loggers(trainer)
-    model.to(device)  # Lightning leaves it on the CPU
+    model.to(device)  # Lightning moves it to the CPU
     seconds = time.monotonic() - started
     loss = broadcast_object(final_loss(folder / METRICS_FILE) if is_main_process() else 0.0)
     return Fitted(module.global_step, module.tokens_seen, seconds, loss)
@@ -128,7 +128,7 @@ def _module_class(config: DictConfig) -> type[FewShotModule]:
 def _compute_mask(
     config: DictConfig, method: Method, module: FewShotModule, prompt_tokenizer: PromptTokenizer, task: Task, path: Path
 ) -> None:
-    """Once per run: what is continued, or is another process of it, recalls what was found: rounding could differ."""
+    """Once per run: a resumed run, or another of its processes, loads the saved mask, since rounding could differ."""
     found: dict[str, Tensor] | None = None
     if is_main_process() and path.is_file():
         found = load_file(path)
@@ -144,7 +144,7 @@ def _compute_mask(
 def _single_losses(
     config: DictConfig, method: Method, module: FewShotModule, prompt_tokenizer: PromptTokenizer, task: Task
 ) -> Iterator[Tensor]:
-    """The training loss of each single training example, in the wording drawn for step 0, without dropout."""
+    """The training loss of each single training example, with the template drawn for step 0, without dropout."""
     prompts = PromptDataset(task.prompts, prompt_tokenizer, config.seed)
     device = next(module.model.parameters()).device
     module.eval()
@@ -157,15 +157,15 @@ def _single_losses(
 
 @contextmanager
 def quiet_lightning() -> Iterator[None]:
-    """Without Lightning's advertisements, and without warnings that do not apply here."""
+    """A context that silences Lightning's advertisements, and warnings that do not apply here."""
     logging.getLogger("pytorch_lightning.utilities.rank_zero").setLevel(logging.WARNING)
     with warnings.catch_warnings():
         # few-shot sets are tiny: more loader processes only cost start-up
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-        # checkpoints are meant to be of the state after the step, and to lie beside an earlier one for a moment
+        # checkpoints are meant to hold the state after the step, and to coexist briefly with an earlier one
         warnings.filterwarnings("ignore", message="(?s).*ModelCheckpoint with manual optimization.*")
         warnings.filterwarnings("ignore", message="Checkpoint directory .* exists and is not empty")
-        # StepSampler starts at the resumed step by itself
+        # StepSampler itself starts at the resumed step
         warnings.filterwarnings("ignore", message=".*resuming from a checkpoint that ended before the epoch ended.*")
         # Lightning 2.6.6 with torch 2.13
         warnings.filterwarnings("ignore", message=".*LeafSpec.*is deprecated.*")
@@ -199,7 +199,7 @@ def _trainer(config: DictConfig, method: Method, device: torch.device, folder: P
 
 
 def _finish_loggers(trainer: pl.Trainer) -> None:
-    """wandb goes on with an open run, so the next job of a sweep would land in this one's."""
+    """Closes loggers: wandb continues an open run, so the next job of a sweep would be logged to this one's."""
     for logger in trainer.loggers:
         experiment: Any = getattr(logger, "experiment", None)
         finish = getattr(experiment, "finish", None)
@@ -214,9 +214,9 @@ def _logger(config: DictConfig, folder: Path) -> Any:
     target = arguments.pop("_target_")
     try:
         logger = get_class(target)(**arguments)
-        _ = logger.experiment  # a missing login shows here and not in the middle of training
+        _ = logger.experiment  # a missing login fails here and not in the middle of training
         return logger
-    except Exception as error:  # each service has its own kinds
+    except Exception as error:  # each service has its own types
         raise UserError(
             f"{target} cannot start: {' '.join(str(error).split())} (wandb needs a login or WANDB_MODE=offline;"
             " logger=csv needs nothing)."
@@ -224,10 +224,10 @@ def _logger(config: DictConfig, folder: Path) -> Any:
 
 
 class StepBar(TQDMProgressBar):
-    """Lightning's bar, named for what it shows (all steps are one epoch to Lightning), on standard error."""
+    """Lightning's bar on standard error, labelled for steps (to Lightning all steps are one epoch)."""
 
     def __init__(self, steps: int) -> None:
-        """In a file each refresh is a line: there are a few of them, on a terminal a hundred."""
+        """In a file each refresh is a line, so there are only a few; on a terminal a hundred."""
         super().__init__(refresh_rate=max(1, steps // (100 if sys.stderr.isatty() else 5)))
 
     def init_train_tqdm(self) -> Tqdm:

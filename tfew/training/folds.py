@@ -1,4 +1,4 @@
-"""Which fold each training row is in."""
+"""Assignment of training rows to folds."""
 
 from tfew.data.split import duplicate_groups, stratified_folds, stratified_parts
 from tfew.errors import UserError
@@ -6,9 +6,9 @@ from tfew.task import Task
 
 
 def row_folds(task: Task, folds: int, batch_size: int, seed: int) -> list[int]:
-    """The fold of each training row; rows that the model is shown as the very same are in one fold.
+    """The fold of each training row; rows that are identical as model inputs are in the same fold.
 
-    Raises UserError where there are too few rows.
+    Raises UserError if there are too few rows.
     """
     if task.mixture is not None:
         raise UserError(f"folds={folds} is for one data set, and {task.name} is a mixture: folds=null.")
@@ -30,6 +30,6 @@ def row_folds(task: Task, folds: int, batch_size: int, seed: int) -> list[int]:
     if least < batch_size:
         raise UserError(
             f"folds={folds} leaves fewer than batch_size={batch_size} of {task.rows} rows to train on: set"
-            f" batch_size={least} or less, or bring more rows."
+            f" batch_size={least} or less, or add rows."
         )
     return fold_of_row

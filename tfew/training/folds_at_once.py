@@ -1,7 +1,7 @@
-"""Folds of a cross-validation trained at the same time, each by a process and on a device of its own.
+"""Trains the folds of a cross-validation at the same time, each in its own process and on its own device.
 
-A fold does not depend on the others, so its numbers are those of one after the other; the run's own process reads what
-they left. `python -c "from tfew.training.folds_at_once import main; main()"` is such a process; its settings come in on
+Folds are independent, so results are those of training them in sequence; the run's own process reads their result
+files. `python -c "from tfew.training.folds_at_once import main; main()"` is such a process; it reads its settings from
 standard input.
 """
 
@@ -37,7 +37,7 @@ POLL_SECONDS = 0.2
 def train_fold(
     config: DictConfig, steps_later: int, training: Task, held_out: Task, folder: Path, folds_after: int = 0
 ) -> Evaluated:
-    """`steps_later`: of trainings that follow the folds."""
+    """Trains and evaluates one fold. `steps_later`: steps of trainings that follow the folds."""
     loaded = build_trainable(config)
     steps_after = folds_after * config.steps + steps_later
     fit(config, loaded.method, loaded.model, loaded.prompt_tokenizer, training, folder, steps_after)
@@ -45,9 +45,9 @@ def train_fold(
 
 
 def train_folds_at_once(config: DictConfig, folder: Path) -> None:
-    """Trains and evaluates the folds of this run that are missing, `folds_at_once` at a time; none where that is 1.
+    """Trains and evaluates the missing folds of this run, `folds_at_once` at a time; does nothing if that is 1.
 
-    Raises UserError where a process ends badly; the folds that are finished stay.
+    Raises UserError if a process fails; finished folds are kept.
     """
     at_once, devices = settings(DataSettings, config).folds_at_once, settings(TrainerSettings, config).devices
     if at_once == 1:
@@ -68,10 +68,10 @@ def train_folds_at_once(config: DictConfig, folder: Path) -> None:
                 if (code := process.poll()) is None:
                     continue
                 if code:
-                    how = f"signal {-code}" if code < 0 else f"exit code {code}; what it said stands above"
+                    how = f"signal {-code}" if code < 0 else f"exit code {code}; its output is above"
                     raise UserError(
-                        f"The process of fold {fold + 1} ended ({how}), and with it the run, which is not finished; it"
-                        " continues with resume=true."
+                        f"The process of fold {fold + 1} ended ({how}), so the run is not finished; it continues with"
+                        " resume=true."
                     )
                 del running[fold]
                 places.append(place)
@@ -101,7 +101,7 @@ def _started(config: DictConfig, folder: Path, fold: int, place: int, at_once: i
 
 
 def _share_of_machine(place: int, at_once: int) -> dict[str, str]:
-    """The environment in which a process sees one GPU, or computes with its share of the cores."""
+    """The environment with which a process sees one GPU, or computes with its share of the cores."""
     if gpus := torch.cuda.device_count():
         named = os.environ.get("CUDA_VISIBLE_DEVICES", "")
         visible: Sequence[str] = named.split(",") if named else [str(gpu) for gpu in range(gpus)]
@@ -110,7 +110,7 @@ def _share_of_machine(place: int, at_once: int) -> dict[str, str]:
 
 
 def main() -> None:
-    """One fold, as standard input says."""
+    """Trains one fold, with settings from standard input."""
     told = json.load(sys.stdin)
     parent = int(os.environ["TFEW_FOLDS_OF"])
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()

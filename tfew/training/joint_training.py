@@ -1,9 +1,9 @@
-"""Several adapters trained at once: one forward and backward pass over the examples of all of them in one batch.
+"""Trains several adapters at once: one forward and backward pass over a batch with the examples of all of them.
 
-Each has parameters, optimiser, schedule, clipping, data order and loss of its own, as if it were trained alone; the
-frozen model is shared; each example is scaled by its own adapter's vectors (`tfew.methods.task_bank`). No gradient of
-one reaches another, so the results are those of separate runs up to rounding, but for dropout, which is drawn for
-the batch as a whole.
+Each has its own parameters, optimiser, schedule, clipping, data order and loss, as if it were trained alone; the
+frozen model is shared; each example is scaled by its own adapter's vectors (`tfew.methods.task_bank`). Gradients of
+one adapter do not reach another, so results equal those of separate runs up to rounding, except that dropout is drawn
+for the batch as a whole.
 """
 
 import io
@@ -44,7 +44,7 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class Member:
-    """What one of the runs has of its own; `weights` are what its method stores, on the model's device."""
+    """The state of one of the runs; `weights` are those that its method stores, on the model's device."""
 
     folder: Path
     weights: dict[str, nn.Parameter]
@@ -69,7 +69,7 @@ class Member:
         batches = map(self.prompts.__getitems__, self.order)
         if self.loss.compares_choices:
             return batches
-        return ([_right_choice(item) for item in batch] for batch in batches)  # no other has a part in the loss
+        return ([_right_choice(item) for item in batch] for batch in batches)  # the loss uses no other choice
 
     def state(self) -> dict[str, Any]:
         return {
@@ -90,7 +90,7 @@ class Member:
 
 @dataclass(frozen=True)
 class Part:
-    """Examples of one member that are computed at a time: one of `of_step` such parts of its step."""
+    """Examples of one member that are computed together: one of `of_step` such parts of its step."""
 
     member: Member
     items: list[TokenizedPrompt]
@@ -99,7 +99,7 @@ class Part:
 
 
 class JointTraining:
-    """`autocast` gives the context that forward passes run in; the model has no method attached."""
+    """`autocast` returns the context for forward passes; the model has no method attached."""
 
     def __init__(
         self,
@@ -113,10 +113,10 @@ class JointTraining:
         self.model, self.members = model, members
         self.engine, self.pad_id, self.memory_bytes, self.autocast = engine, pad_id, memory_bytes, autocast
         self.device = next(model.parameters()).device
-        self.most: int | None = None  # examples of a member at a time, where memory does not suffice for more
+        self.most: int | None = None  # examples of a member at a time, if memory does not suffice for more
 
     def run(self, start: int, checkpoint_every: int) -> None:
-        """From step `start` to each one's end; every step is written to the member's `metrics.csv`."""
+        """Trains from step `start` to each member's end; every step is logged to the member's `metrics.csv`."""
         self.model.train()
         files = [
             [MetricsFile(member.folder / name, start) for name in (METRICS_FILE, SPEED_FILE)] for member in self.members
@@ -133,7 +133,7 @@ class JointTraining:
                     speed = dict(zip(SPEED, (tokens_per_second, float(peak_memory_bytes())), strict=True))
                     for file, row in zip(files[n], (of_member, speed), strict=True):
                         file.write(step + 1, row)
-                # the last, too: one that was killed when others had been finished goes on with the very same vectors
+                # also after the last step: a run that is killed when others are finished resumes with the same vectors
                 if (step + 1) % checkpoint_every == 0 or step + 1 == steps.stop:
                     save_together(self.members, step + 1)
         finally:
@@ -141,7 +141,7 @@ class JointTraining:
                 file.close()
 
     def _step(self, step: int, batches: Sequence[tuple[Member, list[TokenizedPrompt]]]) -> list[dict[str, float]]:
-        """One optimiser step of each; what `FewShotModule.training_step` is to one."""
+        """One optimiser step of each member, like `FewShotModule.training_step` for one."""
         of_members = self._gradients(step, batches)
         values: list[dict[str, float]] = []
         for (member, items), terms in zip(batches, of_members, strict=True):
@@ -158,7 +158,7 @@ class JointTraining:
         return values
 
     def _gradients(self, step: int, batches: Sequence[tuple[Member, list[TokenizedPrompt]]]) -> list[dict[str, Tensor]]:
-        """Each one's gradients and loss terms; where memory does not suffice, again in smaller pieces."""
+        """Each member's gradients and loss terms; retried in smaller pieces if memory does not suffice."""
         while True:
             torch.manual_seed(step_seed(batches[0][0].seed, step))
             for member, _ in batches:
@@ -187,7 +187,7 @@ class JointTraining:
         return totals
 
     def _terms(self, parts: Sequence[Part]) -> list[dict[str, Tensor]]:
-        """Loss terms of each one's examples, as shares of its step; all are scored in one batch."""
+        """Loss terms of each member's examples, as shares of its step; all are scored in one batch."""
         put_scalings(self.model, [part.member.scaler(part.member.weights) for part in parts])
         sizes = [len(part.items) for part in parts]
         batch = collate([item for part in parts for item in part.items], self.pad_id)
@@ -210,7 +210,7 @@ class JointTraining:
         return [items[start : start + size] for start in range(0, len(items), size)]
 
     def _halve(self, batches: Sequence[tuple[Member, list[TokenizedPrompt]]], error: RuntimeError) -> None:
-        """For the rest of the run, and said each time."""
+        """Halves the pieces for the rest of the run; logged each time."""
         most = max(len(self._pieces(member, items)[0]) for member, items in batches)
         if most == 1:
             raise too_little(self.memory_bytes, f"one example of each of {len(batches)} runs in training") from error
@@ -224,13 +224,13 @@ class JointTraining:
 
 
 def _right_choice(item: TokenizedPrompt) -> TokenizedPrompt:
-    if item.labels:  # which tokens are scored is seen from all choices of a question
+    if item.labels:  # the scored tokens depend on all choices of a question
         return item
     return replace(item, choice_ids=[item.choice_ids[item.label]], label=0)
 
 
 def save_together(members: Iterable[Member], step: int) -> None:
-    """Each one's state in its own folder; what was saved before goes when all are there."""
+    """Saves each member's state in its own folder; deletes earlier checkpoints once all are written."""
     members = list(members)
     for member in members:
         data = io.BytesIO()
@@ -242,7 +242,7 @@ def save_together(members: Iterable[Member], step: int) -> None:
 
 
 def restore_together(members: Sequence[Member]) -> int:
-    """The last step that all of them have been saved at, and are now put back to; 0 where there is none."""
+    """Restores all members to the last step at which all were saved, and returns it; 0 if there is none."""
     step = max(set.intersection(*map(_saved_steps, members)), default=0)
     if step:
         for member in members:

@@ -1,6 +1,6 @@
-"""A step's examples in micro-batches, which are halved when the device (or `memory_gb=`) has no more memory.
+"""Splits a step's examples into micro-batches, which are halved when memory (or `memory_gb=`) is exhausted.
 
-Losses are shares of the whole step, so smaller micro-batches give the same gradients, but for the draws of dropout.
+Losses are shares of the whole step, so smaller micro-batches give the same gradients, except for dropout's draws.
 """
 
 import logging
@@ -19,11 +19,11 @@ log = logging.getLogger(__name__)
 
 
 class MicroBatches:
-    """How many examples are computed at a time, and in how many chunks their choices; both survive a resume.
+    """The number of examples at a time, and of chunks of their choices; both are restored when a run is resumed.
 
-    `limit_bytes`: of what is kept for the backward pass; None: what the device has. Nothing is halved where devices
-    shard the weights (`equal_passes`: all must go through the model equally often), and examples are not where the
-    loss is a mean over each micro-batch (`loss_mean="micro_batch"`).
+    `limit_bytes`: limit on tensors saved for the backward pass; None: the device's memory. Nothing is halved if devices
+    shard the weights (`equal_passes`: all must run the same number of forward passes), and examples are not halved if
+    the loss is a mean over each micro-batch (`loss_mean="micro_batch"`).
     """
 
     def __init__(
@@ -33,7 +33,7 @@ class MicroBatches:
         self.size, self.limit_bytes, self.engine = size, limit_bytes, engine
         self.loss_mean, self.equal_passes = loss_mean, equal_passes
         self.choice_chunks = 1
-        self._fits = 0  # tokens with padding of the largest chunk that was found to fit
+        self._fits = 0  # padded tokens of the largest chunk that was found to fit
         self._succeeded = False
 
     def split(self, batch: Batch) -> list[Batch]:
@@ -50,7 +50,7 @@ class MicroBatches:
 
     @contextmanager
     def halved_if_out_of_memory(self, batch: Batch, step: int) -> Iterator[None]:
-        """Inside, running out of memory ends the attempt and makes what is computed at a time half as large."""
+        """A context in which running out of memory ends the attempt and halves what is computed at a time."""
         try:
             yield
             self._succeeded = True
@@ -61,7 +61,7 @@ class MicroBatches:
 
     @contextmanager
     def within_budget(self, model: nn.Module, micro_batch: Batch) -> Iterator[None]:
-        """For a forward pass; raises OverBudgetError as soon as it keeps more than `limit_bytes`."""
+        """A context for a forward pass; raises OverBudgetError as soon as it saves more than `limit_bytes`."""
         if self.choice_chunks > 1 and self.limit_bytes is not None:
             with saved_tensors_within(self.limit_bytes, model):
                 self._try_largest_chunk(model, micro_batch)
@@ -69,21 +69,21 @@ class MicroBatches:
             yield
 
     def _try_largest_chunk(self, model: nn.Module, batch: Batch) -> None:
-        """A chunk keeps its tensors when it is computed again, in the backward pass: tried once for each new size."""
+        """A chunk saves its tensors when the backward pass recomputes it: tested once for each new size."""
         chunk = max(batch.by_choices(self.choice_chunks), key=_padded_tokens)
         if (size := _padded_tokens(chunk) + chunk.input_ids.numel()) > self._fits:
             token_logprob(model, chunk, self.engine)
             self._fits = size
 
     def _halve(self, batch: Batch, step: int, error: RuntimeError) -> None:
-        """Halves the micro-batch, or splits the choices further; for the rest of the run, and logged each time."""
+        """Halves the micro-batch, or splits the choices further, for the rest of the run; logged each time."""
         examples = min(self.size or len(batch), len(batch))
         choices = int(batch.choice_mask.any(-1).sum(-1).max())
         too_large = f"There is too little memory for {examples} examples at a time, and"
         if self.equal_passes:
             raise UserError(
-                f"{too_large} where devices share the weights one cannot do with less by itself: set micro_batch_size="
-                " below that, or max_tokens=."
+                f"{too_large} devices that shard the weights cannot halve that on their own: set a smaller"
+                " micro_batch_size= or max_tokens=."
             ) from error
         if self.loss_mean == "micro_batch" and examples > 1:
             raise UserError(

@@ -1,8 +1,8 @@
-"""Training: one call of `training_step` is one optimiser step, exactly as in the official recipe.
+"""The training step: one call of `training_step` is one optimiser step, exactly as in the official recipe.
 
-On several devices each process makes the gradients of its share of the step's examples, with the whole step's counts as
-denominators; terms and gradients are then summed over processes, once a step. What a process does for its share
-(micro-batches, a second try in smaller ones) is so its own affair, unless devices shard the weights: `equal_passes`.
+On several devices each process computes the gradients of its share of the step's examples, with the whole step's counts
+as denominators; terms and gradients are then summed over processes, once per step. So processes may split their shares
+into micro-batches, and retry with smaller ones, independently, unless devices shard the weights: `equal_passes`.
 """
 
 import hashlib
@@ -34,7 +34,7 @@ from tfew.settings import TrainingSettings
 from tfew.training.micro_batches import MicroBatches
 from tfew.training.optim import clip_gradients, linear_decay_with_warmup
 
-SPEED = ("tokens_per_second", "peak_memory_bytes")  # what is logged of a step that is never twice the same
+SPEED = ("tokens_per_second", "peak_memory_bytes")  # logged values that differ between identical runs
 
 
 @dataclass(frozen=True)
@@ -51,10 +51,10 @@ class StepTotals:
 
 
 class FewShotModule(pl.LightningModule):
-    """Trains what the method left trainable. Micro-batches share the whole step's token counts.
+    """Trains the parameters that the method left trainable. Micro-batches share the whole step's token counts.
 
-    `loss_mean="micro_batch"` is the official code's way instead: each micro-batch is a mean of its own, and these
-    means are averaged. With `equal_passes` all processes go through the model equally often, since they do it together.
+    `loss_mean="micro_batch"` follows the official code instead: the loss is a mean within each micro-batch, and these
+    means are averaged. With `equal_passes` all processes run the same number of forward passes, in lockstep.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class FewShotModule(pl.LightningModule):
             training.micro_batch_size, training.memory_bytes, training.engine, loss_mean, equal_passes
         )
         self._step_started = time.monotonic()
-        self.tokens_seen = 0  # input tokens and tokens of all choices: what the FLOPs formula counts
+        self.tokens_seen = 0  # input tokens and tokens of all choices, as in the FLOPs formula
 
     def configure_optimizers(self) -> Any:
         optimizer = self.make_optimizer(self.trained_parameters())
@@ -98,12 +98,12 @@ class FewShotModule(pl.LightningModule):
         if not self.loss.compares_choices:
             batch = batch.right_choices()
         totals = self.step_totals(batch)
-        seed = step_seed(self.training_settings.seed, self.global_step)  # of dropout: a resumed run draws the same
+        seed = step_seed(self.training_settings.seed, self.global_step)  # for dropout: a resumed run draws the same
         for attempt in self.micro_batches.attempts():
             with attempt.halved_if_out_of_memory(batch, self.global_step), fast_dropout(batch.label.device):
                 torch.manual_seed(seed)
                 optimizer.zero_grad()
-                sums, terms = dict[str, Tensor](), dict[str, Tensor]()  # what a failed attempt kept is freed here
+                sums, terms = dict[str, Tensor](), dict[str, Tensor]()  # frees the tensors of a failed attempt
                 for micro_batch, weight, is_last in self.passes(batch, totals):
                     terms = self.loss_terms(micro_batch, totals.counts)
                     self.backward_pass(terms["loss"] * weight, is_last)
@@ -125,7 +125,7 @@ class FewShotModule(pl.LightningModule):
     def passes(self, batch: Batch, totals: StepTotals) -> Iterator[tuple[Batch, float, bool]]:
         """Each micro-batch, the weight of its loss, and whether it is the last.
 
-        With `equal_passes` the last is repeated with weight 0 until every process has made as many passes.
+        With `equal_passes` the last is repeated with weight 0 until every process has run the same number of passes.
         """
         micro_batches = self.micro_batches.split(batch)
         weight = 1 / totals.micro_batches if self.loss_mean == "micro_batch" else 1.0
@@ -143,11 +143,11 @@ class FewShotModule(pl.LightningModule):
             return loss_terms(logprob_BCT, micro_batch, self.loss, total)
 
     def backward_pass(self, loss: Tensor, is_last: bool) -> None:
-        """Adds to the gradients; `is_last`: of this step."""
+        """Accumulates gradients; `is_last`: the last pass of this step."""
         self.manual_backward(loss)
 
     def all_reduce_step(self, terms: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Sums terms and gradients over processes, of which each has its share."""
+        """Sums terms and gradients over processes."""
         if world_size() == 1:
             return terms
         values = torch.stack(list(terms.values()))
@@ -156,7 +156,7 @@ class FewShotModule(pl.LightningModule):
         return dict(zip(terms, values, strict=True))
 
     def clip_and_step(self, optimizer: Any, values: dict[str, float]) -> float:
-        """Clips the gradients and takes the optimiser's step, if all is finite; returns the norm before clipping."""
+        """Clips the gradients and takes the optimiser's step if all are finite; returns the norm before clipping."""
         grad_norm = clip_gradients(self.trained_parameters(), self.training_settings.clip_norm).item()
         check_finite({**values, "grad_norm": grad_norm}, self.global_step)
         optimizer.step()
@@ -181,13 +181,13 @@ class FewShotModule(pl.LightningModule):
 
 
 def step_seed(seed: int, step: int) -> int:
-    """Of the draws of dropout in this step; of several processes each draws its own."""
+    """The seed of dropout in this step; each of several processes draws its own."""
     words = [seed, step] if world_size() == 1 else [seed, step, rank()]
     return int.from_bytes(hashlib.sha256("/".join(map(str, words)).encode()).digest()[:8], "big") >> 1
 
 
 def check_finite(values: Mapping[str, float], step: int) -> None:
-    """Raises UserError where a loss or a gradient is no number any more."""
+    """Raises UserError if a loss or a gradient is NaN or infinite."""
     if not all(map(torch.isfinite, map(torch.tensor, values.values()))):
         listing = ", ".join(f"{name} {value}" for name, value in values.items())
         raise UserError(

@@ -8,7 +8,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 
 def linear_decay_with_warmup(optimizer: torch.optim.Optimizer, steps: int, warmup_ratio: float) -> LambdaLR:
-    """Factor step / w up to w = warmup_ratio * steps (a float, not rounded), then linearly down to 0 at `steps`.
+    """Factor step / w up to w = warmup_ratio * steps (a float, not rounded), then linear decay to 0 at `steps`.
 
     The very first step is therefore taken with learning rate 0, as in the official code.
     """
@@ -23,5 +23,5 @@ def linear_decay_with_warmup(optimizer: torch.optim.Optimizer, steps: int, warmu
 
 
 def clip_gradients(parameters: Iterable[nn.Parameter], max_norm: float) -> Tensor:
-    """Scales all gradients together to norm `max_norm` at most; returns the norm before clipping."""
+    """Scales all gradients together to a norm of at most `max_norm`; returns the norm before clipping."""
     return nn.utils.clip_grad_norm_(parameters, max_norm)

@@ -1,4 +1,4 @@
-"""What Lightning is told of a run's processes, which `tfew.devices.launcher` has started and connected."""
+"""Lightning's strategies for a run's processes, which `tfew.devices.launcher` has started and connected."""
 
 import signal
 import threading
@@ -13,10 +13,10 @@ from tfew.training.atomic_checkpoint import AtomicCheckpointIO
 
 
 class SummedGradientsDDP(DDPStrategy):
-    """Lightning's strategy of one process a device, without torch's DistributedDataParallel around the model.
+    """Lightning's strategy with one process per device, without torch's DistributedDataParallel around the model.
 
-    That averages gradients during each backward pass, and waits for the other processes there. Ours are sums, made once
-    a step (`tfew.training.module`), and processes may differ in how many passes a step takes them.
+    That averages gradients during each backward pass, waiting for the other processes. Here they are summed once per
+    step (`tfew.training.module`), and processes may need different numbers of passes per step.
     """
 
     def configure_ddp(self) -> None:
@@ -24,7 +24,7 @@ class SummedGradientsDDP(DDPStrategy):
 
 
 class ExitOnSigterm(pl.Callback):
-    """Lightning answers SIGTERM with a message to the other processes, of which one is gone when torchrun sends it."""
+    """Exits on SIGTERM: Lightning would message the other processes, one of which is dead when torchrun sends it."""
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         if threading.current_thread() is threading.main_thread():
@@ -32,7 +32,7 @@ class ExitOnSigterm(pl.Callback):
 
 
 def devices_of_trainer(partition: bool, clip_norm: float) -> dict[str, Any]:
-    """The arguments of Lightning's Trainer that say on how many devices it works, and how."""
+    """The arguments of Lightning's Trainer for the number of devices and the strategy."""
     if world_size() == 1:
         return {"devices": 1, "plugins": [AtomicCheckpointIO()]}
     _, here = local_rank_and_size()

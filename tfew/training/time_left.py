@@ -1,4 +1,4 @@
-"""How long a training and those after it will still take, said once its first steps have shown how long a step is."""
+"""The remaining time of a training and of those after it, logged once the first steps were timed."""
 
 import logging
 import time
@@ -10,14 +10,14 @@ from tfew.runs.units import duration
 
 log = logging.getLogger(__name__)
 
-UNCOUNTED_STEPS, COUNTED_STEPS = 1, 3  # the first step also makes what later ones find
-QUIET_SECONDS = 60.0  # of less nobody needs to be told
+UNCOUNTED_STEPS, COUNTED_STEPS = 1, 3  # the first step also fills caches
+QUIET_SECONDS = 60.0  # shorter times are not logged
 
 
 class TimeLeft(pl.Callback):
-    """`steps_after`: of the trainings that follow this one, in other folds or with other settings.
+    """`steps_after`: steps of the trainings that follow this one, in other folds or with other settings.
 
-    A progress bar shows one training alone.
+    A progress bar shows one training only.
     """
 
     def __init__(self, steps: int, steps_after: int) -> None:

@@ -1,7 +1,7 @@
-"""A few settings tried on held-out rows, and the best of them (`tune=true`).
+"""Tries a few settings on held-out rows and selects the best (`tune=true`).
 
-Each is tried in a folder of its own under the run's; a run that was stopped goes on with the setting, and the fold,
-that it was in.
+Each setting has its own folder under the run's; an interrupted run resumes with the setting, and the fold, that it was
+in.
 """
 
 import logging
@@ -31,10 +31,10 @@ def tune(
     folder: Path,
     norm: str,
 ) -> tuple[Setting, Evaluated]:
-    """The best setting, its evaluation with `tuning`, what all came to, among its metrics, and the seconds of all.
+    """The best setting and its evaluation, with all settings' results as `tuning` in its metrics, and all seconds.
 
-    `validate` tries one in a folder, and is told how many settings follow. `task`: the rows that are held out, in these
-    folds. The predictions of the best setting become the run's.
+    `validate` evaluates one setting in a folder, and gets the number of settings that follow. `task`: the rows that are
+    held out, in these folds. The predictions of the best setting become the run's.
     """
     evaluations, predictions = [], []
     for place, setting in enumerate(tqdm(tried, desc="Tuning", unit="setting")):
