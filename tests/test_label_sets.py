@@ -233,7 +233,7 @@ def test_what_does_not_go_with_several_labels(overrides: tuple[str, ...], messag
 def test_solved_examples_have_one_answer_each(tmp_path: Path) -> None:
     data = written(tmp_path / "rows.csv", ROWS)
     given = ["+experiment=local_mini", f"data={data}", "icl.mode=concat", f"runs={tmp_path}", "trainer=cpu"]
-    with pytest.raises(UserError, match=r"may have several labels: icl.mode=none"):
+    with pytest.raises(UserError, match=r"may have several labels: set icl.mode=none"):
         evaluate(compose(*given, config_name="evaluate"))
 
 

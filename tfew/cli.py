@@ -83,7 +83,7 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callabl
                 _end_with(str(error), error)
             except OmegaConfBaseException as error:  # of a run's file, which somebody has changed
                 what = str(error).splitlines()[0]
-                _end_with(f"The settings are not complete, or of another kind: {what}.", error)
+                _end_with(f"The settings are incomplete or of a wrong type: {what}.", error)
             except KeyboardInterrupt:
                 if HydraConfig.get().mode == RunMode.MULTIRUN:
                     raise
@@ -124,10 +124,10 @@ def with_new_names(arguments: Sequence[str]) -> list[str]:
         marked, equals, value = argument.partition("=")
         key = marked.lstrip("+~")
         if key in RENAMED:
-            log.warning(f"{key}= is called {RENAMED[key]}= now; the old name will go with the next release.")
+            log.warning(f"{key}= is now called {RENAMED[key]}=; the next release removes the old name.")
             marked = marked.removesuffix(key) + RENAMED[key]
         if key in FORMER:
-            log.warning(f"{key}= names layers as before version 0.3; method.targets= does so now.")
+            log.warning(f"{key}= is the setting of before version 0.3; use method.targets= instead.")
             marked = f"++{key}"
         renamed.append(marked + equals + value)
     return renamed
@@ -202,7 +202,7 @@ def with_run_settings(
         if key.partition(".")[0] not in may_change:
             good = ", ".join(may_change)
             raise UserError(
-                f"{key}= belongs to training, and adapter= brings its run's settings; with it go only: {good}."
+                f"{key}= belongs to training, and adapter= brings its run's settings; it allows only: {good}."
             )
         OmegaConf.update(merged, key, OmegaConf.select(config, key), merge=False, force_add=True)
     if "data" in overridden(overrides):
@@ -228,7 +228,7 @@ def with_task(config: DictConfig, overrides: Sequence[str], folder: Path) -> Dic
         merged = on_other_rows(merged)
     if "name" in merged:
         merged.name = merged.dataset.name
-    log.info(f"{folder} is an adapter without its run; it says that its task is {merged.dataset.name}.")
+    log.info(f"{folder} is an adapter without its run; its record names the task {merged.dataset.name}.")
     return merged
 
 
@@ -250,10 +250,10 @@ def with_base(config: DictConfig, overrides: Sequence[str], folder: Path) -> Dic
         config.model.path, config.model.tokenizer = path, base.get("tokenizer")
     else:
         raise UserError(
-            f"{folder} is an adapter without its run, and belongs to the model {name!r}, which is none of this"
+            f"{folder} is an adapter without its run, and belongs to the model {name!r}, which is not in this"
             " project's list: set model.path=, the folder or the Hub id of that model."
         )
-    log.info(f"{folder} is an adapter without its run; it says that it belongs to the model {name}.")
+    log.info(f"{folder} is an adapter without its run; its record names the model {name}.")
     return config
 
 

@@ -68,7 +68,7 @@ def _with_quoted_value(override: str, is_sweep: bool) -> str:
     is_path = key not in OWN_NAMES
     exists = is_path and os.path.exists(os.path.expanduser(value))
     if exists and "${" in value:
-        raise UserError(f"{key}={value}: in a setting ${{...}} stands for another one; give the file another name.")
+        raise UserError(f"{key}={value}: ${{...}} in a setting refers to another setting; rename the file.")
     try:
         parsed = OverridesParser.create().parse_override(override)
     except HydraException:
@@ -123,7 +123,7 @@ def check_keys(overrides: Sequence[str], config_name: str) -> None:
         if not equals or not top.isidentifier():  # marked, of a package, a flag
             continue
         if top in APPENDED:
-            raise UserError(f"{key}={value} is added to the settings: use +{key}={value}.")
+            raise UserError(f"{key}={value} must be appended: use +{key}={value}.")
         names = _keys_below(top) if top in known else known
         leaf = key.rpartition(".")[2] if top in known else key
         if (top not in known) if leaf == key else (names and leaf not in names):
@@ -230,11 +230,11 @@ def _check_combinations(config: DictConfig) -> None:
         raise UserError("resume=true and overwrite=true contradict each other: give one of them.")
     if config.get("folds") is not None and config.get("validation") is not None:
         raise UserError(
-            "folds= tries on every row, validation= on a share of them: give one (folds=5 validation=null, or"
+            "folds= evaluates on every row, validation= on a share of them: give one (folds=5 validation=null, or"
             " folds=null validation=0.25)."
         )
     if config.score.method == "channel" and config.score.norm == "pmi":
-        raise UserError("score.norm=pmi is of choices, and score.method=channel scores the input: use another norm.")
+        raise UserError("score.norm=pmi is for choices, but score.method=channel scores the input: use another norm.")
     if config.templates.use == "single" and config.templates.name is None:
         raise UserError(
             "templates=single needs templates.name=, the template's name (python -m tfew.preview lists them)."
@@ -246,7 +246,7 @@ def _check_combinations(config: DictConfig) -> None:
     named = [OmegaConf.select(config, key) for key in MODEL_FILES]
     if (trusted := config.get("trust_remote_code")) is not None and trusted not in named:
         raise UserError(
-            f"trust_remote_code={trusted} is to name the model whose own code may be run, and here are"
+            f"trust_remote_code={trusted} must name the model whose own code may be run; this run has"
             f" {' and '.join(f'{key}={value}' for key, value in zip(MODEL_FILES, named, strict=True))}."
         )
 
@@ -286,7 +286,7 @@ def _check_gguf(config: DictConfig) -> None:
             )
         if not Path(path).is_file():
             raise UserError(
-                f"model.path={path}: there is no such file (one on the Hub is said as model.path=OWNER/NAME"
+                f"model.path={path}: there is no such file (for one on the Hub: model.path=OWNER/NAME"
                 f" model.gguf_file={Path(path).name})."
             )
         require(f"model.path={path}", "gguf")

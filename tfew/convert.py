@@ -84,7 +84,7 @@ def _publish(config: DictConfig, source: Path, kind: str) -> Path:
         if not isinstance(config[key], bool):
             raise UserError(f"{key}={config[key]!r} is neither true nor false.")
     if kind != "tfew":
-        raise UserError(f"adapter={source} is in the form {kind}: make it one of tfew first, with to=tfew.")
+        raise UserError(f"adapter={source} is in the form {kind}: convert it to tfew first, with to=tfew.")
     record = load_record(source) if is_finished(source) else None
     loaded = _load_tfew(config, source)
     from tfew.models.publishing import plain_card, publish
@@ -159,7 +159,7 @@ def _target(config: DictConfig, source: Path, kind: str) -> Path:
     if config.to != "official":
         return check_output_path(target, config.overwrite, folder=True)
     if target.suffix != ".pt":
-        raise UserError(f"output={target} does not end in .pt, by which an official file is known.")
+        raise UserError(f"output={target} must end in .pt, as official files do.")
     if is_finished(source):
         check_output_path(_card_beside(target), config.overwrite, folder=False)
     return check_output_path(target, config.overwrite, folder=False)

@@ -107,9 +107,7 @@ def _paper_table(config: DictConfig) -> tuple[list[dict[str, Any]], str]:
 def _own_lengths(config: DictConfig) -> "tuple[CostLengths, list[str]] | None":
     """Queries are evaluation prompts, or where there are none the training prompts; shots are training prompts."""
     if config.dataset.get("members") is not None:
-        raise UserError(
-            f"table=1 is of one data set at a time, and {config.dataset.name} is a mixture: name one with dataset=."
-        )
+        raise UserError(f"table=1 covers one data set, but {config.dataset.name} is a mixture: name one with dataset=.")
     training, evaluation = tasks_at_hand(complete(config))
     if training is None:
         return None

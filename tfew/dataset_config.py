@@ -66,7 +66,7 @@ def on_other_rows(config: DictConfig) -> DictConfig:
     """A finished run's settings with `data=` to evaluate on, whose columns may be called otherwise (`text= label=`)."""
     dataset = config.dataset
     if dataset.get("table") is None:
-        raise UserError(f"data= is for a run on a table of one's own; this adapter was trained on {dataset.name}.")
+        raise UserError(f"data= is for runs on a table of your own; this adapter was trained on {dataset.name}.")
     _, source = _load(config)
     renamed = {**dataset.rename, **_renamed(config)}
     held_out = {**dataset.held_out, "share": None}
@@ -79,7 +79,7 @@ def with_texts_named(config: DictConfig) -> DictConfig:
     """A finished run's settings for rows to label whose texts are in other columns (`text=`)."""
     if config.dataset.get("table") is None:
         raise UserError(
-            f"text= is for a run on a table of one's own; this one is on {config.dataset.name}, whose columns"
+            f"text= is for runs on a table of your own; this one is on {config.dataset.name}, whose columns"
             " '+dataset.rename={NAME: COLUMN}' renames."
         )
     pairs = _renamed_texts(config)
@@ -116,7 +116,7 @@ def _describe_table(config: DictConfig) -> None:
     template = config.template if config.template is None else _read_template(str(config.template))
     text, label, labels = _as_columns(config.text), _as_columns(config.label), _labels(config)
     if template is not None and config.get("list_labels") is not None:
-        raise UserError("list_labels= is for the prompt of the project's own: with template= the template says it.")
+        raise UserError("list_labels= is for the built-in prompt: with template= the template decides.")
     choices = _choices(config, table)
     options = TableOptions(text, label[0] if label else None, choices, template, labels, config.get("list_labels"))
     # words that are given by label name all labels, too
@@ -171,9 +171,10 @@ def _settings(config: DictConfig) -> tuple[list[str], str]:
     path = next((root / file for file in config.dataset.layout.settings if (root / file).is_file()), None)
     if path is None:
         raise UserError(
-            f"{name} is worded by {' or '.join(config.dataset.layout.settings)} under data_dir={config.data_dir}, which"
-            " is not there. Take src/data/raft_prompt_construction_settings.jsonl of github.com/r-three/t-few, and put"
-            " it there under that name, or set 'dataset.layout.settings=[FILE]', with which the rows may be the Hub's."
+            f"{name} takes its prompt from {' or '.join(config.dataset.layout.settings)} under"
+            f" data_dir={config.data_dir}, which is missing. Take src/data/raft_prompt_construction_settings.jsonl of"
+            " github.com/r-three/t-few, and put it there under that name, or set 'dataset.layout.settings=[FILE]',"
+            " with which the rows may come from the Hub."
         )
     rows = read_rows(path)
     if len(rows) < 2 or not all(name in row for row in rows[:2]):
@@ -191,9 +192,7 @@ def _put(config: DictConfig, keys: dict[str, Any]) -> None:
     """Sets these keys of `dataset`; raises UserError for text that would mean something else there."""
     for key, value in keys.items():
         if bad := next((text for text in _texts(value) if "${" in text or text == "???"), None):
-            raise UserError(
-                f"{bad!r} (dataset.{key}) would mean something else in a configuration: spell it otherwise."
-            )
+            raise UserError(f"{bad!r} (dataset.{key}) has a special meaning in a configuration: rename it.")
         OmegaConf.update(config, f"dataset.{key}", value, merge=False)
 
 
@@ -261,7 +260,7 @@ def _labels(config: DictConfig) -> list[Any] | None:
     if isinstance(labels, str) and is_label_file(labels):
         labels = config.labels = list(read_labels(Path(labels).expanduser()))
     if labels is not None and not isinstance(labels, list):
-        raise UserError(f"labels={labels} is no list of labels, as in labels=[spam,ham].")
+        raise UserError(f"labels={labels} is not a list of labels, as in labels=[spam,ham].")
     return labels
 
 

@@ -100,7 +100,7 @@ def _predict_in_pieces(config: DictConfig, overrides: Sequence[str], wanted: Wor
     for key in ("suggest", *THRESHOLDS):
         if config[key] is not None:
             raise UserError(
-                f"{key}= lists rows for a person in a file of its own, which several workers or files do not have:"
+                f"{key}= writes rows for a person to one file, which several workers or files do not support:"
                 " leave it out, or label one file by one process."
             )
     output = PieceOutput(target, config.parts)
@@ -156,7 +156,7 @@ def _warn_of_weak_adapter(folder: Path) -> None:
         name, gain = next(iter(weak.items()))
         low, high = (100 * gain[end] for end in ("low", "high"))
         log.warning(
-            f"Warning: on the held-out rows of its own training {folder} was not surely better than the {name}"
+            f"Warning: on the held-out rows of its own training {folder} was not significantly better than the {name}"
             f" (95 % interval of the difference {low:.1f} to {high:.1f} points): check some labels by hand."
         )
 
@@ -181,7 +181,7 @@ def _run(config: DictConfig, labelling: "BulkPrediction", source: str, target: s
             file.finish()
             return Progress.from_state(file.state)
         if file.state:
-            log.info(f"{target} is unfinished; continuing behind row {file.state['place']['row']:,}.")
+            log.info(f"{target} is unfinished; continuing after row {file.state['place']['row']:,}.")
         return labelling.into(file)
     finally:
         file.close()
@@ -212,7 +212,7 @@ def _check(config: DictConfig, source: str, target: str) -> None:
     if source != STDIO and not Path(source).expanduser().is_file():
         raise UserError(f"input={source} {'is a folder' if Path(source).is_dir() else 'does not exist'}.")
     if source == STDIO and sys.stdin.isatty():
-        what = "JSON lines (format= says otherwise)" if config.format is None else config.format
+        what = "JSON lines (or set format=)" if config.format is None else config.format
         log.info(f"Reading {what} from standard input, to its end (Ctrl-D); input=FILE reads a file.")
     if target == STDIO:
         return
@@ -233,7 +233,7 @@ def _check_suggest(config: DictConfig, target: str) -> None:
     if config.adapters is not None:
         raise UserError("suggest= names rows for one task's table, and adapters= has many: set adapter=.")
     if target == STDIO:
-        raise UserError("suggest= is found in the whole output, so that must be a file: set output=FILE.")
+        raise UserError("suggest= reads the whole output, so it must be a file: set output=FILE.")
     path = Path(target).expanduser()
     listed = suggestions_file(path)
     if listed.exists() and not config.overwrite and not path.with_name(f"{path.name}.partial.json").is_file():

@@ -116,8 +116,8 @@ def _members_as_text(spec: MixtureSpec, members: Sequence[Mapping[str, Any]]) ->
     absent = [member for member in members if member["source"] is None]
     unverified = sum(not member["verified"] for member in members if member["source"])
     lines = [
-        f"{spec.name}: {len(members)} members, {sum(m['items'] for m in members):,} prompts in a pass;"
-        f" {len(absent)} members missing, {unverified} from a place never tried here (*)",
+        f"{spec.name}: {len(members)} members, {sum(m['items'] for m in members):,} prompts per epoch;"
+        f" {len(absent)} members missing, {unverified} from an untested source (*)",
         f"{'member':<{width}}  templates      rows   prompts   share  from",
     ]
     for member in members:
@@ -128,8 +128,8 @@ def _members_as_text(spec: MixtureSpec, members: Sequence[Mapping[str, Any]]) ->
             f" {100 * member['share']:6.2f}%  {source}"
         )
     if absent:
-        lines.append("What to bring, under data_dir:")
-        lines += [f"  {member['member']}: {member['bring'] or 'nothing is known'}" for member in absent]
+        lines.append("Files to supply under data_dir:")
+        lines += [f"  {member['member']}: {member['bring'] or 'unknown'}" for member in absent]
     return "\n".join(lines) + "\n"
 
 

@@ -42,7 +42,7 @@ def submit(config: DictConfig) -> list[Path]:
     output = Path(str(config.output)).expanduser()
     missing = [name for name in names if config.overwrite or not (output / name / FILE).is_file()]
     if done := [name for name in names if name not in missing]:
-        log.info(f"There already, and left as they are (overwrite=true redoes them): {shorten_list(done, len(done))}.")
+        log.info(f"Already done, and kept (overwrite=true redoes them): {shorten_list(done, len(done))}.")
     planned = [_plan(config, name, run) for name, run in _runs(config, missing).items()]
     for task in planned:
         predicted = _predict(task)

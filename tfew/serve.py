@@ -130,7 +130,7 @@ def _serve_many(
     from tfew.service.server import SHUTDOWN_TIMEOUT_SECONDS
 
     if not processes.HAS_FORK:
-        raise UserError(f"processes={config.processes}: this system has one (no fork).")
+        raise UserError(f"processes={config.processes}: this system supports one only (no fork).")
     sockets = processes.bound_sockets(config.host, config.port)
     os.environ["TOKENIZERS_PARALLELISM"] = "false"  # its threads would not be there in a fork
     gpus = 0 if config.trainer.accelerator == "cpu" else processes.gpu_count()
@@ -188,7 +188,7 @@ def _shared_tasks(config: DictConfig, folders: Folders, member: str | None = Non
     except UserError as error:
         if config.processes > 1:
             raise
-        log.warning(f"Warning: {error} What is added over HTTP ends with this process.")
+        log.warning(f"Warning: {error} Tasks added over HTTP are lost when this process ends.")
         return None
 
 
@@ -224,7 +224,7 @@ def _file(config: DictConfig, key: str) -> Path | None:
 
 def _check(config: DictConfig) -> None:
     if (config.adapter is None) == (config.adapters is None):
-        raise UserError("Say whose labels to serve: adapter=runs/NAME, or adapters=tasks.json for many tasks.")
+        raise UserError("There is nothing to serve: set adapter=runs/NAME, or adapters=tasks.json for many tasks.")
     for key, (least, most) in WHOLE.items():
         if type(config[key]) is not int or not least <= config[key] <= most:
             raise UserError(f"{key}={config[key]} is not a whole number from {least} to {most}.")
@@ -238,7 +238,7 @@ def _check(config: DictConfig) -> None:
     if config.manage is not None and not Path(config.manage).expanduser().is_dir():
         raise UserError(f"manage={config.manage} is no folder.")
     if config.manage is not None and config.adapters is None:
-        raise UserError("manage= adds and removes tasks, and adapter= serves one alone: use adapters=tasks.json.")
+        raise UserError("manage= adds and removes tasks, but adapter= serves a single one: use adapters=tasks.json.")
 
 
 def _check_reach(config: DictConfig) -> None:
@@ -247,7 +247,7 @@ def _check_reach(config: DictConfig) -> None:
         raise UserError(f"insecure={config.insecure} is neither true nor false.")
     if config.token is None and not config.insecure and not _is_loopback(config.host):
         raise UserError(
-            f"host={config.host} lets other machines reach the service, and nothing asks who they are: name a file of"
+            f"host={config.host} exposes the service to other machines without authentication: name a file of"
             " tokens with token=, or set insecure=true."
         )
     if (config.certificate is None) != (config.key is None):
@@ -275,7 +275,7 @@ def _check_certificate(certificate: Path | None, key: Path | None) -> None:
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key)
     except OSError as error:  # SSLError is one
-        raise UserError(f"certificate={certificate} and key={key} do not go together ({error}).") from error
+        raise UserError(f"certificate={certificate} and key={key} do not match ({error}).") from error
 
 
 def _check_port(host: str, port: int) -> None:

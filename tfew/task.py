@@ -72,7 +72,7 @@ def load_mixture_spec(config: DictConfig) -> MixtureSpec | None:
     if config.dataset.get("members") is None:
         return None
     if config.templates.use == "single":
-        raise UserError("templates=single names one template, and a mixture has many data sets: original or all.")
+        raise UserError("templates=single names one template, but a mixture has many data sets: use original or all.")
     return MixtureSpec.from_config(resolved(config.dataset))
 
 
@@ -91,7 +91,7 @@ def train_task(config: DictConfig) -> Task:
     if task.rows < config.batch_size:
         raise UserError(
             f"batch_size={config.batch_size}, but there {_are(task.rows, 'training example')}: set"
-            f" batch_size={task.rows} or less, or bring more rows."
+            f" batch_size={task.rows} or less, or add rows."
         )
     return task
 
@@ -143,7 +143,7 @@ def _mixture_task(config: DictConfig, spec: MixtureSpec) -> Task:
     probed, empty = loaded.mixture.probe()
     if empty:
         log.info(
-            f"Note: {empty} of {probed} renders of first rows are empty; the next template or row takes their turn."
+            f"Note: {empty} of {probed} renders of first rows are empty; the next template or row is used instead."
         )
     return Task(spec.name, (), loaded.mixture, empty, loaded.describe())
 
@@ -253,8 +253,8 @@ def save_mixture(task: Task, path: Path) -> None:
     text = json.dumps(task.mixture, indent=1) + "\n"
     if path.is_file() and path.read_text(encoding="utf-8") != text:
         raise UserError(
-            f"{path} says that the run so far was on another mixture (members or rows came or went since): bring the"
-            " data back as it was, or start afresh with resume=false."
+            f"{path}: the run so far was on another mixture (members or rows were added or removed): restore the"
+            " data, or start over with resume=false."
         )
     write_atomically(path, text)
 

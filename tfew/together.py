@@ -53,7 +53,7 @@ def settings_of_each(overrides: Sequence[str], together: Any) -> list[DictConfig
     if isinstance(together, int | str) or not isinstance(together, Sequence | ListConfig) or not len(together):
         raise UserError(
             f"train_together={together} is neither a number from 1 to {len(SEEDS)}, nor a list of seeds, [0, 1, 7],"
-            " nor of what each run says, ['dataset=ONE', 'dataset=TWO shots=16']."
+            " nor of each run's settings, ['dataset=ONE', 'dataset=TWO shots=16']."
         )
     runs = [[f"few_shot_seed={entry}"] if isinstance(entry, int) else shlex.split(str(entry)) for entry in together]
     if bad := [override for run in runs for override in run if "=" not in override]:
@@ -235,7 +235,7 @@ def _check(configs: Sequence[DictConfig], folders: Sequence[Path]) -> None:
             f"run_dir={first.run_dir} is the folder of one run, and train_together= makes several: use runs=."
         )
     if first.logger._target_ is not None:
-        raise UserError("train_together= writes metrics.csv for each run and knows no other logger: use logger=csv.")
+        raise UserError("train_together= writes metrics.csv for each run and supports no other logger: use logger=csv.")
     if first.trainer.devices != 1:
         raise UserError(f"train_together= trains on one device: set trainer.devices=1, not {first.trainer.devices}.")
     if any(config.tune for config in configs):

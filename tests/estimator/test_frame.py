@@ -102,13 +102,13 @@ def numbers() -> Iterator[int]:
 @pytest.mark.parametrize(
     ("data", "sentence"),
     [
-        (5, "A list of texts or a data frame is needed, and 5 is neither"),
-        (b"abc", r"and b'abc' is a single one: say \[b'abc'\]"),
+        (5, "A list of texts or a data frame is needed, but 5 is neither"),
+        (b"abc", r"but b'abc' is a single one: pass \[b'abc'\]"),
         ({"b", "a"}, "A set has no order"),
-        (np.zeros((2, 2, 2)), "one or two dimensions, and this one has 3"),
+        (np.zeros((2, 2, 2)), "one or two dimensions, but this one has 3"),
         ([["a", "b"], ["c"]], "different numbers of texts: 2 in the first of them"),
         ({"text": ["a"], "label": ["b", "c"]}, r"of different lengths: \{'text': 1, 'label': 2\}"),
-        ({"text": "a"}, "'text' of the data is 'a', where a list should stand"),
+        ({"text": "a"}, "'text' of the data is 'a', but must be a list"),
         (pd.DataFrame([["a", "b"]], columns=["x", "x"]), "several columns of the same name: x"),
         (datasets.DatasetDict({"train": datasets.Dataset.from_dict(COLUMNS)}), r"several parts \(train\): give one"),
         (datasets.Dataset.from_dict(COLUMNS).to_iterable_dataset(), "read as a stream"),

@@ -49,7 +49,7 @@ def test_a_file_whose_name_looks_like_a_pattern(tree: Path) -> None:
     [
         ("nowhere.csv", "does not exist"),
         ("TREE/*.tsv", "fits no file"),
-        ("EMPTY", "holds no file that is read"),
+        ("EMPTY", "holds no file with a known ending"),
         ("-", "cannot be shared out"),
         ("what3://bucket/new.csv", "cannot be reached"),
     ],

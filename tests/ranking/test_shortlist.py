@@ -253,5 +253,5 @@ def test_what_does_not_go_with_it(run: Path) -> None:
 
 @pytest.mark.parametrize("override", ["coverage=0.9", "risk=0.1", "sets=0.9"])
 def test_promises_about_probabilities_are_refused(override: str, run: Path) -> None:
-    with pytest.raises(UserError, match=f"{override.partition('=')[0]}= rests on probabilities"):
+    with pytest.raises(UserError, match=f"{override.partition('=')[0]}= needs exact probabilities"):
         Predictor.load(run, "trainer=cpu", override)

@@ -198,7 +198,7 @@ def test_a_browser_shows_it_without_running_anything(run: RunRecord, tmp_path: P
 def test_a_page_without_anything_held_out(run: RunRecord) -> None:
     record = replace(run, metrics={"final_loss": 1.0}, counts={})
     page = check_harmless(make_page(record, [], None, []))
-    assert "Nothing was held out, so nothing is known" in page.shown
+    assert "No rows were held out, so the accuracy is unknown" in page.shown
     assert "tfew predict" in page.shown
 
 

@@ -135,8 +135,8 @@ def test_they_end_when_the_parent_is_killed() -> None:
 @pytest.mark.parametrize(
     ("start", "message"),
     [
-        ("raise UserError('no such model')", "ended with code 1 before it served anybody"),
-        ("os._exit(7)", "ended with code 7 before it served anybody"),
+        ("raise UserError('no such model')", "ended with code 1 before it was ready"),
+        ("os._exit(7)", "ended with code 7 before it was ready"),
     ],
 )
 def test_a_start_that_fails_is_no_start(start: str, message: str) -> None:

@@ -122,8 +122,8 @@ def test_a_quotation_mark_that_is_never_closed_is_a_bad_row(tmp_path: Path) -> N
         ("a.xls", "x", {}, r"a.xls cannot be read \(.xls\): save it as CSV"),
         ("a.jsonl", "x", {"kind": "xml"}, r"Unknown format 'xml' \(format=\)"),
         ("a.parquet", "no parquet", {}, "a.parquet cannot be read as Parquet"),
-        ("a.txt", "x", {"text_column": None}, r"plain text, and the data set has not one column"),
-        ("a.csv", "x\n", {"formats": {"csv": {"pattern": "x"}}}, "are no tables"),
+        ("a.txt", "x", {"text_column": None}, r"plain text, but the data set has several columns"),
+        ("a.csv", "x\n", {"formats": {"csv": {"pattern": "x"}}}, "are not tables"),
     ],
 )
 def test_files_that_make_no_sense(

@@ -206,7 +206,7 @@ class BulkPrediction:
         reason = str(problem) if problem is not None else f"row {row.place.row} {row.problem}."
         self.first_problem = self.first_problem or reason
         if not self.skip:
-            advice = " The same command with bad_rows=skip goes on, and lists such rows." if advise else ""
+            advice = " With bad_rows=skip the same command continues, and lists such rows." if advise else ""
             raise UserError(f"{self.name}, line {row.place.line}: {reason}{advice}")
         content = row.text if row.row is None else row.row
         return {"row": row.place.row, "line": row.place.line, "reason": reason, "content": content}

@@ -45,8 +45,8 @@ def doubt_lines(progress: "Progress", labelling: "BulkPrediction", output: Path 
         threshold = labelling.predictor.tasks[task].decision.threshold
         where = "" if output is None else f"; they are listed in {review_file(output)}"
         yield (
-            f"{task}: {abstained:,} of {rows:,} rows ({100 * abstained / rows:.1f} %) got no label, the likeliest being"
-            f" less probable than {threshold:g}{where}"
+            f"{task}: {abstained:,} of {rows:,} rows ({100 * abstained / rows:.1f} %) got no label, since the likeliest"
+            f" is less probable than {threshold:g}{where}"
         )
     for task, sizes in sorted(progress.set_sizes.items()):
         yield f"{task}: sets of labels: {_sizes(sizes)}"
@@ -71,8 +71,8 @@ def drift_warning(task: str, reference: DriftReference, raised: list[Finding]) -
     )
     return (
         f"Warning: the rows of {task} look unlike the {reference.rows} held-out rows of its training: {told}. Check"
-        f" some by hand; what was promised for rows like those may not hold. Without a change this is said for at most"
-        f" {100 * ALARM:g} % of tables."
+        f" some by hand; what was estimated on held-out rows may not hold. Rows like those raise this warning for at"
+        f" most {100 * ALARM:g} % of tables."
     )
 
 

@@ -41,7 +41,7 @@ def held_out_scores(
     _check_scored_alike(run, settings, record.scoring["eos"], eos)
     if (settings.get("templates") or {}).get("eval") == "random":
         raise UserError(
-            f"{folder} rendered each held-out row with one template drawn (templates.eval=random): {REMEDY}."
+            f"{folder} rendered each held-out row with one random template (templates.eval=random): {REMEDY}."
         )
     found = _read(folder, run.dataset)
     was = str(settings["score"]["norm"])
@@ -66,8 +66,8 @@ def _check_scored_alike(run: SavedRun, settings: dict[str, Any], was_eos: str, e
         unlike.append(f"score.eos: {was_eos} there, {eos} here")
     if unlike:
         raise UserError(
-            f"The held-out rows of {run.folder} were scored otherwise ({'; '.join(unlike[:3])}), and say nothing of"
-            " rows that are scored like this: leave that setting out, or set threshold=, a probability."
+            f"The held-out rows of {run.folder} were scored otherwise ({'; '.join(unlike[:3])}), and do not apply to"
+            " rows scored like this: leave that setting out, or set threshold=, a probability."
         )
 
 

@@ -31,7 +31,7 @@ def print_summary(
         print(f"  {progress.bad:,} rows could not be labelled and are left out{where}", file=out)
     if left_out:
         columns = ", ".join(sorted(left_out)[:5])
-        print(f"  columns that the first row has not are left out ({columns}); output=FILE.jsonl keeps all", file=out)
+        print(f"  columns that the first row lacks are left out ({columns}); output=FILE.jsonl keeps all", file=out)
     if target != STDIO:
         print(f"  labels: {target}", file=out, flush=True)
 

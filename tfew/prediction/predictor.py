@@ -78,7 +78,7 @@ class Predictor:
         label's probability, in place of the tasks' own; below it `label` is None.
         """
         if isinstance(rows, str):
-            raise UserError(f"A list of rows is needed, and {shown(rows)} is a single text: say [{shown(rows)}].")
+            raise UserError(f"A list of rows is needed, but {shown(rows)} is a single text: pass [{shown(rows)}].")
         rows = [rows] if isinstance(rows, Mapping) else list(rows)
         tasks = [task] * len(rows) if task is None or isinstance(task, str) else list(task)
         prepared = self.prepare(list(zip(range(1, len(rows) + 1), tasks, rows, strict=True)))
@@ -140,7 +140,7 @@ class Predictor:
     def remove(self, name: str) -> None:
         task = self._known(name)
         if self._bank is None or task.bank_index is None:
-            raise UserError("This predictor is of one adapter, which cannot be taken out of it.")
+            raise UserError("This predictor has one adapter, which cannot be removed.")
         self._tasks = {other: found for other, found in self._tasks.items() if other != name}
         self._bank.remove(task.bank_index)
 
@@ -192,7 +192,7 @@ class Predictor:
 
     def _check_new(self, name: str, replace: bool = False) -> TaskBank:
         if self._bank is None:
-            raise UserError("This predictor is of one adapter: load it with several (adapters=) to add more.")
+            raise UserError("This predictor has one adapter: load it with adapters= to add more.")
         if name in self._tasks and not replace:
             raise UserError(f"There is a task named {name!r} already.")
         return self._bank
@@ -201,8 +201,8 @@ class Predictor:
         if name is None and len(self._tasks) == 1:
             return next(iter(self._tasks.values()))
         if name is None or name not in self._tasks:
-            which = "names no task" if name is None else f"is of task {name!r}, which is not here"
-            raise UserError(f"The row {which}; here are: {shorten_list(self._tasks)}.")
+            which = "names no task" if name is None else f"is of the unknown task {name!r}"
+            raise UserError(f"The row {which}; known tasks: {shorten_list(self._tasks)}.")
         return self._tasks[name]
 
     def _rendered_prompts(self, number: int, task: str | None, row: Row) -> list[Prompt] | UserError:
@@ -271,7 +271,7 @@ def load_predictor(find_run: FindRun, adapters: Adapters, merge: bool = False) -
     run.decisions.check([run.dataset])
     loaded = run.load_model()
     if merge and loaded.method is None:
-        raise UserError("merge=true folds an adapter into the model, and there is none: set adapter=.")
+        raise UserError("merge=true folds an adapter into the model, but there is none: set adapter=.")
     if merge and loaded.method is not None:
         merge_adapter(loaded.method, loaded.model)
     predictor = Predictor(find_run, run, loaded, merged=merge)
@@ -281,7 +281,7 @@ def load_predictor(find_run: FindRun, adapters: Adapters, merge: bool = False) -
 
 def _load_many(find_run: FindRun, folders: Mapping[str, str | Path], merge: bool) -> Predictor:
     if merge:
-        raise UserError("merge=true folds one task's vectors into the model, and adapters= names many: use adapter=.")
+        raise UserError("merge=true folds one task's vectors into the model, but adapters= names many: use adapter=.")
     if not folders:
         raise UserError("adapters= names no task.")
     run = find_run(next(iter(folders.values())))

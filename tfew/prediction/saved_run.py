@@ -82,7 +82,7 @@ class SavedRun:
         if unlike := differences(*({k: v for k, v in model.items() if k not in noted} for model in (ours, theirs))):
             raise UserError(
                 f"Task {name!r} was trained on another model than the first one ({'; '.join(unlike[:3])}; there:"
-                f" {name!r}, here: the first), and a batch runs on one."
+                f" {name!r}, here: the first), but a batch needs one model."
             )
 
     @property
@@ -136,7 +136,7 @@ def _check_data(overrides: Sequence[str], folder: str | Path | None) -> None:
     named = {key.partition(".")[0] for key in overridden(overrides)}
     if not {"dataset", "experiment"} & named and saved_task(path) is None:
         raise UserError(
-            f"{path} is an adapter without its run (config.yaml, result.json), which says what rows and labels it is"
+            f"{path} is an adapter without its run (config.yaml, result.json), which record the rows and labels it is"
             " for: take the whole run folder, or name the data set it was trained on with +experiment= or dataset=."
         )
 
@@ -145,7 +145,7 @@ def saved_run(config: DictConfig, overrides: Sequence[str], folder: str | Path |
     """The adapter in this folder, with its run's settings under those of the command line."""
     if config.trainer.devices != 1:
         raise UserError(
-            f"A predictor is on one device: set trainer.devices=1, not {config.trainer.devices}. Several are for the"
+            f"A predictor uses one device: set trainer.devices=1, not {config.trainer.devices}. For several, use the"
             " command tfew predict."
         )
     _check_data(overrides, folder)

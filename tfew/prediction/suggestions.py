@@ -90,8 +90,8 @@ class Suggestions:
         if self._chosen is None:
             return [f"to label next: {self.path}"] if self.path.is_file() else []
         if not self._chosen:
-            return ["suggest=: every row has a label already, or says what a row says that was trained on."]
-        few = f" (of {self.count} asked for: no others differ from them)" if len(self._chosen) < self.count else ""
+            return ["suggest=: every row has a label already, or the same text as a training row."]
+        few = f" (of {self.count} asked for: all others repeat them)" if len(self._chosen) < self.count else ""
         rows = f"{len(self._chosen)} row{'s' * (len(self._chosen) != 1)}"
         lines = [f"to label next: {rows}{few}, the most useful first: {self.path}"]
         for candidate in self._chosen[:SHOWN]:
@@ -185,11 +185,11 @@ def _trained(run: SavedRun) -> Trained:
     trained_on = replace(spec, rename=names, held_out=None)
     try:
         if spec.table is None and not is_local(trained_on, "train", data_dir):
-            raise UserError("They are not on this machine.")
+            raise UserError("they are not on this machine")
         examples = load_split(trained_on, "train", data_dir)
         texts = [_joined(example.fields, spec.columns or tuple(example.fields)) for example in examples]
         table = read_table(Path(spec.files["train"][0])) if spec.table is not None and spec.files["train"] else None
     except UserError as error:
-        log.info(f"Note: suggest= does not know the rows that were trained on, and may name some of them ({error})")
+        log.info(f"Note: suggest= cannot read the training rows, and may suggest some of them ({error})")
         return Trained((), None, names)
     return Trained(texts, table, names)

@@ -68,8 +68,8 @@ class Labelled:
         """Under another threshold than it was made with; raises UserError for a row that may have several labels."""
         if threshold is not None and self.label_set is not None:
             raise UserError(
-                f"threshold={threshold:g} is for one label a row, and rows of {self.task} may have several, each with a"
-                " threshold of its own: leave it out."
+                f"threshold={threshold:g} needs one label per row, but rows of {self.task} may have several, each with"
+                " a threshold of its own: leave it out."
             )
         return replace(self, label=self.guess if Decision(threshold).answers(self.probability) else None)
 
@@ -196,8 +196,10 @@ class TaskPredictor:
         if not isinstance(row, str):
             return {key: value for key, value in row.items() if key != "idx"}  # rows are numbered here
         if self.text_column is None:
-            columns = f"has columns: {shorten_list(self.columns)}"
-            raise UserError(f"{self.task}, row {number}: a row of {self.spec.name} is no plain text but {columns}.")
+            columns = f"columns: {shorten_list(self.columns)}"
+            raise UserError(
+                f"{self.task}, row {number}: a row of {self.spec.name} is not a plain text; it has {columns}."
+            )
         return {self.text_column: row}
 
     def _rendered(self, template: Template, number: int, row: Mapping[str, Any]) -> Prompt | None:
@@ -250,7 +252,7 @@ class TaskPredictor:
         if len(self._templates) == 1:
             raise WrongTemplatesError(
                 f"No template of {self.spec.name} answers with its labels in their order (the last, {name!r}, has other"
-                " choices or turns the question round): choose others with templates=."
+                " choices or reverses the question): choose others with templates=."
             )
         del self._templates[name]
         log.info(f"Note: template {name!r} does not answer with the labels of {self.task} in their order; left out.")

@@ -137,7 +137,7 @@ def rank(loaded: LoadedModel, task: Task, settings: EvaluationSettings, context:
     with scoring_mode(loaded.model), loaded.execution.autocast():
         shortlist = shortlist_of(settings.score, mode, loaded.execution.is_sharded)
         if shortlist is not None and task.several:
-            raise UserError(f"score.shortlist= finds one label a row, and rows of {task.name} may have several.")
+            raise UserError(f"score.shortlist= finds one label per row, but rows of {task.name} may have several.")
         alone = shortlist is None and method != "channel"
         alone = alone and (settings.score.norm == "pmi" or loaded.prompt_tokenizer.scores_without_input)
         choices = _unconditional_choices(prompts, settings.score.norm) if alone else {}

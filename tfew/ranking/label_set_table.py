@@ -30,8 +30,8 @@ def other_lines(metrics: Mapping[str, Any]) -> list[str]:
     lines = [
         f"macro-F1 {_percent(metrics['f1_macro'])}; whole set of labels right {_percent(metrics['accuracy'])}"
         f" ({interval}); {sets['labels_a_row']:.1f} labels a row",
-        f"each row was labelled by thresholds that other rows chose; with {DEFAULT:g} for all labels micro-F1 is"
-        f" {_percent(default)}; with those that are kept, chosen on these very rows, {_percent(same)}: too good",
+        f"each row was labelled by thresholds chosen on other rows; with {DEFAULT:g} for all labels micro-F1 is"
+        f" {_percent(default)}; with the saved ones, chosen on these same rows, {_percent(same)}, which is optimistic",
     ]
     if few := sets["shared_threshold"]:
         lines.append(f"labels that fewer than {FEWEST} rows have, or lack, share one threshold: {', '.join(few)}")

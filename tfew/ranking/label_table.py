@@ -59,7 +59,7 @@ def headline(metrics: Mapping[str, Any], rows: int) -> list[str]:
     if metrics.get("leading_metric") == "balanced_accuracy":
         balanced = f"balanced accuracy {_percent(metrics['balanced_accuracy'])}"
         first = f"{balanced} ({_interval(metrics['balanced_accuracy_interval'])})"
-        others.append(f"{accuracy} says less where labels are as uneven as here")
+        others.append(f"{accuracy} is less informative, as labels are imbalanced")
     first += f" on {rows} {what}"
     if "baselines" not in metrics:
         return [f"{first}; chance {_percent(metrics['chance'])}", *(["; ".join(others)] if others else [])]

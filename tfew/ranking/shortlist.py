@@ -72,7 +72,7 @@ def shortlist_of(score: ScoreSettings, icl_mode: str = "none", is_sharded: bool 
     if score.shortlist is None:
         return None
     if icl_mode == "ensemble":
-        raise UserError("score.shortlist= finds the best choice of one context, and icl.mode=ensemble has many.")
+        raise UserError("score.shortlist= finds the best choice of one context, but icl.mode=ensemble has many.")
     if is_sharded:
         raise UserError("score.shortlist= goes through the model as often as rows need: not with a model in parts.")
     if score.method != METHODS[0]:

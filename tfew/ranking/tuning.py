@@ -140,6 +140,6 @@ def tuning_verdict(tuning: Mapping[str, Any]) -> str:
     less = f"{points:.1f} points less" if points >= 0.05 else "no less here"
     return (
         f"Of {tried} settings {Setting(chosen['steps'], chosen['lr'])} was chosen, with {NAMES[tuning['metric']]}"
-        f" {100 * tuning['value']:.1f} %. That is optimistic, for the best of {tried} is also the luckiest: chosen"
-        f" on all folds but one and tried on that one it is {100 * tuning['nested_value']:.1f} %{sure}, {less}."
+        f" {100 * tuning['value']:.1f} %. That is optimistic, as the best of {tried} is also the luckiest: chosen on"
+        f" all folds but one and evaluated on that one it is {100 * tuning['nested_value']:.1f} %{sure}, {less}."
     )

@@ -18,7 +18,7 @@ def advice(
 ) -> list[str]:
     """`parameters`: of the base model."""
     if "accuracy" not in metrics:
-        return ["Nothing was held out, so nothing is known of how well it labels: folds=5, or validation=0.25."]
+        return ["No rows were held out, so the accuracy is unknown: set folds=5, or validation=0.25."]
     return [
         *_more_rows(metrics, counts),
         *_labels(metrics),
@@ -33,11 +33,11 @@ def _more_rows(metrics: Mapping[str, Any], counts: Mapping[str, int]) -> Iterato
     if half > GOOD_HALF_WIDTH:
         rows = math.ceil(counts["rows"] * (half / GOOD_HALF_WIDTH) ** 2 / 10) * 10
         yield (
-            f"More labelled rows: {counts['rows']} leave the accuracy uncertain by {100 * half:.0f} points up and down,"
-            f" about {rows:,} by {100 * GOOD_HALF_WIDTH:.0f}; and what is trained on more rows is usually better."
+            f"More labelled rows: {counts['rows']} leave the accuracy uncertain by ±{100 * half:.0f} points,"
+            f" about {rows:,} by ±{100 * GOOD_HALF_WIDTH:.0f}; and training on more rows usually raises it."
         )
     if metrics["calibration"]["rows"] < CALIBRATION_ROWS:
-        yield f"Probabilities are calibrated from {CALIBRATION_ROWS} held-out rows on."
+        yield f"Calibrating probabilities needs at least {CALIBRATION_ROWS} held-out rows."
 
 
 def _labels(metrics: Mapping[str, Any]) -> Iterator[str]:
@@ -53,8 +53,8 @@ def _labels(metrics: Mapping[str, Any]) -> Iterator[str]:
     if pair := _most_confused(list(classes), metrics.get("confusion", ())):
         given, answered, times = pair
         yield (
-            f"{given!r} is taken for {answered!r} {times} times. Say what they mean in the prompt (template=), answer"
-            " with words that tell them apart (choices=), or make one label of them if they overlap."
+            f"{given!r} is taken for {answered!r} {times} times. Explain them in the prompt (template=), choose"
+            " words that tell them apart (choices=), or merge them if they overlap."
         )
 
 

@@ -52,11 +52,11 @@ ERROR_RESPONSES: dict[int | str, dict[str, Any]] = {
     401: {"model": Problem, "description": "no token, or an unknown one (where the service has tokens)"},
     403: {"model": Problem, "description": "the token lacks the right, or tasks cannot be changed"},
     404: {"model": Problem, "description": "no such task"},
-    408: {"model": Problem, "description": "the body did not come in time"},
+    408: {"model": Problem, "description": "the body did not arrive in time"},
     413: {"model": Problem, "description": "body, table or number of items too large"},
-    422: {"model": Problem, "description": "not what was asked for, or a row that cannot be labelled"},
+    422: {"model": Problem, "description": "invalid request, or a row that cannot be labelled"},
     429: {"model": Problem, "description": "too many rows are waiting already"},
-    503: {"model": Problem, "description": "the service is ending"},
+    503: {"model": Problem, "description": "the service is shutting down"},
     504: {"model": Problem, "description": "not answered in time"},
 }
 # the page loads nothing from other hosts, and no other page may frame it
@@ -196,7 +196,7 @@ def _add_state(app: FastAPI, operations: Operations, metrics: Metrics) -> None:
     @app.get(
         "/healthz",
         response_model_exclude_none=True,
-        responses={503: {"model": Health, "description": "ending, or stuck"}},
+        responses={503: {"model": Health, "description": "shutting down, or stuck"}},
     )
     async def health(response: Response) -> Health:
         """Stuck: one batch takes longer than any request may, so nothing is being answered."""

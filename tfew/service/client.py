@@ -39,7 +39,7 @@ class Client:
     ) -> None:  # fmt: skip
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError(f"{url} is no address of a service, such as http://127.0.0.1:8000")
+            raise ValueError(f"{url} is not the address of a service, such as http://127.0.0.1:8000")
         self._prefix, self._token, self._retries, self._items = parts.path.rstrip("/"), token, retries, items
         self._connection = (
             HTTPConnection(parts.hostname, parts.port, timeout=timeout_seconds)

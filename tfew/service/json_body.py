@@ -28,7 +28,7 @@ SIGN = re.compile(rb'"(?:[^"\\]++|\\.)*+"?|[\[\]{},:]', re.S)
 async def read_json(request: Request, kind: TypeAdapter[T], max_items: int) -> T:
     """The body as `kind`; raises HTTPException: 413 for too many items or values, 422 for what is wrong in it."""
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
-        raise HTTPException(422, "The body is no JSON: its content-type is not application/json.")
+        raise HTTPException(422, "The body is not JSON: its content-type is not application/json.")
     body = await request.body()
     parse = partial(parse_body, body, kind, max_items)
     return parse() if len(body) <= SMALL_BYTES else await asyncio.to_thread(parse)
@@ -51,7 +51,9 @@ def _check_signs(body: bytes, most: int) -> None:
         first = body[sign.start()]
         depth += (first in b"[{") - (first in b"]}")
         if number > most:
-            raise HTTPException(413, f"The body holds more values than {most:,} signs of JSON make (max_items=).")
+            raise HTTPException(
+                413, f"The body has more than {most:,} JSON strings and punctuation marks (max_items=)."
+            )
         if depth > MAX_DEPTH:
             raise HTTPException(422, f"The body is nested more than {MAX_DEPTH} deep.")
 
@@ -61,11 +63,11 @@ def _parse(body: bytes) -> Any:
         found = json.loads(body.decode("utf-8-sig"), parse_constant=_refuse_constant)
         json.dumps(found, ensure_ascii=False, allow_nan=False).encode()
     except json.JSONDecodeError as error:
-        raise HTTPException(422, f"The body is no JSON, from its character {error.pos} on: {error.msg}.") from None
+        raise HTTPException(422, f"The body is not valid JSON at its character {error.pos}: {error.msg}.") from None
     except UnicodeDecodeError as error:
         raise HTTPException(422, f"The body is not UTF-8 at its byte {error.start}.") from None
     except UnicodeEncodeError:
-        raise HTTPException(422, "A text holds half of a surrogate pair, which is no character.") from None
+        raise HTTPException(422, "A text holds half of a surrogate pair, which is not a character.") from None
     except (ValueError, RecursionError):  # a number of thousands of digits, or one beyond floats
         raise HTTPException(422, "The body holds NaN, an infinity or a number with too many digits.") from None
     return found

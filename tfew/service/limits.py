@@ -48,7 +48,7 @@ class BodyLimitMiddleware:
                 async with asyncio.timeout_at(deadline):
                     message = await receive()
             except TimeoutError:
-                why = f"The body did not come within {self.timeout_seconds:g} s (timeout_seconds=)."
+                why = f"The body did not arrive within {self.timeout_seconds:g} s (timeout_seconds=)."
                 raise HTTPException(408, why, headers={"connection": "close"}) from None
             size = len(message.get("body", b""))
             seen += size

@@ -33,11 +33,11 @@ class Metrics:
             "tfew_request_seconds", "Time to answer", ["path"], buckets=LATENCIES, registry=self._registry
         )
         self._rows = Counter("tfew_rows", "Rows labelled", registry=self._registry)
-        self._batches = Counter("tfew_batches", "Passes of gathered rows", registry=self._registry)
+        self._batches = Counter("tfew_batches", "Batches of rows labelled", registry=self._registry)
         self._busy = Counter("tfew_busy_seconds", "Time spent labelling", registry=self._registry)
-        self._waiting = Gauge("tfew_waiting_rows", "Rows taken and not answered yet", registry=self._registry)
+        self._waiting = Gauge("tfew_waiting_rows", "Rows accepted and not answered yet", registry=self._registry)
         self._oldest = Gauge("tfew_oldest_row_seconds", "Age of the oldest of them", registry=self._registry)
-        self._tasks = Gauge("tfew_tasks", "Tasks that are there", registry=self._registry)
+        self._tasks = Gauge("tfew_tasks", "Tasks loaded", registry=self._registry)
 
     def observe_request(self, path: str, status: int, seconds: float) -> None:
         self._requests.labels(path, str(status)).inc()

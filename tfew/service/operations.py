@@ -55,9 +55,9 @@ class Operations:
         tasks = self.queue.predictor.tasks
         for name in dict.fromkeys(names):
             if name is None and len(tasks) != 1:
-                raise HTTPException(422, f"task is missing, and there are {len(tasks)}: GET /tasks names them.")
+                raise HTTPException(422, f"task is missing, and the service has {len(tasks)}: GET /tasks lists them.")
             if name is not None and name not in tasks:
-                raise HTTPException(404, f"There is no task {name[:100]!r}: GET /tasks names those that are there.")
+                raise HTTPException(404, f"There is no task {name[:100]!r}: GET /tasks lists those that exist.")
 
     def check_columns(self, name: str | None, columns: Sequence[str]) -> None:
         """Raises UserError where a table's rows lack what those of the task need."""
@@ -95,7 +95,7 @@ class Operations:
         except (OSError, ValueError):  # a name that is too long, or holds NUL
             good = False
         if not good:
-            raise UserError(f"{folder[:200]!r} is no folder below the one that manage= names.")
+            raise UserError(f"{folder[:200]!r} is not a folder below the one that manage= names.")
         return path
 
     async def add(self, name: str, folder: str, replace: bool) -> None:
@@ -155,7 +155,7 @@ async def while_connected(request: Request, work: Awaitable[T], timeout_seconds:
         if working.done():
             return working.result()
         if gone.done():
-            raise HTTPException(CLIENT_CLOSED_REQUEST, "The client has gone.")
+            raise HTTPException(CLIENT_CLOSED_REQUEST, "The client has disconnected.")
         raise TimeoutError
     finally:
         working.cancel()
@@ -178,4 +178,4 @@ def refuse(status: int, why: str, **headers: str) -> NoReturn:
 
 
 def refuse_ending() -> NoReturn:
-    refuse(503, "The service is ending.", connection="close")
+    refuse(503, "The service is shutting down.", connection="close")

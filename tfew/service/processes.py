@@ -164,18 +164,18 @@ class Supervisor:
             if self._signals:
                 continue
             if not worker.ready and not self._failures[number]:
-                raise UserError(f"Process {number} of {self._count} {how} before it served anybody: see above.")
+                raise UserError(f"Process {number} of {self._count} {how} before it was ready: see above.")
             lived = time.monotonic() - worker.began
             self._failures[number] = 1 if lived > STEADY_SECONDS else self._failures[number] + 1
             pause = min(LONGEST_PAUSE_SECONDS, 2.0 ** (self._failures[number] - 1) - 1)
             self._next_start[number] = time.monotonic() + pause
-            log.warning(f"Process {number} ({worker.pid}) {how}: another is started{f' in {pause:g} s' * (pause > 0)}.")
+            log.warning(f"Process {number} ({worker.pid}) {how}: starting another{f' in {pause:g} s' * (pause > 0)}.")
 
     def _kill_silent(self) -> None:
         now = time.monotonic()
         for worker in self._workers.values():
             if worker.ready and now - worker.heard > self._silent_seconds:
-                log.warning(f"Process {worker.number} ({worker.pid}) is stuck: it is ended.")
+                log.warning(f"Process {worker.number} ({worker.pid}) is stuck: killing it.")
                 os.kill(worker.pid, signal.SIGKILL)
                 worker.heard = now
 

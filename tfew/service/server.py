@@ -82,7 +82,7 @@ class GracefulServer(uvicorn.Server):
         if self._queue.ended and self._ended is None:
             self._ended = now
         if self._closed is not None and self._ended is None and now - self._closed > self._drain_seconds:
-            log.warning(f"After {self._drain_seconds:g} s (drain_seconds=) what still waits is refused.")
+            log.warning(f"After {self._drain_seconds:g} s (drain_seconds=) the requests still waiting are refused.")
             self._queue.abandon()
             self._ended = now
         over = self._ended is not None and now - self._ended > REFUSE_SECONDS

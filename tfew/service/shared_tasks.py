@@ -29,7 +29,7 @@ FOLDER = ".tfew"
 BASE = ""  # the version of a task that adapters= names
 MAX_FILE_BYTES = 10**7
 SILENT_SECONDS = 10.0  # a member that has said nothing for so long has ended: nobody waits for it
-CANNOT_READ, NOT_YET = "cannot read it", "has not taken it in"  # why a member lags behind
+CANNOT_READ, NOT_YET = "cannot read it", "has not loaded it yet"  # why a member lags behind
 FORGOTTEN_SECONDS = 3600.0  # then its file is removed
 
 

@@ -129,7 +129,7 @@ class ServedTasks:
                 said = ""
             except Exception as error:  # the next round may be luckier
                 if str(error) != said:
-                    log.warning(f"The tasks of other processes cannot be followed: {error}")
+                    log.warning(f"Task changes in other processes cannot be read: {error}")
                 said = str(error)
 
     async def _current(self) -> SharedState:
@@ -186,7 +186,7 @@ class ServedTasks:
             if CANNOT_READ in lagging.values() or time.monotonic() > end:
                 await self._undo(before.again())
                 raise LaggingError(
-                    f"Not every process can take in the task {name!r}: nothing was changed ({member} {why})."
+                    f"Not every process can load the task {name!r}: nothing was changed ({member} {why})."
                 )
             await asyncio.sleep(POLL_SECONDS / 4)
 

@@ -66,7 +66,7 @@ def load_tokens(source: str) -> Tokens:
     if source.startswith(ENVIRONMENT):
         name = source.removeprefix(ENVIRONMENT)
         if not os.environ.get(name):
-            raise UserError(f"token={source}: there is no variable {name} in the environment.")
+            raise UserError(f"token={source}: the environment variable {name} is not set.")
         return Tokens.parse(os.environ[name], f"token={source}")
     path = Path(source).expanduser()
     try:

@@ -36,7 +36,9 @@ class TableStream(LineStream):
 
     def __init__(self, source: ByteSource, kind: str, form: Format | None) -> None:
         if form is not None and form.pattern is not None:
-            raise UserError(f"{source.name}: files of this format (dataset.formats) are no tables; use .csv or .jsonl.")
+            raise UserError(
+                f"{source.name}: files of this format (dataset.formats) are not tables; use .csv or .jsonl."
+            )
         csv.field_size_limit(MAX_CELL_CHARACTERS)
         super().__init__(source, kind, None if form is None else form.encoding)
         self.is_described, self._empty_lines = form is not None, 0
@@ -61,9 +63,9 @@ class TableStream(LineStream):
         if self.form.delimiter != USUAL[self.kind]:
             found.append(f"separated by {describe_delimiter(self.form.delimiter)}")
         if not self.form.quoting:
-            found.append("quotation marks quote nothing")
+            found.append("quotation marks read as plain characters")
         if self.form.skip_blanks:
-            found.append("blanks behind a separator left out")
+            found.append("blanks after a separator removed")
         if self._empty_lines:
             found.append(f"{self._empty_lines} empty line{'s' * (self._empty_lines > 1)} above the header")
         return found

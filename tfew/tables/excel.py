@@ -29,7 +29,7 @@ class ExcelStream(RowStream):
         sheets: list[Any] = self._book.worksheets
         self._sheet = sheets[0] if sheets else None
         others = shorten_list(sheet.title for sheet in sheets[1:])
-        self._notes = [f"its first sheet, {sheets[0].title!r}, and not {others}"] if len(sheets) > 1 else []
+        self._notes = [f"only its first sheet, {sheets[0].title!r}, is read, not {others}"] if len(sheets) > 1 else []
         try:
             self._header = self._read_header()
             check_header(path, self._header)

@@ -85,7 +85,7 @@ def _check_commit(loaded: Any, source: Mapping[str, Any], revision: str, online:
         return
     if COMMIT.fullmatch(revision) and found != revision:
         raise UserError(
-            f"The data set {source['id']} is wanted as it was in commit {revision[:12]}, and the copy here is of"
-            f" {found[:12]}: connect to the Hub, which is not reached."
+            f"The data set {source['id']} is needed at commit {revision[:12]}, but the local copy is of"
+            f" {found[:12]}, and the Hub cannot be reached: connect to it."
         )
     note_commit(DATASETS, source["id"], revision, found)

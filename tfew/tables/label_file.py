@@ -25,11 +25,11 @@ def is_label_file(name: str) -> bool:
 def read_labels(path: Path) -> dict[str, str] | list[str]:
     """{name: words}, or the names alone; raises UserError for what is neither, and where there is no such file."""
     if not path.is_file():
-        raise UserError(f"{path}, which should list labels, is no file.")
+        raise UserError(f"{path}, which should list labels, is not a file.")
     found = _of_yaml(path) if path.suffix.lower() in YAML else _of_table(path)
     names = list(found)
     if repeated := sorted({name for name in names if names.count(name) > 1}):
-        raise UserError(f"{path} lists {repeated[0]!r} twice: a label stands there once.")
+        raise UserError(f"{path} lists {repeated[0]!r} twice: list each label once.")
     return found
 
 

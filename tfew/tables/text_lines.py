@@ -83,7 +83,7 @@ class LineStream(RowStream):
                 return raw.decode(encoding)
             except UnicodeDecodeError as error:
                 reason = (
-                    f"is not {describe_encoding(self.encodings[-1])} text (byte {raw[error.start]:#04x} at place"
+                    f"is not {describe_encoding(self.encodings[-1])} text (byte {raw[error.start]:#04x} at position"
                     f" {error.start + 1}): save the file as UTF-8"
                 )
         self._decode_error = reason
@@ -107,7 +107,7 @@ class TextStream(LineStream):
     def __init__(self, source: ByteSource, column: str | None) -> None:
         if column is None:
             raise UserError(
-                f"{source.name} is plain text, and the data set has not one column but several (or does not name it):"
+                f"{source.name} is plain text, but the data set has several columns (or does not name its one):"
                 " use a .csv or .jsonl file that names them."
             )
         super().__init__(source, "text")
