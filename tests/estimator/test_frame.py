@@ -111,7 +111,7 @@ def numbers() -> Iterator[int]:
         ({"text": "a"}, "'text' of the data is 'a', but must be a list"),
         (pd.DataFrame([["a", "b"]], columns=["x", "x"]), "several columns of the same name: x"),
         (datasets.DatasetDict({"train": datasets.Dataset.from_dict(COLUMNS)}), r"several parts \(train\): give one"),
-        (datasets.Dataset.from_dict(COLUMNS).to_iterable_dataset(), "read as a stream"),
+        (datasets.Dataset.from_dict(COLUMNS).to_iterable_dataset(), "are a stream"),
         (pd.DataFrame({"text": []}), "hold no rows"),
         (numbers(), "no text, only values such as 5"),
         ([b"a"], r"row 1: 'text' holds binary data \(b'a'\)"),

@@ -1,7 +1,7 @@
 """Which tables have several labels a row, and which labels these are.
 
-Recognises labels joined by a separator ("x;y"), lists, and a yes/no column for each label. The finding is reported, with
-the setting that overrides it.
+Recognises labels joined by a separator ("x;y"), lists, and a yes/no column for each label. The finding is reported,
+with the setting that overrides it.
 """
 
 from collections.abc import Sequence

@@ -79,7 +79,7 @@ class PieceLabeller:
             return Refused(str(error))
 
     def label(self, piece: Piece, columns: Sequence[str] | None) -> Report | Refused:
-        """Writes the piece's part and its report; `columns`: of the output table; None: those of the file or the first row."""
+        """Writes the piece's part and its report; `columns`: of the output table; None: of the file or first row."""
         try:
             return self._labelled(piece, columns)
         except UserError as error:

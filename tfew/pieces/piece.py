@@ -76,7 +76,7 @@ def _share(file: InputFile, stream: RowStream, rows: int) -> int:
 
 
 def _every(ends: Iterator[StreamPosition], piece_rows: int) -> Iterator[StreamPosition]:
-    """For every `piece_rows` rows, the first window end after them; and the last one."""
+    """Each window end that is at least `piece_rows` rows after the one before it here; and the last end."""
     before, last = 0, None
     for end in ends:
         last = end

@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Prepared:
-    """A row in the words of its task's templates, and their tokens."""
+    """A row's prompts by its task's templates, and their tokens."""
 
     task: str
     prompts: Sequence[Prompt]
@@ -35,18 +35,18 @@ class Prepared:
 
 @dataclass(frozen=True)
 class LoadedTask:
-    """`bank_index`: the task's in the model's bank; None where the model has one task's adapter, or none."""
+    """`bank_index`: the task's index in the model's bank; None if the model has a single adapter, or none."""
 
     task_predictor: TaskPredictor
     prompt_tokenizer: PromptTokenizer
     weights_sha256: str | None
     bank_index: int | None = None
     shortlist: Shortlist | None = None
-    # of the norm pmi: log-probabilities of choices after an empty input, kept as they were needed
+    # cache for the norm pmi: log-probabilities of choices after an empty input
     unconditional: dict[str, float] = field(default_factory=dict)
 
     def fingerprint(self) -> dict[str, Any]:
-        """All of the task that predictions depend on."""
+        """Everything about the task that predictions depend on."""
         task = self.task_predictor
         data = json.dumps([task.templates, task.spec.columns, task.labels, dict(task.spec.rename)])
         return {
@@ -63,7 +63,7 @@ class LoadedTask:
 
 
 def _refuse_decisions(name: str, run: SavedRun) -> None:
-    """Raises UserError for what is asked of rows with one label, where rows may have several."""
+    """Raises UserError for settings that need one label per row, if rows may have several."""
     asked = {key: getattr(run.decisions, key) for key in ("threshold", "coverage", "risk", "sets")}
     asked["score.shortlist"] = run.evaluation.score.shortlist
     if given := [f"{key}=" for key, value in asked.items() if value is not None]:

@@ -1,4 +1,4 @@
-"""What to do next, from a run's numbers: sentences for a person, each with the setting that does it."""
+"""What to do next, from a run's numbers: sentences, each with the setting to use."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -8,7 +8,7 @@ from tfew.ranking.label_table import FEW_ROWS
 from tfew.ranking.temperature import CALIBRATION_ROWS
 
 GOOD_HALF_WIDTH = 0.05  # of the interval of an accuracy
-WEAK_RECALL = 0.15  # below the accuracy, or where rows have several labels the recall of all
+WEAK_RECALL = 0.15  # below the accuracy, or for several labels per row below the overall recall
 OFTEN_CONFUSED = 3  # times
 SMALL_MODEL_PARAMETERS = 1_000_000_000
 

@@ -1,4 +1,4 @@
-"""The service's JSON requests and responses; the OpenAPI description is made of these."""
+"""The service's JSON requests and responses; the OpenAPI description is generated from them."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any
@@ -105,6 +105,6 @@ class Problem(BaseModel):
 
 
 def format_validation_error(error: Mapping[str, Any]) -> str:
-    """One of pydantic's errors as a sentence; parts of the body are named as in `items.2.text`, counted from 0."""
+    """A pydantic error as a sentence; parts of the body are named like `items.2.text`, counted from 0."""
     where = ".".join(str(part) for part in error["loc"] if part not in ("body", ONE, MANY))
     return f"{where or 'body'}: {error['msg'].removeprefix('Value error, ')}."

@@ -1,4 +1,4 @@
-"""The description of JSON bodies: the service reads them itself, so FastAPI does not know them."""
+"""OpenAPI schemas of JSON bodies: the service parses these itself, so FastAPI does not know them."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""CSV, TSV and their like: a table with a header line, whose dialect is found out where nothing says it."""
+"""CSV, TSV and similar: a table with a header line, whose dialect is detected unless it is declared."""
 
 import csv
 import io
@@ -18,7 +18,7 @@ USUAL = {"csv": ",", "tsv": "\t"}
 
 
 def check_header(name: str, header: Sequence[str]) -> None:
-    """Raises UserError for a bad header. One column without a name is allowed: pandas writes its row numbers so."""
+    """Raises UserError for a bad header. One column without a name is allowed: pandas writes its index like that."""
     named = [column for column in header if column]
     if not named:
         raise UserError(f"{name} has no header: its first line must name the columns.")
@@ -51,7 +51,7 @@ class TableStream(LineStream):
         head = self._head.removeprefix(self.bom).decode(self.encodings[-1], errors="replace")
         lines = io.StringIO(head, newline="").readlines()
         if not self._head_is_whole and len(lines) > 1 and not lines[-1].endswith("\n"):
-            del lines[-1]  # the beginning of a line
+            del lines[-1]  # it may be incomplete
         is_whole = self._head_is_whole and len(lines) < SAMPLE_LINES
         return detect_dialect(lines[:SAMPLE_LINES], USUAL[self.kind], is_whole)
 
@@ -72,7 +72,7 @@ class TableStream(LineStream):
 
     @property
     def formats(self) -> Mapping[str, Mapping[str, Any]]:
-        """As `dataset.formats` records it; nothing where all is as usual."""
+        """The dialect in the form of `dataset.formats`; empty if it is the usual one."""
         form, encoding = self.form, self.encodings[0]
         if self.is_described or (form, encoding) == (Format(delimiter=USUAL[self.kind]), UTF_8):
             return {}
@@ -109,7 +109,7 @@ class TableStream(LineStream):
                 row = next(cells)
             except StopIteration:
                 return
-            except csv.Error as error:  # the reader goes on with the next line
+            except csv.Error as error:  # the reader continues with the next line
                 yield self._row(None, f"cannot be read: {error}")
                 continue
             if len(row) > 1 or (row and (row[0].strip() or len(self.header) == 1)):

@@ -1,4 +1,4 @@
-"""Rows that consist of lines of text: what their kinds share, and the simplest of them."""
+"""Streams of text files: their common base class, and plain lines of text."""
 
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,7 +24,7 @@ def line_too_long(name: str, line: int) -> UserError:
 
 
 class LineStream(RowStream):
-    """`kind`: as in `dataset.formats`; `encodings`: tried in turn for each line; None: found out."""
+    """`kind`: as in `dataset.formats`; `encodings`: tried in turn for each line; None: detected."""
 
     def __init__(self, source: ByteSource, kind: str, encodings: Sequence[str] | None = None) -> None:
         self.source, self.kind, self.name, self.size = source, kind, source.name, source.size
@@ -38,7 +38,7 @@ class LineStream(RowStream):
 
     @property
     def place(self) -> StreamPosition:
-        """Of what was read so far; before any row, where the first one begins."""
+        """The position after what was read so far; before any row, the start of the first."""
         return self._place
 
     @property
@@ -102,7 +102,7 @@ class LineStream(RowStream):
 
 
 class TextStream(LineStream):
-    """Every line, also an empty one, is a row of one column."""
+    """Every line, even an empty one, is a row of one column."""
 
     def __init__(self, source: ByteSource, column: str | None) -> None:
         if column is None:
