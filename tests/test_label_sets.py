@@ -119,7 +119,7 @@ def test_what_a_person_reads(record: RunRecord, capsys: pytest.CaptureFixture[st
     assert "| late |" in model_card(record, in_peft=False, merges=True)
     page = (folder(record) / "report.html").read_text()
     assert "late: no" in page or "late: yes" in page
-    assert "What was taken for what" not in page
+    assert "Confusion matrix" not in page
 
 
 def test_a_table_comes_back_with_labels_joined(record: RunRecord, tmp_path: Path) -> None:

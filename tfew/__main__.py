@@ -15,7 +15,7 @@ COMMANDS = {
     "raft_submit": "predictions for RAFT's hidden test labels",
     "doctor": "versions, device, memory, the Hub, and which models can be trained here: for bug reports",
 }
-PACKAGES = ("paper", "doctor")  # commands of several modules
+PACKAGES = ("paper", "doctor")  # commands that are packages
 HELP = """\
 Few-shot classification with (IA)³, the T-Few recipe.
 

@@ -1,4 +1,4 @@
-"""What the model is shown: `python -m tfew.preview +experiment=rte n=3`."""
+"""Shows what the model will see: `python -m tfew.preview +experiment=rte n=3`."""
 
 import json
 import random
@@ -72,7 +72,7 @@ def _empty_renders(task: Task) -> str:
 
 
 def _placement(config: DictConfig) -> str:
-    """Where the method would be in the model; nothing is loaded."""
+    """Where the method would be placed in the model; nothing is loaded."""
     from tfew.models.build import build_method, build_shape
 
     placement = build_method(config).placement(build_shape(config))
@@ -80,7 +80,7 @@ def _placement(config: DictConfig) -> str:
 
 
 def _preview_mixture(config: DictConfig, spec: MixtureSpec) -> list[dict[str, Any]]:
-    """All members, here or not; then prompts drawn from those that are here. Nothing is downloaded."""
+    """Lists all members, available or not; then prompts from the available ones. Nothing is downloaded."""
     task = local_task(config, spec)
     known = {name: part["available"] for name, part in task.mixture["members"].items()} if task and task.mixture else {}
     members = member_overview(spec, config.templates.use, data_folder(config), known)
@@ -102,7 +102,7 @@ def _show(config: DictConfig, task: Task, rows: Sequence[int]) -> list[dict[str,
     shown = []
     for number, row in enumerate((task.prompts[row] for row in rows), start=1):
         if not config.json:
-            own = row[0].idx + (config.dataset.get("table") is not None)  # of a table of one's own from 1
+            own = row[0].idx + (config.dataset.get("table") is not None)  # rows of a user's table count from 1
             print(f"==== {row[0].dataset} {config.split}, row {own} ({number} of {task.rows}) ====")
         for prompt in row:
             description = _describe(prompt, prompt_tokenizer)

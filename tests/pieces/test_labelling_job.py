@@ -282,7 +282,7 @@ def test_a_piece_that_ends_its_workers(adapter: Path, tmp_path: Path, monkeypatc
         (["threshold=0.9"], "threshold= writes rows for a person"),
         (["suggest=3"], "suggest= writes rows for a person"),
         (["output=-", "trainer.devices=2"], "need an output="),
-        (["input=-"], "cannot be shared out"),
+        (["input=-"], "cannot be split among workers"),
         (["output=FOLDER/new/labels/", "input=FOLDER/new"], "would be read as rows"),
     ],
 )

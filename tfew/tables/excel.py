@@ -69,7 +69,7 @@ class ExcelStream(RowStream):
             raise _unreadable(self._path, error) from error
 
     def _to_row(self, cells: Sequence[Any]) -> Row:
-        """Cells as CSV would have them; cells beyond the header's columns have no name."""
+        """Cells as CSV would have them; cells beyond the header's columns are dropped, having no name."""
         filled = [*cells, *[None] * (len(self._header) - len(cells))]
         return {column: _plain(cell) for column, cell in zip(self._header, filled, strict=False) if column}
 

@@ -12,7 +12,9 @@ from tfew.tables.rows import Row, RowStream, StreamedRow, StreamPosition
 ROWS_AT_A_TIME = 1024
 NESTED_AT_A_TIME = 16  # of tables with lists, whose texts Arrow copies
 CHARACTERS_AT_A_TIME = 2**22
-PACKED = 200  # repeated texts compress to almost nothing: a file that unpacks to more than this many times its size is refused
+PACKED = (
+    200  # repeated texts compress to almost nothing: a file that unpacks to over this many times its size is refused
+)
 ALWAYS_BYTES = 2**28  # unless it is at most this
 
 

@@ -1,4 +1,4 @@
-"""Files in an object store or elsewhere on the network (s3://, gs://, https://...), by fsspec, a dependency of datasets.
+"""Files in an object store or elsewhere on the network (s3://, gs://, https://...), by fsspec, which datasets installs.
 
 The store's own library (s3fs, gcsfs) must be installed; keys and end points are configured as that library expects.
 """
