@@ -33,14 +33,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 SEEDS = (0, 1, 32, 42, 1024)  # the paper's
-SHARED = (
-    "model",
-    "method",
-    "trainer",
-    "engine",
-    "memory_gb",
-    "logger",
-)  # settings that must be the same: one model, one computation
+SHARED = ("model", "method", "trainer", "engine", "memory_gb", "logger")  # equal for all: one model, one computation
 
 
 @dataclass(frozen=True)

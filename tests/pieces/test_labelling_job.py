@@ -309,6 +309,6 @@ def test_a_folder_of_something_else_is_left_alone(adapter: Path, tmp_path: Path)
     source = write_jsonl(tmp_path / "new.jsonl", list(made_rows(9)))
     (tmp_path / "labels").mkdir()
     (tmp_path / "labels" / "thesis.txt").write_text("mine")
-    with pytest.raises(UserError, match=r"holds files that are no output \(thesis.txt\)"):
+    with pytest.raises(UserError, match=r"holds files that are not part of an output \(thesis.txt\)"):
         in_pieces(adapter, source, f"{tmp_path}/labels/", "overwrite=true")
     assert (tmp_path / "labels" / "thesis.txt").read_text() == "mine"

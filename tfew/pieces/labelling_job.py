@@ -31,7 +31,7 @@ MOST_LOSSES = 5  # of workers at the same piece, or before any has loaded its mo
 
 
 class LabellingJob:
-    """`source`: `input=`, for messages; `piece_rows`: the least rows of a piece."""
+    """`source`: `input=`, for messages; `piece_rows`: rows per piece, or slightly more."""
 
     def __init__(
         self, files: Sequence[InputFile], request: Request, workers: Workers, source: str, piece_rows: int
@@ -78,7 +78,7 @@ class LabellingJob:
                     return event.answer
 
     def _identity(self, description: Description) -> dict[str, Any]:
-        """Everything that the parts depend on; the number of workers is not among it."""
+        """Everything that the parts depend on, which the number of workers is not."""
         inputs = json.dumps([asdict(file) for file in self._files])
         request = self._request
         return {
@@ -137,9 +137,7 @@ class LabellingJob:
             return
         self._idle.append(event.worker)
         self._losses[""] = 0
-        if (
-            not isinstance(event.answer, Report) and piece is not None
-        ):  # the worker was restarted, and never had the piece
+        if not isinstance(event.answer, Report) and piece is not None:  # a restarted worker, which never had the piece
             self._again.append(piece)
         if isinstance(event.answer, Report):
             self._report(event.answer)

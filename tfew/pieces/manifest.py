@@ -68,8 +68,8 @@ class Manifest:
         names = store.names()
         if foreign := [name for name in names if OWN.fullmatch(name) is None]:
             raise UserError(
-                f"output={store.folder} holds files that are no output ({shorten_list(foreign, 3)}): choose an empty"
-                " or a new folder."
+                f"output={store.folder} holds files that are not part of an output ({shorten_list(foreign, 3)}):"
+                " choose an empty or a new folder."
             )
         if names and (overwrite or not resume):
             if MANIFEST in names and self._load()["finished"] and not overwrite:

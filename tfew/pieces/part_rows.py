@@ -19,7 +19,7 @@ from tfew.prediction.task_predictor import Labelled
 
 
 class ArrowRows(ResultRows):
-    """Rows as Arrow columns; `text` returns nothing, and `take` returns the rows.
+    """Rows as Arrow columns; `text` returns an empty text, and `take` the rows.
 
     Columns of the input keep their types if it is Parquet (`schema`); of other inputs they are text, as in a CSV file,
     so that all parts have the same types.

@@ -55,9 +55,7 @@ class Progress:
     def from_state(cls, state: Mapping[str, Any]) -> "Progress":
         if not state:
             return cls()
-        known = {
-            own.name: state[own.name] for own in fields(cls) if own.name in state
-        }  # a file of an older version has fewer
+        known = {own.name: state[own.name] for own in fields(cls) if own.name in state}  # older versions have fewer
         earlier = state["labelled"] + state["bad"]
         return cls(**{**known, "place": StreamPosition(**state["place"]), "earlier": earlier})
 

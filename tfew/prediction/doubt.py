@@ -71,8 +71,8 @@ def drift_warning(task: str, reference: DriftReference, raised: list[Finding]) -
     )
     return (
         f"Warning: the rows of {task} look unlike the {reference.rows} held-out rows of its training: {told}. Check"
-        f" some by hand; what was estimated on held-out rows may not hold. Rows like those raise this warning for at"
-        f" most {100 * ALARM:g} % of tables."
+        f" some by hand; what was estimated on held-out rows may not hold. Without drift at most"
+        f" {100 * ALARM:g} % of tables get this warning."
     )
 
 

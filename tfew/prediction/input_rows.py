@@ -22,9 +22,7 @@ class InputForm:
     def of(cls, predictor: Predictor, kind: str | None) -> "InputForm":
         tasks = list(predictor.tasks.values())
         task = tasks[0] if len(tasks) == 1 else None
-        formats = (
-            {} if task is None or task.spec.table is not None else task.spec.formats
-        )  # a user's tables: detected for each file
+        formats = {} if task is None or task.spec.table is not None else task.spec.formats  # tables: detected for each
         return cls(kind, task.text_column if task else None, dict(formats))
 
     def open(self, path: str) -> RowStream:

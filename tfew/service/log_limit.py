@@ -10,9 +10,7 @@ class LogLimit(logging.Filter):
     def __init__(self, lines: int = 10, seconds: float = 10.0) -> None:
         super().__init__()
         self._lines, self._seconds = lines, seconds
-        self._periods: dict[
-            tuple[str, int], tuple[float, int]
-        ] = {}  # by logging statement: start of the period, lines in it
+        self._periods: dict[tuple[str, int], tuple[float, int]] = {}  # by statement: start of the period, lines in it
 
     def filter(self, record: logging.LogRecord) -> bool:
         place, now = (record.pathname, record.lineno), time.monotonic()
