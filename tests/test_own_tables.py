@@ -128,7 +128,7 @@ def as_line(row: dict[str, Any]) -> str:
 
 def test_standard_input_says_that_it_takes_json_lines(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(delimited(NEW, ",").encode())))
-    with pytest.raises(UserError, match=r"standard input is read as JSON lines unless format= says what it is"):
+    with pytest.raises(UserError, match=r"standard input is read as JSON lines unless format= names another format"):
         predict(f"adapter={run}")
 
 

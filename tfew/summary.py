@@ -103,7 +103,7 @@ def finish(folder: Path, config: DictConfig, command: str, method_name: str, res
 
 
 def _has_report(config: DictConfig) -> bool:
-    """Whether the rows are somebody's own, or all that there are; published data sets are in `tfew.paper`'s."""
+    """Whether rows are a user's own, or cross-validated; published data sets are in `tfew.paper`'s report."""
     return config.dataset.get("table") is not None or config.get("folds") is not None
 
 

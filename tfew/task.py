@@ -68,7 +68,7 @@ def load_spec(config: DictConfig) -> DatasetSpec:
 
 
 def load_mixture_spec(config: DictConfig) -> MixtureSpec | None:
-    """The data set as a mixture; None where it is a single one."""
+    """The data set as a mixture; None if it is a single one."""
     if config.dataset.get("members") is None:
         return None
     if config.templates.use == "single":
@@ -237,7 +237,7 @@ def _with_content_free(spec: DatasetSpec, task: Task, templates: Sequence[Templa
 
 
 def save_training_rows(config: DictConfig, task: Task, folder: Path) -> None:
-    """The shots that were drawn, or what the mixture consists of; all rows of a table lie in the table."""
+    """Saves the drawn shots, or the mixture's description; if all rows are used, they are in the data itself."""
     if task.mixture is not None:
         save_mixture(task, folder / MIXTURE_FILE)
     elif config.few_shot != "all":

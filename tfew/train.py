@@ -75,8 +75,8 @@ def _train(config: DictConfig, folder: Path) -> RunRecord:
         return broadcast_object(run())
 
 
-# heavy imports only from here on: the configuration and the data are known to be good. Each of the run's processes, one
-# a device, does what follows; only the first writes
+# heavy imports only from here on, after the configuration and the data were checked. Each process of the run, one per
+# device, runs what follows; only the first writes
 
 
 def _train_and_evaluate(config: DictConfig, folder: Path, training: Task, evaluation: Task | None) -> RunRecord:

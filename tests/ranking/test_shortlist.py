@@ -135,7 +135,7 @@ def test_what_has_other_scores_or_passes_is_refused() -> None:
     for refused, message in (
         ((replace(token, method="channel"),), "score.method=direct, not channel"),
         ((token, "ensemble"), "icl.mode=ensemble has many"),
-        ((token, "none", True), "a model in parts"),
+        ((token, "none", True), "a sharded model"),
     ):
         with pytest.raises(UserError, match=message):
             shortlist_of(*refused)

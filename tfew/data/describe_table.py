@@ -137,7 +137,7 @@ def _check_columns(table: Table, options: TableOptions) -> None:
 
 
 def _choices_of_rows(table: Table, label: str, options: TableOptions, notes: list[str]) -> str | list[str]:
-    """The column of each row's own choices, or the columns with one each; empty where all rows have the same labels.
+    """The column of each row's own choices, or the columns with one each; empty if all rows have the same labels.
 
     Inferred if the user has not set the labels.
     """

@@ -35,7 +35,7 @@ class PromptTokenizer:
 
     For an encoder-decoder, input and choices are separate texts and end in end-of-text, as officially, also after
     truncation. For a decoder-only model shots, input and choice are one text (`tfew.tokens.joined_text`). White space
-    at the end of an input begins its choices; where there is none, a space does.
+    at the end of an input begins its choices; without any, a space does.
 
     `eos`: whether each choice ends in end-of-text, a token like any other. `chat`: whether an input is a user's turn
     in the model's chat template; only the tokens of the input itself count towards `max_tokens`.

@@ -42,7 +42,7 @@ class Finding:
 
 
 class DriftReference:
-    """The held-out rows' distributions. `labels`: names of the choices, None where they are each row's own."""
+    """The held-out rows' distributions. `labels`: names of the choices, None if each row has its own."""
 
     def __init__(self, rows: HeldOutScores, labels: Sequence[str] | None) -> None:
         self.rows, self.labels = rows.rows, None if labels is None else list(labels)
@@ -69,7 +69,7 @@ class DriftReference:
         counts[name] = (np.array(counts.get(name) or np.zeros(len(added), np.int64)) + added).tolist()
 
     def findings(self, counts: Mapping[str, Sequence[int]]) -> list[Finding]:
-        """One for each signal; none where there are too few rows."""
+        """One per signal; none if there are too few rows."""
         if self.rows < LEAST_ROWS or sum(counts.get(PROBABILITY, ())) < LEAST_ROWS:
             return []
         found = [self._of_values(name, np.array(counts[name])) for name in (PROBABILITY, MASS)]

@@ -100,7 +100,7 @@ def most_useful(candidates: Sequence[Candidate], count: int, labelled: Sequence[
 
 
 def _tf_idf(texts: Sequence[str]) -> Any:
-    """Rows of length 1; all zero where a text has no words."""
+    """Rows of length 1; all zero if a text has no words."""
     from sklearn.feature_extraction.text import TfidfVectorizer
 
     try:
@@ -111,7 +111,7 @@ def _tf_idf(texts: Sequence[str]) -> Any:
 
 
 def _distance_to_nearest(vector_MV: Any, other_NV: Any) -> np.ndarray:
-    """`[M]`: 0 for the same words, 1 for none in common, or where there are no others."""
+    """`[M]`: 0 for the same words, 1 for none in common, or if there are no others."""
     distance_M = np.ones(vector_MV.shape[0])
     for start in range(0, other_NV.shape[0], LABELLED_AT_A_TIME):
         cosine_MN = vector_MV @ other_NV[start : start + LABELLED_AT_A_TIME].T

@@ -154,7 +154,7 @@ class TfewClassifier(ClassifierMixin, BaseEstimator):
         check_as_many(labels, len(as_frame(X)))
         of_each = len(labels.columns) > 1
         found = find_label_sets(labels, {"multi_label": True, "labels": None if of_each else list(sets.names)})
-        assert found is not None  # it was said that there are several
+        assert found is not None  # `fit` found several labels per row
         has_RK, given_RK = sets.matrix(found.rows), sets.matrix([row.label_set or () for row in self._labelled(X)])
         return float(np.average((has_RK == given_RK).all(-1), weights=sample_weight))
 

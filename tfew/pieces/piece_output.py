@@ -57,7 +57,7 @@ class PieceOutput:
             check_output_file(self.path, overwrite)
 
     def finished(self, manifest: "Manifest", progress: "Progress", description: "Description") -> "Progress":
-        """The progress again, when all is where it belongs."""
+        """Completes the output; returns the progress."""
         if self.path is None:
             manifest.finish()
             return progress

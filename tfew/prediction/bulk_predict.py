@@ -149,7 +149,7 @@ class BulkPrediction:
             yield text, bad
 
     def _check_labelled(self, progress: Progress) -> None:
-        """Raises UserError where no row was labelled."""
+        """Raises UserError if no row was labelled."""
         if not progress.rows:
             raise UserError(f"{self.name} holds no rows: there is nothing to label.")
         if not progress.labelled:

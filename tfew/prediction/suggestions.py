@@ -129,7 +129,7 @@ class Suggestions:
         return _joined(fields, self._spec.columns or tuple(fields))
 
     def _table(self, rows: Sequence[Mapping[str, Any]]) -> str:
-        """The table's own columns in its order, with an empty label, then what else these rows have."""
+        """The table's own columns in its order, with an empty label, then the rows' other columns."""
         assert self._spec.label is not None
         spelt = {known: name for name, known in self._trained.names.items()}
         label = spelt.get(self._spec.label.column, self._spec.label.column)

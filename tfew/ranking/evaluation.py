@@ -208,9 +208,9 @@ def _score(
 def _fitting_shots(
     loaded: LoadedModel, prompts: Sequence[Prompt], settings: EvaluationSettings, context: InContext | None
 ) -> tuple[dict[str, Shots], int]:
-    """Each template's shots, and how many had to be left out because the model's window is full.
+    """Each template's shots that fit the model's context window, and how many were dropped.
 
-    Raises UserError where there are such and `icl.too_long=refuse`, or where nothing is left.
+    Raises UserError if any do not fit and `icl.too_long=refuse`, or if none fits.
     """
     window, prompt_tokenizer, icl = window_tokens(loaded.model), loaded.prompt_tokenizer, settings.icl
     if context is None or window is None:

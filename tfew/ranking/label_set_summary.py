@@ -53,7 +53,7 @@ def summarise_label_sets(
     found["thresholds"] = dict(zip(names, threshold_K.tolist(), strict=True))
 
     def all_labels(given_RK: np.ndarray) -> np.ndarray:
-        """Labels that the task does not have are given to no row."""
+        """With columns for the labels that the task does not have, which no row is given."""
         return np.concatenate([given_RK, np.zeros_like(others_RK.reshape(len(examples), -1))], axis=1)
 
     numbers = _numbers(has_RK, all_labels(given_RK))

@@ -74,7 +74,7 @@ def shortlist_of(score: ScoreSettings, icl_mode: str = "none", is_sharded: bool 
     if icl_mode == "ensemble":
         raise UserError("score.shortlist= finds the best choice of one context, but icl.mode=ensemble has many.")
     if is_sharded:
-        raise UserError("score.shortlist= goes through the model as often as rows need: not with a model in parts.")
+        raise UserError("score.shortlist= runs as many forward passes as rows need, which a sharded model cannot.")
     if score.method != METHODS[0]:
         raise UserError(f"score.shortlist= is for score.method={METHODS[0]}, not {score.method}.")
     return Shortlist(score.shortlist, score.norm)

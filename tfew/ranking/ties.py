@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def same_choices(
     prompt_tokenizer: "PromptTokenizer", choices: Iterable[tuple[str, ...]]
 ) -> dict[tuple[str, ...], tuple[int, ...]]:
-    """For each choice the place of the first one with the same tokens; only of those that have such choices."""
+    """For each choice the index of the first one with the same tokens; only for tuples with equal ones."""
     distinct = list(dict.fromkeys(choices))
     texts = tuple(dict.fromkeys(text for some in distinct for text in some))
     if not texts:
@@ -50,7 +50,7 @@ def best_of(scores: Sequence[float], label: int | None, same: Sequence[int] | No
 def without_lucky_guess(
     prediction: Prediction, choices: tuple[str, ...], same: Mapping[tuple[str, ...], tuple[int, ...]]
 ) -> Prediction:
-    """The prediction of these choices, which knows those of them that are the same."""
+    """The prediction with `same` choices recorded, and ties among them not counted as right."""
     if choices not in same:
         return prediction
     places = same[choices]

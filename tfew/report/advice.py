@@ -81,4 +81,4 @@ def _settings(metrics: Mapping[str, Any], counts: Mapping[str, int], config: Map
 
 def _model(parameters: int) -> Iterator[str]:
     if parameters < SMALL_MODEL_PARAMETERS:
-        yield f"A larger model (model=) knows more language; this one has {parameters / 1e6:,.0f} million parameters."
+        yield f"Try a larger model (model=); this one has {parameters / 1e6:,.0f} million parameters."

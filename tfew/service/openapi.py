@@ -17,7 +17,7 @@ def json_body(kind: TypeAdapter[Any], **examples: Any) -> dict[str, Any]:
 
 
 def add_schemas(app: FastAPI, *kinds: TypeAdapter[Any]) -> None:
-    """Makes the app's description hold the schemas of these bodies."""
+    """Adds the schemas of these bodies to the app's description."""
     made = app.openapi
 
     def openapi() -> dict[str, Any]:

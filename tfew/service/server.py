@@ -108,7 +108,7 @@ def serve(
         access_log=False, ssl_certfile=listening.certificate, ssl_keyfile=listening.key,
     )  # fmt: skip
     server = GracefulServer(config, queue, connections, listening.drain_seconds, ready, each_second)
-    server.run(None if sockets is None else list(sockets))  # with uvloop, where that is installed
+    server.run(None if sockets is None else list(sockets))  # with uvloop, if installed
     if not server.started:
         raise UserError("The service did not start: see above.")
     queue.join(SHUTDOWN_TIMEOUT_SECONDS)  # its thread is a daemon: if it hangs, it ends with the process

@@ -21,7 +21,7 @@ class JsonStream(LineStream):
             row, problem = _from_json(line)
             if problem and self.is_assumed and not self._place.row:
                 problem += (
-                    f"; {self.name} is read as JSON lines unless format= says what it is (format=csv, format=tsv,"
+                    f"; {self.name} is read as JSON lines unless format= names another format (format=csv, format=tsv,"
                     " format=text)"
                 )
             yield self._row(row, problem)

@@ -68,7 +68,7 @@ class ParquetStream(RowStream):
             return pyarrow.schema([field for field in file.schema_arrow if field.name])
 
     def most_characters(self, skipped: int) -> Iterator[int]:
-        """At least as many as the texts have of each row behind these many: bytes, which Arrow counts by itself."""
+        """For each row after `skipped`, an upper bound of its characters: bytes, which Arrow counts itself."""
         import pyarrow
 
         try:

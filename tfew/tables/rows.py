@@ -46,7 +46,7 @@ class RowStream(ABC):
 
     @abstractmethod
     def rows(self, start: StreamPosition) -> Iterator[StreamedRow]:
-        """The rows after `start`; standard input yields all its rows, whatever `start` is."""
+        """The rows after `start`; standard input ignores `start` and yields all its rows."""
 
     @abstractmethod
     def close(self) -> None: ...

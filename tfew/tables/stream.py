@@ -93,7 +93,7 @@ def _text_stream(
 def _kind(path: str, kind: str | None, endings: Mapping[str, str]) -> str:
     kind = kind or ("jsonl" if path == STDIO else endings.get(file_ending(path)))
     if kind is None:
-        raise unknown_ending(path, endings, "; format= says what it is")
+        raise unknown_ending(path, endings, "; set format= to its format")
     if kind not in FILE_FORMATS:
         raise unknown_value_error("format", kind, FILE_FORMATS, "format=")
     return kind
