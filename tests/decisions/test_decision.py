@@ -50,7 +50,7 @@ def test_risk() -> None:
     rows = made(300, sharpness=12)
     found = decided(rows, risk=0.05)
     assert found.threshold is not None
-    said = re.findall(r"of (\d+) held-out rows that it answers (\d+) are", found.sentences[0])
+    said = re.findall(r"it answers (\d+) held-out rows, (\d+) of them wrongly", found.sentences[0])
     answered, wrong = map(int, said[0])
     assert answered == (rows.top_R >= found.threshold).sum()
     assert wrong == (~rows.is_right_R[rows.top_R >= found.threshold]).sum()

@@ -102,7 +102,7 @@ def test_excel(tmp_path: Path) -> None:
         {"review": "good, very", "stars": 1, "on": "2024-01-02T00:00:00"},
         {"review": "so-so", "stars": 2.5, "on": None},
     ]
-    assert table.notes == ["its first sheet, 'rows', and not notes"]
+    assert table.notes == ["only its first sheet, 'rows', is read, not notes"]
     damaged = bytearray((tmp_path / "t.xlsx").read_bytes())
     damaged[60:400] = bytes(340)
     with pytest.raises(UserError, match=r"u\.xlsx cannot be read as an Excel workbook.*save it as CSV"):
