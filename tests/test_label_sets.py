@@ -249,10 +249,10 @@ def test_other_ways_of_scoring(method: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (("threshold=0.8",), "threshold= asks for one label a row, and rows of rows may have several"),
-        (("sets=0.9",), "sets= asks for one label a row"),
-        (("coverage=0.9",), "coverage= asks for one label a row"),
-        (("score.shortlist=1",), r"score\.shortlist= asks for one label a row"),
+        (("threshold=0.8",), "threshold= needs one label per row, but rows of rows may have several"),
+        (("sets=0.9",), "sets= needs one label per row"),
+        (("coverage=0.9",), "coverage= needs one label per row"),
+        (("score.shortlist=1",), r"score\.shortlist= needs one label per row"),
         (("suggest=3",), "suggest= is for one label a row"),
     ],
 )
@@ -270,7 +270,9 @@ def test_a_shortlist_is_refused_in_evaluation(record: RunRecord, tmp_path: Path)
     data = written(tmp_path / "rows.csv", ROWS[:5])
     given = (f"adapter={folder(record)}", f"data={data}", "trainer=cpu", "score.shortlist=1", f"runs={tmp_path}")
     config = with_run_settings(compose(*given, config_name="evaluate"), given)
-    with pytest.raises(UserError, match=r"score\.shortlist= finds one label a row, and rows of rows may have several"):
+    with pytest.raises(
+        UserError, match=r"score\.shortlist= finds one label per row, but rows of rows may have several"
+    ):
         evaluate(config)
 
 

@@ -556,7 +556,7 @@ def test_two_processes_do_not_write_one_file(tmp_path: Path) -> None:
         (["input=/nowhere.csv"], "input=/nowhere.csv does not exist"),
         (["output=x.parquet"], r"Unknown file ending '.parquet' \(output=x.parquet\)"),
         (["adapter=/nowhere", "adapters=x.json"], "give one of them"),
-        (["merge=true", "+experiment=demo", "model=tiny", "input=INPUT"], "and there is none: set adapter="),
+        (["merge=true", "+experiment=demo", "model=tiny", "input=INPUT"], "but there is none: set adapter="),
         (["adapter=/nowhere", "input=INPUT"], "adapter=/nowhere does not exist"),
         (["adapter=RUN", "input=INPUT", "score.method=channel"], "score.method=channel is for evaluation"),
         (["adapter=RUN", "input=INPUT", "steps=3"], "steps= belongs to training"),

@@ -105,7 +105,7 @@ def test_both_answer_one_that_dies_is_replaced_and_both_end_with_the_parent() ->
         _, said = story.process.communicate(timeout=20)
         assert story.process.returncode == 0
         assert all(gone(pid) for pid in second.values())
-        assert f"Process 1 ({first[1]}) was ended by SIGKILL: another is started." in said
+        assert f"Process 1 ({first[1]}) was ended by SIGKILL: starting another." in said
 
 
 def test_one_that_says_nothing_any_more_is_killed_and_replaced() -> None:
