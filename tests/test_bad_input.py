@@ -347,6 +347,6 @@ def test_promptsource_is_missed_by_name(monkeypatch: pytest.MonkeyPatch) -> None
 
     templates._promptsource.cache_clear()
     monkeypatch.setitem(sys.modules, "promptsource.templates", None)
-    with pytest.raises(UserError, match=r"promptsource is not ready .*make env, or pip install --no-deps"):
+    with pytest.raises(UserError, match=r"promptsource cannot be imported .*make env, or pip install --no-deps"):
         templates.load_templates("super_glue/rte")
     templates._promptsource.cache_clear()

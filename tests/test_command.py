@@ -93,7 +93,7 @@ def test_a_setting_of_an_old_name_works_and_is_told(monkeypatch: pytest.MonkeyPa
     code += "; from tfew.train import main; main()"
     result = run("-c", code, "+experiment=demo", "n_steps=7", "--cfg", "job")
     assert "\nsteps: 7\n" in result.stdout
-    assert result.stderr == "n_steps= is called steps= now; the old name will go with the next release.\n"
+    assert result.stderr == "n_steps= is now called steps=; the next release removes the old name.\n"
 
 
 def test_no_setting_is_renamed_to_one_that_is_not_there() -> None:

@@ -38,7 +38,7 @@ def test_values_that_hydra_reads_are_left_to_it() -> None:
 
 def test_a_name_that_would_be_a_reference(tmp_path: Path) -> None:
     (tmp_path / "a${b}.csv").touch()
-    with pytest.raises(UserError, match=r"\$\{...\} stands for another one; give the file another name"):
+    with pytest.raises(UserError, match=r"\$\{...\} in a setting refers to another setting; rename the file"):
         with_quoted_values([f"data={tmp_path}/a${{b}}.csv"])
 
 

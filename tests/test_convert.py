@@ -475,7 +475,7 @@ def test_output_is_whole_or_not_there(
         (("adapter=@", "to=pefd"), r"Unknown form 'pefd' \(to=\). Did you mean 'peft'\?"),
         (("adapter=@", "to=peft"), r"output= is missing: the folder to write"),
         (("adapter=@", "to=tfew", "output=x"), r"is in the form to=tfew already"),
-        (("adapter=@", "to=official", "output=x.bin"), r"output=x.bin does not end in .pt"),
+        (("adapter=@", "to=official", "output=x.bin"), r"output=x.bin must end in .pt"),
         (("adapter=@", "to=peft", "output=x", "fused_queries=drop"), r"Unknown value 'drop' \(fused_queries=\)"),
         (("adapter=@/config.yaml", "to=tfew", "output=x"), r"is a file, but not one ending in .pt"),
         (("adapter=@/few_shot", "to=peft", "output=x"), r"holds neither adapter.json \(tfew\) nor adapter_config.json"),

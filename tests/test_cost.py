@@ -338,7 +338,7 @@ def test_table_1_with_the_lengths_of_the_data_at_hand(made_data: Path, capsys: p
 
 
 def test_what_cannot_be_counted_is_said(made_mixture: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="table=1 is of one data set at a time, and t0_mixture is a mixture"):
+    with pytest.raises(UserError, match="table=1 covers one data set, but t0_mixture is a mixture"):
         cost(compose("table=1", "dataset=t0_mixture", f"data_dir={made_mixture}", config_name="cost"))
     with pytest.raises(UserError, match="measure=true runs the steps of one run: leave table= and methods= out"):
         cost(compose("table=1", "measure=true", config_name="cost"))

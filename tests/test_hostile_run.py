@@ -199,7 +199,7 @@ def test_code_that_a_model_brings_is_run_where_the_command_line_names_it_and_now
     with pytest.raises(UserError, match=r"base brings Python code of its own, which is not run: read it, and if you"):
         evaluated(folder, tmp_path)
     for trusted in ("bigscience/T0_3B", str(tmp_path)):
-        with pytest.raises(UserError, match=rf"trust_remote_code={trusted} is to name the model"):
+        with pytest.raises(UserError, match=rf"trust_remote_code={trusted} must name the model"):
             evaluated(folder, tmp_path, f"trust_remote_code={trusted}")
     assert not trace.exists()
     with pytest.raises(UserError, match=r"cannot be loaded"):  # it has no weights
@@ -211,7 +211,7 @@ def test_settings_with_a_part_missing_are_told_in_a_sentence(sent: Any, tmp_path
     folder = sent(lambda settings: settings.pop("score"))
     result = run_command("tfew.evaluate", f"adapter={folder}", f"runs={tmp_path}/runs")
     assert result.returncode == 1
-    assert "The settings are not complete, or of another kind: Missing key score." in result.stderr
+    assert "The settings are incomplete or of a wrong type: Missing key score." in result.stderr
     assert "Traceback" not in result.stderr
 
 

@@ -124,7 +124,7 @@ def test_what_a_person_reads(record: RunRecord, capsys: pytest.CaptureFixture[st
     assert "| late |" in model_card(record, in_peft=False, merges=True)
     page = (folder(record) / "report.html").read_text()
     assert "late: no" in page or "late: yes" in page
-    assert "What was taken for what" not in page
+    assert "Confusion matrix" not in page
 
 
 def test_a_table_comes_back_with_labels_joined(record: RunRecord, tmp_path: Path) -> None:
@@ -238,7 +238,7 @@ def test_what_does_not_go_with_several_labels(overrides: tuple[str, ...], messag
 def test_solved_examples_have_one_answer_each(tmp_path: Path) -> None:
     data = written(tmp_path / "rows.csv", ROWS)
     given = ["+experiment=local_mini", f"data={data}", "icl.mode=concat", f"runs={tmp_path}", "trainer=cpu"]
-    with pytest.raises(UserError, match=r"may have several labels: icl.mode=none"):
+    with pytest.raises(UserError, match=r"may have several labels: set icl.mode=none"):
         evaluate(compose(*given, config_name="evaluate"))
 
 
@@ -254,10 +254,10 @@ def test_other_ways_of_scoring(method: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (("threshold=0.8",), "threshold= asks for one label a row, and rows of rows may have several"),
-        (("sets=0.9",), "sets= asks for one label a row"),
-        (("coverage=0.9",), "coverage= asks for one label a row"),
-        (("score.shortlist=1",), r"score\.shortlist= asks for one label a row"),
+        (("threshold=0.8",), "threshold= needs one label per row, but rows of rows may have several"),
+        (("sets=0.9",), "sets= needs one label per row"),
+        (("coverage=0.9",), "coverage= needs one label per row"),
+        (("score.shortlist=1",), r"score\.shortlist= needs one label per row"),
         (("suggest=3",), "suggest= is for one label a row"),
     ],
 )
@@ -275,7 +275,9 @@ def test_a_shortlist_is_refused_in_evaluation(record: RunRecord, tmp_path: Path)
     data = written(tmp_path / "rows.csv", ROWS[:5])
     given = (f"adapter={folder(record)}", f"data={data}", "trainer=cpu", "score.shortlist=1", f"runs={tmp_path}")
     config = with_run_settings(compose(*given, config_name="evaluate"), given)
-    with pytest.raises(UserError, match=r"score\.shortlist= finds one label a row, and rows of rows may have several"):
+    with pytest.raises(
+        UserError, match=r"score\.shortlist= finds one label per row, but rows of rows may have several"
+    ):
         evaluate(config)
 
 

@@ -128,7 +128,7 @@ def as_line(row: dict[str, Any]) -> str:
 
 def test_standard_input_says_that_it_takes_json_lines(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(delimited(NEW, ",").encode())))
-    with pytest.raises(UserError, match=r"standard input is read as JSON lines unless format= says what it is"):
+    with pytest.raises(UserError, match=r"standard input is read as JSON lines unless format= names another format"):
         predict(f"adapter={run}")
 
 
@@ -170,14 +170,16 @@ def test_the_exit_code_says_that_nothing_was_labelled(run: Path, tmp_path: Path)
 
 def test_a_bad_row_among_good_ones_is_told_what_to_do(run: Path, tmp_path: Path) -> None:
     (tmp_path / "new.jsonl").write_text('{"text": "my hat looks nasty"}\n{"body": "my hat"}\n')
-    with pytest.raises(UserError, match=r"row 2 lacks 'text'.*bad_rows=skip goes on, and lists such rows"):
+    with pytest.raises(
+        UserError, match=r"row 2 lacks 'text'.*bad_rows=skip the same command continues, and lists such rows"
+    ):
         predict(f"adapter={run}", f"input={tmp_path}/new.jsonl", f"output={tmp_path}/out.csv")
 
 
 def test_texts_in_other_columns_are_for_ones_own_tables(tmp_path: Path) -> None:
     made = folder(trained_family(tmp_path, "complaint", "steps=1", "shots=8"))
     (tmp_path / "x.jsonl").write_text('{"body": "my hat"}\n')
-    with pytest.raises(UserError, match=r"text= is for a run on a table of one's own; this one is on complaint"):
+    with pytest.raises(UserError, match=r"text= is for runs on a table of your own; this one is on complaint"):
         predict(f"adapter={made}", "text=body", f"input={tmp_path}/x.jsonl", f"output={tmp_path}/out.csv")
 
 
@@ -190,5 +192,5 @@ def test_labels_of_an_adapter_no_better_than_guessing_come_with_a_warning(
     labels = {row["label"] for row in read_csv(tmp_path / "out.csv")}
     assert ("Warning: every row" in capsys.readouterr().out) == (len(labels) == 1)
     gains = [scores["gain"]["low"] for scores in load_record(run).metrics["baselines"].values()]
-    warned = [message for message in caplog.messages if "was not surely better than" in message]
+    warned = [message for message in caplog.messages if "was not significantly better than" in message]
     assert len(warned) == (min(gains) <= 0) == 1, "six rows held out tell nothing"

@@ -189,13 +189,13 @@ def test_tasks_come_and_go(runs: dict[str, Path]) -> None:
     predictor.add("four", runs["complaint"])
     assert_same(predictor(rows, "one"), before)
     assert_same(predictor(unlabelled("blank")[:8], "three"), blank)
-    with pytest.raises(UserError, match="is of task 'two', which is not here; here are: four, one, three"):
+    with pytest.raises(UserError, match="is of the unknown task 'two'; known tasks: four, one, three"):
         predictor(rows, "two")
     with pytest.raises(UserError, match="names no task"):
         predictor(rows)
     with pytest.raises(UserError, match="There is a task named 'one' already"):
         predictor.add("one", runs["blank"])
-    with pytest.raises(UserError, match="is of one adapter"):
+    with pytest.raises(UserError, match="has one adapter"):
         Predictor.load(runs["commits"], "trainer=cpu").add("two", runs["blank"])
 
 
@@ -218,7 +218,7 @@ def test_rows_of_plain_text(runs: dict[str, Path]) -> None:
     assert_same(named(text), named(unlabelled("complaint")))
     by_templates = Predictor.load(runs["complaint"], "trainer=cpu")  # whose templates show one column
     assert_same(by_templates(text), named(text))
-    with pytest.raises(UserError, match=r"row 1: a row of complaint is no plain text but has columns: a, text"):
+    with pytest.raises(UserError, match=r"row 1: a row of complaint is not a plain text; it has columns: a, text"):
         Predictor.load(runs["complaint"], "trainer=cpu", "dataset.columns=[text,a]")(text)
 
 
@@ -367,7 +367,7 @@ def test_a_file_of_many_tasks(runs: dict[str, Path], tmp_path: Path, capsys: pyt
     assert [(row["whose"], row["label"]) for row in found] == [(row.task, row.label) for row in expected]
     assert [row["text"] for row in found] == [rows[n]["text"] for n in kept]
     reasons = [row["reason"] for row in read_jsonl(tmp_path / "out.jsonl.bad.jsonl")]
-    assert reasons[0] == "The row is of task 'nobody', which is not here; here are: blank, commits, complaint."
+    assert reasons[0] == "The row is of the unknown task 'nobody'; known tasks: blank, commits, complaint."
     assert reasons[1].startswith("The row names no task")
     out = capsys.readouterr().out
     assert f"{len(rows)} rows in" in out
@@ -417,7 +417,9 @@ def test_bad_rows_stop_the_run_or_are_listed(runs: dict[str, Path], tmp_path: Pa
     assert "row 21 cannot be rendered: UndefinedError: 'claim' is undefined" in listed[1]["reason"]
     assert listed[1]["content"] == {"text": "no claim"}
     assert len(read_jsonl(undisturbed)) == ROWS - 2
-    with pytest.raises(UserError, match=r"in.jsonl, line 4: row 4 is not valid JSON.*bad_rows=skip goes on"):
+    with pytest.raises(
+        UserError, match=r"in.jsonl, line 4: row 4 is not valid JSON.*bad_rows=skip the same command continues"
+    ):
         run(*common, f"output={stopped}")
     assert not stopped.exists()
     run(*common, f"output={stopped}", "bad_rows=skip")
@@ -554,7 +556,7 @@ def test_two_processes_do_not_write_one_file(tmp_path: Path) -> None:
         (["input=/nowhere.csv"], "input=/nowhere.csv does not exist"),
         (["output=x.parquet"], r"Unknown file ending '.parquet' \(output=x.parquet\)"),
         (["adapter=/nowhere", "adapters=x.json"], "give one of them"),
-        (["merge=true", "+experiment=demo", "model=tiny", "input=INPUT"], "and there is none: set adapter="),
+        (["merge=true", "+experiment=demo", "model=tiny", "input=INPUT"], "but there is none: set adapter="),
         (["adapter=/nowhere", "input=INPUT"], "adapter=/nowhere does not exist"),
         (["adapter=RUN", "input=INPUT", "score.method=channel"], "score.method=channel is for evaluation"),
         (["adapter=RUN", "input=INPUT", "steps=3"], "steps= belongs to training"),
@@ -584,7 +586,7 @@ def test_what_cannot_work(overrides: list[str], message: str, runs: dict[str, Pa
 
 
 def test_a_predictor_is_on_one_device(runs: dict[str, Path]) -> None:
-    with pytest.raises(UserError, match=r"set trainer.devices=1, not 2. Several are for the command"):
+    with pytest.raises(UserError, match=r"set trainer.devices=1, not 2. For several, use the command"):
         Predictor.load(runs["commits"], "trainer.devices=2")
 
 

@@ -141,7 +141,7 @@ def test_a_copy_of_the_hub_counts_labels_from_one(raft_data: Path, monkeypatch: 
     [
         (
             None,
-            r"overruling is worded by raft/prompt_construction_settings.jsonl or .*is not there. Take .*/t-few, and",
+            r"overruling takes its prompt from raft/prompt_construction_settings.jsonl or .*is missing. Take .*/t-few,",
         ),
         ('{"overruling": ["Text"]}\n', "must have two lines"),
         ('{"overruling": ["Text"]}\n{"other": "x"}\n', "with 'overruling' in both"),

@@ -194,7 +194,7 @@ def test_what_each_run_is_told(each: Any, seeds: list[int]) -> None:
         (["cb"], (), "holds 'cb', which is neither a seed nor a setting"),
         ([0, 0], (), "names the same run twice"),
         ([0, 1], ("run_dir=x",), "run_dir=x is the folder of one run"),
-        ([0, 1], ("logger=tensorboard",), "knows no other logger: use logger=csv"),
+        ([0, 1], ("logger=tensorboard",), "supports no other logger: use logger=csv"),
         (["model=tiny", "model=mini_t0"], (), r"share model, method .*model.arch.d_ff"),
         ([0, 1], ("method=lora",), "The method LoRA cannot share a batch with other tasks"),
         ([0, "steps=0"], (), "steps=0 is not a whole number"),

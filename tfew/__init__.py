@@ -1,6 +1,6 @@
 """T-Few: few-shot parameter-efficient fine-tuning with (IA)³ (Liu et al. 2022, arXiv 2205.05638).
 
-In Python: `tfew.fit`, `tfew.TfewClassifier` and `tfew.Predictor`, imported when asked for, and `tfew.api`.
+In Python: `tfew.fit`, `tfew.TfewClassifier` and `tfew.Predictor`, imported on first use, and `tfew.api`.
 """
 
 from typing import TYPE_CHECKING, Any

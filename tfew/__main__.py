@@ -15,8 +15,8 @@ COMMANDS = {
     "raft_submit": "predictions for RAFT's hidden test labels",
     "doctor": "versions, device, memory, the Hub, and which models can be trained here: for bug reports",
 }
-PACKAGES = ("paper", "doctor")  # commands of several modules
-WITH_FLAGS = ("doctor",)  # in place of settings
+PACKAGES = ("paper", "doctor")  # commands that are packages
+WITH_FLAGS = ("doctor",)  # instead of settings
 HELP = """\
 Few-shot classification with (IA)³, the T-Few recipe.
 

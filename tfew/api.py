@@ -6,7 +6,7 @@
     >>> evaluate(adapter=record.folder, eval_rows=50).metrics["accuracy"]
     >>> Predictor.load(record.folder)([{...}])
 
-A setting is given as on the command line ("loss=lm", "+experiment=rte") or as a keyword, with two underscores for a
+Settings are given as on the command line ("loss=lm", "+experiment=rte") or as a keyword, with two underscores for a
 dot (`optimizer__lr=1e-3`). Mistakes raise `tfew.errors.UserError`, a ValueError.
 """
 
@@ -43,7 +43,7 @@ def evaluate(*overrides: str, **settings: Any) -> RunRecord:
 
 
 def __getattr__(name: str) -> Any:
-    """`Predictor`, which imports torch, when it is asked for."""
+    """Imports `Predictor`, and with it torch, on first use."""
     if name != "Predictor":
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     from tfew.prediction.predictor import Predictor
@@ -62,7 +62,7 @@ def _prepare() -> None:
 
 
 def show_messages() -> None:
-    """A run's, on standard error, unless the program has set up logging itself."""
+    """Shows a run's messages on standard error, unless the program has set up logging itself."""
     log = logging.getLogger("tfew")
     if log.level == logging.NOTSET:
         log.setLevel(logging.INFO)

@@ -1,5 +1,5 @@
-"""What commands share: Hydra around the function, messages on stderr, one sentence for a user's mistake; the devices;
-and the settings of the run that `adapter=` names."""
+"""What commands share: the Hydra wrapper, messages on stderr, one-sentence errors for users; the devices; and the
+settings of the run that `adapter=` names."""
 
 import logging
 import os
@@ -38,44 +38,44 @@ from tfew.sweep.rounds import run_in_rounds
 log = logging.getLogger(__name__)
 
 warnings.filterwarnings("ignore", message=LAUNCHER_NOTE)
-# joblib starts a worker afresh that has grown, as each does with its first model
+# joblib restarts a worker whose memory has grown, as each worker's does with its first model
 warnings.filterwarnings("ignore", message="A worker stopped while some jobs were given to the executor")
 
-# what the command line may say beside adapter=RUN: the rest was settled when it was trained
+# settings allowed with adapter=RUN: the others are fixed by its training
 EVALUATION_SETTINGS = (
     "adapter", "dataset", "data", "text", "label", "labels", "data_dir", "templates", "score", "model", "trainer",
     "max_tokens", "eval_batch_size", "eval_rows", "eval_seed", "baselines", "icl", "runs", "run_dir", "resume",
     "overwrite", "workers", "engine", "memory_gb", "trust_remote_code", "base",
 )  # fmt: skip
-# of that run, not of this one; and how it was computed, which older runs do not know
+# these belong to that run, not to this one; or describe its computation, which older runs lack
 NOT_BROUGHT = (
     "runs", "run_dir", "resume", "overwrite", "engine", "memory_gb", "icl", "baselines", "trust_remote_code", "base",
 )  # fmt: skip
 
 
 def command(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callable[[], Any]]:
-    """Makes a function of the configuration a command.
+    """Decorator that makes a command of a function of the configuration.
 
-    A `UserError` becomes a sentence on stderr (HYDRA_FULL_ERROR=1 shows where it was raised) and exit code 1. The jobs
-    of a sweep (`-m`) each have a folder of their own, and whatever one raises, the others run.
+    A `UserError` becomes a sentence on stderr (HYDRA_FULL_ERROR=1 shows the traceback) and exit code 1. The jobs of a
+    sweep (`-m`) each have a folder of their own; an error in one does not stop the others.
     """
 
     def decorate(function: Callable[[DictConfig], Any]) -> Callable[[], Any]:
         @hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=config_name)
         @wraps(function)
         def main(config: DictConfig) -> Any:
-            messages_to_stderr()  # of a sweep's job, in whatever process
+            messages_to_stderr()  # also for a sweep's job in another process
             try:
                 if HydraConfig.get().mode == RunMode.MULTIRUN:
-                    if "resume" in config:  # one that was stopped continues
+                    if "resume" in config:  # interrupted runs can be resumed
                         config.resume = not config.overwrite
                     return run_job(partial(function, config), Path(str(config.get("runs"))).expanduser())
                 return function(config)
             except UserError as error:
                 _end_with(str(error), error)
-            except OmegaConfBaseException as error:  # of a run's file, which somebody has changed
+            except OmegaConfBaseException as error:  # a run's file was edited
                 what = str(error).splitlines()[0]
-                _end_with(f"The settings are not complete, or of another kind: {what}.", error)
+                _end_with(f"The settings are incomplete or of a wrong type: {what}.", error)
             except KeyboardInterrupt:
                 if HydraConfig.get().mode == RunMode.MULTIRUN:
                     raise
@@ -87,7 +87,7 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callabl
 
 
 def _end_with(sentence: str, error: Exception) -> NoReturn:
-    """Ends the command with this sentence alone; a job of a sweep leaves it to Hydra, which goes on with the others."""
+    """Ends the command with this sentence only; in a sweep raises it for Hydra, which continues with other jobs."""
     if HydraConfig.get().mode == RunMode.MULTIRUN or os.environ.get("HYDRA_FULL_ERROR") == "1":
         raise CompactHydraException(sentence) from error
     sys.exit(sentence)
@@ -103,7 +103,7 @@ def _start(main: Callable[[], Any], config_name: str) -> Any:
 
 
 def run_script(main: Callable[[Sequence[str]], int]) -> NoReturn:
-    """For a script of many runs: exits with what `main` returns of the arguments, or with one sentence."""
+    """Runs a script of many runs: exits with the result of `main(arguments)`, or with one sentence."""
     try:
         sys.exit(main(sys.argv[1:]))
     except (UserError, HydraException, OmegaConfBaseException) as error:
@@ -114,9 +114,9 @@ def run_script(main: Callable[[Sequence[str]], int]) -> NoReturn:
 
 @contextmanager
 def on_all_devices(config: DictConfig, name: str) -> Iterator[None]:
-    """Inside, all processes of the run are there and do the same (see `tfew.devices.launcher`).
+    """Inside, all processes of the run execute the same code (see `tfew.devices.launcher`).
 
-    `name`: of the command. Sets in the configuration what follows from their number.
+    `name`: of the command. Updates the settings that depend on the number of processes.
     """
     from tfew.devices.launcher import Workload, launch
 
@@ -134,7 +134,7 @@ def on_all_devices(config: DictConfig, name: str) -> Iterator[None]:
     with launch(workload, trainer.accelerator, trainer.devices, settings_yaml) as number:
         config.trainer.devices = number  # for the record
         if trainer.strategy == "deepspeed_3":
-            config.engine = "plain"  # the other reads weights where no layer runs, and has not gathered them
+            config.engine = "plain"  # engine=fast reads weights outside of layers, where they are not gathered
         yield
 
 
@@ -147,10 +147,10 @@ def overridden(overrides: Sequence[str]) -> list[str]:
 def with_run_settings(
     config: DictConfig, overrides: Sequence[str], may_change: Collection[str] = EVALUATION_SETTINGS
 ) -> DictConfig:
-    """The settings of the run that `config.adapter` lies in, with what the command line says laid over them.
+    """The settings of the run in the folder `config.adapter`, overridden by the command line.
 
-    `may_change`: what it may say; the rest was settled when the run was trained. An adapter folder that is no run
-    folder brings only its task, if it says that: else the command line is all there is.
+    `may_change`: the keys it may override; the others are fixed by training. An adapter folder that is not a run folder
+    has only its task, if its record names one; all else comes from the command line.
     """
     if config.adapter is None:
         return config
@@ -166,12 +166,12 @@ def with_run_settings(
             merged[key] = config[key]
     for key in ("devices", "strategy"):
         merged.trainer[key] = config.trainer[key]
-    merged.score = OmegaConf.merge(config.score, merged.score)  # older runs do not know all of it
+    merged.score = OmegaConf.merge(config.score, merged.score)  # older runs lack some of these keys
     for key in overridden(overrides):
         if key.partition(".")[0] not in may_change:
             good = ", ".join(may_change)
             raise UserError(
-                f"{key}= belongs to training, and adapter= brings its run's settings; with it go only: {good}."
+                f"{key}= belongs to training, and adapter= brings its run's settings; it allows only: {good}."
             )
         OmegaConf.update(merged, key, OmegaConf.select(config, key), merge=False, force_add=True)
     if "data" in overridden(overrides):
@@ -183,7 +183,7 @@ def with_run_settings(
 
 
 def with_task(config: DictConfig, overrides: Sequence[str], folder: Path) -> DictConfig:
-    """The configuration with the task that an adapter without its run says, unless the command line names another."""
+    """The configuration with the task recorded by an adapter without its run, unless the command line names one."""
     named = overridden(overrides)
     if {"dataset", "experiment"} & {*named} or (task := saved_task(folder)) is None:
         return config
@@ -197,14 +197,14 @@ def with_task(config: DictConfig, overrides: Sequence[str], folder: Path) -> Dic
         merged = on_other_rows(merged)
     if "name" in merged:
         merged.name = merged.dataset.name
-    log.info(f"{folder} is an adapter without its run; it says that its task is {merged.dataset.name}.")
+    log.info(f"{folder} is an adapter without its run; its record names the task {merged.dataset.name}.")
     return merged
 
 
 def with_base(config: DictConfig, overrides: Sequence[str], folder: Path) -> DictConfig:
-    """Without its run an adapter still says which model it belongs to: that one, unless the command line has another.
+    """Adds the base model in the record of an adapter without its run, unless the command line names one.
 
-    A model of this project's list by its name, any other by its place on the Hub.
+    A model of this project's list by its name, any other by its Hub id.
     """
     if {"model", "model.path"} & {*overridden(overrides)} or not folder.is_dir():
         return config
@@ -219,21 +219,21 @@ def with_base(config: DictConfig, overrides: Sequence[str], folder: Path) -> Dic
         config.model.path, config.model.tokenizer = path, base.get("tokenizer")
     else:
         raise UserError(
-            f"{folder} is an adapter without its run, and belongs to the model {name!r}, which is none of this"
+            f"{folder} is an adapter without its run, and belongs to the model {name!r}, which is not in this"
             " project's list: set model.path=, the folder or the Hub id of that model."
         )
-    log.info(f"{folder} is an adapter without its run; it says that it belongs to the model {name}.")
+    log.info(f"{folder} is an adapter without its run; its record names the model {name}.")
     return config
 
 
 def keep_to_base(config: DictConfig, folder: Path, named: Collection[str]) -> DictConfig:
-    """The configuration, changed in place: with the commits of the Hub that the adapter was trained on, where its model
-    is the adapter's; `named`: what the command line says, which counts more.
+    """Pins the Hub commits that the adapter was trained on, if the model is the adapter's; changes the configuration in
+    place. `named`: settings of the command line, which have priority.
     """
-    if not folder.is_dir():  # `checked` says so
+    if not folder.is_dir():  # `checked` raises for it
         return config
     base, model = saved_base(folder), config.model
-    note(config, f"model.{SAMPLE}", None)  # of that run; what is loaded here is noted here
+    note(config, f"model.{SAMPLE}", None)  # of that run; this command notes the sample of its own model
     for commit, id in ((COMMIT, "path"), (TOKENIZER_COMMIT, "tokenizer")):
         if f"model.{commit}" in named:
             continue

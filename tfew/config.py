@@ -1,4 +1,4 @@
-"""The configuration as a whole: composing it in code, and checking it before anything heavy starts."""
+"""The whole configuration: composing it in code, and checking it before heavy work starts."""
 
 import copy
 import os
@@ -20,22 +20,22 @@ from tfew.errors import UserError, nearest, shorten_list
 from tfew.files.hub_adapter import HUB
 from tfew.settings import NotNegative, Settings, check_value, settings
 
-IN_PACKAGE = "pkg://"  # what begins so lies in this package, wherever that is installed: the same on every machine
-# Hydra's note that a file of configs/hydra/launcher has the name of a launcher's own declaration: both are wanted
+IN_PACKAGE = "pkg://"  # prefix of paths inside this package, wherever it is installed: the same on every machine
+# Hydra's warning that a file of configs/hydra/launcher has the name of a launcher's own schema: both are wanted
 LAUNCHER_NOTE = "(?s).*is validated against ConfigStore schema with the same name"
 
 ADAPTERS = ("init_adapter", "adapter")
 MODEL_FILES = ("model.path", "model.tokenizer")
 PATHS = ("runs", "run_dir", "data_dir", "data", "trust_remote_code", *ADAPTERS, *MODEL_FILES)
-OTHER_PATHS = ("input", "output", "adapters", "manage")  # of some commands, which make them whole themselves
-LOGGER_EXTRAS = {"WandbLogger": "wandb", "TensorBoardLogger": "tensorboard"}  # what they need, by their class
-MAX_NAME_BYTES = 255  # of a file or folder: no file system has longer ones
+OTHER_PATHS = ("input", "output", "adapters", "manage")  # of some commands, which resolve them themselves
+LOGGER_EXTRAS = {"WandbLogger": "wandb", "TensorBoardLogger": "tensorboard"}  # the package each logger needs, by class
+MAX_NAME_BYTES = 255  # of a file or folder: no file system allows longer ones
 OWN_NAMES = ("text", "label", "labels", "choices", "template")  # which may hold any character
-APPENDED = ("experiment", "sweep")  # groups that no default names
-FREE = ("dataset", "hydra")  # groups whose keys are not all in their files
+APPENDED = ("experiment", "sweep")  # groups that are in no defaults list
+FREE = ("dataset", "hydra")  # groups that also have keys which are not in their files
 PLAIN = re.compile(r"[A-Za-z_][\w./-]*", re.ASCII)  # text that needs no quotation marks in Hydra's grammar
 KEY = re.compile(r"([A-Za-z_]\w*):")  # in YAML
-NOT_WEIGHTS = ("name", "score_norm")  # keys of loss= that are no term's weight
+NOT_WEIGHTS = ("name", "score_norm")  # keys of loss= that are not weights of terms
 
 
 def compose(*overrides: str, config_name: str = "train") -> DictConfig:
@@ -48,11 +48,11 @@ def compose(*overrides: str, config_name: str = "train") -> DictConfig:
 
 
 def with_quoted_values(overrides: Sequence[str], is_sweep: bool = False) -> list[str]:
-    """Overrides in which paths, and the names in one's own table, stand as Hydra's grammar wants them.
+    """Overrides with paths and names of a user's table quoted for Hydra's grammar.
 
-    It has meanings of its own for `=`, `,`, `#`, `(` and others, and no letters beyond ASCII: a value that it cannot
-    parse, or would read as something else than the file that is there, is put into quotation marks. `is_sweep`:
-    commas part the values of several jobs.
+    The grammar reserves `=`, `,`, `#`, `(` and others, and has no letters beyond ASCII: a value that it cannot parse,
+    or would read differently from the name of an existing file, is put into quotation marks. `is_sweep`: commas
+    separate the values of several jobs.
     """
     return [_with_quoted_value(override, is_sweep) for override in overrides]
 
@@ -68,7 +68,7 @@ def _with_quoted_value(override: str, is_sweep: bool) -> str:
     is_path = key not in OWN_NAMES
     exists = is_path and os.path.exists(os.path.expanduser(value))
     if exists and "${" in value:
-        raise UserError(f"{key}={value}: in a setting ${{...}} stands for another one; give the file another name.")
+        raise UserError(f"{key}={value}: ${{...}} in a setting refers to another setting; rename the file.")
     try:
         parsed = OverridesParser.create().parse_override(override)
     except HydraException:
@@ -79,12 +79,12 @@ def _with_quoted_value(override: str, is_sweep: bool) -> str:
 
 
 def _listed(value: str) -> Any:
-    """A value that may be a list of texts. Pairs stay a text (`parsed_texts`): Hydra's grammar cannot quote a key."""
+    """A value that may be a list of texts. Pairs remain a text (`parsed_texts`): Hydra's grammar cannot quote keys."""
     return parsed_texts(value) if value.startswith("[") else value
 
 
 def parsed_texts(value: Any) -> Any:
-    """A list or pairs of texts that are written as text, in YAML; any other value as it is."""
+    """A list or pairs of texts parsed from YAML text; any other value unchanged."""
     import yaml
 
     if not isinstance(value, str) or not value.startswith(("[", "{")) or "{{" in value:
@@ -115,15 +115,15 @@ def as_hydra(value: Any) -> str:
 
 
 def check_keys(overrides: Sequence[str], config_name: str) -> None:
-    """Raises UserError, with the nearest that there is, for a setting that there is not."""
+    """Raises UserError for an unknown setting, and suggests the nearest one."""
     known = _keys(config_name)
     for override in overrides:
         key, equals, value = override.partition("=")
         top = key.partition(".")[0]
-        if not equals or not top.isidentifier():  # marked, of a package, a flag
+        if not equals or not top.isidentifier():  # with + or ~, of a package, or a flag
             continue
         if top in APPENDED:
-            raise UserError(f"{key}={value} is added to the settings: use +{key}={value}.")
+            raise UserError(f"{key}={value} must be appended: use +{key}={value}.")
         names = _keys_below(top) if top in known else known
         leaf = key.rpartition(".")[2] if top in known else key
         if (top not in known) if leaf == key else (names and leaf not in names):
@@ -137,7 +137,7 @@ def check_keys(overrides: Sequence[str], config_name: str) -> None:
 
 @cache
 def _keys(config_name: str) -> frozenset[str]:
-    """Settings and groups at the top of this configuration."""
+    """Settings and groups at the top level of this configuration."""
     found = {path.name for path in CONFIGS.iterdir() if path.is_dir() and path.name not in APPENDED} | {"defaults"}
     while True:
         section = OmegaConf.load(CONFIGS / f"{config_name}.yaml")
@@ -150,7 +150,7 @@ def _keys(config_name: str) -> frozenset[str]:
 
 @cache
 def _keys_below(group: str) -> frozenset[str]:
-    """All keys in the files of a group, and of that group in the root configurations; empty where any may be added."""
+    """All keys in a group's files, and of that group in the root configurations; empty if any key is allowed."""
     if group in FREE:
         return frozenset()
     files = [*(CONFIGS / group).rglob("*.yaml"), *CONFIGS.glob("*.yaml")]
@@ -159,12 +159,12 @@ def _keys_below(group: str) -> frozenset[str]:
 
 @contextmanager
 def hydra_at_work() -> Iterator[None]:
-    """Inside, Hydra composes from this project's configurations; in a command it is at work already, for that."""
+    """Inside, Hydra is initialised with this project's configurations; in a command it already is."""
     from hydra import initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
 
     state = GlobalHydra.instance()
-    outer, state.hydra = state.hydra, None  # it knows only one of itself
+    outer, state.hydra = state.hydra, None  # it is a singleton
     try:
         with initialize_config_dir(str(CONFIGS), version_base="1.3"), warnings.catch_warnings():
             warnings.filterwarnings("ignore", message=LAUNCHER_NOTE)
@@ -174,9 +174,9 @@ def hydra_at_work() -> Iterator[None]:
 
 
 def checked(config: DictConfig) -> DictConfig:
-    """A copy with paths made whole (`~`, numbers read as text); raises UserError for a value that cannot work.
+    """A copy with resolved paths (`~`, numbers read as text); raises UserError for an invalid value.
 
-    Reads no data and imports nothing heavy: a mistake is answered at once.
+    Reads no data and imports nothing heavy, so that mistakes are reported at once.
     """
     config = copy.deepcopy(config)
     for key in PATHS:
@@ -193,7 +193,7 @@ def checked(config: DictConfig) -> DictConfig:
 
 
 def check_logger(config: DictConfig) -> None:
-    """Before a run is trained; its settings alone may be read where the library that logged it is not."""
+    """Checks the logger before training; reading a run's settings must not need the library that logged it."""
     if extra := LOGGER_EXTRAS.get(str(config.logger._target_).rpartition(".")[2]):
         require(f"logger={extra}", extra)
 
@@ -205,19 +205,19 @@ def resolved(config: DictConfig) -> dict[str, Any]:
 
 
 def local_path(path: str) -> str:
-    """The folder that a `pkg://` path means; any other path as it is."""
+    """The folder of a `pkg://` path; any other path unchanged."""
     if not path.startswith(IN_PACKAGE):
         return path
     return str(PACKAGE / path.removeprefix(IN_PACKAGE))
 
 
 def is_gguf(path: str) -> bool:
-    """By its name, as everybody knows such a file."""
+    """Whether it is a GGUF file, by its ending."""
     return path.lower().endswith(".gguf")
 
 
 def _check_loss(config: DictConfig) -> None:
-    """All terms of loss=, whatever they are called."""
+    """Checks the weights of all terms of loss=, whatever their names."""
     weights = {key: value for key, value in config.loss.items() if key not in NOT_WEIGHTS}
     for key, value in weights.items():
         check_value(f"loss.{key}", value, NotNegative)
@@ -230,11 +230,11 @@ def _check_combinations(config: DictConfig) -> None:
         raise UserError("resume=true and overwrite=true contradict each other: give one of them.")
     if config.get("folds") is not None and config.get("validation") is not None:
         raise UserError(
-            "folds= tries on every row, validation= on a share of them: give one (folds=5 validation=null, or"
+            "folds= evaluates on every row, validation= on a share of them: give one (folds=5 validation=null, or"
             " folds=null validation=0.25)."
         )
     if config.score.method == "channel" and config.score.norm == "pmi":
-        raise UserError("score.norm=pmi is of choices, and score.method=channel scores the input: use another norm.")
+        raise UserError("score.norm=pmi is for choices, but score.method=channel scores the input: use another norm.")
     if config.templates.use == "single" and config.templates.name is None:
         raise UserError(
             "templates=single needs templates.name=, the template's name (python -m tfew.preview lists them)."
@@ -246,7 +246,7 @@ def _check_combinations(config: DictConfig) -> None:
     named = [OmegaConf.select(config, key) for key in MODEL_FILES]
     if (trusted := config.get("trust_remote_code")) is not None and trusted not in named:
         raise UserError(
-            f"trust_remote_code={trusted} is to name the model whose own code may be run, and here are"
+            f"trust_remote_code={trusted} must name the model whose own code may be run; this run has"
             f" {' and '.join(f'{key}={value}' for key, value in zip(MODEL_FILES, named, strict=True))}."
         )
 
@@ -267,7 +267,7 @@ def _check_paths(config: DictConfig) -> None:
             reason = "is a file, not a run or adapter folder" if Path(value).exists() else "does not exist"
             raise UserError(f"{key}={value} {reason}.")
     _check_gguf(config)
-    # a folder is told from a Hub id by its look, so that a misspelt one is not asked of the Hub
+    # a folder is told from a Hub id by its form, so that a misspelt folder is not looked up on the Hub
     for key in MODEL_FILES:
         value = OmegaConf.select(config, key)
         if value is None or (key == "model.path" and is_gguf(value)):
@@ -286,7 +286,7 @@ def _check_gguf(config: DictConfig) -> None:
             )
         if not Path(path).is_file():
             raise UserError(
-                f"model.path={path}: there is no such file (one on the Hub is said as model.path=OWNER/NAME"
+                f"model.path={path}: there is no such file (for one on the Hub: model.path=OWNER/NAME"
                 f" model.gguf_file={Path(path).name})."
             )
         require(f"model.path={path}", "gguf")

@@ -1,9 +1,8 @@
 """Adapters to and from other projects: `python -m tfew.convert adapter=runs/NAME to=peft output=FOLDER`.
 
-Whatever the adapter is, it is attached to its base model first and written from there, so every direction goes
-through the method's own checks. The model's shape is enough for that, its weights are loaded only where they are
-written (to=merged) or a method stores changes of them. Runs on the CPU and in the weights' float32, where merging
-loses least.
+Any adapter is first attached to its base model and written from there, so that every conversion runs the method's own
+checks. The model's shapes are enough for that; weights are loaded only if they are written (to=merged), or if a method
+stores changes of them. Runs on the CPU and in float32, where merging loses least.
 """
 
 import logging
@@ -50,14 +49,14 @@ def convert(config: DictConfig) -> Path:
     """Writes `config.adapter` in the form `config.to` and returns the folder or file."""
     source, kind = _source(config)
     config = config.copy()
-    config.adapter = None  # for `checked` an adapter is a folder; here it may be a file
+    config.adapter = None  # `checked` accepts only folders; here it may be a file
     config = checked(config)
     if config.to == "hub":
         return _publish(config, source, kind)
     target = _target(config, source, kind)
     record = load_record(source) if is_finished(source) else None
 
-    # heavy imports only from here on: the request is known to make sense
+    # heavy imports only from here on, after the request was checked
     if config.to == "card":
         with atomic_replacement(target) as path:
             path.write_text(_card(source, record), encoding="utf-8")
@@ -84,7 +83,7 @@ def _publish(config: DictConfig, source: Path, kind: str) -> Path:
         if not isinstance(config[key], bool):
             raise UserError(f"{key}={config[key]!r} is neither true nor false.")
     if kind != "tfew":
-        raise UserError(f"adapter={source} is in the form {kind}: make it one of tfew first, with to=tfew.")
+        raise UserError(f"adapter={source} is in the form {kind}: convert it to tfew first, with to=tfew.")
     record = load_record(source) if is_finished(source) else None
     loaded = _load_tfew(config, source)
     from tfew.models.publishing import plain_card, publish
@@ -97,7 +96,7 @@ def _publish(config: DictConfig, source: Path, kind: str) -> Path:
 
 
 def with_base_of_run(config: DictConfig, overrides: Sequence[str]) -> DictConfig:
-    """The configuration with the base model that `config.adapter` says, unless the command line names one."""
+    """The configuration with the base model recorded in `config.adapter`, unless the command line names one."""
     if config.adapter is None:
         return config
     folder, named = _path(config.adapter), overridden(overrides)
@@ -119,7 +118,7 @@ def _path(value: Any) -> Path:
 
 
 def _source(config: DictConfig) -> tuple[Path, str]:
-    """The adapter and which of FORMS it is, told by what lies there."""
+    """The adapter and which of FORMS it has, detected from its files."""
     if config.adapter is None:
         raise UserError("adapter= is missing: a run folder, adapter folder, peft folder or .pt file to convert.")
     path = _path(config.adapter)
@@ -137,7 +136,7 @@ def _source(config: DictConfig) -> tuple[Path, str]:
 
 
 def _target(config: DictConfig, source: Path, kind: str) -> Path:
-    """Where to write; raises UserError where that would destroy something or makes no sense."""
+    """Where to write; raises UserError if that would overwrite something, or is not possible."""
     if config.to not in FORMS:
         raise unknown_value_error("form", config.to, FORMS, "to=")
     if config.fused_queries not in ("refuse", "keep"):
@@ -159,7 +158,7 @@ def _target(config: DictConfig, source: Path, kind: str) -> Path:
     if config.to != "official":
         return check_output_path(target, config.overwrite, folder=True)
     if target.suffix != ".pt":
-        raise UserError(f"output={target} does not end in .pt, by which an official file is known.")
+        raise UserError(f"output={target} must end in .pt, as official files do.")
     if is_finished(source):
         check_output_path(_card_beside(target), config.overwrite, folder=False)
     return check_output_path(target, config.overwrite, folder=False)
@@ -191,7 +190,7 @@ def _load_peft(config: DictConfig, source: Path) -> Loaded:
     method = make_method(recipe)
     model, tokenizer = _base(config, method)
     arguments, weights = method.from_peft(method_arguments(recipe), adapter, model, config.fused_queries)
-    if any(tensor.is_meta for tensor in weights.values()):  # what the file lacks is the base model's
+    if any(tensor.is_meta for tensor in weights.values()):  # weights that the file lacks come from the base model
         model, tokenizer = _base(config, None)
         arguments, weights = method.from_peft(method_arguments(recipe), adapter, model, config.fused_queries)
     method = make_method(arguments | {"_target_": recipe["_target_"]})
@@ -257,8 +256,8 @@ WRITERS: dict[str, Callable[[Path, Loaded], None]] = {
 
 
 def _base(config: DictConfig, method: "Method | None") -> tuple["nn.Module", Any]:
-    """The base model and its tokenizer, or its shape alone (None for the tokenizer) where that is enough to say where
-    this method's weights belong.
+    """The base model and its tokenizer; or only its shapes (and None for the tokenizer), if they are enough to place
+    this method's weights.
     """
     import torch
 
@@ -274,12 +273,12 @@ def _card(source: Path, record: RunRecord | None) -> str:
     from tfew.models.adapters_io import adapter_description
     from tfew.models.method_builder import make_method
 
-    assert record is not None  # _target has seen to it
+    assert record is not None  # `_target` has checked this
     return card_text(record, make_method(adapter_description(source)["method"]))
 
 
 def card_text(record: RunRecord, method: "Method", place: str = "FOLDER") -> str:
-    """`place`: of the adapter, as a reader of the card names it."""
+    """`place`: the adapter's path or Hub id, as shown in the card."""
     try:
         return model_card(record, in_peft=bool(method.peft_types), merges=method.merges, place=place)
     except (KeyError, TypeError, ValueError, AttributeError) as error:

@@ -1,4 +1,4 @@
-"""What a run, a method or a table costs, before anything is loaded: `python -m tfew.cost +experiment=rte data_dir=DIR`.
+"""Costs of a run, a method or a table, before anything is loaded: `python -m tfew.cost +experiment=rte data_dir=DIR`.
 
 `methods=all` counts what every method trains and stores; `table=1` is the paper's table of costs by its formulas.
 """
@@ -73,7 +73,7 @@ def _one_run(config: DictConfig) -> tuple[list[dict[str, Any]], str]:
 
 
 def _tokenizer(config: DictConfig) -> "PromptTokenizer":
-    """Without asking the Hub what kind of model it is where configs/model says so."""
+    """The tokenizer; the model type is not looked up on the Hub if configs/model has it."""
     from tfew.models.build import build_tokenizer
     from tfew.models.shapes import config_of
 
@@ -85,7 +85,7 @@ def _tokenizer(config: DictConfig) -> "PromptTokenizer":
 
 
 def _paper_table(config: DictConfig) -> tuple[list[dict[str, Any]], str]:
-    """With the paper's lengths and, where data are named, with the medians of theirs as well."""
+    """Table 1 with the paper's lengths and, if data are named, also with their median lengths."""
     from tfew.paper.table import specs
     from tfew.paper.table_1 import table_1
 
@@ -105,11 +105,9 @@ def _paper_table(config: DictConfig) -> tuple[list[dict[str, Any]], str]:
 
 
 def _own_lengths(config: DictConfig) -> "tuple[CostLengths, list[str]] | None":
-    """Queries are evaluation prompts, or where there are none the training prompts; shots are training prompts."""
+    """Lengths of the data: queries are evaluation prompts, else training prompts; shots are training prompts."""
     if config.dataset.get("members") is not None:
-        raise UserError(
-            f"table=1 is of one data set at a time, and {config.dataset.name} is a mixture: name one with dataset=."
-        )
+        raise UserError(f"table=1 covers one data set, but {config.dataset.name} is a mixture: name one with dataset=.")
     training, evaluation = tasks_at_hand(complete(config))
     if training is None:
         return None
@@ -124,7 +122,7 @@ def _own_lengths(config: DictConfig) -> "tuple[CostLengths, list[str]] | None":
 
 
 def _cost_lines(rows: "Mapping[str, CostRow]", printed: bool = True) -> list[str]:
-    """Beside each number of ours the paper's, where it is of the paper's lengths."""
+    """Lines of the table; with the paper's lengths, the paper's number beside each of ours."""
 
     def beside(text: str, width: int) -> str:
         return f"{text:>{width}}" if printed else ""

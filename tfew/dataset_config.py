@@ -1,6 +1,6 @@
-"""The section `dataset` made whole before a run starts, where it rests on files: a user's table, RAFT's instructions.
+"""Completes the section `dataset` before a run starts, if it depends on files: a user's table, RAFT's instructions.
 
-What comes out is an ordinary section, complete in itself: a run's config.yaml needs nothing else to word new rows.
+The result is an ordinary, self-contained section: a run's config.yaml needs nothing else to render new rows.
 """
 
 import logging
@@ -36,7 +36,7 @@ HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
 def complete(config: DictConfig) -> DictConfig:
-    """The configuration (a checked one) with its data set described in full; changed in place and returned."""
+    """Completes the data set of a checked configuration, in place; returns the configuration."""
     dataset = config.dataset
     given = [key for key in OWN if config.get(key) is not None]
     if given and dataset.get("table") is None:
@@ -51,8 +51,8 @@ def complete(config: DictConfig) -> DictConfig:
 
 
 def on_all_rows(config: DictConfig) -> DictConfig:
-    """The same; where nothing is held out to evaluate on, the training rows are, for a model not trained on them."""
-    if config.dataset.get("members") is not None:  # of a mixture, members say what they are evaluated on
+    """`complete`; if nothing is held out, evaluation uses the training rows, for a model not trained on them."""
+    if config.dataset.get("members") is not None:  # the members of a mixture define their evaluation rows
         return config
     spec = DatasetSpec.from_config(resolved(config.dataset))
     if not has_split(spec, "eval"):
@@ -63,10 +63,10 @@ def on_all_rows(config: DictConfig) -> DictConfig:
 
 
 def on_other_rows(config: DictConfig) -> DictConfig:
-    """A finished run's settings with `data=` to evaluate on, whose columns may be called otherwise (`text= label=`)."""
+    """A finished run's settings with `data=` to evaluate on, whose columns may have other names (`text= label=`)."""
     dataset = config.dataset
     if dataset.get("table") is None:
-        raise UserError(f"data= is for a run on a table of one's own; this adapter was trained on {dataset.name}.")
+        raise UserError(f"data= is for runs on a table of your own; this adapter was trained on {dataset.name}.")
     _, source = _load(config)
     renamed = {**dataset.rename, **_renamed(config)}
     held_out = {**dataset.held_out, "share": None}
@@ -79,7 +79,7 @@ def with_texts_named(config: DictConfig) -> DictConfig:
     """A finished run's settings for rows to label whose texts are in other columns (`text=`)."""
     if config.dataset.get("table") is None:
         raise UserError(
-            f"text= is for a run on a table of one's own; this one is on {config.dataset.name}, whose columns"
+            f"text= is for runs on a table of your own; this one is on {config.dataset.name}, whose columns"
             " '+dataset.rename={NAME: COLUMN}' renames."
         )
     pairs = _renamed_texts(config)
@@ -89,7 +89,7 @@ def with_texts_named(config: DictConfig) -> DictConfig:
 
 
 def _renamed(config: DictConfig) -> dict[str, str]:
-    """The columns named on the command line -> those that the run's templates know."""
+    """Columns named on the command line -> the names in the run's templates."""
     back = {new: old for old, new in config.dataset.rename.items()}
     label = config.dataset.label
     known = list(label.get("of_each") or [label.column])
@@ -116,10 +116,10 @@ def _describe_table(config: DictConfig) -> None:
     template = config.template if config.template is None else _read_template(str(config.template))
     text, label, labels = _as_columns(config.text), _as_columns(config.label), _labels(config)
     if template is not None and config.get("list_labels") is not None:
-        raise UserError("list_labels= is for the prompt of the project's own: with template= the template says it.")
+        raise UserError("list_labels= is for the built-in prompt: with template= the template decides.")
     choices = _choices(config, table)
     options = TableOptions(text, label[0] if label else None, choices, template, labels, config.get("list_labels"))
-    # words that are given by label name all labels, too
+    # words given by label also name all labels
     known = labels or (list(options.choices) if isinstance(options.choices, Mapping) else None)
     said = several(config.get("multi_label", "auto"))
     sets = recognise(table, SetOptions(label, text, known, said, config.get("separator")))
@@ -137,7 +137,7 @@ def _describe_table(config: DictConfig) -> None:
 
 
 def _answers_of_a_collection(config: DictConfig, table: Table) -> list[str]:
-    """What the first of promptsource's templates answers for which label: they have an order of their own."""
+    """A note on the first promptsource template's answer for each label: promptsource has its own order."""
     spec = DatasetSpec.from_config(resolved(config.dataset))
     if not isinstance(spec.prompts, str) or spec.label_names is None:
         return []
@@ -149,7 +149,7 @@ def _answers_of_a_collection(config: DictConfig, table: Table) -> list[str]:
 
 
 def _lay_out(config: DictConfig) -> None:
-    """`dataset.layout` as a template: instruction and fields from the file of settings, which has a line for each."""
+    """`dataset.layout` as a template: instruction and fields come from the settings file, a line each."""
     dataset, layout = config.dataset, config.dataset.layout
     fields, instruction = _settings(config)
     rename = {**template_names(fields), **dataset.rename}
@@ -171,9 +171,10 @@ def _settings(config: DictConfig) -> tuple[list[str], str]:
     path = next((root / file for file in config.dataset.layout.settings if (root / file).is_file()), None)
     if path is None:
         raise UserError(
-            f"{name} is worded by {' or '.join(config.dataset.layout.settings)} under data_dir={config.data_dir}, which"
-            " is not there. Take src/data/raft_prompt_construction_settings.jsonl of github.com/r-three/t-few, and put"
-            " it there under that name, or set 'dataset.layout.settings=[FILE]', with which the rows may be the Hub's."
+            f"{name} takes its prompt from {' or '.join(config.dataset.layout.settings)} under"
+            f" data_dir={config.data_dir}, which is missing. Take src/data/raft_prompt_construction_settings.jsonl of"
+            " github.com/r-three/t-few, and put it there under that name, or set 'dataset.layout.settings=[FILE]',"
+            " with which the rows may come from the Hub."
         )
     rows = read_rows(path)
     if len(rows) < 2 or not all(name in row for row in rows[:2]):
@@ -188,12 +189,10 @@ def _first_fields(spec: DatasetSpec, config: DictConfig) -> dict[str, Any]:
 
 
 def _put(config: DictConfig, keys: dict[str, Any]) -> None:
-    """Sets these keys of `dataset`; raises UserError for text that would mean something else there."""
+    """Sets these keys of `dataset`; raises UserError for text with a special meaning there."""
     for key, value in keys.items():
         if bad := next((text for text in _texts(value) if "${" in text or text == "???"), None):
-            raise UserError(
-                f"{bad!r} (dataset.{key}) would mean something else in a configuration: spell it otherwise."
-            )
+            raise UserError(f"{bad!r} (dataset.{key}) has a special meaning in a configuration: rename it.")
         OmegaConf.update(config, f"dataset.{key}", value, merge=False)
 
 
@@ -207,7 +206,7 @@ def _texts(value: Any) -> Iterator[str]:
 
 
 def _load(config: DictConfig) -> tuple[Table, dict[str, Any]]:
-    """The table, and the keys of `dataset` that say where it is."""
+    """The table, and the keys of `dataset` that locate it."""
     data = str(config.data)
     path = Path(data).expanduser().resolve()
     if is_table(path.name) or path.exists() or not HUB_ID.fullmatch(data):
@@ -225,7 +224,7 @@ def _load(config: DictConfig) -> tuple[Table, dict[str, Any]]:
 
 
 def _read_template(template: str) -> str:
-    """Jinja that stands in a file, which spares the shell's and Hydra's quotation marks."""
+    """Reads Jinja from a file, which avoids quoting for the shell and Hydra."""
     path = Path(template).expanduser()
     if len(template) > 200 or "{" in template or not path.is_file():
         return template
@@ -248,7 +247,7 @@ def _as_columns(value: Any) -> list[str] | None:
 
 
 def _choices(config: DictConfig, table: Table) -> Any:
-    """`choices=` as it is written, or what the file that it names lists: that then stands in the configuration."""
+    """`choices=` as given, or the contents of the file it names, which then are in the configuration."""
     choices = parsed_texts(_plain(config.choices))
     if isinstance(choices, str) and choices not in table.columns and is_label_file(choices):
         choices = config.choices = read_labels(Path(choices).expanduser())
@@ -256,12 +255,12 @@ def _choices(config: DictConfig, table: Table) -> Any:
 
 
 def _labels(config: DictConfig) -> list[Any] | None:
-    """All labels, where the user names them, or a file that lists them."""
+    """All labels, if the user lists them or names a file that does."""
     labels = parsed_texts(_plain(config.get("labels")))
     if isinstance(labels, str) and is_label_file(labels):
         labels = config.labels = list(read_labels(Path(labels).expanduser()))
     if labels is not None and not isinstance(labels, list):
-        raise UserError(f"labels={labels} is no list of labels, as in labels=[spam,ham].")
+        raise UserError(f"labels={labels} is not a list of labels, as in labels=[spam,ham].")
     return labels
 
 

@@ -5,9 +5,9 @@ from difflib import get_close_matches
 
 
 class UserError(ValueError):
-    """One clear sentence on one line: the bad value, the good values, the knob to turn.
+    """One clear sentence on one line: the bad value, the valid values, the setting to change.
 
-    It may quote a file's content: line breaks and control characters in it become escapes.
+    It may quote a file's content: line breaks and control characters become escapes.
     """
 
     def __init__(self, sentence: str) -> None:
@@ -20,7 +20,7 @@ def printable(text: str) -> str:
 
 
 def nearest(value: object, known: Iterable[object]) -> str | None:
-    """The one of `known` that is spelt most like this value, upper and lower case alike; None if none is close."""
+    """The member of `known` with the most similar spelling, ignoring case; None if none is close."""
     by_spelling = {str(name).casefold().strip(): str(name) for name in known}
     near = get_close_matches(str(value).casefold().strip(), by_spelling, n=1)
     return by_spelling[near[0]] if near else None

@@ -60,7 +60,7 @@ def _evaluate(config: DictConfig, folder: Path) -> RunRecord:
 
 
 def _training_rows(config: DictConfig) -> Task | None:
-    """The rows of a table that the adapter was trained on; None where they are not there as they were."""
+    """The rows of a table that the adapter was trained on; None if they are missing or have changed."""
     saved = None if config.adapter is None else saved_settings(Path(config.adapter))
     if saved is None or saved["dataset"].get("members") is not None:
         return None
@@ -73,8 +73,8 @@ def _training_rows(config: DictConfig) -> Task | None:
 
 
 def _run(config: DictConfig, folder: Path, evaluation: Task, context: InContext | None, guesses: Guesses) -> RunRecord:
-    """The job as each of its processes does it; only the first writes."""
-    # heavy imports only now: the configuration and the data are known to be good
+    """The job, run by each process; only the first writes."""
+    # heavy imports only now, after the configuration and the data were checked
     from tfew.costs.memory_forecast import check_memory
     from tfew.models.build import build_blueprint, build_device, build_for_scoring, build_tokenizer, saved_method
     from tfew.ranking.evaluation import evaluate_model

@@ -35,12 +35,12 @@ if TYPE_CHECKING:
     from tfew.prediction.suggestions import Suggestions
 
 log = logging.getLogger("tfew.predict")  # __name__ is __main__ under python -m
-HEAD_BYTES = 2**16  # of the input, by which it is known again
-PATHS = ("adapter", "model.path", "model.tokenizer")  # which a worker in another folder has to find, too
+HEAD_BYTES = 2**16  # of the input, to recognise it when resuming
+PATHS = ("adapter", "model.path", "model.tokenizer")  # made absolute, since workers may run in other folders
 
 
 def predict(config: DictConfig, overrides: Sequence[str] = ()) -> "Progress":
-    """Labels the rows of `config.input` into `config.output`; `overrides`: what the command line says."""
+    """Labels the rows of `config.input` into `config.output`; `overrides`: of the command line."""
     source, target = str(config.input), str(config.output)
     wanted = _check_settings(config)
     if config.ray is not None or config.trainer.devices != 1 or names_many(source) or is_folder(target):
@@ -48,7 +48,7 @@ def predict(config: DictConfig, overrides: Sequence[str] = ()) -> "Progress":
     _check(config, source, target)
     folders = None if config.adapters is None else task_folders(Path(str(config.adapters)).expanduser())
 
-    # heavy imports only now: the request is known to make sense
+    # heavy imports only now, after the request was checked
     from tfew.prediction.bulk_predict import BulkPrediction
     from tfew.prediction.doubt import doubt_lines, drift_references
     from tfew.prediction.input_rows import InputForm, check_columns
@@ -95,12 +95,12 @@ def predict(config: DictConfig, overrides: Sequence[str] = ()) -> "Progress":
 
 
 def _predict_in_pieces(config: DictConfig, overrides: Sequence[str], wanted: WorkerChoice) -> "Progress":
-    """The same by several workers, of many files, or into a folder (`tfew.pieces`)."""
+    """`predict` with several workers, for many files, or into a folder (`tfew.pieces`)."""
     source, target = str(config.input), str(config.output)
     for key in ("suggest", *THRESHOLDS):
         if config[key] is not None:
             raise UserError(
-                f"{key}= lists rows for a person in a file of its own, which several workers or files do not have:"
+                f"{key}= writes rows for a person to one file, which several workers or files do not support:"
                 " leave it out, or label one file by one process."
             )
     output = PieceOutput(target, config.parts)
@@ -115,7 +115,7 @@ def _predict_in_pieces(config: DictConfig, overrides: Sequence[str], wanted: Wor
     from tfew.prediction.saved_run import saved_run
 
     config = config.copy()
-    config.trainer.devices = 1  # of each worker
+    config.trainer.devices = 1  # per worker
     for key in PATHS:
         if (path := OmegaConf.select(config, key)) is not None:
             OmegaConf.update(config, key, absolute(str(path)))
@@ -147,7 +147,7 @@ def _suggestions(config: DictConfig, find_run: "FindRun", target: str) -> "Sugge
 
 
 def _warn_of_weak_adapter(folder: Path) -> None:
-    """Where its own run's record says that it was no better than a baseline on rows that it was not trained on."""
+    """Warns if the run's record shows it no better than a baseline on rows that it was not trained on."""
     if finished_settings(folder) is None:  # an adapter without its run
         return
     metrics = load_record(folder).metrics
@@ -156,7 +156,7 @@ def _warn_of_weak_adapter(folder: Path) -> None:
         name, gain = next(iter(weak.items()))
         low, high = (100 * gain[end] for end in ("low", "high"))
         log.warning(
-            f"Warning: on the held-out rows of its own training {folder} was not surely better than the {name}"
+            f"Warning: on the held-out rows of its own training {folder} was not significantly better than the {name}"
             f" (95 % interval of the difference {low:.1f} to {high:.1f} points): check some labels by hand."
         )
 
@@ -166,7 +166,7 @@ def _run(config: DictConfig, labelling: "BulkPrediction", source: str, target: s
         try:
             return labelling.to(sys.stdout)
         except BrokenPipeError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes it once more at the end
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes it again at exit
             sys.exit("Standard output was closed: stopped.")
     from tfew.prediction.bulk_predict import Progress
     from tfew.prediction.doubt import review_file
@@ -181,14 +181,14 @@ def _run(config: DictConfig, labelling: "BulkPrediction", source: str, target: s
             file.finish()
             return Progress.from_state(file.state)
         if file.state:
-            log.info(f"{target} is unfinished; continuing behind row {file.state['place']['row']:,}.")
+            log.info(f"{target} is unfinished; continuing after row {file.state['place']['row']:,}.")
         return labelling.into(file)
     finally:
         file.close()
 
 
 def _check_settings(config: DictConfig) -> WorkerChoice:
-    """Who labels; raises UserError for what can be known before a model is loaded."""
+    """Checks settings; raises UserError for all mistakes that can be found before a model is loaded."""
     if config.adapter is not None and config.adapters is not None:
         raise UserError("adapter= is one task's adapter, adapters= those of many: give one of them.")
     if config.bad_rows not in ("stop", "skip"):
@@ -206,13 +206,13 @@ def _check_settings(config: DictConfig) -> WorkerChoice:
 
 
 def _check(config: DictConfig, source: str, target: str) -> None:
-    """The same of files."""
+    """Checks files in the same way."""
     kind_of_output(target)
     _check_suggest(config, target)
     if source != STDIO and not Path(source).expanduser().is_file():
         raise UserError(f"input={source} {'is a folder' if Path(source).is_dir() else 'does not exist'}.")
     if source == STDIO and sys.stdin.isatty():
-        what = "JSON lines (format= says otherwise)" if config.format is None else config.format
+        what = "JSON lines (or set format=)" if config.format is None else config.format
         log.info(f"Reading {what} from standard input, to its end (Ctrl-D); input=FILE reads a file.")
     if target == STDIO:
         return
@@ -233,7 +233,7 @@ def _check_suggest(config: DictConfig, target: str) -> None:
     if config.adapters is not None:
         raise UserError("suggest= names rows for one task's table, and adapters= has many: set adapter=.")
     if target == STDIO:
-        raise UserError("suggest= is found in the whole output, so that must be a file: set output=FILE.")
+        raise UserError("suggest= reads the whole output, so it must be a file: set output=FILE.")
     path = Path(target).expanduser()
     listed = suggestions_file(path)
     if listed.exists() and not config.overwrite and not path.with_name(f"{path.name}.partial.json").is_file():
@@ -245,7 +245,7 @@ def _named(source: str) -> str:
 
 
 def _identity(source: str) -> dict[str, Any]:
-    """By what an input file is known again, without reading all of it."""
+    """Identifies an input file when resuming, without reading all of it."""
     if source == STDIO:
         return {}
     path = Path(source).expanduser()

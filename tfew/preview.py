@@ -1,4 +1,4 @@
-"""What the model is shown: `python -m tfew.preview +experiment=rte n=3`."""
+"""Shows what the model will see: `python -m tfew.preview +experiment=rte n=3`."""
 
 import json
 import random
@@ -72,7 +72,7 @@ def _empty_renders(task: Task) -> str:
 
 
 def _placement(config: DictConfig) -> str:
-    """Where the method would be in the model; nothing is loaded."""
+    """Where the method would be placed in the model; nothing is loaded."""
     from tfew.models.build import build_method, build_shape
 
     placement = build_method(config).placement(build_shape(config))
@@ -80,7 +80,7 @@ def _placement(config: DictConfig) -> str:
 
 
 def _preview_mixture(config: DictConfig, spec: MixtureSpec) -> list[dict[str, Any]]:
-    """All members, here or not; then prompts drawn from those that are here. Nothing is downloaded."""
+    """Lists all members, available or not; then prompts from the available ones. Nothing is downloaded."""
     task = local_task(config, spec)
     known = {name: part["available"] for name, part in task.mixture["members"].items()} if task and task.mixture else {}
     members = member_overview(spec, config.templates.use, data_folder(config), known)
@@ -102,7 +102,7 @@ def _show(config: DictConfig, task: Task, rows: Sequence[int]) -> list[dict[str,
     shown = []
     for number, row in enumerate((task.prompts[row] for row in rows), start=1):
         if not config.json:
-            own = row[0].idx + (config.dataset.get("table") is not None)  # of a table of one's own from 1
+            own = row[0].idx + (config.dataset.get("table") is not None)  # rows of a user's table count from 1
             print(f"==== {row[0].dataset} {config.split}, row {own} ({number} of {task.rows}) ====")
         for prompt in row:
             description = _describe(prompt, prompt_tokenizer)
@@ -116,8 +116,8 @@ def _members_as_text(spec: MixtureSpec, members: Sequence[Mapping[str, Any]]) ->
     absent = [member for member in members if member["source"] is None]
     unverified = sum(not member["verified"] for member in members if member["source"])
     lines = [
-        f"{spec.name}: {len(members)} members, {sum(m['items'] for m in members):,} prompts in a pass;"
-        f" {len(absent)} members missing, {unverified} from a place never tried here (*)",
+        f"{spec.name}: {len(members)} members, {sum(m['items'] for m in members):,} prompts per epoch;"
+        f" {len(absent)} members missing, {unverified} from an untested source (*)",
         f"{'member':<{width}}  templates      rows   prompts   share  from",
     ]
     for member in members:
@@ -128,8 +128,8 @@ def _members_as_text(spec: MixtureSpec, members: Sequence[Mapping[str, Any]]) ->
             f" {100 * member['share']:6.2f}%  {source}"
         )
     if absent:
-        lines.append("What to bring, under data_dir:")
-        lines += [f"  {member['member']}: {member['bring'] or 'nothing is known'}" for member in absent]
+        lines.append("Files to supply under data_dir:")
+        lines += [f"  {member['member']}: {member['bring'] or 'unknown'}" for member in absent]
     return "\n".join(lines) + "\n"
 
 

@@ -37,12 +37,12 @@ class Planned:
 
 
 def submit(config: DictConfig) -> list[Path]:
-    """Writes FOLDER/TASK/predictions.csv for every task; everything that can be checked first is checked first."""
+    """Writes FOLDER/TASK/predictions.csv for every task; checks everything possible first."""
     names = _tasks(config)
     output = Path(str(config.output)).expanduser()
     missing = [name for name in names if config.overwrite or not (output / name / FILE).is_file()]
     if done := [name for name in names if name not in missing]:
-        log.info(f"There already, and left as they are (overwrite=true redoes them): {shorten_list(done, len(done))}.")
+        log.info(f"Already done, and kept (overwrite=true redoes them): {shorten_list(done, len(done))}.")
     planned = [_plan(config, name, run) for name, run in _runs(config, missing).items()]
     for task in planned:
         predicted = _predict(task)
@@ -64,7 +64,7 @@ def _tasks(config: DictConfig) -> list[str]:
 
 
 def _runs(config: DictConfig, names: list[str]) -> dict[str, Path]:
-    """The run of each task: those named in `adapters=`, else of each the one that finished last."""
+    """The run of each task: those named in `adapters=`, else each task's last finished run."""
     if config.adapters is not None:
         found = _named_runs(Path(str(config.adapters)).expanduser())
         where = f"adapters={config.adapters}"

@@ -1,4 +1,4 @@
-"""The four things that travel: Example -> Prompt -> Batch -> Prediction.
+"""The four data types between modules: Example -> Prompt -> Batch -> Prediction.
 
 Letters in names, here and everywhere: B examples, L input tokens, C answer choices, T tokens of a choice,
 N choices that are present (not padding) in a batch.
@@ -19,13 +19,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Example:
-    """One row of a data set after the label rule; knows no prompt.
+    """One row of a data set after the label rule, without a prompt.
 
-    `fields` is what templates see; `label` is the index of the right choice, None where unknown. `unknown_label` is
-    what the row's label is called, where that is none of the task's.
+    `fields` is what templates see; `label` is the index of the right choice, None if unknown. `unknown_label` is the
+    name of the row's label, if it is not one of the task's.
 
-    Where a row may have several labels, `labels` are the indices of all of them (None where unknown) in place of
-    `label`, and `other_labels` those that are none of the task's.
+    If a row may have several labels, `labels` has the indices of all (None if unknown) instead of `label`, and
+    `other_labels` those that are not the task's.
     """
 
     idx: int
@@ -41,12 +41,12 @@ class Prompt:
     """One example rendered by one template: text only.
 
     A generation task has `choices=(target,)` and `label=0`. `cuttable`: the parts of `input`, (start, end) in
-    characters, that may be shortened where it has too many tokens; with none, its end is cut. `shots` are the (input,
-    answer) pairs that stand before it in context; `content_free` is the input with nothing of the row in it, where the
-    scoring method wants it.
+    characters, that may be truncated if it has too many tokens; without any, its end is. `shots` are the (input,
+    answer) pairs that precede it in context; `content_free` is the input without the row's content, if the scoring
+    method needs it.
 
-    Several `questions`, each by its name, share the input: the choices are those of the first, then those of the
-    second, equally many of each. `answers` has the right one of each question's own, in place of `label`.
+    Several `questions`, each with a name, share the input: the choices are those of the first, then those of the
+    second, equally many each. `answers` has the index of the right choice within each question, instead of `label`.
     """
 
     dataset: str
@@ -76,11 +76,11 @@ class Batch:
     """Prompts as padded token ids.
 
     input_ids, input_mask `[B, L]`; choice_ids, choice_mask `[B, C, T]`; masks are bool. Examples may have
-    different numbers of choices: an absent choice is all-false in `choice_mask`. label `[B]` is -1 where unknown.
-    task_id `[B]` says whose vectors each example is scaled by, where a model holds those of many tasks.
+    different numbers of choices: an absent choice is all-false in `choice_mask`. label `[B]` is -1 if unknown.
+    task_id `[B]` selects the task whose vectors scale each example, if a model has those of many tasks.
 
-    Where each example has Q questions, whose choices follow one another, label is `[B, Q]`. scored_mask `[B, C, T]`,
-    where it is not all of choice_mask, leaves out what the choices of a question begin with alike.
+    If each example has Q questions, whose choices follow one another, label is `[B, Q]`. scored_mask `[B, C, T]`, if it
+    differs from choice_mask, excludes the common beginning of a question's choices.
     """
 
     input_ids: torch.Tensor
@@ -107,19 +107,19 @@ class Batch:
         return self._each(lambda tensor: tensor.to(device, non_blocking=non_blocking))
 
     def split(self, size: int) -> list[Batch]:
-        """Consecutive parts of at most `size` examples; padding stays as it is."""
+        """Consecutive parts of at most `size` examples; padding is kept."""
         return [self.part(slice(start, start + size)) for start in range(0, len(self), size)]
 
     def tasks_of(self, example: torch.Tensor) -> torch.Tensor | None:
-        """The tasks of these examples (positions in the batch); None where the batch names no tasks."""
+        """The tasks of these examples (positions in the batch); None if the batch has no tasks."""
         return None if self.task_id is None else self.task_id[example]
 
     def part(self, examples: slice) -> Batch:
-        """Some of the examples; padding stays as it is."""
+        """Some of the examples; padding is kept."""
         return self._each(lambda tensor: tensor[examples])
 
     def chosen(self, is_chosen_B: torch.Tensor) -> Batch:
-        """The examples for which this is true; padding stays as it is."""
+        """The examples for which this is true; padding is kept."""
         return self._each(lambda tensor: tensor[is_chosen_B])
 
     def _each(self, change: Callable[[torch.Tensor], torch.Tensor]) -> Batch:
@@ -127,7 +127,7 @@ class Batch:
         return replace(self, **{name: change(tensor) for name, tensor in tensors.items() if tensor is not None})
 
     def right_choices(self) -> Batch:
-        """The same examples with the right choice of each, or of each of its questions, alone."""
+        """The same examples with only the right choice of each, or of each of its questions."""
         label_BQ = self.label if self.label.dim() == 2 else self.label[:, None]
         choices = self.choice_ids.shape[1] // label_BQ.shape[1]  # of a question
         place_BQ = label_BQ + choices * (label_BQ.new_ones(label_BQ.shape[1]).cumsum(0) - 1)
@@ -141,13 +141,13 @@ class Batch:
         )
 
     def scored(self, token_logprob_BCT: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """The same with 0 at tokens that are not scored, and the mask of those that are."""
+        """The log-probabilities with 0 at tokens that are not scored, and the mask of scored tokens."""
         if self.scored_mask is None:
             return token_logprob_BCT, self.choice_mask
         return token_logprob_BCT.masked_fill(~self.scored_mask, 0), self.scored_mask
 
     def by_question(self) -> Batch:
-        """Each question as an example of its own, with the tokens that are scored; for losses, not for a model."""
+        """Each question as a separate example, with its scored tokens; for losses, not for a model."""
         if self.label.dim() == 1:
             return self
         questions, (_, C, T) = self.label.shape[1], self.choice_ids.shape
@@ -161,7 +161,7 @@ class Batch:
         )
 
     def by_choices(self, parts: int) -> list[Batch]:
-        """At most so many batches of the same examples, each with some of the choices, in order: to be computed."""
+        """At most `parts` batches of the same examples, each with some of the choices, in order."""
         size = -(-self.choice_ids.shape[1] // parts)
         return [
             replace(self, choice_ids=ids_BCT, choice_mask=mask_BCT, scored_mask=None)
@@ -175,16 +175,16 @@ LEFT_OUT = {"fold": None, "same": None, "shortlisted": None, "bounds": 0, "quest
 
 @dataclass(frozen=True)
 class Prediction:
-    """What rank classification says of one prompt; `scores` has one number per choice, higher is better.
+    """The result of rank classification for one prompt; `scores` has one number per choice, higher is better.
 
-    `tokens`, `characters` and `bytes` count each choice's (tokens with end-of-text where it is scored), `unconditional`
-    are the sums of their log-probabilities after an empty input, None where they were not asked for: with them a score
-    under one norm can be made one under another (`tfew.ranking.norms`). That goes for one context; of several
-    `contexts` (ensemble in-context learning) the scores are what their predictions were combined to. `fold` is the one
-    that held the row out, in a cross-validation. `same` has for each choice the first one of the same tokens, where
-    there are such (`tfew.ranking.ties`). `bounds` says of how many choices the score is an upper bound, since they were
-    left out, and `shortlisted` under which norm: what is predicted is right under that alone
-    (`tfew.ranking.shortlist`). `question` is the one of the prompt's that this answers, where it has several.
+    `tokens`, `characters` and `bytes` are counts for each choice (tokens with end-of-text if it is scored),
+    `unconditional` the sums of its log-probabilities after an empty input, None if not requested: with them a score
+    under one norm can be converted to another (`tfew.ranking.norms`). That holds for one context; with several
+    `contexts` (ensemble in-context learning) the scores are those of the combined predictions. `fold`: the fold that
+    held the row out, in cross-validation. `same`: for each choice the first one with the same tokens, if there are such
+    (`tfew.ranking.ties`). `bounds`: the number of choices whose score is only an upper bound, since they were left out;
+    `shortlisted`: the norm used for that, the only one under which the prediction is valid (`tfew.ranking.shortlist`).
+    `question`: the question of the prompt that this answers, if it has several.
     """
 
     dataset: str
@@ -210,7 +210,7 @@ class Prediction:
 
     @classmethod
     def from_json(cls, line: str) -> Prediction:
-        """What `to_json` gave; raises ValueError or TypeError for anything else."""
+        """The inverse of `to_json`; raises ValueError or TypeError for anything else."""
         row = parse_own_json(line)
         if not isinstance(row, dict):
             raise ValueError(f"it is {type(row).__name__}, no JSON object")

@@ -1,4 +1,4 @@
-"""Labels over HTTP, and a page to try them on: `python -m tfew.serve adapters=tasks.json port=8000`."""
+"""Labels over HTTP, and a web page to try it: `python -m tfew.serve adapters=tasks.json port=8000`."""
 
 import gc
 import logging
@@ -43,12 +43,12 @@ WHOLE = {
     "port": (0, 65535), "max_items": (1, 10**6), "max_waiting": (1, 10**7), "max_table_rows": (1, 10**8),
     "max_connections": (1, 10**6), "processes": (1, 1024),
 }  # fmt: skip
-SILENT_SECONDS = 30.0  # a worker that says nothing for so long is replaced
+SILENT_SECONDS = 30.0  # a worker that is silent for this long is replaced
 POSITIVE = ("max_body_mb", "timeout_seconds", "drain_seconds")
 
 
 def serve(config: DictConfig, overrides: Sequence[str] = ()) -> None:
-    """Until SIGTERM or Ctrl-C; `overrides`: what the command line says."""
+    """Serves until SIGTERM or Ctrl-C; `overrides`: of the command line."""
     _check(config)
     settings(DecisionSettings, config).check()
     _check_reach(config)
@@ -61,10 +61,10 @@ def serve(config: DictConfig, overrides: Sequence[str] = ()) -> None:
     tokens = None if config.token is None else load_tokens(str(config.token))
     shared = _shared_tasks(config, folders)
     if shared is not None:
-        shared.read()  # a damaged file is said now
+        shared.read()  # reports a damaged file now
 
     def load() -> "Predictor":
-        # heavy imports only now: the settings are known to be good
+        # heavy imports only now, after the settings were checked
         from tfew.prediction.predictor import load_predictor
         from tfew.prediction.saved_run import saved_run
 
@@ -74,7 +74,7 @@ def serve(config: DictConfig, overrides: Sequence[str] = ()) -> None:
         find_run = partial(saved_run, config, of_prediction)
         predictor = load_predictor(find_run, config.adapter if folders is None else folders, config.merge)
         for task in predictor.tasks.values():
-            _ = task.answering  # read now, not when somebody asks for it
+            _ = task.answering  # computed now, not at the first request
         return predictor
 
     def ready(port: int) -> None:
@@ -96,7 +96,7 @@ def _serve(
     ready: Callable[[int], None],
     worker: "Worker | None" = None,
 ) -> None:
-    """In this process, which is `worker` where there are several."""
+    """Serves in this process, which is `worker` if there are several."""
     from tfew.service import server
     from tfew.service.app import make_app
     from tfew.service.metrics import Metrics
@@ -105,7 +105,7 @@ def _serve(
     name = None if worker is None else str(worker.number)
     metrics = Metrics(name, None if worker is None else worker.folder)
     queue = LabelQueue(predictor, config.max_waiting, 2 * predictor.batch_size, metrics.observe_batch)
-    # of a worker that takes another's place the name stays: changes wait for it
+    # a worker's replacement keeps its name: changes wait for it
     member = None if worker is None else f"{worker.folder.name}-{name}"
     app = make_app(queue, metrics, _limits(config), tokens, _shared_tasks(config, folders, member))
 
@@ -125,14 +125,14 @@ def _serve_many(
     folders: Folders,
     ready: Callable[[int], None],
 ) -> None:
-    """In `processes=` others: on the CPU with one model for all, on GPUs with one for each."""
+    """Serves in `processes=` child processes: on the CPU they share one model, on GPUs each has its own."""
     from tfew.service import processes
     from tfew.service.server import SHUTDOWN_TIMEOUT_SECONDS
 
     if not processes.HAS_FORK:
-        raise UserError(f"processes={config.processes}: this system has one (no fork).")
+        raise UserError(f"processes={config.processes}: this system supports one only (no fork).")
     sockets = processes.bound_sockets(config.host, config.port)
-    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # its threads would not be there in a fork
+    os.environ["TOKENIZERS_PARALLELISM"] = "false"  # threads do not survive a fork
     gpus = 0 if config.trainer.accelerator == "cpu" else processes.gpu_count()
     whole = None if gpus else _loaded_by_one_thread(load)
     with tempfile.TemporaryDirectory(prefix="tfew-serve-") as name:
@@ -155,7 +155,7 @@ def _serve_many(
 
 @dataclass(frozen=True)
 class Worker:
-    """One of several processes. `folder`: where all write their metrics; `sockets`: what all accept from."""
+    """One of several processes. `folder`: where all write their metrics; `sockets`: shared by all for accepting."""
 
     number: int
     folder: Path
@@ -167,18 +167,18 @@ class Worker:
 
 
 def _loaded_by_one_thread(load: Callable[[], "Predictor"]) -> "Predictor":
-    """Loaded so that a fork of this process can compute: torch's threads would not be there in it."""
+    """Loads with a single thread, so that a fork of this process can compute: torch's threads do not survive a fork."""
     import torch
 
     torch.set_num_threads(1)
     predictor = load()
     gc.collect()
-    gc.freeze()  # collections in a fork would write to all pages of Python's objects, and so copy them
+    gc.freeze()  # a collection in a fork would write to all pages of Python objects, and so copy them
     return predictor
 
 
 def _shared_tasks(config: DictConfig, folders: Folders, member: str | None = None) -> "SharedTasks | None":
-    """None where no task can be added, or what is added cannot be kept."""
+    """None if tasks cannot be added, or added tasks cannot be stored."""
     from tfew.service.shared_tasks import SharedTasks
 
     if config.manage is None or folders is None:
@@ -188,7 +188,7 @@ def _shared_tasks(config: DictConfig, folders: Folders, member: str | None = Non
     except UserError as error:
         if config.processes > 1:
             raise
-        log.warning(f"Warning: {error} What is added over HTTP ends with this process.")
+        log.warning(f"Warning: {error} Tasks added over HTTP are lost when this process ends.")
         return None
 
 
@@ -224,7 +224,7 @@ def _file(config: DictConfig, key: str) -> Path | None:
 
 def _check(config: DictConfig) -> None:
     if (config.adapter is None) == (config.adapters is None):
-        raise UserError("Say whose labels to serve: adapter=runs/NAME, or adapters=tasks.json for many tasks.")
+        raise UserError("There is nothing to serve: set adapter=runs/NAME, or adapters=tasks.json for many tasks.")
     for key, (least, most) in WHOLE.items():
         if type(config[key]) is not int or not least <= config[key] <= most:
             raise UserError(f"{key}={config[key]} is not a whole number from {least} to {most}.")
@@ -238,16 +238,16 @@ def _check(config: DictConfig) -> None:
     if config.manage is not None and not Path(config.manage).expanduser().is_dir():
         raise UserError(f"manage={config.manage} is no folder.")
     if config.manage is not None and config.adapters is None:
-        raise UserError("manage= adds and removes tasks, and adapter= serves one alone: use adapters=tasks.json.")
+        raise UserError("manage= adds and removes tasks, but adapter= serves a single one: use adapters=tasks.json.")
 
 
 def _check_reach(config: DictConfig) -> None:
-    """Raises UserError where others could reach the service without being asked who they are."""
+    """Raises UserError if other machines could reach the service without authentication."""
     if type(config.insecure) is not bool:
         raise UserError(f"insecure={config.insecure} is neither true nor false.")
     if config.token is None and not config.insecure and not _is_loopback(config.host):
         raise UserError(
-            f"host={config.host} lets other machines reach the service, and nothing asks who they are: name a file of"
+            f"host={config.host} exposes the service to other machines without authentication: name a file of"
             " tokens with token=, or set insecure=true."
         )
     if (config.certificate is None) != (config.key is None):
@@ -259,8 +259,8 @@ def _check_reach(config: DictConfig) -> None:
 
 
 def _is_loopback(host: str) -> bool:
-    """Whether each address of this name is; an unknown one is said when it is listened on."""
-    if not host:  # every address
+    """Whether every address of this name is a loopback address; an unknown name fails later, when listening."""
+    if not host:  # all interfaces
         return False
     try:
         found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
@@ -274,12 +274,12 @@ def _check_certificate(certificate: Path | None, key: Path | None) -> None:
         return
     try:
         ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key)
-    except OSError as error:  # SSLError is one
-        raise UserError(f"certificate={certificate} and key={key} do not go together ({error}).") from error
+    except OSError as error:  # includes SSLError
+        raise UserError(f"certificate={certificate} and key={key} do not match ({error}).") from error
 
 
 def _check_port(host: str, port: int) -> None:
-    """Before a model is loaded for nothing."""
+    """Raises UserError if the port is taken, before a model is loaded."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, kind, protocol) as probe:

@@ -1,7 +1,7 @@
 """Settings with their types, choices and bounds: each class is a group of `configs/`, each field a key in it.
 
-`tfew.config.checked` checks all of them once; below the commands they travel as these plain objects. Their values, and
-what they mean, stand in the YAML files.
+`tfew.config.checked` checks all of them once; below the commands they are passed as these plain objects. The YAML files
+have their values and explain them.
 """
 
 from dataclasses import MISSING, dataclass, fields, replace
@@ -17,7 +17,7 @@ T = TypeVar("T", bound="Settings")
 
 @dataclass(frozen=True)
 class AtLeast:
-    """A bound of a number; `above`: the bound itself is not allowed either."""
+    """A lower bound of a number; `above`: the bound is exclusive."""
 
     bound: float
     above: bool = False
@@ -37,7 +37,7 @@ NotNegative = Annotated[float, AtLeast(0)]
 
 
 class Settings:
-    """A group of settings, `group` in the configuration ("": its top), and what each key in it may be."""
+    """A group of settings, `group` in the configuration ("": its top level), and the valid values of each key."""
 
     group: ClassVar[str] = ""
 
@@ -97,7 +97,7 @@ class PromptSettings(Settings):
 
 @dataclass(frozen=True)
 class InContextSettings(Settings):
-    """In-context learning, which `evaluate` has and `train` has not."""
+    """In-context learning, for `evaluate` only."""
 
     group = "icl"
     mode: Literal["none", "concat", "ensemble"] = "none"
@@ -128,7 +128,7 @@ class FidelitySettings(Settings):
 
 @dataclass(frozen=True)
 class OptimizerSettings(Settings):
-    """What every optimiser has; its other arguments are its own."""
+    """Settings common to all optimisers; each has further arguments of its own."""
 
     group = "optimizer"
     lr: Positive
@@ -137,7 +137,7 @@ class OptimizerSettings(Settings):
 
 @dataclass(frozen=True)
 class TrainingSettings(Settings):
-    """What the steps of a training consist of."""
+    """Settings of the training steps."""
 
     seed: Seed
     steps: Count
@@ -153,7 +153,7 @@ class TrainingSettings(Settings):
 
     @property
     def memory_bytes(self) -> float | None:
-        """None: as much as there is."""
+        """None: all available memory."""
         return None if self.memory_gb is None else 1e9 * self.memory_gb
 
 
@@ -169,13 +169,13 @@ class EvaluationSettings(Settings):
 
     @property
     def in_full(self) -> "EvaluationSettings":
-        """The same with all choices scored, as a training's own numbers and its temperature are made."""
+        """The same with all choices scored, as for a training run's own metrics and temperature."""
         return replace(self, score=replace(self.score, shortlist=None))
 
 
 @dataclass(frozen=True)
 class DataSettings(Settings):
-    """Which rows."""
+    """The choice of rows."""
 
     few_shot: Literal["official", "files", "draw", "all"]
     few_shot_seed: Seed
@@ -194,7 +194,7 @@ class DataSettings(Settings):
 
 @dataclass(frozen=True)
 class CommandSettings(Settings):
-    """What a command does about what already exists, and how it prints."""
+    """How a command handles existing results, and how it prints."""
 
     resume: bool = False
     overwrite: bool = False
@@ -205,7 +205,7 @@ class CommandSettings(Settings):
 def settings(kind: type[T], config: DictConfig) -> T:
     """This group of the configuration as plain values, and the groups that belong to it.
 
-    Raises UserError for a value that cannot work.
+    Raises UserError for an invalid value.
     """
     node = config if not kind.group else OmegaConf.select(config, kind.group)
     found: dict[str, Any] = {}
@@ -222,7 +222,7 @@ def settings(kind: type[T], config: DictConfig) -> T:
 
 
 def check_value(key: str, value: object, hint: Any) -> None:
-    """Raises UserError where the value is not what a field's annotation says."""
+    """Raises UserError if the value does not match the field's annotation."""
     kinds = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
     if any(_fits(value, kind) for kind in kinds):
         return
@@ -253,7 +253,7 @@ def _fits(value: object, kind: Any) -> bool:
 
 
 def _description(kind: Any) -> str:
-    """What good values are; empty where there is nothing to say of them."""
+    """A description of valid values; empty if there is none."""
     if kind is bool:
         return "true or false"
     if get_origin(kind) is not Annotated:

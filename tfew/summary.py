@@ -1,4 +1,4 @@
-"""The end of a run: its record, written last, and the summary that a person reads."""
+"""The end of a run: its record, written last, and the printed summary."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -31,10 +31,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class RunResult:
-    """What a run has made: of training `fitted`, the size of the saved adapter and the mixture, where there is one.
+    """The results of a run: `fitted` by training, the size of the saved adapter, and the mixture, if any.
 
-    `predicted`: the rows that were held out, None where none were; `findings`: of the check of the task, None where
-    there was none.
+    `predicted`: the held-out rows, None if there were none; `findings`: of the check of the task, None if there was no
+    check.
     """
 
     loaded: "LoadedModel"
@@ -103,12 +103,12 @@ def finish(folder: Path, config: DictConfig, command: str, method_name: str, res
 
 
 def _has_report(config: DictConfig) -> bool:
-    """Whether the rows are somebody's own, or all that there are; published data sets are in `tfew.paper`'s."""
+    """Whether rows are a user's own, or cross-validated; published data sets are in `tfew.paper`'s report."""
     return config.dataset.get("table") is not None or config.get("folds") is not None
 
 
 def print_summary(record: RunRecord, path: Path) -> None:
-    """A small table on standard output, and where the record lies."""
+    """Prints a small table, and the path of the record."""
     counts, seconds = record.counts, record.seconds
     print(f"\n{record.dataset}: {record.method} on {record.model}, loss {record.loss}, seed {record.few_shot_seed}")
     if "accuracy_interval" in record.metrics and "classes" in record.config["dataset"]:
@@ -160,7 +160,7 @@ def _print_metrics(metrics: Mapping[str, Any]) -> None:
 
 
 def _print_labels(metrics: Mapping[str, Any], rows: int) -> None:
-    """For rows that somebody labelled by hand: every number, and how far it is to be trusted."""
+    """Prints the metrics of a user's own rows, and how reliable they are."""
     print("\n".join(f"  {line}" for line in headline(metrics, rows)))
     if "classes" in metrics:
         confused = [*confusions(metrics), ""] if "confusion" in metrics else []
@@ -183,7 +183,7 @@ def _print_probabilities(metrics: Mapping[str, Any]) -> None:
 
 
 def _describe_calibration(calibration: Mapping[str, Any]) -> str:
-    """How far probabilities are from accuracies (expected calibration error), before and after the temperature."""
+    """The expected calibration error, before and after temperature scaling."""
     if calibration["ece"] is None:
         return "  probabilities: nothing to check them with, no row has a label"
     if calibration["ece_calibrated"] is None:

@@ -30,11 +30,11 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Task:
-    """Prompts to train on or to rank. `prompts[i]` are all renders of row i that are not empty.
+    """Prompts to train on or to rank. `prompts[i]` are the non-empty renders of row i.
 
-    `examples` are those rows, none for training on a mixture, whose rows are read when they are drawn. `mixture`
-    says, where there is one, what each member contributes and which members were left out. `classes` are the labels
-    as the data spell them, where they mean the same in every row; `several`: a row may have any number of them.
+    `examples` are those rows, none for training on a mixture, whose rows are read on demand. `mixture`, if there is
+    one, has each member's contribution and the members left out. `classes` are the labels as spelt in the data, if they
+    mean the same in every row; `several`: a row may have any number of them.
     """
 
     name: str
@@ -51,11 +51,11 @@ class Task:
 
     @property
     def unknown_labels(self) -> dict[int, str]:
-        """By `idx` the labels that are none of the task's."""
+        """The labels that are not the task's, by `idx`."""
         return {e.idx: e.unknown_label for e in self.examples if e.unknown_label is not None}
 
     def only(self, rows: Sequence[int]) -> "Task":
-        """The same with these rows alone."""
+        """The same with these rows only."""
         return replace(self, examples=[self.examples[row] for row in rows], prompts=[self.prompts[row] for row in rows])
 
 
@@ -68,17 +68,17 @@ def load_spec(config: DictConfig) -> DatasetSpec:
 
 
 def load_mixture_spec(config: DictConfig) -> MixtureSpec | None:
-    """The data set as a mixture; None where it is a single one."""
+    """The data set as a mixture; None if it is a single one."""
     if config.dataset.get("members") is None:
         return None
     if config.templates.use == "single":
-        raise UserError("templates=single names one template, and a mixture has many data sets: original or all.")
+        raise UserError("templates=single names one template, but a mixture has many data sets: use original or all.")
     return MixtureSpec.from_config(resolved(config.dataset))
 
 
 @dataclass(frozen=True)
 class InContext:
-    """The solved examples of in-context learning, in their order, and how each template words them (input, answer)."""
+    """The solved examples of in-context learning, in order, and as (input, answer) by each template."""
 
     examples: Sequence[Example]
     shots: Mapping[str, tuple[tuple[str, str], ...]]
@@ -91,7 +91,7 @@ def train_task(config: DictConfig) -> Task:
     if task.rows < config.batch_size:
         raise UserError(
             f"batch_size={config.batch_size}, but there {_are(task.rows, 'training example')}: set"
-            f" batch_size={task.rows} or less, or bring more rows."
+            f" batch_size={task.rows} or less, or add rows."
         )
     return task
 
@@ -111,7 +111,7 @@ def train_templates(config: DictConfig, spec: DatasetSpec) -> list[Template]:
 
 
 def in_context(config: DictConfig) -> InContext | None:
-    """`icl.shots` of the few-shot examples in an order drawn by `icl.order_seed`; None where nothing is in context."""
+    """`icl.shots` of the few-shot examples in an order drawn by `icl.order_seed`; None without in-context learning."""
     if config.icl.mode == "none":
         return None
     if load_mixture_spec(config) is not None:
@@ -143,21 +143,21 @@ def _mixture_task(config: DictConfig, spec: MixtureSpec) -> Task:
     probed, empty = loaded.mixture.probe()
     if empty:
         log.info(
-            f"Note: {empty} of {probed} renders of first rows are empty; the next template or row takes their turn."
+            f"Note: {empty} of {probed} renders of first rows are empty; the next template or row is used instead."
         )
     return Task(spec.name, (), loaded.mixture, empty, loaded.describe())
 
 
 def local_task(config: DictConfig, spec: MixtureSpec) -> Task | None:
-    """The mixture of what can be had without the Hub; None where that is nothing."""
+    """The mixture of the members available without the Hub; None if there are none."""
     local = local_members(spec, data_folder(config))
     return None if local is None else _mixture_task(config, local)
 
 
 def tasks_at_hand(config: DictConfig) -> tuple[Task | None, Task | None]:
-    """What can be trained on and evaluated on here and now: from `data_dir=`, `data=`, or made in process.
+    """The training and evaluation tasks available locally: from `data_dir=`, `data=`, or generated.
 
-    Two times None where no data are named; raises UserError where they are and there are none to train on.
+    (None, None) if no data are named; raises UserError if they are and there is nothing to train on.
     """
     data_dir, mixture = data_folder(config), load_mixture_spec(config)
     if mixture is not None:
@@ -172,7 +172,7 @@ def tasks_at_hand(config: DictConfig) -> tuple[Task | None, Task | None]:
 def eval_task(config: DictConfig) -> Task | None:
     """The evaluation split with every template (`templates.eval=each`) or one drawn per example (`random`).
 
-    Of a mixture, the splits of all members that have one and can be ranked. None where there is nothing to evaluate.
+    For a mixture, the splits of all members that have one and can be ranked. None if there is nothing to evaluate.
     """
     mixture = load_mixture_spec(config)
     if mixture is None:
@@ -204,7 +204,7 @@ def eval_task(config: DictConfig) -> Task | None:
 
 def _eval_single(config: DictConfig, spec: DatasetSpec, data_dir: Path | None) -> Task:
     templates = select_templates(load_templates(spec.prompts), config.templates.use, config.templates.name)
-    if spec.table is not None and config.get("labels") != "strict":  # old runs do not know all settings
+    if spec.table is not None and config.get("labels") != "strict":  # old runs lack some settings
         spec = replace(spec, takes_unknown_labels=True)
     examples = list(islice(load_split(spec, "eval", data_dir), config.get("eval_rows")))
     task = _render(spec, examples, templates)
@@ -237,7 +237,7 @@ def _with_content_free(spec: DatasetSpec, task: Task, templates: Sequence[Templa
 
 
 def save_training_rows(config: DictConfig, task: Task, folder: Path) -> None:
-    """The shots that were drawn, or what the mixture consists of; all rows of a table lie in the table."""
+    """Saves the drawn shots, or the mixture's description; if all rows are used, they are in the data itself."""
     if task.mixture is not None:
         save_mixture(task, folder / MIXTURE_FILE)
     elif config.few_shot != "all":
@@ -249,12 +249,12 @@ def save_shots(config: DictConfig, examples: Sequence[Example], folder: Path) ->
 
 
 def save_mixture(task: Task, path: Path) -> None:
-    """What the mixture consists of; raises UserError where an unfinished run that is to continue had another one."""
+    """Saves the description of the mixture; raises UserError if the run to resume had another one."""
     text = json.dumps(task.mixture, indent=1) + "\n"
     if path.is_file() and path.read_text(encoding="utf-8") != text:
         raise UserError(
-            f"{path} says that the run so far was on another mixture (members or rows came or went since): bring the"
-            " data back as it was, or start afresh with resume=false."
+            f"{path}: the run so far was on another mixture (members or rows were added or removed): restore the"
+            " data, or start over with resume=false."
         )
     write_atomically(path, text)
 
@@ -262,7 +262,7 @@ def save_mixture(task: Task, path: Path) -> None:
 def _render(
     spec: DatasetSpec, examples: Sequence[Example], templates: Sequence[Template], labelled: bool = False
 ) -> Task:
-    """`labelled`: leave out, as if empty, renders of which the right choice is not known."""
+    """`labelled`: leave out renders without a known right choice, as if empty."""
     if not templates:
         raise UserError(f"{spec.name} has no template that fits templates.use; try templates=all.")
     renders = [[render(spec, template, example) for template in templates] for example in examples]
@@ -282,7 +282,7 @@ def _render(
 
 
 def _check_order(spec: DatasetSpec, example: Example, prompts: Sequence[Prompt]) -> None:
-    """That a template's answers are those of the labels, in their order: they are counted and named by it."""
+    """Raises UserError unless a template's answers are in the order of the labels, which counts and names rely on."""
     names = spec.label_names or ()
     for prompt in prompts:
         if len(prompt.choices) != len(names) or (example.label is not None and prompt.label != example.label):

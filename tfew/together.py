@@ -1,7 +1,7 @@
 """Several runs trained in one process: `python -m tfew.train +experiment=rte train_together=5`.
 
-Each run has the settings, folder, record and adapter that it would have alone, and is found finished by whoever asks
-for it alone. What they share is the frozen model and, in training, the batches (`tfew.training.joint_training`).
+Each run has the settings, folder, record and adapter of a separate run, and counts as finished for a separate command.
+The runs share the frozen model and, in training, the batches (`tfew.training.joint_training`).
 """
 
 import logging
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 SEEDS = (0, 1, 32, 42, 1024)  # the paper's
-SHARED = ("model", "method", "trainer", "engine", "memory_gb", "logger")  # one model, computed in one way
+SHARED = ("model", "method", "trainer", "engine", "memory_gb", "logger")  # equal for all: one model, one computation
 
 
 @dataclass(frozen=True)
@@ -46,13 +46,13 @@ class Job:
 
 
 def settings_of_each(overrides: Sequence[str], together: Any) -> list[DictConfig]:
-    """The settings of each run: those of the command line, and its own on top; `together` as in configs/train.yaml."""
+    """The settings of each run: the command line's, overridden by its own; `together` as in configs/train.yaml."""
     if isinstance(together, int) and not isinstance(together, bool) and 1 <= together <= len(SEEDS):
         together = SEEDS[:together]
     if isinstance(together, int | str) or not isinstance(together, Sequence | ListConfig) or not len(together):
         raise UserError(
             f"train_together={together} is neither a number from 1 to {len(SEEDS)}, nor a list of seeds, [0, 1, 7],"
-            " nor of what each run says, ['dataset=ONE', 'dataset=TWO shots=16']."
+            " nor of each run's settings, ['dataset=ONE', 'dataset=TWO shots=16']."
         )
     runs = [[f"few_shot_seed={entry}"] if isinstance(entry, int) else shlex.split(str(entry)) for entry in together]
     if bad := [override for run in runs for override in run if "=" not in override]:
@@ -62,7 +62,7 @@ def settings_of_each(overrides: Sequence[str], together: Any) -> list[DictConfig
 
 
 def train_together(configs: Sequence[DictConfig]) -> list[RunRecord]:
-    """Makes those of the runs that are not finished, all at once, and returns the records of all."""
+    """Makes the unfinished runs together, and returns the records of all."""
     configs = [complete(checked(config)) for config in configs]
     folders = [run_path(config, run_name(config)) for config in configs]
     _check(configs, folders)
@@ -90,8 +90,8 @@ def _is_finished(config: DictConfig, folder: Path) -> bool:
 
 
 def _train_jobs(jobs: Sequence[Job]) -> None:
-    """All at once, then each job's own adapter is saved, evaluated and recorded."""
-    # heavy imports only now: all configurations and data are known to be good
+    """Trains all jobs together; then saves, evaluates and records each job's adapter."""
+    # heavy imports only now, after all configurations and data were checked
     from tfew.methods.base import attach
     from tfew.methods.task_bank import without_tasks
 
@@ -134,7 +134,7 @@ def _build(first: Job) -> "Trainable":
     blueprint = build_blueprint(config, method, device, len(prompt_tokenizer.tokenizer))
     if is_checked(config.dataset, first.training):
         report(check_task(first.training, prompt_tokenizer, None, config.get("labels") is not None))
-    check_memory(blueprint, prompt_tokenizer, first.training, first.evaluation)  # the other jobs come on top
+    check_memory(blueprint, prompt_tokenizer, first.training, first.evaluation)  # for one job; the others need more
     model = build_backbone(config, prompt_tokenizer.tokenizer, device, method)
     execution = build_execution(config, device, method)
     sample = weights_sample_sha256(model)
@@ -180,7 +180,7 @@ def _member(job: Job, loaded: "Trainable") -> "Member":
 
 
 def _fit(jobs: Sequence[Job], members: "Sequence[Member]", loaded: "Trainable") -> float:
-    """Seconds that the training took."""
+    """Trains; returns the seconds it took."""
     import time
 
     from tfew.training.joint_training import JointTraining, restore_together
@@ -228,14 +228,14 @@ def _complete(job: Job, member: "Member", loaded: "Trainable", seconds: float, g
 
 
 def _check(configs: Sequence[DictConfig], folders: Sequence[Path]) -> None:
-    """That the runs are different ones which can share a model and batches."""
+    """Raises UserError unless the runs differ and can share a model and batches."""
     first = configs[0]
     if first.run_dir is not None:
         raise UserError(
             f"run_dir={first.run_dir} is the folder of one run, and train_together= makes several: use runs=."
         )
     if first.logger._target_ is not None:
-        raise UserError("train_together= writes metrics.csv for each run and knows no other logger: use logger=csv.")
+        raise UserError("train_together= writes metrics.csv for each run and supports no other logger: use logger=csv.")
     if first.trainer.devices != 1:
         raise UserError(f"train_together= trains on one device: set trainer.devices=1, not {first.trainer.devices}.")
     if any(config.tune for config in configs):
@@ -260,7 +260,7 @@ def _check(configs: Sequence[DictConfig], folders: Sequence[Path]) -> None:
 
 
 def _questions(config: DictConfig) -> int:
-    """About how many labels a row is asked; 0 where it has one."""
+    """The number of questions (one per label) of a row; 0 if a row has one label."""
     label = config.dataset.get("label")
     return len(label.names) if label is not None and label.get("several") else 0
 

@@ -1,6 +1,6 @@
 """Few-shot training and rank classification: `python -m tfew.train +experiment=rte`.
 
-The main path of the project, as a table of contents: data, model, training, evaluation, record.
+The main path of the project, as an overview: data, model, training, evaluation, record.
 """
 
 import copy
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from tfew.training.fit import Fitted
 
 log = logging.getLogger("tfew.train")  # __name__ is __main__ under python -m
-CHOICE_FOLDS = 5  # of the held-out rows of validation=, to try the choice of settings on
+CHOICE_FOLDS = 5  # of the held-out rows of validation=, to cross-validate the choice of settings
 
 
 def train(config: DictConfig) -> RunRecord:
@@ -70,17 +70,17 @@ def _train(config: DictConfig, folder: Path) -> RunRecord:
             )
         run = partial(_train_and_evaluate, config, folder, training, evaluation)
     _announce(config, training, evaluation)
-    note_commits(config)  # after all data: their mistakes are said first
+    note_commits(config)  # after all data, so that errors in them come first
     with on_all_devices(config, "train"):
         return broadcast_object(run())
 
 
-# heavy imports only from here on: the configuration and the data are known to be good. Each of the run's processes, one
-# a device, does what follows; only the first writes
+# heavy imports only from here on, after the configuration and the data were checked. Each process of the run, one per
+# device, runs what follows; only the first writes
 
 
 def _train_and_evaluate(config: DictConfig, folder: Path, training: Task, evaluation: Task | None) -> RunRecord:
-    """One training; then what it has learned is tried on rows that it has not seen, where there are such."""
+    """Trains once, then evaluates on held-out rows, if there are any."""
     from tfew.models.build import build_trainable
     from tfew.ranking.evaluation import evaluate_model
     from tfew.summary import RunResult
@@ -107,13 +107,13 @@ def _train_and_evaluate(config: DictConfig, folder: Path, training: Task, evalua
 def _cross_validate_and_train(
     config: DictConfig, folder: Path, training: Task, fold_of_row: Sequence[int]
 ) -> RunRecord:
-    """A training without each fold, which is then predicted; and one on all rows, whose adapter is kept."""
+    """Cross-validates: trains without each fold and predicts it; then trains the final adapter on all rows."""
     from tfew.models.build import build_trainable
     from tfew.summary import RunResult
     from tfew.training.cross_validation import cross_validate
     from tfew.training.folds_at_once import train_fold, train_folds_at_once
 
-    # that it can be built is known before the folder is opened; each fold has its own
+    # checks that it can be built before the folder is opened; each fold builds its own
     findings = _build(config, training, None)[1]
     guesses = guess_in_folds(training, fold_of_row) if config.baselines else {}
     _open(config, folder, training, f"in {config.folds} folds")
@@ -139,9 +139,9 @@ def _tune(
     fold_of_row: Sequence[int],
     validate: Callable[[DictConfig, Path, int], "Evaluated"],
 ) -> "tuple[DictConfig, Evaluated]":
-    """The configuration with the best settings, and what `tfew.training.tune` says of them.
+    """The configuration with the best settings, and the summary of `tfew.training.tune`.
 
-    `validate` tries a configuration in a folder, and is told how many steps of training follow.
+    `validate` evaluates a configuration in a folder, given the number of training steps that follow.
     """
     from tfew.training.tune import tune
 
@@ -158,7 +158,7 @@ def _tune(
 
 
 def _with_setting(config: DictConfig, setting: Setting) -> DictConfig:
-    """With these steps and this learning rate, which go into the adapter's description, too."""
+    """With these steps and this learning rate, also in the adapter's description."""
     own = copy.deepcopy(config)
     own.steps = own.method.steps = setting.steps
     own.optimizer.lr = own.method.lr = setting.lr
@@ -185,13 +185,13 @@ def _try_once(training: Task, evaluation: Task, config: DictConfig, folder: Path
 
 
 def _announce(config: DictConfig, training: Task, evaluation: Task | None) -> None:
-    """What the run will take, of rows of one's own, before the Hub is asked for anything."""
+    """Logs the estimated cost of a run on a user's own rows, before any request to the Hub."""
     from tfew.checks.task_check import is_checked
     from tfew.costs.run_estimate import announce
     from tfew.models.build import build_blueprint, build_device, build_method, build_tokenizer
     from tfew.models.checkpoint_path import is_at_hand
 
-    if is_main_process() and is_checked(config.dataset, training):  # before the others have devices of their own
+    if is_main_process() and is_checked(config.dataset, training):  # before the other processes use their devices
         announce(
             partial(build_blueprint, config, build_method(config), build_device(config)),
             partial(build_tokenizer, config),
@@ -205,7 +205,7 @@ def _announce(config: DictConfig, training: Task, evaluation: Task | None) -> No
 
 
 def _build(config: DictConfig, training: Task, evaluation: Task | None) -> "tuple[Trainable, Sequence[Finding] | None]":
-    """The model, and what the check of the task found; raises UserError for what does not fit together, or into memory.
+    """The model, and the findings of the task check; raises UserError for incompatible settings or too little memory.
 
     None: published data sets are not checked.
     """
@@ -226,7 +226,7 @@ def _build(config: DictConfig, training: Task, evaluation: Task | None) -> "tupl
 
 
 def _open(config: DictConfig, folder: Path, training: Task, evaluation: str) -> None:
-    """`evaluation`: what will be evaluated, in words."""
+    """`evaluation`: a description of what will be evaluated."""
     open_run(folder, resolved_with_hashes(config), config.resume)
     save_training_rows(config, training, folder)
     rows = "shots" if config.few_shot != "all" else "rows to train on"
@@ -258,7 +258,7 @@ def _finish(config: DictConfig, folder: Path, result: "RunResult") -> RunRecord:
 
 
 def rerun(config: DictConfig, overrides: Sequence[str]) -> RunRecord:
-    """Makes the run in the folder `config.rerun` again, elsewhere, and logs what differs; `overrides` as given."""
+    """Repeats the run in the folder `config.rerun` elsewhere, and logs differences; `overrides` as given."""
     before, again = settings_again(config, overridden(overrides))
     folder = run_path(again, run_name(again))
     if folder.resolve() == Path(str(config.rerun)).expanduser().resolve():

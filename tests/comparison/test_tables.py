@@ -94,7 +94,7 @@ def test_what_is_missing_is_a_gap_and_what_cannot_be_compared_an_error() -> None
     assert seed_cells(comparison)[1] == ["tuned", "-", "-", "-", "0 of 0"]
     with pytest.raises(UserError, match=r"runs on a were evaluated on unequal numbers of rows \(eval_rows=\)"):
         Comparison([*ROWS[:3], replace(ROWS[3], right="22")]).paired_gain("tuned", "a")
-    with pytest.raises(UserError, match="two zero-shot rows of one data set"):
+    with pytest.raises(UserError, match="two zero-shot rows for one data set"):
         Comparison([*ROWS, ROWS[0]])
 
 
@@ -118,7 +118,7 @@ def test_right_answers_by_row(tmp_path: Path) -> None:
     rows = [(7, "x", 1), (7, "y", 1), (3, "x", 0), (3, "y", 1)]
     path.write_text("".join(Prediction("d", t, i, 1, p, (0.0, 0.0), (1, 1)).to_json() + "\n" for i, t, p in rows))
     assert right_by_row(path) == "12", "in the order of the rows' numbers"
-    with pytest.raises(UserError, match=r"is gone, and tables need it: make the run again with overwrite=true"):
+    with pytest.raises(UserError, match=r"is missing, and tables need it: repeat the run with overwrite=true"):
         right_by_row(tmp_path / "none.jsonl")
 
 

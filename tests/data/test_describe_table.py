@@ -97,9 +97,9 @@ def test_a_label_without_a_telling_name_is_known_by_its_few_values() -> None:
             {},
             "Which column of t.csv is the label.*one of a, b",
         ),
-        ({"label": ["x", "y"] * 6, "n": [1.5] * 12}, {}, "no column of texts besides the label"),
+        ({"label": ["x", "y"] * 6, "n": [1.5] * 12}, {}, "no text column besides the label"),
         ({"text": ["a"] * 3, "label": ["x"] * 3}, {}, "every row has the label 'x'"),
-        ({"text": ["a"] * 3, "label": ["x", "y", "z"]}, {}, "no value in 'label' comes twice"),
+        ({"text": ["a"] * 3, "label": ["x", "y", "z"]}, {}, "no value in 'label' occurs twice"),
         ({"text": ["a", "b", "c"], "label": ["x", " ", "y"]}, {}, "row 2: the label 'label' is empty"),
         ({"text": ["a", "b", None], "label": ["x", "x", "y"]}, {}, "row 3: 'text' is empty"),
         (
@@ -118,7 +118,7 @@ def test_a_label_without_a_telling_name_is_known_by_its_few_values() -> None:
             r"Unknown column 'txt' \(text=; t.csv\). Did you mean 'text'",
         ),
         ({"text": ["a"], "label": ["x"]}, {"label": "labl"}, "Did you mean 'label'"),
-        ({"text": ["a"], "label": ["x"]}, {"text": ["label"], "label": "label"}, "would give the answer away"),
+        ({"text": ["a"], "label": ["x"]}, {"text": ["label"], "label": "label"}, "would leak the answer"),
     ],
 )
 def test_what_cannot_be_found_out(columns: dict[str, Any], options: dict[str, Any], message: str) -> None:
@@ -206,9 +206,9 @@ def test_choices_of_the_rows_own(label: list[Any], by: str, first: int) -> None:
             r"text, number or letter in every row; in row 2 it is 'c', with the choices \['a', 'b'\]",
         ),
         ([["a", "b", "c"]] * 2, [1, 2], "may count from 0 or from 1"),
-        ([["a", "b"], "a"], ["a", "a"], r"row 2, column 'options': 'a' is no list of choices"),
+        ([["a", "b"], "a"], ["a", "a"], r"row 2, column 'options': 'a' is not a list of choices"),
         ([["a", "b"], ["a"]], ["a", "a"], "row 2, column 'options'"),
-        ([["a", "b"], ["a", "a"]], ["a", "a"], "stands twice"),
+        ([["a", "b"], ["a", "a"]], ["a", "a"], "is repeated"),
         ([["a", "b"], ["a", ""]], ["a", "a"], "a choice is empty"),
     ],
 )
@@ -245,7 +245,7 @@ def test_column_names_that_a_template_cannot_use() -> None:
     [
         (
             "{{ review }} {{ sentiment }}",
-            "shows 'sentiment', the label's column: the answer would stand in the question",
+            "shows 'sentiment', the label column: the prompt would contain the answer",
         ),
         ("{{ reviw }}", "Unknown column 'reviw' .*Did you mean 'review'"),
         ("{% if true %}hello{% endif %}", "template= shows no column"),
@@ -341,7 +341,7 @@ def test_a_quarter_of_the_rows_is_held_out(reviews: Path) -> None:
     other = eval_task(section(f"data={reviews}", "folds=null", "validation=0.25", "few_shot_seed=1"))
     assert other is not None
     assert [e.idx for e in other.examples] != [e.idx for e in held_out.examples]
-    with pytest.raises(UserError, match=r"validation=0.01 of 12 rows is not one row"):
+    with pytest.raises(UserError, match=r"validation=0.01 of 12 rows holds out no row"):
         train_task(section(f"data={reviews}", "folds=null", "validation=0.01"))
 
 
@@ -381,7 +381,7 @@ def test_a_run_on_a_file_is_evaluated_on_a_set_of_the_hub(
         (("data=x.csv", "dataset=rte"), r"data= is for a table of your own: use \+experiment=local"),
         (("folds=1",), "folds=1 is not a whole number of at least 2"),
         (("validation=1.5", "folds=null"), "validation=1.5 is not a share between 0 and 1"),
-        (("validation=0.2",), "folds= tries on every row, validation= on a share of them: give one"),
+        (("validation=0.2",), "folds= evaluates on every row, validation= on a share of them: give one"),
     ],
 )
 def test_settings_that_cannot_work(overrides: tuple[str, ...], message: str) -> None:
@@ -391,12 +391,12 @@ def test_settings_that_cannot_work(overrides: tuple[str, ...], message: str) -> 
 
 def test_labels_that_a_configuration_would_misread(tmp_path: Path) -> None:
     rows = [{"text": "t", "label": ("${x}", "y")[i % 2]} for i in range(6)]
-    with pytest.raises(UserError, match=r"'\$\{x\}' \(dataset.label\) would mean something else"):
+    with pytest.raises(UserError, match=r"'\$\{x\}' \(dataset.label\) has a special meaning"):
         section(f"data={write(tmp_path / 't.jsonl', rows)}")
 
 
 def test_more_shots_than_all_is_a_contradiction(reviews: Path) -> None:
-    with pytest.raises(UserError, match="shots=4, and few_shot=all takes all rows: for so many set few_shot=draw"):
+    with pytest.raises(UserError, match="shots=4, but few_shot=all uses all rows: to draw some, set few_shot=draw"):
         train_task(section(f"data={reviews}", "shots=4"))
     assert train_task(section(f"data={reviews}", "shots=4", "few_shot=draw")).rows == 4
     with pytest.raises(UserError, match="shots=null: few_shot=draw needs their number"):

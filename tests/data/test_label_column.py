@@ -54,7 +54,7 @@ def test_one_label_in_several_spellings(label: list[Any], expected: list[str]) -
 
 
 def test_spellings_that_are_one_label_are_said() -> None:
-    assert described([1, "1", 1.0, 2, 2]).notes[0] == "labels spelt in several ways are one: 1 (1, '1', 1.0)"
+    assert described([1, "1", 1.0, 2, 2]).notes[0] == "labels with several spellings were merged: 1 (1, '1', 1.0)"
     assert described([1.0, 2.0, 2.0]).notes[0].startswith("2 labels in 3 rows")
 
 
@@ -81,7 +81,7 @@ def test_labels_are_read_back_in_every_spelling() -> None:
         ([1.0, NAN] * 9, r"rows 2, 4, 6, 8, 10 and 4 more: the label 'label' is empty \(NaN\)"),
         (
             [["a"], ["a", "b"]],
-            r"several labels in 1 of 2 rows, as row 2 \(\['a', 'b'\]\); multi_label=false .* set multi_label=auto",
+            r"several labels in 1 of 2 rows, such as row 2 \(\['a', 'b'\]\); multi_label=false .* set multi_label=auto",
         ),
         ([{"n": 1}, {"n": 2}], r"row 1: the label 'label' is a dictionary \(\{'n': 1\}\)"),
         ([b"x", b"y"], r"row 1: the label 'label' is binary data \(b'x'\)"),
@@ -104,9 +104,7 @@ def test_joined_labels_that_are_named_are_one() -> None:
 def test_a_column_for_each_label_is_recognised() -> None:
     rows = [{"text": f"t {i}", "rude": i % 2, "late": str(i // 2 % 2)} for i in range(8)]
     found = Table("t.csv", ["text", "rude", "late"], rows)
-    with pytest.raises(
-        UserError, match=r"yes and no for each of late, rude: name one .* label=\[late,rude\]"
-    ) as raised:
+    with pytest.raises(UserError, match=r"yes/no columns \(late, rude\): name one .* label=\[late,rude\]") as raised:
         describe_table(found, TableOptions())
     assert "\n" not in str(raised.value)
     assert describe_table(found, TableOptions(label="rude")).section["label"]["names"] == ["0", "1"]
@@ -116,8 +114,8 @@ def test_a_column_for_each_label_is_recognised() -> None:
     ("cell", "message"),
     [
         (b"hat", r"row 3: 'text' holds binary data \(b'hat'\), not text: decode it"),
-        (["a", "b"], r"row 3: 'text' holds a list \(\['a', 'b'\]\), not text: join its parts"),
-        ({"a": 1}, r"row 3: 'text' holds a dictionary .*: make columns of its keys"),
+        (["a", "b"], r"row 3: 'text' holds a list \(\['a', 'b'\]\), not text: join its items"),
+        ({"a": 1}, r"row 3: 'text' holds a dictionary .*: turn its keys into columns"),
         (NAN, r"row 3: 'text' is empty \(NaN\)"),
     ],
 )
@@ -159,7 +157,7 @@ def test_all_labels_may_be_named_also_those_without_rows() -> None:
 def test_labels_of_a_run(tmp_path: Path) -> None:
     config = own(tmp_path, ["x", "y"] * 4, "labels=[y,x,z]")
     assert config.dataset.label.names == ["y", "x", "z"]
-    with pytest.raises(UserError, match="labels=strict is no list of labels"):
+    with pytest.raises(UserError, match="labels=strict is not a list of labels"):
         own(tmp_path, ["x", "y"] * 4, "labels=strict")
 
 

@@ -162,7 +162,7 @@ def test_the_papers_mixture() -> None:
         (("dataset.cap=0",), "dataset.cap=0 is neither null nor a whole number"),
         (("dataset.members.mrpc.rate=0",), "dataset.members.mrpc.rate=0 is not a number above 0"),
         (("dataset.members.mrpc.leave_out=[replac]",), "Unknown template 'replac' .*Did you mean 'replace'"),
-        (("+dataset.caps=5",), "dataset. has or lacks caps; a mixture has name, .*cap, missing, evaluate, members"),
+        (("+dataset.caps=5",), "unknown or missing keys: caps; a mixture has name, .*cap, missing, evaluate, members"),
         (("dataset.missing=ignore",), r"Unknown value 'ignore' \(dataset.missing=\)"),
         (("dataset.evaluate=perhaps",), "dataset.evaluate='perhaps' is neither true nor false"),
         (tuple(NONE_OF_THE_SIX), "dataset.members of t0_local is empty"),
@@ -243,7 +243,7 @@ def test_where_all_templates_of_a_row_are_empty_the_next_row_takes_the_turn(made
     mixture = mixture_of(made_mixture, f"dataset.members.mrpc.leave_out=[{','.join(others)}]")
     assert [mixture[item][0].idx for item in (0, 1, 2, 3, 4)] == [1, 1, 1, 1, 3]
     alone = Mixture(mixture.parts[:1], [[e for e in mixture.examples[0] if e.label == 0] * 2])
-    with pytest.raises(UserError, match="The templates of mrpc render all its 12 rows empty"):
+    with pytest.raises(UserError, match="The templates of mrpc give empty prompts for all its 12 rows"):
         alone[0]
 
 

@@ -37,7 +37,7 @@ def test_a_column_of_lists_that_hold_the_answer() -> None:
             "column": "answer", "names": None, "first": 0, "choices": "options", "by": "text",
         }  # fmt: skip
         assert found.text == ["question"]
-        assert "choices=options (inferred: the answer is one of each row's own)" in found.notes
+        assert "choices=options (inferred: each row has its own choices)" in found.notes
         assert found.section["lists"] == {}
 
 
@@ -59,7 +59,7 @@ def test_a_column_for_each_choice(names: tuple[str, ...], answer: Sequence[str],
     named = [found.section["rename"].get(name, name) for name in names]
     assert found.section["lists"] == {"options": named}
     assert found.section["columns"] == ["question", "options"]
-    assert f"choices=[{','.join(names)}] (inferred: the answer is one of each row's own)" in found.notes
+    assert f"choices=[{','.join(names)}] (inferred: each row has its own choices)" in found.notes
 
 
 def test_columns_of_choices_may_be_named() -> None:
@@ -86,7 +86,7 @@ def test_wide_rows_are_worded_with_their_own_choices(tmp_path: Path) -> None:
     spec = load_spec(config)
     new = spec.example(0, {"question": "q", "A": "x", "B": "y", "C": "", "answer": "?"}, "new.csv", labelled=False)
     assert new.fields["options"] == ["x", "y"]
-    with pytest.raises(UserError, match="row 1: choice 1 is empty, and a later one is not"):
+    with pytest.raises(UserError, match="row 1: choice 1 is empty, but a later one is not"):
         spec.example(0, {"question": "q", "A": "", "B": "y", "C": "z"}, "new.csv", labelled=False)
     with pytest.raises(UserError, match=r"new\.csv lacks 'B'; it has 'question', 'A'"):
         spec.check_columns(spec.columns, ["question", "A"], "new.csv")

@@ -57,8 +57,8 @@ def rendered(jinja: str, cut: tuple[str, ...] = (), **fields: Any) -> Any:
             "{% set x = namespace(s=text) %}{% for i in range(60) %}{% set x.s = x.s ~ x.s %}{% endfor %}{{ x.s }}",
             MEMORY,
         ),
-        ("{% macro f(k) %}{{ f(k + 1) }}{% endmacro %}{{ f(0) }}", "calls itself without end"),
-        ("{% for t in tags recursive %}{{ loop(tags) }}{% endfor %}", "calls itself without end"),
+        ("{% macro f(k) %}{{ f(k + 1) }}{% endmacro %}{{ f(0) }}", "recurses without end"),
+        ("{% for t in tags recursive %}{{ loop(tags) }}{% endfor %}", "recurses without end"),
         ("{% for i in range(100000) %}{% for j in range(100000) %}spam{% endfor %}{% endfor %}", OUTPUT),
         ("{% for i in range(99999) %}{{ text }}{{ text }}{% endfor %}", OUTPUT),
     ],
@@ -199,7 +199,7 @@ def refused(source: str, message: str, **fields: Any) -> None:
 def test_longest_source() -> None:
     most = sandbox.MAX_SOURCE_CHARACTERS
     assert len(SafeTemplate("x" * most).render({})) == most
-    refused("x" * (most + 1), "it has 100,001 characters, and at most 100,000 are read")
+    refused("x" * (most + 1), "it has 100,001 characters, and the limit is 100,000")
 
 
 def test_longest_output() -> None:

@@ -106,7 +106,7 @@ def test_end_of_text_is_there_or_not() -> None:
 def test_a_choice_of_nothing_is_refused_where_nothing_of_it_is_scored(kind: str, choice: str) -> None:
     prompt = Prompt("d", "t", 0, "Is the sky blue?", ("yes", choice), 0)
     PromptTokenizer(make_tokenizer(kind), 64, kind != "t5")(prompt)
-    with pytest.raises(UserError, match=r"has no tokens of its own, .* set score\.eos=include"):
+    with pytest.raises(UserError, match=r"has no tokens but its end-of-text token, .* set score\.eos=include"):
         PromptTokenizer(make_tokenizer(kind), 64, kind != "t5", eos=False)(prompt)
 
 

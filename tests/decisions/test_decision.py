@@ -43,14 +43,14 @@ def test_coverage() -> None:
     assert found.threshold == coverage_threshold(rows.top_R, 0.8)
     answered = rows.top_R >= found.threshold
     right = rows.is_right_R[answered].sum()
-    assert found.sentences[0].endswith(f"it answers {answered.sum()} of 96 held-out rows, and {right} of these right")
+    assert found.sentences[0].endswith(f"{answered.sum()} of 96 held-out rows are answered, {right} of them correctly")
 
 
 def test_risk() -> None:
     rows = made(300, sharpness=12)
     found = decided(rows, risk=0.05)
     assert found.threshold is not None
-    said = re.findall(r"of (\d+) held-out rows that it answers (\d+) are", found.sentences[0])
+    said = re.findall(r"it answers (\d+) held-out rows, (\d+) of them wrongly", found.sentences[0])
     answered, wrong = map(int, said[0])
     assert answered == (rows.top_R >= found.threshold).sum()
     assert wrong == (~rows.is_right_R[rows.top_R >= found.threshold]).sum()
@@ -64,14 +64,14 @@ def test_a_risk_that_cannot_be_promised() -> None:
     with pytest.raises(UserError) as raised:
         decided(made(96, sharpness=4), risk=0.01)
     message = str(raised.value)
-    assert message.startswith("risk=0.01 cannot be promised with 90 % confidence by 96 held-out rows: the lowest that")
-    said = re.findall(r"they can is risk=(0\.\d+), and risk=0.01 takes about ([\d,]+) held-out rows", message)
+    assert message.startswith("risk=0.01 cannot be guaranteed with 90 % confidence by 96 held-out rows: the lowest")
+    said = re.findall(r"possible is risk=(0\.\d+), and risk=0.01 needs about ([\d,]+) held-out rows", message)
     lowest, rows = said[0]
     assert 0.01 < float(lowest) < 0.2
     assert int(rows.replace(",", "")) > 96
     assert message.count(". ") == 0, "one sentence"
     nothing = held_out(np.full((40, 2), 0.5), np.ones(40, np.int64))  # all wrong
-    with pytest.raises(UserError, match="none can be promised at all, and more rows like these would not help"):
+    with pytest.raises(UserError, match="no risk can be guaranteed, and more rows like these would not help"):
         decided(nothing, risk=0.1)
 
 
@@ -85,7 +85,7 @@ def test_sets() -> None:
     assert "so this is no guarantee (validation= gives one)" in in_folds.sentences[0]
     few = decided(made(8), sets=0.9)
     assert few.label_set({"a": 0.9, "b": 0.1}) == ("a", "b")
-    assert few.sentences[0].endswith("8 held-out rows are too few to leave any out with 90 % (from 9 on)")
+    assert few.sentences[0].endswith("8 held-out rows are too few for sets that cover 90 % (this needs 9)")
 
 
 def test_a_fingerprint_is_of_what_answers_depend_on() -> None:
@@ -102,7 +102,7 @@ def test_a_fingerprint_is_of_what_answers_depend_on() -> None:
         ({"threshold": 80}, "threshold=80 is not a share between 0 and 1"),
         ({"threshold": "high"}, "threshold=high is not a share between 0 and 1"),
         ({"threshold": {"t": 0}}, "threshold.t=0 is not a share between 0 and 1"),
-        ({"threshold": {"u": 0.5}}, r"threshold= names tasks that are not here \(u\): here are t"),
+        ({"threshold": {"u": 0.5}}, r"threshold= names unknown tasks \(u\); known are t"),
         ({"coverage": 90}, "coverage=90 is not a share"),
         ({"risk": 0}, "risk=0 is not a share"),
         ({"risk_confidence": 1}, "risk_confidence=1 is not a share"),

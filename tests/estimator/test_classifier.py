@@ -136,7 +136,7 @@ def test_doubtful_rows_have_no_label() -> None:
     assert [label for label in found if label is not None] == plain[sure >= np.median(sure)].tolist()
     assert classifier.predict(NEW, threshold=0.01).tolist() == plain.tolist()
     assert [label is None for label in classifier.predict(NEW, coverage=0.99)].count(False) >= 1
-    with pytest.raises(UserError, match=r"risk=0\.01 cannot be promised with 90 % confidence by 8 held-out rows"):
+    with pytest.raises(UserError, match=r"risk=0\.01 cannot be guaranteed with 90 % confidence by 8 held-out rows"):
         classifier.predict(NEW, risk=0.01)
     with pytest.raises(UserError, match="threshold= and coverage= each set the threshold"):
         classifier.predict(NEW, threshold=0.8, coverage=0.9)
@@ -231,7 +231,7 @@ def test_several_columns_are_several_texts() -> None:
     assert classifier.predict_proba(frame[["title", "review"]].to_numpy()).tolist() == in_order.tolist()
     with pytest.raises(UserError, match=r"Unknown column 'title' \(of the data\)"):
         classifier.predict(FRAME)
-    with pytest.raises(UserError, match=r"Each row needs 2 texts \(title, review\), and these have 1\."):
+    with pytest.raises(UserError, match=r"Each row needs 2 texts \(title, review\), but these have 1\."):
         classifier.predict(TEXTS)
     classifier.fit(TEXTS, LABELS)
     assert not hasattr(classifier, "n_features_in_")
@@ -248,9 +248,9 @@ def test_a_column_of_texts_is_found(caplog: pytest.LogCaptureFixture) -> None:
 @pytest.mark.parametrize(
     ("data", "labels", "parameters", "sentence"),
     [
-        ("abc", LABELS, {}, r"A list of texts is needed, and 'abc' is a single one: say \['abc'\]\."),
+        ("abc", LABELS, {}, r"A list of texts is needed, but 'abc' is a single one: pass \['abc'\]\."),
         ([], [], {}, "The data hold no rows"),
-        (TEXTS, LABELS[:-1], {}, "There are 16 rows, and 15 labels: one for each is needed"),
+        (TEXTS, LABELS[:-1], {}, "There are 16 rows but 15 labels: one per row is needed"),
         (TEXTS, ["praise"] * 16, {}, "Every row has the label 'praise', so there is nothing to learn"),
         (TEXTS, [*LABELS[:-1], float("nan")], {}, r"rows counted from 1\), row 16: the label 'label' is empty"),
         (TEXTS, pd.Series([*LABELS[:-2], None, pd.NA], name="mood"), {}, "rows 15, 16: the label 'mood' is empty"),
@@ -258,22 +258,32 @@ def test_a_column_of_texts_is_found(caplog: pytest.LogCaptureFixture) -> None:
         (np.eye(16), LABELS, {}, r"hold no text, only values such as 1\.0"),
         (TEXTS, [1, "a"] * 8, {}, r"Labels are of several types \(int, str\): choose one"),
         (TEXTS, [1, True] * 8, {}, r"Labels are of several types \(bool, int\)"),
-        (TEXTS, ["a", " a", "b", "b"] * 4, {}, "The labels 'a' and ' a' differ in blanks"),
+        (TEXTS, ["a", " a", "b", "b"] * 4, {}, "The labels 'a' and ' a' differ only in blanks"),
         (TEXTS, [pd.Timestamp(2020, 1, 1), pd.Timestamp(2020, 1, 2)] * 8, {}, "is of the type Timestamp"),
         (TEXTS, ["Good", "good", "bad", "bad"] * 4, {}, "labels that are alike but for upper case"),
-        (TEXTS, [f"label {number}" for number in range(16)], {}, r"^The data \(rows.*no value in 'label' comes twice"),
+        (TEXTS, [f"label {number}" for number in range(16)], {}, r"^The data \(rows.*no value in 'label' occurs twice"),
         (FRAME, "modd", {}, r"Unknown column 'modd' \(of the data\)\. Did you mean 'mood'\?"),
-        (FRAME, "mood", {"text": "mood"}, "'mood' is the labels' column"),
+        (FRAME, "mood", {"text": "mood"}, "'mood' is the label column"),
         (TEXTS, LABELS, {"model": "mini_t"}, r"Unknown model 'mini_t' .* Did you mean 'mini_t0'\?"),
         (TEXTS, LABELS, {"experiment": "lokal"}, r"Unknown experiment 'lokal' .* Did you mean 'local'\?"),
         (TEXTS, LABELS, {"method": "ia4"}, r"Unknown method 'ia4' .* Did you mean 'ia3'\?"),
         (TEXTS, LABELS, {"settings": {"loss": "lmm"}}, "Could not find 'loss/lmm'"),
         (TEXTS, LABELS, {"settings": {"stepz": 2}}, r"stepz= is not a setting\. Did you mean steps=\?"),
-        (TEXTS, LABELS, {"settings": {"steps": 2}}, "settings= names steps, which is given as a parameter, too"),
-        (TEXTS, LABELS, {"settings": {"data": "x"}}, "settings= names data, which a classifier makes itself"),
+        (TEXTS, LABELS, {"settings": {"steps": 2}}, "settings= names steps, which is also given as a parameter"),
+        (TEXTS, LABELS, {"settings": {"data": "x"}}, "settings= names data, which a classifier sets itself"),
         (TEXTS, LABELS, {"choices": "options"}, "choices='options': a classifier has the same labels for all rows"),
-        (TEXTS, [0, 1] * 8, {"choices": {0: "a", 1: "b", "many": "c"}}, "'many' has no row, and is no int"),
-        (TEXTS, [0, 1] * 8, {"settings": {"labels": ["0", "1", "many"]}}, "'many' has no row, and is no int"),
+        (
+            TEXTS,
+            [0, 1] * 8,
+            {"choices": {0: "a", 1: "b", "many": "c"}},
+            "'many' has no row, and is not of the rows' label type, int",
+        ),
+        (
+            TEXTS,
+            [0, 1] * 8,
+            {"settings": {"labels": ["0", "1", "many"]}},
+            "'many' has no row, and is not of the rows' label type, int",
+        ),
         (TEXTS, LABELS, {"random_state": "x"}, "random_state='x' is neither a whole number"),
         (TEXTS, LABELS, {"folds": 99}, "folds=99, but there are only 16 rows"),
     ],
@@ -284,9 +294,9 @@ def test_mistakes_are_sentences(data: Any, labels: Any, parameters: dict[str, An
 
 
 def test_a_single_text_is_no_list_of_texts(fitted: TfewClassifier) -> None:
-    with pytest.raises(UserError, match=r"A list of texts is needed, and 'refund' is a single one: say \['refund'\]"):
+    with pytest.raises(UserError, match=r"A list of texts is needed, but 'refund' is a single one: pass \['refund'\]"):
         fitted.predict("refund")
-    with pytest.raises(UserError, match=r"A list of rows is needed, and 'refund' is a single text: say \['refund'\]"):
+    with pytest.raises(UserError, match=r"A list of rows is needed, but 'refund' is a single text: pass \['refund'\]"):
         fitted.predictor("refund")
     assert fitted.predictor({"text": "refund"}) == fitted.predictor(["refund"])
 

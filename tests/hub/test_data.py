@@ -83,7 +83,7 @@ def test_a_copy_of_another_commit_is_not_taken_for_the_one_that_is_wanted(hub: S
     assert len(load_from_hub(source(), "train", "")) == 16
     assert known_commit(DATASETS, "me/films", "main") == first
     assert len(load_from_hub(source(commit=first), "train", "")) == 16
-    with pytest.raises(UserError, match=r"is wanted as it was in commit 000000000000, and the copy here is of"):
+    with pytest.raises(UserError, match=r"is needed at commit 000000000000, but the local copy is of"):
         load_from_hub(source(commit="0" * 40), "train", "")
 
 

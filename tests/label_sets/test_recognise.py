@@ -65,7 +65,7 @@ def test_one_label_a_row(cells: list[Any]) -> None:
 def test_what_was_found_is_said_with_what_says_otherwise() -> None:
     (note,) = found(["x;y", "y", "x"]).notes  # type: ignore[union-attr]
     assert note == (
-        "a row may have several labels, separated by ';' as in 'x;y' (multi_label=false takes each cell as one label)"
+        "a row may have several labels, separated by ';' as in 'x;y' (multi_label=false reads each cell as one label)"
     )
     assert found(["x;y", "y", "x"], several=False) is None
 
@@ -85,7 +85,7 @@ def test_a_listed_label_may_hold_the_separator() -> None:
 def test_it_can_be_said() -> None:
     assert rows(["x", "", "y"], several=True) == [["x"], [], ["y"]]
     assert rows(["x/y", "z"], separator="/") == [["x", "y"], ["z"]]
-    with pytest.raises(UserError, match="separator='/' goes with several labels a row, and multi_label is false"):
+    with pytest.raises(UserError, match="separator='/' needs several labels per row, but multi_label is false"):
         found(["x/y"], separator="/", several=False)
     with pytest.raises(UserError, match="separator='' is empty"):
         found(["x/y"], separator="")
@@ -118,7 +118,7 @@ def test_columns_are_found_and_said() -> None:
     assert sets.notes[0] == "label=[late,rude] (inferred)"
     with pytest.raises(UserError, match=r"row 2, column 'late': 'maybe' is neither yes nor no"):
         recognise(table([1, 0], late=[1, "maybe"]), SetOptions(label=["tags", "late"]))
-    with pytest.raises(UserError, match=r"label=\[late,rude\] names several columns, and multi_label=false"):
+    with pytest.raises(UserError, match=r"label=\[late,rude\] names several columns, but multi_label=false"):
         recognise(given, SetOptions(label=["late", "rude"], several=False))
     with pytest.raises(UserError, match=r"Unknown column 'rood' .label=; t.jsonl."):
         recognise(given, SetOptions(label=["late", "rood"]))
@@ -170,7 +170,7 @@ def test_the_section_of_a_run(tmp_path: Path) -> None:
         (["x;y", "y", "x"], ("multi_label=maybe",), "multi_label=maybe is neither auto nor true or false"),
         (["x;y", "y", "x"], ("choices=other",), "a row with choices of its own has one label"),
         (["x;y", "y", "x"], ("choices='{x: one}'", "multi_label=true"), "choices= has no word for the label 'y'"),
-        (["x;y", "y", "x"], ("template='{{ tags }}'",), "the answer would stand in the question"),
+        (["x;y", "y", "x"], ("template='{{ tags }}'",), "the prompt would contain the answer"),
     ],
 )
 def test_what_cannot_be_learnt(cells: list[Any], overrides: tuple[str, ...], message: str, tmp_path: Path) -> None:

@@ -48,9 +48,9 @@ def test_a_file_whose_name_looks_like_a_pattern(tree: Path) -> None:
     ("source", "sentence"),
     [
         ("nowhere.csv", "does not exist"),
-        ("TREE/*.tsv", "fits no file"),
-        ("EMPTY", "holds no file that is read"),
-        ("-", "cannot be shared out"),
+        ("TREE/*.tsv", "matches no file"),
+        ("EMPTY", "holds no file with a known ending"),
+        ("-", "cannot be split among workers"),
         ("what3://bucket/new.csv", "cannot be reached"),
     ],
 )

@@ -254,7 +254,7 @@ def test_what_is_unfinished_is_not_continued_as_something_else(
 def test_rows_that_cannot_be_labelled(adapter: Path, tmp_path: Path) -> None:
     rows = [*made_rows(20), {"lead": "bad"}]
     source, target = write_jsonl(tmp_path / "new.jsonl", rows), f"{tmp_path}/labels/"
-    with pytest.raises(UserError, match=r"line 21.*bad_rows=skip goes on"):
+    with pytest.raises(UserError, match=r"line 21.*bad_rows=skip the same command continues"):
         in_pieces(adapter, source, target, "bad_rows=stop")
     assert in_pieces(adapter, source, target).bad == 1  # and goes on with what was done before
     write_jsonl(source, [{"lead": "bad"}] * 3)
@@ -279,10 +279,10 @@ def test_a_piece_that_ends_its_workers(adapter: Path, tmp_path: Path, monkeypatc
         (["trainer.devices=0"], "trainer.devices=0 is neither"),
         (["piece_rows=0"], "piece_rows=0 is no"),
         (["parts=csv"], "Unknown kind 'csv'"),
-        (["threshold=0.9"], "threshold= lists rows for a person"),
-        (["suggest=3"], "suggest= lists rows for a person"),
+        (["threshold=0.9"], "threshold= writes rows for a person"),
+        (["suggest=3"], "suggest= writes rows for a person"),
         (["output=-", "trainer.devices=2"], "need an output="),
-        (["input=-"], "cannot be shared out"),
+        (["input=-"], "cannot be split among workers"),
         (["output=FOLDER/new/labels/", "input=FOLDER/new"], "would be read as rows"),
     ],
 )
@@ -309,6 +309,6 @@ def test_a_folder_of_something_else_is_left_alone(adapter: Path, tmp_path: Path)
     source = write_jsonl(tmp_path / "new.jsonl", list(made_rows(9)))
     (tmp_path / "labels").mkdir()
     (tmp_path / "labels" / "thesis.txt").write_text("mine")
-    with pytest.raises(UserError, match=r"holds what is no part of an output \(thesis.txt\)"):
+    with pytest.raises(UserError, match=r"holds files that are not part of an output \(thesis.txt\)"):
         in_pieces(adapter, source, f"{tmp_path}/labels/", "overwrite=true")
     assert (tmp_path / "labels" / "thesis.txt").read_text() == "mine"

@@ -44,6 +44,6 @@ def test_a_worker_is_killed(
 
 def test_what_a_worker_refuses_is_said(adapter: Path, tmp_path: Path) -> None:
     source = write_jsonl(tmp_path / "new.jsonl", [*made_rows(9), {"lead": "bad"}])
-    with pytest.raises(UserError, match=r"line 10: .*bad_rows=skip goes on"):
+    with pytest.raises(UserError, match=r"line 10: .*bad_rows=skip the same command continues"):
         run(f"adapter={adapter}", f"input={source}", f"output={tmp_path}/labels.csv", "trainer.devices=2")
     assert not multiprocessing.active_children()

@@ -65,8 +65,8 @@ def test_without_ray_a_sentence(adapter: Path, tmp_path: Path, monkeypatch: pyte
     ("override", "sentence"),
     [
         ("ray_actors=0", "ray_actors=0 is neither auto nor"),
-        ("ray_cpus=1.5", "ray_cpus=1.5 is neither a share"),
-        ("ray_gpus=-1", "ray_gpus=-1 is neither a share"),
+        ("ray_cpus=1.5", "ray_cpus=1.5 is neither a fraction"),
+        ("ray_gpus=-1", "ray_gpus=-1 is neither a fraction"),
         ("trainer.devices=2", "with ray= set ray_actors="),
     ],
 )

@@ -97,8 +97,8 @@ def test_coverage_answers_that_share_of_the_held_out_rows(runs: dict[str, Path])
     [
         ("none", "coverage=0.9", "held no rows out: train with folds=5 or validation=0.25, or set threshold="),
         ("none", "sets=0.9", "held no rows out"),
-        ("validation", "risk=0.001", "risk=0.001 cannot be promised with 90 % confidence by 40 held-out rows"),
-        ("validation", "threshold={other: 0.5}", "threshold= names tasks that are not here"),
+        ("validation", "risk=0.001", "risk=0.001 cannot be guaranteed with 90 % confidence by 40 held-out rows"),
+        ("validation", "threshold={other: 0.5}", "threshold= names unknown tasks"),
         ("validation", "threshold=0", "threshold=0 is not a share between 0 and 1"),
     ],
 )

@@ -77,7 +77,7 @@ def test_labels_need_to_be_named(alone: Path, tmp_path: Path) -> None:
 def test_one_text_alone_is_refused_and_one_row_is_a_list_of_one(whole: Path) -> None:
     predictor = Predictor.load(whole, "trainer=cpu")
     text = unlabelled("complaint")[0]["text"]
-    with pytest.raises(UserError, match=r"A list of rows is needed, and .* is a single text"):
+    with pytest.raises(UserError, match=r"A list of rows is needed, but .* is a single text"):
         predictor(text)
     assert predictor({"text": text}) == predictor([text])
     assert len(predictor([text])) == 1

@@ -117,7 +117,7 @@ def test_a_training_table_that_is_gone_is_said(adapter: Path, tmp_path: Path, ca
         rows = suggested(adapter, pool, tmp_path / "out.csv")
     finally:
         moved.rename(table)
-    assert "does not know the rows that were trained on" in caplog.text
+    assert "cannot read the training rows" in caplog.text
     assert list(rows[0]) == ["by", "note", "extra", "topic"]
 
 

@@ -230,7 +230,7 @@ def test_where_labels_are_uneven_balanced_accuracy_leads() -> None:
     assert lines[3].startswith("worse than a bag of words by 48.9 points of balanced accuracy (95 % interval ")
     assert lines[4].startswith("Try a larger model (model=), ")
     assert lines[5:] == [
-        "macro-F1 47.4 %; accuracy 90.0 % (95 % interval 82.6 to 94.5) says less where labels are as uneven as here"
+        "macro-F1 47.4 %; accuracy 90.0 % (95 % interval 82.6 to 94.5) is less informative, as labels are imbalanced"
     ]
     assert not any("Too little" in line or "Worse" in line for line in doubts(metrics, 100)), "said once"
 

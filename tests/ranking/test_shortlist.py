@@ -135,7 +135,7 @@ def test_what_has_other_scores_or_passes_is_refused() -> None:
     for refused, message in (
         ((replace(token, method="channel"),), "score.method=direct, not channel"),
         ((token, "ensemble"), "icl.mode=ensemble has many"),
-        ((token, "none", True), "a model in parts"),
+        ((token, "none", True), "a sharded model"),
     ):
         with pytest.raises(UserError, match=message):
             shortlist_of(*refused)
@@ -253,5 +253,5 @@ def test_what_does_not_go_with_it(run: Path) -> None:
 
 @pytest.mark.parametrize("override", ["coverage=0.9", "risk=0.1", "sets=0.9"])
 def test_promises_about_probabilities_are_refused(override: str, run: Path) -> None:
-    with pytest.raises(UserError, match=f"{override.partition('=')[0]}= rests on probabilities"):
+    with pytest.raises(UserError, match=f"{override.partition('=')[0]}= needs exact probabilities"):
         Predictor.load(run, "trainer=cpu", override)

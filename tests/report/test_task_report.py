@@ -198,7 +198,7 @@ def test_a_browser_shows_it_without_running_anything(run: RunRecord, tmp_path: P
 def test_a_page_without_anything_held_out(run: RunRecord) -> None:
     record = replace(run, metrics={"final_loss": 1.0}, counts={})
     page = check_harmless(make_page(record, [], None, []))
-    assert "Nothing was held out, so nothing is known" in page.shown
+    assert "No rows were held out, so the accuracy is unknown" in page.shown
     assert "tfew predict" in page.shown
 
 
@@ -214,7 +214,7 @@ def test_rows_with_choices_of_their_own() -> None:
 def test_the_rows_that_are_advised_bring_the_interval(run: RunRecord) -> None:
     metrics = {"accuracy": 0.8, "accuracy_interval": wilson_interval(40, 50), "calibration": {"rows": 50}}
     (sentence, _) = advice(metrics, {"rows": 50}, {}, 10**8)
-    rows = int(re.search(r"about (\d+) by 5", sentence)[1])
+    rows = int(re.search(r"about (\d+) by ±5", sentence)[1])
     assert rows == pytest.approx(0.8 * 0.2 * (SURE / 0.05) ** 2, rel=0.1)
     low, high = wilson_interval(round(0.8 * rows), rows)
     assert (high - low) / 2 == pytest.approx(0.05, abs=0.003)

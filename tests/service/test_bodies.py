@@ -136,4 +136,4 @@ def test_the_words_name_the_place(client: TestClient) -> None:
     ):
         assert words in client.post("/predict", content=json.dumps(body), headers=JSON).json()["detail"]
     detail = client.post("/predict", content=b'{"task": }', headers=JSON).json()["detail"]
-    assert detail == "The body is no JSON, from its character 9 on: Expecting value."
+    assert detail == "The body is not valid JSON at its character 9: Expecting value."

@@ -80,5 +80,5 @@ def test_a_busy_service_is_asked_again(retries: int, monkeypatch: pytest.MonkeyP
 def test_nobody_there() -> None:
     with Client("http://127.0.0.1:9", retries=1) as client, pytest.raises(ServiceError, match="status None"):
         client.health()
-    with pytest.raises(ValueError, match="is no address"):
+    with pytest.raises(ValueError, match="is not the address"):
         Client("127.0.0.1:8000")

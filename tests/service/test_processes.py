@@ -105,7 +105,7 @@ def test_both_answer_one_that_dies_is_replaced_and_both_end_with_the_parent() ->
         _, said = story.process.communicate(timeout=20)
         assert story.process.returncode == 0
         assert all(gone(pid) for pid in second.values())
-        assert f"Process 1 ({first[1]}) was ended by SIGKILL: another is started." in said
+        assert f"Process 1 ({first[1]}) was ended by SIGKILL: starting another." in said
 
 
 def test_one_that_says_nothing_any_more_is_killed_and_replaced() -> None:
@@ -135,8 +135,8 @@ def test_they_end_when_the_parent_is_killed() -> None:
 @pytest.mark.parametrize(
     ("start", "message"),
     [
-        ("raise UserError('no such model')", "ended with code 1 before it served anybody"),
-        ("os._exit(7)", "ended with code 7 before it served anybody"),
+        ("raise UserError('no such model')", "ended with code 1 before it was ready"),
+        ("os._exit(7)", "ended with code 7 before it was ready"),
     ],
 )
 def test_a_start_that_fails_is_no_start(start: str, message: str) -> None:

@@ -71,7 +71,7 @@ def test_what_is_not_labelled_by_the_deadline_is_refused_and_the_port_is_told() 
     started = time.monotonic()
     graceful.handle_exit(15, None)
     with asking.getresponse() as answer:
-        assert (answer.status, json.load(answer)["detail"]) == (503, "The service is ending.")
+        assert (answer.status, json.load(answer)["detail"]) == (503, "The service is shutting down.")
     asking.close()
     thread.join()
     assert time.monotonic() - started < 5

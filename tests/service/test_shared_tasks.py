@@ -125,7 +125,7 @@ def test_one_that_does_not_follow_is_waited_for_and_one_that_has_ended_is_not(
         async with processes(manage, "a", timeout_seconds=0.5) as (a,):
             stuck = SharedTasks(manage, {}, "stuck")
             stuck.acknowledge("long ago")
-            with pytest.raises(LaggingError, match="stuck has not taken it in"):
+            with pytest.raises(LaggingError, match="stuck has not loaded it yet"):
                 await a.served.add("task", "one")
             assert a.has == BASE
             old = os.stat(manage).st_mtime - shared_tasks.SILENT_SECONDS - 100

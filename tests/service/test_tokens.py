@@ -96,7 +96,7 @@ def test_what_is_no_token_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         assert READER not in str(refused.value)
     with pytest.raises(UserError, match="cannot be read"):
         load_tokens(str(tmp_path / "none"))
-    with pytest.raises(UserError, match="no variable TFEW_TOKENS"):
+    with pytest.raises(UserError, match="variable TFEW_TOKENS is not set"):
         load_tokens("env:TFEW_TOKENS")
     monkeypatch.setenv("TFEW_TOKENS", TEXT)
     assert load_tokens("env:TFEW_TOKENS").owner(OWNER) == Tokens.parse(TEXT, "").owner(OWNER)
@@ -114,7 +114,7 @@ def test_other_machines_need_a_token(host: str) -> None:
     [
         (["certificate=c.pem"], "both certificate= and key="),
         (["certificate=c.pem", "key=k.pem"], "is no file"),
-        (["certificate=README.md", "key=README.md"], "do not go together"),
+        (["certificate=README.md", "key=README.md"], "do not match"),
         (["insecure=1"], "neither true nor false"),
         (["drain_seconds=0"], "drain_seconds=0"),
         (["max_connections=0"], "max_connections=0"),

@@ -80,7 +80,7 @@ def test_whether_the_input_lists_them_can_be_said(tmp_path: Path) -> None:
     assert not lists(f"data={data}", "list_labels=false")
     assert not lists(f"data={many}", "label=kind")
     assert lists(f"data={many}", "label=kind", "list_labels=true")
-    with pytest.raises(UserError, match="with template= the template says it"):
+    with pytest.raises(UserError, match="with template= the template decides"):
         lists(f"data={data}", "list_labels=true", "template='{{ text }} which?'")
     with pytest.raises(UserError, match="list_labels='maybe' is neither true nor false"):
         lists(f"data={data}", "list_labels=maybe")

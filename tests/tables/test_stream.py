@@ -118,12 +118,12 @@ def test_a_quotation_mark_that_is_never_closed_is_a_bad_row(tmp_path: Path) -> N
         ("a.csv", "", {}, "a.csv is empty: a table begins with a line that names its columns"),
         ("a.csv", "a,b,a\n", {}, "a.csv has two columns called 'a'"),
         ("a.csv", b"caf\xe9,b\n\xc3\xa4,1", {}, "its header line is not UTF-8 text"),
-        ("a.doc", "x", {}, r"Unknown file ending '.doc'.*format= says what it is.*'.csv'.*'.parquet'"),
+        ("a.doc", "x", {}, r"Unknown file ending '.doc'.*set format= to its format.*'.csv'.*'.parquet'"),
         ("a.xls", "x", {}, r"a.xls cannot be read \(.xls\): save it as CSV"),
         ("a.jsonl", "x", {"kind": "xml"}, r"Unknown format 'xml' \(format=\)"),
         ("a.parquet", "no parquet", {}, "a.parquet cannot be read as Parquet"),
-        ("a.txt", "x", {"text_column": None}, r"plain text, and the data set has not one column"),
-        ("a.csv", "x\n", {"formats": {"csv": {"pattern": "x"}}}, "are no tables"),
+        ("a.txt", "x", {"text_column": None}, r"plain text, but the data set has several columns"),
+        ("a.csv", "x\n", {"formats": {"csv": {"pattern": "x"}}}, "are not tables"),
     ],
 )
 def test_files_that_make_no_sense(

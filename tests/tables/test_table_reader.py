@@ -79,7 +79,7 @@ def test_encodings(encoding: str, bom: bytes, said: list[str], recorded: list[st
 
 def test_how_a_table_was_read_is_said_and_recorded(tmp_path: Path) -> None:
     table = read_table(written(tmp_path / "t.csv", b'\n\nreview, label\n"good, very", 1\nso-so, 0\n'))
-    assert table.notes == ["blanks behind a separator left out", "2 empty lines above the header"]
+    assert table.notes == ["blanks after a separator removed", "2 empty lines above the header"]
     assert table.formats == {"csv": {"delimiter": ",", "quoting": True, "skip_blanks": True}}
     lines = "".join(json.dumps(row) + "\n" for row in ROWS)
     table = read_table(written(tmp_path / "t.jsonl", lines.encode("utf-16")))
@@ -102,7 +102,7 @@ def test_excel(tmp_path: Path) -> None:
         {"review": "good, very", "stars": 1, "on": "2024-01-02T00:00:00"},
         {"review": "so-so", "stars": 2.5, "on": None},
     ]
-    assert table.notes == ["its first sheet, 'rows', and not notes"]
+    assert table.notes == ["only its first sheet, 'rows', is read, not notes"]
     damaged = bytearray((tmp_path / "t.xlsx").read_bytes())
     damaged[60:400] = bytes(340)
     with pytest.raises(UserError, match=r"u\.xlsx cannot be read as an Excel workbook.*save it as CSV"):
@@ -171,9 +171,9 @@ def test_what_the_csv_library_writes_is_read_back(delimiter: str, tmp_path: Path
         (
             "t.csv",
             b"a,b\n\xc3\xa4,2\n1,caf\xe9\n",
-            r"row 2 \(line 3\) is not UTF-8 text \(byte 0xe9 at place 6\): save the file as UTF-8",
+            r"row 2 \(line 3\) is not UTF-8 text \(byte 0xe9 at position 6\): save the file as UTF-8",
         ),
-        ("t.csv", b"a,b\n1,\xff\xfe\x81\n", r"row 1 \(line 2\) is not UTF-8 text \(byte 0xff at place 3\)"),
+        ("t.csv", b"a,b\n1,\xff\xfe\x81\n", r"row 1 \(line 2\) is not UTF-8 text \(byte 0xff at position 3\)"),
         ("t.csv", b'a,b\n"1","2"\n3,"4\n5,6\n', r"row 2 \(line 4\) cannot be read: unexpected end of data"),
         ("t.csv", b"a,b\r1,2\r", r"t\.csv, line 1: its header line cannot be read"),
         ("t.jsonl", b'{"a": 1}\n{"a": \n', r"row 2 \(line 2\) is not valid JSON: Expecting value at column"),

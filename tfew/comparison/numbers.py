@@ -38,7 +38,7 @@ class Comparison:
         zero_shot = [row for row in rows if row.is_zero_shot]
         self._zero_shot = {row.dataset: row for row in zero_shot}
         if len(self._zero_shot) < len(zero_shot):
-            raise UserError("There are two zero-shot rows of one data set: a gain needs one to be over.")
+            raise UserError("There are two zero-shot rows for one data set: gains need exactly one as baseline.")
 
     def rows_of(self, variant: str, dataset: str) -> list[Row]:
         return [row for row in self.rows if (row.variant, row.dataset) == (variant, dataset)]

@@ -16,14 +16,14 @@ if TYPE_CHECKING:
 
 INK, FAINT, GRID = "#2b2b2b", "#8a8a8a", "#e6e6e6"
 COLORS = ("#7a7a7a", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#56b4e9", "#e69f00", "#5e4fa2")  # Okabe and Ito's
-# names with a dollar sign are no formulas; text stays text in SVG and PDF
+# a dollar sign in a name does not start a formula; text stays text in SVG and PDF
 STYLE = {"text.parse_math": False, "svg.fonttype": "none", "pdf.fonttype": 42}
 PNG, PDF, SVG = "png", "pdf", "svg"
 
 
 @contextmanager
 def plot_style() -> Iterator[None]:
-    """To draw and to save within: some of what it sets is read only when ticks are made."""
+    """Context for drawing and saving: matplotlib reads some of these settings only when it makes the ticks."""
     require("A figure", "plots")
     import matplotlib
 

@@ -26,7 +26,7 @@ class Row:
     """One run. Accuracies are fractions, medians over templates.
 
     `right`: one character per evaluated row, in order of idx: how many of the `templates` answered it right, 0 to 35 as
-    0-9a-z. It allows to compare two runs row by row.
+    0-9a-z. So two runs can be compared row by row.
     """
 
     variant: str
@@ -88,7 +88,7 @@ def make_row(record: RunRecord, variant: str, folder: Path) -> Row:
 def right_by_row(predictions: Path) -> str:
     """`Row.right` from a `predictions.jsonl`; raises UserError if it is missing or has too many templates."""
     if not predictions.is_file():
-        raise UserError(f"{predictions} is gone, and tables need it: make the run again with overwrite=true.")
+        raise UserError(f"{predictions} is missing, and tables need it: repeat the run with overwrite=true.")
     right: dict[int, int] = defaultdict(int)
     try:
         with predictions.open(encoding="utf-8") as file:
@@ -106,7 +106,7 @@ def as_json_lines(rows: Sequence[Row]) -> str:
 
 
 def load_rows(path: Path) -> list[Row]:
-    """The rows of a `records.jsonl`; raises UserError if it is no such file."""
+    """The rows of a `records.jsonl`; raises UserError if it is not such a file."""
     try:
         return [_parse_row(line) for line in path.read_text(encoding="utf-8").splitlines()]
     except (OSError, ValueError, TypeError) as error:

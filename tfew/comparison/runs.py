@@ -18,7 +18,7 @@ from tfew.comparison.rows import Row, make_row
 from tfew.errors import UserError
 from tfew.runs.records import RECORD_FILE, RunRecord
 
-# by name, what makes a run of these overrides; returns its record and folder
+# by command name: makes a run with these overrides; returns its record and folder
 Commands = Mapping[str, Callable[[Sequence[str]], tuple[RunRecord, Path]]]
 
 
@@ -98,7 +98,7 @@ def run_all(planned: Sequence[PlannedRun], commands: Commands) -> RunResults:
             try:
                 record, folder = commands[run.command](run.overrides)
                 rows.append(make_row(record, run.variant, folder))
-            except Exception as error:  # a run may fail in any way; the others are none of its business
+            except Exception as error:  # a run may fail in any way; the others continue
                 failures.append(FailedRun(run, _error_message(error)))
                 bar.update()
                 continue

@@ -79,14 +79,14 @@ def report(title: str, comparison: Comparison) -> str:
         f"# {title}",
         f"Made from {len(comparison.rows)} runs by {_code(comparison)}. Few-shot seeds: {seeds}.",
         "## Accuracy",
-        "Percent: the median over seeds, and (IQR), of each run's median over wordings. Each variant is ranked with the"
-        " score norm that goes with its loss. `mean`: of the medians.",
+        "Percent: the median over seeds, and (IQR), of each run's median over templates. Each variant is ranked with"
+        " the score norm that goes with its loss. `mean`: of the medians.",
         as_markdown(accuracy_cells(comparison)),
         "## Gain over zero-shot, seed by seed",
-        "Points of percent: a seed's accuracy minus zero-shot, mean over data sets.",
+        "Percentage points: a seed's accuracy minus zero-shot, mean over data sets.",
         as_markdown(seed_cells(comparison)),
         "## Gain over zero-shot on the same rows",
-        "Points of percent, all wordings and seeds together, with the 95 % interval of a paired comparison, by normal"
+        "Percentage points, all templates and seeds together, with the 95 % interval of a paired comparison, by normal"
         " approximation over test rows.",
         as_markdown(paired_cells(comparison)),
         "## Ranking by mean over tokens / by sum",

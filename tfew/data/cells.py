@@ -1,4 +1,4 @@
-"""What stands in the cell of a table: nothing, text, or something that is no text; and when two texts are alike."""
+"""Cells of a table: whether one is missing, text or another type; and when two texts count as alike."""
 
 import json
 import re
@@ -11,7 +11,7 @@ from tfew.errors import UserError
 WHOLE = re.compile(r"([+-]?\d+)\.0+")  # a whole number, written as a float
 FRACTION = re.compile(r"[+-]?\d*\.\d*[1-9]\d*")  # a number that is not whole
 BETWEEN_WORDS = re.compile(r"(?<=\w)[\s_-]+(?=\w)|[\s_]+")
-MISSING_WORDS = {"nan", "none", "null", "n/a", "na", "#n/a", "<na>", "nil", "-", "?"}  # texts that may mean: nothing
+MISSING_WORDS = {"nan", "none", "null", "n/a", "na", "#n/a", "<na>", "nil", "-", "?"}  # they may mark missing cells
 
 
 def cell_text(value: Any) -> str:
@@ -20,12 +20,12 @@ def cell_text(value: Any) -> str:
 
 
 def is_missing(value: Any) -> bool:
-    """None, NaN, or a text of nothing but blanks."""
+    """Whether it is None, NaN, or a text of blanks only."""
     return value is None or value != value or (isinstance(value, str) and not value.strip())
 
 
 def not_text(value: Any) -> str | None:
-    """What a value is that no prompt can show as it stands; None for texts, numbers, dates and the like."""
+    """The kind of a value that a prompt cannot show, in words; None for texts, numbers, dates and the like."""
     if isinstance(value, bytes | bytearray | memoryview):
         return "binary data"
     if isinstance(value, Mapping):
@@ -40,8 +40,8 @@ def without_point(text: str) -> str:
 
 
 def alike_key(text: str) -> str:
-    """Equal for texts that differ in nothing but upper case, Unicode's form, blanks, underscores and hyphens between
-    words, or a whole number's decimal point."""
+    """A key that is equal for texts which differ only in case, Unicode normalisation form, blanks, underscores and
+    hyphens between words, or a whole number's decimal point."""
     folded = unicodedata.normalize("NFKC", text).casefold().strip()
     return without_point(BETWEEN_WORDS.sub(" ", folded).strip())
 
@@ -55,17 +55,17 @@ def shown(value: Any, most_characters: int = 40) -> str:
 def not_text_error(where: str, column: str, value: Any, kind: str) -> UserError:
     remedy = {
         "binary data": "decode it, as in df[column].str.decode('utf-8')",
-        "a list": "join its parts to one text",
-        "a dictionary": "make columns of its keys",
+        "a list": "join its items into one text",
+        "a dictionary": "turn its keys into columns",
     }[kind]
     return UserError(f"{where}: {column!r} holds {kind} ({shown(value)}), not text: {remedy}.")
 
 
 def gathered(cells: Sequence[Any]) -> list[Any]:
-    """These cells without empty ones at the end; raises ValueError for an empty one before."""
+    """The cells without trailing empty ones; raises ValueError for an empty one before a filled one."""
     kept = list(cells)
     while kept and is_missing(kept[-1]):
         kept.pop()
     if empty := [number for number, cell in enumerate(kept, start=1) if is_missing(cell)]:
-        raise ValueError(f"choice {empty[0]} is empty, and a later one is not")
+        raise ValueError(f"choice {empty[0]} is empty, but a later one is not")
     return kept

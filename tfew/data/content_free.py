@@ -7,11 +7,11 @@ from tfew.errors import UserError
 from tfew.schema import Example, Prompt
 
 CONTENT_FREE = "N/A"  # Zhao et al.'s
-MAX_CATEGORIES = 10  # a column with at most so many values may select the template's wording (COPA's cause or effect)
+MAX_CATEGORIES = 10  # a column with at most this many values may select the template's wording (COPA's cause or effect)
 
 
 def content_columns(examples: Sequence[Example], columns: Sequence[str]) -> list[str]:
-    """Those of the columns (empty: of all columns) that hold text which differs from row to row.
+    """The columns, of those given (empty: of all), whose text differs from row to row.
 
     Raises UserError if there is none.
     """
@@ -23,7 +23,7 @@ def content_columns(examples: Sequence[Example], columns: Sequence[str]) -> list
     if not found:
         raise UserError(
             f"score.method=calibrated: no column of these {len(examples)} rows holds text that differs from row to row,"
-            " so there is no prompt without it; use score.method=direct."
+            " so no content-free prompt can be made; use score.method=direct."
         )
     return found
 
@@ -34,7 +34,7 @@ def content_free_example(example: Example, columns: Sequence[str]) -> Example:
 
 
 def with_content_free(prompt: Prompt, rendered: Prompt | None) -> Prompt:
-    """The prompt, with the input of the content-free row's prompt beside its own; the choices stay its own."""
+    """The prompt, with the input of the content-free row's prompt added to it; its choices are kept."""
     if rendered is None:
         raise UserError(
             f"Template {prompt.template!r} of {prompt.dataset} renders nothing for a row whose texts are"

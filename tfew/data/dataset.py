@@ -12,7 +12,7 @@ from tfew.errors import UserError, nearest, shorten_list
 from tfew.files.untrusted import validated
 from tfew.schema import Example
 
-LEAST_CHOICES = 2  # that a row has of its own
+LEAST_CHOICES = 2  # of a row with choices of its own
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class DatasetSpec:
     train_templates_first: int | None
     shots: int | None
     hub: Mapping[str, Any] | None
-    files: Mapping[str, Sequence[Any]]  # names, or lists of names of files that are read one after the other
+    files: Mapping[str, Sequence[Any]]  # file names, or lists of files to read one after the other
     rows: Mapping[str, int | None]
     generator: Mapping[str, Any] | None = None
     rename: Mapping[str, str] = field(default_factory=dict)
@@ -45,9 +45,9 @@ class DatasetSpec:
     may_be_empty: Sequence[str] = ()
     layout: Mapping[str, Any] | None = None
     table: Mapping[str, Any] | None = None
-    lists: Mapping[str, Sequence[str]] = field(default_factory=dict)  # column -> columns whose cells it lists
+    lists: Mapping[str, Sequence[str]] = field(default_factory=dict)  # column -> columns whose cells it gathers
     takes_unknown_labels: bool = False
-    answers: Sequence[str] = ("no", "yes")  # to each label, of rows that may have several
+    answers: Sequence[str] = ("no", "yes")  # per label, where rows may have several labels
 
     @classmethod
     def from_config(cls, config: Mapping[str, Any]) -> DatasetSpec:
@@ -55,7 +55,7 @@ class DatasetSpec:
         known = {field.name: field.default is MISSING and field.default_factory is MISSING for field in fields(cls)}
         if wrong := {*(config.keys() - known), *(name for name, needed in known.items() if needed) - config.keys()}:
             raise UserError(
-                f"dataset. has or lacks {shorten_list(map(str, wrong))}; a data set has {', '.join(known)}."
+                f"dataset has unknown or missing keys: {shorten_list(map(str, wrong))}; its keys: {', '.join(known)}."
             )
         rule = None if config["label"] is None else label_rule(str(config["name"]), config["label"])
         columns = config["columns"]
@@ -73,7 +73,7 @@ class DatasetSpec:
         return tuple(names[0] for names in self.label.names) if isinstance(self.label, LabelRule) else None
 
     def check_columns(self, needed: Iterable[str], columns: Iterable[Any], where: str) -> None:
-        """Raises UserError, with the nearest of these columns, where what they are called here lacks what is needed."""
+        """Raises UserError, which suggests the nearest names, if needed columns are missing after renaming."""
         columns = list(columns)
         needed = {part for name in needed for part in self.lists.get(name, [name])[:LEAST_CHOICES]}
         if missing := sorted(needed - {self.rename.get(column, column) for column in columns}):
@@ -95,7 +95,7 @@ class DatasetSpec:
         seen: set[int] = set()
         for number, example in enumerate(examples, start=1):
             if example.idx in seen:
-                raise UserError(f"{where}, row {number}: idx {example.idx} stands in an earlier row, too.")
+                raise UserError(f"{where}, row {number}: an earlier row has idx {example.idx}, too.")
             seen.add(example.idx)
         return examples
 
@@ -130,7 +130,7 @@ class DatasetSpec:
         return Example(idx, fields, label, unknown_label, labels, others)
 
     def _label(self, rule: Rule | None, fields: Mapping[str, Any], where: str) -> tuple[int | None, str | None]:
-        """The index of the label; or, where labels may be unknown, what it is called."""
+        """The index of the label; or its name, if it is unknown and unknown labels are allowed."""
         if isinstance(rule, LabelSetRule):
             return None, None
         try:
@@ -143,7 +143,7 @@ class DatasetSpec:
     def _label_set(
         self, rule: Rule | None, fields: Mapping[str, Any], where: str
     ) -> tuple[tuple[int, ...] | None, tuple[str, ...]]:
-        """The indices of the row's labels, where it may have several, and those that are unknown, where they may be."""
+        """Where a row may have several labels: the indices of its labels, and its unknown labels, if allowed."""
         if not isinstance(rule, LabelSetRule):
             return None, ()
         try:
@@ -168,7 +168,7 @@ class DatasetSpec:
 
 
 def missing_columns_error(where: str, missing: Sequence[str], columns: Sequence[Any], renaming: str) -> UserError:
-    """`columns`: those that there are; `renaming`: the option that says what a column is called here."""
+    """`columns`: those that exist; `renaming`: the option that maps a column to the expected name."""
     near = [found for name in missing if (found := nearest(name, columns)) is not None]
     hint = f" (did you mean {', '.join(map(repr, near))}?)" if near else ""
     has = f"it has {', '.join(map(repr, columns))}" if columns else "it has no columns at all"
@@ -203,8 +203,8 @@ class _LazyExamples(Sequence[Example]):
 
 
 def _convert(value: Any, kind: str, where: str) -> Any:
-    """`kind`: int, str, text (as `cell_text` has it), list, choices (answer choices, possibly written in one cell), or
-    gathered (a list without empty cells at its end)."""
+    """`kind`: int, str, text (by `cell_text`), list, choices (answer choices, possibly written in one cell), or
+    gathered (a list without trailing empty cells)."""
     try:
         if kind == "gathered":
             return gathered(value)

@@ -1,6 +1,6 @@
 """From a user's table to the section `dataset` of a run: columns, label names, choices, prompt.
 
-What the user does not give is inferred and reported: no run rests on an inference that nobody saw.
+What the user does not set is inferred and reported, so that no inference goes unnoticed.
 """
 
 from collections import Counter
@@ -26,7 +26,7 @@ from tfew.data.templates import InlineTemplate, find_promptsource
 from tfew.errors import UserError, shorten_list, unknown_value_error
 from tfew.tables.table_reader import Table
 
-GENERIC_NAMES = {"label", "labels", "class", "target", "y"}  # of label columns: they make no question for the prompt
+GENERIC_NAMES = {"label", "labels", "class", "target", "y"}  # label columns whose name is no question for the prompt
 MAX_LISTED = 20  # choices in the default prompt, and labels in a message
 
 
@@ -36,7 +36,7 @@ class TableOptions:
 
     choices: the verbalizer ({label: words}, or a list of words), or the column with each row's own choices, or a list
     of columns with a choice each. template: Jinja, or the name of a promptsource collection or of one of its templates.
-    labels: all that there are, also those that no row has. list_labels: whether the default prompt lists the choices.
+    labels: all labels, including those without rows. list_labels: whether the default prompt lists the choices.
     """
 
     text: Sequence[str] | None = None
@@ -116,14 +116,14 @@ def describe_table(table: Table, options: TableOptions) -> TableDescription:
 
 
 def _given(table: Table, options: TableOptions) -> set[str | None]:
-    """The columns that the options name, besides the label's."""
+    """The columns that the options name, without the label column."""
     named = options.choices
     listed = [named] if isinstance(named, str) else list(named or ()) if _are_columns(table, named) else []
     return {*(options.text or ()), *listed}
 
 
 def _are_columns(table: Table, choices: Any) -> bool:
-    """Whether `choices=` lists columns, each with a choice, and not words."""
+    """Whether `choices=` lists columns with one choice each, rather than words."""
     return isinstance(choices, list | tuple) and len(choices) > 1 and all(name in table.columns for name in choices)
 
 
@@ -133,13 +133,13 @@ def _check_columns(table: Table, options: TableOptions) -> None:
         if column is not None and column not in table.columns:
             raise unknown_value_error("column", column, table.columns, f"{option}=; {table.where}")
     if options.label is not None and options.label in _given(table, options):
-        raise UserError(f"{options.label!r} is the label's column: as text= or choices= it would give the answer away.")
+        raise UserError(f"{options.label!r} is the label column: as text= or choices= it would leak the answer.")
 
 
 def _choices_of_rows(table: Table, label: str, options: TableOptions, notes: list[str]) -> str | list[str]:
-    """The column of each row's own choices, or the columns with one each; empty where all rows have the same labels.
+    """The column of each row's own choices, or the columns with one each; empty if all rows have the same labels.
 
-    Inferred where the user has not said what the labels are.
+    Inferred if the user has not set the labels.
     """
     if isinstance(options.choices, str):
         return options.choices
@@ -150,7 +150,7 @@ def _choices_of_rows(table: Table, label: str, options: TableOptions, notes: lis
     found = infer_choices(table, label, _exclude(table.columns, {label, *(options.text or ())}))
     if found:
         listed = found if isinstance(found, str) else f"[{','.join(found)}]"
-        notes.append(f"choices={listed} (inferred: the answer is one of each row's own)")
+        notes.append(f"choices={listed} (inferred: each row has its own choices)")
     return found or []
 
 
@@ -174,7 +174,7 @@ def infer_text(table: Table, taken: set[str | None], notes: list[str]) -> str:
 def _class_labels(
     table: Table, label: str, options: TableOptions, rename: Mapping[str, str], notes: list[str]
 ) -> LabelWords:  # fmt: skip
-    """Classes: labels that mean the same in every row."""
+    """Class labels, which mean the same in every row."""
     of_row, spellings = label_names(table, label)
     if options.labels is not None:
         of_row = named_labels(table, label, of_row, options.labels)
@@ -183,7 +183,7 @@ def _class_labels(
     if len(count) < 2:
         raise UserError(f"{table.where}: every row has the label {next(iter(count))!r}, so there is nothing to learn.")
     if len(count) == len(table.rows) and options.labels is None:
-        raise UserError(f"{table.where}: no value in {label!r} comes twice; is it the label? Set label=.")
+        raise UserError(f"{table.where}: no value in {label!r} occurs twice; is it the label? Set label=.")
     listed = [cell_text(name) for name in options.labels or ()]
     pairs = verbalizer(listed or table.classes.get(label) or sorted(count, key=sort_key), options.choices)
     if unnamed := [name for name in count if name not in pairs]:
@@ -250,11 +250,11 @@ def custom_prompts(
 
 
 def _template_columns(table: Table, columns: Iterable[str], label: str, rename: Mapping[str, str]) -> list[str]:
-    """The template's columns as the table spells them; raises UserError for the label's, unknown or no columns."""
+    """The template's columns as the table spells them; raises UserError for the label, unknown or no columns."""
     spelling = {rename.get(column, column): column for column in table.columns}
     answer = rename.get(label, label)
     if answer in columns:
-        raise UserError(f"template= shows {answer!r}, the label's column: the answer would stand in the question.")
+        raise UserError(f"template= shows {answer!r}, the label column: the prompt would contain the answer.")
     good = _exclude(list(spelling), {answer})
     if missing := sorted(set(columns) - set(good)):
         raise unknown_value_error("column", missing[0], good, f"template=; {table.where}")

@@ -19,7 +19,7 @@ from tfew.schema import Example
 from tfew.tables.formats import read_rows
 
 log = logging.getLogger(__name__)
-MANY_ROWS = 10_000  # to look through: said, since it takes seconds
+MANY_ROWS = 10_000  # a search through so many is logged, since it takes seconds
 OFFICIAL_SPLITS = Path(__file__).parent / "official_splits"
 
 
@@ -34,10 +34,10 @@ def few_shot_examples(
     """
     if mode == "all":
         if shots is not None:
-            raise UserError(f"shots={shots}, and few_shot=all takes all rows: for so many set few_shot=draw.")
+            raise UserError(f"shots={shots}, but few_shot=all uses all rows: to draw some, set few_shot=draw.")
         return list(load_split(spec, "train", data_dir))
     if shots is None:
-        raise UserError(f"shots=null: few_shot={mode} needs their number; few_shot=all takes all rows.")
+        raise UserError(f"shots=null: few_shot={mode} needs their number; few_shot=all uses all rows.")
     if mode == "files":
         return _check_enough(_file_examples(spec, seed, shots, data_dir), shots, f"the few-shot file of seed {seed}")
     if mode == "draw":
@@ -65,7 +65,7 @@ def official_split(spec: DatasetSpec, seed: int, shots: int) -> list[tuple[int, 
     splits = json.loads(path.read_text())
     if str(seed) not in splits:
         raise UserError(
-            f"few_shot_seed={seed} is no official seed of {spec.name} ({', '.join(splits)}):"
+            f"few_shot_seed={seed} is not an official seed of {spec.name} ({', '.join(splits)}):"
             f" for other seeds use few_shot=draw."
         )
     split = [(int(idx), digest) for idx, digest in splits[str(seed)]]
@@ -84,14 +84,14 @@ def pick_official(spec: DatasetSpec, pool: Sequence[Example], split: Sequence[tu
             raise UserError(
                 f"Row {idx} of the {spec.name} training pool is not the official one (its hash differs):"
                 f" {_shortened(example.fields[spec.columns[0]])}. This pool is another version of the data;"
-                " few_shot=draw draws from it all the same."
+                " few_shot=draw works with it."
             )
     return picked
 
 
 def _by_number(spec: DatasetSpec, pool: Sequence[Example], numbers: Sequence[int]) -> list[Example]:
-    """Examples of these row numbers. Where rows are numbered from 0, as they usually are, the others are not read:
-    all 100,459 of ANLI's third round take a quarter of a minute."""
+    """Examples of these row numbers. If rows are numbered from 0, as usual, only these are read: reading all 100,459
+    rows of ANLI's third round takes 15 seconds."""
     at_once = [pool[number] for number in numbers if number < len(pool)]
     if [example.idx for example in at_once] == list(numbers):
         return at_once

@@ -1,4 +1,4 @@
-"""Infers which columns of a table hold label and text, and how a label encodes the right one of a row's choices."""
+"""Infers which columns hold label and text, and how a label encodes the right one of a row's choices."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -32,7 +32,7 @@ LABEL_NAMES = (
     "categories",
     "topics",
 )
-MAX_LABEL_CHARACTERS = 60  # of the values in a column that is inferred to be the label's
+MAX_LABEL_CHARACTERS = 60  # in the values of a column inferred as the label column
 TEXT_NAMES = ("text", "sentence", "review", "content", "body", "message", "tweet", "question", "query", "document")
 CANDIDATE_ENCODINGS = (  # of the right choice: `ChoiceRule.by`, `ChoiceRule.first`, description
     ("text", 0, "its text"),
@@ -43,13 +43,13 @@ CANDIDATE_ENCODINGS = (  # of the right choice: `ChoiceRule.by`, `ChoiceRule.fir
 
 
 def infer_label_column(table: Table, free: Sequence[str]) -> str:
-    """Of these columns the one with a label's name, else the only categorical one; UserError if there is none."""
+    """The column with a usual label name, else the only categorical one; raises UserError if there is none."""
     by_name = [column for name in LABEL_NAMES for column in free if column.lower() == name]
     candidates = by_name[:1] or [column for column in free if _is_categorical(table, column)]
     if not by_name and len(indicators := indicator_columns(table, free)) > 1:
         raise UserError(
-            f"{table.where} has a column of yes and no for each of {shorten_list(indicators)}: name one of them with"
-            f" label=, or set label=[{','.join(sorted(indicators))}] where each is a label that a row may have."
+            f"{table.where} has several yes/no columns ({shorten_list(indicators)}): name one of them with"
+            f" label=, or set label=[{','.join(sorted(indicators))}] if each is a label that a row may have."
         )
     if len(candidates) != 1:
         which = f"; it could be {shorten_list(candidates)}" if candidates else ""
@@ -58,12 +58,10 @@ def infer_label_column(table: Table, free: Sequence[str]) -> str:
 
 
 def infer_text_column(table: Table, free: Sequence[str]) -> str:
-    """Of these columns the one with a text's name, else the one with the longest texts; UserError without any."""
+    """The column with a usual text name, else the one with the longest texts; raises UserError if there is none."""
     texts = [column for column in free if any(isinstance(row[column], str) for row in table.rows)]
     if not texts:
-        raise UserError(
-            f"{table.where} has no column of texts besides the label; it has {shorten_list(table.columns)}."
-        )
+        raise UserError(f"{table.where} has no text column besides the label; it has {shorten_list(table.columns)}.")
     by_name = [column for name in TEXT_NAMES for column in texts if column.lower() == name]
     length = {column: sum(len(cell_text(row[column])) for row in table.rows) for column in texts}
     return by_name[0] if by_name else max(texts, key=length.__getitem__)
@@ -86,7 +84,7 @@ def infer_label_encoding(table: Table, label: str, choices: str) -> tuple[str, i
         )
     if [encoding[0] for encoding in fitting[:2]] == ["number", "number"]:
         raise UserError(
-            f"{table.where}: the numbers in {label!r} may count from 0 or from 1: write the right one's text instead."
+            f"{table.where}: numbers in {label!r} may count from 0 or from 1: write the right choice's text instead."
         )
     return fitting[0]
 

@@ -1,4 +1,4 @@
-"""The labels of a user's table: what each row's cell means, what is no single label, and the words for them."""
+"""The labels of a user's table: reading each row's cell, refusing cells without a single label, and verbalizers."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -10,7 +10,7 @@ from tfew.data.layout import humanize
 from tfew.errors import UserError, shorten_list
 from tfew.tables.table_reader import Table
 
-ONE_LABEL = "multi_label=false takes a row to have one label"
+ONE_LABEL = "multi_label=false allows one label per row"
 MOST_ROWS = 5  # listed in a message
 YES_AND_NO = ({"0", "1"}, {"false", "true"}, {"no", "yes"})
 
@@ -29,7 +29,7 @@ def check_filled(table: Table, columns: Sequence[str], what: str = "") -> None:
 
 
 def rows_named(numbers: Sequence[int]) -> str:
-    """As in "row 3", or "rows 3, 5, 7 and 12 more"."""
+    """Row numbers in words: "row 3", or "rows 3, 5, 7 and 12 more"."""
     listed = ", ".join(map(str, numbers[:MOST_ROWS]))
     more = f" and {len(numbers) - MOST_ROWS} more" if len(numbers) > MOST_ROWS else ""
     return f"row{'s' * (len(numbers) > 1)} {listed}{more}"
@@ -44,10 +44,10 @@ def check_texts(table: Table, columns: Sequence[str]) -> None:
 
 
 def label_names(table: Table, label: str) -> tuple[list[str], list[str]]:
-    """The name of each row's label, and a note on those that are spelt in several ways.
+    """The name of each row's label, and a note on labels with several spellings.
 
-    Text, numbers and booleans that read the same are one label; whole numbers have no decimal point, unless there are
-    others beside them that need one.
+    Text, numbers and booleans that read the same are one label; whole numbers have no decimal point, unless
+    other labels need one.
     """
     values = [row[label] for row in table.rows]
     names = [cell_text(value) for value in values]
@@ -62,11 +62,11 @@ def label_names(table: Table, label: str) -> tuple[list[str], list[str]]:
     for name, value in zip(names, values, strict=True):
         spellings[name][cell_text(value) if isinstance(value, bool) else repr(value)] = None
     several = [f"{name} ({', '.join(found)})" for name, found in spellings.items() if len(found) > 1]
-    return names, [f"labels spelt in several ways are one: {shorten_list(several)}"] if several else []
+    return names, [f"labels with several spellings were merged: {shorten_list(several)}"] if several else []
 
 
 def check_single(table: Table, label: str) -> None:
-    """Raises UserError where a cell holds a list of labels, or something that is none."""
+    """Raises UserError if a cell holds a list of labels, or something that cannot be a label."""
     if lists := [(number, row[label]) for number, row in enumerate(table.rows, 1) if not_text(row[label]) == "a list"]:
         several = [(number, value) for number, value in lists if len(value) > 1]
         number, value = (several or lists)[0]
@@ -75,22 +75,22 @@ def check_single(table: Table, label: str) -> None:
         else:
             holds, remedy = "lists of labels", "write the label itself in place of the list, or set multi_label=auto"
         raise UserError(
-            f"{table.where}: {label!r} holds {holds}, as row {number} ({shown(value)}); {ONE_LABEL}: {remedy}."
+            f"{table.where}: {label!r} holds {holds}, such as row {number} ({shown(value)}); {ONE_LABEL}: {remedy}."
         )
     for number, row in enumerate(table.rows, start=1):
         value = row[label]
         kind = not_text(value)
         if kind is not None:
             raise UserError(
-                f"{table.where}, row {number}: the label {label!r} is {kind} ({shown(value)}), where a text or a number"
-                " should stand: keep the part of it that is the label."
+                f"{table.where}, row {number}: the label {label!r} is {kind} ({shown(value)}), but must be a text or"
+                " a number: keep only the part that is the label."
             )
 
 
 def find_separator(cells: Iterable[Any]) -> tuple[str, str] | None:
-    """What stands between several labels in these cells, and such a cell; None where they hold one each.
+    """The separator between several labels in these cells, and an example cell; None if each holds one label.
 
-    Most cells that hold the separator have to hold labels which also stand elsewhere.
+    Most cells with the separator must hold labels that also occur elsewhere.
     """
     distinct = dict.fromkeys(cell_text(cell) for cell in cells)
     for separator in SEPARATORS:
@@ -107,7 +107,7 @@ def _parts(name: str, separator: str) -> list[str]:
 
 
 def indicator_columns(table: Table, columns: Iterable[str]) -> list[str]:
-    """Columns of yes and no, 0 and 1, true and false, both of which occur."""
+    """Columns of yes/no, 0/1 or true/false in which both values occur."""
     return [
         column
         for column in columns
@@ -116,7 +116,7 @@ def indicator_columns(table: Table, columns: Iterable[str]) -> list[str]:
 
 
 def named_labels(table: Table, label: str, found: Sequence[str], listed: Sequence[Any]) -> list[str]:
-    """For each row the one of the `listed` labels that it has: spelt the same, or if none is, alike.
+    """Each row's label as one of the `listed` labels: an exact match, else the one that is alike.
 
     Raises UserError for labels of the table that are not among them.
     """
@@ -135,7 +135,7 @@ def named_labels(table: Table, label: str, found: Sequence[str], listed: Sequenc
 
 
 def alike_labels(names: Iterable[str]) -> list[list[str]]:
-    """Groups of labels that look like several spellings of one."""
+    """Groups of labels that look like spellings of the same label."""
     groups: Mapping[str, list[str]] = defaultdict(list)
     for name in names:
         groups[alike_key(name)].append(name)
@@ -162,7 +162,7 @@ def verbalizer(found: list[str], choices: Any) -> dict[str, str]:
                 f" {found[1]}: ...}}', or list the labels {shorten_list(map(repr, found))} themselves."
             )
     if len(set(pairs.values())) < len(pairs) or not all(pairs.values()):
-        raise UserError(f"choices= gives two labels the same words, or one none: {pairs}.")
+        raise UserError(f"choices= gives two labels the same words, or a label no words: {pairs}.")
     return pairs
 
 

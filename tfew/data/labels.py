@@ -1,6 +1,6 @@
 """From a row's label to the index of the right choice: classes that all rows share, or choices of each row.
 
-Or from its labels, where it may have several of them, to the indices of all.
+If a row may have several labels: to the indices of all of them.
 """
 
 import ast
@@ -29,7 +29,7 @@ class Rule(ABC):
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """All that a label is read from."""
+        """All columns that the label is read from."""
         return (self.column,)
 
     @abstractmethod
@@ -64,7 +64,7 @@ class LabelRule(Rule):
         return index
 
     def _spelt(self, value: Any) -> int:
-        """The label that is spelt so, or in a user's table (where labels are names alone) the only one alike, or -1."""
+        """Index of the label with this spelling; in a user's table (names only) also of the only alike one; else -1."""
         text = cell_text(value)
         for spelling in (value, text, without_point(text), f"{text}.0"):
             if (index := next((i for i, names in enumerate(self.names) if spelling in names), -1)) >= 0:
@@ -114,8 +114,8 @@ class ChoiceRule(Rule):
 class LabelSetRule(Rule):
     """A row has any number of the labels `names`.
 
-    They stand in one cell, between `separator` where it is text; or with `of_each` there is a column of yes and no for
-    each name, in the same order. An empty cell is no label.
+    They are in one cell, joined by `separator` if it is text; or with `of_each` each name has a yes/no column, in the
+    same order. An empty cell means no label.
     """
 
     column: str
@@ -143,17 +143,17 @@ class LabelSetRule(Rule):
 
 
 def says_yes(cell: Any) -> bool:
-    """Whether a cell in a column for one label says that the row has it; raises ValueError where it says nothing."""
+    """Whether a cell of a label's yes/no column means yes; raises ValueError if it is neither yes nor no."""
     text = "" if is_missing(cell) else without_point(cell_text(cell)).lower()
     if text not in YES | NO:
-        raise ValueError(f"{cell!r} is neither yes nor no (1 and 0, true and false, x and nothing)")
+        raise ValueError(f"{cell!r} is neither yes nor no (1 and 0, true and false, x and an empty cell)")
     return text in YES
 
 
 def label_parts(cell: Any, separator: str, known: Sequence[str] = ()) -> list[str]:
     """The labels in a cell, each once: a list, a list written as text, or texts between separators.
 
-    A `known` label may hold the separator: of the ways to read the text the longest known label goes first.
+    A `known` label may contain the separator: longer known labels are matched first.
     """
     listed = listed_labels(cell)
     if listed is not None:
@@ -171,7 +171,7 @@ def label_parts(cell: Any, separator: str, known: Sequence[str] = ()) -> list[st
 
 
 def listed_labels(cell: Any) -> list[Any] | None:
-    """The parts of a list, also of one that is written as text, in JSON or as Python has it; None for other cells."""
+    """The items of a list, also of one written as text in JSON or Python syntax; None for other cells."""
     if isinstance(cell, list | tuple | set):
         return sorted(cell, key=str) if isinstance(cell, set) else list(cell)
     if not isinstance(cell, str) or not cell.strip().startswith("[") or len(cell) > MOST_CHARACTERS:
@@ -186,7 +186,7 @@ def listed_labels(cell: Any) -> list[Any] | None:
 
 
 def match_label(name: str, known: Sequence[str]) -> str | None:
-    """The known label that this is: the very same, or else the only one that is alike; None if there is none."""
+    """The known label that matches exactly, else the only one that is alike; None if there is none."""
     if name in known:
         return name
     alike = [other for other in known if alike_key(other) == alike_key(name)]
@@ -200,12 +200,12 @@ def parse_choices(cell: Any) -> list[str]:
         parsed = _json_list(cell)
         listed = [part.strip() for part in cell.split(CHOICE_SEPARATOR)] if parsed is None else parsed
     if not isinstance(listed, list | tuple) or len(listed) < 2:
-        raise ValueError(f"{cell!r} is no list of choices: a JSON list, or 'one ||| another'")
+        raise ValueError(f"{cell!r} is not a list of choices: write a JSON list, or 'one ||| another'")
     choices = [cell_text(choice) for choice in listed]
     if bad := [choice for choice in choices if not choice or CHOICE_SEPARATOR in choice]:
         raise ValueError(f"a choice is {'empty' if not bad[0] else f'{bad[0]!r}, with |||'}")
     if len(set(choices)) < len(choices):
-        raise ValueError(f"a choice stands twice among {choices}")
+        raise ValueError(f"a choice is repeated in {choices}")
     return choices
 
 

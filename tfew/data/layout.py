@@ -31,7 +31,7 @@ def layout_template(fields: Mapping[str, str], question: str, instruction: str =
 
 
 def escape_jinja(text: str) -> str:
-    """Jinja source that renders this very text."""
+    """Jinja source that renders exactly this text."""
     return escape_interpolation(OPENINGS.sub(lambda opening: f"{{{{ '{opening[0]}' }}}}", text))
 
 
@@ -46,7 +46,7 @@ def humanize(name: str) -> str:
 
 
 def template_names(columns: list[str]) -> dict[str, str]:
-    """A valid Jinja name for each column whose own name is none."""
+    """A valid Jinja name for each column whose own name is not one."""
     taken, renamed = set(columns), {}
     for column in columns:
         if column.isidentifier() and column.isascii() and column not in RESERVED:

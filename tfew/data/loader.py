@@ -1,7 +1,7 @@
 """The order of training batches.
 
 The rows of a step's batch, and the template of each, are pure functions of (seed, step): the number of workers and
-processes, or an interruption, changes nothing.
+processes, or an interruption, does not change them.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ from tfew.devices.distributed import split_between_processes
 from tfew.schema import Batch, Prompt
 
 Key = tuple[int, int]  # (step, row)
-MAX_CACHED_ROWS = 1000  # larger sets are tokenised anew in every epoch
+MAX_CACHED_ROWS = 1000  # larger sets are tokenised again in every epoch
 
 
 class PromptDataset(Dataset[TokenizedPrompt]):

@@ -84,7 +84,7 @@ def _load_members(spec: MixtureSpec, data_dir: Path | None) -> tuple[dict[str, S
         for name, member in spec.members.items()
         if find_source(member, "train", data_dir) is None
     }
-    if absent and spec.missing == "error":  # said before anything is downloaded
+    if absent and spec.missing == "error":  # raised before anything is downloaded
         raise _missing_members_error(spec, absent)
     loaded = {}
     for name, member in spec.members.items():
@@ -108,7 +108,7 @@ def _missing_members_error(spec: MixtureSpec, absent: Mapping[str, str]) -> User
     first = next(iter(absent))
     return UserError(
         f"{len(absent)} of the {len(spec.members)} members of {spec.name} cannot be loaded: {shorten_list(absent, 40)}"
-        f" ({first}: {absent[first].rstrip('.')}). Bring them (python -m tfew.preview dataset={spec.name} says what"
-        f" each needs), drop them with 'dataset.members.{first}=null', or leave out all that are missing with"
+        f" ({first}: {absent[first].rstrip('.')}). Supply them (python -m tfew.preview dataset={spec.name} lists the"
+        f" files of each), drop them with 'dataset.members.{first}=null', or skip all that are missing with"
         " dataset.missing=skip."
     )

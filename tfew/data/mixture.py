@@ -43,7 +43,9 @@ class MixtureSpec:
     def from_config(cls, config: Mapping[str, Any]) -> MixtureSpec:
         known = [f.name for f in fields(cls)]
         if wrong := sorted(set(known) ^ config.keys()):
-            raise UserError(f"dataset. has or lacks {', '.join(wrong)}; a mixture has {', '.join(known)}.")
+            raise UserError(
+                f"dataset has unknown or missing keys: {', '.join(wrong)}; a mixture has {', '.join(known)}."
+            )
         members = {
             key: replace(DatasetSpec.from_config(member), name=key)
             for key, member in config["members"].items()
@@ -69,7 +71,7 @@ class MixtureSpec:
 
 @dataclass(frozen=True)
 class Part:
-    """What one member contributes: its templates, and how many of its first rows each of them takes."""
+    """A member's contribution: its templates, and how many of its first rows each of them takes."""
 
     name: str
     templates: Sequence[Template]
@@ -133,7 +135,7 @@ class Mixture(Sequence[Sequence[Prompt]]):
         return number, row, template
 
     def _prompt(self, number: int, row: int, template: int) -> Prompt:
-        """This row's prompt by this template; if empty, by the next templates, then of the next rows."""
+        """The row's prompt by this template; if empty, by the next templates, then for the next rows."""
         part = self.parts[number]
         for turned in range(part.rows):
             try:
@@ -148,13 +150,13 @@ class Mixture(Sequence[Sequence[Prompt]]):
                         return prompt
                 except UserError as error:
                     self._warn_once(f"{part.name}/{candidate.name}", error)
-        raise UserError(f"The templates of {part.name} render all its {part.rows} rows empty.")
+        raise UserError(f"The templates of {part.name} give empty prompts for all its {part.rows} rows.")
 
     def _warn_once(self, what: str, error: UserError) -> None:
-        """One bad row among millions does not end a run of days; `probe` finds systematic errors before training."""
+        """One bad row among millions must not end a run of days; `probe` finds systematic errors before training."""
         if what not in self._warned:
             self._warned.add(what)
-            log.warning(f"Skipped, and so are later ones of its kind: {error}")
+            log.warning(f"Skipped (later errors of this kind are not reported): {error}")
 
     def probe(self) -> tuple[int, int]:
         """Renders all templates on each member's first few rows: the number of prompts, and how many are empty.

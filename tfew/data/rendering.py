@@ -59,7 +59,7 @@ class TooLongError(ValueError):
 
 
 def limit_output(pieces: Iterable[str], max_characters: int) -> str:
-    """Raises TooLongError as soon as there are too many characters."""
+    """Passes pieces on; raises TooLongError as soon as they exceed the limit."""
     kept: list[str] = []
     size = 0
     for piece in pieces:
@@ -94,7 +94,7 @@ class Server:
         except MemoryError:
             return {"error": f"it needs more than {self._memory_bytes // 2**20} MB of memory"}
         except RecursionError:
-            return {"error": "it calls itself without end"}
+            return {"error": "it recurses without end"}
         except ValueError as error:
             return {"error": str(error)}
         except Exception as error:  # any kind: a template is a program

@@ -1,4 +1,4 @@
-"""Tables for multiple choice, recognised: the answer stands in a column of lists, or in a column for each choice."""
+"""Recognises multiple-choice tables: each row's choices are in one column of lists, or in one column per choice."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -12,13 +12,13 @@ from tfew.tables.table_reader import Table
 
 NUMBERED = re.compile(r"(.*?)[\s_.-]*([A-Za-z]|\d{1,2})\)?")  # a column of one choice: A, option_1, "choice b"
 WORDS = {"", "option", "options", "choice", "choices", "answer", "alternative", "opt", "ending", "ans"}
-COLUMN = "options"  # what the list that is made of several columns is called
+COLUMN = "options"  # name of the list column made from several columns
 
 
 def infer_choices(table: Table, label: str, free: Sequence[str]) -> str | list[str] | None:
-    """Of these columns the one that lists each row's choices, or those with a choice each; None if there are none.
+    """The column that lists each row's choices, or the columns with one choice each; None if there are none.
 
-    The label has to say in every row which of them is right.
+    The label must name the right choice in every row.
     """
     for column in free:
         if isinstance(table.rows[0][column], list | tuple | str) and _fit(table, label, column):
@@ -38,7 +38,7 @@ def list_name(table: Table) -> str:
 
 
 def with_list(table: Table, name: str, columns: Sequence[str]) -> Table:
-    """The table with one more column, the list of what these hold."""
+    """The table with an added column: the list of these columns' cells."""
     rows = []
     for number, row in enumerate(table.rows, start=1):
         try:

@@ -29,13 +29,13 @@ MAX_OUTPUT_CHARACTERS = 1_000_000  # of one render: some 200,000 words
 RENDER_TIMEOUT_SECONDS = 5.0  # of one render
 START_TIMEOUT_SECONDS = 60.0  # of the process that renders, on a busy machine
 MAX_MEMORY_BYTES = 512 * 2**20  # of that process
-# whose output cannot be much longer than the row and the template
+# filters whose output cannot be much longer than the row and the template
 PLAIN_NODES = (
     nodes.Template, nodes.Output, nodes.TemplateData, nodes.Const, nodes.Name, nodes.Getattr, nodes.Getitem,
     nodes.Slice, nodes.List, nodes.Tuple, nodes.If, nodes.CondExpr, nodes.Compare, nodes.Operand, nodes.And, nodes.Or,
     nodes.Not, nodes.Test, nodes.Filter, nodes.Concat,
 )  # fmt: skip
-GROWS = {"join"}  # a separator between all characters of a text: once, but not of what has grown already
+GROWS = {"join"}  # it may put a separator between all characters: allowed once, not on its own output
 PLAIN_WORK = 20_000_000  # characters of the row times nodes of the template that are rendered in this process
 PLAIN_FILTERS = {"trim", "lower", "upper", "capitalize", "title", "string", "int", "first", "last", "length", "join"}
 MARKER = re.compile(f"([{rendering.START}{rendering.END}])")
@@ -51,13 +51,13 @@ class SafeTemplate:
 
     def __init__(self, source: str) -> None:
         if len(source) > MAX_SOURCE_CHARACTERS:
-            raise RenderError(f"it has {len(source):,} characters, and at most {MAX_SOURCE_CHARACTERS:,} are read")
+            raise RenderError(f"it has {len(source):,} characters, and the limit is {MAX_SOURCE_CHARACTERS:,}")
         self.source = source
         try:
             tree = _environment().parse(source)
             self._nodes = sum(1 for _ in tree.find_all(nodes.Node))
             self._template: Template | None = _environment().from_string(source) if is_plain(tree) else None
-            # compiling folds constants, which may take for ever: only plain templates are compiled here
+            # compiling folds constants, which may never end: only plain templates are compiled here
             columns = [] if self._template is None else meta.find_undeclared_variables(tree)
         except Exception as error:  # a syntax error, or nested deeper than Python recurses
             raise RenderError(f"it is not valid Jinja: {error}") from error
@@ -84,7 +84,7 @@ def is_plain(tree: nodes.Node) -> bool:
 
 
 def _is_plain_node(node: nodes.Node) -> bool:
-    if isinstance(node, nodes.List | nodes.Tuple):  # shown, it quotes its texts: quoted texts would grow with each turn
+    if isinstance(node, nodes.List | nodes.Tuple):  # its repr quotes texts, which would grow with each nesting
         return all(_is_place(item) for item in node.items)
     if not isinstance(node, nodes.Filter):
         return isinstance(node, PLAIN_NODES)
@@ -98,7 +98,7 @@ def _is_plain_node(node: nodes.Node) -> bool:
 
 
 def _characters(fields: Mapping[str, Any]) -> int:
-    """Of all texts of a row, at any depth."""
+    """The number of characters in all texts of a row, at any depth."""
     waiting, found = list(fields.values()), 0
     while waiting:
         value = waiting.pop()
@@ -112,7 +112,7 @@ def _characters(fields: Mapping[str, Any]) -> int:
 
 
 def _is_place(node: nodes.Node) -> bool:
-    """A constant, or what stands somewhere in the row."""
+    """Whether it is a constant, or a value of the row."""
     inner = node.find_all((nodes.Filter, nodes.Concat, nodes.List, nodes.Tuple))
     return isinstance(node, nodes.Const | nodes.Name | nodes.Getattr | nodes.Getitem) and not any(inner)
 
@@ -123,7 +123,7 @@ def _environment() -> ImmutableSandboxedEnvironment:
 
 
 class _RenderProcess:
-    """The process that renders; started on first use, and again after it was killed."""
+    """The rendering process; started on first use, and restarted after it was killed."""
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[str] | None = None
@@ -181,7 +181,7 @@ def _process_of(pid: int) -> _RenderProcess:
 
 
 def _process() -> _RenderProcess:
-    """One for each of our own processes, which must not share it."""
+    """One per process of ours: processes must not share it."""
     return _process_of(os.getpid())
 
 

@@ -20,8 +20,8 @@ log = logging.getLogger(__name__)
 def load_split(spec: DatasetSpec, split: str, data_dir: Path | None, labelled: bool = True) -> Sequence[Example]:
     """All examples of the split "train" (the pool that shots are drawn from), "eval", or another that the files have.
 
-    With `held_out`, "eval" is the rows held out of the training pool, and "train" the rest: also rows that were drawn,
-    but say the same as one that was not. Rows of the Hub, and generated ones, are read lazily.
+    With `held_out`, "eval" is the rows held out of the training pool, and "train" the rest, including drawn rows that
+    duplicate an undrawn one. Rows of the Hub, and generated ones, are read lazily.
     """
     if not spec.held_out or not spec.held_out["share"] or split not in ("train", "eval"):
         return _load_whole_split(spec, split, data_dir, labelled)
@@ -35,8 +35,8 @@ def load_split(spec: DatasetSpec, split: str, data_dir: Path | None, labelled: b
         drawn = set(held_out_rows(strata, contents, share, seed))
     if not drawn:
         raise UserError(
-            f"validation={spec.held_out['share']} of {len(pool)} rows is not one row that says what no other does: say"
-            " more, or folds=."
+            f"validation={spec.held_out['share']} of {len(pool)} rows holds out no row, or only duplicates of"
+            " training rows: set a larger share, or folds=."
         )
     return [example for row, example in enumerate(pool) if (row in drawn) == (split == "eval")]
 
@@ -71,11 +71,13 @@ def _load_whole_split(spec: DatasetSpec, split: str, data_dir: Path | None, labe
 
 
 def _table_examples(spec: DatasetSpec, split: str, labelled: bool) -> Sequence[Example]:
-    """Rows of a user's file; raises UserError if it has changed since the run's settings were made from it."""
+    """Rows of a user's file; raises UserError if it has changed since the run's settings were inferred from it."""
     assert spec.table is not None
     path = Path(spec.files[split][0])
     if path.is_file() and file_sha256(path) != spec.table["sha256"]:
-        raise UserError(f"{path} has changed since this run's settings were made from it: name it again with data=.")
+        raise UserError(
+            f"{path} has changed since this run's settings were inferred from it: pass it again with data=."
+        )
     return spec.examples(read_table(path).rows, str(path), labelled)
 
 
@@ -106,19 +108,19 @@ def find_files(spec: DatasetSpec, split: str, data_dir: Path) -> list[Path]:
 
 
 def _hub_examples(spec: DatasetSpec, split: str, labelled: bool) -> Sequence[Example]:
-    """Checks the number of rows."""
+    """The rows of a Hub split; checks their number."""
     source = spec.hub
     if source is None or not source.get(split):
         raise UserError(
             f"{spec.name} cannot be loaded from the Hub (its loader there is a script, or its licence forbids it):"
-            f" name a folder that holds {_join_names(spec.files[split])} with data_dir=."
+            f" set data_dir= to a folder that holds {_join_names(spec.files[split])}."
         )
-    loaded = load_from_hub(source, split, f"name a folder that holds {_join_names(spec.files[split])} with data_dir=")
+    loaded = load_from_hub(source, split, f"set data_dir= to a folder that holds {_join_names(spec.files[split])}")
     expected = spec.rows.get(split)
     if expected is not None and len(loaded) != expected:
         raise UserError(
             f"The Hub's {spec.name} {split} split has {len(loaded)} rows instead of {expected}: not the data of the"
-            f" paper. If that is meant, set dataset.rows.{split}=null."
+            f" paper. If that is intended, set dataset.rows.{split}=null."
         )
     return spec.examples(loaded, f"{source['id']} {split}", labelled)
 

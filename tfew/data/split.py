@@ -20,7 +20,7 @@ def stratified_folds(
 
     Folds differ by at most one row in size, and by at most one row of any label. The rows of a label that has fewer
     rows than there are folds are all in different folds. Rows of one of `groups` (None: each is its own) are in the
-    same fold, and the rest goes as nearly as they allow.
+    same fold, and the other rules hold as nearly as that allows.
     """
     members: dict[Hashable, list[int]] = defaultdict(list)
     for row in _stratified_order(labels, seed):
@@ -59,7 +59,7 @@ def stratified_sample(labels: Sequence[Hashable], share: float, seed: int) -> li
 
 
 def held_out_rows(labels: Sequence[Hashable], contents: Sequence[Hashable], share: float, seed: int) -> list[int]:
-    """`stratified_sample` without the rows whose content a row outside the sample has, too: those are trained on."""
+    """`stratified_sample` without rows whose content also occurs outside the sample: those are trained on."""
     drawn = stratified_sample(labels, share, seed)
     sample = set(drawn)
     trained_on = {content for row, content in enumerate(contents) if row not in sample}
@@ -72,12 +72,12 @@ def stratified_parts(
     seed: int,
     groups: Sequence[Hashable] | None = None,
 ) -> list[int]:
-    """The part of each row, where a row may have several labels; parts get nearly these shares of each label, and so of
-    the rows.
+    """The part of each row, for rows with several labels: each part gets about its share of every label, and so of the
+    rows.
 
-    Iterative stratification (Sechidis et al. 2011, ECML PKDD): of the labels that have rows left the rarest is dealt
-    out first, each row to the part that lacks most of it. Rows without a label count as having one more. Rows of one of
-    `groups` (None: each is its own) are in the same part.
+    Iterative stratification (Sechidis et al. 2011, ECML PKDD): the rarest label with rows left is assigned first, each
+    row to the part that lacks most of this label. Having no label counts as one more label. Rows of one of `groups`
+    (None: each is its own) are in the same part.
     """
     members: dict[Hashable, list[int]] = defaultdict(list)
     for row in range(len(label_sets)):
@@ -101,7 +101,7 @@ def stratified_parts(
                 left[label] -= count
             room[part] -= len(units[unit])
             del waiting[unit]
-    for part in range(len(shares)):  # few rows may leave one without any
+    for part in range(len(shares)):  # with few rows a part may stay empty
         sizes = Counter(part_of_row[unit[0]] for unit in units)
         if not sizes[part] and sizes.most_common(1)[0][1] > 1:
             fullest = sizes.most_common(1)[0][0]
@@ -113,7 +113,7 @@ def stratified_parts(
 def held_out_sets(
     label_sets: Sequence[Collection[Hashable]], contents: Sequence[Hashable], share: float, seed: int
 ) -> list[int]:  # fmt: skip
-    """The numbers of the rows of a sample of this share by `stratified_parts`; rows of one content are on one side."""
+    """Row numbers of a sample of this share by `stratified_parts`; rows with equal content are never separated."""
     parts = stratified_parts(label_sets, [1 - share, share], seed, contents)
     return [row for row, part in enumerate(parts) if part == 1]
 
@@ -125,7 +125,7 @@ def rare_labels(labels: Sequence[Label], rows: int) -> dict[Label, int]:
 
 
 def duplicate_groups(prompts: Sequence[Sequence[Prompt]]) -> list[int]:
-    """For each row the first one that says the same (blanks, upper case and the order of choices apart), or itself."""
+    """For each row the first row with the same content (up to blanks, case and order of choices), possibly itself."""
     first: dict[tuple[str, tuple[str, ...]], int] = {}
     return [
         first.setdefault((normalized(own_text(row[0])), tuple(sorted(row[0].choices))), number)
@@ -134,12 +134,12 @@ def duplicate_groups(prompts: Sequence[Sequence[Prompt]]) -> list[int]:
 
 
 def normalized(text: str) -> str:
-    """For comparing what texts say: blanks and upper case apart."""
+    """The text for comparisons: without differences in blanks and case."""
     return " ".join(text.split()).casefold()
 
 
 def own_text(prompt: Prompt) -> str:
-    """What the row says, without the words of the template, where that is known."""
+    """The row's own text, without the words of the template, if known."""
     return " ".join(prompt.input[start:end] for start, end in prompt.cuttable) or prompt.input
 
 

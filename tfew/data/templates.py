@@ -40,7 +40,7 @@ class Template(ABC):
         of the input that may be truncated."""
 
     def render(self, dataset: str, example: Example) -> Prompt | None:
-        """None if the template does not apply to this row: input (COPA's are one-sided) or target is empty."""
+        """The prompt; None if the template does not apply to the row: empty input (COPA's are one-sided) or target."""
         where = self._where(dataset, example)
         text, target, choices, cuttable = self._render_checked(example, where)
         if not text or (target == "" and example.label is not None):
@@ -69,7 +69,7 @@ class Template(ABC):
                 return self._render(example.fields)
         except RenderError as error:
             raise UserError(f"{where} cannot be rendered: {str(error).rstrip('.')}.") from error
-        except Exception as error:  # any kind: a template is a program, and so is what it does to a row
+        except Exception as error:  # of any kind: a template is a program
             reason = str(error).rstrip(".")
             raise UserError(f"{where} cannot be rendered: {type(error).__name__}: {reason}.") from error
 
@@ -167,9 +167,9 @@ def _make_inline(prompt: Mapping[str, Any]) -> InlineTemplate:
     try:
         known = validated(prompt, _InlinePrompt)
         if more := known.keys() - _InlinePrompt.__annotations__:
-            raise ValueError(f"it has {shorten_list(map(str, more))}, too")
+            raise ValueError(f"unknown keys {shorten_list(map(str, more))}")
     except ValueError as error:
-        raise UserError(f"A template of dataset.prompts is not complete, or of another kind: {error}.") from error
+        raise UserError(f"A template of dataset.prompts is incomplete or malformed: {error}.") from error
     return InlineTemplate(**known)
 
 
@@ -236,10 +236,10 @@ def _promptsource() -> Any:
             import promptsource.templates as library
     except ModuleNotFoundError as error:
         raise UserError(
-            f"promptsource is not ready ({error}): make env, or pip install --no-deps --ignore-requires-python"
+            f"promptsource cannot be imported ({error}): make env, or pip install --no-deps --ignore-requires-python"
             f" promptsource==0.2.3 and {pip_install(requirements('paper'))}."
         ) from error
-    library.env.from_string = cache(library.env.from_string)  # else every row compiles the template again
+    library.env.from_string = cache(library.env.from_string)  # otherwise every row compiles the template again
     return library
 
 
@@ -254,7 +254,7 @@ def _collections(library: Any) -> frozenset[tuple[str, str | None]]:
 
 @contextmanager
 def _seeded(seed: str) -> Iterator[None]:
-    """promptsource's `choice` filter draws from Python's global generator: the same draw for the same row, always."""
+    """Seeds Python's global generator, which promptsource's `choice` filter uses: the same row gets the same draw."""
     state = random.getstate()
     random.seed(seed)
     try:

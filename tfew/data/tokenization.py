@@ -14,12 +14,12 @@ from tfew.tokens.tokenized_prompt import TokenizedPrompt as TokenizedPrompt
 from tfew.tokens.tokenized_prompt import collate as collate
 from tfew.tokens.truncation import Span, even_limit, shifted, split_at, truncate
 
-HALF_CHARACTER = "\ufffd"  # what decoding makes of the first bytes of a character
+HALF_CHARACTER = "\ufffd"  # decoded from an incomplete character
 
 
 @dataclass(frozen=True)
 class _Context:
-    """What prompts with the same shots begin with: `ids`, and `tail`, the end of `text` that `ids` leave out."""
+    """The shared beginning of prompts with the same shots: `ids`, and `tail`, the end of `text` not in `ids`."""
 
     text: str
     ids: list[int]
@@ -30,15 +30,15 @@ class _Context:
 class PromptTokenizer:
     """Tokenises texts, each truncated to `max_tokens`.
 
-    An input with cuttable parts (`Prompt.cuttable`) loses only tokens at the ends of those, the longest first, until
-    the longest are equally long; each part is then tokenised on its own. Any other input loses its end.
+    An input with cuttable parts (`Prompt.cuttable`) is truncated at the ends of those, the longest first, until the
+    longest are equally long; each part is then tokenised on its own. Any other input is truncated at its end.
 
     For an encoder-decoder, input and choices are separate texts and end in end-of-text, as officially, also after
     truncation. For a decoder-only model shots, input and choice are one text (`tfew.tokens.joined_text`). White space
-    at the end of an input begins its choices; where there is none, a space does.
+    at the end of an input begins its choices; without any, a space does.
 
     `eos`: whether each choice ends in end-of-text, a token like any other. `chat`: whether an input is a user's turn
-    in the model's chat template, of which only the input itself counts as its tokens.
+    in the model's chat template; only the tokens of the input itself count towards `max_tokens`.
     """
 
     tokenizer: Any
@@ -56,22 +56,22 @@ class PromptTokenizer:
 
     @property
     def rule(self) -> dict[str, Any]:
-        """What is scored and how it is shown, as records and adapters say it."""
+        """How choices are scored and inputs are shown, for records and adapters."""
         return {"eos": "include" if self.eos else "exclude", "chat": self.chat}
 
     def __call__(self, prompt: Prompt) -> TokenizedPrompt:
         return self.tokenize([prompt])[0]
 
     def tokenize(self, prompts: Sequence[Prompt]) -> list[TokenizedPrompt]:
-        """Tokenises many prompts at once, which is much faster; what they share is tokenised once."""
+        """Tokenises many prompts at once, which is much faster; shared texts are tokenised once."""
         return self._tokenize_joined(prompts) if self.decoder_only else self._tokenize_separately(prompts)
 
     def text(self, prompt: Prompt) -> str:
-        """The input as the model is shown it, shots left out unless they are turns of its conversation."""
+        """The input as shown to the model; shots are included only as turns of a chat."""
         return self._chat.render(prompt.shots, prompt.input) if self.chat else prompt.input
 
     def context_length(self, shots: Sequence[tuple[str, str]]) -> int:
-        """How many tokens stand before an input behind these shots."""
+        """The number of tokens that these shots put before an input."""
         if not self.decoder_only:
             return len(self._context_ids(shots))
         (ids,) = token_ids(self.tokenizer, [self._context_text(shots)])
@@ -93,7 +93,7 @@ class PromptTokenizer:
 
     @property
     def scores_without_input(self) -> bool:
-        """Whether there is a token that choices can follow where the input is empty."""
+        """Whether choices can be scored after an empty input, which needs a start token."""
         return not self.decoder_only or self.chat or self._start_id is not None
 
     @property
@@ -103,7 +103,7 @@ class PromptTokenizer:
 
     @property
     def _before(self) -> tuple[int, ...]:
-        """Special tokens before a text; a chat template brings its own."""
+        """Special tokens before a text; a chat template adds its own."""
         return () if self.chat else self._special.before
 
     @property
@@ -140,7 +140,7 @@ class PromptTokenizer:
     def _tokenize_joined(self, prompts: Sequence[Prompt]) -> list[TokenizedPrompt]:
         """For a decoder-only model."""
         cuts = self._excess(prompts)
-        if self.chat:  # what is too long is cut before it becomes a turn
+        if self.chat:  # long inputs are truncated before they become a turn
             prompts = [self._shortened(prompt) if cut else prompt for prompt, cut in zip(prompts, cuts, strict=True)]
         contexts = {shots: self._context(shots) for shots in dict.fromkeys(prompt.shots for prompt in prompts)}
         opened = [self._opened(prompt, contexts[prompt.shots]) for prompt in prompts]
@@ -163,12 +163,12 @@ class PromptTokenizer:
         return encoded
 
     def _excess(self, prompts: Sequence[Prompt]) -> list[int]:
-        """How many tokens each input has too many."""
+        """By how many tokens each input exceeds the limit."""
         ids = token_ids(self.tokenizer, [prompt.input.rstrip() for prompt in prompts])
         return [max(0, len(self._before) + len(own) - self.max_tokens) for own in ids]
 
     def _opened(self, prompt: Prompt, context: _Context) -> tuple[Sequence[int], str, str]:
-        """The ids that its context brings, the text from there to the choices, and what stands before each choice."""
+        """The ids of its context, the text from there to the choices, and the white space before each choice."""
         shown = self._chat.render(prompt.shots, prompt.input) if self.chat else context.text + prompt.input
         text = shown.rstrip()
         gap = shown[len(text) :] or ("" if self.chat else " ")
@@ -185,9 +185,9 @@ class PromptTokenizer:
         return self._chat.beginning(shots) if self.chat else "".join(shot_text(*shot) for shot in shots)
 
     def _first_id(self) -> int:
-        """A choice needs a token before it, also behind an empty input."""
+        """The token before the choices of an empty input; raises UserError if there is none."""
         if self._start_id is None:
-            raise UserError("An input is empty, and the tokenizer has no start-of-text token to stand in its place.")
+            raise UserError("An input is empty, and the tokenizer has no start-of-text token to use in its place.")
         return int(self._start_id)
 
     def _ended(self, ids: list[int]) -> list[int]:
@@ -199,8 +199,8 @@ class PromptTokenizer:
     def _choice(self, text: str, ids: list[int]) -> tuple[list[int], int]:
         if not self.eos and not (ids and text.strip()):
             raise UserError(
-                f"Answer choice {text!r} has no tokens of its own, and without its end-of-text token nothing to score:"
-                " set score.eos=include."
+                f"Answer choice {text!r} has no tokens but its end-of-text token, which is not scored: set"
+                " score.eos=include."
             )
         return truncate(ids, self.max_tokens, keep_last=self.eos)
 
@@ -225,19 +225,19 @@ class PromptTokenizer:
         return token_ids(self.tokenizer, split_at(text, spans))
 
     def _cuttable_limit(self, prompt: Prompt) -> int:
-        """How many tokens of each cuttable part are kept; raises UserError if there is not one for each."""
+        """How many tokens of each cuttable part are kept; raises UserError if that is less than one."""
         parts = self._parts(prompt.input, prompt.cuttable)
         kept = sum(map(len, parts[::2])) + len(self._before) + len(self._behind)
         if self.max_tokens - kept < len(prompt.cuttable):
             raise UserError(
                 f"Template {prompt.template!r} of {prompt.dataset} has {kept} tokens besides the texts that may be cut,"
-                f" which leaves nothing of them: max_tokens={self.max_tokens} is too small."
+                f" which leaves no room for them: max_tokens={self.max_tokens} is too small."
             )
         return even_limit([len(part) for part in parts[1::2]], self.max_tokens - kept)
 
 
 def shot_text(text: str, answer: str) -> str:
-    """A solved example, and an empty line; an input that ends in white space needs no other before its answer."""
+    """A solved example and an empty line; the input's final white space, else a space, precedes the answer."""
     return f"{text}{'' if text[-1:].isspace() else ' '}{answer}\n\n"
 
 

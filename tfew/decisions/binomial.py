@@ -1,6 +1,6 @@
-"""What a number of errors says of an error rate (Clopper and Pearson 1934)."""
+"""Exact binomial bounds of an error rate (Clopper and Pearson 1934)."""
 
-TINY = 1e-12  # of a probability: rounding
+TINY = 1e-12  # tolerance for rounding, of a probability
 
 
 def at_most(errors: int, rows: int, rate: float) -> float:
@@ -18,7 +18,7 @@ def upper_bound(errors: int, rows: int, confidence: float) -> float:
 
 
 def rows_to_show(errors: int, rate: float, confidence: float) -> int:
-    """How many rows with so many errors it takes, at least, to show with this confidence that the rate is no higher."""
+    """The fewest rows with this many errors that show, with this confidence, that the rate is no higher."""
     low, high = errors, errors + 1  # too few, and perhaps enough
     while at_most(errors, high, rate) > 1 - confidence + TINY:
         low, high = high, 2 * high

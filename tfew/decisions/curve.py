@@ -1,7 +1,7 @@
-"""How many are right of the surest rows: accuracy by coverage, the share of rows that are answered.
+"""Risk-coverage curves: accuracy on the most confident rows, by coverage, the share of rows that are answered.
 
-The area is that under the error rate by coverage (AURC; Geifman et al. 2019, arXiv 1805.08206): 0 is best, and where
-the probabilities say nothing it is the error rate itself.
+The area is that under the error rate by coverage (AURC; Geifman et al. 2019, arXiv 1805.08206): 0 is best; with
+uninformative probabilities it equals the error rate.
 """
 
 import math
@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 
-SHARES = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5)  # of rows, that the summary names
-SPOKEN = (0.9, 0.8, 0.5)  # of these in words
+SHARES = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5)  # of rows, in the summary
+SPOKEN = (0.9, 0.8, 0.5)  # of these, those printed in words
 
 
 @dataclass(frozen=True)
 class Curve:
-    """A point for each threshold that answers other rows, the fewest rows first."""
+    """One point per distinct set of answered rows, the fewest rows first."""
 
     threshold_K: np.ndarray
     answered_K: np.ndarray
@@ -38,7 +38,7 @@ class Curve:
 
 
 def curve_of(top_R: np.ndarray, right_R: np.ndarray) -> Curve:
-    """`top_R`: the probability of each row's label; `right_R`: whether it is right. Equals are answered together."""
+    """`top_R`: the probability of each row's label; `right_R`: whether it is right. Ties are answered together."""
     order = np.argsort(-top_R, kind="stable")
     sorted_R = top_R[order]
     last_K = np.flatnonzero(np.append(sorted_R[1:] != sorted_R[:-1], True))
@@ -67,7 +67,7 @@ def summarise_curve(top_R: np.ndarray, right_R: np.ndarray) -> dict[str, Any]:
 
 
 def in_words(summary: Mapping[str, Any]) -> str:
-    """A few points of `summarise_curve`, empty where there are none but the whole."""
+    """A few points of `summarise_curve`; empty if its only point is all rows."""
     rows, points = summary["rows"], summary["points"]
     chosen: list[Mapping[str, Any]] = []
     for share in SPOKEN:

@@ -1,8 +1,8 @@
 """One task's request, answered by its held-out rows: a threshold, and a level for sets of labels.
 
-What is promised for the threshold and the sets holds for new rows that are drawn as the held-out ones were. Where these
-were scored in folds, each by an adapter of its own, it is about the kept adapter only as far as that is as good as
-those: it has seen more rows, so that it is usually better. No theorem says so, and the sentences do.
+The guarantees for the threshold and the sets hold for new rows from the same distribution as the held-out ones. If
+these were scored in folds, each by an adapter of its own, they hold for the saved adapter only as far as it is as good
+as those: it was trained on more rows, so it is usually better, but no theorem guarantees that. The sentences say so.
 """
 
 from collections.abc import Callable, Mapping
@@ -19,8 +19,8 @@ from tfew.errors import UserError
 
 @dataclass(frozen=True)
 class Decision:
-    """`threshold`: below it a row gets no label, None: each gets one. `share`: of sets, None: there are none;
-    `level`: of a label that is in the set, None: each is. `sentences`: what is promised, and by what.
+    """`threshold`: below it a row gets no label; None: each gets one. `share`: coverage of sets; None: no sets.
+    `level`: the lowest probability in a set; None: sets have all labels. `sentences`: the guarantees, and their basis.
     """
 
     threshold: float | None = None
@@ -33,7 +33,7 @@ class Decision:
         return self.threshold is None or probability >= self.threshold
 
     def fingerprint(self) -> dict[str, float | None]:
-        """What answers depend on; empty where every row gets its label and nothing else."""
+        """What answers depend on; empty if every row just gets its label."""
         threshold = {} if self.threshold is None else {"threshold": self.threshold}
         return {**threshold, **({} if self.share is None else {"sets": self.share, "level": self.level})}
 
@@ -42,7 +42,7 @@ class Decision:
 
 
 def decide(request: DecisionSettings, task: str, held_out: Callable[[], HeldOutScores]) -> Decision:
-    """`held_out` is asked only where the request needs it. Raises UserError for a risk that no threshold can keep."""
+    """`held_out` is called only if the request needs it. Raises UserError for a risk that no threshold guarantees."""
     threshold, sentences = request.threshold_of(task), list[str]()
     if request.coverage is not None:
         threshold, sentence = _by_coverage(held_out(), request.coverage)
@@ -62,7 +62,7 @@ def _by_coverage(rows: HeldOutScores, share: float) -> tuple[float, str]:
     answered = int((rows.top_R >= threshold).sum())
     right = int(rows.is_right_R[rows.top_R >= threshold].sum())
     return threshold, (
-        f"threshold {threshold:g}: it answers {answered} of {rows.rows} held-out rows, and {right} of these right"
+        f"threshold {threshold:g}: {answered} of {rows.rows} held-out rows are answered, {right} of them correctly"
         f"{_in_folds(rows)}"
     )
 
@@ -72,23 +72,23 @@ def _by_risk(rows: HeldOutScores, risk: float, confidence: float) -> tuple[float
     if kept is None:
         raise UserError(_no_threshold(rows, risk, confidence))
     return kept.threshold, (
-        f"threshold {kept.threshold:g}: of {kept.answered} held-out rows that it answers {kept.wrong} are wrong, so"
-        f" with {_percent(confidence)} confidence at most {_percent(risk)} of new rows like them{_in_folds(rows)}"
+        f"threshold {kept.threshold:g}: it answers {kept.answered} held-out rows, {kept.wrong} of them wrongly, so with"
+        f" {_percent(confidence)} confidence at most {_percent(risk)} of new rows it answers are wrong{_in_folds(rows)}"
     )
 
 
 def _no_threshold(rows: HeldOutScores, risk: float, confidence: float) -> str:
     lowest = lowest_risk(rows.top_R, rows.is_right_R, confidence)
     needed = rows_needed_for_risk(rows.top_R, rows.is_right_R, risk, confidence)
-    best = "none can be promised at all" if lowest is None else f"the lowest that they can is risk={lowest:g}"
+    best = "no risk can be guaranteed" if lowest is None else f"the lowest possible is risk={lowest:g}"
     more = (
-        "and more rows like these would not help, since even the surest of them are wrong too often"
+        "and more rows like these would not help, since even the most confident of them are wrong too often"
         if needed is None
-        else f"and risk={risk:g} takes about {needed:,} held-out rows like these"
+        else f"and risk={risk:g} needs about {needed:,} held-out rows like these"
     )
     return (
-        f"risk={risk:g} cannot be promised with {_percent(confidence)} confidence by {rows.rows} held-out rows: {best},"
-        f" {more}; or set threshold=, a probability."
+        f"risk={risk:g} cannot be guaranteed with {_percent(confidence)} confidence by {rows.rows} held-out rows:"
+        f" {best}, {more}; or set threshold=, a probability."
     )
 
 
@@ -96,12 +96,12 @@ def _about_sets(rows: HeldOutScores, share: float) -> str:
     needed = rows_needed(share)
     if rows.rows < needed:
         return (
-            f"sets of labels: all of them, since {rows.rows} held-out rows are too few to leave any out with"
-            f" {_percent(share)} (from {needed} on)"
+            f"sets of labels: always all labels, since {rows.rows} held-out rows are too few for sets that cover"
+            f" {_percent(share)} (this needs {needed})"
         )
     if rows.in_folds:
         return (
-            f"sets of labels meant to hold the right one for {_percent(share)} of rows like the {rows.rows} held-out"
+            f"sets of labels intended to hold the right one for {_percent(share)} of rows like the {rows.rows} held-out"
             " ones; these were scored in folds by adapters trained on fewer rows than the one that is used, so this is"
             " no guarantee (validation= gives one)"
         )

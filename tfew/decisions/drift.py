@@ -1,14 +1,14 @@
-"""Whether new rows are scored as the held-out ones were: tests that need a few counts, however many rows come.
+"""Drift tests: whether new rows are scored like the held-out ones. They need a few counts, for any number of rows.
 
 * probability: of the predicted label; two-sample Kolmogorov-Smirnov
 * mass: of all labels together, of everything the model might answer; the same test
 * label: how often each is predicted; chi-squared test of homogeneity, rare labels together
 
 The Kolmogorov-Smirnov distance is exact: between two neighbouring held-out values the held-out share is constant, so
-that it is enough to count how many new values lie in each gap, and on each value. Of very many held-out rows POINTS are
-taken; the distance can then only come out smaller. Its asymptotic p value is on the safe side for few rows.
+that it is enough to count the new values in each gap, and on each value. Of very many held-out rows POINTS are used;
+this can only make the distance smaller. Its asymptotic p value is conservative for few rows.
 
-A signal is raised where its p value is below ALARM / number of signals (Bonferroni: a run without drift raises any with
+A signal is raised if its p value is below ALARM / number of signals (Bonferroni: a run without drift raises any with
 probability ALARM at most) and its distance is at least LEAST_DISTANCE (for labels, of the total variation): with a
 million rows the smallest difference is significant.
 """
@@ -23,12 +23,12 @@ from tfew.decisions.held_out_scores import HeldOutScores
 
 ALARM = 0.01
 LEAST_DISTANCE = 0.15
-LEAST_ROWS = 20  # of both kinds: with fewer nothing is said
+LEAST_ROWS = 20  # held-out, and new; with fewer there is no test
 LEAST_EXPECTED = 5.0  # rows with a label, in the chi-squared test
 POINTS = 256
 PROBABILITY, MASS, LABEL = "probability", "mass", "label"
 
-Counts = dict[str, list[int]]  # by signal; JSON, so that a run that is continued goes on counting
+Counts = dict[str, list[int]]  # by signal; JSON-compatible, so that a resumed run continues counting
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class Finding:
 
 
 class DriftReference:
-    """The held-out rows' distributions. `labels`: names of the choices, None where they are each row's own."""
+    """The held-out rows' distributions. `labels`: names of the choices, None if each row has its own."""
 
     def __init__(self, rows: HeldOutScores, labels: Sequence[str] | None) -> None:
         self.rows, self.labels = rows.rows, None if labels is None else list(labels)
@@ -55,7 +55,7 @@ class DriftReference:
         return [PROBABILITY, MASS, *([] if self.labels is None else [LABEL])]
 
     def count(self, counts: Counts, tops: Sequence[float], masses: Sequence[float], labels: Sequence[str]) -> None:
-        """Adds rows to `counts`, in place; it may be empty."""
+        """Adds rows to `counts` in place; `counts` may be empty."""
         for name, values in ((PROBABILITY, tops), (MASS, masses)):
             points = self._points[name]
             # 2 i + 1: on point i; 2 i: in the gap below it
@@ -69,14 +69,14 @@ class DriftReference:
         counts[name] = (np.array(counts.get(name) or np.zeros(len(added), np.int64)) + added).tolist()
 
     def findings(self, counts: Mapping[str, Sequence[int]]) -> list[Finding]:
-        """One for each signal; none where there are too few rows."""
+        """One per signal; none if there are too few rows."""
         if self.rows < LEAST_ROWS or sum(counts.get(PROBABILITY, ())) < LEAST_ROWS:
             return []
         found = [self._of_values(name, np.array(counts[name])) for name in (PROBABILITY, MASS)]
         return [*found, *([] if self.labels is None else [self._of_labels(np.array(counts[LABEL]))])]
 
     def raised(self, counts: Mapping[str, Sequence[int]]) -> list[Finding]:
-        """Those that say that the new rows are unlike the held-out ones."""
+        """The findings that show drift."""
         level = ALARM / len(self.signals)
         return [found for found in self.findings(counts) if found.p < level and found.distance >= LEAST_DISTANCE]
 
@@ -89,7 +89,7 @@ class DriftReference:
         distance = float(max(np.abs(new_below - below).max(), np.abs(new_up_to - up_to).max()))
         middle = int(np.searchsorted(points, np.median(values), "left"))
         lower = new_below[middle] if middle < len(points) else 1.0
-        detail = f"{100 * lower:.0f} % of the new rows are below the middle held-out one"
+        detail = f"{100 * lower:.0f} % of the new rows are below the held-out median"
         return Finding(name, distance, kolmogorov_smirnov_p(distance, self.rows, new), detail)
 
     def _of_labels(self, new_C: np.ndarray) -> Finding:
@@ -119,7 +119,7 @@ def homogeneity_p(count_C: np.ndarray, other_C: np.ndarray) -> float:
     if is_rare.any():
         table = np.concatenate([table[:, ~is_rare], table[:, is_rare].sum(1, keepdims=True)], 1)
     expected = table.sum(0) * table.sum(1, keepdims=True) / table.sum()
-    if expected.shape[1] > 2 and expected[:, -1].min() < LEAST_EXPECTED:  # the rare ones together are still few
+    if expected.shape[1] > 2 and expected[:, -1].min() < LEAST_EXPECTED:  # the rare ones are still few when merged
         table, expected = table[:, :-1], expected[:, :-1]
         expected = table.sum(0) * table.sum(1, keepdims=True) / table.sum()
     if table.shape[1] < 2:
@@ -128,7 +128,7 @@ def homogeneity_p(count_C: np.ndarray, other_C: np.ndarray) -> float:
 
 
 def _thinned(values: np.ndarray) -> np.ndarray:
-    """Different values in order, at most POINTS of them."""
+    """The distinct values, sorted; at most POINTS of them."""
     points = np.unique(values)
     if len(points) <= POINTS:
         return points

@@ -1,4 +1,4 @@
-"""What is known of rows that were held out in training: probabilities of each choice, the right one, and more."""
+"""Scores of the rows held out in training: probabilities of each choice, the right choice, and more."""
 
 from dataclasses import dataclass
 from functools import cached_property
@@ -8,10 +8,10 @@ import numpy as np
 
 @dataclass(frozen=True)
 class HeldOutScores:
-    """Of R rows with at most C choices each; a choice that a row has not has probability 0.
+    """R rows with at most C choices each; a choice that a row lacks has probability 0.
 
-    `log_mass_R`: see `log_mass`. `in_folds`: each row was scored by the adapter of its fold, and none by the one that
-    is kept; else all were scored by that one.
+    `log_mass_R`: see `log_mass`. `in_folds`: each row was scored by the adapter of its fold; otherwise all were scored
+    by the saved adapter.
     """
 
     probability_RC: np.ndarray
@@ -29,7 +29,7 @@ class HeldOutScores:
 
     @cached_property
     def top_R(self) -> np.ndarray:
-        """The probability of what was predicted."""
+        """The probability of the predicted choice."""
         return self.probability_RC.max(-1)
 
     @cached_property
@@ -43,7 +43,7 @@ class HeldOutScores:
 
 
 def log_mass(sums_RMC: np.ndarray) -> np.ndarray:
-    """`[R]`: log of the probability that the model gives to all choices together, of everything it might answer.
+    """`[R]`: log of the total probability of all choices, among everything the model might answer.
 
     From their log-probabilities (norm "sum"); the mean over templates. -inf: no such choice, or no such template.
     """

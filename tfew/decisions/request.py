@@ -1,4 +1,4 @@
-"""What a user asks of doubtful rows: settings of prediction, their good values, and what of them contradicts."""
+"""The prediction settings for doubtful rows: their valid values, and which of them exclude each other."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
@@ -14,9 +14,9 @@ THRESHOLDS = ("threshold", "coverage", "risk")
 
 @dataclass(frozen=True)
 class DecisionSettings(Settings):
-    """`threshold`: a probability, or one by task; `coverage`, `risk`: a threshold that held-out rows find.
+    """`threshold`: a probability, or one by task; `coverage`, `risk`: a threshold chosen on held-out rows.
 
-    `risk_confidence`: with which the risk is kept. `sets`: how often a set of labels is to hold the right one.
+    `risk_confidence`: of the guarantee for `risk`. `sets`: how often a set of labels should hold the right one.
     """
 
     threshold: float | Mapping[str, float] | None = None
@@ -43,7 +43,7 @@ class DecisionSettings(Settings):
         named = set(map(str, self.threshold)) if isinstance(self.threshold, Mapping) else set()
         if tasks is not None and (unknown := named - set(tasks)):
             raise UserError(
-                f"threshold= names tasks that are not here ({shorten_list(unknown)}): here are {shorten_list(tasks)}."
+                f"threshold= names unknown tasks ({shorten_list(unknown)}); known are {shorten_list(tasks)}."
             )
 
     def threshold_of(self, task: str) -> float | None:
@@ -54,6 +54,6 @@ class DecisionSettings(Settings):
 
     @property
     def needs_held_out(self) -> str | None:
-        """The setting that cannot be answered without held-out rows, as it was given."""
+        """The setting that needs held-out rows, as the user wrote it."""
         return next((f"{name}={value:g}" for name in ("coverage", "risk", "sets")
                      if (value := getattr(self, name)) is not None), None)  # fmt: skip

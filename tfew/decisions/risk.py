@@ -1,15 +1,15 @@
-"""The lowest threshold whose error rate among the answered rows is kept: fixed-sequence testing.
+"""The lowest threshold with a guaranteed error rate among the answered rows: fixed-sequence testing.
 
     H(t): of the rows whose label has probability t or more, more than `risk` are wrong
 
-is tested for thresholds t from the surest down, each by the exact binomial probability of so few errors among so many
+is tested for thresholds t from the highest down, each by the exact binomial probability of so few errors among so many
 answered rows, and each at the full level 1 - confidence, up to the first that is not rejected (Learn then Test:
 Angelopoulos et al. 2021, arXiv 2110.01052; Bauer 1991). The chance that a threshold with a higher error rate is chosen
 is then at most 1 - confidence, over the draw of the held-out rows. The thresholds are the same for all data: levels in
-equal steps of the log odds. Those that answer fewer rows than it takes to reject with ERRORS errors are passed over, so
-that one wrong label among the surest rows does not end it all; where that is more than half of the held-out rows, with
-fewer errors. Passing over is free as long as surer rows are not wrong more often: it happens where few rows lie above
-the higher levels, so that more of those above the first level that is tested are less sure ones.
+equal steps of the log odds. Levels that answer too few rows for a rejection with ERRORS errors are skipped, so that one
+wrong label among the most confident rows does not end the sequence; if that is over half of the held-out rows, fewer
+errors are allowed. Skipping costs nothing unless more confident rows are wrong more often: it happens where few
+rows are above the higher levels, so that more of those above the first tested level are less confident ones.
 """
 
 import math
@@ -22,18 +22,18 @@ from tfew.decisions.binomial import TINY, at_most, rows_to_show, upper_bound
 STEP = 0.25  # of log odds
 SUREST, LEAST_SURE = 12.0, -6.0
 ERRORS = (2, 1, 0)
-RISKS = np.arange(1, 1000) / 1000  # among which the lowest that can be kept is looked for
+RISKS = np.arange(1, 1000) / 1000  # candidates for the lowest risk that can be guaranteed
 
 
 def levels() -> list[float]:
-    """Thresholds from the surest to 0, which answers every row."""
+    """Thresholds from the highest to 0, which answers every row."""
     odds = np.arange(SUREST, LEAST_SURE - STEP, -STEP)
     return [*(round(float(1 / (1 + math.exp(-x))), 6) for x in odds), 0.0]
 
 
 @dataclass(frozen=True)
 class Kept:
-    """`threshold`, and of the held-out rows how many it answers, wrong ones among them, and the bound of their rate."""
+    """`threshold`, how many held-out rows it answers, how many of those are wrong, and the bound of their rate."""
 
     threshold: float
     answered: int
@@ -59,15 +59,15 @@ def _rows_to_begin_with(rows: int, risk: float, confidence: float) -> int:
 
 
 def lowest_risk(top_R: np.ndarray, right_R: np.ndarray, confidence: float) -> float | None:
-    """The lowest risk, in steps of a thousandth, that some threshold keeps; None where there is none."""
+    """The lowest risk, in steps of a thousandth, that some threshold guarantees; None if there is none."""
     return next((float(r) for r in RISKS if risk_threshold(top_R, right_R, float(r), confidence) is not None), None)
 
 
 def rows_needed(top_R: np.ndarray, right_R: np.ndarray, risk: float, confidence: float) -> int | None:
-    """About how many held-out rows it takes to keep this risk, if more rows are as these; None: no number of them.
+    """About how many held-out rows a guarantee of this risk needs, if more rows are like these; None: no number helps.
 
-    That is where some threshold's rows are wrong less often than `risk`, and more of the same would be enough to show
-    it: the fewest over all thresholds.
+    The fewest over all thresholds whose answered rows are wrong less often than `risk`, so that more rows with the same
+    error rate would be enough.
     """
     found = []
     for _, answered, wrong in _at_levels(top_R, right_R):
@@ -85,7 +85,7 @@ def _answered_needed(rate: float, risk: float, confidence: float) -> int:
 
 
 def _at_levels(top_R: np.ndarray, right_R: np.ndarray) -> list[tuple[float, int, int]]:
-    """Of each level the rows that it answers, and the wrong ones among them."""
+    """For each level, how many rows it answers, and how many of those are wrong."""
     found = []
     for level in levels():
         answered_R = top_R >= level

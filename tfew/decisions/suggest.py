@@ -1,9 +1,9 @@
 """Which unlabelled rows to label next: those that the model is unsure of, unlike each other and the labelled ones.
 
-A row's uncertainty is one less the margin between its two likeliest labels (Scheffer et al. 2001). Of the most
-uncertain rows one is taken after the other: the one with the largest product of its uncertainty and its distance to
-the nearest row that is labelled or taken already (farthest first, as the greedy k-centre of Sener and Savarese 2018,
-arXiv 1708.00489). The distance is one less the cosine of TF-IDF vectors: cheap, and the same for every model.
+A row's uncertainty is 1 minus the margin between its two likeliest labels (Scheffer et al. 2001). The most
+uncertain rows are chosen one by one: each time the one with the largest product of its uncertainty and its distance to
+the nearest row that is labelled or already chosen (farthest first, as the greedy k-centre of Sener and Savarese 2018,
+arXiv 1708.00489). The distance is 1 minus the cosine of TF-IDF vectors: cheap, and the same for every model.
 
 Letters: M candidates, N labelled rows, V words. Matrices `_MV`, `_NV` are scipy's sparse ones.
 """
@@ -17,15 +17,15 @@ import numpy as np
 
 from tfew.errors import UserError
 
-LEAST_KEPT, KEPT_FOR_EACH = 1000, 20  # candidates: memory and time do not depend on how many rows there are
+LEAST_KEPT, KEPT_FOR_EACH = 1000, 20  # candidates: memory and time do not grow with the number of rows
 LABELLED_AT_A_TIME = 1000
-NEVER_SURE = 1e-6  # where the model is sure of every row, the distance decides
+NEVER_SURE = 1e-6  # floor: if the model is sure of every row, distances decide
 SAME_WORDS = 1e-9  # a distance below it
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A row that may be suggested. `number`: its place; `content`: whatever its caller wants back with it."""
+    """A row that may be suggested. `number`: its position; `content`: any data of the caller."""
 
     number: int
     text: str
@@ -34,23 +34,23 @@ class Candidate:
 
 
 def uncertainty(probabilities: Iterable[float]) -> float:
-    """One less the margin of the two largest, from 0 (sure) to 1 (torn); of a single choice 0."""
+    """1 minus the margin of the two largest, from 0 (certain) to 1 (tied); 0 for a single choice."""
     first, second = [*heapq.nlargest(2, probabilities), 0.0][:2]
     return min(1.0, max(0.0, 1.0 - (first - second)))
 
 
 def _said(text: str) -> str:
-    """Blanks and upper case apart."""
+    """The text without differences in blanks and case."""
     return " ".join(text.split()).casefold()
 
 
 def kept_for(count: int) -> int:
-    """Of how many candidates `count` rows are suggested."""
+    """The number of candidates kept for suggesting `count` rows."""
     return max(LEAST_KEPT, KEPT_FOR_EACH * count)
 
 
 class Candidates:
-    """The `most` most uncertain rows of a stream, each text once; of equals the first. `labelled` texts are left out.
+    """The `most` most uncertain rows of a stream, each text once; ties keep the first. `labelled` texts are left out.
 
     Memory grows with `most` and with the labelled texts, not with the stream.
     """
@@ -58,7 +58,7 @@ class Candidates:
     def __init__(self, most: int, labelled: Iterable[str] = ()) -> None:
         self.most = most
         self._labelled = {_said(text) for text in labelled}
-        self._heap: list[tuple[float, int, Candidate]] = []  # the least uncertain, and of equals the last, on top
+        self._heap: list[tuple[float, int, Candidate]] = []  # the least uncertain on top, of ties the last
         self._texts: set[Hashable] = set()
 
     def add(self, candidate: Candidate) -> None:
@@ -75,12 +75,12 @@ class Candidates:
         self._texts.add(text)
 
     def in_order(self) -> list[Candidate]:
-        """By their place in the stream."""
+        """The candidates by their position in the stream."""
         return sorted((candidate for *_, candidate in self._heap), key=lambda candidate: candidate.number)
 
 
 def most_useful(candidates: Sequence[Candidate], count: int, labelled: Sequence[str] = ()) -> list[Candidate]:
-    """At most `count` of them, the most useful first; none says the same as another or as a `labelled` text."""
+    """At most `count` of them, the most useful first; none repeats another or a `labelled` text."""
     if not candidates or count < 1:
         return []
     vectors = _tf_idf([*labelled, *(candidate.text for candidate in candidates)])
@@ -90,7 +90,7 @@ def most_useful(candidates: Sequence[Candidate], count: int, labelled: Sequence[
     chosen: list[Candidate] = []
     while len(chosen) < count:
         utility_M = uncertainty_M * np.where(distance_M > SAME_WORDS, distance_M, 0.0)
-        place = int(utility_M.argmax())  # of equals the first
+        place = int(utility_M.argmax())  # of ties the first
         if utility_M[place] == 0.0:
             break
         chosen.append(candidates[place])
@@ -100,18 +100,18 @@ def most_useful(candidates: Sequence[Candidate], count: int, labelled: Sequence[
 
 
 def _tf_idf(texts: Sequence[str]) -> Any:
-    """Rows of length 1; all zero where a text has no words."""
+    """Rows of length 1; all zero if a text has no words."""
     from sklearn.feature_extraction.text import TfidfVectorizer
 
     try:
         # words of one character, too: some scripts have many
         return TfidfVectorizer(sublinear_tf=True, token_pattern=r"(?u)\b\w+\b").fit_transform(texts)
     except ValueError as error:  # no text has a word
-        raise UserError("suggest= compares the words of rows, and these have none.") from error
+        raise UserError("suggest= compares the words of rows, but these have none.") from error
 
 
 def _distance_to_nearest(vector_MV: Any, other_NV: Any) -> np.ndarray:
-    """`[M]`: 0 for the same words, 1 for none in common, or where there are no others."""
+    """`[M]`: 0 for the same words, 1 for none in common, or if there are no others."""
     distance_M = np.ones(vector_MV.shape[0])
     for start in range(0, other_NV.shape[0], LABELLED_AT_A_TIME):
         cosine_MN = vector_MV @ other_NV[start : start + LABELLED_AT_A_TIME].T

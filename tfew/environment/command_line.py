@@ -15,9 +15,9 @@ from tfew.errors import UserError
 
 log = logging.getLogger(__name__)
 
-# settings that have another name now: {old: new}. The old one works for one release, with a warning
+# renamed settings: {old: new}. The old name works for one more release, with a warning
 RENAMED: dict[str, str] = {"method.layers": "method.targets", "method.linears": "method.targets"}
-# settings that methods still take, of adapters saved with them, but that no file of configs/method has
+# settings of older adapters that methods still accept, but that no file of configs/method has
 FORMER = (
     "method.keys_values", "method.fused_keys_values", "method.feed_forward_linear_branch", "method.feed_forward_first",
     "method.feed_forward_second",
@@ -45,16 +45,16 @@ def check_command_line(config_name: str) -> None:
 
 
 def with_new_names(arguments: Sequence[str]) -> list[str]:
-    """A command line in which settings that were renamed have their new names; a warning names them."""
+    """The command line with renamed settings under their new names; warns about each."""
     renamed = []
     for argument in arguments:
         marked, equals, value = argument.partition("=")
         key = marked.lstrip("+~")
         if key in RENAMED:
-            log.warning(f"{key}= is called {RENAMED[key]}= now; the old name will go with the next release.")
+            log.warning(f"{key}= is now called {RENAMED[key]}=; the next release removes the old name.")
             marked = marked.removesuffix(key) + RENAMED[key]
         if key in FORMER and not marked.startswith("++"):
-            log.warning(f"{key}= names layers as before version 0.3; method.targets= does so now.")
+            log.warning(f"{key}= is the setting of before version 0.3; use method.targets= instead.")
             marked = f"++{key}"
         renamed.append(marked + equals + value)
     return renamed

@@ -29,18 +29,18 @@ class Classes:
 
 
 def as_labels(y: Any) -> Frame:
-    """One column. A list is one, whatever its cells are, so that lists of labels are not taken for columns of them."""
+    """One column. A list is always one column, so that lists of labels are not read as several."""
     return Frame({"label": [plain(value) for value in y]}) if isinstance(y, list | tuple) else as_frame(y, "label")
 
 
 def check_as_many(labels: Frame, rows: int) -> None:
     """Raises UserError unless there are as many labels as `rows`."""
     if len(labels) != rows:
-        raise UserError(f"There are {rows} rows, and {len(labels)} labels: one for each is needed.")
+        raise UserError(f"There are {rows} rows but {len(labels)} labels: one per row is needed.")
 
 
 def check_labels(labels: Frame) -> dict[str, Any]:
-    """By its name in a run, each label that occurs; raises UserError for labels that are none."""
+    """The labels that occur, by their names in a run; raises UserError for invalid labels."""
     ((name, values),) = labels.columns.items()
     table = labels.table()
     check_filled(table, [name], "the label ")
@@ -50,7 +50,7 @@ def check_labels(labels: Frame) -> dict[str, Any]:
     for value, spelt in zip(values, label_names(table, name)[0], strict=True):
         if by_name.setdefault(spelt, value) != value:
             raise UserError(
-                f"The labels {by_name[spelt]!r} and {value!r} differ in blanks or a decimal point alone: spell them"
+                f"The labels {by_name[spelt]!r} and {value!r} differ only in blanks or a decimal point: spell them"
                 " alike."
             )
     if len(by_name) == 1:
@@ -59,12 +59,12 @@ def check_labels(labels: Frame) -> dict[str, Any]:
 
 
 def _check_kinds(values: Sequence[Any]) -> None:
-    """Raises UserError where labels are of kinds that numpy cannot sort, or would make one of."""
+    """Raises UserError for label types that numpy cannot sort, or would convert to a common one."""
     kinds = {type(value) for value in values}
     if other := [value for value in values if type(value) not in KINDS]:
         raise UserError(
-            f"Labels are texts, whole numbers or booleans, and {shown(other[0])} is of the type"
-            f" {type(other[0]).__name__}: turn it into a text with str."
+            f"Labels must be texts, whole numbers or booleans, but {shown(other[0])} is of the type"
+            f" {type(other[0]).__name__}: convert it with str()."
         )
     if len({KINDS[kind] for kind in kinds}) > 1:
         raise UserError(f"Labels are of several types ({shorten_list(kind.__name__ for kind in kinds)}): choose one.")
@@ -73,7 +73,7 @@ def _check_kinds(values: Sequence[Any]) -> None:
 def check_named(by_name: dict[str, Any], choices: Any, labels: Any) -> None:
     """Raises UserError where `choices=` or `labels=` name a label without rows of another type than the rest.
 
-    A list of choices names labels where all of the rows' are among them.
+    A list of choices names labels if it has all labels of the rows.
     """
     words = [cell_text(plain(word)) for word in choices or ()]
     is_naming = isinstance(choices, Mapping) or set(by_name) <= set(words)
@@ -82,7 +82,7 @@ def check_named(by_name: dict[str, Any], choices: Any, labels: Any) -> None:
 
 
 def find_classes(by_name: dict[str, Any], names: Sequence[str]) -> Classes:
-    """The classes of a run with labels of these names, some of which no row may have."""
+    """The classes of a run with labels of these names, including labels without rows."""
     kind = type(next(iter(by_name.values())))
     value_of = {name: by_name[name] if name in by_name else _as_kind(name, kind) for name in names}
     values_C, places = np.unique(np.array(list(value_of.values())), return_index=True)
@@ -95,7 +95,7 @@ def _as_kind(name: str, kind: type) -> Any:
         return json.loads(name) if kind is bool else kind(name)
     except ValueError as error:
         raise UserError(
-            f"The label {name!r} has no row, and is no {kind.__name__}, as those of the rows are."
+            f"The label {name!r} has no row, and is not of the rows' label type, {kind.__name__}."
         ) from error
 
 

@@ -1,4 +1,4 @@
-"""A classifier of texts by the conventions of scikit-learn, trained as `tfew train +experiment=local_english` does."""
+"""A text classifier with scikit-learn's interface, trained as by `tfew train +experiment=local_english`."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -29,28 +29,28 @@ if TYPE_CHECKING:
     from tfew.prediction.task_predictor import Labelled
 
 EXPERIMENT = "local_english"  # a model that needs no GPU
-TABLE_FILE = "texts.jsonl"  # whose name is the task's
+TABLE_FILE = "texts.jsonl"  # its name becomes the task's
 
 
 class TfewClassifier(ClassifierMixin, BaseEstimator):
-    """Few-shot training of a language model with (IA)³, as an estimator of scikit-learn.
+    """Few-shot training of a language model with (IA)³, as a scikit-learn estimator.
 
     X is a list of texts, or a data frame whose columns are the texts of a row; y are texts, whole numbers or booleans.
-    Of rows with several labels y are lists of texts, texts such as "x;y", or a table of 0 and 1 with a column for each.
+    For rows with several labels, y are lists of texts, texts such as "x;y", or a 0/1 table with a column per label.
 
     model: a name of configs/model, a folder, or OWNER/NAME on the Hub. method, steps, lr, batch_size, max_tokens: as on
-    the command line; None: as `experiment`, a file of configs/experiment, has it. folds: try an adapter on each part of
-    the rows before the one that is kept is trained on all; validation: a share of the rows to try it on instead. Either
-    one calibrates the probabilities; with neither, the default, a fit is one training on all rows, as
-    `cross_validate` and `GridSearchCV` want it. template: Jinja, or promptsource's COLLECTION[/TEMPLATE]. choices:
-    {label: words} that the model says. random_state: a whole number, or a generator to draw it from; None: 0. settings:
-    further ones of the command line, {"optimizer.lr": 1e-3}. verbose: 0 shows warnings alone.
+    the command line; None: the value of `experiment`, a file of configs/experiment. folds: cross-validate with this
+    many folds before the final adapter is trained on all rows; validation: the share of rows to hold out instead.
+    Either one calibrates the probabilities; with neither, the default, `fit` trains once on all rows, as
+    `cross_validate` and `GridSearchCV` expect. template: Jinja, or promptsource's COLLECTION[/TEMPLATE]. choices:
+    {label: words} for the model to score. random_state: a whole number, or a generator to draw it from; None: 0.
+    settings: further ones of the command line, {"optimizer.lr": 1e-3}. verbose: 0 shows warnings only.
 
-    After `fit`: `classes_`, sorted; `record`, the run's; `report`; `predictor`, which labels rows of any form. For data
-    frames also `feature_names_in_` and `n_features_in_`.
+    After `fit`: `classes_`, sorted; `record` of the run; `report`; `predictor`, which labels rows of any form. For
+    data frames also `feature_names_in_` and `n_features_in_`.
     """
 
-    _sets: SetsOut | None = None  # also of those that were pickled before rows could have several labels
+    _sets: SetsOut | None = None  # a class attribute for old pickles, from before rows could have several labels
 
     def __init__(
         self,
@@ -86,7 +86,7 @@ class TfewClassifier(ClassifierMixin, BaseEstimator):
         self.verbose = verbose
 
     def fit(self, X: Any, y: Any) -> "TfewClassifier":
-        """Trains on these texts and labels; raises UserError for what cannot be learnt from."""
+        """Trains on these texts and labels; raises UserError if they cannot be used for training."""
         given = as_settings(self.get_params(deep=False))
         texts, labels = as_texts(as_frame(X)), as_labels(y)
         check_as_many(labels, len(texts))
@@ -115,11 +115,11 @@ class TfewClassifier(ClassifierMixin, BaseEstimator):
     def predict(
         self, X: Any, *, threshold: float | None = None, coverage: float | None = None, risk: float | None = None
     ) -> Any:
-        """The label of each row, as `y` spelt it; where rows have several, a list of them, or columns of 0 and 1.
+        """The label of each row, as `y` spelt it; if rows have several, a list of them, or columns of 0 and 1.
 
-        With one of these three an array of objects, None where the label is less probable than a threshold: that one;
-        or one that answers this share of the held-out rows; or one whose answers are wrong for at most this share of
-        rows, with 90 % confidence. The latter two need `folds=` or `validation=`.
+        threshold, coverage, risk: return an object array, with None for labels less probable than a threshold: the
+        given one; one that answers this share of the held-out rows; or one whose answers are wrong for at most this
+        share of rows, with 90 % confidence. The latter two need `folds=` or `validation=`.
         """
         decision = self._decision(DecisionSettings(threshold=threshold, coverage=coverage, risk=risk))
         labelled = self._labelled(X)
@@ -133,34 +133,34 @@ class TfewClassifier(ClassifierMixin, BaseEstimator):
         return sure
 
     def predict_set(self, X: Any, share: float = 0.9) -> np.ndarray:
-        """Which labels are in each row's set, which holds the right one for this share of rows: is_in_BC, of booleans.
+        """Label sets that hold the right label for this share of rows: a boolean array is_in_BC.
 
-        Needs `folds=` or `validation=`. How the sets are made, and what is promised: `tfew.decisions.conformal`.
+        Needs `folds=` or `validation=`. `tfew.decisions.conformal` has the method and its guarantee.
         """
         decision = self._decision(DecisionSettings(sets=share))
         sets = [decision.label_set(row.probabilities) or () for row in self._labelled(X)]
         return np.array([[name in found for name in self._classes.names] for found in sets])
 
     def predict_proba(self, X: Any) -> np.ndarray:
-        """probability_BC, classes in the order of `classes_`; where rows have several labels each has its own."""
+        """probability_BC, classes in the order of `classes_`; if rows have several labels, each has its own."""
         labelled = self._labelled(X)
         return np.array([[row.probabilities[name] for name in self._classes.names] for row in labelled])
 
     def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
-        """The share of rows whose label is right; where rows have several, of which all are, and no other is given."""
+        """Accuracy; if rows have several labels, the share of rows with exactly the right set."""
         if (sets := self._sets) is None:
             return float(super().score(X, y, sample_weight))
         labels = as_labels(y)
         check_as_many(labels, len(as_frame(X)))
         of_each = len(labels.columns) > 1
         found = find_label_sets(labels, {"multi_label": True, "labels": None if of_each else list(sets.names)})
-        assert found is not None  # it was said that there are several
+        assert found is not None  # `fit` found several labels per row
         has_RK, given_RK = sets.matrix(found.rows), sets.matrix([row.label_set or () for row in self._labelled(X)])
         return float(np.average((has_RK == given_RK).all(-1), weights=sample_weight))
 
     @property
     def predictor(self) -> "Predictor":
-        """Labels rows of any form, one at a time or many; the base model is loaded when it is first asked for."""
+        """Labels rows of any form, one at a time or many; the base model is loaded on first access."""
         check_is_fitted(self)
         if self._predictor is None:
             with self._heard():
@@ -169,13 +169,13 @@ class TfewClassifier(ClassifierMixin, BaseEstimator):
 
     @property
     def record(self) -> RunRecord:
-        """All that the run wrote down: metrics, settings, versions."""
+        """The record of the run: metrics, settings, versions."""
         check_is_fitted(self)
         return self._run.record()
 
     @property
     def report(self) -> Report:
-        """How good it is: printed, a few lines; in a notebook, a page (`report.path`)."""
+        """The evaluation: a few lines when printed, a page in a notebook (`report.path`)."""
         check_is_fitted(self)
         return Report(self._run)
 
@@ -191,7 +191,7 @@ class TfewClassifier(ClassifierMixin, BaseEstimator):
         ((name, task),) = self.predictor.tasks.items()
         if task.held_out is None:
             raise UserError(
-                "threshold, coverage, risk and predict_set are for one label a row, and rows may have several, each"
+                "threshold, coverage, risk and predict_set need one label per row, but rows may have several, each"
                 " with a threshold of its own: leave them out."
             )
         return decide(request, name, task.held_out)
@@ -207,7 +207,7 @@ class TfewClassifier(ClassifierMixin, BaseEstimator):
         return nullcontext() if self.verbose else quiet()
 
     def _name_features(self, texts: Frame) -> None:
-        """As scikit-learn has them, for tables alone."""
+        """Sets `feature_names_in_` and `n_features_in_`, as scikit-learn does, for tables only."""
         for name in ("feature_names_in_", "n_features_in_"):
             self.__dict__.pop(name, None)
         if texts.is_table:
@@ -226,7 +226,7 @@ class TfewClassifier(ClassifierMixin, BaseEstimator):
 
 
 def _train(run: KeptRun, texts: Frame, labels: Frame, experiment: str, given: Mapping[str, Any]) -> RunRecord:
-    """What the command does with a file of these rows."""
+    """Trains on a file of these rows, as the command does."""
     ((label, values),) = labels.columns.items()
     while label in texts.columns:
         label += "_"
@@ -238,14 +238,14 @@ def _train(run: KeptRun, texts: Frame, labels: Frame, experiment: str, given: Ma
         return api.train(experiment, **own, **given)
     except UserError as error:
         raise UserError(str(error).replace(str(path), WHERE)) from error
-    except HydraException as error:  # of an option of a group that there is not
+    except HydraException as error:  # for an unknown option of a group
         raise UserError(f"{str(error).splitlines()[0]}.") from error
 
 
 def _with_columns(frame: Frame, names: Sequence[str]) -> Frame:
-    """The columns that were trained on: by their names, or where the rows have none by their places."""
+    """The training columns: by name, or by position if the rows have no names."""
     if frame.is_table and len(frame.columns) > 1:
         return frame.only(names)
     if len(frame.columns) != len(names):
-        raise UserError(f"Each row needs {len(names)} texts ({', '.join(names)}), and these have {len(frame.columns)}.")
+        raise UserError(f"Each row needs {len(names)} texts ({', '.join(names)}), but these have {len(frame.columns)}.")
     return Frame(dict(zip(names, frame.columns.values(), strict=True)))

@@ -28,15 +28,15 @@ log = logging.getLogger(__name__)
 
 
 def fit(data: Any, labels: Any, *, text: str | Sequence[str] | None = None, **parameters: Any) -> "TfewClassifier":
-    """A fitted `TfewClassifier` of labelled rows in memory, which knows how good it is.
+    """Trains and evaluates a `TfewClassifier` on labelled rows in memory.
 
-    data: texts, or a data frame (pandas, polars, Arrow, `datasets.Dataset`, a mapping of columns). labels: one for each
-    row, or several as `TfewClassifier` has them; or the name of a column, or those of columns of yes and no, one for
-    each label. text: the column that the model is shown, or several of them; without it all columns of `data` where the
-    labels are apart from them, else the one that looks like it, which is said.
+    data: texts, or a data frame (pandas, polars, Arrow, `datasets.Dataset`, a mapping of columns). labels: one per row,
+    or several as in `TfewClassifier`; or the name of a column, or the names of yes/no columns, one per label. text: the
+    column or columns shown to the model; by default all columns of `data` if the labels are passed separately, else the
+    text column is inferred, and reported.
 
-    parameters: those of `TfewClassifier`. Without `folds` and `validation`, rows are held out as `experiment` has it:
-    they are what `report` is about.
+    parameters: those of `TfewClassifier`. Without `folds` and `validation`, rows are held out as `experiment` sets it;
+    `report` is about these rows.
     """
     api.show_messages()
     frame = as_frame(data)
@@ -46,7 +46,7 @@ def fit(data: Any, labels: Any, *, text: str | Sequence[str] | None = None, **pa
         with nullcontext() if parameters.get("verbose", 1) else quiet():
             names = [text] if isinstance(text, str) else text or _infer_text(frame, columns)
         if shown := set(columns) & set(names):
-            raise UserError(f"{min(shown)!r} is the labels' column: as text= it would give the answer away.")
+            raise UserError(f"{min(shown)!r} is the label column: as text= it would leak the answer.")
     else:
         y, names = as_labels(labels), [text] if isinstance(text, str) else text or list(frame.columns)
     if not {"folds", "validation"} & parameters.keys():
@@ -57,7 +57,7 @@ def fit(data: Any, labels: Any, *, text: str | Sequence[str] | None = None, **pa
 
 
 def _are_columns(labels: Any, frame: Frame) -> bool:
-    """Whether these name columns of yes and no, and are not the labels of the rows."""
+    """Whether these are names of yes/no columns, rather than the labels of the rows."""
     if not isinstance(labels, list | tuple) or len(labels) < 2 or not frame.is_table:
         return False
     return all(isinstance(name, str) and name in frame.columns for name in labels)

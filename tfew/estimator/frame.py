@@ -13,12 +13,12 @@ from tfew.errors import UserError, shorten_list, unknown_value_error
 from tfew.tables.table_reader import Table
 
 WHERE = "The data (rows counted from 1)"  # in messages
-MISSING_TYPES = ("NAType", "NaTType")  # of pandas, which need not be there
+MISSING_TYPES = ("NAType", "NaTType")  # of pandas, which may not be installed
 
 
 @dataclass(frozen=True)
 class Frame:
-    """Columns of equal length. `is_table`: the caller has named them.
+    """Columns of equal length. `is_table`: whether the caller named them.
 
     classes: by column, the names of labels that are stored as numbers (`datasets.ClassLabel`).
     """
@@ -31,7 +31,7 @@ class Frame:
         return len(next(iter(self.columns.values()), ()))
 
     def only(self, names: Sequence[str]) -> "Frame":
-        """The columns of these names; raises UserError for one that is not there."""
+        """The columns with these names; raises UserError for an unknown one."""
         for name in names:
             if name not in self.columns:
                 raise unknown_value_error("column", name, self.columns, "of the data")
@@ -44,9 +44,9 @@ class Frame:
 
 
 def as_frame(data: Any, default: str = "text") -> Frame:
-    """Lists of texts, rows or dictionaries; arrays; pandas; `datasets`; and whatever exchanges data frames or Arrow.
+    """Lists of texts, rows or dictionaries; arrays; pandas; `datasets`; anything that exchanges data frames or Arrow.
 
-    `default`: the name of a column that has none. Raises UserError for anything else, and for no rows.
+    `default`: the name for an unnamed column. Raises UserError for anything else, and for no rows.
     """
     frame = _frame(data, default)
     lengths = {name: len(cells) for name, cells in frame.columns.items()}
@@ -58,7 +58,7 @@ def as_frame(data: Any, default: str = "text") -> Frame:
 
 
 def as_texts(frame: Frame) -> Frame:
-    """What a prompt shows of it; raises UserError for rows without a text, and for cells that are no texts."""
+    """The cells as prompts show them; raises UserError for rows without a text, and for cells that are not texts."""
     table = frame.table()
     check_filled(table, table.columns)
     check_texts(table, table.columns)
@@ -72,9 +72,9 @@ def _frame(data: Any, default: str) -> Frame:
     if isinstance(data, Frame):
         return data
     if isinstance(data, str | bytes):
-        raise UserError(f"A list of texts is needed, and {shown(data)} is a single one: say [{shown(data)}].")
+        raise UserError(f"A list of texts is needed, but {shown(data)} is a single one: pass [{shown(data)}].")
     if isinstance(data, set | frozenset):
-        raise UserError("A set has no order, so that no label can be told to be of which text: say a list.")
+        raise UserError("A set has no order, so labels cannot be matched to its texts: pass a list.")
     if hasattr(data, "column_names") and hasattr(data, "features"):
         return _of_dataset(data)
     if hasattr(data, "iloc"):
@@ -86,7 +86,7 @@ def _frame(data: Any, default: str) -> Frame:
     if isinstance(data, Mapping):
         return _of_mapping(data)
     if not isinstance(data, Iterable):
-        raise UserError(f"A list of texts or a data frame is needed, and {shown(data)} is neither.")
+        raise UserError(f"A list of texts or a data frame is needed, but {shown(data)} is neither.")
     return _of_rows(list(data), default)
 
 
@@ -103,12 +103,12 @@ def _of_rows(rows: list[Any], default: str) -> Frame:
 
 def _of_array(array: np.ndarray, default: str) -> Frame:
     if array.ndim > 2 or not array.ndim:
-        raise UserError(f"An array of texts has one or two dimensions, and this one has {array.ndim}.")
+        raise UserError(f"An array of texts has one or two dimensions, but this one has {array.ndim}.")
     return _numbered([array.tolist()] if array.ndim == 1 else array.T.tolist(), default)
 
 
 def _numbered(columns: list[list[Any]], default: str) -> Frame:
-    """Without names: `text`, or text_1, text_2 and so on."""
+    """Names for unnamed columns: `text`, or text_1, text_2 and so on."""
     names = [default] if len(columns) == 1 else [f"{default}_{place}" for place in range(1, len(columns) + 1)]
     return Frame(dict(zip(names, columns, strict=True)), is_table=False)
 
@@ -118,9 +118,7 @@ def _of_mapping(data: Mapping[Any, Any]) -> Frame:
         raise UserError(f"The data have several parts ({shorten_list(map(str, data))}): give one of them.")
     for name, cells in data.items():
         if isinstance(cells, str | bytes) or not isinstance(cells, Iterable):
-            raise UserError(
-                f"{name!r} of the data is {shown(cells)}, where a list should stand, of a cell for each row."
-            )
+            raise UserError(f"Column {name!r} of the data is {shown(cells)}, but must be a list with one cell per row.")
     return Frame({str(name): list(cells) for name, cells in data.items()})
 
 
@@ -135,9 +133,7 @@ def _of_pandas(data: Any, default: str) -> Frame:
 
 def _of_dataset(data: Any) -> Frame:
     if not hasattr(data, "__len__"):
-        raise UserError(
-            "The data are read as a stream, and training needs all rows: say load_dataset(streaming=False)."
-        )
+        raise UserError("The data are a stream, but training needs all rows: use load_dataset(streaming=False).")
     classes = {name: list(kind.names) for name, kind in data.features.items() if hasattr(kind, "int2str")}
     return Frame({name: list(data[name]) for name in data.column_names}, classes=classes)
 
@@ -159,7 +155,7 @@ def _of_arrow(data: Any, default: str) -> Frame:
 
 
 def plain(value: Any) -> Any:
-    """numpy's scalars as Python's, and None for all that stands for nothing."""
+    """The value as plain Python: numpy scalars converted, None for every missing value."""
     if isinstance(value, np.generic):
         value = value.item()
     is_nothing = type(value).__name__ in MISSING_TYPES or (isinstance(value, float) and math.isnan(value))
@@ -167,7 +163,7 @@ def plain(value: Any) -> Any:
 
 
 def _as_json(value: Any) -> Any:
-    """Dates and the like as texts; what JSON can write as it is."""
+    """Dates and the like as texts; values that JSON can write unchanged."""
     is_plain = (
         value is None or isinstance(value, str | bool | int) or (isinstance(value, float) and math.isfinite(value))
     )

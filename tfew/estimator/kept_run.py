@@ -1,4 +1,4 @@
-"""The run folder behind a fitted estimator: it lasts as long as something refers to it, and travels in a pickle."""
+"""The run folder behind a fitted estimator: it exists as long as something refers to it, and is part of a pickle."""
 
 import os
 import shutil
@@ -17,11 +17,11 @@ from tfew.runs.run_folder import CONFIG_FILE
 
 
 class KeptRun:
-    """`root`: a temporary folder; `folder`: of the run, under it. Pickled, it is the run's files, none of the model."""
+    """`root`: a temporary folder; `folder`: of the run, under it. A pickle has the run's files, without the model."""
 
     def __init__(self) -> None:
         self._make_root()
-        self._name: str | None = None  # of the run, once it is there
+        self._name: str | None = None  # of the run, once it exists
 
     def _make_root(self) -> None:
         self.root = Path(tempfile.mkdtemp(prefix="tfew-"))
@@ -33,19 +33,19 @@ class KeptRun:
         return self.root / self._name
 
     def keep(self, record: RunRecord) -> None:
-        """Takes this run, which lies under `root`, and removes all else there."""
+        """Keeps this run, which is under `root`, and removes everything else there."""
         self._name = record.name
         for path in self.root.iterdir():
             if path.is_file():
                 path.unlink()
 
     def record(self) -> RunRecord:
-        """With the place where the run lies now."""
+        """The run's record, with its current folder."""
         found = load_record(self.folder)
         return replace(found, config={**found.config, "run_dir": str(self.folder)})
 
     def copy_to(self, folder: Path) -> None:
-        """An ordinary run folder there; raises UserError where something else is."""
+        """Copies it to an ordinary run folder; raises UserError if something else is there."""
         folder = folder.expanduser().absolute()
         if folder.exists() and not (folder.is_dir() and not any(folder.iterdir())):
             raise UserError(f"{folder} already exists and is not empty: choose another folder, or remove it first.")
@@ -77,7 +77,7 @@ class KeptRun:
 
 
 def _move_settings(copy: Path, folder: Path) -> None:
-    """The settings and the record of a run say where it lies."""
+    """Updates the run's own folder in its settings and its record."""
     settings = OmegaConf.load(copy / CONFIG_FILE)
     settings.run_dir = str(folder)
     write_atomically(copy / CONFIG_FILE, OmegaConf.to_yaml(settings))
@@ -86,6 +86,6 @@ def _move_settings(copy: Path, folder: Path) -> None:
 
 
 def _remove(root: Path, process: int) -> None:
-    """A process that was forked off does not own the folder."""
+    """Removes the folder, unless this is a forked process, which does not own it."""
     if os.getpid() == process:
         shutil.rmtree(root, ignore_errors=True)

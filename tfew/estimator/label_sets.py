@@ -1,4 +1,4 @@
-"""Several labels a row, as the caller has them: lists, texts with a separator, or a column of yes and no for each."""
+"""Several labels per row, in the caller's form: lists, texts with a separator, or a yes/no column per label."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -13,7 +13,7 @@ from tfew.label_sets.recognise import LabelSets, SetOptions, recognise, several
 
 
 def find_label_sets(labels: Frame, given: Mapping[str, Any]) -> LabelSets | None:
-    """None where a row has one label. `given`: settings; `labels=` and the keys of `choices=` name all labels."""
+    """None if a row has one label. `given`: settings; `labels=` and the keys of `choices=` name all labels."""
     choices = given.get("choices")
     named = given.get("labels") or (list(json.loads(choices)) if isinstance(choices, str) else None)
     options = SetOptions(
@@ -26,9 +26,9 @@ def find_label_sets(labels: Frame, given: Mapping[str, Any]) -> LabelSets | None
 
 
 def as_lists(sets: LabelSets, labels: Frame, given: Mapping[str, Any]) -> tuple[Frame, dict[str, Any]]:
-    """A column of lists, and what a run has to be told of them."""
+    """A column of lists, and the settings that a run needs for it."""
     told: dict[str, Any] = {"multi_label": True, "separator": sets.separator}
-    if sets.of_each:  # also of labels that no row has
+    if sets.of_each:  # including labels without rows
         told["labels"] = list(sets.columns)
     name = "labels" if len(labels.columns) > 1 else next(iter(labels.columns))
     return Frame({name: [list(row) for row in sets.rows]}), {
@@ -39,7 +39,7 @@ def as_lists(sets: LabelSets, labels: Frame, given: Mapping[str, Any]) -> tuple[
 
 @dataclass(frozen=True)
 class SetsOut:
-    """How labels are given back: lists of names, or with `of_each` a column for each in the order of `columns`."""
+    """The form of predicted labels: lists of names, or with `of_each` a column per label, ordered as `columns`."""
 
     names: tuple[str, ...]
     columns: tuple[str, ...]
@@ -55,5 +55,5 @@ class SetsOut:
 
 
 def sets_out(sets: LabelSets, names: Sequence[str]) -> SetsOut:
-    """`names`: as the run has them."""
+    """`names`: the run's label names."""
     return SetsOut(tuple(names), tuple(map(cell_text, sets.columns)), sets.of_each)

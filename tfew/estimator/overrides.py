@@ -14,13 +14,13 @@ from tfew.estimator.classes import as_pairs
 # parameters whose setting has another name, or whose None is a value of it
 RENAMED = {"lr": "optimizer.lr", "random_state": "few_shot_seed"}
 NONE_MEANS_NONE = ("folds", "validation")
-# settings that the estimator itself makes
+# settings that the estimator sets itself
 OWN = ("data", "dataset", "data_dir", "text", "label", "runs", "run_dir", "resume", "overwrite", "train_together")
 MAX_SEED = 2**31 - 1
 
 
 def as_settings(parameters: Mapping[str, Any]) -> dict[str, Any]:
-    """Setting by key. Raises UserError for what the estimator cannot take."""
+    """Settings by key. Raises UserError for parameters that the estimator does not accept."""
     for group in ("experiment", "method"):
         if (name := parameters[group]) is not None:
             _check_option(group, name, _options(group))
@@ -59,7 +59,7 @@ def _choices(choices: Any) -> Any:
 
 
 def _seed(state: Any) -> int:
-    """Of a generator, one that it draws."""
+    """The seed; drawn, if `state` is a generator."""
     if isinstance(state, np.random.RandomState):
         return int(state.randint(MAX_SEED))
     if isinstance(state, np.random.Generator):
@@ -70,7 +70,7 @@ def _seed(state: Any) -> int:
 
 
 def _model(model: str | Path | None) -> dict[str, str]:
-    """A name of the project's list, or a folder, a file or a place on the Hub."""
+    """Settings for a name of the project's list, or for a folder, a file or a Hub repository."""
     if model is None:
         return {}
     names = _options("model")
@@ -82,7 +82,7 @@ def _model(model: str | Path | None) -> dict[str, str]:
 
 
 def _options(group: str) -> list[str]:
-    """The names of its files."""
+    """The option names of a configuration group."""
     folder = CONFIGS / group
     return sorted(path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.yaml"))
 
@@ -101,9 +101,7 @@ def _others(settings: Any, given: Mapping[str, Any]) -> dict[str, Any]:
     others = {str(key).replace("__", "."): value for key, value in settings.items()}
     for key in others:
         if key in given:
-            raise UserError(f"settings= names {key}, which is given as a parameter, too: give it once.")
+            raise UserError(f"settings= names {key}, which is also given as a parameter: give it once.")
         if key in OWN:
-            raise UserError(
-                f"settings= names {key}, which a classifier makes itself of the rows and labels it is given."
-            )
+            raise UserError(f"settings= names {key}, which a classifier sets itself, from its rows and labels.")
     return others

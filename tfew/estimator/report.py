@@ -1,4 +1,4 @@
-"""What a run says of itself: a page where it has one, else the few lines of its record."""
+"""The report of a run: its page, if it has one, else a few lines of its record."""
 
 from html import escape
 from pathlib import Path
@@ -13,11 +13,11 @@ class Report:
     """Printed, the run's summary; in a notebook, its page."""
 
     def __init__(self, run: KeptRun) -> None:
-        self._run = run  # whose folder goes with the last that refers to it
+        self._run = run  # its folder is removed with the last reference
 
     @property
     def path(self) -> Path | None:
-        """The page, a file of HTML; None where the run has none."""
+        """The HTML page; None if the run has none."""
         path = self._run.folder / PAGE_FILE
         return path if path.is_file() else None
 

@@ -1,6 +1,6 @@
 """From a user's table whose rows may have several labels to the section `dataset` of a run.
 
-What `tfew.data.describe_table` is to tables with one label a row.
+The counterpart of `tfew.data.describe_table`, which is for tables with one label per row.
 """
 
 from collections import Counter
@@ -37,8 +37,8 @@ def describe_label_sets(table: Table, options: TableOptions, sets: LabelSets) ->
     else:
         if not any(mark in options.template for mark in ("{{", "{%")):
             raise UserError(
-                f"template={options.template}: promptsource's templates answer with one label, and rows may have"
-                " several here: say Jinja, or multi_label=false."
+                f"template={options.template}: promptsource's templates answer with one label, but rows may have"
+                " several here: use Jinja, or set multi_label=false."
             )
         text, prompts, _ = custom_prompts(table, options.template, sets.columns[0], labels, rename)
     notes += verbalizer_notes(labels.names, labels.words)
@@ -63,10 +63,10 @@ def _check_columns(table: Table, options: TableOptions, sets: LabelSets) -> None
         if column not in table.columns:
             raise unknown_value_error("column", column, table.columns, f"text=; {table.where}")
         if column in sets.columns:
-            raise UserError(f"{column!r} is the label's column: as text= it would give the answer away.")
+            raise UserError(f"{column!r} is the label column: as text= it would leak the answer.")
     if isinstance(options.choices, str):
         raise UserError(
-            f"choices={options.choices}: a row with choices of its own has one label, and rows may have several here:"
+            f"choices={options.choices}: a row with choices of its own has one label, but rows may have several here:"
             " give words for the labels, or set multi_label=false."
         )
 
@@ -85,7 +85,7 @@ def _labels(
         every = "has " + " and ".join(map(repr, count)) if count else "is without a label"
         raise UserError(f"{table.where}: every row {every}, so there is nothing to learn.")
     if max(count.values()) == 1 and not listed and rows > 2:
-        raise UserError(f"{table.where}: no label in {sets.columns[0]!r} comes twice; is it the label? Set label=.")
+        raise UserError(f"{table.where}: no label in {sets.columns[0]!r} occurs twice; is it the label? Set label=.")
     pairs = verbalizer(listed or sorted(count, key=sort_key), options.choices)
     if unnamed := [name for name in count if name not in pairs]:
         raise UserError(

@@ -15,7 +15,7 @@ from tfew.data.templates import Template
 from tfew.errors import UserError
 from tfew.schema import Example, Prediction, Prompt
 
-YES = 1  # the place of yes among a question's choices
+YES = 1  # the index of yes among a question's choices
 
 
 def has_label_sets(spec: DatasetSpec) -> bool:
@@ -24,7 +24,7 @@ def has_label_sets(spec: DatasetSpec) -> bool:
 
 
 def render(spec: DatasetSpec, template: Template, example: Example) -> Prompt | None:
-    """The row in the template's words, and where it may have several labels the questions about each."""
+    """The row's prompt by this template; if it may have several labels, with a question for each."""
     prompt = template.render(spec.name, example)
     return prompt if prompt is None or not has_label_sets(spec) else with_questions(prompt, spec, example.labels)
 
@@ -49,7 +49,7 @@ def with_questions(prompt: Prompt, spec: DatasetSpec, labels: Sequence[int] | No
 
 
 def own_texts(prompt: Prompt) -> list[str]:
-    """What is scored of each choice: of a question's, what they do not begin with alike."""
+    """The scored part of each choice: for a question, the text after the common beginning of its choices."""
     if not prompt.questions:
         return list(prompt.choices)
     texts = []
@@ -63,7 +63,7 @@ def own_texts(prompt: Prompt) -> list[str]:
 def by_question(
     prompt: Prompt, predictions: Sequence[Prediction]
 ) -> list[tuple[tuple[str, ...], list[Prediction]]]:  # fmt: skip
-    """For each question its choices, and what each prediction (of the prompt in one context each) says of it."""
+    """For each question its choices, and its part of each prediction (one prediction per context of the prompt)."""
     if not prompt.questions:
         return [(prompt.choices, list(predictions))]
     found = []
@@ -92,6 +92,6 @@ def refuse_in_context(spec: DatasetSpec) -> None:
     """Raises UserError for rows with several labels."""
     if has_label_sets(spec):
         raise UserError(
-            f"icl.mode= shows solved examples with one answer each, and the rows of {spec.name} may have several"
-            " labels: icl.mode=none."
+            f"icl.mode= shows solved examples with one answer each, but the rows of {spec.name} may have several"
+            " labels: set icl.mode=none."
         )

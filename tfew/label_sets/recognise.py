@@ -1,7 +1,7 @@
 """Which tables have several labels a row, and which labels these are.
 
-Recognised are labels with a separator between them ("x;y"), lists, and a column of yes and no for each label. What was
-found is said, with the setting that says otherwise.
+Recognises labels joined by a separator ("x;y"), lists, and a yes/no column for each label. The finding is reported,
+with the setting that overrides it.
 """
 
 from collections.abc import Sequence
@@ -15,12 +15,12 @@ from tfew.data.labels import SEPARATORS, label_parts, listed_labels, match_label
 from tfew.errors import UserError, shorten_list, unknown_value_error
 from tfew.tables.table_reader import Table
 
-ONE_EACH = "multi_label=false takes each cell as one label"
+ONE_EACH = "multi_label=false reads each cell as one label"
 
 
 @dataclass(frozen=True)
 class LabelSets:
-    """The labels of each row. They stand in one column, where it is text between `separator`; or with `of_each` the
+    """The labels of each row. They are in one column, joined by `separator` if it is text; or with `of_each` the
     columns are the labels, and their cells yes or no."""
 
     columns: Sequence[str]
@@ -32,8 +32,8 @@ class LabelSets:
 
 @dataclass(frozen=True)
 class SetOptions:
-    """What the user says: the labels' columns and the texts' (None: to be inferred), all labels, whether a row may have
-    several (None: to be found out), and what stands between them."""
+    """The user's settings: label and text columns (None: inferred), all labels, whether a row may have several (None:
+    inferred), and the separator between them."""
 
     label: Sequence[str] | None = None
     text: Sequence[str] | None = None
@@ -43,24 +43,24 @@ class SetOptions:
 
     def __post_init__(self) -> None:
         if self.separator is not None and (not self.separator or self.several is False):
-            what = "is empty" if not self.separator else "goes with several labels a row, and multi_label is false"
-            raise UserError(f"separator={self.separator!r} {what}: say one such as ';', or separator=null.")
+            what = "is empty" if not self.separator else "needs several labels per row, but multi_label is false"
+            raise UserError(f"separator={self.separator!r} {what}: set one such as ';', or separator=null.")
 
 
 def several(value: Literal["auto"] | bool) -> bool | None:
-    """`multi_label=` as `SetOptions` has it."""
+    """`multi_label=` in the form of `SetOptions.several`."""
     return None if value == "auto" else value
 
 
 def recognise(table: Table, options: SetOptions) -> LabelSets | None:
-    """None where a row has one label; raises UserError for cells that fit neither."""
+    """The rows' labels; None if each row has one. Raises UserError for cells that fit neither."""
     columns = options.label
     for column in columns or ():
         if column not in table.columns:
             raise unknown_value_error("column", column, table.columns, f"label=; {table.where}")
     if columns is not None and len(columns) > 1 and options.several is False:
         raise UserError(
-            f"label=[{','.join(columns)}] names several columns, and multi_label=false says one label a row."
+            f"label=[{','.join(columns)}] names several columns, but multi_label=false means one label per row."
         )
     if options.several is False:
         return None
@@ -77,9 +77,9 @@ def recognise(table: Table, options: SetOptions) -> LabelSets | None:
 
 
 def _infer_columns(table: Table, free: Sequence[str]) -> list[str] | None:
-    """The one with a label's name; those of yes and no, where there are several; one of lists, or of joined labels.
+    """The column with a label's name; several yes/no columns; or one of lists, or of joined labels.
 
-    None where the label is to be found as that of rows with one label is.
+    None if the label column is to be inferred as for rows with one label.
     """
     if by_name := [column for name in LABEL_NAMES for column in free if column.lower() == name]:
         return by_name[:1]
@@ -102,7 +102,7 @@ def _holds_several(cells: Sequence[Any]) -> bool:
 
 
 def _of_each(table: Table, columns: Sequence[str], notes: Sequence[str]) -> LabelSets:
-    """A column of yes and no for each label."""
+    """The labels of yes/no columns, one per label."""
     rows = []
     for number, row in enumerate(table.rows, start=1):
         said = []
@@ -112,18 +112,18 @@ def _of_each(table: Table, columns: Sequence[str], notes: Sequence[str]) -> Labe
             except ValueError as error:
                 raise UserError(f"{table.where}, row {number}, column {column!r}: {error}.") from error
         rows.append([column for column, yes in zip(columns, said, strict=True) if yes])
-    found = f"a row may have several labels, with a column of yes and no for each ({shorten_list(columns)})"
+    found = f"a row may have several labels, one per yes/no column ({shorten_list(columns)})"
     return LabelSets(columns, rows, of_each=True, notes=[*notes, found])
 
 
 def _of_cells(table: Table, column: str, options: SetOptions, notes: Sequence[str]) -> LabelSets | None:
-    """All labels of a row in one cell."""
+    """The labels of a column that has all labels of a row in one cell."""
     cells = [row[column] for row in table.rows]
     for number, cell in enumerate(cells, start=1):
         if (kind := not_text(cell)) is not None and kind != "a list":
             raise UserError(
-                f"{table.where}, row {number}: the label {column!r} is {kind} ({shown(cell)}), where a text or a number"
-                " should stand: keep the part of it that is the label."
+                f"{table.where}, row {number}: the label {column!r} is {kind} ({shown(cell)}), but must be a text or"
+                " a number: keep only the part that is the label."
             )
     known = [cell_text(label) for label in options.labels or ()]
     listed = [number for number, cell in enumerate(cells, start=1) if listed_labels(cell) is not None]
@@ -142,7 +142,7 @@ def _of_cells(table: Table, column: str, options: SetOptions, notes: Sequence[st
 
 
 def _are_joined(texts: Sequence[Any], known: Sequence[str]) -> bool:
-    """Whether these cells are several labels each: of the known ones, or of some that stand elsewhere, too."""
+    """Whether these cells join several labels: known ones, or labels that also occur on their own."""
     if not known:
         return find_separator(texts) is not None
     names = [name for name in dict.fromkeys(map(cell_text, texts)) if match_label(name, known) is None]
@@ -150,14 +150,14 @@ def _are_joined(texts: Sequence[Any], known: Sequence[str]) -> bool:
 
 
 def _splits_into(known: Sequence[str], names: Sequence[str], separator: str) -> bool:
-    """Whether most names that hold the separator are known labels with it between them."""
+    """Whether most names with the separator consist of known labels joined by it."""
     joined = [parts for name in names if len(parts := label_parts(name, separator, known)) > 1]
     fitting = [parts for parts in joined if all(match_label(part, known) is not None for part in parts)]
     return bool(fitting) and 2 * len(fitting) >= len(joined)
 
 
 def _separator(texts: Sequence[Any], known: Sequence[str]) -> str:
-    """The one that splits cells into known labels; else the one that was found, or that most cells hold."""
+    """The separator that splits cells into known labels; else the detected one, or the most frequent one."""
     names = list(dict.fromkeys(map(cell_text, texts)))
     if known and (fitting := [separator for separator in SEPARATORS if _splits_into(known, names, separator)]):
         return fitting[0]

@@ -1,6 +1,6 @@
-"""Numbers for rows with any number of labels; definitions are scikit-learn's.
+"""Multi-label metrics; definitions are scikit-learn's.
 
-Arrays are bool, `[R, K]`: whether each of R rows has each of K labels. A share without anything to divide by is 0.
+Arrays are bool, `[R, K]`: whether each of R rows has each of K labels. 0/0 counts as 0.
 """
 
 from typing import Any
@@ -9,7 +9,7 @@ import numpy as np
 
 
 def by_label(has_RK: np.ndarray, given_RK: np.ndarray) -> list[dict[str, Any]]:
-    """precision, recall and f1 of each label, the rows that have it, and those that were given it."""
+    """precision, recall and f1 of each label, and how many rows have it and were given it."""
     right_K, rows_K, given_K = ((has_RK & given_RK).sum(0), has_RK.sum(0), given_RK.sum(0))
     return [
         {
@@ -42,7 +42,7 @@ def right_sets(has_RK: np.ndarray, given_RK: np.ndarray) -> np.ndarray:
 
 
 def set_probability(probability_K: np.ndarray, given_K: np.ndarray) -> float:
-    """That the row has these labels and no other, if labels were independent of one another."""
+    """The probability that the row has exactly these labels, assuming independent labels."""
     return float(np.where(given_K, probability_K, 1 - probability_K).prod())
 
 

@@ -1,9 +1,9 @@
-"""From which probability on a row is given a label: the threshold with the best F1 on held-out rows, label by label.
+"""Decision thresholds for multi-label rows: per label, the threshold with the best F1 on held-out rows.
 
-Labels of few rows share one, with the best F1 over all labels together: 0.5 would give rare labels to no row.
+Labels with few rows share one, with the best F1 over all labels together: 0.5 would give rare labels to no row.
 
-An F1 on the rows that a threshold was chosen on is too good. `cross_fitted` gives each row the threshold that the
-rows of the other folds choose, and what is reported is made with these; what is kept is chosen on all rows.
+The F1 on the rows that a threshold was chosen on is optimistic. `cross_fitted` gives each row the threshold chosen on
+the other folds; the reported numbers use these, and the saved thresholds are chosen on all rows.
 """
 
 from collections.abc import Sequence
@@ -11,19 +11,19 @@ from collections.abc import Sequence
 import numpy as np
 
 DEFAULT = 0.5
-FEWEST = 5  # rows with the label, and without it: of fewer a threshold says more about these rows than about the model
-FOLDS = 5  # of rows that were held out all at once
+FEWEST = 5  # rows with the label, and without it: a threshold chosen on fewer would overfit
+FOLDS = 5  # for rows that were all held out at once
 
 
 def is_enough(has_R: np.ndarray) -> bool:
-    """Whether so many rows have the label, and so many have it not, that they can choose a threshold."""
+    """Whether enough rows have the label, and enough lack it, to choose a threshold."""
     return bool(FEWEST <= has_R.sum() <= len(has_R) - FEWEST)
 
 
 def best_threshold(probability_R: np.ndarray, has_R: np.ndarray, otherwise: float = DEFAULT) -> float:
-    """The threshold with the best F1; of equally good ones the nearest to 0.5, and of two such the higher.
+    """The threshold with the best F1; ties go to the nearest to 0.5, then to the higher.
 
-    Halfway between two probabilities, or below all of them; where rows are too few, `otherwise`.
+    Halfway between two probabilities, or below all of them; `otherwise` if there are too few rows.
     """
     if not is_enough(has_R):
         return otherwise
@@ -39,7 +39,7 @@ def best_threshold(probability_R: np.ndarray, has_R: np.ndarray, otherwise: floa
 
 
 def best_thresholds(probability_RK: np.ndarray, has_RK: np.ndarray) -> np.ndarray:
-    """`[K]`, of each label; of those with too few rows the one that is best over all labels."""
+    """`[K]`: the best threshold per label; labels with too few rows share the best one over all labels."""
     shared = best_threshold(probability_RK.flatten(), has_RK.flatten())
     pairs = zip(probability_RK.T, has_RK.T, strict=True)
     return np.array([best_threshold(probability_R, has_R, shared) for probability_R, has_R in pairs])
@@ -56,5 +56,5 @@ def cross_fitted(probability_RK: np.ndarray, has_RK: np.ndarray, fold_R: np.ndar
 
 
 def folds_of(folds: Sequence[int | None]) -> np.ndarray:
-    """The fold of each row; rows without are dealt out in their order."""
+    """The fold of each row; rows without one are assigned in turn."""
     return np.array([row % FOLDS if fold is None else fold for row, fold in enumerate(folds)])

@@ -1,4 +1,4 @@
-"""The files that `input=` names: one, all of a folder, those that fit a pattern; here, or behind a URL (fsspec)."""
+"""The files that `input=` names: one file, a folder, or a pattern; local, or at a URL (fsspec)."""
 
 import glob
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ PATTERN = frozenset("*?[")
 
 @dataclass(frozen=True)
 class InputFile:
-    """`version`: what changes with its content, as far as that can be known without reading it."""
+    """`version`: changes with the content, as far as can be known without reading it."""
 
     path: str
     size: int
@@ -23,23 +23,23 @@ class InputFile:
 
 
 def names_many(source: str) -> bool:
-    """Whether this is anything but one file of this machine."""
+    """Whether this is anything but a single local file."""
     return is_url(source) or Path(source).expanduser().is_dir() or _is_pattern(source)
 
 
 def absolute(path: str | Path) -> str:
-    """Of what lies here; anything else, such as a place on the Hub, as it is."""
+    """The absolute path of a local file or folder; anything else, such as a Hub path, unchanged."""
     here = Path(path).expanduser()
     return str(here.absolute()) if here.exists() else str(path)
 
 
 def find_files(source: str, kind: str | None) -> list[InputFile]:
-    """In the order of their names; of a folder those of a known ending, or with `kind` (`format=`) all.
+    """The files, sorted by name; in a folder those with a known ending, or with `kind` (`format=`) all.
 
-    Raises UserError where there are none.
+    Raises UserError if there are none.
     """
     if source == STDIO:
-        raise UserError("Standard input cannot be shared out: name a file, a folder or a pattern with input=.")
+        raise UserError("Standard input cannot be split among workers: name a file, a folder or a pattern with input=.")
     return _remote(source, kind) if is_url(source) else _local(source, kind)
 
 
@@ -98,5 +98,5 @@ def _is_input(name: str, kind: str | None) -> bool:
 def _nothing(source: str, is_folder: bool, exists: bool) -> UserError:
     if is_folder:
         endings = " ".join({**TABLES, **TEXTS})
-        return UserError(f"input={source} holds no file that is read ({endings}; format= says what others are).")
-    return UserError(f"input={source} {'fits no file' if exists else 'does not exist'}.")
+        return UserError(f"input={source} holds no file with a known ending ({endings}; set format= to read others).")
+    return UserError(f"input={source} {'matches no file' if exists else 'does not exist'}.")

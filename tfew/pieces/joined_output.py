@@ -1,4 +1,4 @@
-"""One file out of all parts, as a single process would have written it."""
+"""Joins all parts into the file that a single process would have written."""
 
 import os
 import shutil
@@ -14,7 +14,7 @@ from tfew.prediction.result_rows import ResultRows
 def join_parts(
     store: PartStore, reports: Sequence[Report], path: Path, bad_path: Path, header: str, bad_rows: Sequence[bytes]
 ) -> None:
-    """Writes the output, and the file of bad rows where there are any; `header`: each part begins with it."""
+    """Writes the output, and the file of bad rows if there are any; `header`: the first line of each part."""
     temporary, bad_temporary = (each.with_name(f"{each.name}.partial") for each in (path, bad_path))
     skipped = len(header.encode())
     try:
@@ -39,5 +39,5 @@ def join_parts(
 
 
 def header_of(results: ResultRows) -> str:
-    """The first line of a table; nothing of JSON lines."""
+    """The header line of a table; empty for JSON lines."""
     return "" if results.kind == "jsonl" else results.text([], [], first=True)

@@ -1,4 +1,4 @@
-"""What a worker does, wherever it is: it loads the model once, and labels pieces into parts."""
+"""A worker's job, on any machine: load the model once, and label pieces into parts."""
 
 import io
 import json
@@ -26,8 +26,8 @@ IN_MEMORY_BYTES = 2**24  # of a part; a larger one is collected on disk
 
 @dataclass(frozen=True)
 class Request:
-    """`kind` of the input (`format=`); `task_column`: says whose a row is; `skip` bad rows; `part_kind`: an ending;
-    `sets`: rows get sets of labels."""
+    """`kind` of the input (`format=`); `task_column`: names each row's task; `skip` bad rows; `part_kind`: a file
+    ending; `sets`: rows get sets of labels."""
 
     kind: str | None
     task_column: str | None
@@ -39,11 +39,11 @@ class Request:
 
 @dataclass(frozen=True)
 class Description:
-    """What whoever hands out pieces has to know of the predictor."""
+    """What the job that hands out pieces must know about the predictor."""
 
     form: InputForm
     window_rows: int
-    labels: tuple[str, ...] | None  # that all rows have
+    labels: tuple[str, ...] | None  # shared by all rows
     sets: bool
     bounds: bool
     fingerprint: dict[str, Any]
@@ -57,11 +57,11 @@ class Refused:
 
 
 class PieceLabeller:
-    """`load`: makes the predictor, when it is first needed."""
+    """`load`: makes the predictor, on first use."""
 
     def __init__(self, load: Callable[[], Predictor], request: Request) -> None:
         self._load, self._request = load, request
-        self._open: tuple[str, RowStream] | None = None  # the file of the piece before
+        self._open: tuple[str, RowStream] | None = None  # the file of the previous piece
 
     @cached_property
     def _predictor(self) -> Predictor:
@@ -79,7 +79,7 @@ class PieceLabeller:
             return Refused(str(error))
 
     def label(self, piece: Piece, columns: Sequence[str] | None) -> Report | Refused:
-        """Writes the piece's part and its report; `columns`: of the output's table, None: the file's or first row's."""
+        """Writes the piece's part and its report; `columns`: of the output table; None: of the file or first row."""
         try:
             return self._labelled(piece, columns)
         except UserError as error:
@@ -132,7 +132,7 @@ class PieceLabeller:
         return ResultRows(self._request.part_kind, columns, self._labels, **has)
 
     def _stream(self, piece: Piece) -> RowStream:
-        """The piece's file, kept open for the next one: opening looks through its beginning."""
+        """The piece's file, kept open for the next one, since opening it reads its beginning."""
         if self._open is not None and self._open[0] == piece.path and piece.start.row:
             return self._open[1]
         self.close()

@@ -1,6 +1,6 @@
-"""Hands pieces out to workers until every one is done, once; what a lost worker was at is given to another.
+"""Hands each piece to a worker until all are done; the piece of a lost worker is given to another.
 
-Killed anywhere, the same job goes on with the pieces that are missing.
+A job that was killed resumes with the missing pieces.
 """
 
 import hashlib
@@ -27,11 +27,11 @@ from tfew.prediction.input_rows import InputForm
 log = logging.getLogger(__name__)
 
 WAIT_SECONDS = 1.0
-MOST_LOSSES = 5  # of one piece's workers, and of workers before any has loaded its model
+MOST_LOSSES = 5  # of workers at the same piece, or before any has loaded its model
 
 
 class LabellingJob:
-    """`source`: what `input=` says, for messages; `piece_rows`: of a piece, or a little more."""
+    """`source`: `input=`, for messages; `piece_rows`: rows per piece, or slightly more."""
 
     def __init__(
         self, files: Sequence[InputFile], request: Request, workers: Workers, source: str, piece_rows: int
@@ -47,7 +47,7 @@ class LabellingJob:
         self.left_out: set[str] = set()
 
     def run(self, resume: bool, overwrite: bool) -> tuple[Manifest, Progress, Description]:
-        """Labels what is missing; the manifest is not finished yet. Raises UserError where no row can be labelled."""
+        """Labels what is missing, without finishing the manifest. Raises UserError if no row can be labelled."""
         self._request.store.lock()
         self._workers.start()
         description = self._described()
@@ -55,7 +55,7 @@ class LabellingJob:
         earlier = sum(report.rows for report in manifest.reports.values())
         if manifest.reports:
             log.info(
-                f"{self._request.store.folder} is unfinished: {earlier:,} rows are done, and the rest is made now."
+                f"{self._request.store.folder} is unfinished: {earlier:,} rows are done, continuing with the rest."
             )
         self._columns = self._known_columns(description.form, manifest)
         self._label_all(description, manifest)
@@ -68,7 +68,7 @@ class LabellingJob:
         self._request.store.unlock()
 
     def _described(self) -> Description:
-        """By the first worker that is there."""
+        """The description by the first worker that is ready."""
         while True:
             for event in self._workers.wait(WAIT_SECONDS):
                 if isinstance(event, Lost):
@@ -78,7 +78,7 @@ class LabellingJob:
                     return event.answer
 
     def _identity(self, description: Description) -> dict[str, Any]:
-        """All that the parts depend on, but for how many workers make them."""
+        """Everything that the parts depend on, which the number of workers is not."""
         inputs = json.dumps([asdict(file) for file in self._files])
         request = self._request
         return {
@@ -88,7 +88,7 @@ class LabellingJob:
         }  # fmt: skip
 
     def _known_columns(self, form: InputForm, manifest: Manifest) -> Sequence[str] | None:
-        """Of the output's table: those of the first file, or where each row says, of the first row."""
+        """The output table's columns: those of the first file, or of the first row if rows name them (JSON lines)."""
         if self._request.part_kind == "jsonl":
             return None
         found = next((report.columns for report in manifest.in_order if report.labelled), None)
@@ -116,7 +116,7 @@ class LabellingJob:
         return self._again.popleft() if self._again else next(missing, None)
 
     def _may_go_on(self) -> bool:
-        """Whether a second worker knows which columns the output has."""
+        """Whether another piece can start: the output's columns must be known, unless it is the first."""
         return self._request.part_kind == "jsonl" or self._columns is not None or not self._at_work
 
     def _give(self, worker: int, piece: Piece) -> None:
@@ -131,13 +131,13 @@ class LabellingJob:
             if piece is not None:
                 self._again.append(piece)
                 log.info(
-                    f"A worker ended ({event.how}); rows {piece.start.row + 1:,} on of {piece.path} go to another."
+                    f"A worker ended ({event.how}); rows from {piece.start.row + 1:,} on of {piece.path} go to another."
                 )
             self._count_loss("" if piece is None else piece.name, event.how)
             return
         self._idle.append(event.worker)
         self._losses[""] = 0
-        if not isinstance(event.answer, Report) and piece is not None:  # it was begun afresh, and had nothing
+        if not isinstance(event.answer, Report) and piece is not None:  # a restarted worker, which never had the piece
             self._again.append(piece)
         if isinstance(event.answer, Report):
             self._report(event.answer)
@@ -153,13 +153,13 @@ class LabellingJob:
             self._columns = report.columns
 
     def _count_loss(self, piece: str, how: str) -> None:
-        """Raises UserError where it happens again and again."""
+        """Raises UserError after MOST_LOSSES losses."""
         self._losses[piece] += 1
         if self._losses[piece] >= MOST_LOSSES:
             what = (
                 f"whatever worker was given piece {piece}" if piece else "every worker, before it had loaded its model,"
             )
-            raise UserError(f"{what[0].upper()}{what[1:]} ended ({how}), {MOST_LOSSES} times: for want of memory?")
+            raise UserError(f"{what[0].upper()}{what[1:]} ended ({how}), {MOST_LOSSES} times: is memory too small?")
 
     def _check_labelled(self, progress: Progress, manifest: Manifest) -> None:
         if not progress.rows:
@@ -192,7 +192,7 @@ def summed(reports: Collection[Report], earlier: int) -> Progress:
 
 
 class _Bar:
-    """By bytes of the input, with rows a second of all workers and the time left."""
+    """Progress by bytes of the input, with the rows per second of all workers and the time left."""
 
     def __init__(self, size: int, done: Collection[Report]) -> None:
         self._rows, self._started = 0, monotonic()

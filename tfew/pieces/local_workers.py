@@ -1,4 +1,4 @@
-"""Workers that are processes of this machine, one a device."""
+"""Workers that are local processes, one per device."""
 
 import multiprocessing
 import os
@@ -15,8 +15,8 @@ from tfew.pieces.labeller import PieceLabeller
 from tfew.pieces.piece import Piece
 from tfew.pieces.workers import Done, Lost, Workers, accepted
 
-DESCRIBE = None  # the first thing a worker is asked
-RESTART_SECONDS = 1.0  # one that dies at once is not started again and again
+DESCRIBE = None  # the first request to a worker
+RESTART_SECONDS = 1.0  # so that a worker that dies at once is not restarted in a tight loop
 
 
 @dataclass
@@ -26,8 +26,8 @@ class _Worker:
 
 
 class LocalWorkers(Workers):
-    """`make`: makes a labeller, in the worker's process; `gpus`: there are so many, and worker N has the Nth of them;
-    0: the cores are shared out."""
+    """`make`: makes a labeller, in the worker's process; `gpus`: how many there are; worker N uses the Nth;
+    0: workers split the CPU cores."""
 
     def __init__(self, make: Callable[[], PieceLabeller], number: int, gpus: int) -> None:
         self._make, self._number, self._gpus = make, number, gpus
@@ -37,7 +37,7 @@ class LocalWorkers(Workers):
         self._workers = [self._started(number) for number in range(self._number)]
 
     def give(self, worker: int, piece: Piece, columns: Sequence[str] | None) -> None:
-        with suppress(OSError):  # it has died since: its end of the connection says so in `wait`
+        with suppress(OSError):  # it has died; `wait` sees its closed connection
             self._workers[worker].connection.send((piece, columns))
 
     def wait(self, seconds: float) -> list[Done | Lost]:
@@ -64,7 +64,7 @@ class LocalWorkers(Workers):
             worker.process.join()
 
     def _replaced(self, number: int) -> str:
-        """Starts another one; how the old one ended."""
+        """Starts another one; returns how the old one ended."""
         worker = self._workers[number]
         worker.connection.close()
         worker.process.join()
@@ -104,7 +104,7 @@ def _environment(own: dict[str, str]) -> Iterator[None]:
 
 
 def _work(connection: Connection, make: Callable[[], PieceLabeller]) -> None:
-    """A worker's whole life: it ends with whoever started it."""
+    """The main function of a worker process; it ends with its parent."""
     labeller = make()
     while True:
         try:

@@ -1,7 +1,7 @@
-"""What is done of an output in parts: a report for each part, and together `manifest.json`.
+"""The progress of an output in parts: a report for each part, and `manifest.json` for all.
 
-A worker writes its part, its bad rows, and last its report (`done-NAME.json`), so that a part counts when it is whole.
-The manifest is written now and then, and at the end, when the reports are in it and are removed.
+A worker writes its part, its bad rows, and last its report (`done-NAME.json`), so that only whole parts count. The
+manifest is written periodically, and at the end, when it includes all reports and their files are removed.
 """
 
 import io
@@ -23,10 +23,10 @@ OWN = re.compile(r"(part|bad|done)-\d{6}-\d{12}\.\w+|manifest\.json|bad_rows\.js
 
 @dataclass(frozen=True)
 class Report:
-    """Of a piece: its rows, how many were labelled and how many could not be, how often each task's labels were given.
+    """The result of a piece: its rows, how many were labelled and how many could not be, and label counts by task.
 
-    `part`: the name of its file, None where no row was labelled; `seconds` it took; `columns` and `left_out`: of the
-    input; `notes`: how the file was read; `problem`: what the first bad row lacks;
+    `part`: the name of its file, None if no row was labelled; `seconds` it took; `columns` and `left_out`: of the
+    input; `notes`: how the file was read; `problem`: of the first bad row;
     `several`: by task, rows that may have several labels.
     """
 
@@ -59,7 +59,7 @@ class Report:
 
 
 class Manifest:
-    """`identity`: must be unchanged to go on. Raises UserError where the folder holds something else."""
+    """`identity`: must be unchanged to resume. Raises UserError if the folder holds something else."""
 
     def __init__(self, store: PartStore, identity: Mapping[str, Any], resume: bool, overwrite: bool) -> None:
         self.store, self.identity = store, json.loads(json.dumps(identity))
@@ -68,8 +68,8 @@ class Manifest:
         names = store.names()
         if foreign := [name for name in names if OWN.fullmatch(name) is None]:
             raise UserError(
-                f"output={store.folder} holds what is no part of an output ({shorten_list(foreign, 3)}): choose an"
-                " empty folder, or one that is not there yet."
+                f"output={store.folder} holds files that are not part of an output ({shorten_list(foreign, 3)}):"
+                " choose an empty or a new folder."
             )
         if names and (overwrite or not resume):
             if MANIFEST in names and self._load()["finished"] and not overwrite:
@@ -91,7 +91,7 @@ class Manifest:
             ours, theirs = self.identity, saved["identity"]
             unlike = ", ".join(sorted(key for key in ours if ours[key] != theirs.get(key)))
             raise UserError(
-                f"output={self.store.folder} is the beginning of another output (other {unlike or 'settings'}): choose"
+                f"output={self.store.folder} is a part of another output (different {unlike or 'settings'}): choose"
                 " another output=, or set overwrite=true to start over."
             )
         self.reports = {report["name"]: Report(**report) for report in saved["parts"]}
@@ -120,7 +120,7 @@ class Manifest:
         self._saved = time.monotonic()
 
     def finish(self) -> None:
-        """Writes `bad_rows.jsonl`, if any are, and the manifest; removes the reports."""
+        """Writes `bad_rows.jsonl`, if there are any, and the manifest; removes the reports."""
         if any(report.bad for report in self.reports.values()):
             self.store.put("bad_rows.jsonl", io.BytesIO(b"".join(self.bad_rows())))
         self.save(finished=True)

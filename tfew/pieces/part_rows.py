@@ -1,4 +1,4 @@
-"""A part of the output on its way into a file: lines of text, or Parquet."""
+"""Writes a part of the output to a file: lines of text, or Parquet."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, BinaryIO
@@ -19,9 +19,9 @@ from tfew.prediction.task_predictor import Labelled
 
 
 class ArrowRows(ResultRows):
-    """The columns of a table, as Arrow's; its text is empty, and `take` gives the rows.
+    """Rows as Arrow columns; `text` returns an empty text, and `take` the rows.
 
-    Columns of the input have its types where it is Parquet (`schema`); of any other they are text, as in a CSV file:
+    Columns of the input keep their types if it is Parquet (`schema`); of other inputs they are text, as in a CSV file,
     so that all parts have the same types.
     """
 
@@ -45,7 +45,7 @@ class ArrowRows(ResultRows):
         return ""
 
     def take(self) -> Any:
-        """A pyarrow.Table of the rows since the last time; raises UserError where a cell is of another type."""
+        """A pyarrow.Table of the rows since the last time; raises UserError if a cell is of another type."""
         import pyarrow
 
         rows, self._rows = self._rows, []

@@ -1,4 +1,4 @@
-"""The folder that parts are written to: here, or in an object store. Each file appears whole, or not at all."""
+"""The folder of the parts: local, or in an object store. Each file is written atomically."""
 
 import os
 import secrets
@@ -17,11 +17,11 @@ COPY_BYTES = 2**22
 
 
 class PartStore:
-    """`folder`: a path or a URL. Any number of processes may write; two that write the same file leave one of them."""
+    """`folder`: a path or a URL. Any number of processes may write; if two write the same file, one version remains."""
 
     def __init__(self, folder: str) -> None:
         self.folder = folder.rstrip("/") or "/"
-        self._system: Any = None  # fsspec's; None: of this machine
+        self._system: Any = None  # fsspec's; None: a local folder
         self._root = ""
         if is_url(folder):
             self._system, self._root = file_system(self.folder)
@@ -34,7 +34,7 @@ class PartStore:
         self.__init__(folder)  # type: ignore[misc]
 
     def lock(self) -> None:
-        """Raises UserError where another process holds it; an object store has no locks."""
+        """Raises UserError if another process holds it; an object store has no locks."""
         if self._system is not None:
             return
         path = self._path(LOCK)
@@ -53,11 +53,11 @@ class PartStore:
             self._path(LOCK).unlink(missing_ok=True)
             self._lock.close()
             self._lock = None
-            with suppress(OSError):  # of what is not empty
+            with suppress(OSError):  # the folder is not empty
                 Path(self.folder).rmdir()
 
     def put(self, name: str, source: BinaryIO) -> None:
-        """From its beginning."""
+        """Stores the file `source`, from its beginning, under this name."""
         source.seek(0)
         if self._system is not None:
             with store_errors(self.folder), self._system.open(f"{self._root}/{name}", "wb") as target:
@@ -89,7 +89,7 @@ class PartStore:
             return file.read()
 
     def names(self) -> set[str]:
-        """Of all files; those that killed processes left half-written are removed first."""
+        """The names of all files; half-written ones of killed processes are removed first."""
         if self._system is not None:
             self._system.invalidate_cache()
             with store_errors(self.folder):

@@ -1,9 +1,9 @@
 """A piece: consecutive rows of one file, which one worker labels into one part of the output.
 
-A piece ends where a window of a single process ends (`tfew.prediction.bulk_predict`). So all batches are that
-process's, and the numbers are, however many workers there are. Where a large file's windows end is found by reading it
-once, fast (`tfew.tables.row_ends`), while the first pieces are at work; a file that is small among the others, packed
-or of a kind that is not cut is a piece as it is.
+A piece ends where a window of a single process ends (`tfew.prediction.bulk_predict`). So batches, and the numbers, are
+the same as those of a single process, for any number of workers. The window ends of a large file are found in one fast
+scan (`tfew.tables.row_ends`) while the first pieces are labelled; a file that is small compared to the others,
+compressed, or of a kind that is not split is a single piece.
 """
 
 from collections.abc import Callable, Generator, Iterator, Sequence
@@ -17,16 +17,16 @@ from tfew.tables.row_ends import can_be_scanned, row_ends
 from tfew.tables.rows import RowStream, StreamPosition
 from tfew.tables.text_lines import LineStream
 
-WHOLE_BYTES = 2**20  # up to which a file among several is not cut
-MANY_FILES = 10_000  # so many equal files are enough pieces
-GROUP_PIECES = 16  # of a row group at most: each piece reads it from its beginning
+WHOLE_BYTES = 2**20  # a file among several that is not larger is not split
+MANY_FILES = 10_000  # this many files of equal size are enough pieces
+GROUP_PIECES = 16  # at most per row group: each piece reads it from its beginning
 
 Place = tuple[int, int, int]  # row, line, offset, as in StreamPosition
 
 
 @dataclass(frozen=True)
 class Piece:
-    """`file`: its number; `rows`: None: to the file's end; `size`: its share of the file's bytes."""
+    """`file`: its number; `rows`: None means to the end of the file; `size`: its share of the file's bytes."""
 
     file: int
     path: str
@@ -36,14 +36,14 @@ class Piece:
 
     @property
     def name(self) -> str:
-        """Sorted by their names, pieces are in the order of the rows."""
+        """A name by which pieces sort in the order of the rows."""
         return f"{self.file:06d}-{self.start.row:012d}"
 
 
 def pieces_of(
     files: Sequence[InputFile], open_rows: Callable[[str], RowStream], window_rows: int, piece_rows: int
 ) -> Generator[Piece, None, None]:
-    """The pieces of all files, in order; of `piece_rows` rows or a little more, since they end with a window."""
+    """The pieces of all files, in order; each has `piece_rows` rows or slightly more, since it ends with a window."""
     whole_bytes = max(WHOLE_BYTES, sum(file.size for file in files) // MANY_FILES) if len(files) > 1 else 0
     for number, file in enumerate(files):
         if file.size <= whole_bytes or file.path.lower().endswith(GZIP):
@@ -76,7 +76,7 @@ def _share(file: InputFile, stream: RowStream, rows: int) -> int:
 
 
 def _every(ends: Iterator[StreamPosition], piece_rows: int) -> Iterator[StreamPosition]:
-    """The first window's end behind so many rows, again and again, and the last one."""
+    """Each window end that is at least `piece_rows` rows after the one before it here; and the last end."""
     before, last = 0, None
     for end in ends:
         last = end
@@ -90,7 +90,7 @@ def _every(ends: Iterator[StreamPosition], piece_rows: int) -> Iterator[StreamPo
 def _window_ends(
     stream: RowStream, open_rows: Callable[[str], RowStream], path: str, window_rows: int
 ) -> Iterator[StreamPosition]:
-    """A window of few characters ends with its last row; where there may be too many, the rows are read to see."""
+    """The ends of windows. Only windows that may exceed the limit of characters are read in full."""
     start = StreamPosition()
     while True:
         characters, count, end, is_long = 0, 0, None, False
@@ -123,7 +123,7 @@ def _row_ends(stream: RowStream, start: StreamPosition) -> Iterator[tuple[Place,
 def _read_window(
     open_rows: Callable[[str], RowStream], path: str, start: StreamPosition, window_rows: int
 ) -> StreamPosition:
-    """Where the window that begins here ends."""
+    """The end of the window that starts here, found by reading it."""
     stream = open_rows(path)
     try:
         return next(windows(stream.rows(start), window_rows, WINDOW_CHARACTERS))[-1].place

@@ -1,6 +1,6 @@
-"""Where `output=` puts what several workers write: the parts as they are, in a folder, or joined to one file.
+"""`output=` for several workers: a folder with the parts, or one file joined from them.
 
-A file is joined from parts in FILE.parts/, which is there until the file is whole.
+The parts of a file are in FILE.parts/, which exists until the file is complete.
 """
 
 import shutil
@@ -28,7 +28,7 @@ def is_folder(target: str) -> bool:
 
 
 class PieceOutput:
-    """`target`: what `output=` says; `parts`: the kind of a folder's parts."""
+    """`target`: the value of `output=`; `parts`: the format of the parts in a folder."""
 
     def __init__(self, target: str, parts: str) -> None:
         if target == STANDARD:
@@ -42,11 +42,11 @@ class PieceOutput:
 
     @property
     def bad_rows(self) -> str:
-        """The file in which the rows are listed that could not be labelled."""
+        """The file that lists the rows that could not be labelled."""
         return f"{self.store.folder}/bad_rows.jsonl" if self.path is None else str(bad_rows_file(self.path))
 
     def check(self, source: str, files: Sequence[InputFile], overwrite: bool) -> None:
-        """Raises UserError where the output would be read as input, or replace something."""
+        """Raises UserError if the output would be read as input, or overwrite something."""
         mine = [self.store.folder, *([] if self.path is None else [str(self.path.absolute())])]
         for name in mine:
             inside = [file.path for file in files if file.path == name or file.path.startswith(f"{name}/")]
@@ -57,7 +57,7 @@ class PieceOutput:
             check_output_file(self.path, overwrite)
 
     def finished(self, manifest: "Manifest", progress: "Progress", description: "Description") -> "Progress":
-        """The progress again, when all is where it belongs."""
+        """Completes the output; returns the progress."""
         if self.path is None:
             manifest.finish()
             return progress

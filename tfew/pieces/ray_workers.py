@@ -11,8 +11,8 @@ from tfew.pieces.workers import Answer, Done, Lost, Workers, accepted
 
 
 class RayWorkers(Workers):
-    """`address`: see `connect`; `number` of actors, None: as many as there are GPUs (`uses_gpus`), or cores. An actor
-    takes `cpus` and, where there are any, `gpus`."""
+    """`address`: see `connect`; `number` of actors; None: one per GPU (`uses_gpus`), or per core. An actor
+    uses `cpus` and, if there are any, `gpus`."""
 
     def __init__(
         self, make: Callable[[], PieceLabeller], address: str, number: int | None, cpus: float, gpus: float,
@@ -21,7 +21,7 @@ class RayWorkers(Workers):
         self._make, self._address, self._number = make, address, number
         self._cpus, self._gpus, self._uses_gpus = cpus, gpus, uses_gpus
         self._actors: dict[int, Any] = {}
-        self._answers: dict[Any, int] = {}  # what is awaited of whom
+        self._answers: dict[Any, int] = {}  # pending result -> worker
 
     def start(self) -> None:
         ray = connect(self._address, "ray=")
@@ -62,7 +62,7 @@ class RayWorkers(Workers):
         try:
             return Done(worker, accepted(ray.get(answer)))
         except ray.exceptions.RayActorError as error:
-            ray.kill(self._actors[worker])  # it may be cut off, and not gone
+            ray.kill(self._actors[worker])  # it may be alive but unreachable
             self._start(worker)
             return Lost(worker, _how(error))
 
@@ -75,7 +75,7 @@ class RayWorkers(Workers):
 
 
 class _Labeller:
-    """A `PieceLabeller` that is made where it works."""
+    """A `PieceLabeller` that is constructed on its worker."""
 
     def __init__(self, make: Callable[[], PieceLabeller]) -> None:
         self._labeller = make()

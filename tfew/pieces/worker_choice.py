@@ -1,4 +1,4 @@
-"""How many workers there are, and where: as the settings say."""
+"""The number of workers and where they run, from the settings."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ class WorkerChoice:
     piece_rows: Any
 
     def check(self) -> None:
-        """Raises UserError for what is no number, or for want of Ray."""
+        """Raises UserError for invalid numbers, or if Ray is needed and missing."""
         if self.devices != AUTO and not (_is_number(self.devices) and self.devices >= 1):
             raise UserError(f"trainer.devices={self.devices} is neither auto nor a whole number of at least 1.")
         if not (_is_number(self.piece_rows) and self.piece_rows >= 1):
@@ -40,10 +40,10 @@ class WorkerChoice:
             raise UserError(f"ray_actors={self.ray_actors} is neither auto nor a whole number of at least 1.")
         for key, value in (("ray_cpus", self.ray_cpus), ("ray_gpus", self.ray_gpus)):
             if not isinstance(value, int | float) or isinstance(value, bool) or value <= 0 or (value > 1 and value % 1):
-                raise UserError(f"{key}={value} is neither a share of one (0.5) nor a whole number of at least 1.")
+                raise UserError(f"{key}={value} is neither a fraction (0.5) nor a whole number of at least 1.")
 
     def workers(self, make: Callable[[], "PieceLabeller"], accelerator: str) -> "Workers":
-        """`make`: makes what a worker works with, where it works."""
+        """`make`: makes the labeller of a worker, in the worker's process."""
         if self.ray is not None:
             from tfew.pieces.ray_workers import RayWorkers
 

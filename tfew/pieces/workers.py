@@ -1,4 +1,4 @@
-"""Who labels pieces. However they are started, workers load the model, describe it, and take a piece at a time."""
+"""The interface of workers. Each loads the model, describes it, and labels one piece at a time."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
@@ -14,7 +14,7 @@ Answer = Description | Report | Refused
 
 @dataclass(frozen=True)
 class Done:
-    """A worker has loaded its model (`Description`), or labelled its piece (`Report`), and takes another one."""
+    """A worker has loaded its model (`Description`) or labelled its piece (`Report`), and is free."""
 
     worker: int
     answer: Description | Report
@@ -22,33 +22,33 @@ class Done:
 
 @dataclass(frozen=True)
 class Lost:
-    """A worker is gone, with what it was at; another one, under the same number, is on its way. `how`: in words."""
+    """A worker died, and its piece is lost; a replacement with the same number is starting. `how`: in words."""
 
     worker: int
     how: str
 
 
 class Workers(ABC):
-    """Numbered from 0. What a worker refuses (`Refused`) is raised as a UserError."""
+    """Numbered from 0. A worker's `Refused` is raised as a UserError."""
 
     @abstractmethod
     def start(self) -> None: ...
 
     @abstractmethod
     def give(self, worker: int, piece: Piece, columns: Sequence[str] | None) -> None:
-        """To a worker that is done with whatever it had."""
+        """Gives a piece to a free worker."""
 
     @abstractmethod
     def wait(self, seconds: float) -> list[Done | Lost]:
-        """What has happened; waits so long for anything to happen."""
+        """The events since the last call; waits at most this long for one."""
 
     @abstractmethod
     def close(self) -> None:
-        """Ends all workers, whatever they are at."""
+        """Ends all workers, even at work."""
 
 
 class ThisProcess(Workers):
-    """One worker, here."""
+    """A single worker in this process."""
 
     def __init__(self, make: Callable[[], PieceLabeller]) -> None:
         self._labeller = make()

@@ -1,8 +1,8 @@
-"""A stream of rows labelled and written in order, some at a time: memory does not depend on how many they are.
+"""Labels a stream of rows and writes them in order, window by window: memory does not grow with the number of rows.
 
 A window of rows is read, sorted by length into batches, and written in its own order; the state of the output is
-saved behind each window. Where windows begin follows from the rows alone, so that a run that was killed makes the same
-windows again, and with them the same batches and the very same file.
+saved after each window. Window boundaries depend only on the rows, so a resumed run has the same windows and batches,
+and writes exactly the same file.
 """
 
 import json
@@ -26,7 +26,7 @@ from tfew.prediction.task_predictor import Labelled
 from tfew.tables.rows import RowStream, StreamedRow, StreamPosition
 
 WINDOW_BATCHES = 32
-WINDOW_CHARACTERS = 2**22  # of the texts of a window: a few long rows are a window, too
+WINDOW_CHARACTERS = 2**22  # of the texts of a window: a few long rows can fill one
 SHOWN_BAD_ROWS = 5
 OWN = "a choice of the row's own"
 NONE = "(no label)"  # of rows that may have several
@@ -34,12 +34,11 @@ NONE = "(no label)"  # of rows that may have several
 
 @dataclass
 class Progress:
-    """How far it came: rows labelled, rows that could not be, and how often each task's labels were given.
+    """The progress: rows labelled, rows that could not be, and label counts by task.
 
-    Choices of rows' own are counted together, as OWN. `earlier`: rows of both kinds before this start. By task also:
-    `abstained`, labelled rows that were too doubtful for a label; `set_sizes`, how many sets have so many labels (a
-    text, for JSON); `scores`, how their scores are distributed; `several`, rows that may have
-    several labels.
+    Rows' own choices are counted together, as OWN. `earlier`: rows of both kinds before this start. By task also:
+    `abstained`, rows below the threshold, which got no label; `set_sizes`, the number of sets by size (a string, for
+    JSON); `scores`, the distribution of their scores; `several`, rows that may have several labels.
     """
 
     place: StreamPosition = field(default_factory=StreamPosition)
@@ -56,7 +55,7 @@ class Progress:
     def from_state(cls, state: Mapping[str, Any]) -> "Progress":
         if not state:
             return cls()
-        known = {own.name: state[own.name] for own in fields(cls) if own.name in state}  # an older version's has fewer
+        known = {own.name: state[own.name] for own in fields(cls) if own.name in state}  # older versions have fewer
         earlier = state["labelled"] + state["bad"]
         return cls(**{**known, "place": StreamPosition(**state["place"]), "earlier": earlier})
 
@@ -95,9 +94,9 @@ def _add_one(counts: dict[str, int], key: str) -> None:
 
 
 class BulkPrediction:
-    """`name` of the input, for messages; `task_column`: says whose a row is, None: there is one task; `skip`: go on
-    behind rows that cannot be labelled; `at_once`: rows may come slowly, so answer them batch by batch; `review`: how
-    doubtful rows are listed for a person; `references`: by task what new rows' scores are compared with."""
+    """`name` of the input, for messages; `task_column`: names each row's task; None: there is one task; `skip`: skip
+    rows that cannot be labelled; `at_once`: rows may arrive slowly, so answer batch by batch; `review`: the form of
+    doubtful rows in the file for a person; `references`: by task, the reference for drift of scores."""
 
     def __init__(
         self, predictor: Predictor, stream: RowStream, results: ResultRows, name: str,
@@ -108,12 +107,12 @@ class BulkPrediction:
         self.predictor, self.stream, self.results, self.name = predictor, stream, results, name
         self.task_column, self.skip = task_column, skip
         self.first_problem: str | None = None
-        self.before_finish: Callable[[Path], None] | None = None  # takes the output when all of it is written
+        self.before_finish: Callable[[Path], None] | None = None  # called with the complete output
         self.with_labels = {name for name, labeller in predictor.tasks.items() if labeller.labels is not None}
         self.window_rows = predictor.batch_size * (1 if at_once else WINDOW_BATCHES)
 
     def into(self, file: PartialFile) -> Progress:
-        """All rows into the file, from where it was left."""
+        """Writes all rows to the file, continuing where it stopped."""
         progress = Progress.from_state(file.state)
         if file.state.get("columns") is not None:
             self.results.columns = file.state["columns"]
@@ -131,7 +130,7 @@ class BulkPrediction:
         return progress
 
     def to(self, output: TextIO) -> Progress:
-        """All rows to standard output."""
+        """Writes all rows to standard output."""
         progress = Progress()
         for window in self._windows(progress):
             text, bad, _ = self._labelled(window, progress)
@@ -143,14 +142,14 @@ class BulkPrediction:
         return progress
 
     def of_piece(self, progress: Progress, rows: int | None) -> Iterator[tuple[str, list[dict[str, Any]]]]:
-        """So many rows behind the progress's place, None: all; of each window the lines, and its bad rows."""
+        """Labels `rows` rows after the progress's position, None: all; yields each window's lines and bad rows."""
         piece = islice(self.stream.rows(progress.place), rows)
         for window in windows(piece, self.window_rows, WINDOW_CHARACTERS):
             text, bad, _ = self._labelled(window, progress)
             yield text, bad
 
     def _check_labelled(self, progress: Progress) -> None:
-        """Raises UserError where no row was labelled."""
+        """Raises UserError if no row was labelled."""
         if not progress.rows:
             raise UserError(f"{self.name} holds no rows: there is nothing to label.")
         if not progress.labelled:
@@ -159,7 +158,7 @@ class BulkPrediction:
             raise UserError(f"{self.name}: {none} be labelled, and nothing is written.{first}")
 
     def _labelled(self, window: Sequence[StreamedRow], progress: Progress) -> tuple[str, list[dict[str, Any]], str]:
-        """The window's lines, what is to be said of its bad rows, and the lines of doubtful ones; counts all."""
+        """The window's lines, reports of its bad rows, and the lines of doubtful ones; updates the counts."""
         readable = [row for row in window if row.row is not None]
         prepared = dict(
             zip(
@@ -186,7 +185,7 @@ class BulkPrediction:
         return text if good else "", bad, doubtful
 
     def _doubtful(self, rows: Sequence[StreamedRow], labelled: Sequence[Labelled], first: bool) -> str:
-        """Lines of the rows without a label, in the order of the input; `first`: none was listed before."""
+        """Lines of the rows without a label, in the order of the input; `first`: none was written before."""
         found = [(row, of) for row, of in zip(rows, labelled, strict=True) if of.abstained]
         if self.review is None or not found:
             return ""
@@ -199,20 +198,20 @@ class BulkPrediction:
         return None if task is None else str(task)
 
     def _bad(self, row: StreamedRow, problem: UserError | None, advise: bool) -> dict[str, Any]:
-        """What the side file says of a row that cannot be labelled; raises UserError where that ends the run.
+        """The entry of the bad-rows file for a row that cannot be labelled; raises UserError if rows are not skipped.
 
-        `advise`: other rows can be labelled, so that leaving out such rows is worth a word.
+        `advise`: other rows can be labelled, so the error suggests bad_rows=skip.
         """
         reason = str(problem) if problem is not None else f"row {row.place.row} {row.problem}."
         self.first_problem = self.first_problem or reason
         if not self.skip:
-            advice = " The same command with bad_rows=skip goes on, and lists such rows." if advise else ""
+            advice = " With bad_rows=skip the same command continues, and lists such rows." if advise else ""
             raise UserError(f"{self.name}, line {row.place.line}: {reason}{advice}")
         content = row.text if row.row is None else row.row
         return {"row": row.place.row, "line": row.place.line, "reason": reason, "content": content}
 
     def _windows(self, progress: Progress) -> Iterator[list[StreamedRow]]:
-        """With a bar by bytes, or where those are not known, by rows."""
+        """Windows under a progress bar by bytes, or by rows if the size is unknown."""
         size = self.stream.size
         form = (
             "{desc}: {percentage:3.0f}%|{bar}| {elapsed}<{remaining}{postfix}" if size else "{desc}: {elapsed}{postfix}"

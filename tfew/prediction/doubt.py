@@ -1,4 +1,4 @@
-"""What a run of many rows does about doubt: the file for a person, and the lines about it at the end."""
+"""Doubtful rows in bulk prediction: the file for a person to review, and the lines in the summary."""
 
 import logging
 from collections.abc import Iterator, Mapping
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from tfew.prediction.bulk_predict import BulkPrediction, Progress
 
 log = logging.getLogger(__name__)
-MOST_SIZES = 8  # of sets, that are told apart
+MOST_SIZES = 8  # of sets, listed separately
 SIGNALS = {
     PROBABILITY: "the label's probability",
     MASS: "the probability of all labels together",
@@ -22,12 +22,12 @@ SIGNALS = {
 
 
 def review_file(output: Path) -> Path:
-    """Of the rows that got no label, in their order; it ends as the output does."""
+    """The file of the rows that got no label, in their order, with the ending of the output."""
     return output.with_name(f"{output.name}.review{output.suffix}")
 
 
 def drift_references(tasks: Mapping[str, TaskPredictor]) -> dict[str, DriftReference]:
-    """Of the tasks whose run has held-out rows that were scored as new rows are."""
+    """References for the tasks whose run has held-out rows scored like new rows."""
     found = {}
     for name, task in tasks.items():
         try:
@@ -39,14 +39,14 @@ def drift_references(tasks: Mapping[str, TaskPredictor]) -> dict[str, DriftRefer
 
 
 def doubt_lines(progress: "Progress", labelling: "BulkPrediction", output: Path | None) -> Iterator[str]:
-    """Of the summary: rows without a label, sizes of sets, and a warning where scores have changed."""
+    """Lines of the summary: rows without a label, sizes of sets, and a warning if scores have drifted."""
     for task, abstained in sorted(progress.abstained.items()):
         rows = abstained + sum(progress.labels.get(task, {}).values())
         threshold = labelling.predictor.tasks[task].decision.threshold
         where = "" if output is None else f"; they are listed in {review_file(output)}"
         yield (
-            f"{task}: {abstained:,} of {rows:,} rows ({100 * abstained / rows:.1f} %) got no label, the likeliest being"
-            f" less probable than {threshold:g}{where}"
+            f"{task}: {abstained:,} of {rows:,} rows ({100 * abstained / rows:.1f} %) got no label, since the likeliest"
+            f" is less probable than {threshold:g}{where}"
         )
     for task, sizes in sorted(progress.set_sizes.items()):
         yield f"{task}: sets of labels: {_sizes(sizes)}"
@@ -56,7 +56,7 @@ def doubt_lines(progress: "Progress", labelling: "BulkPrediction", output: Path 
 
 
 def _sizes(sizes: Mapping[str, int]) -> str:
-    """How many sets have so many labels, and the mean."""
+    """The distribution of set sizes, and their mean."""
     counts = sorted((int(size), rows) for size, rows in sizes.items())
     total = sum(rows for _, rows in counts)
     named = [f"{size} label{'s' * (size != 1)} {100 * rows / total:.1f} %" for size, rows in counts[:MOST_SIZES]]
@@ -71,8 +71,8 @@ def drift_warning(task: str, reference: DriftReference, raised: list[Finding]) -
     )
     return (
         f"Warning: the rows of {task} look unlike the {reference.rows} held-out rows of its training: {told}. Check"
-        f" some by hand; what was promised for rows like those may not hold. Without a change this is said for at most"
-        f" {100 * ALARM:g} % of tables."
+        f" some by hand; what was estimated on held-out rows may not hold. Without drift at most"
+        f" {100 * ALARM:g} % of tables get this warning."
     )
 
 

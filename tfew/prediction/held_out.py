@@ -1,7 +1,7 @@
 """The held-out rows of an adapter's own run, scored as new rows are: same norm, temperature and templates.
 
-A run keeps their scores in `predictions.jsonl`. They are of the adapter itself (`validation=`, or a data set's own
-evaluation split), or with `folds=` of the adapters of the folds.
+A run keeps their scores in `predictions.jsonl`. They were made by the adapter itself (`validation=`, or a data set's
+own evaluation split), or with `folds=` by the adapters of the folds.
 """
 
 from collections.abc import Collection, Sequence
@@ -26,9 +26,9 @@ COMPARED = ("model", "max_tokens", "prompt")  # settings that scores depend on
 def held_out_scores(
     run: SavedRun, templates: Collection[str], labels: Sequence[str] | None, norm: str, eos: str, temperature: float
 ) -> HeldOutScores:
-    """`templates`: those that new rows are worded by; `labels`: the task's, None where they are each row's own.
+    """`templates`: those used for new rows; `labels`: the task's, None if each row has choices of its own.
 
-    Raises UserError where the run has no such rows, or where new rows are scored otherwise than they were."""
+    Raises UserError if the run has no such rows, or if new rows are scored in another way."""
     folder = run.folder
     settings = None if folder is None else finished_settings(folder)
     if folder is None or settings is None:
@@ -41,13 +41,13 @@ def held_out_scores(
     _check_scored_alike(run, settings, record.scoring["eos"], eos)
     if (settings.get("templates") or {}).get("eval") == "random":
         raise UserError(
-            f"{folder} rendered each held-out row with one template drawn (templates.eval=random): {REMEDY}."
+            f"{folder} rendered each held-out row with one random template (templates.eval=random): {REMEDY}."
         )
     found = _read(folder, run.dataset)
     was = str(settings["score"]["norm"])
     if unknown := set(templates) - {prediction.template for prediction in found}:
         raise UserError(f"{folder}: its held-out rows were not rendered with template {min(unknown)!r}: leave it out.")
-    # as new rows: no templates with other choices than the labels; `aligned` leaves out those that turn the question
+    # as for new rows: no templates with other choices than the labels; `aligned` drops those that reverse the question
     found = [p for p in found if p.template in templates and (labels is None or len(p.scores) == len(labels))]
     if any(norm not in available(prediction) for prediction in found):
         raise UserError(f"{folder} scored its held-out rows without what score.norm={norm} needs: leave it out.")
@@ -66,13 +66,13 @@ def _check_scored_alike(run: SavedRun, settings: dict[str, Any], was_eos: str, e
         unlike.append(f"score.eos: {was_eos} there, {eos} here")
     if unlike:
         raise UserError(
-            f"The held-out rows of {run.folder} were scored otherwise ({'; '.join(unlike[:3])}), and say nothing of"
-            " rows that are scored like this: leave that setting out, or set threshold=, a probability."
+            f"The held-out rows of {run.folder} were scored otherwise ({'; '.join(unlike[:3])}), and do not apply to"
+            " rows scored like this: leave that setting out, or set threshold=, a probability."
         )
 
 
 def _unnoted(value: Any) -> Any:
-    """A group of settings without what a run notes of the model's files: an older run has none of it."""
+    """A group of settings without the notes about the model's files, which older runs lack."""
     return {key: of_key for key, of_key in value.items() if key not in OF_MODEL} if isinstance(value, dict) else value
 
 

@@ -1,4 +1,4 @@
-"""How the files of new rows are read for a predictor's tasks, whoever reads them."""
+"""How every caller reads files of new rows for a predictor's tasks."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ class InputForm:
     def of(cls, predictor: Predictor, kind: str | None) -> "InputForm":
         tasks = list(predictor.tasks.values())
         task = tasks[0] if len(tasks) == 1 else None
-        formats = {} if task is None or task.spec.table is not None else task.spec.formats  # each table in its own way
+        formats = {} if task is None or task.spec.table is not None else task.spec.formats  # tables: detected for each
         return cls(kind, task.text_column if task else None, dict(formats))
 
     def open(self, path: str) -> RowStream:
@@ -30,8 +30,8 @@ class InputForm:
 
 
 def check_columns(predictor: Predictor, stream: RowStream, name: str, task_column: str | None) -> None:
-    """Raises UserError where rows of such a table lack what they need; `name` of the input, in messages."""
-    if stream.columns is None:  # each row says
+    """Raises UserError if a table lacks columns that the tasks need; `name` of the input, in messages."""
+    if stream.columns is None:  # JSON lines: checked row by row
         return
     if task_column is None:
         (task,) = predictor.tasks.values()

@@ -1,4 +1,4 @@
-"""What `tfew predict` says at its end: rows a second, how often each label, what is doubtful, and where it lies."""
+"""The final summary of `tfew predict`: rows per second, label counts, doubtful rows, and the output's path."""
 
 import sys
 from collections.abc import Collection, Mapping, Sequence
@@ -8,14 +8,14 @@ from tfew.prediction.bulk_predict import OWN, Progress
 from tfew.tables.byte_lines import STDIO
 
 MOST_LABELS = 12
-FEW_ROWS = 10  # of which it is no wonder that they have the same label
+FEW_ROWS = 10  # fewer rows with equal labels are no reason for a warning
 
 
 def print_summary(
     progress: Progress, left_out: Collection[str], doubt: Sequence[str], target: str, bad_rows: str | Path,
     seconds: float,
 ) -> None:  # fmt: skip
-    """On standard output, or on standard error where the labels are on the other; `doubt`: lines about it."""
+    """Prints to standard output, or to standard error if labels go to standard output; `doubt`: its lines."""
     out = sys.stderr if target == STDIO else sys.stdout
     rows = progress.rows - progress.earlier
     before = f", and {progress.earlier:,} before" if progress.earlier else ""
@@ -31,13 +31,13 @@ def print_summary(
         print(f"  {progress.bad:,} rows could not be labelled and are left out{where}", file=out)
     if left_out:
         columns = ", ".join(sorted(left_out)[:5])
-        print(f"  columns that the first row has not are left out ({columns}); output=FILE.jsonl keeps all", file=out)
+        print(f"  columns that the first row lacks are left out ({columns}); output=FILE.jsonl keeps all", file=out)
     if target != STDIO:
         print(f"  labels: {target}", file=out, flush=True)
 
 
 def _distribution(counts: Mapping[str, int], rows: int | None = None) -> str:
-    """`rows`: their number, where each may have several labels."""
+    """`rows`: the number of rows, if each may have several labels."""
     total = rows or sum(counts.values())
     most = sorted(counts.items(), key=lambda pair: (-pair[1], pair[0]))
     shown = ", ".join(f"{label} {count:,} ({100 * count / total:.1f} %)" for label, count in most[:MOST_LABELS])

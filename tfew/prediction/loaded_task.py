@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Prepared:
-    """A row in the words of its task's templates, and their tokens."""
+    """A row's prompts by its task's templates, and their tokens."""
 
     task: str
     prompts: Sequence[Prompt]
@@ -35,18 +35,18 @@ class Prepared:
 
 @dataclass(frozen=True)
 class LoadedTask:
-    """`bank_index`: the task's in the model's bank; None where the model has one task's adapter, or none."""
+    """`bank_index`: the task's index in the model's bank; None if the model has a single adapter, or none."""
 
     task_predictor: TaskPredictor
     prompt_tokenizer: PromptTokenizer
     weights_sha256: str | None
     bank_index: int | None = None
     shortlist: Shortlist | None = None
-    # of the norm pmi: log-probabilities of choices after an empty input, kept as they were needed
+    # cache for the norm pmi: log-probabilities of choices after an empty input
     unconditional: dict[str, float] = field(default_factory=dict)
 
     def fingerprint(self) -> dict[str, Any]:
-        """All of the task that predictions depend on."""
+        """Everything about the task that predictions depend on."""
         task = self.task_predictor
         data = json.dumps([task.templates, task.spec.columns, task.labels, dict(task.spec.rename)])
         return {
@@ -63,12 +63,12 @@ class LoadedTask:
 
 
 def _refuse_decisions(name: str, run: SavedRun) -> None:
-    """Raises UserError for what is asked of rows with one label, where rows may have several."""
+    """Raises UserError for settings that need one label per row, if rows may have several."""
     asked = {key: getattr(run.decisions, key) for key in ("threshold", "coverage", "risk", "sets")}
     asked["score.shortlist"] = run.evaluation.score.shortlist
     if given := [f"{key}=" for key, value in asked.items() if value is not None]:
         raise UserError(
-            f"{' and '.join(given)} ask{'s' * (len(given) == 1)} for one label a row, and rows of {name} may have"
+            f"{' and '.join(given)} need{'s' * (len(given) == 1)} one label per row, but rows of {name} may have"
             " several, each with a threshold of its own: leave it out."
         )
 
@@ -87,25 +87,23 @@ def load_task(name: str, run: SavedRun, prompt_tokenizer: PromptTokenizer) -> Lo
         log.info(f"Note: probabilities of {name} are not calibrated: {why} (score.norm={score.norm}, score.eos={eos}).")
     if (shortlist := shortlist_of(score)) is not None and len(templates) > 1:
         raise UserError(
-            f"score.shortlist= finds the best label of one template, and {name} has {len(templates)}, whose"
+            f"score.shortlist= finds the best label of one template, but {name} has {len(templates)}, whose"
             " probabilities are averaged: choose one with templates=single templates.name=."
         )
     if shortlist is not None:
         promised = [key for key in ("coverage", "risk", "sets") if getattr(run.decisions, key) is not None]
         if promised:
             raise UserError(
-                f"{promised[0]}= rests on probabilities of rows that were scored in full, and score.shortlist= has"
+                f"{promised[0]}= needs exact probabilities, of rows scored in full, but score.shortlist= has only"
                 " bounds: leave one of them out, or set threshold=."
             )
         log.info(
-            f"Note: score.shortlist={shortlist.size} leaves labels of {name} out where they cannot be the best: the"
-            " label's probability is a lower bound then, and theirs are upper ones (column bounds)."
+            f"Note: score.shortlist={shortlist.size} leaves out labels of {name} that cannot be the best: the"
+            " label's probability is then a lower bound, and theirs are upper bounds (column bounds)."
         )
     thresholds = None if run.folder is None else load_thresholds(run.folder, score.norm, eos)
     if has_label_sets(spec) and thresholds is None:
-        log.info(
-            f"Note: {name} gives a label from a probability of {DEFAULT:g} on: no rows were held out to choose by."
-        )
+        log.info(f"Note: {name} gives labels at a probability of {DEFAULT:g} or more: no held-out rows to choose by.")
     task = TaskPredictor(name, spec, templates, score.norm, 1.0 if temperature is None else temperature, thresholds)
     if task.several:
         _refuse_decisions(name, run)

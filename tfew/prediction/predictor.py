@@ -2,10 +2,10 @@
 
     predictor = Predictor.load("runs/NAME")                          or {"spam": "runs/A", "topic": "runs/B"}
     predictor([{"text": "..."}, ...])                                a list of `Labelled`, in order
-    predictor([...], threshold=0.8)                                  `label` is None where it is less probable
+    predictor([...], threshold=0.8)                                  `label` is None if it is less probable
 
-Rows of different tasks share batches: each is scaled by its own task's vectors. Tasks come and go between two calls.
-One predictor is for one thread at a time.
+Rows of different tasks share batches: each is scaled by its own task's vectors. Tasks can be added and removed between
+calls. A predictor is not thread-safe.
 """
 
 import dataclasses
@@ -41,9 +41,9 @@ Row = Mapping[str, Any] | str
 
 
 class Predictor:
-    """Made by `load`, or by `load_predictor` where there is a configuration.
+    """Made by `load`, or by `load_predictor` from a configuration.
 
-    `run`: the one whose settings the model was loaded by; `bank`: None where the model has one adapter, or none.
+    `run`: the one whose settings the model was loaded with; `bank`: None if the model has a single adapter, or none.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class Predictor:
 
     @classmethod
     def load(cls, adapters: str | Path | Mapping[str, str | Path], *overrides: str, **settings: Any) -> "Predictor":
-        """Of a run or adapter folder, or of one for each task; `overrides` as on the command line of tfew.predict,
+        """Loads a run or adapter folder, or one per task; `overrides` as on the command line of tfew.predict,
         `settings` the same as keywords (`coverage=0.9`)."""
         given = (*overrides, *(f"{key.replace('__', '.')}={as_hydra(value)}" for key, value in settings.items()))
         config = compose(*given, config_name="predict")
@@ -70,15 +70,15 @@ class Predictor:
         self, rows: Mapping[str, Any] | Iterable[Row], task: str | Sequence[str] | None = None,
         threshold: float | None = None,
     ) -> list[Labelled]:  # fmt: skip
-        """What each row is labelled; raises UserError for the first row that cannot be.
+        """Labels each row; raises UserError for the first row that cannot be labelled.
 
-        A row maps columns to values, or is a text where the task has one column. One mapping alone counts as a list of
-        one; a text alone, whose letters would be rows, is refused.
-        `task`: whose the rows are, or whose each is; it may be left out where there is one task. `threshold`: of the
-        label's probability, in place of the tasks' own; below it `label` is None.
+        A row maps columns to values, or is a text if the task has one column. A single mapping counts as a list of one;
+        a single text, whose letters would be rows, is refused.
+        `task`: the task of all rows, or one per row; optional if there is only one task. `threshold`: of the label's
+        probability, overrides the tasks' own; below it `label` is None.
         """
         if isinstance(rows, str):
-            raise UserError(f"A list of rows is needed, and {shown(rows)} is a single text: say [{shown(rows)}].")
+            raise UserError(f"A list of rows is needed, but {shown(rows)} is a single text: pass [{shown(rows)}].")
         rows = [rows] if isinstance(rows, Mapping) else list(rows)
         tasks = [task] * len(rows) if task is None or isinstance(task, str) else list(task)
         prepared = self.prepare(list(zip(range(1, len(rows) + 1), tasks, rows, strict=True)))
@@ -95,21 +95,21 @@ class Predictor:
 
     @property
     def shortlist(self) -> Shortlist | None:
-        """Of rows of any task, which share batches: None unless all tasks have the same."""
+        """The shortlist for all rows, which share batches; None unless all tasks have the same."""
         common = {task.shortlist for task in self._tasks.values()}
         return next(iter(common)) if len(common) == 1 else None
 
     def add(self, name: str, folder: str | Path) -> None:
-        """Takes in one more task; raises UserError, and changes nothing, where its adapter belongs to another model."""
+        """Adds a task; raises UserError, and changes nothing, if its adapter belongs to another model."""
         self.put_task(name, self.read_task(name, folder))
 
     def read_task(
         self, name: str, folder: str | Path, own_base: bool = False, replace: bool = False
     ) -> tuple[LoadedTask, dict[str, Scaling]]:
-        """What `put_task` takes in. Nothing is changed, so another thread may be labelling meanwhile.
+        """Reads a task for `put_task`. Changes nothing, so another thread may be labelling meanwhile.
 
         `own_base`: also refuse an adapter that names another base model than it would run on. `replace`: whether a task
-        of that name may be there.
+        of that name may exist.
         """
         self._check_new(name, replace)
         folder = local_adapter(folder)
@@ -121,14 +121,14 @@ class Predictor:
         method = run.method()
         assert method is not None  # it has a folder
         try:
-            check_fit(method.neutral(self.model), load_shapes(folder))  # before anything is given memory
+            check_fit(method.neutral(self.model), load_shapes(folder))  # before memory is allocated
             scalings = method.scalings(self.model, load_weights(folder))
         except UserError as error:
             raise UserError(f"{folder}: {error}") from error
         return load_task(name, run, self._prompt_tokenizer), scalings
 
     def put_task(self, name: str, read: tuple[LoadedTask, Mapping[str, Scaling]], replace: bool = False) -> None:
-        """`replace`: in the place of a task of that name, where there is one."""
+        """Adds a task that was read; `replace`: replaces an existing task of that name."""
         bank = self._check_new(name, replace)
         task, scalings = read
         before = self._tasks.get(name)
@@ -140,22 +140,22 @@ class Predictor:
     def remove(self, name: str) -> None:
         task = self._known(name)
         if self._bank is None or task.bank_index is None:
-            raise UserError("This predictor is of one adapter, which cannot be taken out of it.")
+            raise UserError("This predictor has one adapter, which cannot be removed.")
         self._tasks = {other: found for other, found in self._tasks.items() if other != name}
         self._bank.remove(task.bank_index)
 
     def prepare(self, rows: Sequence[tuple[int, str | None, Row]]) -> list[Prepared | UserError]:
-        """(number from 1, task, row) each, ready for `answer`, or why it cannot be; nothing is computed yet."""
+        """Prepares (number from 1, task, row) triples for `answer`; an error for each invalid row. Runs no model."""
         rendered = [self._rendered_prompts(number, task, row) for number, task, row in rows]
         good = [prompts for prompts in rendered if not isinstance(prompts, UserError)]
         try:
             tokenized = iter(self._tokenized(good))
-        except UserError:  # one of them does not fit: which?
+        except UserError:  # find out which of them is invalid
             return [self._tokenized_or_error(prompts) for prompts in rendered]
         return [prompts if isinstance(prompts, UserError) else next(tokenized) for prompts in rendered]
 
     def answer(self, prepared: Sequence[Prepared]) -> list[Labelled]:
-        """Rows of all tasks in batches of like length, longest first."""
+        """Labels prepared rows of all tasks, in batches of similar length, longest first."""
         flat = [pair for row in prepared for pair in zip(row.prompts, row.encoded, strict=True)]
         order = sorted(range(len(flat)), key=lambda position: -len(flat[position][1].input_ids))
         batches = [
@@ -177,7 +177,7 @@ class Predictor:
         return [self._labelled(row, [next(predictions) for _ in row.prompts]) for row in prepared]
 
     def inputs(self, prepared: Prepared) -> list[str]:
-        """What the model is shown for a row: its prompts, one for each template, cut where they are too long."""
+        """The text shown to the model for a row: one prompt per template, truncated if too long."""
         prompt_tokenizer = self._known(prepared.task).prompt_tokenizer
         decode = partial(prompt_tokenizer.tokenizer.decode, skip_special_tokens=not prompt_tokenizer.chat)
         return [
@@ -186,13 +186,13 @@ class Predictor:
         ]
 
     def fingerprint(self) -> dict[str, Any]:
-        """All that the numbers depend on, but for the rows."""
+        """Everything that results depend on, except the rows."""
         tasks = {name: task.fingerprint() for name, task in self._tasks.items()}
         return {**self._run.computation, "merge": self._merged, "tasks": tasks}
 
     def _check_new(self, name: str, replace: bool = False) -> TaskBank:
         if self._bank is None:
-            raise UserError("This predictor is of one adapter: load it with several (adapters=) to add more.")
+            raise UserError("This predictor has one adapter: load it with adapters= to add more.")
         if name in self._tasks and not replace:
             raise UserError(f"There is a task named {name!r} already.")
         return self._bank
@@ -201,8 +201,8 @@ class Predictor:
         if name is None and len(self._tasks) == 1:
             return next(iter(self._tasks.values()))
         if name is None or name not in self._tasks:
-            which = "names no task" if name is None else f"is of task {name!r}, which is not here"
-            raise UserError(f"The row {which}; here are: {shorten_list(self._tasks)}.")
+            which = "names no task" if name is None else f"is of the unknown task {name!r}"
+            raise UserError(f"The row {which}; known tasks: {shorten_list(self._tasks)}.")
         return self._tasks[name]
 
     def _rendered_prompts(self, number: int, task: str | None, row: Row) -> list[Prompt] | UserError:
@@ -214,7 +214,7 @@ class Predictor:
             return error
 
     def _tokenized(self, rows: Sequence[Sequence[Prompt]]) -> list[Prepared]:
-        """All prompts of a task at once."""
+        """Tokenises all prompts of a task at once."""
         of_task: dict[str, list[Prompt]] = {}
         for prompts in rows:
             of_task.setdefault(prompts[0].dataset, []).extend(prompts)
@@ -238,14 +238,14 @@ class Predictor:
         return self._batch([encoded for _, encoded in items], [prompt.dataset for prompt, _ in items])
 
     def _batch(self, encoded: Sequence[TokenizedPrompt], tasks: Sequence[str]) -> Batch:
-        """`tasks`: whose each prompt is."""
+        """`tasks`: the task of each prompt."""
         batch = collate(encoded, self._prompt_tokenizer.pad_id)
         if self._bank is None:
             return batch
         return dataclasses.replace(batch, task_id=torch.tensor([self._tasks[task].bank_index for task in tasks]))
 
     def _unconditional(self, prompts: Sequence[Prompt]) -> dict[str, dict[str, float]]:
-        """Log-probabilities of choices after an empty input, of tasks that are scored with them."""
+        """Log-probabilities of choices after an empty input, for tasks whose norm needs them."""
         needed = {name: task for name, task in self._tasks.items() if task.task_predictor.norm == "pmi"}
         for name, task in needed.items():
             choices = {choice for prompt in prompts if prompt.dataset == name for choice in prompt.choices}
@@ -264,14 +264,14 @@ class Predictor:
 
 
 def load_predictor(find_run: FindRun, adapters: Adapters, merge: bool = False) -> Predictor:
-    """`merge`: fold the adapter into the model, so that it costs nothing."""
+    """`merge`: fold the adapter into the model, so that it adds no cost."""
     if isinstance(adapters, Mapping):
         return _load_many(find_run, adapters, merge)
     run = find_run(adapters)
     run.decisions.check([run.dataset])
     loaded = run.load_model()
     if merge and loaded.method is None:
-        raise UserError("merge=true folds an adapter into the model, and there is none: set adapter=.")
+        raise UserError("merge=true folds an adapter into the model, but there is none: set adapter=.")
     if merge and loaded.method is not None:
         merge_adapter(loaded.method, loaded.model)
     predictor = Predictor(find_run, run, loaded, merged=merge)
@@ -281,7 +281,7 @@ def load_predictor(find_run: FindRun, adapters: Adapters, merge: bool = False) -
 
 def _load_many(find_run: FindRun, folders: Mapping[str, str | Path], merge: bool) -> Predictor:
     if merge:
-        raise UserError("merge=true folds one task's vectors into the model, and adapters= names many: use adapter=.")
+        raise UserError("merge=true folds one task's vectors into the model, but adapters= names many: use adapter=.")
     if not folders:
         raise UserError("adapters= names no task.")
     run = find_run(next(iter(folders.values())))

@@ -1,16 +1,16 @@
-"""How a labelled row is written: its own columns as they came, then label, probability, and each choice's probability.
+"""How a labelled row is written: its own columns unchanged, then label, probability, and each choice's probability.
 
-A table has a column p_LABEL for each label where all rows have the same labels; where they have not (several tasks,
-choices of a row's own), one column "probabilities" in JSON, as JSON lines have it always. A column of the row that is
-named like one of these goes out as input_NAME. Several labels of a row are a list in JSON lines, and in a table stand
-between the separator of the table that was trained on.
+A table has a column p_LABEL per label if all rows have the same labels; otherwise (several tasks, choices of a row's
+own) a column "probabilities" in JSON, as JSON lines always have. A column of the row with one of these names becomes
+input_NAME. Several labels of a row are a list in JSON lines; in a table they are joined by the separator of
+the training table.
 
 A row too doubtful for a label (`threshold=`) has none: an empty cell, null in JSON lines. With `sets=` there are
-set (a list in JSON, in a table too, since labels may hold any character) and set_size. Rows for a person to label, the
-doubtful ones, also have row, their number in the input, and guess, the likeliest label.
+set (a list in JSON, also in a table, since labels may contain any character) and set_size. Doubtful rows for a person
+to label also have row, their number in the input, and guess, the likeliest label.
 
-With `score.shortlist=` a column bounds says how many labels were left out of the ranking. Their probabilities are too
-high, if anything, and that of the label is too low (`tfew.ranking.shortlist`).
+With `score.shortlist=` the column bounds has the number of labels left out of the ranking. Their probabilities are
+upper bounds, and that of the label is a lower bound (`tfew.ranking.shortlist`).
 """
 
 import csv
@@ -42,7 +42,7 @@ def kind_of_output(path: str) -> str:
 
 
 def suggestions_file(output: Path) -> Path:
-    """Of `suggest=`, beside the output."""
+    """The file of `suggest=`, beside the output."""
     return output.with_name(f"{output.stem}.suggest{output.suffix}")
 
 
@@ -51,10 +51,10 @@ def bad_rows_file(output: Path) -> Path:
 
 
 class ResultRows:
-    """`labels`: those that all rows have; None where they have not. `columns`: of the input; None: the first row's.
+    """`labels`: those shared by all rows, else None. `columns`: of the input; None: the first row's.
 
     `sets`: whether rows have sets of labels; `for_review`: whether they are for a person to label; `bounds`: whether
-    rows say of how many labels the probability is a bound.
+    rows have the column bounds.
     """
 
     def __init__(
@@ -63,12 +63,12 @@ class ResultRows:
     ) -> None:  # fmt: skip
         self.kind, self.labels, self.sets, self.for_review, self.bounds = kind, labels, sets, for_review, bounds
         self.columns = None if columns is None else list(columns)
-        self.left_out: set[str] = set()  # columns of later rows that a table's header has not
+        self.left_out: set[str] = set()  # columns of later rows that the table's header lacks
 
     def text(
         self, rows: Sequence[Mapping[str, Any]], labelled: Sequence[Labelled], first: bool, numbers: Sequence[int] = ()
     ) -> str:
-        """The lines of these rows; `first`: nothing is written before them; `numbers`: the rows', for review."""
+        """The lines of these rows; `first`: nothing was written before; `numbers`: of the rows, for review."""
         places = numbers or [0] * len(rows)
         if self.kind == "jsonl":
             found = zip(rows, labelled, places, strict=True)

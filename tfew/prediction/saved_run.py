@@ -1,6 +1,6 @@
-"""The run that an adapter was trained in, under the settings of a command: the builder of this package.
+"""The run that an adapter was trained in, with a command's settings: builds the other objects of this package.
 
-Nothing else in it sees a configuration.
+No other module of the package uses a configuration.
 """
 
 from collections.abc import Sequence
@@ -31,7 +31,7 @@ from tfew.runs.run_folder import finished_settings
 from tfew.settings import EvaluationSettings, settings
 from tfew.task import load_mixture_spec, load_spec, train_templates
 
-# what the command line may say beside an adapter; the rest was settled when it was trained
+# settings that may be changed for a saved adapter; the others are fixed by its training
 PREDICTION_SETTINGS = (
     "adapter", "adapters", "input", "output", "format", "bad_rows", "task_column", "merge", "dataset", "text",
     "templates", "score", "model", "trainer", "max_tokens", "eval_batch_size", "engine", "memory_gb",
@@ -44,12 +44,12 @@ COMPUTATION = (
     "engine",
     "memory_gb",
     "eval_batch_size",
-)  # what scores depend on, of all tasks alike
+)  # settings that scores depend on, for all tasks
 
 
 @dataclass(frozen=True)
 class SavedRun:
-    """`folder`: of its adapter, None: the bare model."""
+    """`folder`: of its adapter; None: the bare model."""
 
     config: DictConfig
     folder: Path | None
@@ -72,17 +72,17 @@ class SavedRun:
 
     @property
     def settings(self) -> dict[str, Any]:
-        """All of them, resolved."""
+        """All settings, resolved."""
         return resolved(self.config)
 
     def check_same_model(self, name: str, first: "SavedRun") -> None:
-        """Raises UserError where this run, of task `name`, has another base model than `first`: a batch runs on one."""
+        """Raises UserError if this run, of task `name`, has another base model than `first`: batches share one."""
         ours, theirs = first.computation["model"], self.computation["model"]
-        noted = {key for key in OF_MODEL if None in (ours.get(key), theirs.get(key))}  # by a run of before, not at all
+        noted = {key for key in OF_MODEL if None in (ours.get(key), theirs.get(key))}  # older runs have no notes
         if unlike := differences(*({k: v for k, v in model.items() if k not in noted} for model in (ours, theirs))):
             raise UserError(
                 f"Task {name!r} was trained on another model than the first one ({'; '.join(unlike[:3])}; there:"
-                f" {name!r}, here: the first), and a batch runs on one."
+                f" {name!r}, here: the first), but a batch needs one model."
             )
 
     @property
@@ -90,7 +90,7 @@ class SavedRun:
         return {key: resolved(self.config)[key] for key in COMPUTATION}
 
     def check_base(self) -> None:
-        """Raises UserError where the adapter says that it was trained on another base model than these settings'."""
+        """Raises UserError if the adapter's record names another base model than these settings."""
         if self.folder is not None and (unlike := unlike_base(self.folder, base_of(self.config))) is not None:
             raise UserError(f"{self.folder} was trained on {unlike}.")
 
@@ -108,7 +108,7 @@ class SavedRun:
         return None if self.folder is None else saved_method(self.folder, self.config)[1]
 
     def check_weights(self, sample: str | None) -> None:
-        """Raises UserError where the weights of this sample are not those that the adapter was trained on."""
+        """Raises UserError if this sample of weights differs from the weights that the adapter was trained on."""
         if self.folder is not None and sample is not None:
             check_weights(self.folder, sample, self.config)
 
@@ -121,7 +121,7 @@ class SavedRun:
         return build_for_scoring(self.config, self._tokenizer())
 
     def tokenizer(self, of_model: PromptTokenizer) -> PromptTokenizer:
-        """The model's as this run uses it."""
+        """The model's tokenizer with this run's settings."""
         return tokenizer_for(self.config, of_model, self.folder, trains=False)
 
     def _tokenizer(self) -> PromptTokenizer:
@@ -129,29 +129,29 @@ class SavedRun:
 
 
 def _check_data(overrides: Sequence[str], folder: str | Path | None) -> None:
-    """Raises UserError for an adapter without its run where nothing says what rows and labels it is for."""
+    """Raises UserError for an adapter without its run if no setting names its rows and labels."""
     path = None if folder is None else local_adapter(folder)
     if path is None or not (path / WEIGHTS_FILE).is_file() or finished_settings(path) is not None:
         return
     named = {key.partition(".")[0] for key in overridden(overrides)}
     if not {"dataset", "experiment"} & named and saved_task(path) is None:
         raise UserError(
-            f"{path} is an adapter without its run (config.yaml, result.json), which says what rows and labels it is"
+            f"{path} is an adapter without its run (config.yaml, result.json), which record the rows and labels it is"
             " for: take the whole run folder, or name the data set it was trained on with +experiment= or dataset=."
         )
 
 
 def saved_run(config: DictConfig, overrides: Sequence[str], folder: str | Path | None) -> SavedRun:
-    """The adapter in this folder, with its run's settings under those of the command line."""
+    """The adapter in this folder, with its run's settings, overridden by those of the command line."""
     if config.trainer.devices != 1:
         raise UserError(
-            f"A predictor is on one device: set trainer.devices=1, not {config.trainer.devices}. Several are for the"
+            f"A predictor uses one device: set trainer.devices=1, not {config.trainer.devices}. For several, use the"
             " command tfew predict."
         )
     _check_data(overrides, folder)
     config = config.copy()
     config.adapter = None if folder is None else str(folder)
-    config.resume = config.overwrite = False  # of the output, and no run's affair
+    config.resume = config.overwrite = False  # they concern the output, not the run
     config = checked(with_run_settings(config, overrides, PREDICTION_SETTINGS))
     settings(DecisionSettings, config).check()
     if "text" in overridden(overrides) and config.adapter is not None:

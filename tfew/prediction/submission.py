@@ -28,7 +28,7 @@ def predictions_csv(task: str, predicted: Sequence[tuple[int, str]], ids: Sequen
 
 
 def check_names(task: str, names: Sequence[str], data_dir: Path | None) -> None:
-    """That a run's label names are those of the task's own description, `task.json`, where that is at hand."""
+    """Raises UserError unless a run's labels are those of the task's `task.json`, if that file exists."""
     for path in [] if data_dir is None else [data_dir / "raft" / task / "task.json", data_dir / task / "task.json"]:
         if not path.is_file():
             continue

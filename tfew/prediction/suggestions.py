@@ -1,8 +1,8 @@
-"""`suggest=N`: the rows of a labelled file that are the most useful to label by hand, as a table to be filled in.
+"""`suggest=N`: the rows of a labelled file that are the most useful to label by hand, as a table to fill in.
 
-They are found in the output when all of it is written, and before it gets its final name: a run that was killed then
-goes on here, and memory does not depend on how many rows there are. What a row's columns are called there follows from
-the table that was trained on, so that the filled-in rows can be added to it.
+They are chosen from the complete output, before it gets its final name: a run that is killed resumes here, and memory
+does not grow with the number of rows. The table has the columns of the training table, so that the filled-in rows can
+be appended to it.
 """
 
 import csv
@@ -39,12 +39,12 @@ from tfew.tables.stream import open_stream
 from tfew.tables.table_reader import Table, read_table
 
 log = logging.getLogger(__name__)
-SHOWN, SHOWN_CHARACTERS = 5, 60  # rows in the summary, and of each text
+SHOWN, SHOWN_CHARACTERS = 5, 60  # rows in the summary, characters of each text
 
 
 @dataclass(frozen=True)
 class Trained:
-    """The rows that an adapter was trained on: their texts, the table, and what its columns are called in templates."""
+    """The rows that an adapter was trained on: their texts, the table, and its columns' names in templates."""
 
     texts: Sequence[str]
     table: Table | None
@@ -52,7 +52,7 @@ class Trained:
 
 
 class Suggestions:
-    """Of the rows of `output`, a file of `kind`, at most `count`; `run`: whose labels they get."""
+    """At most `count` rows of `output`, a file of `kind`; `run`: the run whose labels they need."""
 
     def __init__(self, run: SavedRun, count: int, output: Path, kind: str) -> None:
         self.count, self.path, self.kind = count, suggestions_file(output), kind
@@ -68,10 +68,10 @@ class Suggestions:
             *([] if run.evaluation.score.shortlist is None else [BOUNDS]),
             *([] if run.decisions.sets is None else [SET, SET_SIZE]),
         }
-        self._chosen: list[Candidate] | None = None  # not yet, or by the process that was killed
+        self._chosen: list[Candidate] | None = None  # None: not chosen yet, or by an earlier process
 
     def write(self, written: Path) -> None:
-        """`written`: where the whole output is."""
+        """`written`: the path of the complete output."""
         candidates = Candidates(kept_for(self.count), self._trained.texts)
         for number, row in enumerate(_rows(written, self.kind), start=1):
             own, probabilities = self._parts(row)
@@ -86,12 +86,12 @@ class Suggestions:
             self.path.unlink(missing_ok=True)  # of an output that is replaced
 
     def lines(self) -> list[str]:
-        """For the summary: a few rows, and where all are."""
+        """Lines for the summary: a few rows, and the path of the table."""
         if self._chosen is None:
             return [f"to label next: {self.path}"] if self.path.is_file() else []
         if not self._chosen:
-            return ["suggest=: every row has a label already, or says what a row says that was trained on."]
-        few = f" (of {self.count} asked for: no others differ from them)" if len(self._chosen) < self.count else ""
+            return ["suggest=: every row has a label already, or the same text as a training row."]
+        few = f" (of {self.count} asked for: all others repeat them)" if len(self._chosen) < self.count else ""
         rows = f"{len(self._chosen)} row{'s' * (len(self._chosen) != 1)}"
         lines = [f"to label next: {rows}{few}, the most useful first: {self.path}"]
         for candidate in self._chosen[:SHOWN]:
@@ -129,7 +129,7 @@ class Suggestions:
         return _joined(fields, self._spec.columns or tuple(fields))
 
     def _table(self, rows: Sequence[Mapping[str, Any]]) -> str:
-        """The table's own columns in its order, with an empty label, then what else these rows have."""
+        """The table's own columns in its order, with an empty label, then the rows' other columns."""
         assert self._spec.label is not None
         spelt = {known: name for name, known in self._trained.names.items()}
         label = spelt.get(self._spec.label.column, self._spec.label.column)
@@ -157,7 +157,7 @@ class Suggestions:
 
 
 def _rows(path: Path, kind: str) -> Iterator[Mapping[str, Any]]:
-    """What this program has written, and so in its own way."""
+    """The rows of an output file, which this program has written."""
     formats = {name: {"delimiter": delimiter} for name, delimiter in DELIMITERS.items()}
     stream = open_stream(str(path), kind, None, formats)
     try:
@@ -174,22 +174,22 @@ def _joined(fields: Mapping[str, Any], columns: Sequence[str]) -> str:
 
 
 def _trained(run: SavedRun) -> Trained:
-    """As far as it can be read; says what that means where it cannot."""
+    """The training rows, if they can be read; else logs a note."""
     spec, _ = run.data()
     saved = None if run.folder is None else finished_settings(run.folder)
     if saved is None:
         return Trained((), None, spec.rename)
     names = saved["dataset"].get("rename") or {}
     data_dir = None if run.config.data_dir is None else Path(str(run.config.data_dir))
-    # as it was trained: these rows may call their columns otherwise
+    # as in training: the new rows' columns may have other names
     trained_on = replace(spec, rename=names, held_out=None)
     try:
         if spec.table is None and not is_local(trained_on, "train", data_dir):
-            raise UserError("They are not on this machine.")
+            raise UserError("they are not on this machine")
         examples = load_split(trained_on, "train", data_dir)
         texts = [_joined(example.fields, spec.columns or tuple(example.fields)) for example in examples]
         table = read_table(Path(spec.files["train"][0])) if spec.table is not None and spec.files["train"] else None
     except UserError as error:
-        log.info(f"Note: suggest= does not know the rows that were trained on, and may name some of them ({error})")
+        log.info(f"Note: suggest= cannot read the training rows, and may suggest some of them ({error})")
         return Trained((), None, names)
     return Trained(texts, table, names)

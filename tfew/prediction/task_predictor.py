@@ -1,8 +1,8 @@
-"""One task, as prediction sees it: a row without a label becomes prompts, their scores a label with probabilities.
+"""Prediction for one task: a row becomes prompts, and their scores become a label with probabilities.
 
-A row is worded by every template that the task was trained with, and the probabilities are averaged. Left out are
-templates that do not answer with the labels in their order (they turn the question round, or have other choices):
-what they predict says nothing about the label.
+A row is rendered with every template that the task was trained with, and the probabilities are averaged. Templates that
+do not answer with the labels in their order (they reverse the question, or have other choices) are left out: their
+predictions do not give the label.
 """
 
 import json
@@ -29,21 +29,21 @@ from tfew.ranking.temperature import probabilities
 from tfew.schema import Example, Prediction, Prompt
 
 log = logging.getLogger(__name__)
-PLACEHOLDER = 0  # the label that templates are shown in place of the unknown one: some look at it
+PLACEHOLDER = 0  # passed to templates for the unknown label: some read it
 
 
 @dataclass(frozen=True)
 class Labelled:
-    """What was predicted for a row; `probabilities` has every choice by its label, or where labels are each row's own
-    by its text, and sums to one.
+    """The prediction for a row; `probabilities` of all choices, by label, or by text if each row has its own; they sum
+    to one.
 
-    `label`: None where the row is too doubtful for one (`threshold=`); `guess`: the likeliest one, whose `probability`
-    it is. `labels`: the set that holds the right one as often as `sets=` says, the likeliest first; None without it.
+    `label`: None if the row is too doubtful for one (`threshold=`); `guess`: the likeliest label, which has
+    `probability`. `labels`: the set that holds the right one as often as `sets=` asks, the likeliest first, or None.
     `log_mass`: see `tfew.decisions.held_out_scores`.
-    `bounds`: of how many choices it has only an upper bound of the share, since they were left out of the ranking
-    (`tfew.ranking.shortlist`); `probability` is a lower bound then.
-    Where a row may have several labels, `label_set` are these and `label` all of them in one text; each has a
-    probability of its own, and `probability` is that the row has these and no other, if labels were independent.
+    `bounds`: the number of choices whose probability is only an upper bound, since they were left out of the ranking
+    (`tfew.ranking.shortlist`); `probability` is then a lower bound.
+    If a row may have several labels, `label_set` has them, and `label` all in one text; each has a probability of its
+    own, and `probability` is that of exactly this set, assuming independent labels.
     """
 
     task: str
@@ -65,23 +65,23 @@ class Labelled:
         return self.label is None
 
     def with_threshold(self, threshold: float | None) -> "Labelled":
-        """Under another threshold than it was made with; raises UserError for a row that may have several labels."""
+        """The prediction with another threshold; raises UserError for a row that may have several labels."""
         if threshold is not None and self.label_set is not None:
             raise UserError(
-                f"threshold={threshold:g} is for one label a row, and rows of {self.task} may have several, each with a"
-                " threshold of its own: leave it out."
+                f"threshold={threshold:g} needs one label per row, but rows of {self.task} may have several, each with"
+                " a threshold of its own: leave it out."
             )
         return replace(self, label=self.guess if Decision(threshold).answers(self.probability) else None)
 
 
 class WrongTemplatesError(UserError):
-    """No row can be labelled, whatever it holds."""
+    """No row can be labelled with these templates."""
 
 
 class TaskPredictor:
     """`norm` and `temperature`: how choices are scored, and how scores become probabilities.
 
-    `thresholds`: by label, the probability that gives it to a row, where rows may have several.
+    `thresholds`: by label, the probability from which a row is given it, if rows may have several.
     """
 
     def __init__(
@@ -97,14 +97,14 @@ class TaskPredictor:
         self.labels, self.several = spec.label_names, has_label_sets(spec)
         self.thresholds = [(thresholds or {}).get(name, DEFAULT) for name in self.labels or ()]
         self.decision = Decision()
-        self.held_out: Callable[[], HeldOutScores] | None = None  # raises UserError where there are none
+        self.held_out: Callable[[], HeldOutScores] | None = None  # raises UserError if there are none
         self._templates = {template.name: template for template in templates}
         self._spellings = _spellings(spec)
-        self._spelling_for: dict[str, tuple[str, ...]] = {}  # of the label, by the templates that were tried
+        self._spelling_for: dict[str, tuple[str, ...]] = {}  # spelling of the label that each tried template needs
 
     @cached_property
     def answering(self) -> dict[str, Any] | None:
-        """What `tfew.decisions.curve` says of the held-out rows; None where there are none to be compared with."""
+        """The curve of `tfew.decisions.curve` on the held-out rows; None if there are no comparable ones."""
         try:
             rows = None if self.held_out is None else self.held_out()
         except UserError:
@@ -117,7 +117,7 @@ class TaskPredictor:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """What a row needs: the columns that the data set names, or where it names none, what the templates show."""
+        """The columns that a row needs: those of the data set, or if it names none, those of the templates."""
         if self.spec.columns:
             return self.spec.columns
         shown = frozenset[str]().union(*(template.columns for template in self._templates.values()))
@@ -126,16 +126,16 @@ class TaskPredictor:
 
     @property
     def text_column(self) -> str | None:
-        """The column that a row of plain text is; None where there are several, or none."""
+        """The column that a plain text fills; None if there are several, or none."""
         return self.columns[0] if len(self.columns) == 1 else None
 
     def check_columns(self, columns: Iterable[Any], where: str) -> None:
-        """Raises UserError where rows of these columns lack something that a row needs."""
+        """Raises UserError if columns that a row needs are missing."""
         needed = self.spec.columns or (() if self.text_column is None else (self.text_column,))
         self.spec.check_columns(needed, columns, where)
 
     def prompts(self, number: int, row: Mapping[str, Any] | str) -> list[Prompt]:
-        """Row `number` (from 1) in the words of each template, `dataset` being the task; raises UserError."""
+        """The prompts of row `number` (from 1) by each template, with `dataset` set to the task; raises UserError."""
         row = self._as_row(number, row)
         self.check_columns(row, f"{self.task}, row {number}")
         rendered = [self._rendered(template, number, row) for template in list(self._templates.values())]
@@ -152,7 +152,7 @@ class TaskPredictor:
         return self.several or len(prompt.choices) == len(self.labels)
 
     def labelled(self, prompts: Sequence[Prompt], predictions: Sequence[Prediction]) -> Labelled:
-        """From the predictions of a row's prompts, whose scores are sums."""
+        """The label of a row, from the predictions of its prompts, whose scores are sums."""
         if self.several:
             return self._label_set(prompts, predictions)
         scores_1MC = np.array([[rescored(prediction, "sum", self.norm).scores for prediction in predictions]])
@@ -186,7 +186,7 @@ class TaskPredictor:
         return Labelled(self.task, self._joined(labels), probability, by_name, label_set=labels)
 
     def _joined(self, labels: Sequence[str]) -> str:
-        """As the table has them; as a list in JSON where a label holds what stands between them."""
+        """The labels as the table has them; a JSON list if a label contains the separator."""
         separator = self.spec.label.separator if isinstance(self.spec.label, LabelSetRule) else SEPARATORS[0]
         if any(separator in name for name in self.labels or ()):
             return json.dumps(labels, ensure_ascii=False)
@@ -196,8 +196,10 @@ class TaskPredictor:
         if not isinstance(row, str):
             return {key: value for key, value in row.items() if key != "idx"}  # rows are numbered here
         if self.text_column is None:
-            columns = f"has columns: {shorten_list(self.columns)}"
-            raise UserError(f"{self.task}, row {number}: a row of {self.spec.name} is no plain text but {columns}.")
+            columns = f"columns: {shorten_list(self.columns)}"
+            raise UserError(
+                f"{self.task}, row {number}: a row of {self.spec.name} is not a plain text; it has {columns}."
+            )
         return {self.text_column: row}
 
     def _rendered(self, template: Template, number: int, row: Mapping[str, Any]) -> Prompt | None:
@@ -209,15 +211,15 @@ class TaskPredictor:
         return template.render(self.spec.name, replace(self._example(number, row, spelling[PLACEHOLDER]), label=None))
 
     def _tried(self, template: Template, number: int, row: Mapping[str, Any]) -> Prompt | None:
-        """On the first row that a template is for, it is shown the row with each label in turn.
+        """Renders the first row that the template applies to with each label in turn.
 
-        It has to answer with each, and to show none of them in its input; else it is left out.
+        It must answer with each label, and its input must not depend on the label; otherwise it is left out.
         """
         errors: list[UserError] = []
         for spelling in self._spellings:
             try:
                 shown = [template.render(self.spec.name, self._example(number, row, label)) for label in spelling]
-            except UserError as error:  # it wants the label spelt otherwise, or the row is bad
+            except UserError as error:  # it needs another spelling of the label, or the row is bad
                 errors.append(error)
                 continue
             if not any(shown):
@@ -231,13 +233,13 @@ class TaskPredictor:
         return None
 
     def _in_order(self, shown: Sequence[Prompt | None]) -> bool:
-        """Whether these prompts, one for each label, differ in nothing but the right choice, which is the label's."""
+        """Whether these prompts, one per label, differ only in the right choice, which is the label's."""
         labels = [None if prompt is None else prompt.label for prompt in shown]
         inputs = {None if prompt is None else (prompt.input, len(prompt.choices)) for prompt in shown}
         return labels == list(range(len(shown))) and len(inputs) == 1
 
     def _example(self, number: int, row: Mapping[str, Any], label: str | None) -> Example:
-        """The row with this label in place of its own; None: with none at all."""
+        """The row with this label instead of its own; None: without any."""
         rule = self.spec.label
         if rule is None or label is None:
             example = self.spec.example(number - 1, row, self.task, labelled=False)
@@ -250,19 +252,19 @@ class TaskPredictor:
         if len(self._templates) == 1:
             raise WrongTemplatesError(
                 f"No template of {self.spec.name} answers with its labels in their order (the last, {name!r}, has other"
-                " choices or turns the question round): choose others with templates=."
+                " choices or reverses the question): choose others with templates=."
             )
         del self._templates[name]
         log.info(f"Note: template {name!r} does not answer with the labels of {self.task} in their order; left out.")
 
 
 def _spellings(spec: DatasetSpec) -> list[tuple[str, ...]]:
-    """How the labels may stand in the rows that templates were made for: as numbers, or by name."""
+    """The spellings of labels that templates may expect: numbers, or names."""
     if not isinstance(spec.label, LabelRule) or spec.label_names is None:
         return []
     names, first = spec.label_names, spec.label.first
     if first is None:
         return [names]
     numbers = tuple(str(first + index) for index in range(len(names)))
-    meant = [spec.label.index(number) for number in numbers]  # a label may be named by another's number
+    meant = [spec.label.index(number) for number in numbers]  # a label's name may be another's number
     return list(dict.fromkeys([numbers, names] if meant == list(range(len(names))) else [names]))

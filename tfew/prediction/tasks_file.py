@@ -9,8 +9,8 @@ from tfew.files.untrusted import parse_json
 
 
 def task_folders(path: Path) -> dict[str, str | Path]:
-    """Task names and adapter folders, or adapters of the Hub, of a JSON file; relative paths are from here, or
-    else from where the file is.
+    """Task names and adapter folders, or adapters of the Hub, of a JSON file; relative paths are resolved
+    from the current folder, else from the file's.
     """
     try:
         named = parse_json(read_text(path))

@@ -1,8 +1,8 @@
-"""What a model on labelled rows has to be better than, on the very same rows: the commonest label, and a bag of words.
+"""Baselines that a model should beat on the same rows: the commonest label, and a bag of words.
 
-The bag of words is scikit-learn's TF-IDF of single words and pairs of them, and logistic regression; where texts have
-few words, or blanks are no borders of words (Chinese, Thai), of groups of one to four characters. Settings were chosen
-on the labelled rows of RAFT.
+The bag of words is scikit-learn's TF-IDF of word unigrams and bigrams, with logistic regression; for texts with few
+words, or in scripts without blanks between words (Chinese, Thai), TF-IDF of character 1- to 4-grams. Settings were
+chosen on the labelled rows of RAFT.
 """
 
 import warnings
@@ -19,18 +19,18 @@ from tfew.task import Task
 
 COMMONEST, BAG_OF_WORDS = "commonest label", "bag of words"
 COMMONEST_SET, ALWAYS = "commonest set of labels", "every label for every row"
-WORDS_IN_TEXT, CHARACTERS_IN_WORD = 3, 15  # on average: of fewer words, or longer ones, characters are counted
+WORDS_IN_TEXT, CHARACTERS_IN_WORD = 3, 15  # averages: with fewer words, or longer ones, characters are counted
 MOST_FEATURES = 50_000
 MOST_WEIGHTS = 1_000_000  # features times labels
-INVERSE_REGULARISATION = 10.0  # scikit-learn's C; its default, 1, hardly leaves the commonest label on 50 rows
+INVERSE_REGULARISATION = 10.0  # scikit-learn's C; with its default, 1, 50 rows get almost only the commonest label
 
-# by baseline the label of each row, as its place among the task's; or of rows that may have several labels a number for
-# each: 1 and 0, or a probability
+# by baseline the label of each row, as an index into the task's labels; for rows that may have several labels a number
+# per label: 1 and 0, or a probability
 Guesses = Mapping[str, Sequence[Any]]
 
 
 def guess_in_folds(task: Task, fold_of_row: Sequence[int]) -> dict[str, list[Any]]:
-    """What the baselines say of each row when they are trained on the other folds; nothing without shared labels."""
+    """The baselines' predictions for each row, trained on the other folds; empty without shared labels."""
     guesses: dict[str, list[Any]] = {}
     for fold in range(max(fold_of_row) + 1):
         held_out = [row for row, own in enumerate(fold_of_row) if own == fold]
@@ -43,7 +43,7 @@ def guess_in_folds(task: Task, fold_of_row: Sequence[int]) -> dict[str, list[Any
 
 
 def guess(training: Task, held_out: Task) -> dict[str, list[Any]]:
-    """What the baselines say of the held-out rows; nothing where rows have choices of their own, or of a mixture."""
+    """The baselines' predictions for held-out rows; empty for a mixture, or if rows have choices of their own."""
     if held_out.several:
         return _guess_sets(training, held_out)
     labels = [example.label for example in training.examples if example.label is not None]
@@ -58,7 +58,7 @@ def guess(training: Task, held_out: Task) -> dict[str, list[Any]]:
 
 
 def _guess_sets(training: Task, held_out: Task) -> dict[str, list[Any]]:
-    """Of rows that may have several labels; the bag of words learns each label by itself."""
+    """`guess` for rows that may have several labels; the bag of words learns each label separately."""
     texts, new_texts = ([own_text(row[0]) for row in task.prompts] for task in (training, held_out))
     of_labels = []
     for place in range(len(held_out.classes or ())):
@@ -79,7 +79,7 @@ def _naive_sets(training: Task, held_out: Task) -> dict[str, list[Any]]:
 
 
 def guess_without_training(held_out: Task) -> dict[str, list[Any]]:
-    """Where nobody knows the training rows: the label that is commonest among these rows themselves."""
+    """If the training rows are unknown: the commonest label of these rows themselves."""
     if held_out.several:
         return _naive_sets(held_out, held_out)
     labels = [example.label for example in held_out.examples if example.label is not None]
@@ -87,13 +87,13 @@ def guess_without_training(held_out: Task) -> dict[str, list[Any]]:
 
 
 def commonest(labels: Sequence[int]) -> int:
-    """Of equally common ones the first."""
+    """The commonest label; ties go to the first."""
     counts = Counter(labels)
     return min(counts, key=lambda label: (-counts[label], label))
 
 
 def bag_of_words(texts: Sequence[str], labels: Sequence[int], new_texts: Sequence[str]) -> list[int]:
-    """The labels of the new texts; the commonest one where there is no other, or nothing in the texts to count."""
+    """The labels of the new texts; the commonest one if there is no other, or if the texts have no features."""
     known, probability_RC = bag_of_words_probabilities(texts, labels, new_texts)
     return [int(known[row.argmax()]) for row in probability_RC]
 
@@ -101,16 +101,16 @@ def bag_of_words(texts: Sequence[str], labels: Sequence[int], new_texts: Sequenc
 def bag_of_words_probabilities(
     texts: Sequence[str], labels: Sequence[Any], new_texts: Sequence[str]
 ) -> tuple[list[Any], Any]:
-    """The labels that there are, and of each new text their probabilities, an array [rows, labels].
+    """The labels that occur, and their probabilities for each new text, an array [rows, labels].
 
-    Without any label but one, or anything in the texts to count, these are the labels' shares.
+    With a single label, or if the texts have no features, these are the labels' shares.
     """
     try:
         import numpy as np
         from sklearn.exceptions import ConvergenceWarning
         from sklearn.feature_extraction.text import TfidfVectorizer
         from sklearn.linear_model import LogisticRegression
-    except ImportError as error:  # in an environment of before it was needed
+    except ImportError as error:  # an environment from before it was required
         raise UserError(
             "baselines=true needs scikit-learn, not installed here: pip install scikit-learn, or set baselines=false."
         ) from error
@@ -125,7 +125,7 @@ def bag_of_words_probabilities(
     if vectors is None or len(known) == 1:
         counts = Counter(labels)
         return known, np.array([[counts[label] / len(labels) for label in known]] * len(new_texts))
-    # balanced: else it hardly ever says a rare label, and would be no measure for balanced accuracy
+    # balanced: otherwise it hardly ever predicts a rare label, and is too weak a baseline for balanced accuracy
     model = LogisticRegression(C=INVERSE_REGULARISATION, class_weight="balanced", max_iter=1000)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
@@ -135,7 +135,7 @@ def bag_of_words_probabilities(
 
 
 def _features(texts: Sequence[str]) -> dict[str, Any]:
-    """What scikit-learn's vectorizer is to count."""
+    """The settings of scikit-learn's vectorizer for these texts."""
     words = [word for text in texts for word in text.split()]
     if len(words) < WORDS_IN_TEXT * len(texts) or sum(map(len, words)) > CHARACTERS_IN_WORD * len(words):
         return {"analyzer": "char_wb", "ngram_range": (1, 4)}
@@ -145,7 +145,7 @@ def _features(texts: Sequence[str]) -> dict[str, Any]:
 def compare(
     labels: Sequence[int], predicted: Sequence[int], guesses: Guesses, classes: int, metric: str
 ) -> dict[str, dict[str, Any]]:
-    """Of each baseline accuracy, balanced_accuracy, f1_macro, and gain: {metric, value, low, high}.
+    """By baseline: accuracy, balanced_accuracy, f1_macro, and gain: {metric, value, low, high}.
 
     `labels` are the rows' own, `predicted` the model's; gain is its `metric` ("accuracy" or "balanced_accuracy") minus
     the baseline's, with a paired 95 % interval.

@@ -1,4 +1,4 @@
-"""Ranking a whole evaluation split: predictions.jsonl and the numbers made of it, the same for every command."""
+"""Ranking a whole evaluation split: predictions.jsonl and the metrics of it, the same for every command."""
 
 import logging
 import time
@@ -56,9 +56,9 @@ def evaluate_model(
     context: InContext | None = None,
     guesses: Guesses | None = None,
 ) -> Evaluated:
-    """Scores every prompt of the task, behind the shots of `context`, and writes `predictions.jsonl` in its order.
+    """Scores every prompt of the task, after the shots of `context`, and writes `predictions.jsonl` in their order.
 
-    `guesses`: the baselines' of the same rows, to compare with.
+    `guesses`: the baselines' predictions for the same rows, to compare with.
     """
     started = time.monotonic()
     ranked = rank(loaded, task, settings, context)
@@ -76,9 +76,9 @@ def evaluate_model(
 
 
 def metrics_of(task: Task, answers: Sequence[Answer], norm: str, guesses: Guesses | None = None) -> dict[str, Any]:
-    """The numbers that `tfew.ranking.metrics` makes of these answers; none where no label is known.
+    """The metrics of `tfew.ranking.metrics` for these answers; empty if no label is known.
 
-    Of a single template also baselines, by name what `tfew.ranking.baselines.compare` makes of their `guesses`.
+    With a single template also `baselines`: by name, the result of `tfew.ranking.baselines.compare` on `guesses`.
     """
     if task.several:
         return summarise_label_sets(task, [answer.under(norm) for answer in answers], guesses)
@@ -112,7 +112,7 @@ def write_predictions(folder: Path, predictions: Sequence[Prediction]) -> None:
 
 @dataclass(frozen=True)
 class Ranked:
-    """Answers to all prompts of a task, to each question where one has several, and what was scored for them."""
+    """Answers to all prompts of a task (to each question, if a prompt has several), and the amount of scoring."""
 
     answers: list[Answer]
     encoded: list[TokenizedPrompt]
@@ -120,11 +120,11 @@ class Ranked:
 
 
 def rank(loaded: LoadedModel, task: Task, settings: EvaluationSettings, context: InContext | None = None) -> Ranked:
-    """Scores every prompt of the task, behind the shots of `context`."""
+    """Scores every prompt of the task, after the shots of `context`."""
     prompts = [prompt for row in task.prompts for prompt in row]
     mode, method = settings.icl.mode if context else "none", settings.score.method
     shots, dropped = _fitting_shots(loaded, prompts, settings, context)
-    # of each prompt, in each of its contexts, what is scored
+    # for each prompt, in each of its contexts, the prompts to score
     queries = [
         [
             prompts_to_score(in_context, method)
@@ -137,7 +137,7 @@ def rank(loaded: LoadedModel, task: Task, settings: EvaluationSettings, context:
     with scoring_mode(loaded.model), loaded.execution.autocast():
         shortlist = shortlist_of(settings.score, mode, loaded.execution.is_sharded)
         if shortlist is not None and task.several:
-            raise UserError(f"score.shortlist= finds one label a row, and rows of {task.name} may have several.")
+            raise UserError(f"score.shortlist= finds one label per row, but rows of {task.name} may have several.")
         alone = shortlist is None and method != "channel"
         alone = alone and (settings.score.norm == "pmi" or loaded.prompt_tokenizer.scores_without_input)
         choices = _unconditional_choices(prompts, settings.score.norm) if alone else {}
@@ -167,10 +167,10 @@ def _score(
     unconditional_choices: Mapping[str, Sequence[str]],
     shortlist: Shortlist | None = None,
 ) -> list[Prediction]:
-    """Every prompt's choices scored by sums, each by one of the processes, and known to all of them then.
+    """Scores every prompt's choices by sums; prompts are split among processes, and all receive all results.
 
-    Batches are made of prompts of like length, longest first: little padding, and what does not fit fails at once.
-    Where what stands in front is computed once (a decoder-only model), prompts with the same context stay together.
+    Batches have prompts of similar length, longest first: little padding, and out-of-memory errors come at once. If
+    shared prefixes are computed once (a decoder-only model), prompts with the same context stay together.
     """
     model, prompt_tokenizer, execution = loaded.model, loaded.prompt_tokenizer, loaded.execution
     contexts = {id(item.context_ids): number for number, item in enumerate(encoded) if prompt_tokenizer.decoder_only}
@@ -180,7 +180,7 @@ def _score(
     )
     batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
     own = split_between_processes(batches)
-    # processes that go through a sharded model do so equally often: one more pass does not count
+    # with a sharded model all processes run equally many forward passes: an extra one is not counted
     most_batches = len(deal_out(batches, world_size())[0]) if execution.is_sharded else len(own)
     passes = [*own, *batches[:1] * (most_batches - len(own))]
     bar = partial(tqdm, desc=f"Ranking {name}", unit="batch", mininterval=0.5, **bar_options())
@@ -208,9 +208,9 @@ def _score(
 def _fitting_shots(
     loaded: LoadedModel, prompts: Sequence[Prompt], settings: EvaluationSettings, context: InContext | None
 ) -> tuple[dict[str, Shots], int]:
-    """Each template's shots, and how many had to be left out because the model's window is full.
+    """Each template's shots that fit the model's context window, and how many were dropped.
 
-    Raises UserError where there are such and `icl.too_long=refuse`, or where nothing is left.
+    Raises UserError if any do not fit and `icl.too_long=refuse`, or if none fits.
     """
     window, prompt_tokenizer, icl = window_tokens(loaded.model), loaded.prompt_tokenizer, settings.icl
     if context is None or window is None:
@@ -239,7 +239,7 @@ def _fitting_shots(
 
 
 def _unconditional_choices(prompts: Sequence[Prompt], norm: str) -> dict[str, list[str]]:
-    """The choices of each data set to be scored after an empty input: where they are few, labels that rows share."""
+    """The choices of each data set to score after an empty input, if they are few: labels that rows share."""
     by_dataset = defaultdict(list)
     for prompt in prompts:
         by_dataset[prompt.dataset].append(prompt)

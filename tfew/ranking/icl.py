@@ -1,7 +1,7 @@
-"""In-context learning: solved examples stand before the query, and nothing is trained.
+"""In-context learning: solved examples precede the query, and nothing is trained.
 
     concat     all of them in one context (Brown et al. 2020)
-    ensemble   each in a context of its own, and what the contexts say is combined: the paper's T5+LM baseline
+    ensemble   each in a context of its own, and the contexts' predictions are combined: the paper's T5+LM baseline
                (appendix D), after Min et al. 2022, arXiv 2108.04106
 
 Without in-context learning a prompt has one context, the empty one.
@@ -30,7 +30,7 @@ def in_contexts(prompt: Prompt, shots: Shots, mode: str) -> list[Prompt]:
 
 
 def fitting_shots(lengths: Sequence[int], free_tokens: int, mode: str) -> list[int]:
-    """Indices of shots, of so many tokens each, that fit beside the longest query; `concat` keeps the nearest to it."""
+    """Indices of the shots, of these lengths, that fit with the longest query; `concat` keeps those nearest to it."""
     if mode == "ensemble":
         return [index for index, length in enumerate(lengths) if length <= free_tokens]
     first = len(lengths)
@@ -41,7 +41,7 @@ def fitting_shots(lengths: Sequence[int], free_tokens: int, mode: str) -> list[i
 
 @dataclass(frozen=True)
 class Answer:
-    """What a model answers to a prompt in each of its contexts, scored by sums; `under` puts it under a norm."""
+    """A model's answers to a prompt in each of its contexts, scored by sums; `under` applies a norm."""
 
     members: tuple[Prediction, ...]
     combine: str = COMBINATIONS[0]
@@ -72,7 +72,7 @@ class Answer:
 
     @classmethod
     def of(cls, prediction: Prediction, norm: str) -> "Answer":
-        """Of one context, from its prediction under a norm."""
+        """An answer in one context, from its prediction under a norm."""
         return cls((rescored(prediction, norm, "sum"),))
 
     def under(self, norm: str) -> Prediction:
@@ -80,9 +80,9 @@ class Answer:
 
 
 def combined(members: Sequence[Prediction], combine: str) -> Prediction:
-    """One prediction of several contexts': the log of the mean probability of each choice, or its share of votes.
+    """Combines the predictions of several contexts: the log of each choice's mean probability, or its share of votes.
 
-    A context's probabilities are the softmax of its scores over the choices. Of one context, its own prediction.
+    A context's probabilities are the softmax of its scores over the choices. A single prediction is returned as it is.
     """
     if len(members) == 1:
         return members[0]
@@ -106,5 +106,5 @@ def _probabilities(prediction: Prediction) -> Iterator[float]:
 
 
 def _log(probability: float) -> float:
-    """A probability that underflowed to 0 still has a finite score: records are JSON, which knows no infinity."""
+    """A probability that underflowed to 0 still has a finite score: records are JSON, which has no infinity."""
     return log(max(probability, 1e-300))

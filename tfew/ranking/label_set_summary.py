@@ -1,7 +1,7 @@
-"""The numbers of rows with several labels, from predictions of their questions.
+"""Metrics of rows with several labels, from predictions of their questions.
 
-A row is given the labels whose probability reaches their thresholds. Reported is what each row is given by thresholds
-that the other folds' rows chose; kept are those that all rows choose (`tfew.label_sets.thresholds`).
+A row is given the labels whose probability reaches their thresholds. The metrics use thresholds chosen on the other
+folds' rows; the saved thresholds are chosen on all rows (`tfew.label_sets.thresholds`).
 """
 
 from collections import Counter, defaultdict
@@ -29,8 +29,8 @@ def summarise_label_sets(
 ) -> dict[str, Any]:
     """f1_micro, f1_macro, accuracy (of whole sets), classes (numbers and threshold of each label), and calibration.
 
-    Of the rows whose labels are known; nothing where there are none. `predictions`: of every question of every prompt;
-    `guesses`: the baselines' of all of the task's rows, a probability or a decision for each label.
+    Of the rows with known labels; empty if there are none. `predictions`: of every question of every prompt;
+    `guesses`: the baselines' predictions for all rows of the task, a probability or a decision per label.
     """
     names = list(task.classes or ())
     places = {example.idx: place for place, example in enumerate(task.examples) if example.labels is not None}
@@ -53,7 +53,7 @@ def summarise_label_sets(
     found["thresholds"] = dict(zip(names, threshold_K.tolist(), strict=True))
 
     def all_labels(given_RK: np.ndarray) -> np.ndarray:
-        """Labels that the task does not have are given to no row."""
+        """With columns for the labels that the task does not have, which no row is given."""
         return np.concatenate([given_RK, np.zeros_like(others_RK.reshape(len(examples), -1))], axis=1)
 
     numbers = _numbers(has_RK, all_labels(given_RK))
@@ -105,7 +105,7 @@ def _numbers(has_RK: np.ndarray, given_RK: np.ndarray) -> dict[str, float]:
 
 
 def _calibration(predictions: Sequence[Prediction], rows: int) -> dict[str, Any]:
-    """What `tfew.ranking.temperature.calibration` makes of the questions; few rows have many of them."""
+    """`tfew.ranking.temperature.calibration` of the questions; a few rows have many of them."""
     found = {**calibration(predictions), "rows": rows}
     return found if rows >= CALIBRATION_ROWS else {**found, "temperature": 1.0, "ece_calibrated": None}
 
@@ -123,7 +123,7 @@ def _yes(by_row: Mapping[int, Sequence[Prediction]], names: Sequence[str], tempe
 def _baseline(
     name: str, guess_RK: np.ndarray, has_RK: np.ndarray, known_RK: np.ndarray, fold_R: np.ndarray, given_RK: np.ndarray
 ) -> dict[str, Any]:  # fmt: skip
-    """Of probabilities, with thresholds that were chosen as the model's were."""
+    """A baseline's metrics; thresholds for its probabilities are chosen as the model's are."""
     threshold: Any = cross_fitted(guess_RK, known_RK, fold_R) if name == BAG_OF_WORDS else DEFAULT
     unknown = ((0, 0), (0, has_RK.shape[1] - known_RK.shape[1]))
     guessed_RK, model_RK = np.pad(guess_RK >= threshold, unknown), np.pad(given_RK, unknown)

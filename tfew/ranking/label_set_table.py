@@ -1,4 +1,4 @@
-"""What a person reads first of an evaluation of rows with several labels."""
+"""The summary of an evaluation of rows with several labels, in sentences."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -22,7 +22,7 @@ def baseline_line(metrics: Mapping[str, Any]) -> str:
 
 
 def other_lines(metrics: Mapping[str, Any]) -> list[str]:
-    """The other numbers, and what thresholds do to them."""
+    """The other metrics, and the effect of thresholds."""
     low, high = metrics["accuracy_interval"]
     sets = metrics["label_sets"]
     same, default = sets["same_rows"]["f1_micro"], sets["at_default"]["f1_micro"]
@@ -30,8 +30,8 @@ def other_lines(metrics: Mapping[str, Any]) -> list[str]:
     lines = [
         f"macro-F1 {_percent(metrics['f1_macro'])}; whole set of labels right {_percent(metrics['accuracy'])}"
         f" ({interval}); {sets['labels_a_row']:.1f} labels a row",
-        f"each row was labelled by thresholds that other rows chose; with {DEFAULT:g} for all labels micro-F1 is"
-        f" {_percent(default)}; with those that are kept, chosen on these very rows, {_percent(same)}: too good",
+        f"each row was labelled by thresholds chosen on other rows; with {DEFAULT:g} for all labels micro-F1 is"
+        f" {_percent(default)}; with the saved ones, chosen on these same rows, {_percent(same)}, which is optimistic",
     ]
     if few := sets["shared_threshold"]:
         lines.append(f"labels that fewer than {FEWEST} rows have, or lack, share one threshold: {', '.join(few)}")
@@ -39,7 +39,7 @@ def other_lines(metrics: Mapping[str, Any]) -> list[str]:
 
 
 def passes_line(labels: int, engine: str, passes: int) -> str:
-    """How often texts go through the model; `passes`: texts in each template."""
+    """How many forward passes texts need; `passes`: the number of texts times templates."""
     if engine == "plain":
         return (
             f"{passes:,} texts with {2 * labels} answers each were scored; engine=plain repeats a text for each answer,"

@@ -1,4 +1,4 @@
-"""What a person reads of an evaluation with labels: a table by label, what was taken for what, what to doubt."""
+"""An evaluation with labels as text: a table by label, confusions, verdicts, and what is unreliable."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -8,7 +8,7 @@ from tfew.ranking.label_set_table import baseline_line, first_line, other_lines
 
 REMEDY = "Try a larger model (model=), more steps (steps=) or more labelled rows"
 CHEAPER = "; otherwise use the bag of words itself, which is far cheaper"
-MOST_IN_MATRIX = 10  # labels; of more, the commonest confusions are listed
+MOST_IN_MATRIX = 10  # labels; with more, the commonest confusions are listed
 MOST_LISTED = 10
 FEW_ROWS = 5  # with fewer, a label's scores are reported as unreliable
 
@@ -27,7 +27,7 @@ def by_label(metrics: Mapping[str, Any]) -> list[str]:
 
 
 def confusions(metrics: Mapping[str, Any]) -> list[str]:
-    """The confusion matrix, or of many labels what was taken for what most often."""
+    """The confusion matrix, or with many labels the most frequent confusions."""
     names, counts = list(metrics["classes"]), metrics["confusion"]
     if len(names) > MOST_IN_MATRIX:
         wrong = [
@@ -48,7 +48,7 @@ def confusions(metrics: Mapping[str, Any]) -> list[str]:
 
 
 def headline(metrics: Mapping[str, Any], rows: int) -> list[str]:
-    """The accuracy that says more, with its interval; what the baselines have on the same rows; the other numbers."""
+    """The leading accuracy, with its interval; the baselines on the same rows; the other metrics."""
     if "label_sets" in metrics:
         return headline_of_sets(metrics, rows)
     what = "held-out rows, each by an adapter that was trained without it" if "folds" in metrics else "rows"
@@ -59,7 +59,7 @@ def headline(metrics: Mapping[str, Any], rows: int) -> list[str]:
     if metrics.get("leading_metric") == "balanced_accuracy":
         balanced = f"balanced accuracy {_percent(metrics['balanced_accuracy'])}"
         first = f"{balanced} ({_interval(metrics['balanced_accuracy_interval'])})"
-        others.append(f"{accuracy} says less where labels are as uneven as here")
+        others.append(f"{accuracy} is less informative, as labels are imbalanced")
     first += f" on {rows} {what}"
     if "baselines" not in metrics:
         return [f"{first}; chance {_percent(metrics['chance'])}", *(["; ".join(others)] if others else [])]
@@ -68,7 +68,7 @@ def headline(metrics: Mapping[str, Any], rows: int) -> list[str]:
 
 
 def headline_of_sets(metrics: Mapping[str, Any], rows: int) -> list[str]:
-    """Of rows with several labels."""
+    """`headline` for rows with several labels."""
     compared = [baseline_line(metrics), *verdicts(metrics)] if "baselines" in metrics else []
     return [first_line(metrics, rows), *compared, *other_lines(metrics)]
 
@@ -80,9 +80,9 @@ def _described(name: str, scores: Mapping[str, Any]) -> str:
 
 
 def verdicts(metrics: Mapping[str, Any]) -> list[str]:
-    """In sentences, how much better or worse the model is than the best baseline, and than others that are as good.
+    """Sentences: how much better or worse the model is than the best baseline, and any other not clearly beaten.
 
-    Where it is worse than the best of them, also what to try.
+    If it is worse than the best, also what to try.
     """
     baselines = metrics["baselines"]
     best = max(baselines, key=lambda name: baselines[name][baselines[name]["gain"]["metric"]])
@@ -115,7 +115,7 @@ def _interval(ends: Sequence[float]) -> str:
 
 
 def doubts(metrics: Mapping[str, Any], rows: int) -> list[str]:
-    """In sentences, what these numbers are too few to tell; empty where they are enough."""
+    """Sentences: what there are too few rows to tell; empty if there are enough."""
     classes = metrics.get("classes", {})
     found = [] if "baselines" in metrics or "label_sets" in metrics else _against_guessing(metrics, rows)
     rare = [f"{name} ({score['rows']})" for name, score in classes.items() if 0 < score["rows"] < FEW_ROWS]
@@ -136,7 +136,7 @@ def doubts(metrics: Mapping[str, Any], rows: int) -> list[str]:
 
 
 def _against_guessing(metrics: Mapping[str, Any], rows: int) -> list[str]:
-    """Where nothing was compared row by row: whether the accuracy's interval holds that of a naive answer."""
+    """Without a comparison row by row: whether the accuracy's interval includes that of a constant answer."""
     low, high = metrics["accuracy_interval"]
     accuracy, without, naive = 100 * metrics["accuracy"], metrics["chance"], "guessing"
     if labels := {name: score["rows"] for name, score in metrics.get("classes", {}).items()}:

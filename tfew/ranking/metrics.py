@@ -14,9 +14,9 @@ from tfew.schema import Prediction
 
 
 def accuracy(predictions: Sequence[Prediction], unknown: Collection[int] = ()) -> float:
-    """Fraction of labelled predictions that are right; nan where there is none.
+    """Fraction of labelled predictions that are right; nan if there are none.
 
-    `unknown`: the `idx` of rows whose label is none of the choices, so that whatever is predicted is wrong.
+    `unknown`: the `idx` of rows whose label is not among the choices, so that every prediction is wrong.
     """
     labelled = [prediction for prediction in predictions if prediction.label is not None or prediction.idx in unknown]
     right = [prediction.predicted == prediction.label for prediction in labelled]
@@ -24,7 +24,7 @@ def accuracy(predictions: Sequence[Prediction], unknown: Collection[int] = ()) -
 
 
 def accuracy_of_sets(predictions: Sequence[Prediction]) -> float:
-    """Fraction of rows of which all questions are answered right; nan where there is none."""
+    """Fraction of rows with all questions answered right; nan if there are none."""
     right: dict[tuple[int, str], bool] = {}
     for prediction in predictions:
         row = prediction.idx, prediction.template
@@ -33,13 +33,13 @@ def accuracy_of_sets(predictions: Sequence[Prediction]) -> float:
 
 
 def median_and_iqr(values: Sequence[float]) -> tuple[float, float]:
-    """numpy's median and the distance of the quartiles (linear interpolation), as the official result tables take."""
+    """The median and interquartile range (numpy, linear interpolation), as in the official result tables."""
     low, median, high = np.percentile(values, [25, 50, 75])
     return float(median), float(high - low)
 
 
 def summarise_members(answers: Sequence[Answer], norm: str) -> dict[str, Any]:
-    """Of a mixture: `summarise` of each member, and the means over members of their medians and of their chances."""
+    """For a mixture: `summarise` of each member, and the means over members of median accuracy and of chance."""
     by_member = defaultdict(list)
     for answer in answers:
         by_member[answer.dataset].append(answer)
@@ -53,8 +53,8 @@ def summarise(answers: Sequence[Answer], norm: str, unknown: Collection[int] = (
 
     accuracy_interval: of a single template, the 95 % interval of its accuracy. chance is the accuracy of guessing among
     each prompt's own choices; rows in `unknown` (their `idx`) have another label, and are errors. accuracy_by_norm has
-    the accuracy under each norm; calibration is what `tfew.ranking.temperature` says; answering, of the surest rows
-    that have a label of the choices, what `tfew.decisions.curve` says.
+    the accuracy under each norm; calibration is from `tfew.ranking.temperature`; answering, for rows with a label
+    among the choices, from `tfew.decisions.curve`.
     """
     by_template = defaultdict(list)
     for answer in answers:

@@ -1,11 +1,11 @@
-"""Score norms: what a choice's log-probability is divided by, or what is taken from it, before choices are ranked.
+"""Score norms: what a choice's log-probability is divided by, or what is subtracted, before choices are ranked.
 
     sum     nothing
     token   its tokens, end-of-text included where it is scored (`score.eos`): T-Few's length normalisation
     char    its characters (lm-evaluation-harness' acc_norm)
     byte    its bytes in UTF-8
-    pmi     less its log-probability after an empty input (pointwise mutual information, Holtzman et al. 2021,
-            arXiv 2104.08315): what is likely anyway does not win for that
+    pmi     minus its log-probability after an empty input (pointwise mutual information, Holtzman et al. 2021,
+            arXiv 2104.08315): a choice that is likely after any input has no advantage
 
 All follow from the sums, so one pass gives them all.
 """
@@ -21,15 +21,15 @@ NORMS = ("token", "sum", "char", "byte", "pmi")
 
 
 def available(prediction: Prediction) -> tuple[str, ...]:
-    """The norms that this prediction can be ranked by; none where predictions were combined.
+    """The norms that this prediction can be ranked by; none for combined predictions.
 
-    Where choices were left out (`tfew.ranking.shortlist`), that is the norm by which they were.
+    If choices were left out (`tfew.ranking.shortlist`), only the norm used for that.
     """
     return _known(prediction) if prediction.shortlisted is None else (prediction.shortlisted,)
 
 
 def _known(prediction: Prediction) -> tuple[str, ...]:
-    """The norms for which there is all that they take."""
+    """The norms whose inputs are all available."""
     if prediction.contexts > 1:
         return ()
     has = {"char": prediction.characters, "byte": prediction.bytes, "pmi": prediction.unconditional}
@@ -51,7 +51,7 @@ def rescored(prediction: Prediction, norm: str, other: str) -> Prediction:
 
 
 def best(scores: Sequence[float]) -> int:
-    """The place of the highest score; ties go to the first."""
+    """The index of the highest score; ties go to the first."""
     return best_of(scores, None, None)
 
 
@@ -61,7 +61,7 @@ def predicted(prompt: Prompt, scores: tuple[float, ...], **counted: Any) -> Pred
 
 
 def _terms(prediction: Prediction, norm: str) -> list[tuple[float, float]]:
-    """(divisor, what is taken off before) of each choice; raises ValueError where the norm is not available."""
+    """(divisor, term subtracted before) of each choice; raises ValueError if the norm is not available."""
     if norm not in _known(prediction):
         raise ValueError(f"norm {norm!r} is none of {_known(prediction)}")
     ones, zeros = [1] * len(prediction.scores), [0.0] * len(prediction.scores)

@@ -18,13 +18,13 @@ class Gain:
 
 
 def paired_gain(right: Sequence[bool], other_right: Sequence[bool], strata: Sequence[Hashable]) -> Gain:
-    """The mean over strata of the share that is right, minus the other's: one stratum for accuracies, a row's label
-    for balanced accuracies.
+    """The mean over strata of the share that is right, minus the other predictor's. Strata: all rows for accuracy, the
+    rows of a label for balanced accuracy.
 
     The variance in a stratum of n rows is that of a paired difference of proportions, with one row added to those that
-    only the one has right and one to those that only the other has (Bonett and Price 2012, J. Educ. Behav. Stat. 37):
-    so few rows without any disagreement do not give an interval of no width. The interval covers the sampling of rows,
-    not of trainings.
+    only one predictor has right, and one to those that only the other has (Bonett and Price 2012, J. Educ. Behav.
+    Stat. 37): so a few rows without any disagreement do not give an interval of zero width. The interval covers the
+    sampling of rows, not of training runs.
     """
     rows = Counter(strata)
     only_one = Counter(stratum for mine, its, stratum in zip(right, other_right, strata, strict=True) if mine > its)

@@ -27,7 +27,7 @@ def rank_classify(
 ) -> Iterator[Prediction]:
     """One prediction per prompt, in order; `batches` hold the prompts in the same order. Ties go to the first.
 
-    `unconditional`: of some data sets each choice's log-probability after an empty input, for the norm "pmi".
+    `unconditional`: by data set each choice's log-probability after an empty input, for the norm "pmi".
     `shortlist`: leaves out choices that cannot be the best.
     """
     remaining = iter(prompts)

@@ -1,12 +1,12 @@
-"""How a choice is scored: the questions that a prompt is put to the model as, and the answer made of theirs.
+"""How a choice is scored: the prompts that the model scores for a prompt, and the prediction made from theirs.
 
     direct       log p(choice | input)
-    channel      log p(input | choice): the choice is the input, and the input what has to be said (Min et al. 2022,
-                 arXiv 2108.04106); shots are turned round in the same way
-    calibrated   log p(choice | input) - log p(choice | the same prompt with nothing of the row in it), after Zhao et
-                 al. 2021 (arXiv 2102.09690); the official code has a mode of this name that subtracts nothing
+    channel      log p(input | choice): the choice becomes the input, and the input is scored (Min et al. 2022,
+                 arXiv 2108.04106); shots are reversed in the same way
+    calibrated   log p(choice | input) - log p(choice | the content-free prompt), after Zhao et al. 2021 (arXiv
+                 2102.09690); the official code has a mode of this name that subtracts nothing
 
-Norms go on top of each; a channel's norm counts the tokens, characters and bytes of the input.
+Norms apply to each of these; a channel's norm counts the tokens, characters and bytes of the input.
 """
 
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ METHODS = ("direct", "channel", "calibrated")
 
 
 def prompts_to_score(prompt: Prompt, method: str) -> list[Prompt]:
-    """What to score, to know what `prediction_from` needs."""
+    """The prompts to score for `prediction_from`."""
     query = replace(prompt, content_free=None)
     if method == "channel":
         turned = shots_to_score(prompt.shots, method)
@@ -46,7 +46,7 @@ def prompts_to_score(prompt: Prompt, method: str) -> list[Prompt]:
 
 
 def shots_to_score(shots: tuple[tuple[str, str], ...], method: str) -> tuple[tuple[str, str], ...]:
-    """The shots as they stand before what is scored."""
+    """The shots in the form that precedes the scored prompts."""
     return tuple((answer, text) for text, answer in shots) if method == "channel" else shots
 
 

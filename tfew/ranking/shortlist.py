@@ -1,14 +1,14 @@
 """Two-stage ranking: a cheap pass over all choices, full scores for those that may still be the best.
 
-A prefix of a choice that has gone through the model gives the log-probability of every token that may follow it. So the
-input alone says how likely the first token of each choice is; and since a log-probability is at most 0, what is known
-of a choice bounds its sum from above, and divided by the choice's tokens, its mean. The beginnings of the choices with
-the highest bounds are continued, a token each, until no bound is as high as the best score of a whole choice (branch
-and bound): that is the best choice of the full ranking. Only rounding may decide otherwise, between scores that are
-next to the same. Scoring the k choices alone whose first tokens are likeliest would be quicker still, and wrong.
+A forward pass over a prefix of a choice gives the log-probability of every token that may follow it. So the input alone
+gives the log-probability of the first token of each choice; and since a log-probability is at most 0, the known tokens
+of a choice bound its sum from above, and divided by the choice's tokens, its mean. The prefixes of the choices with the
+highest bounds are extended, by a token each, until no bound reaches the best score of a whole choice (branch and
+bound): that is the best choice of the full ranking. Only rounding can change it, between almost equal scores. Scoring
+only the k choices with the likeliest first tokens would be faster still, but not exact.
 
-Choices that are left out keep their bounds for scores, which are too high, never too low. A softmax of such scores
-gives the best choice at most the probability that it has among full scores.
+Choices that are left out have their bounds as scores, which are too high, never too low. In a softmax of such scores
+the best choice has at most the probability that it has among full scores.
 """
 
 from collections.abc import Callable
@@ -24,14 +24,14 @@ from tfew.scoring.context import KeptInputs
 from tfew.scoring.prefixes import Prefixes, prefixes
 from tfew.settings import ScoreSettings
 
-NORMS = ("token", "sum")  # whose bounds need nothing but tokens
-MOST_ROUNDS = 12  # each goes through all layers, however few tokens it has
+NORMS = ("token", "sum")  # their bounds need only token counts
+MOST_ROUNDS = 12  # each is a full forward pass, however few tokens it has
 Score = Callable[[Batch, KeptInputs | None], Tensor]
 
 
 @dataclass(frozen=True)
 class Shortlist:
-    """`size`: beginnings of each example's choices that are continued in a round. `norm`: what ranks the choices."""
+    """`size`: prefixes of each example's choices that are extended per round. `norm`: the norm of the ranking."""
 
     size: int
     norm: str
@@ -41,13 +41,13 @@ class Shortlist:
             raise UserError(f"score.shortlist= bounds the scores of score.norm={' and '.join(NORMS)}, not {self.norm}.")
 
     def leaves_out(self, batch: Batch) -> bool:
-        """Whether there are more choices than beginnings in a round."""
+        """Whether there are more choices than prefixes per round."""
         return batch.choice_ids.shape[1] > self.size
 
     def __call__(self, score: Score, batch: Batch) -> tuple[Tensor, Tensor]:
-        """`token_logprob_BCT` as far as it is known, 0 elsewhere; and of which choices that is not all, `[B, C]`.
+        """`token_logprob_BCT` where known, 0 elsewhere; and which choices are incomplete, `[B, C]`.
 
-        `score`: the same of a batch whose choices may end early, or be absent.
+        `score`: computes token log-probabilities of a batch whose choices may be truncated or absent.
         """
         kept, search = KeptInputs(), _Search(batch)
         logprob_BCT = torch.zeros(batch.choice_mask.shape, device=batch.choice_mask.device)
@@ -60,7 +60,7 @@ class Shortlist:
         return logprob_BCT, search.present_BC & ~search.whole_BC()
 
     def _bounds(self, logprob_BCT: Tensor, mask_BCT: Tensor) -> Tensor:
-        """The largest score that each choice may have; -inf where it is absent."""
+        """The upper bound of each choice's score; -inf if it is absent."""
         tokens_BC = mask_BCT.sum(-1)
         total_BC = logprob_BCT.clamp(max=0.0).sum(-1)
         bound_BC = total_BC / tokens_BC.clamp(min=1) if self.norm == "token" else total_BC
@@ -68,13 +68,13 @@ class Shortlist:
 
 
 def shortlist_of(score: ScoreSettings, icl_mode: str = "none", is_sharded: bool = False) -> Shortlist | None:
-    """Raises UserError where these settings cannot go together."""
+    """Raises UserError for settings that exclude each other."""
     if score.shortlist is None:
         return None
     if icl_mode == "ensemble":
-        raise UserError("score.shortlist= finds the best choice of one context, and icl.mode=ensemble has many.")
+        raise UserError("score.shortlist= finds the best choice of one context, but icl.mode=ensemble has many.")
     if is_sharded:
-        raise UserError("score.shortlist= goes through the model as often as rows need: not with a model in parts.")
+        raise UserError("score.shortlist= runs as many forward passes as rows need, which a sharded model cannot.")
     if score.method != METHODS[0]:
         raise UserError(f"score.shortlist= is for score.method={METHODS[0]}, not {score.method}.")
     return Shortlist(score.shortlist, score.norm)
@@ -90,7 +90,7 @@ class _Search:
         self._tree: Prefixes = prefixes(batch)
         self._all_B = torch.bincount(self._tree.example_M, minlength=len(batch))  # prefixes
         self._rounds = 0
-        self._made_B = torch.zeros_like(self._all_B)  # so far; those that are made again count again
+        self._made_B = torch.zeros_like(self._all_B)  # computed so far; repeated ones count again
 
     def first_tokens(self) -> Tensor:
         return self._behind(self._tree.depth_M == 0)
@@ -103,18 +103,18 @@ class _Search:
         return (self.known_BCT == self.mask_BCT).all(-1) & self.present_BC
 
     def most_promising(self, bound_BC: Tensor, size: int) -> Tensor:
-        """Tokens to score next: those behind `size` prefixes of each example, and behind the shorter ones before them.
+        """Tokens to score next: those after `size` prefixes of each example, and after all shorter prefixes of these.
 
-        After many rounds, or where half of what the full ranking makes was made in vain, all that is open: a model that
-        is not sure of anything takes half as much again at most, and not many times as much.
-        Empty where no choice that is not known in full has a bound as high as the best score.
+        After many rounds, or once more than half of the prefixes of the full ranking were computed, all open choices:
+        so a model that is not confident costs at most half more than the full ranking, not a multiple.
+        Empty if no incomplete choice has a bound as high as the best score.
         """
         whole_BC = self.whole_BC()
         best_B1 = bound_BC.masked_fill(~whole_BC, float("-inf")).amax(1, keepdim=True)
         open_N = (self.present_BC & ~whole_BC & (bound_BC >= best_B1))[self.present_BC]
         known_N = self.known_BCT[self.present_BC].sum(-1)
         path_NT = self._tree.prefix_NT[open_N]
-        next_N = path_NT.gather(1, known_N[open_N, None])[:, 0]  # the prefix behind which nothing is known yet
+        next_N = path_NT.gather(1, known_N[open_N, None])[:, 0]  # the prefix whose next token is unknown
         is_chosen_M = self._best(bound_BC[self.present_BC][open_N], next_N, size)
         self._rounds += 1
         example_N = self._tree.example_M[next_N]
@@ -126,11 +126,11 @@ class _Search:
         is_made_M[path_NT[chosen_N][is_on_path_NT[chosen_N]]] = True
         self._made_B += torch.bincount(self._tree.example_M[is_made_M], minlength=len(self._made_B))
         mask_BCT = self._behind(is_made_M)
-        # only choices that this tells something new of
+        # only choices with new tokens
         return mask_BCT & (mask_BCT & ~self.known_BCT).any(-1, keepdim=True)
 
     def _best(self, bound_N: Tensor, prefix_N: Tensor, size: int) -> Tensor:
-        """`[M]`: which prefixes are the `size` best of their example, by the highest bound of a choice behind each."""
+        """`[M]`: which prefixes are the `size` best of their example, by the highest bound of a choice that has it."""
         bound_M = bound_N.new_full(self._tree.depth_M.shape, float("-inf"))
         bound_M.scatter_reduce_(0, prefix_N, bound_N, "amax")
         first_M = torch.searchsorted(self._tree.example_M, self._tree.example_M)
@@ -141,7 +141,7 @@ class _Search:
         return (rank_BK < size)[self._tree.example_M, place_M] & (bound_M > float("-inf"))
 
     def _behind(self, is_made_M: Tensor) -> Tensor:
-        """The tokens that follow these prefixes; with a prefix all shorter ones are made, too."""
+        """The tokens that follow these prefixes; computing a prefix includes all shorter ones."""
         behind_BCT = torch.zeros_like(self.mask_BCT)
         behind_BCT[self.present_BC] = is_made_M[self._tree.prefix_NT] & self.mask_BCT[self.present_BC]
         return behind_BCT

@@ -1,10 +1,10 @@
-"""From scores to probabilities that can be believed: one temperature (Guo et al. 2017, arXiv 1706.04599).
+"""Calibrated probabilities from scores: temperature scaling (Guo et al. 2017, arXiv 1706.04599).
 
     p(choice) = mean over the row's templates of softmax(scores / T)
 
 T is fitted on held-out predictions by their cross-entropy. The target is not 1 but (n + 1) / (n + 2) (Platt 1999), so
-that T stays above 0 where all n rows are right. Expected calibration error: rows in 15 equal bins by the probability
-of what was predicted, the mean over rows of |accuracy - mean probability| of their bin.
+that T stays above 0 if all n rows are right. Expected calibration error: rows in 15 equal bins by the probability of
+the predicted choice, the mean over rows of |accuracy - mean probability| of their bin.
 """
 
 import math
@@ -17,16 +17,16 @@ import numpy as np
 from tfew.schema import Prediction
 
 BINS = 15
-CALIBRATION_ROWS = 30  # with fewer, a fitted temperature says more about these rows than about the model
+CALIBRATION_ROWS = 30  # with fewer, a fitted temperature would overfit
 LOWEST_TEMPERATURE, HIGHEST_TEMPERATURE = 0.01, 100.0  # of the search
 FOLDS = 5  # of the error after fitting
 GOLDEN = (math.sqrt(5) - 1) / 2
 
 
 def calibration(predictions: Sequence[Prediction]) -> dict[str, Any]:
-    """temperature, rows, ece (as it is) and ece_calibrated, which is of rows that T was not fitted on.
+    """temperature, rows, ece (uncalibrated) and ece_calibrated, on rows that T was not fitted on.
 
-    With too few labelled rows temperature is 1, and ece_calibrated is None; ece is None where there are none at all.
+    With too few labelled rows temperature is 1, and ece_calibrated is None; ece is None if there are none at all.
     """
     _, scores_RMC, label_R = aligned(predictions)
     rows = len(label_R)
@@ -40,7 +40,7 @@ def calibration(predictions: Sequence[Prediction]) -> dict[str, Any]:
 
 
 def probabilities(scores_RMC: np.ndarray, temperature: float) -> np.ndarray:
-    """`[R, C]` from the scores of R rows under M templates; -inf: no such choice, or where all are, no template."""
+    """`[R, C]` from the scores of R rows under M templates; -inf: no such choice, or if all are, no such template."""
     top_RM = scores_RMC.max(-1)
     present_RM = np.isfinite(top_RM)
     weight_RMC = np.exp((scores_RMC - np.where(present_RM, top_RM, 0)[..., None]) / temperature)
@@ -55,7 +55,7 @@ def expected_calibration_error(probability_RC: np.ndarray, label_R: np.ndarray) 
 
 
 def reliability(probability_RC: np.ndarray, label_R: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Of each bin its rows, the sum of the probabilities of what was predicted for them, and how many are right."""
+    """For each bin its rows, the sum of the predicted choices' probabilities, and how many are right."""
     confidence_R = probability_RC.max(-1)
     right_R = probability_RC.argmax(-1) == label_R
     bin_R = np.minimum((confidence_R * BINS).astype(int), BINS - 1)
@@ -63,9 +63,9 @@ def reliability(probability_RC: np.ndarray, label_R: np.ndarray) -> tuple[np.nda
 
 
 def fitted_temperature(scores_RMC: np.ndarray, label_R: np.ndarray) -> float:
-    """The best of a grid, then golden section between its neighbours, in log T, to a thousandth.
+    """The best of a grid, then golden-section search between its neighbours, in log T, to a thousandth.
 
-    The grid is there because the loss of a mean over templates may have more than one minimum.
+    The grid is needed since the loss of a mean over templates may have more than one minimum.
     """
 
     def loss(log_temperature: float) -> float:
@@ -77,7 +77,7 @@ def fitted_temperature(scores_RMC: np.ndarray, label_R: np.ndarray) -> float:
 
 
 def _golden_section(f: Callable[[float], float], low: float, high: float, width: float = 1e-3) -> float:
-    """The place of the minimum of a function that has one there."""
+    """The position of the minimum of a unimodal function."""
     places = [high - GOLDEN * (high - low), low + GOLDEN * (high - low)]
     values = [f(place) for place in places]
     while high - low > width:
@@ -103,7 +103,7 @@ def cross_entropy(probability_RC: np.ndarray, label_R: np.ndarray) -> float:
 
 
 def calibrated_probabilities(scores_RMC: np.ndarray, label_R: np.ndarray) -> np.ndarray:
-    """`[R, C]` where each fifth of the rows is given the temperature of the other four."""
+    """`[R, C]`: each fifth of the rows with the temperature fitted on the other four."""
     fold_R = np.arange(len(label_R)) % FOLDS
     probability_RC = np.empty((len(label_R), scores_RMC.shape[-1]))
     for fold in range(FOLDS):
@@ -114,10 +114,10 @@ def calibrated_probabilities(scores_RMC: np.ndarray, label_R: np.ndarray) -> np.
 
 
 def aligned(predictions: Sequence[Prediction]) -> tuple[list[int], np.ndarray, np.ndarray]:
-    """`idx` and scores `[R, M, C]` of labelled rows, -inf where one has no such template or choice, and labels `[R]`.
+    """`idx` and scores `[R, M, C]` of labelled rows, -inf if one has no such template or choice, and labels `[R]`.
 
-    A template that turns the question round has another right choice than the rest: it cannot be averaged with them.
-    Where a row has several questions, each is a row of its own here.
+    A template that reverses the question has another right choice than the rest, so it cannot be averaged with them.
+    If a row has several questions, each is a row of its own here.
     """
     by_row: dict[tuple[int, str | None], list[Prediction]] = defaultdict(list)
     for prediction in predictions:
@@ -132,7 +132,7 @@ def aligned(predictions: Sequence[Prediction]) -> tuple[list[int], np.ndarray, n
 
 
 def _last_same(label: int | None, same: Sequence[int] | None) -> int | None:
-    """Of choices that are the same as the label the last one: what is predicted is the first, and so no lucky guess."""
+    """The last choice that is the same as the label: the first of them is predicted, so ties are never lucky."""
     if label is None or same is None:
         return label
     return max(place for place, first in enumerate(same) if first == same[label])

@@ -1,7 +1,7 @@
 """Choices that are the same to the model: no score can tell them apart, and no guess among them counts as right.
 
-Two texts may be the same tokens (upper case, characters that the vocabulary does not know), also because only their
-beginnings fit `max_tokens`. Where the best score is shared by the right choice and such a one, that one is predicted.
+Two texts may have the same tokens (upper case, characters outside the vocabulary), or be equal after truncation to
+`max_tokens`. If the right choice shares the best score with such a choice, the other one is predicted.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 def same_choices(
     prompt_tokenizer: "PromptTokenizer", choices: Iterable[tuple[str, ...]]
 ) -> dict[tuple[str, ...], tuple[int, ...]]:
-    """For each choice the place of the first one with the same tokens; only of those that have such choices."""
+    """For each choice the index of the first one with the same tokens; only for tuples with equal ones."""
     distinct = list(dict.fromkeys(choices))
     texts = tuple(dict.fromkeys(text for some in distinct for text in some))
     if not texts:
         return {}
-    (encoded,) = prompt_tokenizer.tokenize([Prompt("", "", 0, "x", texts, None)])  # behind some input, whatever it is
+    (encoded,) = prompt_tokenizer.tokenize([Prompt("", "", 0, "x", texts, None)])  # after any input
     tokens = dict(zip(texts, map(tuple, encoded.choice_ids), strict=True))
     places = {some: _first_places([tokens[text] for text in some]) for some in distinct}
     return {some: place for some, place in places.items() if place != tuple(range(len(place)))}
@@ -35,7 +35,7 @@ def _first_places(tokens: Sequence[tuple[int, ...]]) -> tuple[int, ...]:
 
 
 def best_of(scores: Sequence[float], label: int | None, same: Sequence[int] | None) -> int:
-    """The place of the highest score; ties go to the first, but not to the label where another is `same`."""
+    """The index of the highest score; ties go to the first, but not to the label if another is `same`."""
     best = max(range(len(scores)), key=scores.__getitem__)
     if same is None or label is None or same[best] != same[label]:
         return best
@@ -50,7 +50,7 @@ def best_of(scores: Sequence[float], label: int | None, same: Sequence[int] | No
 def without_lucky_guess(
     prediction: Prediction, choices: tuple[str, ...], same: Mapping[tuple[str, ...], tuple[int, ...]]
 ) -> Prediction:
-    """The prediction of these choices, which knows those of them that are the same."""
+    """The prediction with `same` choices recorded, and ties among them not counted as right."""
     if choices not in same:
         return prediction
     places = same[choices]

@@ -1,9 +1,9 @@
-"""Which of a few settings is best on held-out rows, and by how much the best one's number is too good (`tune=true`).
+"""Chooses the best of a few settings on held-out rows, and estimates the bias of its score (`tune=true`).
 
-The best of several is also the luckiest: its number is an optimistic estimate of what the chosen setting does on new
-rows (Varma and Simon 2006, doi 10.1186/1471-2105-7-91). Here the choice itself is tried: it is made on all folds but
-one, and what it chose is scored on the one that was left out. All predictions are there already; nothing is trained
-for it. A choice on all folds is a little better than one on all but one, so what is found errs on the careful side.
+The best of several is also the luckiest: its score is an optimistic estimate for the chosen setting on new rows (Varma
+and Simon 2006, doi 10.1186/1471-2105-7-91). So the choice itself is cross-validated: it is made on all folds but one,
+and the chosen setting is scored on the remaining fold. This reuses the predictions; nothing more is trained. A choice
+on all folds is slightly better than one on all but one, so the estimate is conservative.
 """
 
 import math
@@ -14,8 +14,8 @@ from typing import Any
 from tfew.ranking.per_label_metrics import balanced_accuracy, confusion
 from tfew.schema import Prediction
 
-# of steps and learning rate, the ones asked for first; the others are what most often helps: learning faster or more
-# slowly, and longer or shorter
+# of steps and learning rate, the given ones first; the others most often help: a higher or lower learning rate, and
+# more or fewer steps
 MULTIPLES = ((1, 1), (1, 3), (1, 1 / 3), (2, 1), (2, 1 / 3), (1 / 2, 1))
 NAMES = {"accuracy": "accuracy", "balanced_accuracy": "balanced accuracy", "f1_micro": "micro-F1"}
 
@@ -38,7 +38,7 @@ def settings_to_try(steps: int, lr: float, tune: bool = True) -> list[Setting]:
 
 
 def best_place(values: Sequence[float], losses: Sequence[float]) -> int:
-    """Of the highest value; of equal ones that with the lowest loss, and then the first."""
+    """The index of the highest value; ties go to the lowest loss, then to the first."""
     return min(range(len(values)), key=lambda place: (-values[place], losses[place], place))
 
 
@@ -47,7 +47,7 @@ def choices_without_own_fold(
 ) -> list[int]:
     """For each row the setting that is best on the rows of all other folds.
 
-    `score`: value and loss of a setting, by its place, on some rows.
+    `score`: value and loss of a setting, by its index, on some rows.
     """
     chosen = {}
     for fold in set(fold_of_row):
@@ -63,8 +63,8 @@ def summarise_tuning(
     fold_of_row: Mapping[int, int],
     summarise: Callable[[Sequence[Prediction]], Mapping[str, Any]],
 ) -> dict[str, Any]:
-    """metric; settings: [{steps, lr, value, interval, loss}]; chosen, a place; value, its own; nested_value and
-    nested_interval, of the choice tried on rows that it did not see; optimism, the difference.
+    """metric; settings: [{steps, lr, value, interval, loss}]; chosen, an index; value, its own; nested_value and
+    nested_interval, of the choice evaluated on rows that it did not use; optimism, the difference.
 
     `predictions`: of each setting, all in the same order; `fold_of_row`: by `idx`. `summarise`: the metrics of
     predictions, the leading one among them.
@@ -120,7 +120,7 @@ def _loss(prediction: Prediction) -> float:
 
 
 def tuning_table(tuning: Mapping[str, Any]) -> list[str]:
-    """What was tried, for a terminal; the chosen setting has a star."""
+    """The settings tried, for a terminal; the chosen one has a star."""
     lines = [f"  {'steps':>7}  {'learning rate':>13}  {NAMES[tuning['metric']]:>17}  {'95 % interval':>13}    loss"]
     for place, tried in enumerate(tuning["settings"]):
         interval = "" if tried["interval"] is None else " to ".join(f"{100 * end:.1f}" for end in tried["interval"])
@@ -132,7 +132,7 @@ def tuning_table(tuning: Mapping[str, Any]) -> list[str]:
 
 
 def tuning_verdict(tuning: Mapping[str, Any]) -> str:
-    """In a sentence, how far the best one's number can be believed."""
+    """A sentence on how optimistic the chosen setting's score is."""
     chosen, tried = tuning["settings"][tuning["chosen"]], len(tuning["settings"])
     interval = tuning["nested_interval"]
     sure = "" if interval is None else f" (95 % interval {100 * interval[0]:.1f} to {100 * interval[1]:.1f})"
@@ -140,6 +140,6 @@ def tuning_verdict(tuning: Mapping[str, Any]) -> str:
     less = f"{points:.1f} points less" if points >= 0.05 else "no less here"
     return (
         f"Of {tried} settings {Setting(chosen['steps'], chosen['lr'])} was chosen, with {NAMES[tuning['metric']]}"
-        f" {100 * tuning['value']:.1f} %. That is optimistic, for the best of {tried} is also the luckiest: chosen"
-        f" on all folds but one and tried on that one it is {100 * tuning['nested_value']:.1f} %{sure}, {less}."
+        f" {100 * tuning['value']:.1f} %. That is optimistic, as the best of {tried} is also the luckiest: chosen on"
+        f" all folds but one and evaluated on that one it is {100 * tuning['nested_value']:.1f} %{sure}, {less}."
     )

@@ -1,4 +1,4 @@
-"""How much of a model's window solved examples and the longest query take, tokenised as they are scored."""
+"""How much of the context window solved examples and the longest query take, tokenised as for scoring."""
 
 import itertools
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ from tfew.data.tokenization import PromptTokenizer, TokenizedPrompt
 from tfew.ranking.icl import Shots
 from tfew.schema import Prompt
 
-SLACK_TOKENS = 16  # more than the same text's number of tokens may differ, alone and behind shots
+SLACK_TOKENS = 16  # above the difference in a text's number of tokens, alone and after shots
 
 
 def lengths_in_context(
@@ -16,7 +16,7 @@ def lengths_in_context(
 ) -> tuple[int, list[int]]:
     """Tokens of the longest of these queries with its longest choice, and of each shot; see `tfew.ranking.icl`.
 
-    In one context (`concat`) a shot's tokens are what it adds to those behind it.
+    In one context (`concat`) a shot's tokens are those it adds to the shots after it.
     """
     contexts = [shots[first:] for first in range(len(shots))] if mode == "concat" else [(shot,) for shot in shots]
     without = prompt_tokenizer.context_length(())
@@ -35,7 +35,7 @@ def lengths_in_context(
 
 
 def _longest(prompt_tokenizer: PromptTokenizer, queries: Sequence[Prompt]) -> list[Prompt]:
-    """Those of which one is the longest behind shots as well."""
+    """The candidates for the longest query after shots."""
     lengths = [_length(prompt_tokenizer, item) for item in prompt_tokenizer.tokenize(queries)]
     at_least = max(lengths, default=0) - SLACK_TOKENS
     return [query for query, length in zip(queries, lengths, strict=True) if length >= at_least]

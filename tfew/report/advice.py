@@ -1,4 +1,4 @@
-"""What to do next, from a run's numbers: sentences for a person, each with the setting that does it."""
+"""What to do next, from a run's numbers: sentences, each with the setting to use."""
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -8,7 +8,7 @@ from tfew.ranking.label_table import FEW_ROWS
 from tfew.ranking.temperature import CALIBRATION_ROWS
 
 GOOD_HALF_WIDTH = 0.05  # of the interval of an accuracy
-WEAK_RECALL = 0.15  # below the accuracy, or where rows have several labels the recall of all
+WEAK_RECALL = 0.15  # below the accuracy, or for several labels per row below the overall recall
 OFTEN_CONFUSED = 3  # times
 SMALL_MODEL_PARAMETERS = 1_000_000_000
 
@@ -18,7 +18,7 @@ def advice(
 ) -> list[str]:
     """`parameters`: of the base model."""
     if "accuracy" not in metrics:
-        return ["Nothing was held out, so nothing is known of how well it labels: folds=5, or validation=0.25."]
+        return ["No rows were held out, so the accuracy is unknown: set folds=5, or validation=0.25."]
     return [
         *_more_rows(metrics, counts),
         *_labels(metrics),
@@ -33,11 +33,11 @@ def _more_rows(metrics: Mapping[str, Any], counts: Mapping[str, int]) -> Iterato
     if half > GOOD_HALF_WIDTH:
         rows = math.ceil(counts["rows"] * (half / GOOD_HALF_WIDTH) ** 2 / 10) * 10
         yield (
-            f"More labelled rows: {counts['rows']} leave the accuracy uncertain by {100 * half:.0f} points up and down,"
-            f" about {rows:,} by {100 * GOOD_HALF_WIDTH:.0f}; and what is trained on more rows is usually better."
+            f"More labelled rows: {counts['rows']} leave the accuracy uncertain by ±{100 * half:.0f} points,"
+            f" about {rows:,} by ±{100 * GOOD_HALF_WIDTH:.0f}; and training on more rows usually raises it."
         )
     if metrics["calibration"]["rows"] < CALIBRATION_ROWS:
-        yield f"Probabilities are calibrated from {CALIBRATION_ROWS} held-out rows on."
+        yield f"Calibrating probabilities needs at least {CALIBRATION_ROWS} held-out rows."
 
 
 def _labels(metrics: Mapping[str, Any]) -> Iterator[str]:
@@ -53,8 +53,8 @@ def _labels(metrics: Mapping[str, Any]) -> Iterator[str]:
     if pair := _most_confused(list(classes), metrics.get("confusion", ())):
         given, answered, times = pair
         yield (
-            f"{given!r} is taken for {answered!r} {times} times. Say what they mean in the prompt (template=), answer"
-            " with words that tell them apart (choices=), or make one label of them if they overlap."
+            f"{given!r} is taken for {answered!r} {times} times. Explain them in the prompt (template=), choose"
+            " words that tell them apart (choices=), or merge them if they overlap."
         )
 
 
@@ -81,4 +81,4 @@ def _settings(metrics: Mapping[str, Any], counts: Mapping[str, int], config: Map
 
 def _model(parameters: int) -> Iterator[str]:
     if parameters < SMALL_MODEL_PARAMETERS:
-        yield f"A larger model (model=) knows more language; this one has {parameters / 1e6:,.0f} million parameters."
+        yield f"Try a larger model (model=); this one has {parameters / 1e6:,.0f} million parameters."

@@ -1,4 +1,4 @@
-"""What was taken for what: a matrix, or of many classes the commonest mistakes."""
+"""Confusions: a matrix, or for many classes the most frequent mistakes."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ class Confusion:
 
 
 def confusion_of(counts: Counter[tuple[int, int]], classes: Sequence[str]) -> Confusion:
-    """From how often each (right, answered) was seen."""
+    """From the count of each (right, answered) pair."""
     count, few = len(classes), len(classes) <= MAX_CLASSES
     wrong = [(pair, number) for pair, number in counts.most_common() if pair[0] != pair[1] and number]
     return Confusion(

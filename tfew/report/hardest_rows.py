@@ -1,6 +1,6 @@
-"""The held-out rows that cost the most: those whose given label the adapter found least probable.
+"""The held-out rows with the highest loss: those whose given label the adapter found least probable.
 
-Among them are the rows whose label is wrong, which is why a person should read them.
+Rows with a wrong label are among them, so a person should read them.
 """
 
 import math
@@ -15,7 +15,7 @@ from tfew.schema import Prediction
 from tfew.task import Task
 
 MOST_ROWS = 10
-LEAST_ROWS = 3  # are shown where fewer are wrong
+LEAST_ROWS = 3  # shown even if fewer are wrong
 
 
 @dataclass(frozen=True)
@@ -40,9 +40,9 @@ class HardRow:
 
 
 def hardest_rows(task: Task, predictions: Sequence[Prediction], temperature: float) -> list[HardRow]:
-    """The wrong ones by loss, highest first; where hardly any is wrong, also those that nearly were.
+    """The wrong ones by loss, highest first; if hardly any is wrong, also those that nearly were.
 
-    Of rows with several labels, those whose answer about one of them is.
+    Of rows with several labels, those with a wrong answer about one label.
     """
     idx, scores_RMC, label_R = aligned(predictions)
     if not idx:

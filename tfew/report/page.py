@@ -1,7 +1,7 @@
-"""HTML templates for pages that load nothing and run nothing, whatever texts stand in them.
+"""HTML templates for pages that load nothing and run no code, whatever texts they contain.
 
-Every text is escaped; what would reach beyond its place (control characters, direction overrides, halves of surrogate
-pairs, which no file can hold) is replaced on its way into the page.
+Every text is escaped; characters that could affect the rest of the page (control characters, direction overrides) or
+cannot be written to a file (unpaired surrogates) are replaced.
 """
 
 import re
@@ -25,12 +25,12 @@ def page_template(name: str, folder: Path = HERE) -> Template:
 
 
 def harmless(value: Any) -> Any:
-    """Of a text (or markup) the same without characters that no page should hold."""
+    """The text (or markup) with characters that no page should hold replaced."""
     return type(value)(HARMFUL.sub("\N{REPLACEMENT CHARACTER}", value)) if isinstance(value, str) else value
 
 
 def shortened(text: str, characters: int = 80) -> str:
-    """Cut, with how much is missing."""
+    """The text cut to this length, with a note of how much is missing."""
     left_out = len(text) - characters
     return text if left_out <= 0 else f"{text[:characters]}… ({left_out:,} more characters)"
 

@@ -1,7 +1,7 @@
-"""`report.html` of one run on somebody's own rows: how well it labels them, where it errs, what to do now.
+"""`report.html` of one run on a user's own rows: how well it labels them, where it errs, what to do next.
 
-Made of the record, the held-out predictions and the rows themselves. Texts of rows stand in this file alone, which is
-for the person who has them: neither the record nor the adapter holds any.
+Made from the record, the held-out predictions and the rows themselves. Only this file contains texts of rows; neither
+the record nor the adapter has any.
 """
 
 import logging
@@ -44,7 +44,7 @@ OF_SETS = {"accuracy": "whole set right"}  # of rows with several labels
 
 @dataclass(frozen=True)
 class Rival:
-    """A line of the comparison; shares, None where they are not known. `gain` says how much better the run is."""
+    """A line of the comparison; shares, None if unknown. `gain`: the run's advantage over it, in words."""
 
     name: str
     values: Mapping[str, float | None]
@@ -67,7 +67,7 @@ class Bin:
 def write_report(
     folder: Path, record: RunRecord, task: Task | None, findings: Sequence[Finding] | None = None
 ) -> Path | None:
-    """None, after a note, where it cannot be made: a run is worth more than the page about it."""
+    """Writes the page; None, after a warning, if that fails: it must not make the run fail."""
     path = folder / REPORT_FILE
     try:
         write_atomically(path, make_page(record, _read(folder), task, findings))
@@ -75,7 +75,7 @@ def write_report(
     except Exception as error:
         log.warning(f"Note: {path} could not be made ({type(error).__name__}: {error}); the run itself is complete.")
         with suppress(OSError):
-            path.unlink(missing_ok=True)  # of an earlier try
+            path.unlink(missing_ok=True)  # of an earlier attempt
         return None
 
 
@@ -85,7 +85,7 @@ def make_page(
     task: Task | None,
     findings: Sequence[Finding] | None = None,
 ) -> str:
-    """HTML. `task`: the rows that were predicted, None where none were; `findings`: None where nothing was checked."""
+    """HTML. `task`: the predicted rows, None if there were none; `findings`: None if nothing was checked."""
     metrics, config = record.metrics, record.config
     metric, rivals = metrics.get("leading_metric", "accuracy"), _rivals(metrics)
     calibration = metrics.get("calibration", {})
@@ -125,13 +125,13 @@ def _names_of_sets(metrics: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _columns(dataset: Mapping[str, Any]) -> list[str]:
-    """What the model is shown, as the table calls it."""
+    """The columns shown to the model, by their names in the table."""
     in_table = {known: name for name, known in (dataset.get("rename") or {}).items()}
     return [in_table.get(column, column) for column in dataset["columns"]]
 
 
 def _notes(metrics: Mapping[str, Any], counts: Mapping[str, int]) -> list[str]:
-    """In sentences, how this compares with the baselines, and what the numbers are too few to tell."""
+    """Sentences: the comparison with the baselines, and what there are too few rows to tell."""
     compared = (
         [f"{verdict[0].upper()}{verdict[1:].removesuffix('.')}." for verdict in verdicts(metrics)]
         if "baselines" in metrics
@@ -158,7 +158,7 @@ def _gain(gain: Mapping[str, Any]) -> str:
 
 
 def _labels(metrics: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    """Precision, recall and F1 by label; of very many labels those with the lowest F1 that have rows."""
+    """Precision, recall and F1 by label; with very many labels, those with rows and the lowest F1."""
     classes = metrics.get("classes", {})
     if len(classes) <= MOST_LABELS:
         return dict(classes)
@@ -179,7 +179,7 @@ def _confusion(metrics: Mapping[str, Any]) -> Confusion | None:
 
 
 def _reliability(predictions: Sequence[Prediction]) -> dict[str, list[Bin]]:
-    """Before and, where there are rows enough, after the temperature."""
+    """Reliability before and, with enough rows, after temperature scaling."""
     _, scores_RMC, label_R = aligned(predictions)
     if not len(label_R):
         return {}
@@ -190,7 +190,7 @@ def _reliability(predictions: Sequence[Prediction]) -> dict[str, list[Bin]]:
 
 
 def _answering(predictions: Sequence[Prediction], temperature: float) -> list[tuple[float, float]]:
-    """Coverage and accuracy at every threshold; empty where it is the same for all rows."""
+    """Coverage and accuracy at every threshold; empty if it is the same for all rows."""
     _, scores_RMC, label_R = aligned(predictions)
     if not len(label_R):
         return []

@@ -1,19 +1,19 @@
 """`tfew.serve`: an HTTP service and a web page for one predictor.
 
 * app: routes
-* operations: what they do, and the HTTP status of each error
+* operations: the work of the routes, and the HTTP status of each error
 * messages, openapi: requests and responses
 * json_body, limits: bounds of bodies
 * queue: requests gathered into batches, in turn
-* tasks: those of this process, changed in between two batches
-* shared_tasks: in the managed folder, of all processes and replicas
-* processes: several behind one port
+* tasks: the tasks of this process, changed between batches
+* shared_tasks: the tasks of all processes and replicas, in the managed folder
+* processes: several worker processes behind one port
 * futures: results of other threads
-* tokens: who may do what
-* headers: of every answer
+* tokens: authentication and rights
+* headers: headers of every response
 * metrics: Prometheus counters
 * table: CSV files
-* connections, log_limit: bounds of connections and of what strangers make it log
-* server: uvicorn, and its end
+* connections, log_limit: limits of connections, and of logs that clients cause
+* server: uvicorn, and its graceful shutdown
 * client: of the service, in Python
 """

@@ -52,11 +52,11 @@ ERROR_RESPONSES: dict[int | str, dict[str, Any]] = {
     401: {"model": Problem, "description": "no token, or an unknown one (where the service has tokens)"},
     403: {"model": Problem, "description": "the token lacks the right, or tasks cannot be changed"},
     404: {"model": Problem, "description": "no such task"},
-    408: {"model": Problem, "description": "the body did not come in time"},
+    408: {"model": Problem, "description": "the body did not arrive in time"},
     413: {"model": Problem, "description": "body, table or number of items too large"},
-    422: {"model": Problem, "description": "not what was asked for, or a row that cannot be labelled"},
+    422: {"model": Problem, "description": "invalid request, or a row that cannot be labelled"},
     429: {"model": Problem, "description": "too many rows are waiting already"},
-    503: {"model": Problem, "description": "the service is ending"},
+    503: {"model": Problem, "description": "the service is shutting down"},
     504: {"model": Problem, "description": "not answered in time"},
 }
 # the page loads nothing from other hosts, and no other page may frame it
@@ -69,7 +69,7 @@ PAGE_POLICY = (
 def make_app(
     queue: LabelQueue, metrics: Metrics, limits: Limits, tokens: Tokens | None = None, shared: SharedTasks | None = None
 ) -> FastAPI:
-    """`shared`: where what is added over HTTP is kept for all processes; None: this one's tasks are its own."""
+    """`shared`: stores tasks added over HTTP for all processes; None: this process keeps its own."""
     operations = Operations(queue, limits, shared)
 
     @asynccontextmanager
@@ -133,8 +133,8 @@ def _add_labelling(app: FastAPI, operations: Operations) -> None:
     ) -> PlainTextResponse:
         """A CSV table (text/csv, UTF-8, with a header line) comes back with the columns label and probability.
 
-        The label is empty below the threshold, which stands in place of the task's own; where the task has sets of
-        labels (sets=) there is a column for them, a list in JSON.
+        The label is empty below the threshold, which overrides the task's own; if the task has sets of labels (sets=),
+        there is a column for them, a list in JSON.
         """
         if request.headers.get("content-type", "").partition(";")[0].strip() != "text/csv":
             raise HTTPException(415, "The body of /table is text/csv.")
@@ -171,7 +171,7 @@ def _add_tasks(app: FastAPI, operations: Operations) -> None:
         openapi_extra=json_body(TASK_BODY, one={"name": "spam", "folder": "runs/NAME"}),
     )
     async def add_task(request: Request) -> TaskDescription:
-        """Adds an adapter, or puts it in the place of the one of that name; needs manage=."""
+        """Adds a task's adapter, or replaces the task of that name; needs manage=."""
         operations.check_manages()
         task = await read_json(request, TASK_BODY, 1)
         what = "replace" if task.replace else "add"
@@ -196,10 +196,10 @@ def _add_state(app: FastAPI, operations: Operations, metrics: Metrics) -> None:
     @app.get(
         "/healthz",
         response_model_exclude_none=True,
-        responses={503: {"model": Health, "description": "ending, or stuck"}},
+        responses={503: {"model": Health, "description": "shutting down, or stuck"}},
     )
     async def health(response: Response) -> Health:
-        """Stuck: one batch takes longer than any request may, so nothing is being answered."""
+        """Health. Stuck: one batch takes longer than the time limit of requests, so nothing is being answered."""
         status = "ending" if queue.closing else "stuck" if queue.is_stuck(limits.timeout_seconds) else "ok"
         response.status_code = 200 if status == "ok" else 503
         oldest = round(queue.oldest_seconds, 3)
@@ -217,7 +217,7 @@ def _add_state(app: FastAPI, operations: Operations, metrics: Metrics) -> None:
 
 @contextmanager
 def _audited(request: Request, what: str) -> Iterator[None]:
-    """Logs who did what, and with what success; never a text that is labelled."""
+    """Logs who did what, and the resulting status; never a text to label."""
     status: Any = "failed"
     try:
         yield
@@ -230,7 +230,7 @@ def _audited(request: Request, what: str) -> Iterator[None]:
 
 
 def _under_threshold(found: "Labelled", item: Item, request: PredictRequest) -> "Labelled":
-    """Under the item's own threshold, or the request's, where either has one; else the task's holds."""
+    """Applies the item's threshold, else the request's, else the task's."""
     threshold = request.threshold if item.threshold is None else item.threshold
     return found if threshold is None else found.with_threshold(threshold)
 

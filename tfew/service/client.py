@@ -1,10 +1,10 @@
-"""A client of the service, on Python's standard library alone.
+"""A client of the service that needs only Python's standard library.
 
     with Client("http://127.0.0.1:8000", token="...") as client:
         client.predict([{"task": "spam", "text": "win a prize"}])        one dictionary a row, in order
 
-What the service is too busy for, or ending (429, 503), is asked again: labelling changes nothing, so asking twice does
-no harm. One client is for one thread at a time.
+Requests are retried if the service is too busy or shutting down (429, 503): labelling has no side effects, so this is
+safe. A client is not thread-safe.
 """
 
 import json
@@ -22,7 +22,7 @@ LONGEST_PAUSE_SECONDS = 30.0
 
 
 class ServiceError(Exception):
-    """`status`: of the last answer; None: there was none. `request_id` stands in the service's log, too."""
+    """`status`: of the last response; None: there was none. `request_id` is also in the service's log."""
 
     def __init__(self, status: int | None, detail: str, request_id: str) -> None:
         super().__init__(f"{detail} (status {status}, request {request_id})")
@@ -30,8 +30,8 @@ class ServiceError(Exception):
 
 
 class Client:
-    """`retries`: how often a request is asked again; `cafile`: a certificate to trust besides the system's own;
-    `items`: of one request, at most what the service takes (max_items=)."""
+    """`retries`: how often a request is repeated; `cafile`: a certificate to trust besides the system's own;
+    `items`: per request, at most the service's limit (max_items=)."""
 
     def __init__(
         self, url: str, token: str | None = None, retries: int = 5, timeout_seconds: float = 90.0,
@@ -39,7 +39,7 @@ class Client:
     ) -> None:  # fmt: skip
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError(f"{url} is no address of a service, such as http://127.0.0.1:8000")
+            raise ValueError(f"{url} is not the address of a service, such as http://127.0.0.1:8000")
         self._prefix, self._token, self._retries, self._items = parts.path.rstrip("/"), token, retries, items
         self._connection = (
             HTTPConnection(parts.hostname, parts.port, timeout=timeout_seconds)
@@ -76,8 +76,8 @@ class Client:
         return found
 
     def add_task(self, name: str, folder: str, replace: bool = False) -> None:
-        """`folder`: of its adapter, below the service's manage=; `replace`: in the place of one that may be there.
-        Not asked again: it may have been added."""
+        """`folder`: of its adapter, relative to the service's manage=; `replace`: replace a task of that name.
+        Not retried, since it may have been added."""
         self._ask("POST", "/tasks", {"name": name, "folder": folder, "replace": replace}, retries=0)
 
     def remove_task(self, name: str) -> None:
@@ -98,7 +98,7 @@ class Client:
         raise ServiceError(status, _detail(content), request_id)
 
     def _once(self, method: str, path: str, data: bytes | None, request_id: str) -> tuple[int | None, bytes, float]:
-        """Status, body and the pause that the service asks for; no status where it did not answer."""
+        """Status, body and the pause that the service asks for; no status if it did not answer."""
         headers = {"x-request-id": request_id}
         if data is not None:
             headers["content-type"] = "application/json"
@@ -110,7 +110,7 @@ class Client:
                 pause = answer.headers.get("retry-after", "0")
                 return answer.status, answer.read(), float(pause) if pause.isdecimal() else 0.0
         except (OSError, HTTPException) as error:
-            self._connection.close()  # it connects anew
+            self._connection.close()  # the next request reconnects
             return None, repr(error).encode(), 0.0
 
 

@@ -1,8 +1,8 @@
-"""Connections: how many there are, and how long one may be idle, be sending its headers, or not take its answer.
+"""Limits of connections: their number, and how long one may be idle, send headers, or leave its response unread.
 
-uvicorn closes what is idle after an answer, but not what never asks. At the limit of file descriptors nobody could
-connect any more, so there are fewer connections than descriptors, and an idle one makes room: of the address that has
-the most, the one that is idle the longest. Somebody else's, which has just come and has not asked yet, stays.
+uvicorn closes connections that are idle after a response, but not those that never send a request. At the limit of file
+descriptors nobody could connect any more, so there are fewer connections than descriptors, and at the limit an idle one
+is closed: of the address with the most, the one idle for longest. A new connection of another address stays.
 """
 
 import asyncio
@@ -25,7 +25,7 @@ KEPT_DESCRIPTORS = 128  # for files, the model and libraries
 
 @dataclass(frozen=True)
 class ConnectionLimits:
-    """`idle_seconds`: for headers to come, and between two requests; `answer_seconds`: for an answer to be taken."""
+    """`idle_seconds`: for headers to arrive, and between requests; `answer_seconds`: for a response to be read."""
 
     most: int
     idle_seconds: float
@@ -34,7 +34,7 @@ class ConnectionLimits:
 
 @dataclass
 class Connections:
-    """All that are open, and what became of others."""
+    """All open connections, and counts of closed ones."""
 
     limits: ConnectionLimits
     open: "set[LimitedProtocol]" = field(default_factory=set)
@@ -50,8 +50,8 @@ class Connections:
     def close(self, connection: "LimitedProtocol") -> None:
         self.closed_idle += 1
         self.open.discard(connection)
-        # not waiting for what was never taken: the kernel would keep it for minutes, and the client learn of it late
-        with suppress(OSError):  # of a socket that is closed already
+        # reset at once: otherwise the kernel keeps unread data for minutes, and the client notices late
+        with suppress(OSError):  # the socket is already closed
             own = connection.transport.get_extra_info("socket")
             own.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET_AT_ONCE)
         connection.transport.abort()
@@ -67,7 +67,7 @@ class Connections:
 
 
 class LimitedProtocol(AutoHTTPProtocol):  # type: ignore[misc,valid-type]
-    """uvicorn's, with httptools where that is installed; its class attribute `all` is set by `limited_protocol`."""
+    """uvicorn's protocol, with httptools if installed; `limited_protocol` sets its class attribute `all`."""
 
     all: Connections
 
@@ -97,7 +97,7 @@ class LimitedProtocol(AutoHTTPProtocol):  # type: ignore[misc,valid-type]
     def on_response_complete(self) -> None:
         self.idle_since, self._answering_since = time.monotonic(), None
         super().on_response_complete()
-        self._note_request()  # one that was sent behind the last begins now
+        self._note_request()  # a pipelined request starts now
 
     def _note_request(self) -> None:
         if self.cycle is not None and not self.cycle.response_complete:
@@ -114,9 +114,9 @@ class LimitedProtocol(AutoHTTPProtocol):  # type: ignore[misc,valid-type]
         super().on_headers_complete()
 
     def answering_since(self, now: float) -> float | None:
-        """When it was first seen that something waits to be taken; None where nothing does, or an answer ended since.
+        """When unread response data was first seen; None if there is none, or if a response has ended since.
 
-        Requests that are sent one behind the other, and no answer read, fill the buffer without one that has begun.
+        Pipelined requests whose responses are not read fill the buffer even when no response is in progress.
         """
         waits = self.transport.get_write_buffer_size() > 0
         self._answering_since = (self._answering_since or now) if waits else None
@@ -130,7 +130,7 @@ def limited_protocol(limits: ConnectionLimits) -> tuple[type[LimitedProtocol], C
 
 
 def connections_that_fit(wanted: int) -> int:
-    """So many, or as many as this process may have descriptors for: the soft limit is raised where it can be."""
+    """`wanted`, or as many as file descriptors allow; the soft limit is raised if possible."""
     try:
         import resource
     except ImportError:  # Windows

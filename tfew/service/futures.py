@@ -1,4 +1,4 @@
-"""Results of other threads, given to the event loop that waits for them."""
+"""Passes results of other threads to the event loop that awaits them."""
 
 import asyncio
 from collections.abc import Callable
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def try_call(function: Callable[[], Any]) -> tuple[Any, Exception | None]:
-    """The result, or what was raised: it goes to the caller, and the thread continues."""
+    """The result, or the exception, for the caller; the thread continues."""
     try:
         return function(), None
     except Exception as error:
@@ -17,7 +17,7 @@ def try_call(function: Callable[[], Any]) -> tuple[Any, Exception | None]:
 def resolve(
     loop: asyncio.AbstractEventLoop, future: "asyncio.Future[Any]", result: Any, error: Exception | None
 ) -> None:
-    """From any thread."""
+    """Resolves the future; safe from any thread."""
 
     def settle() -> None:
         if future.done():  # cancelled meanwhile
@@ -27,5 +27,5 @@ def resolve(
         else:
             future.set_result(result)
 
-    with suppress(RuntimeError):  # the loop is closed: nobody waits for the result
+    with suppress(RuntimeError):  # the loop is closed: nobody awaits the result
         loop.call_soon_threadsafe(settle)

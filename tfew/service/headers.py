@@ -1,4 +1,4 @@
-"""Headers of every answer: a request's id, and that nothing is stored or guessed at."""
+"""Headers of every response: the request's id, no caching, no content sniffing."""
 
 import re
 import uuid
@@ -12,7 +12,7 @@ ALWAYS = {"x-content-type-options": "nosniff", "cache-control": "no-store"}
 
 
 class HeadersMiddleware:
-    """ASGI middleware: the client's own id of a request is kept where it is plain, else one is made."""
+    """ASGI middleware: keeps the client's request id if it is plain, else generates one."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app

@@ -1,7 +1,7 @@
-"""JSON bodies: bounded before they are parsed, and large ones parsed beside the event loop.
+"""JSON bodies: bounded before parsing, and large ones parsed outside the event loop.
 
 A body of a few megabytes can hold millions of values. Python and pydantic would make an object, or an error, for each,
-and no other client is answered meanwhile. So the values are counted first, and the count ends at its limit.
+and answer no other client meanwhile. So the values are counted first, up to the limit.
 """
 
 import asyncio
@@ -16,19 +16,19 @@ from pydantic import TypeAdapter, ValidationError
 from tfew.service.messages import format_validation_error
 
 T = TypeVar("T")
-SMALL_BYTES = 16_384  # parsed at once: a thread would take longer
+SMALL_BYTES = 16_384  # parsed in the event loop: a thread would take longer
 MAX_DEPTH = 64
-MAX_KEYS = 16  # of the request and of an item; those of a row are data
+MAX_KEYS = 16  # of the request and of an item; a row's keys are data
 MAX_SIGNS_PER_ITEM = 400  # strings, brackets, commas and colons: about a hundred values
 MIN_SIGNS = 8_000
-# possessive: a string is scanned once, whatever it holds
+# possessive: a string is scanned once, whatever it contains
 SIGN = re.compile(rb'"(?:[^"\\]++|\\.)*+"?|[\[\]{},:]', re.S)
 
 
 async def read_json(request: Request, kind: TypeAdapter[T], max_items: int) -> T:
-    """The body as `kind`; raises HTTPException: 413 for too many items or values, 422 for what is wrong in it."""
+    """The body as `kind`; raises HTTPException: 413 for too many items or values, 422 for an invalid body."""
     if request.headers.get("content-type", "").partition(";")[0].strip().lower() != "application/json":
-        raise HTTPException(422, "The body is no JSON: its content-type is not application/json.")
+        raise HTTPException(422, "The body is not JSON: its content-type is not application/json.")
     body = await request.body()
     parse = partial(parse_body, body, kind, max_items)
     return parse() if len(body) <= SMALL_BYTES else await asyncio.to_thread(parse)
@@ -51,7 +51,9 @@ def _check_signs(body: bytes, most: int) -> None:
         first = body[sign.start()]
         depth += (first in b"[{") - (first in b"]}")
         if number > most:
-            raise HTTPException(413, f"The body holds more values than {most:,} signs of JSON make (max_items=).")
+            raise HTTPException(
+                413, f"The body has more than {most:,} JSON strings and punctuation marks (max_items=)."
+            )
         if depth > MAX_DEPTH:
             raise HTTPException(422, f"The body is nested more than {MAX_DEPTH} deep.")
 
@@ -61,12 +63,12 @@ def _parse(body: bytes) -> Any:
         found = json.loads(body.decode("utf-8-sig"), parse_constant=_refuse_constant)
         json.dumps(found, ensure_ascii=False, allow_nan=False).encode()
     except json.JSONDecodeError as error:
-        raise HTTPException(422, f"The body is no JSON, from its character {error.pos} on: {error.msg}.") from None
+        raise HTTPException(422, f"The body is not valid JSON at its character {error.pos}: {error.msg}.") from None
     except UnicodeDecodeError as error:
         raise HTTPException(422, f"The body is not UTF-8 at its byte {error.start}.") from None
     except UnicodeEncodeError:
-        raise HTTPException(422, "A text holds half of a surrogate pair, which is no character.") from None
-    except (ValueError, RecursionError):  # a number of thousands of digits, or one beyond floats
+        raise HTTPException(422, "A text holds half of a surrogate pair, which is not a character.") from None
+    except (ValueError, RecursionError):  # a number with thousands of digits, or beyond floats
         raise HTTPException(422, "The body holds NaN, an infinity or a number with too many digits.") from None
     return found
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from fastapi import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-MAX_BODIES = 32  # the whole of as many bodies as large as allowed may be in memory
+MAX_BODIES = 32  # in memory at the same time, of the largest allowed size
 
 
 @dataclass(frozen=True)
@@ -15,7 +15,7 @@ class Limits:
     """`timeout_seconds`: for the body to arrive, and again for its rows to be labelled.
 
     `allowed_hosts`: accepted Host headers. `manage`: the folder below which adapters may be added over HTTP; None: no
-    adapters may be added. `table_rows`: of a table, whose rows come in parts of `max_items`.
+    adapters may be added. `table_rows`: of a table, which is labelled in parts of `max_items` rows.
     """
 
     max_items: int
@@ -27,12 +27,12 @@ class Limits:
 
 
 class BodyLimitMiddleware:
-    """ASGI middleware: a body raises 413 as soon as more than `max_bytes` were read, whatever its Content-Length says,
-    408 if it has not arrived after `timeout_seconds`, and 429 where MAX_BODIES times `max_bytes` are held already."""
+    """ASGI middleware: a body raises 413 as soon as more than `max_bytes` were read, whatever its Content-Length,
+    408 if it has not arrived after `timeout_seconds`, and 429 if MAX_BODIES times `max_bytes` are already held."""
 
     def __init__(self, app: ASGIApp, max_bytes: int, timeout_seconds: float) -> None:
         self.app, self.max_bytes, self.timeout_seconds = app, max_bytes, timeout_seconds
-        self.held_bytes = 0  # of all bodies that are coming or being answered
+        self.held_bytes = 0  # of all bodies being received or answered
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -48,7 +48,7 @@ class BodyLimitMiddleware:
                 async with asyncio.timeout_at(deadline):
                     message = await receive()
             except TimeoutError:
-                why = f"The body did not come within {self.timeout_seconds:g} s (timeout_seconds=)."
+                why = f"The body did not arrive within {self.timeout_seconds:g} s (timeout_seconds=)."
                 raise HTTPException(408, why, headers={"connection": "close"}) from None
             size = len(message.get("body", b""))
             seen += size

@@ -1,16 +1,16 @@
-"""Logs that strangers can write lines to: some lines a period, and then how many were left out."""
+"""Rate limit for logs that clients can fill: some lines per period, then the number of suppressed ones."""
 
 import logging
 import time
 
 
 class LogLimit(logging.Filter):
-    """Of each place that logs, `lines` in `seconds` pass."""
+    """Per logging statement, `lines` in `seconds` pass."""
 
     def __init__(self, lines: int = 10, seconds: float = 10.0) -> None:
         super().__init__()
         self._lines, self._seconds = lines, seconds
-        self._periods: dict[tuple[str, int], tuple[float, int]] = {}  # by place: beginning of the period, lines in it
+        self._periods: dict[tuple[str, int], tuple[float, int]] = {}  # by statement: start of the period, lines in it
 
     def filter(self, record: logging.LogRecord) -> bool:
         place, now = (record.pathname, record.lineno), time.monotonic()

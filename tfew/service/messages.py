@@ -1,4 +1,4 @@
-"""The service's JSON requests and responses; the OpenAPI description is made of these."""
+"""The service's JSON requests and responses; the OpenAPI description is generated from them."""
 
 from collections.abc import Mapping
 from typing import Annotated, Any
@@ -13,10 +13,10 @@ class Item(BaseModel):
     """One row to label: `text` if the task has one column, else `row`, its columns."""
 
     model_config = Strict
-    task: str | None = Field(None, description="whose labels; may be left out where the service has one task")
+    task: str | None = Field(None, description="the task to answer; optional if the service has only one")
     text: str | None = None
     row: dict[str, Any] | None = None
-    threshold: float | None = Field(None, ge=0, le=1, description="in place of the task's own, for this row")
+    threshold: float | None = Field(None, ge=0, le=1, description="overrides the task's own for this row")
 
     @model_validator(mode="after")
     def _check_text_or_row(self) -> "Item":
@@ -34,8 +34,8 @@ class PredictRequest(BaseModel):
 
     model_config = Strict
     items: list[Item] = Field(min_length=1)
-    inputs: bool = Field(False, description="whether answers hold what the model was shown")
-    threshold: float | None = Field(None, ge=0, le=1, description="in place of the tasks' own, for rows without one")
+    inputs: bool = Field(False, description="whether answers include the texts the model was shown")
+    threshold: float | None = Field(None, ge=0, le=1, description="overrides the tasks' own, for rows without one")
 
 
 def _discriminate(body: Any) -> str:
@@ -48,15 +48,13 @@ OneOrMany = Annotated[Annotated[Item, Tag(ONE)] | Annotated[PredictRequest, Tag(
 
 class Label(BaseModel):
     task: str
-    label: str | None = Field(description="null: not sure, see threshold")
-    probability: float = Field(description="of the guess; of several labels, that these and no other are right")
+    label: str | None = Field(description="null: less probable than the threshold")
+    probability: float = Field(description="of the guess; for several labels, that exactly these are right")
     probabilities: dict[str, float]
-    guess: str = Field(description="the likeliest label, whether sure or not")
+    guess: str = Field(description="the likeliest label, also where label is null")
     abstained: bool = Field(description="whether the guess is less probable than the threshold")
-    labels: list[str] | None = Field(description="the set that holds the right label as often as sets= says")
-    label_set: list[str] | None = Field(
-        None, description="all of the row's labels, where it may have several; null: one label"
-    )
+    labels: list[str] | None = Field(description="the label set: holds the right one as often as sets= asks")
+    label_set: list[str] | None = Field(None, description="the row's labels, if it may have several; null: it has one")
     inputs: list[str] | None = Field(None, description="what the model was shown: one text for each template")
 
 
@@ -79,21 +77,19 @@ class TaskDescription(BaseModel):
     name: str
     labels: list[str] | None = Field(description="null: each row has choices of its own")
     columns: list[str]
-    text_column: str | None = Field(description="the column that a plain text is; null: rows have several")
+    text_column: str | None = Field(description="the column that a plain text fills; null: rows have several")
     templates: list[str]
-    threshold: float | None = Field(
-        description="of the probability, below which a row gets no label; null: each gets one"
-    )
-    sets: float | None = Field(description="how often a set of labels is to hold the right one; null: there are none")
-    answering: list[Point] | None = Field(description="of held-out rows, the surest first; null: there are none")
+    threshold: float | None = Field(description="the probability below which a row gets no label; null: each gets one")
+    sets: float | None = Field(description="how often a set of labels should hold the right one; null: no sets")
+    answering: list[Point] | None = Field(description="accuracy by coverage on held-out rows; null: there are none")
     several: bool = Field(False, description="whether a row may have several labels")
 
 
 class NewTask(BaseModel):
     model_config = Strict
     name: str = Field(min_length=1, max_length=200)
-    folder: str = Field(description="of the adapter, below the folder that the service was told (manage=)")
-    replace: bool = Field(False, description="whether a task of that name may be there: this adapter takes its place")
+    folder: str = Field(description="the adapter's folder, relative to manage=")
+    replace: bool = Field(False, description="whether to replace a task of that name")
 
 
 class Health(BaseModel):
@@ -109,6 +105,6 @@ class Problem(BaseModel):
 
 
 def format_validation_error(error: Mapping[str, Any]) -> str:
-    """One of pydantic's errors as a sentence; parts of the body are named as in `items.2.text`, counted from 0."""
+    """A pydantic error as a sentence; parts of the body are named like `items.2.text`, counted from 0."""
     where = ".".join(str(part) for part in error["loc"] if part not in ("body", ONE, MANY))
     return f"{where or 'body'}: {error['msg'].removeprefix('Value error, ')}."

@@ -1,6 +1,6 @@
 """The metrics of `GET /metrics`, in Prometheus' format.
 
-Of several processes whichever is asked answers for all: each writes its own to a file, every second.
+With several processes, the one that is asked answers for all: each writes its metrics to a file every second.
 """
 
 import json
@@ -20,8 +20,8 @@ LATENCIES = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 
 
 class Metrics:
-    """`process`: the name of this one among several, a label of all that is measured; `folder`: where all of them
-    write theirs."""
+    """`process`: the name of this one among several, a label of all metrics; `folder`: where all processes write
+    theirs."""
 
     def __init__(self, process: str | None = None, folder: Path | None = None) -> None:
         self.process, self._folder = process, folder
@@ -33,11 +33,11 @@ class Metrics:
             "tfew_request_seconds", "Time to answer", ["path"], buckets=LATENCIES, registry=self._registry
         )
         self._rows = Counter("tfew_rows", "Rows labelled", registry=self._registry)
-        self._batches = Counter("tfew_batches", "Passes of gathered rows", registry=self._registry)
+        self._batches = Counter("tfew_batches", "Batches of rows labelled", registry=self._registry)
         self._busy = Counter("tfew_busy_seconds", "Time spent labelling", registry=self._registry)
-        self._waiting = Gauge("tfew_waiting_rows", "Rows taken and not answered yet", registry=self._registry)
+        self._waiting = Gauge("tfew_waiting_rows", "Rows accepted and not answered yet", registry=self._registry)
         self._oldest = Gauge("tfew_oldest_row_seconds", "Age of the oldest of them", registry=self._registry)
-        self._tasks = Gauge("tfew_tasks", "Tasks that are there", registry=self._registry)
+        self._tasks = Gauge("tfew_tasks", "Tasks loaded", registry=self._registry)
 
     def observe_request(self, path: str, status: int, seconds: float) -> None:
         self._requests.labels(path, str(status)).inc()
@@ -60,7 +60,7 @@ class Metrics:
         return Response(generate_latest(_AllProcesses(self._folder)), media_type=CONTENT_TYPE_LATEST)
 
     def publish(self) -> None:
-        """Writes what the others answer with, too; nothing, where there are none."""
+        """Writes this process's metrics for the others; does nothing if there are none."""
         if self._folder is None:
             return
         path = self._folder / f"{self.process}.json"
@@ -75,7 +75,7 @@ def _shown(family: Metric, process: str) -> list[Any]:
 
 
 class _AllProcesses:
-    """In a registry's place."""
+    """A registry of the metrics of all processes."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder

@@ -1,4 +1,4 @@
-"""The description of JSON bodies: the service reads them itself, so FastAPI does not know them."""
+"""OpenAPI schemas of JSON bodies: the service parses these itself, so FastAPI does not know them."""
 
 from typing import Any
 
@@ -17,7 +17,7 @@ def json_body(kind: TypeAdapter[Any], **examples: Any) -> dict[str, Any]:
 
 
 def add_schemas(app: FastAPI, *kinds: TypeAdapter[Any]) -> None:
-    """Makes the app's description hold the schemas of these bodies."""
+    """Adds the schemas of these bodies to the app's description."""
     made = app.openapi
 
     def openapi() -> dict[str, Any]:

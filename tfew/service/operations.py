@@ -1,4 +1,4 @@
-"""What the routes do: rows labelled while their client waits, tasks changed; with the HTTP status of each error."""
+"""The work of the routes: labelling rows for a waiting client, changing tasks; and the HTTP status of each error."""
 
 import asyncio
 import re
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from tfew.prediction.task_predictor import TaskPredictor
 
 T = TypeVar("T")
-CLIENT_CLOSED_REQUEST = 499  # nginx's number; nobody sees it but the metrics
+CLIENT_CLOSED_REQUEST = 499  # nginx's status; only the metrics see it
 ABSOLUTE = re.compile(r"(?<![\w.~-])/(?:[^/\s'\"]+/)+")  # the folders of a path
 
 
@@ -41,7 +41,7 @@ class Operations:
             yield
 
     async def answers(self, request: Request, rows: Sequence[tuple[str | None, Any]], earlier: int = 0) -> list[Answer]:
-        """`earlier`: rows of the same table that were answered before; item numbers in errors continue from it."""
+        """`earlier`: how many rows of the same table were answered before; added to item numbers in errors."""
         self.check_known(task for task, _ in rows)
         with self.refusing():
             work = self.queue.label(rows, client_of(request))
@@ -55,12 +55,12 @@ class Operations:
         tasks = self.queue.predictor.tasks
         for name in dict.fromkeys(names):
             if name is None and len(tasks) != 1:
-                raise HTTPException(422, f"task is missing, and there are {len(tasks)}: GET /tasks names them.")
+                raise HTTPException(422, f"task is missing, and the service has {len(tasks)}: GET /tasks lists them.")
             if name is not None and name not in tasks:
-                raise HTTPException(404, f"There is no task {name[:100]!r}: GET /tasks names those that are there.")
+                raise HTTPException(404, f"There is no task {name[:100]!r}: GET /tasks lists those that exist.")
 
     def check_columns(self, name: str | None, columns: Sequence[str]) -> None:
-        """Raises UserError where a table's rows lack what those of the task need."""
+        """Raises UserError if a table lacks columns that the task needs."""
         self.check_known([name])
         tasks = self.queue.predictor.tasks
         tasks[next(iter(tasks)) if name is None else name].check_columns(columns, "The table")
@@ -95,7 +95,7 @@ class Operations:
         except (OSError, ValueError):  # a name that is too long, or holds NUL
             good = False
         if not good:
-            raise UserError(f"{folder[:200]!r} is no folder below the one that manage= names.")
+            raise UserError(f"{folder[:200]!r} is not a folder below the one that manage= names.")
         return path
 
     async def add(self, name: str, folder: str, replace: bool) -> None:
@@ -106,7 +106,7 @@ class Operations:
         await self._changing(self.served.remove(name))
 
     async def _changing(self, work: Awaitable[T]) -> T:
-        """Errors without the folders of this machine."""
+        """Awaits a change of tasks; strips local folders from its errors."""
         try:
             with self.refusing():
                 return await work
@@ -115,7 +115,7 @@ class Operations:
 
     @contextmanager
     def refusing(self) -> Iterator[None]:
-        """Errors of the queue and the predictor as those of HTTP."""
+        """Turns errors of the queue and the predictor into HTTP errors."""
         try:
             yield
         except UserError as error:
@@ -146,7 +146,7 @@ def _answering(labeller: "TaskPredictor") -> list[Point] | None:
 
 
 async def while_connected(request: Request, work: Awaitable[T], timeout_seconds: float) -> T:
-    """The result; once the client has gone, or after a time (TimeoutError), the work is cancelled. The body has been
+    """Awaits the work; cancels it if the client disconnects, or after a timeout (TimeoutError). The body must have been
     read."""
     working = asyncio.ensure_future(work)
     gone = asyncio.ensure_future(_disconnected(request))
@@ -155,7 +155,7 @@ async def while_connected(request: Request, work: Awaitable[T], timeout_seconds:
         if working.done():
             return working.result()
         if gone.done():
-            raise HTTPException(CLIENT_CLOSED_REQUEST, "The client has gone.")
+            raise HTTPException(CLIENT_CLOSED_REQUEST, "The client has disconnected.")
         raise TimeoutError
     finally:
         working.cancel()
@@ -168,7 +168,7 @@ async def _disconnected(request: Request) -> None:
 
 
 def client_of(request: Request) -> str:
-    """Who takes turns with others: the name of its token, else its address."""
+    """The client, for turns in the queue: the name of its token, else its address."""
     name: str | None = request.scope.get("tfew.client")
     return name or (request.client.host if request.client else "")
 
@@ -178,4 +178,4 @@ def refuse(status: int, why: str, **headers: str) -> NoReturn:
 
 
 def refuse_ending() -> NoReturn:
-    refuse(503, "The service is ending.", connection="close")
+    refuse(503, "The service is shutting down.", connection="close")

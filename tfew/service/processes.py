@@ -1,8 +1,8 @@
-"""Several processes behind one port: forked off one that has loaded the model, so that its weights are in memory once.
+"""Several processes behind one port, forked from one that has loaded the model, so that they share its weights.
 
-uvicorn's own supervisor starts each process afresh, and each would hold a model of its own; so there is a small one
-here. The parent holds the listening sockets and serves nothing. A worker that ends, or says nothing for a while, is
-replaced by another; what it had accepted is lost, and whatever waited to be accepted is not.
+uvicorn's own supervisor spawns processes, each of which would load a model of its own; hence this small supervisor. The
+parent holds the listening sockets and serves nothing. A worker that ends, or is silent for too long, is replaced; the
+requests it had accepted are lost, but not those waiting to be accepted.
 """
 
 import logging
@@ -23,18 +23,18 @@ from tfew.errors import UserError
 log = logging.getLogger(__name__)
 
 HAS_FORK = hasattr(os, "fork")
-LONGEST_PAUSE_SECONDS = 30.0  # before a worker that ended again and again is started once more
-STEADY_SECONDS = 60.0  # a worker that lived so long did not end for what it was started with
+LONGEST_PAUSE_SECONDS = 30.0  # before restarting a worker that keeps ending
+STEADY_SECONDS = 60.0  # a worker that lived this long did not fail at its start
 POLL_SECONDS = 0.2
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
-Beat = Callable[[], bool]  # tells the parent that this worker is well; whether the parent is there to hear it
-Work = Callable[[int, Beat], None]  # a worker's whole life: its number, from 0
+Beat = Callable[[], bool]  # heartbeat to the parent; returns whether the parent is alive
+Work = Callable[[int, Beat], None]  # main function of a worker: its number, from 0; its heartbeat
 
 
 @dataclass
 class Worker:
-    """`pipe`: what it says; `heard`: when it last said something; `ready`: whether it ever did."""
+    """`pipe`: of its heartbeats; `heard`: time of the last one; `ready`: whether there was one."""
 
     number: int
     pid: int
@@ -47,9 +47,9 @@ class Worker:
 class Supervisor:
     """Keeps `count` workers running until SIGTERM or Ctrl-C, then lets them end.
 
-    `sockets`: what all listen on; the parent's own are closed once they are to end. `silent_seconds`: a worker that is
-    silent so long, once it is ready, is killed and replaced. `end_seconds`: for all to end, after a signal. `ready` is
-    called once, when all are. Call `run` from a process with one thread: a fork copies only the one that makes it.
+    `sockets`: all workers listen on them; the parent closes its own on shutdown. `silent_seconds`: a ready worker that
+    is silent for this long is killed and replaced. `end_seconds`: for all to end, after a signal. `ready` is called
+    once, when all workers are ready. Call `run` from a single-threaded process: a fork copies only the calling thread.
     """
 
     def __init__(
@@ -67,10 +67,10 @@ class Supervisor:
         self._failures = [0] * count
         self._next_start = [0.0] * count
         self._signals = 0
-        self._told = 0  # signals that the workers were told of
+        self._told = 0  # signals passed on to the workers
 
     def run(self) -> None:
-        """Raises UserError where a worker ends before it was ever ready: another would, too."""
+        """Raises UserError if a worker ends before it was ever ready: another would fail, too."""
         before = {number: signal.signal(number, self._on_signal) for number in SIGNALS}
         announced = False
         try:
@@ -104,7 +104,7 @@ class Supervisor:
         sys.stdout.flush()
         sys.stderr.flush()
         parent = os.getpid()
-        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # one that comes now is the child's, not this handler's there
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # one that arrives now must not run this handler in the child
         pid = os.fork()
         if pid == 0:
             code = 1
@@ -118,7 +118,7 @@ class Supervisor:
             finally:
                 sys.stdout.flush()
                 sys.stderr.flush()
-                os._exit(code)  # whatever the parent has to do at its end is the parent's
+                os._exit(code)  # skips the parent's cleanup
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
         os.close(theirs)
         return Worker(number, pid, ours)
@@ -128,11 +128,11 @@ class Supervisor:
             os.close(pipe)
         for signal_number in SIGNALS:
             signal.signal(signal_number, signal.SIG_DFL)
-        os.setsid()  # Ctrl-C is for the parent, which passes it on: twice it would end a worker at once
+        os.setsid()  # only the parent gets Ctrl-C, and passes it on: a second one would end a worker at once
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 
         def beat() -> bool:
-            with suppress(BlockingIOError, BrokenPipeError):  # not read for long; the parent has ended
+            with suppress(BlockingIOError, BrokenPipeError):  # the pipe is full; the parent has ended
                 os.write(theirs, b".")
             return os.getppid() == parent
 
@@ -164,23 +164,23 @@ class Supervisor:
             if self._signals:
                 continue
             if not worker.ready and not self._failures[number]:
-                raise UserError(f"Process {number} of {self._count} {how} before it served anybody: see above.")
+                raise UserError(f"Process {number} of {self._count} {how} before it was ready: see above.")
             lived = time.monotonic() - worker.began
             self._failures[number] = 1 if lived > STEADY_SECONDS else self._failures[number] + 1
             pause = min(LONGEST_PAUSE_SECONDS, 2.0 ** (self._failures[number] - 1) - 1)
             self._next_start[number] = time.monotonic() + pause
-            log.warning(f"Process {number} ({worker.pid}) {how}: another is started{f' in {pause:g} s' * (pause > 0)}.")
+            log.warning(f"Process {number} ({worker.pid}) {how}: starting another{f' in {pause:g} s' * (pause > 0)}.")
 
     def _kill_silent(self) -> None:
         now = time.monotonic()
         for worker in self._workers.values():
             if worker.ready and now - worker.heard > self._silent_seconds:
-                log.warning(f"Process {worker.number} ({worker.pid}) is stuck: it is ended.")
+                log.warning(f"Process {worker.number} ({worker.pid}) is stuck: killing it.")
                 os.kill(worker.pid, signal.SIGKILL)
                 worker.heard = now
 
     def _end(self) -> None:
-        """Tells all to end, once for each signal, and waits for that; then they are killed."""
+        """Tells all workers to end, once for each signal, and waits; kills them at the deadline."""
         deadline = time.monotonic() + self._end_seconds
         self._signals = max(1, self._signals)
         for one in self._sockets:
@@ -206,9 +206,9 @@ def _how_it_ended(code: int) -> str:
 
 
 def bound_sockets(host: str, port: int) -> list[socket.socket]:
-    """One for each address of the host, that processes can share; raises OSError. `port` 0: one for all is found.
+    """A shareable socket for each address of the host; raises OSError. `port` 0: a free one is chosen for all.
 
-    Nobody listens yet: until a process does, connections are refused, and a proxy passes on to another service.
+    They do not listen yet: until a process does, connections are refused, so that a proxy tries another service.
     """
     found = socket.getaddrinfo(host or None, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
     sockets: list[socket.socket] = []
@@ -230,7 +230,7 @@ def bound_sockets(host: str, port: int) -> list[socket.socket]:
 
 
 def gpu_count() -> int:
-    """Of those that torch sees, asked in a process of its own: one that has asked cannot be forked any more."""
+    """The GPUs that torch sees, counted in a separate process, since one that has asked cannot be forked any more."""
     pid = os.fork()
     if pid == 0:
         count = 0
@@ -244,6 +244,6 @@ def gpu_count() -> int:
 
 
 def visible_gpu(number: int, gpus: int, visible: str | None) -> str:
-    """`CUDA_VISIBLE_DEVICES` of a worker: they take the GPUs (of `visible`, this variable of the parent) in turn."""
+    """`CUDA_VISIBLE_DEVICES` of a worker: the GPUs (`visible`: this variable of the parent) are assigned in turn."""
     named = visible.split(",") if visible else [str(gpu) for gpu in range(gpus)]
     return named[number % gpus]

@@ -1,8 +1,8 @@
-"""A queue of rows to label: one thread labels the waiting rows of all clients, tasks and requests together.
+"""A queue of rows to label: one thread labels the waiting rows of all clients, tasks and requests in shared batches.
 
-While the model works on a batch, rows accumulate and become the next batch. So a single request does not wait, and
-under load batches grow. Clients take turns: a batch has some rows of each, so that nobody waits for another's thousand
-rows. One client's rows are answered in the order of arrival.
+While the model works on a batch, new rows accumulate for the next one. So a single request does not wait, and batches
+grow under load. Clients take turns: a batch has some rows of each, so that nobody waits for another's thousand rows.
+The rows of one client are answered in order of arrival.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from tfew.prediction.predictor import Predictor
     from tfew.prediction.task_predictor import Labelled
 
-TURNS = 4  # parts of a batch that clients take by turns
+TURNS = 4  # parts of a batch, given to clients in turn
 
 
 @dataclass(frozen=True)
@@ -38,12 +38,12 @@ class FullError(Exception):
 
 
 class ClosedError(Exception):
-    """The service is shutting down: it accepts no requests, and those that wait are given up."""
+    """The service is shutting down: new requests are refused, and waiting ones are dropped."""
 
 
 @dataclass(eq=False)
 class _LabelRequest:
-    """`taken`: rows that are in a batch or were in one."""
+    """`taken`: the number of rows that are or were in a batch."""
 
     client: str
     rows: Sequence[tuple[str | None, Any]]
@@ -76,10 +76,10 @@ class _Call:
 
 
 class LabelQueue:
-    """`max_waiting`: rows that may wait; `batch_rows`: rows that are labelled at a time.
+    """`max_waiting`: the most waiting rows; `batch_rows`: rows per batch.
 
-    A client alone may have all of `max_waiting`. Others beside it each get one request in, and an equal share, while
-    fewer than twice as many rows wait. `observe(rows, seconds)` is called after every batch.
+    A single client may use all of `max_waiting`. Then each other client may still add one request, and up to an equal
+    share, while fewer than twice as many rows wait. `observe(rows, seconds)` is called after every batch.
     """
 
     def __init__(
@@ -97,7 +97,7 @@ class LabelQueue:
         self._calls: deque[_Call] = deque()
         self._rows_of: dict[str, int] = {}  # accepted rows without an answer
         self._accepted = 0  # requests in progress
-        self._running: tuple[float, float] | None = None  # when the batch was started, and its oldest row came
+        self._running: tuple[float, float] | None = None  # when the batch started, and when its oldest row arrived
         self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._work, name="labelling", daemon=True)
         self._thread.start()
@@ -113,13 +113,13 @@ class LabelQueue:
 
     @property
     def busy_seconds(self) -> float:
-        """For which the present batch has been computed."""
+        """How long the current batch has been running."""
         running = self._running
         return 0.0 if running is None else time.monotonic() - running[0]
 
     @property
     def oldest_seconds(self) -> float:
-        """The age of the oldest row that is not answered yet."""
+        """The age of the oldest unanswered row."""
         with self._changed:
             came = [requests[0].began for requests in self._waiting.values()]
             came += [] if self._running is None else [self._running[1]]
@@ -150,7 +150,7 @@ class LabelQueue:
     async def label(self, rows: Sequence[tuple[str | None, Any]], client: str = "") -> list[Answer | UserError]:
         """Answers for (task, row) pairs, in the same order; raises FullError or ClosedError. Call within `accept`.
 
-        Cancelled, the rows that are not in a batch yet are given up at once.
+        If cancelled, rows that are not in a batch yet are dropped.
         """
         loop = asyncio.get_running_loop()
         work = _LabelRequest(client, rows, loop, loop.create_future())
@@ -165,7 +165,7 @@ class LabelQueue:
                 self._give_up(work)
 
     async def call(self, function: Callable[[], Any]) -> Any:
-        """Runs the function between two batches: the predictor is not thread-safe. Call within `accept`."""
+        """Runs the function between batches: the predictor is not thread-safe. Call within `accept`."""
         loop = asyncio.get_running_loop()
         call = _Call(function, loop, loop.create_future())
         with self._changed:
@@ -174,7 +174,7 @@ class LabelQueue:
         try:
             return await call.future
         finally:
-            with self._changed, suppress(ValueError):  # cancelled, it is not run later; else it has been taken out
+            with self._changed, suppress(ValueError):  # if cancelled, it must not run later; else it has been taken out
                 self._calls.remove(call)
 
     def close(self) -> None:
@@ -184,7 +184,7 @@ class LabelQueue:
             self._changed.notify()
 
     def abandon(self) -> None:
-        """Gives up what waits: it raises ClosedError."""
+        """Drops waiting requests, which raise ClosedError."""
         with self._changed:
             given_up = [work for requests in self._waiting.values() for work in requests]
             for work in given_up:
@@ -208,7 +208,7 @@ class LabelQueue:
             del self._rows_of[client]
 
     def _give_up(self, work: _LabelRequest) -> None:
-        """What is not in a batch yet; nothing, where all is."""
+        """Drops the rows of a request that are not in a batch yet."""
         requests = self._waiting.get(work.client, deque())
         if work not in requests:
             return
@@ -235,7 +235,7 @@ class LabelQueue:
             self._running = None
 
     def _batch(self) -> list[_Part]:
-        """Up to `batch_rows` rows, of each client in its turn."""
+        """The next batch: up to `batch_rows` rows, clients in turn."""
         batch: list[_Part] = []
         room, turn = self.batch_rows, max(1, self.batch_rows // TURNS)
         while room and self._waiting:
@@ -249,7 +249,7 @@ class LabelQueue:
             if end == len(work.rows):
                 requests.popleft()
             if requests:
-                self._waiting[client] = requests  # behind the others
+                self._waiting[client] = requests  # last in turn
         return batch
 
     def _label(self, batch: Sequence[_Part]) -> None:

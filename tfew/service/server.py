@@ -1,4 +1,4 @@
-"""The server around the app: it stops once all accepted requests are answered, and rejects new ones with 503."""
+"""The server around the app: on shutdown it answers all accepted requests, and rejects new ones with 503."""
 
 import logging
 import socket
@@ -19,16 +19,16 @@ from tfew.service.queue import LabelQueue
 log = logging.getLogger(__name__)
 
 REFUSE_SECONDS = 1.0  # for which a stopping service still answers 503 after its last answer
-SHUTDOWN_TIMEOUT_SECONDS = 5  # then clients with unfinished requests or responses are disconnected
-IDLE_SECONDS = 10.0  # for headers to come, and between two requests
+SHUTDOWN_TIMEOUT_SECONDS = 5  # afterwards clients with unfinished requests or responses are disconnected
+IDLE_SECONDS = 10.0  # for headers to arrive, and between requests
 BACKLOG = 128
 TICKS_OF_A_SECOND = 10  # uvicorn's
 
 
 @dataclass(frozen=True)
 class Listening:
-    """`answer_seconds`: for an answer to be taken; `drain_seconds`: what is not labelled then, after a signal to stop,
-    is refused; `certificate` and `key`: PEM files, for HTTPS."""
+    """`answer_seconds`: for a response to be read; `drain_seconds`: after a signal to stop, requests still unlabelled
+    after this time are refused; `certificate` and `key`: PEM files, for HTTPS."""
 
     host: str
     port: int
@@ -40,8 +40,8 @@ class Listening:
 
 
 class GracefulServer(uvicorn.Server):
-    """On SIGTERM or Ctrl-C the queue closes, and the server runs until it is empty, or until `drain_seconds` later; a
-    second signal stops at once. `ready` is called with the port that is listened on, `each_second` as it says."""
+    """On SIGTERM or Ctrl-C the queue closes, and the server runs until it is empty, or for `drain_seconds`; a second
+    signal stops at once. `ready` is called with the listening port, `each_second` every second."""
 
     def __init__(
         self,
@@ -61,7 +61,7 @@ class GracefulServer(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
         for shared in sockets or []:
-            shared.listen(BACKLOG)  # the loop has made its own backlog that of all processes
+            shared.listen(BACKLOG)  # restores the backlog of all processes, which the loop has changed
         if self.started:
             self._ready(self.servers[0].sockets[0].getsockname()[1])
 
@@ -82,7 +82,7 @@ class GracefulServer(uvicorn.Server):
         if self._queue.ended and self._ended is None:
             self._ended = now
         if self._closed is not None and self._ended is None and now - self._closed > self._drain_seconds:
-            log.warning(f"After {self._drain_seconds:g} s (drain_seconds=) what still waits is refused.")
+            log.warning(f"After {self._drain_seconds:g} s (drain_seconds=) the requests still waiting are refused.")
             self._queue.abandon()
             self._ended = now
         over = self._ended is not None and now - self._ended > REFUSE_SECONDS
@@ -97,18 +97,18 @@ def serve(
     sockets: Sequence[socket.socket] | None = None,
     each_second: Callable[[], None] = lambda: None,
 ) -> None:
-    """Serves until it is stopped by a signal. `sockets`: those to accept from, which other processes share."""
+    """Serves until it is stopped by a signal. `sockets`: to accept from, shared with other processes."""
     limit_logs("uvicorn.error", "asyncio", "tfew.service.audit")
     limits = ConnectionLimits(connections_that_fit(listening.max_connections), IDLE_SECONDS, listening.answer_seconds)
     protocol, connections = limited_protocol(limits)
     config = uvicorn.Config(
         app, host=listening.host, port=listening.port, log_level="warning", timeout_keep_alive=5, server_header=False,
-        backlog=BACKLOG if sockets is None else 1,  # accepted at a time: what one process takes no other can
+        backlog=BACKLOG if sockets is None else 1,  # accepted at a time: others cannot take what one has accepted
         timeout_graceful_shutdown=SHUTDOWN_TIMEOUT_SECONDS, http=protocol, ws="none",
         access_log=False, ssl_certfile=listening.certificate, ssl_keyfile=listening.key,
     )  # fmt: skip
     server = GracefulServer(config, queue, connections, listening.drain_seconds, ready, each_second)
-    server.run(None if sockets is None else list(sockets))  # with uvloop, where that is installed
+    server.run(None if sockets is None else list(sockets))  # with uvloop, if installed
     if not server.started:
         raise UserError("The service did not start: see above.")
-    queue.join(SHUTDOWN_TIMEOUT_SECONDS)  # its thread is a daemon: what hangs ends with the process
+    queue.join(SHUTDOWN_TIMEOUT_SECONDS)  # its thread is a daemon: if it hangs, it ends with the process

@@ -1,10 +1,10 @@
-"""Which tasks were added and removed over HTTP: in the managed folder, where every process and every replica reads it.
+"""The tasks added and removed over HTTP, stored in the managed folder for every process and replica.
 
-    MANAGE/.tfew/tasks.json       what is to be there, under a version
-    MANAGE/.tfew/lock             held by who changes it
-    MANAGE/.tfew/members/NAME     of each process: the version that it has; its age tells whether the process lives
+    MANAGE/.tfew/tasks.json       the wanted tasks, with a version
+    MANAGE/.tfew/lock             held while changing it
+    MANAGE/.tfew/members/NAME     per process: its version; the file's age shows whether the process is alive
 
-Whoever changes a task waits until each living member has the new version, so that the answer holds for all of them.
+A change of a task waits until each living member has the new version, so that the response holds for all of them.
 """
 
 import contextlib
@@ -28,14 +28,14 @@ from tfew.files.untrusted import parse_json
 FOLDER = ".tfew"
 BASE = ""  # the version of a task that adapters= names
 MAX_FILE_BYTES = 10**7
-SILENT_SECONDS = 10.0  # a member that has said nothing for so long has ended: nobody waits for it
-CANNOT_READ, NOT_YET = "cannot read it", "has not taken it in"  # why a member lags behind
-FORGOTTEN_SECONDS = 3600.0  # then its file is removed
+SILENT_SECONDS = 10.0  # a member that was silent for this long counts as ended
+CANNOT_READ, NOT_YET = "cannot read it", "has not loaded it yet"  # why a member lags behind
+FORGOTTEN_SECONDS = 3600.0  # after this its file is removed
 
 
 @dataclass(frozen=True)
 class AddedTask:
-    """`folder`: of its adapter, below the managed one; `version`: at which it was added."""
+    """`folder`: of its adapter, relative to the managed one; `version`: the version that added it."""
 
     folder: str
     version: str
@@ -48,7 +48,7 @@ class SharedState:
     removed: frozenset[str] = frozenset()  # of those that adapters= names
 
     def wanted(self, base: Iterable[str]) -> dict[str, str]:
-        """The version of each task that is to be there; `base`: those that adapters= names."""
+        """The version of each wanted task; `base`: the tasks of adapters=."""
         own = {name: BASE for name in base if name not in self.removed}
         return {**own, **{name: task.version for name, task in self.added.items()}}
 
@@ -61,7 +61,7 @@ class SharedState:
         return SharedState(secrets.token_hex(8), added, self.removed | {name})
 
     def again(self) -> "SharedState":
-        """The same under a new version: what came after it is taken back."""
+        """The same state as a new version, to undo later changes."""
         return SharedState(secrets.token_hex(8), self.added, self.removed)
 
 
@@ -70,11 +70,11 @@ class LockedError(Exception):
 
 
 class SharedTasks:
-    """`base`: the folders of the tasks that adapters= names; `member`: the name of this process among those of the
+    """`base`: the folders of the tasks of adapters=; `member`: the name of this process among the members of the
     managed folder."""
 
     def __init__(self, manage: Path, base: Mapping[str, str | Path], member: str | None = None) -> None:
-        """Raises UserError where nothing can be written there."""
+        """Raises UserError if the folder is not writable."""
         self.base = base
         self._root = manage / FOLDER
         self._members = self._root / "members"
@@ -92,7 +92,7 @@ class SharedTasks:
             raise UserError(f"{self._root} cannot be used ({error}); tasks that are added are kept there.") from error
 
     def read(self) -> SharedState:
-        """What is to be there now; raises UserError where the file is damaged."""
+        """The wanted tasks; raises UserError if the file is damaged."""
         path = self._root / "tasks.json"
         try:
             status = path.stat()
@@ -108,7 +108,7 @@ class SharedTasks:
 
     @contextmanager
     def changing(self) -> Iterator[None]:
-        """Raises LockedError while another does."""
+        """Holds the lock for a change; raises LockedError if another process holds it."""
         with contextlib.closing(self._lock()) as file:
             if not try_lock(file.fileno()):
                 raise LockedError
@@ -120,7 +120,7 @@ class SharedTasks:
         write_atomically(self._root / "tasks.json", json.dumps(whole, indent=1, ensure_ascii=False))
 
     def acknowledge(self, version: str, failed: Iterable[str] = ()) -> None:
-        """Says that this process lives and has this version, but for tasks that it could not read."""
+        """Records that this process is alive and has this version, except the tasks that it could not read."""
         write_atomically(self._own, json.dumps({"version": version, "failed": sorted(failed)}))
 
     def lagging(self, version: str, name: str | None = None) -> dict[str, str]:
@@ -138,7 +138,7 @@ class SharedTasks:
                     found[path.name] = NOT_YET
                 elif name in said["failed"]:
                     found[path.name] = CANNOT_READ
-            except (OSError, ValueError, TypeError, KeyError):  # it has just ended; or it is no member's file
+            except (OSError, ValueError, TypeError, KeyError):  # it has just ended; or it is not a member's file
                 continue
         return found
 
@@ -147,7 +147,7 @@ class SharedTasks:
             self._own.unlink(missing_ok=True)
 
     def _now(self) -> float:
-        """By the clock that stamps the members' files, which may be another machine's."""
+        """The time by the clock that stamps the members' files, which may be another machine's."""
         try:
             os.utime(self._own)
             return self._own.stat().st_mtime

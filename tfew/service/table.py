@@ -1,4 +1,4 @@
-"""The page's tables: CSV in, the same table with labels out. It is read as any other command reads one."""
+"""The page's tables: CSV in, the same table with labels out. Read in the same way as by other commands."""
 
 import csv
 import io
@@ -17,7 +17,7 @@ LABEL, PROBABILITY, SET = "label", "probability", "set"
 
 
 def read_table(body: bytes, most_rows: int) -> tuple[list[str], list[dict[str, Any]]]:
-    """Columns and rows, one more than `most_rows` at most; raises UserError if it is no table with a header line."""
+    """Columns and rows, at most `most_rows` + 1; raises UserError unless it is a table with a header line."""
     stream = open_bytes(body, "csv", "The table")
     rows: list[dict[str, Any]] = []
     for found in stream.rows(StreamPosition()):
@@ -34,7 +34,7 @@ def read_table(body: bytes, most_rows: int) -> tuple[list[str], list[dict[str, A
 def write_table(columns: Sequence[str], rows: Sequence[dict[str, Any]], labelled: Sequence["Labelled"]) -> str:
     """The table with two more columns, label and probability, renamed if the table has columns of that name.
 
-    The label is empty where a row got none; with sets of labels there is a third column, a list in JSON."""
+    The label is empty if a row got none; with sets of labels there is a third column, a list in JSON."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\r\n")
     sets = any(found.labels is not None for found in labelled)

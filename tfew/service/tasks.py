@@ -1,6 +1,6 @@
-"""The tasks of this process: changed in between two batches, and kept as all processes have them.
+"""The tasks of this process: changed between batches, and kept in sync with all processes.
 
-Adapters are read in a thread of their own: one that takes long, or for ever, keeps no row from being labelled.
+Adapters are read in a separate thread: one that is slow, or never ends, does not stop labelling.
 """
 
 import asyncio
@@ -21,8 +21,8 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 POLL_SECONDS = 0.2
-ALIVE_SECONDS = 2.0  # between two signs of life
-UNDO_SECONDS = 2.0  # a change that one process cannot take in is taken back by then
+ALIVE_SECONDS = 2.0  # between heartbeats
+UNDO_SECONDS = 2.0  # time for undoing a change that one process cannot apply
 
 
 class BusyError(Exception):
@@ -30,17 +30,17 @@ class BusyError(Exception):
 
 
 class LaggingError(Exception):
-    """Another process has not taken a change in, and it is undone."""
+    """Another process has not applied a change in time; it is undone."""
 
 
 class TaskLoader:
-    """Runs one function at a time, in a daemon thread: a reader that hangs does not keep the process from ending."""
+    """Runs one function at a time, in a daemon thread: a hanging reader does not keep the process from ending."""
 
     def __init__(self) -> None:
         self._free = threading.Lock()
 
     async def run(self, function: Callable[[], T]) -> T:
-        """Raises BusyError, or what the function raises; cancelled, the thread continues and is busy until its end."""
+        """Raises BusyError, or what the function raises; if cancelled, the thread stays busy until it is done."""
         if not self._free.acquire(blocking=False):
             raise BusyError
         loop = asyncio.get_running_loop()
@@ -55,9 +55,9 @@ class TaskLoader:
 
 
 class ServedTasks:
-    """`find_folder`: the folder of an added task, by its name below the managed one.
+    """`find_folder`: resolves the folder of an added task, relative to the managed one.
 
-    Without `shared` changes are this process's own, and end with it.
+    Without `shared`, changes affect only this process, and are lost when it ends.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class ServedTasks:
             queue, find_folder, timeout_seconds, shared,
         )  # fmt: skip
         self._loader = TaskLoader()
-        self._versions = dict.fromkeys(shared.base if shared is not None else [], BASE)  # of the tasks that are here
+        self._versions = dict.fromkeys(shared.base if shared is not None else [], BASE)  # of the loaded tasks
         self._version: str | None = None  # of all of them; None: not read yet
         self._followed = time.monotonic()
         self._failed: set[str] = set()
@@ -96,7 +96,7 @@ class ServedTasks:
 
     @asynccontextmanager
     async def kept_up(self) -> AsyncIterator[None]:
-        """Inside, this process has what all have; what others change is taken in. Raises UserError for a bad file."""
+        """Inside, this process stays in sync with the changes of others. Raises UserError for a bad file."""
         if self._shared is None:
             yield
             return
@@ -121,19 +121,19 @@ class ServedTasks:
                 if state.version != self._version:
                     await self._follow(state)
                 elif time.monotonic() - self._followed > UNDO_SECONDS:
-                    for name in self._failed & self._versions.keys():  # an earlier one answers in its place
+                    for name in self._failed & self._versions.keys():  # an earlier version of the task still answers
                         await self._take_out(name)
                 if time.monotonic() - alive > ALIVE_SECONDS:
                     await asyncio.to_thread(shared.acknowledge, str(self._version), self._failed)
                     alive = time.monotonic()
                 said = ""
-            except Exception as error:  # the next round may be luckier
+            except Exception as error:  # the next round may succeed
                 if str(error) != said:
-                    log.warning(f"The tasks of other processes cannot be followed: {error}")
+                    log.warning(f"Task changes in other processes cannot be read: {error}")
                 said = str(error)
 
     async def _current(self) -> SharedState:
-        """With what others have changed meanwhile taken in."""
+        """The current state, after applying the changes of others."""
         if self._shared is None:
             return SharedState()
         state = await asyncio.to_thread(self._shared.read)
@@ -141,7 +141,7 @@ class ServedTasks:
         return state
 
     async def _follow(self, state: SharedState) -> None:
-        """Adds, replaces and removes tasks until they are those of the state; what cannot be read is left out."""
+        """Adds, replaces and removes tasks to match the state; unreadable ones are left out."""
         assert self._shared is not None
         async with self._following:
             if state.version == self._version:
@@ -153,7 +153,7 @@ class ServedTasks:
             for name, version in wanted.items():
                 if self._versions.get(name) != version:
                     await self._follow_one(name, version, state.added.get(name))
-                    await asyncio.to_thread(self._shared.acknowledge, str(self._version), self._failed)  # it lives
+                    await asyncio.to_thread(self._shared.acknowledge, str(self._version), self._failed)  # heartbeat
             self._version, self._followed = state.version, time.monotonic()
             await asyncio.to_thread(self._shared.acknowledge, state.version, self._failed)
 
@@ -167,7 +167,7 @@ class ServedTasks:
             self._failed.add(name)
 
     async def _publish(self, before: SharedState, after: SharedState, name: str, apply: Callable[[], Any]) -> None:
-        """Writes what is to be there, applies it here, and waits until all have it; else it is taken back."""
+        """Writes the new state, applies it here, and waits until all processes have it; otherwise undoes it."""
         assert self._shared is not None
         async with self._following:
             await asyncio.to_thread(self._shared.write, after)
@@ -186,7 +186,7 @@ class ServedTasks:
             if CANNOT_READ in lagging.values() or time.monotonic() > end:
                 await self._undo(before.again())
                 raise LaggingError(
-                    f"Not every process can take in the task {name!r}: nothing was changed ({member} {why})."
+                    f"Not every process can load the task {name!r}: nothing was changed ({member} {why})."
                 )
             await asyncio.sleep(POLL_SECONDS / 4)
 
@@ -207,7 +207,7 @@ class ServedTasks:
 
         def read() -> Any:
             task, scalings = predictor.read_task(name, folder, own_base=True, replace=replace)
-            _ = task.task_predictor.answering  # read in the loader's thread, for the description of the task
+            _ = task.task_predictor.answering  # computed here, in the loader's thread, for the description of the task
             return task, scalings
 
         return await asyncio.wait_for(self._loader.run(read), self._timeout_seconds)

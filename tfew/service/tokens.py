@@ -24,7 +24,7 @@ LINE = re.compile(r"(?P<name>[\w.-]{1,64}):\s*(?P<token>\S+)(?P<rights>(\s+[a-z]
 MIN_CHARACTERS = 16
 MAX_FILE_BYTES = 10**6
 ENVIRONMENT = "env:"
-OPEN = {"/", "/healthz"}  # the page without anybody's data; whether the service is well
+OPEN = {"/", "/healthz"}  # the page, without data; the health check
 
 
 @dataclass(frozen=True)
@@ -34,14 +34,14 @@ class Owner:
 
 
 class Tokens:
-    """Only hashes are kept, so that comparing takes the same time whatever a token begins with."""
+    """Keeps only hashes, so that the time of a comparison does not depend on a token's prefix."""
 
     def __init__(self, owners: Mapping[bytes, Owner]) -> None:
         self._owners = owners
 
     @classmethod
     def parse(cls, text: str, where: str) -> "Tokens":
-        """Of lines `name: token rights`; empty ones and those that begin with # are left out."""
+        """Parses lines `name: token rights`; skips empty ones and those that begin with #."""
         owners: dict[bytes, Owner] = {}
         for number, line in enumerate(text.splitlines(), start=1):
             if not line.strip() or line.lstrip().startswith("#"):
@@ -55,7 +55,7 @@ class Tokens:
         return cls(owners)
 
     def owner(self, token: str) -> Owner | None:
-        """All are compared, whichever it is."""
+        """Compares with all tokens, to take constant time."""
         digest = _digest(token)
         found = [owner for own, owner in self._owners.items() if hmac.compare_digest(own, digest)]
         return found[0] if found else None
@@ -66,7 +66,7 @@ def load_tokens(source: str) -> Tokens:
     if source.startswith(ENVIRONMENT):
         name = source.removeprefix(ENVIRONMENT)
         if not os.environ.get(name):
-            raise UserError(f"token={source}: there is no variable {name} in the environment.")
+            raise UserError(f"token={source}: the environment variable {name} is not set.")
         return Tokens.parse(os.environ[name], f"token={source}")
     path = Path(source).expanduser()
     try:
@@ -99,7 +99,7 @@ def _digest(token: str) -> bytes:
 
 
 class TokenMiddleware:
-    """ASGI middleware: 401 without a token that is known, 403 without the right; the body is not read before."""
+    """ASGI middleware: 401 without a known token, 403 without the right; before the body is read."""
 
     def __init__(self, app: ASGIApp, tokens: Tokens) -> None:
         self.app, self.tokens = app, tokens

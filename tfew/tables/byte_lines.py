@@ -1,6 +1,6 @@
-"""Lines of bytes, with their places: of a file, plain or .gz, of standard input, or of bytes at hand.
+"""Lines of bytes, with their positions: of a file, plain or .gz, of standard input, or of bytes in memory.
 
-The encoding is found out from the beginning (`detect_encoding`). Lines end where that encoding has a line feed; offsets
+The encoding is detected from the beginning (`detect_encoding`). Lines end where that encoding has a line feed; offsets
 count the bytes of the unpacked file.
 """
 
@@ -19,8 +19,8 @@ from tfew.tables.remote import is_url, open_url
 
 STDIO = "-"  # standard input, standard output
 GZIP = ".gz"
-HEAD_BYTES = 2**22  # of a file, by which its encoding is known
-MAX_LINE_BYTES = 2**24  # a longer line means a file of another kind
+HEAD_BYTES = 2**22  # of a file, for detecting its encoding
+MAX_LINE_BYTES = 2**24  # a longer line means another file format
 UTF_8, WINDOWS = "utf-8", "cp1252"
 BOMS = {
     codecs.BOM_UTF8: UTF_8,
@@ -31,12 +31,12 @@ BOMS = {
 }
 UNITS = {"utf-16-le": 2, "utf-16-be": 2, "utf-32-le": 4, "utf-32-be": 4}  # bytes of a character; 1 in all others
 NAMES = {WINDOWS: "Windows-1252 (cp1252), since it is not UTF-8", "utf-8": "UTF-8"}
-CONTROLS = set(range(32)) - set(b"\t\n\v\f\r\x1b")  # characters that no text holds
+CONTROLS = set(range(32)) - set(b"\t\n\v\f\r\x1b")  # characters that no text contains
 
 
 @dataclass
 class ByteSource:
-    """`name` in messages; `size` in bytes, None where it is not known; `is_owned`: to be closed at the end."""
+    """`name` in messages; `size` in bytes, None if unknown; `is_owned`: close it at the end."""
 
     name: str
     file: BinaryIO
@@ -44,7 +44,7 @@ class ByteSource:
     is_owned: bool = True
 
     def head(self, most_bytes: int = HEAD_BYTES) -> tuple[bytes, bool]:
-        """The beginning, which stays to be read, and whether it is all; of standard input as much as is there."""
+        """The beginning, without consuming it, and whether that is all; of standard input what has arrived."""
         try:
             if self.file.seekable():
                 start = self.file.tell()
@@ -84,7 +84,7 @@ def unreadable(name: str, error: Exception) -> UserError:
 
 
 def raw_lines(source: ByteSource, encoding: str) -> Iterator[bytes]:
-    """The lines from where the file stands; raises UserError for one without end."""
+    """The lines from the current position; raises UserError for an endless one."""
     unit = UNITS.get(encoding, 1)
     newline = "\n".encode(encoding)
     try:
@@ -100,10 +100,10 @@ def raw_lines(source: ByteSource, encoding: str) -> Iterator[bytes]:
 
 
 def detect_encoding(head: bytes, is_whole: bool) -> tuple[str, bytes]:
-    """The encoding of a file that begins so, and its byte-order mark.
+    """The encoding of a file with this beginning, and its byte-order mark.
 
-    UTF-8, unless a mark or the places of its NUL bytes say UTF-16 or UTF-32, or no line of it that goes beyond ASCII
-    can be read as UTF-8 and all can as Windows-1252. `is_whole`: there is no more of it.
+    UTF-8, unless a mark or the positions of NUL bytes indicate UTF-16 or UTF-32, or all non-ASCII lines are invalid as
+    UTF-8 and valid as Windows-1252. `is_whole`: whether this is the whole file.
     """
     for bom, encoding in BOMS.items():
         if head.startswith(bom):
@@ -119,7 +119,7 @@ def detect_encoding(head: bytes, is_whole: bool) -> tuple[str, bytes]:
 
 
 def _by_places_of_nul(head: bytes) -> str | None:
-    """UTF-16 without a mark: in nearly every pair of bytes one is NUL, always the same."""
+    """UTF-16 without a mark: in nearly every pair of bytes the same one is NUL."""
     pairs = len(head) // 2
     if pairs < 2:
         return None

@@ -1,4 +1,4 @@
-"""CSV, TSV and their like: a table with a header line, whose dialect is found out where nothing says it."""
+"""CSV, TSV and similar: a table with a header line, whose dialect is detected unless it is declared."""
 
 import csv
 import io
@@ -18,7 +18,7 @@ USUAL = {"csv": ",", "tsv": "\t"}
 
 
 def check_header(name: str, header: Sequence[str]) -> None:
-    """Raises UserError for a bad header. One column without a name is allowed: pandas writes its row numbers so."""
+    """Raises UserError for a bad header. One column without a name is allowed: pandas writes its index like that."""
     named = [column for column in header if column]
     if not named:
         raise UserError(f"{name} has no header: its first line must name the columns.")
@@ -36,7 +36,9 @@ class TableStream(LineStream):
 
     def __init__(self, source: ByteSource, kind: str, form: Format | None) -> None:
         if form is not None and form.pattern is not None:
-            raise UserError(f"{source.name}: files of this format (dataset.formats) are no tables; use .csv or .jsonl.")
+            raise UserError(
+                f"{source.name}: files of this format (dataset.formats) are not tables; use .csv or .jsonl."
+            )
         csv.field_size_limit(MAX_CELL_CHARACTERS)
         super().__init__(source, kind, None if form is None else form.encoding)
         self.is_described, self._empty_lines = form is not None, 0
@@ -49,7 +51,7 @@ class TableStream(LineStream):
         head = self._head.removeprefix(self.bom).decode(self.encodings[-1], errors="replace")
         lines = io.StringIO(head, newline="").readlines()
         if not self._head_is_whole and len(lines) > 1 and not lines[-1].endswith("\n"):
-            del lines[-1]  # the beginning of a line
+            del lines[-1]  # it may be incomplete
         is_whole = self._head_is_whole and len(lines) < SAMPLE_LINES
         return detect_dialect(lines[:SAMPLE_LINES], USUAL[self.kind], is_whole)
 
@@ -61,16 +63,16 @@ class TableStream(LineStream):
         if self.form.delimiter != USUAL[self.kind]:
             found.append(f"separated by {describe_delimiter(self.form.delimiter)}")
         if not self.form.quoting:
-            found.append("quotation marks quote nothing")
+            found.append("quotation marks read as plain characters")
         if self.form.skip_blanks:
-            found.append("blanks behind a separator left out")
+            found.append("blanks after a separator removed")
         if self._empty_lines:
             found.append(f"{self._empty_lines} empty line{'s' * (self._empty_lines > 1)} above the header")
         return found
 
     @property
     def formats(self) -> Mapping[str, Mapping[str, Any]]:
-        """As `dataset.formats` records it; nothing where all is as usual."""
+        """The dialect in the form of `dataset.formats`; empty if it is the usual one."""
         form, encoding = self.form, self.encodings[0]
         if self.is_described or (form, encoding) == (Format(delimiter=USUAL[self.kind]), UTF_8):
             return {}
@@ -107,7 +109,7 @@ class TableStream(LineStream):
                 row = next(cells)
             except StopIteration:
                 return
-            except csv.Error as error:  # the reader goes on with the next line
+            except csv.Error as error:  # the reader continues with the next line
                 yield self._row(None, f"cannot be read: {error}")
                 continue
             if len(row) > 1 or (row and (row[0].strip() or len(self.header) == 1)):

@@ -1,4 +1,4 @@
-"""How a table is written, found out from its beginning: the delimiter, what quotation marks mean, blanks."""
+"""Detects a table's dialect from its beginning: delimiter, quoting, and blanks."""
 
 import csv
 import re
@@ -15,10 +15,10 @@ NAMES = {"\t": "a tab", ",": "','", ";": "';'", "|": "'|'"}
 
 
 def detect_dialect(lines: Sequence[str], usual: str, is_whole: bool) -> Format:
-    """Of the dialects that parse these lines without an error, the one with the most columns; of equals the plainest.
+    """The dialect that parses these lines without an error into the most columns; ties go to the plainest.
 
-    Some tables, mostly .tsv, quote nothing: there a quotation mark is an ordinary character. `usual`: the delimiter
-    that the file's ending means; a tab is no other. `is_whole`: there are no more lines than these.
+    Some tables, mostly .tsv, do not use quoting: there a quotation mark is an ordinary character. `usual`: the
+    delimiter implied by the file's ending; a tab allows no other. `is_whole`: whether these are all lines.
     """
     lines = [line for line in lines if line.strip()]
     if lines and (separator := SEPARATOR_LINE.fullmatch(lines[0])):
@@ -45,7 +45,7 @@ def _has_blanks(header: str, delimiter: str) -> bool:
 
 
 def _count_columns(lines: Sequence[str], form: Format, is_whole: bool) -> int:
-    """The number of columns of these lines, read so; 0 if lines differ or cannot be parsed."""
+    """The number of columns of these lines in this dialect; 0 if lines differ or cannot be parsed."""
     widths: set[int] = set()
     try:
         for row in csv.reader(lines, **csv_options(form)):
@@ -53,20 +53,20 @@ def _count_columns(lines: Sequence[str], form: Format, is_whole: bool) -> int:
             if any(_is_quoted(cell, form) for cell in row):
                 return 0
     except csv.Error:
-        if is_whole:  # else it may be the sample's end, in the middle of a cell
+        if is_whole:  # otherwise the sample may end in the middle of a cell
             return 0
     return widths.pop() if len(widths) == 1 else 0
 
 
 def _is_quoted(cell: str, form: Format) -> bool:
-    """Whether quotation marks are left around a cell that this dialect should have taken off: then it is another."""
+    """Whether a cell is still in quotation marks that this dialect should have removed: then it is the wrong one."""
     if form.quoting:
         cell = cell[1:] if cell.startswith(" ") and not form.skip_blanks else ""
     return len(cell) > 1 and cell[0] == cell[-1] == '"'
 
 
 def csv_options(form: Format) -> dict[str, Any]:
-    """For `csv.reader`."""
+    """The options of `csv.reader` for this dialect."""
     quoting = csv.QUOTE_MINIMAL if form.quoting else csv.QUOTE_NONE
     return {"delimiter": form.delimiter, "quoting": quoting, "skipinitialspace": form.skip_blanks, "strict": True}
 

@@ -15,7 +15,7 @@ MAX_UNPACKED_BYTES = 2**31  # a small file could fill any memory
 
 
 class ExcelStream(RowStream):
-    """Rows are numbered, and empty ones left out; formulas are the values that Excel has last shown."""
+    """Rows are numbered, empty ones skipped; formulas have the values that Excel last computed."""
 
     has_lines = False
 
@@ -29,7 +29,7 @@ class ExcelStream(RowStream):
         sheets: list[Any] = self._book.worksheets
         self._sheet = sheets[0] if sheets else None
         others = shorten_list(sheet.title for sheet in sheets[1:])
-        self._notes = [f"its first sheet, {sheets[0].title!r}, and not {others}"] if len(sheets) > 1 else []
+        self._notes = [f"only its first sheet, {sheets[0].title!r}, is read, not {others}"] if len(sheets) > 1 else []
         try:
             self._header = self._read_header()
             check_header(path, self._header)
@@ -60,16 +60,16 @@ class ExcelStream(RowStream):
         return ["" if cell is None else str(cell).strip() for cell in cells]
 
     def _filled(self) -> Iterator[Sequence[Any]]:
-        """The rows of the sheet in which anything stands, the header first."""
+        """The non-empty rows of the sheet, the header first."""
         try:
             for cells in self._sheet.iter_rows(values_only=True) if self._sheet is not None else ():
                 if any(cell is not None and str(cell).strip() for cell in cells):
                     yield cells
-        except Exception as error:  # of a file that is damaged further down: the library raises a dozen kinds
+        except Exception as error:  # the file is damaged further on: the library raises a dozen kinds
             raise _unreadable(self._path, error) from error
 
     def _to_row(self, cells: Sequence[Any]) -> Row:
-        """Cells as CSV would have them; beyond the header's columns there is nothing to call them."""
+        """Cells as CSV would have them; cells beyond the header's columns are dropped, having no name."""
         filled = [*cells, *[None] * (len(self._header) - len(cells))]
         return {column: _plain(cell) for column, cell in zip(self._header, filled, strict=False) if column}
 
@@ -82,7 +82,7 @@ def _opened(path: str) -> BinaryIO:
 
 
 def _workbook(path: str, file: BinaryIO) -> Any:
-    """Closes the file where it is no workbook."""
+    """Opens a workbook; closes the file if it is not one."""
     import openpyxl
 
     try:
@@ -90,7 +90,7 @@ def _workbook(path: str, file: BinaryIO) -> Any:
             if (unpacked := sum(entry.file_size for entry in archive.infolist())) > MAX_UNPACKED_BYTES:
                 raise UserError(f"{path} would unpack to {unpacked:,} bytes: save it as CSV.")
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of styles and the like, which do not matter here
+            warnings.simplefilter("ignore")  # about styles and the like, which do not matter here
             return openpyxl.load_workbook(file, read_only=True, data_only=True)
     except UserError:
         file.close()

@@ -21,9 +21,9 @@ class Format:
     """A text file of rows: a table with a header line, or with `pattern` one row a line.
 
     encoding: tried in turn; delimiter: of columns; quoting: whether a quotation mark starts a cell that may hold
-    delimiters; skip_blanks: blanks behind a delimiter belong to no cell; pattern: a regular expression whose named
+    delimiters; skip_blanks: ignore blanks after a delimiter; pattern: a regular expression whose named
     groups are the columns. Then, in this order: `add` adds constant columns to every row; `codes` replaces a column's
-    text by its position among the listed spellings; `join` makes a column of others, joined by a space; `lettered`
+    text by its position among the listed spellings; `join` makes a column from others, joined by a space; `lettered`
     turns "(A) one (B) two" into {text: [one, two], label: [A, B]}.
     """
 

@@ -1,4 +1,4 @@
-"""Rows of data sets on the Hub, each of one commit, and what is there where something else was asked for."""
+"""Rows of Hub data sets at a fixed commit; errors list the configurations or splits that exist."""
 
 from collections.abc import Mapping
 from contextlib import suppress
@@ -14,7 +14,7 @@ from tfew.tables.table_reader import Table
 
 
 def load_from_hub(source: Mapping[str, Any], split: str, without: str) -> Any:
-    """A split of a data set on the Hub (`DatasetSpec.hub`); `without` is the alternative that errors name."""
+    """A split of a data set on the Hub (`DatasetSpec.hub`); `without`: the alternative to suggest in errors."""
     id, pinned = source["id"], source.get("commit")
     revision, online = pinned or source["revision"], hub.reachable()
     import datasets
@@ -22,7 +22,7 @@ def load_from_hub(source: Mapping[str, Any], split: str, without: str) -> Any:
     try:
         at = commit_of(DATASETS, id, revision) if online else revision
         call = partial(datasets.load_dataset, id, source["config"], split=source[split], revision=at)
-        waits = hub.WAITS_SECONDS[:1]  # the library has been patient, too
+        waits = hub.WAITS_SECONDS[:1]  # the library has its own retries
         loaded = or_over_http(partial(hub.patiently, call, id, waits), id)
     except UserError as error:
         raise UserError(f"The data set {_named(source, split)} cannot be loaded: {error} Or {without}.") from error
@@ -56,11 +56,11 @@ def _named(source: Mapping[str, Any], split: str) -> str:
 
 
 def _other_choice(source: Mapping[str, Any], split: str, revision: str) -> str | None:
-    """The configurations or splits that there are, where another or none was named."""
+    """The existing configurations or splits, if another or none was named."""
     import datasets
 
     id, config = source["id"], source["config"]
-    with suppress(Exception):  # then the first error says what there is to say
+    with suppress(Exception):  # then the first error is enough
         configs = datasets.get_dataset_config_names(id, revision=revision)
         if (config or "default") not in configs:
             return _choose("configurations", configs, "dataset.hub.config", config)
@@ -75,9 +75,9 @@ def _choose(what: str, names: list[str], setting: str, value: str | None) -> str
 
 
 def _check_commit(loaded: Any, source: Mapping[str, Any], revision: str, online: bool) -> None:
-    """Notes which commit a cached copy is of; raises UserError where another one is wanted.
+    """Notes the commit of a cached copy; raises UserError if another one is wanted.
 
-    Without the Hub the library takes the copy that it made last, whatever is asked for; its folder is the commit's.
+    Offline, the library uses its latest copy, whatever commit is requested; the copy's folder names its commit.
     """
     files = loaded.cache_files
     found = Path(files[0]["filename"]).parent.name if files else ""
@@ -85,7 +85,7 @@ def _check_commit(loaded: Any, source: Mapping[str, Any], revision: str, online:
         return
     if COMMIT.fullmatch(revision) and found != revision:
         raise UserError(
-            f"The data set {source['id']} is wanted as it was in commit {revision[:12]}, and the copy here is of"
-            f" {found[:12]}: connect to the Hub, which is not reached."
+            f"The data set {source['id']} is needed at commit {revision[:12]}, but the local copy is of"
+            f" {found[:12]}, and the Hub cannot be reached: connect to it."
         )
     note_commit(DATASETS, source["id"], revision, found)

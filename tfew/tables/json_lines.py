@@ -9,7 +9,7 @@ from tfew.tables.text_lines import LineStream
 
 
 class JsonStream(LineStream):
-    """`is_assumed`: nothing says that these are JSON lines; a first line that is none is told how to say it."""
+    """`is_assumed`: JSON lines by default only; an error in the first line then suggests format=."""
 
     is_assumed = False
 
@@ -21,7 +21,7 @@ class JsonStream(LineStream):
             row, problem = _from_json(line)
             if problem and self.is_assumed and not self._place.row:
                 problem += (
-                    f"; {self.name} is read as JSON lines unless format= says what it is (format=csv, format=tsv,"
+                    f"; {self.name} is read as JSON lines unless format= names another format (format=csv, format=tsv,"
                     " format=text)"
                 )
             yield self._row(row, problem)
@@ -32,6 +32,6 @@ def _from_json(line: str) -> tuple[Row | None, str | None]:
         row = parse_json(line)
     except json.JSONDecodeError as error:
         return None, f"is not valid JSON: {error.msg} at column {error.colno}"
-    except ValueError as error:  # a number of too many digits, too deep a list
+    except ValueError as error:  # a number with too many digits, or a list nested too deep
         return None, f"is not valid JSON: {error}"
     return row, None if isinstance(row, dict) else f"is {type(row).__name__}, not a JSON object"

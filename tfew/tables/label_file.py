@@ -1,4 +1,4 @@
-"""A file that lists labels: their names, and if there is a second column what the model says for each.
+"""A file that lists labels: their names, and in an optional second column their words.
 
 A table (.csv, .tsv, .jsonl, .parquet, .xlsx) has a row for each label; its first column is the name, the second the
 words. YAML (.yaml, .yml) is {name: words, ...}, or a list of names.
@@ -18,18 +18,18 @@ YAML = (".yaml", ".yml")
 
 
 def is_label_file(name: str) -> bool:
-    """Whether the name is one of a file that may list labels."""
+    """Whether a file of this name may list labels."""
     return is_table(name) or Path(name).suffix.lower() in YAML
 
 
 def read_labels(path: Path) -> dict[str, str] | list[str]:
-    """{name: words}, or the names alone; raises UserError for what is neither, and where there is no such file."""
+    """{name: words}, or the names only; raises UserError for anything else, or if there is no such file."""
     if not path.is_file():
-        raise UserError(f"{path}, which should list labels, is no file.")
+        raise UserError(f"{path}, which should list labels, is not a file.")
     found = _of_yaml(path) if path.suffix.lower() in YAML else _of_table(path)
     names = list(found)
     if repeated := sorted({name for name in names if names.count(name) > 1}):
-        raise UserError(f"{path} lists {repeated[0]!r} twice: a label stands there once.")
+        raise UserError(f"{path} lists {repeated[0]!r} twice: list each label once.")
     return found
 
 
@@ -53,7 +53,7 @@ def _of_table(path: Path) -> dict[str, str] | list[str]:
 
 def _of_yaml(path: Path) -> dict[str, str] | list[str]:
     try:
-        found: Any = yaml.load(read_text(path), yaml.BaseLoader)  # names as they are written: no is not false
+        found: Any = yaml.load(read_text(path), yaml.BaseLoader)  # names as written: no does not become false
     except (yaml.YAMLError, OSError, ValueError) as error:
         raise UserError(f"{path} cannot be read: {error}.") from error
     texts = found if isinstance(found, list) else [*found, *found.values()] if isinstance(found, dict) else []

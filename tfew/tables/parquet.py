@@ -13,9 +13,9 @@ ROWS_AT_A_TIME = 1024
 NESTED_AT_A_TIME = 16  # of tables with lists, whose texts Arrow copies
 CHARACTERS_AT_A_TIME = 2**22
 PACKED = (
-    200  # a text that is repeated is packed to nothing: what unpacks to more than so many times the file is refused
+    200  # repeated texts compress to almost nothing: a file that unpacks to over this many times its size is refused
 )
-ALWAYS_BYTES = 2**28  # unless it is no more than this
+ALWAYS_BYTES = 2**28  # unless it is at most this
 
 
 class ParquetStream(RowStream):
@@ -55,20 +55,20 @@ class ParquetStream(RowStream):
 
     @property
     def most_rows_in_group(self) -> int:
-        """Of the row groups, each of which is read from its beginning."""
+        """The most rows of a row group, each of which is read from its beginning."""
         groups = range(self._file.num_row_groups)
         return max((self._file.metadata.row_group(group).num_rows for group in groups), default=0)
 
     @property
     def schema(self) -> Any:
-        """Arrow's, of the columns that have a name."""
+        """The Arrow schema of the columns that have a name."""
         import pyarrow
 
         with pyarrow.parquet.ParquetFile(_source(self._path)) as file:
             return pyarrow.schema([field for field in file.schema_arrow if field.name])
 
     def most_characters(self, skipped: int) -> Iterator[int]:
-        """At least as many as the texts have of each row behind these many: bytes, which Arrow counts by itself."""
+        """For each row after `skipped`, an upper bound of its characters: bytes, which Arrow counts itself."""
         import pyarrow
 
         try:
@@ -88,7 +88,7 @@ class ParquetStream(RowStream):
                 yield from ({name: value for name, value in row.items() if name} for row in rows)
 
     def _batches_from(self, skipped: int) -> Iterator[tuple[Any, list[int]]]:
-        """Arrow's batches, and the characters of each row."""
+        """Arrow's batches after `skipped` rows, and the characters of each row."""
         group = 0
         while group < self._file.num_row_groups and skipped >= self._file.metadata.row_group(group).num_rows:
             skipped -= self._file.metadata.row_group(group).num_rows
@@ -105,7 +105,7 @@ class ParquetStream(RowStream):
             skipped = max(0, skipped - len(batch))
 
     def _check_pages(self) -> None:
-        """Raises UserError for pages that unpack to a multiple of the file that no text does."""
+        """Raises UserError for pages with a compression ratio that no text has."""
         metadata = self._file.metadata
         for group in map(metadata.row_group, range(metadata.num_row_groups)):
             for column in map(group.column, range(group.num_columns)):
@@ -117,7 +117,7 @@ class ParquetStream(RowStream):
 
 
 def _opened(path: str) -> Any:
-    """Texts of a column stay a dictionary and indices, as they are stored: each is in memory once."""
+    """Opens the file with text columns as a dictionary and indices, as stored: each text is in memory once."""
     import pyarrow
     import pyarrow.parquet
 
@@ -151,7 +151,7 @@ def _is_nested(schema: Any) -> bool:
 
 
 def _characters(batch: Any) -> list[int]:
-    """Of the texts of each row."""
+    """The number of characters in the texts of each row."""
     import numpy as np
     import pyarrow
     import pyarrow.compute as compute
@@ -166,7 +166,7 @@ def _characters(batch: Any) -> list[int]:
 
 
 def _parts(batch: Any, characters: Sequence[int]) -> Iterator[Any]:
-    """Of so many rows that their texts fit CHARACTERS_AT_A_TIME, or of one."""
+    """Parts with as many rows as fit CHARACTERS_AT_A_TIME, at least one."""
     start, seen = 0, 0
     for end, size in enumerate(characters):
         if end > start and seen + size > CHARACTERS_AT_A_TIME:

@@ -1,6 +1,6 @@
-"""Files in an object store or elsewhere on the network (s3://, gs://, https://...), by fsspec, which datasets brings.
+"""Files in an object store or elsewhere on the network (s3://, gs://, https://...), by fsspec, which datasets installs.
 
-The library of the store itself (s3fs, gcsfs) has to be there; keys and end points are where those look for them.
+The store's own library (s3fs, gcsfs) must be installed; keys and end points are configured as that library expects.
 """
 
 import io
@@ -20,7 +20,7 @@ def is_url(path: str) -> bool:
 
 
 def file_system(url: str) -> tuple[Any, str]:
-    """fsspec's file system for this URL, and the path there; raises UserError where nothing knows it."""
+    """fsspec's file system for this URL, and the path there; raises UserError if no library supports it."""
     import fsspec
 
     try:
@@ -31,7 +31,7 @@ def file_system(url: str) -> tuple[Any, str]:
 
 
 def open_url(url: str) -> tuple[BinaryIO, int]:
-    """For reading, and its size in bytes; raises UserError where it is not there."""
+    """Opens it for reading; also its size in bytes. Raises UserError if it does not exist."""
     system, path = file_system(url)
     with store_errors(url):
         size = int(system.info(path)["size"])
@@ -40,7 +40,7 @@ def open_url(url: str) -> tuple[BinaryIO, int]:
 
 @contextmanager
 def store_errors(url: str) -> Iterator[None]:
-    """What a store says, as one sentence: its libraries raise OSError, and some errors of their own making."""
+    """Turns a store's errors into one sentence: its libraries raise OSError, and some errors of their own."""
     try:
         yield
     except UserError:

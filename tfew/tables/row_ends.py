@@ -1,7 +1,7 @@
-"""Where the rows of a file end, without reading what is in them: to cut a large file into pieces.
+"""Finds the ends of rows without parsing the rows, to split a large file into pieces.
 
-The same places as reading it gives, by the same rules, several times as fast: a line without a quotation mark is a row,
-and only lines that may be something else are parsed.
+The positions are the same as when parsing, by the same rules, several times as fast: a line without a quotation mark is
+a row, and only lines that may be something else are parsed.
 """
 
 import csv
@@ -20,7 +20,7 @@ QUOTE = b'"'
 
 
 class RowEnd(NamedTuple):
-    """The position after a row, as `StreamPosition`; `most_characters`: its texts have no more."""
+    """The position after a row, as `StreamPosition`; `most_characters`: an upper bound for its texts."""
 
     row: int
     line: int
@@ -29,16 +29,16 @@ class RowEnd(NamedTuple):
 
 
 def can_be_scanned(stream: RowStream) -> bool:
-    """Whether `row_ends` knows the rows of this stream: a seekable one, of which nothing is reshaped."""
+    """Whether `row_ends` supports this stream: a seekable one, whose rows are not reshaped."""
     if not isinstance(stream, LineStream) or stream.size is None or stream.encodings[-1] in UNITS:
         return False
     return isinstance(stream, JsonStream | TextStream) or (isinstance(stream, TableStream) and not stream.is_described)
 
 
 def row_ends(stream: LineStream, start: StreamPosition) -> Iterator[RowEnd]:
-    """The ends of the rows behind `start`, at least a row's; raises UserError for a line without end.
+    """The ends of the rows after `start`, of at least one row; raises UserError for an endless line.
 
-    The stream's file is read on, so nothing else may be reading it.
+    This reads the stream's file, so nothing else may read it.
     """
     start = start if start.offset else stream.place
     stream.source.file.seek(start.offset)

@@ -1,4 +1,4 @@
-"""What a stream of rows yields, whatever it is read from."""
+"""The interface of streams of rows: rows and positions."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,7 +10,7 @@ Row = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class StreamPosition:
-    """Rows, lines and bytes read so far; where a file has no lines, `line` and `offset` count rows, too."""
+    """Rows, lines and bytes read so far; if a file has no lines, `line` and `offset` count rows, too."""
 
     row: int = 0
     line: int = 0
@@ -28,7 +28,7 @@ class StreamedRow:
 
 
 class RowStream(ABC):
-    """`StreamPosition.offset` runs up to `size`; None where that is not known. `columns`: None where each row says."""
+    """`StreamPosition.offset` runs up to `size`, None if unknown. `columns`: None if each row names its own."""
 
     size: int | None = None
     columns: Sequence[str] | None = None
@@ -36,17 +36,17 @@ class RowStream(ABC):
 
     @property
     def notes(self) -> Sequence[str]:
-        """How the file is read, where that is not the usual way."""
+        """What is unusual about how the file is read, in words."""
         return ()
 
     @property
     def formats(self) -> Mapping[str, Mapping[str, Any]]:
-        """The same as `dataset.formats` has it."""
+        """The same in the form of `dataset.formats`."""
         return {}
 
     @abstractmethod
     def rows(self, start: StreamPosition) -> Iterator[StreamedRow]:
-        """The rows after `start`; standard input yields all its rows, whatever `start` is."""
+        """The rows after `start`; standard input ignores `start` and yields all its rows."""
 
     @abstractmethod
     def close(self) -> None: ...

@@ -1,6 +1,6 @@
 """Streams rows of a file or of standard input: memory stays constant, and reading can resume at any row.
 
-What kind of file it is follows from its name, or is said (`format=`); how it is written is found out. A row that cannot
+The format follows from the file's name, or is set (`format=`); the dialect and encoding are detected. A row that cannot
 be read is yielded with the reason, and reading continues after it. Only a file that cannot be read at all raises
 UserError.
 """
@@ -30,12 +30,12 @@ SPREADSHEETS = (".xls", ".xlsb", ".ods", ".numbers", ".dta", ".sav")
 
 
 def file_ending(path: str) -> str:
-    """In lower case, without .gz, which only packs it."""
+    """The ending in lower case, without .gz."""
     return Path(path.lower().removesuffix(GZIP)).suffix
 
 
 def is_table(path: str) -> bool:
-    """Whether the name is one of a table."""
+    """Whether a file of this name is a table."""
     return file_ending(path) in TABLES
 
 
@@ -45,8 +45,8 @@ def open_stream(
     """The rows of this file, or of standard input ("-").
 
     `kind`: one of FILE_FORMATS; None: by the file's ending, JSON lines on standard input. `text_column`: the column
-    that plain lines of text go to, if any. `formats`: of a data set whose files are written in a way of their own, as
-    in `tfew.tables.formats`; of any other table the way is found out.
+    for plain lines of text, if any. `formats`: of a data set whose files have a declared format, as in
+    `tfew.tables.formats`; for any other table it is detected.
     """
     is_assumed = kind is None and path == STDIO
     kind = _kind(path, kind, {**TABLES, **TEXTS})
@@ -70,7 +70,7 @@ def stream_of(
     text_column: str | None = None,
     formats: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> RowStream:
-    """The rows of a text file of this kind; closes the source where it cannot be read at all."""
+    """The rows of a text file of this kind; closes the source if it cannot be read at all."""
     try:
         return _text_stream(source, kind, text_column, formats or {})
     except UserError:
@@ -93,7 +93,7 @@ def _text_stream(
 def _kind(path: str, kind: str | None, endings: Mapping[str, str]) -> str:
     kind = kind or ("jsonl" if path == STDIO else endings.get(file_ending(path)))
     if kind is None:
-        raise unknown_ending(path, endings, "; format= says what it is")
+        raise unknown_ending(path, endings, "; set format= to its format")
     if kind not in FILE_FORMATS:
         raise unknown_value_error("format", kind, FILE_FORMATS, "format=")
     return kind

@@ -1,7 +1,7 @@
 """Reads a user's table of unknown columns, whole: CSV, TSV, JSON lines, Parquet or Excel, also as .gz.
 
-Errors name the row, counted from 1 after the header, and the line. How the file is written is found out as it is for
-any other command (`tfew.tables.stream`).
+Errors name the row, counted from 1 after the header, and the line. The file's format is detected as for any
+other command (`tfew.tables.stream`).
 """
 
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Rows that consist of lines of text: what their kinds share, and the simplest of them."""
+"""Streams of text files: their common base class, and plain lines of text."""
 
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,7 +24,7 @@ def line_too_long(name: str, line: int) -> UserError:
 
 
 class LineStream(RowStream):
-    """`kind`: as in `dataset.formats`; `encodings`: tried in turn for each line; None: found out."""
+    """`kind`: as in `dataset.formats`; `encodings`: tried in turn for each line; None: detected."""
 
     def __init__(self, source: ByteSource, kind: str, encodings: Sequence[str] | None = None) -> None:
         self.source, self.kind, self.name, self.size = source, kind, source.name, source.size
@@ -38,7 +38,7 @@ class LineStream(RowStream):
 
     @property
     def place(self) -> StreamPosition:
-        """Of what was read so far; before any row, where the first one begins."""
+        """The position after what was read so far; before any row, the start of the first."""
         return self._place
 
     @property
@@ -83,7 +83,7 @@ class LineStream(RowStream):
                 return raw.decode(encoding)
             except UnicodeDecodeError as error:
                 reason = (
-                    f"is not {describe_encoding(self.encodings[-1])} text (byte {raw[error.start]:#04x} at place"
+                    f"is not {describe_encoding(self.encodings[-1])} text (byte {raw[error.start]:#04x} at position"
                     f" {error.start + 1}): save the file as UTF-8"
                 )
         self._decode_error = reason
@@ -102,12 +102,12 @@ class LineStream(RowStream):
 
 
 class TextStream(LineStream):
-    """Every line, also an empty one, is a row of one column."""
+    """Every line, even an empty one, is a row of one column."""
 
     def __init__(self, source: ByteSource, column: str | None) -> None:
         if column is None:
             raise UserError(
-                f"{source.name} is plain text, and the data set has not one column but several (or does not name it):"
+                f"{source.name} is plain text, but the data set has several columns (or does not name its one):"
                 " use a .csv or .jsonl file that names them."
             )
         super().__init__(source, "text")
