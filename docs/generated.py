@@ -1,4 +1,4 @@
-"""The pages of docs/reference that are made of the YAML files: settings by command, groups, models."""
+"""Generate the pages of docs/reference from the YAML files: settings by command, groups, models."""
 
 from pathlib import Path
 
@@ -9,19 +9,19 @@ from tfew.environment.help_text import command_settings, file_settings, header, 
 
 GROUPS = {
     "model": "The base model. `model.KEY=` changes one of its keys, which are explained in `configs/model/t0_3b.yaml`.",
-    "method": "What is trained. The values are the official code's.",
-    "loss": "Weights of the three terms, and the score that choices are ranked by.",
+    "method": "The fine-tuning method. The values are the official code's.",
+    "loss": "Weights of the three loss terms, and the score used for ranking.",
     "optimizer": "",
-    "templates": "Which prompt templates are used.",
+    "templates": "The prompt templates.",
     "trainer": "Devices.",
-    "logger": "Where the curves of a run go, besides `metrics.csv`.",
+    "logger": "Where the curves of a run are logged, in addition to `metrics.csv`.",
     "fidelity": "Switches for known differences between the paper, its code and this project.",
 }
 NO_HYDRA = ("doctor",)
 
 
 def pages() -> dict[str, str]:
-    """By file name; they are committed, so that they can be read without a build."""
+    """The pages by file name; they are committed, so that they can be read without a build."""
     return {"settings.md": settings_page(), "commands.md": commands_page(), "models.md": models_page()}
 
 
@@ -33,13 +33,13 @@ def write_pages(folder: Path) -> None:
 
 
 def settings_page() -> str:
-    """Settings of `train`, what other commands add, and the keys of each group's default file."""
+    """Settings of `train`, additional settings of other commands, and the keys of each group's default file."""
     train = command_settings("train")
     parts = [
         "# Settings",
-        "Every command takes settings as `KEY=VALUE`. This page is made of the files in `configs/`.",
+        "Settings are given as `KEY=VALUE`, for every command. This page is generated from the files in `configs/`.",
         "## tfew train",
-        "Also taken by `evaluate`, `predict`, `serve`, `preview`, `cost` and `convert` where they make sense there.",
+        "`evaluate`, `predict`, `serve`, `preview`, `cost` and `convert` accept these settings as well, if they apply.",
         _table(train.values()),
     ]
     for command in COMMANDS:
@@ -70,9 +70,9 @@ def commands_page() -> str:
 def models_page() -> str:
     lines = [
         "# Models by name",
-        "`model=NAME`. Any other checkpoint of an encoder-decoder or decoder-only model is `model.path=`. The licence"
-        " and the source of each shape are in its file in `configs/model/`.",
-        "| `model=` | parameters | what it is |\n|---|---:|---|",
+        "`model=NAME` selects one of these models; `model.path=` loads any other encoder-decoder or decoder-only"
+        " checkpoint. The licence and the source of each shape are in the model's file in `configs/model/`.",
+        "| `model=` | parameters | description |\n|---|---:|---|",
     ]
     rows = [f"| `{model.name}` | {model.parameters:,} | {_first_sentence(model.name)} |" for model in named_models()]
     return "\n\n".join(lines) + "\n" + "\n".join(rows) + "\n"
@@ -89,7 +89,7 @@ def _first_sentence(model: str) -> str:
 
 def _table(settings: object, prefix: str = "") -> str:
     rows = [f"| `{prefix}{s.name}` | `{s.default}` | {_cell(s.comment)} |" for s in settings]  # type: ignore[attr-defined]
-    return "\n".join(["| setting | default | |", "|---|---|---|", *rows])
+    return "\n".join(["| setting | default | description |", "|---|---|---|", *rows])
 
 
 def _cell(text: str) -> str:

@@ -4,16 +4,16 @@ import sys
 from importlib import import_module
 
 COMMANDS = {
-    "train": "few-shot training, with (IA)³ or another method, and its evaluation",
-    "evaluate": "rank classification with a saved adapter, or with the bare model",
-    "predict": "labels and probabilities for new rows",
-    "serve": "the same over HTTP, and a page to try it on",
-    "preview": "what the model is shown: prompts, choices, tokens, what is cut",
-    "cost": "FLOPs and memory of a run, before anything is loaded",
-    "convert": "adapters to and from other projects",
+    "train": "few-shot training with (IA)³ or another method, and evaluation",
+    "evaluate": "rank classification with a saved adapter or the bare model",
+    "predict": "label new rows, with probabilities",
+    "serve": "label texts over HTTP, with a web page",
+    "preview": "show the model's inputs: prompts, choices, tokens, truncation",
+    "cost": "FLOPs and memory of a run, without loading weights",
+    "convert": "convert adapters to and from other formats",
     "paper": "the paper's tables and figures, and a report, from finished runs",
     "raft_submit": "predictions for RAFT's hidden test labels",
-    "doctor": "versions, device, memory, the Hub, and which models can be trained here: for bug reports",
+    "doctor": "versions, device, memory, Hub access and trainable models, for bug reports",
 }
 PACKAGES = ("paper", "doctor")  # commands that are packages
 WITH_FLAGS = ("doctor",)  # instead of settings
@@ -23,8 +23,8 @@ Few-shot classification with (IA)³, the T-Few recipe.
 {}
 
   tfew train +experiment=demo    a first run, offline, in seconds
-  tfew COMMAND --help            a command's settings
-  tfew --version                 versions, the device, and where the configurations lie"""
+  tfew COMMAND --help            settings of a command
+  tfew --version                 versions, device, and the path of the configuration files"""
 
 
 def main() -> None:

@@ -41,7 +41,7 @@ def test_comments_and_defaults() -> None:
     found = command_settings("evaluate")
     assert found["batch_size"].comment == "examples per optimiser step, however many micro-batches"  # of train.yaml
     assert found["icl.mode"].default == "none"
-    assert found["score.eos"].comment.startswith("include: the end-of-text of a choice is scored")  # of lines above
+    assert found["score.eos"].comment.startswith("include: the end-of-text token of a choice")  # of lines above
     assert found["seed"].comment == "order of the batches, templates, dropout"  # not the heading above it
 
 

@@ -1,6 +1,6 @@
-"""The output of `--help`: examples, the most used settings, the groups; and the parser of comments in settings files.
+"""The text of `--help`: examples, the most used settings, the groups; and the parser of the comments in settings files.
 
-No configuration is composed for it, so it is fast. `--help all` is Hydra's own help, with every setting.
+It does not compose a configuration, so it is fast. `--help all` is Hydra's own help, with all settings.
 """
 
 import re
@@ -13,9 +13,9 @@ from tfew.environment.config_folder import CONFIGS
 
 WIDTH = 110
 NAME_WIDTH = 22
-HEADING_WORDS = 3  # maximum length of a comment that is a heading
+HEADING_WORDS = 3  # a single comment line of at most this many words is a section heading
 LINE = re.compile(r"(?P<indent> *)(?P<key>[\w.]+):(?: +(?P<value>[^#\s].*?))?(?: +# (?P<comment>.*))?")
-# settings in the help of each command, in addition to `+experiment` and the groups
+# by command, the settings in its help, except `+experiment` and the groups
 FIRST = {
     "train": (
         "data", "text", "label", "choices", "template", "folds", "validation", "data_dir", "few_shot", "few_shot_seed",
@@ -46,12 +46,12 @@ GROUPS = {
     "cost": ("experiment", "model", "method", "dataset", "trainer"),
     "convert": ("model", "method"),
 }
-ADDED = ("experiment",)  # groups that no default names: +GROUP=OPTION
+ADDED = ("experiment",)  # groups without a default: +GROUP=OPTION
 
 
 @dataclass(frozen=True)
 class Setting:
-    """One key of a YAML file: its dotted name, default as written, and comment."""
+    """One key of a YAML file: its dotted name, its default as written, and its comment."""
 
     name: str
     default: str
@@ -59,7 +59,7 @@ class Setting:
 
 
 def file_settings(path: Path) -> list[Setting]:
-    """The settings of a file in its order. A comment is after a key, or on the lines above it."""
+    """The settings of a file, in order. A comment follows the key, or is on the lines above it."""
     found: list[Setting] = []
     above: list[str] = []
     parents: list[tuple[int, str]] = []
@@ -94,7 +94,7 @@ def command_settings(command: str) -> dict[str, Setting]:
 
 
 def options(group: str) -> list[str]:
-    """The options of GROUP=NAME."""
+    """The valid names for GROUP=NAME."""
     return sorted(path.relative_to(CONFIGS / group).with_suffix("").as_posix() for path in _files(group))
 
 
@@ -103,7 +103,7 @@ def _files(group: str) -> Iterator[Path]:
 
 
 def groups_with(key: str, but: Collection[str]) -> list[str]:
-    """The groups and sections (except `but`) that have this key directly below them."""
+    """The groups and sections that contain this key directly, except those in `but`."""
     import yaml
 
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the first is ten times as fast, and not everywhere
@@ -118,7 +118,7 @@ def groups_with(key: str, but: Collection[str]) -> list[str]:
 
 
 def header(command: str) -> str:
-    """The lines of `hydra.help.header`: what the command does, and examples."""
+    """The lines of `hydra.help.header`: a description of the command, and examples."""
     text = (CONFIGS / f"{command}.yaml").read_text(encoding="utf-8")
     block = re.search(r"^    header: \|\n((?:      .*\n|\n)+)", text, re.M)
     return "" if block is None else re.sub(r"^ {6}", "", block[1], flags=re.M).rstrip()
@@ -128,15 +128,15 @@ def short_help(command: str) -> str:
     """At most two screens of 30 lines."""
     found = command_settings(command)
     names = FIRST.get(command, tuple(found))
-    lines = [header(command), "", "Settings (KEY=VALUE; names and paths with blanks in quotation marks):"]
+    lines = [header(command), "", "Settings (KEY=VALUE; quote values with blanks):"]
     for name in names:
         lines += _entry(f"{name}={_plain(found[name].default)}", found[name].comment)
     if command in GROUPS:
-        lines += ["", "Groups (GROUP=NAME; + where no default names one):"]
+        lines += ["", "Groups (GROUP=NAME; with + if the group has no default):"]
         for group in GROUPS[command]:
             name = f"+{group}=" if group in ADDED else f"{group}="
             lines += _entry(name, _shortened(options(group)))
-    lines += ["", f"tfew {command} --help all shows every setting; --cfg job the settings of one command line."]
+    lines += ["", f"tfew {command} --help all shows all settings; --cfg job the settings of one command line."]
     return "\n".join(lines)
 
 
@@ -151,6 +151,6 @@ def _entry(name: str, text: str) -> list[str]:
 
 
 def _shortened(names: Sequence[str], most: int = 14) -> str:
-    """Files in folders are named once, as `folder/...`."""
+    """Files in a folder are listed once, as `folder/...`."""
     flat = list(dict.fromkeys(f"{name.split('/')[0]}/..." if "/" in name else name for name in names))
     return " ".join(flat[:most]) + (f" and {len(flat) - most} more" if len(flat) > most else "")
