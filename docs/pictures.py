@@ -1,5 +1,6 @@
 """The drawings of the documentation, light and dark: `python docs/pictures.py` writes docs/_static/*.svg."""
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from pathlib import Path
@@ -114,6 +115,56 @@ def prefix_tree(theme: Theme) -> str:
     return svg(740, 50 + gap * len(CHOICES), note, parts)
 
 
+# of `architecture`: column, row, package, what it does
+STAGES = (
+    (0, 0, "configs/", "settings"), (1, 0, "data/  tables/", "rows, templates"), (2, 0, "tokens/", "token batches"),
+    (3, 0, "models/  methods/", "frozen model + adapter"), (4, 0, "scoring/", "log P(choice | input)"),
+    (4, 1, "training/", "losses, optimizer, folds"), (4, 2, "ranking/", "best choice, metrics"),
+    (3, 1, "runs/", "adapter, record, report"), (2, 1, "prediction/  pieces/", "labels for new rows"),
+    (1, 1, "service/", "HTTP, page"), (2, 2, "comparison/  paper/", "tables, figures"),
+)  # fmt: skip
+STEPS = ((0, 1), (1, 2), (2, 3), (3, 4), (4, 5), (5, 6), (5, 7), (6, 7), (7, 8), (8, 9), (7, 10))  # between STAGES
+
+
+def architecture(theme: Theme) -> str:
+    """Packages in the order in which a run goes through them."""
+    width, height, step_x, step_y = 158, 54, 186, 92
+
+    def corner(stage: int) -> tuple[int, int]:
+        column, row = STAGES[stage][:2]
+        return 10 + step_x * column, 12 + step_y * row
+
+    parts = []
+    for start, end in STEPS:
+        (x1, y1), (x2, y2) = corner(start), corner(end)
+        if y1 == y2:
+            ends = (x1 + width, y1 + height // 2, x2, y2 + height // 2)
+            ends = ends if x1 < x2 else (x1, ends[1], x2 + width, ends[3])
+        else:
+            ends = (x1 + width // 2, y1 + height, x2 + width // 2, y2)
+            ends = ends if x1 == x2 else (x1, y1 + height // 2, x2 + width, y2 + height // 2)
+        parts.append(pointer(*ends, theme["faint"]))
+    for number, (_, _, package, what) in enumerate(STAGES):
+        x, y = corner(number)
+        parts.append(box(x, y, width, height, theme["card"], theme["line"]))
+        parts.append(text(x + width / 2, y + 23, package, theme["ink"], 13, "middle", bold=True))
+        parts.append(text(x + width / 2, y + 42, what, theme["faint"], 12, "middle"))
+    title = "From settings to rows, batches, scores, losses and metrics, a run folder, and labels for new rows"
+    return svg(20 + step_x * 4 + width, 24 + step_y * 2 + height, title, parts)
+
+
+def pointer(x1: float, y1: float, x2: float, y2: float, color: str) -> str:
+    """A line with an arrow head at its end."""
+    angle = math.atan2(y2 - y1, x2 - x1)
+    head = " ".join(
+        f"L{x2 - 10 * math.cos(angle + turn):.1f} {y2 - 10 * math.sin(angle + turn):.1f}" for turn in (0.45, -0.45)
+    )
+    return (
+        f"<path d='M{x1:g} {y1:g} L{x2:g} {y2:g}' stroke='{color}' stroke-width='1.6' fill='none'/>"
+        f"<path d='M{x2:g} {y2:g} {head} Z' fill='{color}'/>"
+    )
+
+
 def terminal(theme: Theme) -> str:
     """docs/terminal.txt, which `docs/record.py` made: commands in colour, what they print below."""
     lines = (STATIC.parent / "terminal.txt").read_text(encoding="utf-8").splitlines()
@@ -134,8 +185,8 @@ def terminal(theme: Theme) -> str:
 
 def main() -> None:
     for name, theme in THEMES.items():
-        for what, draw in (("overview", overview), ("prefix_tree", prefix_tree), ("terminal", terminal)):
-            (STATIC / f"{what}_{name}.svg").write_text(draw(theme), encoding="utf-8")
+        for draw in (overview, prefix_tree, architecture, terminal):
+            (STATIC / f"{draw.__name__}_{name}.svg").write_text(draw(theme), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -97,7 +97,7 @@ def test_a_model_that_would_take_long_is_named_before_anything_is_downloaded(
         (train if command == "train" else preview)(config)
     assert "What it takes: flan_t5_small, 76,961,152 parameters, to be downloaded, 153.9 MB or 307.8 MB" in caplog.text
     assert "6 trainings, 6,000,000 steps in all" in caplog.text
-    assert "Without a GPU this takes long: +experiment=local_english" in caplog.text
+    assert "Without a GPU this takes long: use +experiment=local_english" in caplog.text
     assert not (table.parent / "runs").exists()
 
 

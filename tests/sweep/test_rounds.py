@@ -13,7 +13,7 @@ import pytest
 
 from tfew import train as train_module
 from tfew.errors import UserError
-from tfew.runs.records import RunRecord, save_record
+from tfew.runs.records import RunRecord, load_record, save_record
 from tfew.runs.run_folder import run_once
 from tfew.runs.run_lock import LOCK_FILE, RunLocked, lock_file
 from tfew.sweep import bar, job, rounds
@@ -305,7 +305,11 @@ def test_one_bad_job_leaves_the_others_running_and_a_second_start_does_only_what
     assert len(finished) == 2
 
     assert sweep(monkeypatch, *common) == 0
-    assert f"Sweep of 3 runs in {tmp_path}/: 1 made, 2 finished before, 0 failed, in" in capsys.readouterr().out
+    assert f"Sweep of 3 runs in {tmp_path}/: 1 made, 2 finished before, 0 failed, in" in (
+        out := capsys.readouterr().out
+    )
+    for seed, record in enumerate(sorted(map(load_record, tmp_path.glob("*/")), key=lambda run: run.few_shot_seed)):
+        assert f"  few_shot_seed={seed}: {100 * record.metrics['accuracy']:.1f} % (IQR" in out
     again = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*/result.json")}
     assert len(again) == 3
     assert finished.items() <= again.items(), "no run is made twice"

@@ -24,8 +24,8 @@ log = logging.getLogger(__name__)
 CHARACTERS_IN_TOKEN = 4  # roughly, in English: if the tokenizer is not available locally
 LONG_SECONDS = 3600.0
 FASTER = (
-    "Without a GPU this takes long: +experiment=local_english does it with a small real model of English, and"
-    " trainer=gpu on a machine that has one."
+    "Without a GPU this takes long: use +experiment=local_english, with a small English language model, or a machine"
+    " with a GPU (trainer=gpu)."
 )
 
 

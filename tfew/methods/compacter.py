@@ -50,11 +50,12 @@ class Compacter(Adapter):
     def _bottleneck(self, width: int, device: torch.device) -> Bottleneck:
         inner = inner_width(width, self.reduction)
         if width % self.n or inner % self.n:
+            works = (
+                "another n works" if width % self.n else f"method.reduction={width // self.n} is the largest that works"
+            )
             raise UserError(
                 f"Compacter needs the model's width {width} and the inner width {inner} (method.reduction="
-                f"{self.reduction}) to be divisible by method.n={self.n};"
-                f" method.reduction={width // self.n}"
-                " is the largest that works."
+                f"{self.reduction}) to be divisible by method.n={self.n}; {works}."
             )
         down = PHMLinear(width, inner, self.n, self.rank, self.init_std, device)
         return Bottleneck(down, PHMLinear(inner, width, self.n, self.rank, self.init_std, device))

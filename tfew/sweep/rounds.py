@@ -17,13 +17,15 @@ from typing import Any
 
 from hydra.errors import CompactHydraException
 
-from tfew.runs.records import RECORD_FILE
+from tfew.errors import UserError
+from tfew.runs.records import RECORD_FILE, load_record
 from tfew.runs.run_lock import LOCK_FILE, is_locked, lock_file
 from tfew.sweep.bar import POLL_SECONDS, SweepBar
 from tfew.sweep.state import BUSY, FAILED, FOUND, MADE, OWNER, Outcome, SweepState
 
 FULL_ERROR = "HYDRA_FULL_ERROR"  # if 1, Hydra prints tracebacks
 MAX_DEATHS = 3  # of a job's process; with joblib a job dies with its neighbour, so one death means little
+MAX_RESULTS = 20  # in the summary
 FOLDER = ".sweep"  # in the folder of all runs
 CONTINUE_HINT = "The same command continues: finished runs are skipped."
 
@@ -64,6 +66,7 @@ class Sweep:
         """Prints the summary; returns whether no job failed."""
         outcomes = self._bar.close()
         print(f"\nSweep of {len(self._names)} runs in {self._root}/: {self._summary(outcomes)}.")
+        self._print_results(outcomes)
         failed = {job: outcome for job, outcome in outcomes.items() if outcome.status == FAILED}
         for job, outcome in failed.items():
             print(f"  FAILED: {self._names[job]}: {outcome.error}")
@@ -73,6 +76,16 @@ class Sweep:
             print(f"  {len(failed)} runs failed. {CONTINUE_HINT}", flush=True)
         self._clean_up(list(failed))
         return not failed
+
+    def _print_results(self, outcomes: Mapping[int, Outcome]) -> None:
+        """The accuracy of each run that has a record."""
+        runs = {job: outcomes[job].run for job in sorted(outcomes) if outcomes[job].status in (MADE, FOUND)}
+        finished = [(job, Path(run)) for job, run in runs.items() if run is not None]
+        for job, run in finished[:MAX_RESULTS]:
+            with suppress(UserError):  # another process may have removed it
+                print(f"  {self._names[job]}: {load_record(run).facts()['accuracy']}")
+        if len(finished) > MAX_RESULTS:
+            print(f"  and {len(finished) - MAX_RESULTS} more; all: tfew paper report=true runs={self._root}")
 
     def abandon(self) -> str:
         """Ends the sweep before all jobs are settled; returns a summary."""
