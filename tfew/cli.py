@@ -21,8 +21,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from tfew.config import CONFIGS, LAUNCHER_NOTE, compose, with_quoted_values
 from tfew.dataset_config import HUB_ID, on_other_rows
+from tfew.devices.distributed import is_main_process
 from tfew.environment.command_line import check_command_line
-from tfew.environment.verbosity import messages_to_stderr
 from tfew.errors import UserError
 from tfew.files.hub_adapter import local_adapter
 from tfew.files.hub_files import DATASETS, commit_of
@@ -64,7 +64,7 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callabl
         @hydra.main(version_base="1.3", config_path=str(CONFIGS), config_name=config_name)
         @wraps(function)
         def main(config: DictConfig) -> Any:
-            messages_to_stderr()  # also for a sweep's job in another process
+            _messages_to_stderr()  # also for a sweep's job in another process
             try:
                 if HydraConfig.get().mode == RunMode.MULTIRUN:
                     if "resume" in config:  # interrupted runs can be resumed
@@ -94,6 +94,7 @@ def _end_with(sentence: str, error: Exception) -> NoReturn:
 
 
 def _start(main: Callable[[], Any], config_name: str) -> Any:
+    _messages_to_stderr()
     check_command_line(config_name)
     try:
         sys.argv[1:] = with_quoted_values(sys.argv[1:], is_sweep=bool({"-m", "--multirun"} & {*sys.argv[1:]}))
@@ -245,3 +246,18 @@ def keep_to_base(config: DictConfig, folder: Path, named: Collection[str]) -> Di
         note(config, f"dataset.hub.{COMMIT}", commit_of(DATASETS, str(hub.id), str(hub.revision)))
     note_model_commits(config)
     return config
+
+
+class _ToStderr(logging.Handler):
+    """The current standard error, which a job of a sweep redirects."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(self.format(record), file=sys.stderr, flush=True)
+
+
+def _messages_to_stderr() -> None:
+    log = logging.getLogger("tfew")
+    if not log.handlers:
+        log.addHandler(_ToStderr())
+        log.setLevel(logging.INFO if is_main_process() else logging.WARNING)
+        log.propagate = False

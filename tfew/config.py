@@ -6,17 +6,16 @@ import re
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from tfew.environment.command_line import check_keys as check_keys
 from tfew.environment.config_folder import CONFIGS as CONFIGS
 from tfew.environment.config_folder import PACKAGE as PACKAGE
-from tfew.environment.help_text import groups_with
 from tfew.environment.versions import require
-from tfew.errors import UserError, nearest, shorten_list
+from tfew.errors import UserError, shorten_list
 from tfew.files.hub_adapter import HUB
 from tfew.settings import NotNegative, Settings, check_value, settings
 
@@ -31,10 +30,7 @@ OTHER_PATHS = ("input", "output", "adapters", "manage")  # of some commands, whi
 LOGGER_EXTRAS = {"WandbLogger": "wandb", "TensorBoardLogger": "tensorboard"}  # the package each logger needs, by class
 MAX_NAME_BYTES = 255  # of a file or folder: no file system allows longer ones
 OWN_NAMES = ("text", "label", "labels", "choices", "template")  # which may hold any character
-APPENDED = ("experiment", "sweep")  # groups that are in no defaults list
-FREE = ("dataset", "hydra")  # groups that also have keys which are not in their files
 PLAIN = re.compile(r"[A-Za-z_][\w./-]*", re.ASCII)  # text that needs no quotation marks in Hydra's grammar
-KEY = re.compile(r"([A-Za-z_]\w*):")  # in YAML
 NOT_WEIGHTS = ("name", "score_norm")  # keys of loss= that are not weights of terms
 
 
@@ -112,49 +108,6 @@ def as_hydra(value: Any) -> str:
         return text
     escaped = re.sub(r"(\\*)('|$)", lambda found: found[1] * 2 + ("\\'" if found[2] else ""), text)
     return f"'{escaped}'"
-
-
-def check_keys(overrides: Sequence[str], config_name: str) -> None:
-    """Raises UserError for an unknown setting, and suggests the nearest one."""
-    known = _keys(config_name)
-    for override in overrides:
-        key, equals, value = override.partition("=")
-        top = key.partition(".")[0]
-        if not equals or not top.isidentifier():  # with + or ~, of a package, or a flag
-            continue
-        if top in APPENDED:
-            raise UserError(f"{key}={value} must be appended: use +{key}={value}.")
-        names = _keys_below(top) if top in known else known
-        leaf = key.rpartition(".")[2] if top in known else key
-        if (top not in known) if leaf == key else (names and leaf not in names):
-            near = nearest(leaf, names)
-            meant = [] if near is None else [f"{key.removesuffix(leaf)}{near}="]
-            if leaf == key:  # in a group: optimizer.lr= for lr=
-                meant = [f"{group}.{key}=" for group in groups_with(key, but=(*FREE, *APPENDED))] or meant
-            question = f" Did you mean {' or '.join(meant)}?" if meant else ""
-            raise UserError(f"{key}= is not a setting.{question} --help all lists them.")
-
-
-@cache
-def _keys(config_name: str) -> frozenset[str]:
-    """Settings and groups at the top level of this configuration."""
-    found = {path.name for path in CONFIGS.iterdir() if path.is_dir() and path.name not in APPENDED} | {"defaults"}
-    while True:
-        section = OmegaConf.load(CONFIGS / f"{config_name}.yaml")
-        found |= set(map(str, section))
-        base = [name for name in section.defaults if isinstance(name, str) and name != "_self_"]
-        if not base:
-            return frozenset(found)
-        config_name = base[0]
-
-
-@cache
-def _keys_below(group: str) -> frozenset[str]:
-    """All keys in a group's files, and of that group in the root configurations; empty if any key is allowed."""
-    if group in FREE:
-        return frozenset()
-    files = [*(CONFIGS / group).rglob("*.yaml"), *CONFIGS.glob("*.yaml")]
-    return frozenset(key for file in files for key in KEY.findall(file.read_text(encoding="utf-8")))
 
 
 @contextmanager

@@ -3,18 +3,19 @@
 `tfew COMMAND` looks at it before it imports the command, and `python -m tfew.COMMAND` before Hydra composes.
 """
 
-import logging
+import re
 import sys
 from collections.abc import Sequence
+from functools import cache
 
-from tfew.config import check_keys
-from tfew.environment.help_text import short_help
-from tfew.environment.verbosity import messages_to_stderr
+from tfew.environment.config_folder import CONFIGS
+from tfew.environment.help_text import command_settings, groups_with, short_help
 from tfew.environment.versions import check_versions
-from tfew.errors import UserError
+from tfew.errors import UserError, nearest
 
-log = logging.getLogger(__name__)
-
+APPENDED = ("experiment", "sweep")  # groups that are in no defaults list
+FREE = ("dataset", "hydra")  # groups that also have keys which are not in their files
+KEY = re.compile(r"([A-Za-z_]\w*):")  # in YAML
 # renamed settings: {old: new}. The old name works for one more release, with a warning
 RENAMED: dict[str, str] = {"method.layers": "method.targets", "method.linears": "method.targets"}
 # settings of older adapters that methods still accept, but that no file of configs/method has
@@ -29,7 +30,6 @@ def check_command_line(config_name: str) -> None:
 
     Otherwise `sys.argv` holds the settings under their present names.
     """
-    messages_to_stderr()
     if {"--help", "-h"} & {*sys.argv[1:]}:
         if sys.argv[1:] != ["--help", "all"]:
             print(short_help(config_name))
@@ -51,10 +51,47 @@ def with_new_names(arguments: Sequence[str]) -> list[str]:
         marked, equals, value = argument.partition("=")
         key = marked.lstrip("+~")
         if key in RENAMED:
-            log.warning(f"{key}= is now called {RENAMED[key]}=; the next release removes the old name.")
+            print(f"{key}= is now called {RENAMED[key]}=; the next release removes the old name.", file=sys.stderr)
             marked = marked.removesuffix(key) + RENAMED[key]
         if key in FORMER and not marked.startswith("++"):
-            log.warning(f"{key}= is the setting of before version 0.3; use method.targets= instead.")
+            print(f"{key}= is the setting of before version 0.3; use method.targets= instead.", file=sys.stderr)
             marked = f"++{key}"
         renamed.append(marked + equals + value)
     return renamed
+
+
+def check_keys(overrides: Sequence[str], config_name: str) -> None:
+    """Raises UserError for an unknown setting, and suggests the nearest one."""
+    known = _keys(config_name)
+    for override in overrides:
+        key, equals, value = override.partition("=")
+        top = key.partition(".")[0]
+        if not equals or not top.isidentifier():  # with + or ~, of a package, or a flag
+            continue
+        if top in APPENDED:
+            raise UserError(f"{key}={value} must be appended: use +{key}={value}.")
+        names = _keys_below(top) if top in known else known
+        leaf = key.rpartition(".")[2] if top in known else key
+        if (top not in known) if leaf == key else (names and leaf not in names):
+            near = nearest(leaf, names)
+            meant = [] if near is None else [f"{key.removesuffix(leaf)}{near}="]
+            if leaf == key:  # in a group: optimizer.lr= for lr=
+                meant = [f"{group}.{key}=" for group in groups_with(key, but=(*FREE, *APPENDED))] or meant
+            question = f" Did you mean {' or '.join(meant)}?" if meant else ""
+            raise UserError(f"{key}= is not a setting.{question} --help all lists them.")
+
+
+@cache
+def _keys(config_name: str) -> frozenset[str]:
+    """Settings and groups at the top level of this configuration."""
+    groups = {path.name for path in CONFIGS.iterdir() if path.is_dir() and path.name not in APPENDED}
+    return frozenset({"defaults", *groups, *(name.partition(".")[0] for name in command_settings(config_name))})
+
+
+@cache
+def _keys_below(group: str) -> frozenset[str]:
+    """All keys in a group's files, and of that group in the root configurations; empty if any key is allowed."""
+    if group in FREE:
+        return frozenset()
+    files = [*(CONFIGS / group).rglob("*.yaml"), *CONFIGS.glob("*.yaml")]
+    return frozenset(key for file in files for key in KEY.findall(file.read_text(encoding="utf-8")))

@@ -1,11 +1,8 @@
 """Verbosity for use from programs: tables and progress bars follow the level of the logger `tfew`."""
 
 import logging
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-
-from tfew.devices.distributed import is_main_process
 
 
 def is_quiet() -> bool:
@@ -28,19 +25,3 @@ def quiet() -> Iterator[None]:
         yield
     finally:
         log.setLevel(before)
-
-
-def messages_to_stderr() -> None:
-    """What a command does: its messages, of the first process of a run, and warnings of all, go to standard error."""
-    log = logging.getLogger("tfew")
-    if not log.handlers:
-        log.addHandler(_ToStderr())
-        log.setLevel(logging.INFO if is_main_process() else logging.WARNING)
-        log.propagate = False
-
-
-class _ToStderr(logging.Handler):
-    """Where standard error goes at the moment: a job of a sweep has it redirected."""
-
-    def emit(self, record: logging.LogRecord) -> None:
-        print(self.format(record), file=sys.stderr, flush=True)
