@@ -190,9 +190,10 @@ def _announce(config: DictConfig, training: Task, evaluation: Task | None) -> No
     from tfew.costs.run_estimate import announce
     from tfew.models.build import build_blueprint, build_device, build_method, build_tokenizer
     from tfew.models.checkpoint_path import is_at_hand
+    from tfew.training import time_left
 
     if is_main_process() and is_checked(config.dataset, training):  # before the other processes use their devices
-        announce(
+        estimated = announce(
             partial(build_blueprint, config, build_method(config), build_device(config)),
             partial(build_tokenizer, config),
             is_at_hand(model_source(config)),
@@ -202,6 +203,7 @@ def _announce(config: DictConfig, training: Task, evaluation: Task | None) -> No
             config.folds,
             config.max_tokens,
         )
+        time_left.estimated_step_seconds = None if estimated is None else estimated.step_seconds
 
 
 def _build(config: DictConfig, training: Task, evaluation: Task | None) -> "tuple[Trainable, Sequence[Finding] | None]":

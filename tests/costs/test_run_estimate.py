@@ -130,3 +130,27 @@ def test_the_time_left_is_that_of_the_counted_steps(
     for step in range(1, 10):
         callback.on_train_batch_end(type("Trainer", (), {"global_step": step}))  # type: ignore[arg-type]
     assert "about 20 min, for 96 steps of this training and 500 of the trainings after it, at 2 s a step" in caplog.text
+
+
+@pytest.mark.parametrize(("estimated", "warned"), [(0.3, True), (0.9, False), (None, False)])
+def test_steps_that_take_three_times_as_long_as_estimated_are_warned_of(
+    estimated: float | None, warned: bool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    clock = iter([100.0, 106.0])  # three steps of two seconds
+    monkeypatch.setattr(time_left.time, "monotonic", partial(next, clock))
+    monkeypatch.setattr(time_left, "estimated_step_seconds", estimated)
+    monkeypatch.setattr(logging.getLogger("tfew"), "propagate", True)
+    callback = time_left.TimeLeft(100, 0)
+    for step in range(1, 10):
+        callback.on_train_batch_end(type("Trainer", (), {"global_step": step}))  # type: ignore[arg-type]
+    assert ("A step takes 7 times as long as estimated (0.3 s)" in caplog.text) == warned
+    assert ("as long as estimated" in caplog.text) == warned
+
+
+def test_the_estimate_of_a_run_is_what_its_steps_are_compared_with(
+    table: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(time_left, "estimated_step_seconds", None)
+    train(composed(table, "steps=1"))
+    assert time_left.estimated_step_seconds is not None
+    assert time_left.estimated_step_seconds > 0

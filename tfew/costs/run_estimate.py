@@ -72,8 +72,8 @@ def announce(
     steps_tried: Sequence[int],
     folds: int | None,
     max_tokens: int,
-) -> None:
-    """Logs the estimate and, if it is long and there is no GPU, faster alternatives.
+) -> RunEstimate | None:
+    """Logs the estimate and, if it is long and there is no GPU, faster alternatives; returns the estimate if any.
 
     `make_blueprint`: a function of the vocabulary's size. Nothing is downloaded for an estimate: without the local
     model (`is_at_hand`) token counts are guessed. `evaluation`: the rows ranked to evaluate the tried adapters;
@@ -88,10 +88,11 @@ def announce(
         found = estimate(blueprint, training, evaluation, trainings, prompt_tokenizer, max_tokens, len(steps_tried))
     except Exception as error:  # logged only: errors of the run are reported when it is built
         log.debug(f"What it takes cannot be estimated: {type(error).__name__}: {error}")
-        return
+        return None
     log.info(str(found))
     if blueprint.execution.device.type == "cpu" and found.seconds > LONG_SECONDS:
         log.info(f"Note: {FASTER}")
+    return found
 
 
 def estimate(

@@ -1,4 +1,7 @@
-"""The remaining time of a training and of those after it, logged once the first steps were timed."""
+"""The remaining time of a training and of those after it, logged once the first steps were timed.
+
+A warning reports steps that take much longer than estimated: on a busy machine threads wait for each other.
+"""
 
 import logging
 import time
@@ -12,6 +15,9 @@ log = logging.getLogger(__name__)
 
 UNCOUNTED_STEPS, COUNTED_STEPS = 1, 3  # the first step also fills caches
 QUIET_SECONDS = 60.0  # shorter times are not logged
+SLOW = 3  # times as long as estimated: estimates were off by a factor of two at most on machines without other work
+
+estimated_step_seconds: float | None = None  # of this process's run, if it was estimated; tfew/train.py sets it
 
 
 class TimeLeft(pl.Callback):
@@ -39,3 +45,9 @@ class TimeLeft(pl.Callback):
                 f"Time left: about {duration(seconds)}, for {steps_left:,} steps of this training{after}, at"
                 f" {step_seconds:.2g} s a step."
             )
+            if estimated_step_seconds is not None and step_seconds > SLOW * estimated_step_seconds:
+                log.warning(
+                    f"A step takes {step_seconds / estimated_step_seconds:.0f} times as long as estimated"
+                    f" ({estimated_step_seconds:.2g} s): probably other processes use the same cores. Stop them, or set"
+                    " OMP_NUM_THREADS to the number of free cores."
+                )
