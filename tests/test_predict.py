@@ -526,10 +526,10 @@ def test_what_is_unfinished_is_not_continued_as_something_else(
         run(*common[:-1], f"output={tmp_path}/out.csv", "dataset.columns=[]", "resume=false", "bad_rows=stop",
             f"input={write_jsonl(tmp_path / 'b.jsonl', [*unlabelled('commits')[:20], {}])}")  # fmt: skip
     for change in ("eval_batch_size=5", "engine=plain", "score.norm=sum", f"adapter={runs['complaint']}"):
-        with pytest.raises(UserError, match=r"is the beginning of another output \(other .*overwrite=true"):
+        with pytest.raises(UserError, match=r"is a part of another output \(different .*overwrite=true"):
             run(*[part for part in common if part.partition("=")[0] != change.partition("=")[0]], change)
     source.write_text(source.read_text() + "\n")
-    with pytest.raises(UserError, match=r"is the beginning of another output \(other input\)"):
+    with pytest.raises(UserError, match=r"is a part of another output \(different input\)"):
         run(*common, "bad_rows=skip")
     run(*common, "bad_rows=skip", "overwrite=true")
     with pytest.raises(UserError, match=r"output=.*out.csv already exists: choose another, or set overwrite=true"):

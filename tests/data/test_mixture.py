@@ -525,7 +525,7 @@ def test_preview_lists_the_members_without_any_data(capsys: pytest.CaptureFixtur
     assert by_name["qqp"]["verified"] is False
     assert sum(member["items"] for member in members) == 10_606_443
     assert sum(member["share"] for member in members) == pytest.approx(1)
-    assert "t0_mixture: 38 members, 10,606,443 prompts in a pass" in out
+    assert "t0_mixture: 38 members, 10,606,443 prompts per epoch" in out
     assert "  xsum: mixture/xsum/train.jsonl" in out
     assert "Hub nyu-mll/glue *" in out
 

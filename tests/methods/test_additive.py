@@ -407,7 +407,9 @@ def test_places_that_are_not_there() -> None:
 def test_widths_that_do_not_come_out_even() -> None:
     with pytest.raises(UserError, match=r"method.reduction=64 leaves nothing of the model's width 32"):
         attach(method("adapter", "method.reduction=64"), tiny_t5())
-    with pytest.raises(UserError, match=r"width 32 and the inner width 1 \(method.reduction=32\) into method.n=4"):
+    with pytest.raises(
+        UserError, match=r"width 32 and the inner width 1 \(method.reduction=32\) to be divisible by method.n=4"
+    ):
         attach(method("compacter"), tiny_t5())
 
 

@@ -243,10 +243,10 @@ def test_what_is_unfinished_is_not_continued_as_something_else(
         patched.setattr(LabellingJob, "_report", report)
         with pytest.raises(KeyboardInterrupt):
             in_pieces(adapter, source, target)
-    with pytest.raises(UserError, match="beginning of another output \\(other eval_batch_size\\)"):
+    with pytest.raises(UserError, match="a part of another output \\(different eval_batch_size\\)"):
         in_pieces(adapter, source, target, "eval_batch_size=8")
     write_jsonl(source, list(made_rows())[::-1])
-    with pytest.raises(UserError, match=r"beginning of another output \(other input\)"):
+    with pytest.raises(UserError, match=r"a part of another output \(different input\)"):
         in_pieces(adapter, source, target)
     assert in_pieces(adapter, source, target, "overwrite=true").rows == ROWS
 

@@ -74,7 +74,7 @@ def test_evaluated_again_it_gives_its_numbers(run: Path) -> None:
     ours, theirs = predictions(run.parent / again.name), predictions(run)
     for new, old in zip(ours, theirs, strict=True):
         for key in ("scores", "unconditional"):
-            assert new.pop(key) == pytest.approx(old.pop(key), abs=1e-5)
+            assert new.pop(key) == pytest.approx(old.pop(key), rel=1e-5, abs=1e-5)  # processors sum in other orders
         assert new == old
 
 

@@ -118,7 +118,7 @@ class PartialFile:
         if identity != self.identity:
             unlike = ", ".join(sorted(key for key in self.identity if self.identity[key] != identity.get(key)))
             raise UserError(
-                f"{_partial_path(self.path)} is the beginning of another output (other {unlike or 'settings'}): choose"
+                f"{_partial_path(self.path)} is a part of another output (different {unlike or 'settings'}): choose"
                 " another output=, or set overwrite=true to start over."
             )
         return dict(saved)

@@ -9,8 +9,9 @@ from tfew.files.untrusted import parse_json
 
 
 def task_folders(path: Path) -> dict[str, str | Path]:
-    """Task names and adapter folders, or adapters of the Hub, of a JSON file; relative paths are resolved
-    from the current folder, else from the file's.
+    """Task names and adapter folders, or adapters of the Hub, of a JSON file.
+
+    Relative paths are resolved against the current folder, else against that of the file.
     """
     try:
         named = parse_json(read_text(path))

@@ -77,8 +77,9 @@ class RunRecord:
         """The run's folder, according to its settings."""
         return Path(self.config.get("run_dir") or Path(self.config.get("runs", "runs")) / self.name)
 
-    def facts(self) -> dict[str, str]:
-        """The most important facts, by name."""
+    @property
+    def accuracy_in_words(self) -> str:
+        """The leading metric and the accuracy, in percent, with interquartile range and chance."""
         percent = {key: 100 * value for key, value in self.metrics.items() if isinstance(value, float)}
         leading = self.metrics.get("leading_metric", "accuracy")
         titles = {"f1_micro": "micro-F1", "accuracy": "whole sets right"} if leading == "f1_micro" else {}
@@ -91,14 +92,19 @@ class RunRecord:
             for name, key in (("IQR", "accuracy_iqr"), ("chance", "chance"))
             if key in percent and leading != "f1_micro"
         ]
+        accuracy = ", ".join(accuracies).removeprefix("accuracy ") or "nothing evaluated"
+        return accuracy + (f" ({', '.join(known)})" if known else "")
+
+    def facts(self) -> dict[str, str]:
+        """The most important facts, by name."""
+        leading = self.metrics.get("leading_metric", "accuracy")
         baselines = [
             f"{name} {100 * scores[leading]:.1f} % (gain {100 * scores['gain']['value']:+.1f} points,"
             f" {100 * scores['gain']['low']:+.1f} to {100 * scores['gain']['high']:+.1f})"
             for name, scores in self.metrics.get("baselines", {}).items()
         ]
-        accuracy = ", ".join(accuracies).removeprefix("accuracy ") or "nothing evaluated"
         return {
-            "accuracy": accuracy + (f" ({', '.join(known)})" if known else ""),
+            "accuracy": self.accuracy_in_words,
             **({"baselines": ", ".join(baselines)} if baselines else {}),
             "rows": f"{self.counts.get('rows', 0):,}",
             "adapter": f"{self.parameters['trainable']:,} of {self.parameters['total']:,} parameters",

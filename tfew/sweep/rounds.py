@@ -83,7 +83,7 @@ class Sweep:
         finished = [(job, Path(run)) for job, run in runs.items() if run is not None]
         for job, run in finished[:MAX_RESULTS]:
             with suppress(UserError):  # another process may have removed it
-                print(f"  {self._names[job]}: {load_record(run).facts()['accuracy']}")
+                print(f"  {self._names[job]}: {load_record(run).accuracy_in_words}")
         if len(finished) > MAX_RESULTS:
             print(f"  and {len(finished) - MAX_RESULTS} more; all: tfew paper report=true runs={self._root}")
 
