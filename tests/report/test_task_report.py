@@ -174,7 +174,8 @@ def test_hostile_texts_stay_text(run: RunRecord, tmp_path: Path, monkeypatch: py
     assert "9,400 more characters" in page.shown
     assert not re.search("[\0-\x08\x0b-\x1f\u202a-\u202e\u2066-\u2069\ud800-\udfff]", text)
     assert "\u05e9\u05dc\u05d5\u05dd" in page.shown, "Hebrew stays"
-    assert "+12.1 points of balanced accuracy (6.4 to 17.9)" in page.shown
+    assert "gain of this run in points of balanced accuracy (95 % interval)" in page.shown
+    assert "+12.1 (6.4 to 17.9)" in page.shown
     assert "Better than the" in page.shown
 
 

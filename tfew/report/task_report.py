@@ -154,7 +154,7 @@ def _rivals(metrics: Mapping[str, Any]) -> list[Rival]:
 
 def _gain(gain: Mapping[str, Any]) -> str:
     points = " to ".join(f"{100 * gain[key]:.1f}" for key in ("low", "high"))
-    return f"{100 * gain['value']:+.1f} points of {METRICS.get(gain['metric'], gain['metric'])} ({points})"
+    return f"{100 * gain['value']:+.1f} ({points})"
 
 
 def _labels(metrics: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
