@@ -213,9 +213,12 @@ def write_report(path: Path, records: Sequence[Record]) -> None:
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    sets = [which for which in SETS if any(record.set == which.name for record in records)]
+    sets = [which for which in SETS if whole_seeds(records, which.name)]
+    if not sets:
+        print("No seed has all its trainings yet.")
+        return
     figure, axes = pyplot.subplots(1, len(sets), figsize=(5 * len(sets), 3.6), squeeze=False)
-    lines = ["# Suggested against random rows", "", *(TABLE_HEAD if sets else ())]
+    lines = ["# Suggested against random rows", "", *TABLE_HEAD]
     for which, axis in zip(sets, axes[0], strict=True):
         seeds = whole_seeds(records, which.name)
         by_key = {record.key: record for record in records}
