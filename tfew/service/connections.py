@@ -25,7 +25,7 @@ KEPT_DESCRIPTORS = 128  # for files, the model and libraries
 
 @dataclass(frozen=True)
 class ConnectionLimits:
-    """`idle_seconds`: for headers to arrive, and between requests; `answer_seconds`: for a response to be read."""
+    """`idle_seconds`: for headers to arrive; `answer_seconds`: for a response to be read."""
 
     most: int
     idle_seconds: float

@@ -20,7 +20,8 @@ log = logging.getLogger(__name__)
 
 REFUSE_SECONDS = 1.0  # for which a stopping service still answers 503 after its last answer
 SHUTDOWN_TIMEOUT_SECONDS = 5  # afterwards clients with unfinished requests or responses are disconnected
-IDLE_SECONDS = 10.0  # for headers to arrive, and between requests
+KEEP_ALIVE_SECONDS = 5
+IDLE_SECONDS = 10.0  # for headers to arrive; between requests uvicorn waits KEEP_ALIVE_SECONDS
 BACKLOG = 128
 TICKS_OF_A_SECOND = 10  # uvicorn's
 
@@ -102,7 +103,8 @@ def serve(
     limits = ConnectionLimits(connections_that_fit(listening.max_connections), IDLE_SECONDS, listening.answer_seconds)
     protocol, connections = limited_protocol(limits)
     config = uvicorn.Config(
-        app, host=listening.host, port=listening.port, log_level="warning", timeout_keep_alive=5, server_header=False,
+        app, host=listening.host, port=listening.port, log_level="warning",
+        timeout_keep_alive=KEEP_ALIVE_SECONDS, server_header=False,
         backlog=BACKLOG if sockets is None else 1,  # accepted at a time: others cannot take what one has accepted
         timeout_graceful_shutdown=SHUTDOWN_TIMEOUT_SECONDS, http=protocol, ws="none",
         access_log=False, ssl_certfile=listening.certificate, ssl_keyfile=listening.key,
