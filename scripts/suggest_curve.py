@@ -262,7 +262,7 @@ def _table(by_key: Mapping[Any, Record], which: PoolSet, seeds: Sequence[int]) -
     lines = []
     for number in range(ROUNDS + 1):
         ours, theirs = (_points(by_key, which, seeds, arm, number) for arm in (SUGGESTED, RANDOM))
-        shown = [f"{np.mean(v):.1f} ({np.std(v, ddof=1):.1f})" if len(v) > 1 else "-" for v in (ours, theirs)]
+        shown = [f"{np.mean(v):.1f}" + (f" ({np.std(v, ddof=1):.1f})" if len(v) > 1 else "") for v in (ours, theirs)]
         gain = _gain(np.subtract(ours, theirs)) if number and len(seeds) > 1 else "-"
         seen = [
             f"{np.mean([by_key[(which.name, s, arm if number else 'start', number)].found for s in seeds] or [0]):.1f}"
