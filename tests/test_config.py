@@ -8,6 +8,7 @@ import pytest
 from tests.commands import run_command
 from tfew.api import evaluate, train
 from tfew.config import compose, with_quoted_values
+from tfew.environment.command_line import check_keys
 from tfew.errors import UserError
 
 NAMES = (
@@ -74,8 +75,6 @@ def test_settings_that_there_are_not(override: str, message: str) -> None:
 def test_what_a_root_configuration_has_is_known() -> None:
     for name in ("train", "evaluate", "predict", "preview", "serve", "cost", "convert", "paper"):
         for key in compose(config_name=name):
-            from tfew.config import check_keys
-
             check_keys([f"{key}=x"], name)
 
 

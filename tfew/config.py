@@ -11,7 +11,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from tfew.environment.command_line import check_keys as check_keys
+from tfew.environment.command_line import check_keys
 from tfew.environment.config_folder import CONFIGS as CONFIGS
 from tfew.environment.config_folder import PACKAGE as PACKAGE
 from tfew.environment.versions import require

@@ -192,6 +192,7 @@ def _announce(config: DictConfig, training: Task, evaluation: Task | None) -> No
     from tfew.models.checkpoint_path import is_at_hand
     from tfew.training import time_left
 
+    time_left.estimated_step_seconds = None  # not that of an earlier run of this process
     if is_main_process() and is_checked(config.dataset, training):  # before the other processes use their devices
         estimated = announce(
             partial(build_blueprint, config, build_method(config), build_device(config)),
@@ -203,7 +204,8 @@ def _announce(config: DictConfig, training: Task, evaluation: Task | None) -> No
             config.folds,
             config.max_tokens,
         )
-        time_left.estimated_step_seconds = None if estimated is None else estimated.step_seconds
+        if estimated is not None:
+            time_left.estimated_step_seconds = estimated.step_seconds
 
 
 def _build(config: DictConfig, training: Task, evaluation: Task | None) -> "tuple[Trainable, Sequence[Finding] | None]":

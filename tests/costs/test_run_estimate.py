@@ -154,3 +154,5 @@ def test_the_estimate_of_a_run_is_what_its_steps_are_compared_with(
     train(composed(table, "steps=1"))
     assert time_left.estimated_step_seconds is not None
     assert time_left.estimated_step_seconds > 0
+    train(compose("+experiment=demo", "model=tiny", "steps=1", "eval_rows=2", "trainer=cpu", f"runs={table.parent}"))
+    assert time_left.estimated_step_seconds is None, "published data are not estimated"

@@ -1,5 +1,6 @@
 """Threads for the free cores, and retention of freed memory."""
 
+import os
 import subprocess
 import sys
 
@@ -93,3 +94,27 @@ def test_only_runs_in_bfloat16_on_a_cpu_look(
     config = compose("+experiment=demo", "model=tiny", *overrides)
     execution.build_execution(config, torch.device("cpu"), None)
     assert len(calls) == asked
+
+
+FORKED = """
+import os, signal
+import torch
+from tfew.devices.cpu import warn_of_slow_bfloat16
+
+torch.set_num_threads(2)
+warn_of_slow_bfloat16()
+assert torch.get_num_threads() == 2
+child = os.fork()
+if child == 0:
+    signal.alarm(20)
+    torch.ones(1024, 1024) @ torch.ones(1024, 1024)
+    os._exit(0)
+print(os.waitpid(child, 0)[1])
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="a service starts its processes otherwise here")
+def test_a_process_that_looked_can_be_forked() -> None:
+    """With more than one thread the child hangs in its first product, until the alarm (signal 14)."""
+    result = subprocess.run([sys.executable, "-c", FORKED], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "0"

@@ -66,10 +66,18 @@ def warn_of_slow_bfloat16() -> None:
 
 
 def seconds_of_product(dtype: torch.dtype) -> float:
-    """The fastest of three products of matrices of 128 x 256 and 256 x 256."""
-    a, b, seconds = torch.ones(128, 256, dtype=dtype), torch.ones(256, 256, dtype=dtype), []
-    for _ in range(3):
-        started = time.perf_counter()
-        a @ b
-        seconds.append(time.perf_counter() - started)
+    """The fastest of three products of matrices of 128 x 256 and 256 x 256, on one thread.
+
+    A service forks after this (`processes=`), and OpenMP hangs in the child of a process that has started its threads.
+    """
+    threads, seconds = torch.get_num_threads(), []
+    torch.set_num_threads(1)
+    try:
+        a, b = torch.ones(128, 256, dtype=dtype), torch.ones(256, 256, dtype=dtype)
+        for _ in range(3):
+            started = time.perf_counter()
+            a @ b
+            seconds.append(time.perf_counter() - started)
+    finally:
+        torch.set_num_threads(threads)
     return min(seconds)
