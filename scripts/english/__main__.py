@@ -18,7 +18,7 @@ from scripts.english.classical import classifiers
 from scripts.english.contenders import CANDIDATES, CONTENDERS, EMBEDDINGS, SETFIT
 from scripts.english.job import Job, make
 from scripts.english.report import write_report
-from scripts.english.sets import SETS, TREC_TRAINING_PART, EnglishSet
+from scripts.english.sets import RAFT, SETS, TREC_TRAINING_PART, EnglishSet
 from tfew.cli import run_script
 from tfew.comparison.rows import as_json_lines, load_rows
 from tfew.comparison.runs import silence_output
@@ -53,12 +53,13 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def planned(own: dict[str, str], with_sentence_models: bool) -> list[Job]:
-    """The seeds one after the other, of each all contenders in their order, each on all sets."""
+    """The seeds one after the other, of each all contenders in their order, each on all sets; those in folds, which use
+    all their rows, with the first seed alone."""
     if own["part"] == "settings":
         chosen_on: list[EnglishSet | str] = ["reviews", "intents", TREC_TRAINING_PART]
         jobs = [Job(contender, which, CHOICE_SEED) for contender in CANDIDATES for which in chosen_on]
         return [job for job in jobs if own["only"] in ("", job.contender.name)]
-    sets = [which for which in SETS if not own["sets"] or which.name in own["sets"].split(",")]
+    sets = [which for which in (*SETS, *RAFT) if not own["sets"] or which.name in own["sets"].split(",")]
     left_out = () if with_sentence_models else (EMBEDDINGS, SETFIT)
     contenders = [c for c in CONTENDERS if c.name not in left_out and own["only"] in ("", c.name)]
     seeds = [int(seed) for seed in own["seeds"].split(",")]
@@ -69,6 +70,7 @@ def planned(own: dict[str, str], with_sentence_models: bool) -> list[Job]:
         if contender.seeded or seed == seeds[0]
         for which in sets
         if contender.sets is None or which.name in contender.sets
+        if which.folds is None or (contender.in_folds and seed == seeds[0])
     ]
 
 

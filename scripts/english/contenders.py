@@ -10,7 +10,8 @@ TRAINED, LM_ONLY = "(IA)³", "(IA)³, L_LM"
 class Contender:
     """`overrides` of a run of `command`, beside the experiment's; a classifier has no command.
 
-    `seeded` False: rows to train on and seeds change nothing. `sets`: None for all of them.
+    `seeded` False: rows to train on and seeds change nothing. `sets`: None for all of them. `in_folds`: also run on
+    sets in folds, each of which is several runs.
     """
 
     name: str
@@ -18,12 +19,13 @@ class Contender:
     overrides: tuple[str, ...] = ()
     seeded: bool = True
     sets: tuple[str, ...] | None = None
+    in_folds: bool = True
 
 
-def in_context(shots: int, method: str = "direct") -> Contender:
+def in_context(shots: int, method: str = "direct", in_folds: bool = False) -> Contender:
     name = f"in context, {shots}" + ("" if method == "direct" else f", {method}")
     shown = ("few_shot=draw", f"shots={shots}", "icl.mode=concat", f"score.method={method}")
-    return Contender(name, "evaluate", shown)
+    return Contender(name, "evaluate", shown, in_folds=in_folds)
 
 
 FOUR = ("RTE", "AG News", "TREC", "Rotten Tomatoes")  # on which expensive contenders are tried
@@ -34,10 +36,10 @@ CONTENDERS = (
     Contender(TRAINED, "train"),
     Contender(EMBEDDINGS),
     Contender(SETFIT),
-    in_context(4),
+    in_context(4, in_folds=True),
     in_context(16),
     in_context(4, "calibrated"),
-    Contender(LM_ONLY, "train", ("loss=lm",)),
+    Contender(LM_ONLY, "train", ("loss=lm",), in_folds=False),
     in_context(1),
     Contender("LoRA", "train", ("method=lora", "steps=100", "optimizer=adamw", "optimizer.lr=1e-3"), sets=FOUR),
     Contender("full fine-tuning", "train", ("method=full", "optimizer=adamw", "optimizer.lr=3e-5"), sets=FOUR),

@@ -1,5 +1,6 @@
 """Runs one contender on one set with one seed, giving a row of records.jsonl."""
 
+import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -39,15 +40,40 @@ class Job:
 def make(
     job: Job, data_dir: Path | None, runs: Path, classifiers: Mapping[str, Classifier], overrides: Sequence[str]
 ) -> Row:
-    """Raises what the run or the classifier raises."""
+    """Raises what the run or the classifier raises. Of a set in folds the row is of all folds' test rows."""
     if isinstance(job.which, str):
-        tables = own_tables(job.which)
+        parts = [own_tables(job.which)]
     else:
         assert data_dir is not None
-        tables = tables_of(job.which, job.seed, data_dir, runs / "tables")
+        parts = tables_of(job.which, job.seed, data_dir, runs / "tables")
     if job.contender.command is None:
-        return classifier_row(job, tables, classifiers[job.contender.name])
-    return _run_row(job, tables, runs, overrides)
+        return pooled([classifier_row(job, tables, classifiers[job.contender.name]) for tables in parts])
+    return pooled([_run_row(job, tables, runs, overrides) for tables in parts])
+
+
+def pooled(rows: Sequence[Row]) -> Row:
+    """One row of several folds: the test rows' results one after the other, costs added up."""
+    if len(rows) == 1:
+        return rows[0]
+    shares = [len(row.right) / sum(len(other.right) for other in rows) for row in rows]
+
+    def weighted(values: Sequence[float]) -> float:
+        return sum(share * value for share, value in zip(shares, values, strict=True))
+
+    summed = {
+        key: sum(row.settings[key] for row in rows)  # type: ignore[misc]
+        for key in rows[0].settings
+        if key.endswith("_flops")
+    }
+    hashes = hashlib.sha256("".join(str(row.settings["rows_sha256"]) for row in rows).encode()).hexdigest()
+    return replace(
+        rows[0], name="", right="".join(row.right for row in rows), accuracy=weighted([row.accuracy for row in rows]),
+        accuracy_by_norm={
+            norm: weighted([row.accuracy_by_norm[norm] for row in rows]) for norm in rows[0].accuracy_by_norm
+        },
+        settings={**rows[0].settings, **summed, "rows_sha256": hashes},
+        seconds={stage: sum(row.seconds[stage] for row in rows) for stage in rows[0].seconds},
+    )  # fmt: skip
 
 
 def _run_row(job: Job, tables: Tables, runs: Path, overrides: Sequence[str]) -> Row:

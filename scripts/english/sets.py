@@ -1,7 +1,8 @@
 """Real data sets in the form of users' tables: a few labelled rows to train on, and at most 300 others to test on.
 
-The training rows of the paper's sets are the official few-shot files; the others' are drawn. All sets have the
-standard prompt of a user's table, and labels in words.
+The training rows of the paper's sets are the official few-shot files; the others' are drawn. RAFT's 50 labelled rows
+are parted into folds, each tested on after training on the others. All sets have the standard prompt of a user's
+table, and labels in words.
 """
 
 import hashlib
@@ -16,6 +17,7 @@ from tfew.config import compose, local_path
 from tfew.data.dataset import DatasetSpec
 from tfew.data.fewshot import draw, few_shot_examples
 from tfew.data.sources import load_split
+from tfew.dataset_config import complete
 from tfew.files.atomic import write_atomically
 from tfew.schema import Example
 from tfew.tables.table_reader import read_table
@@ -30,7 +32,7 @@ class EnglishSet:
     """`dataset`: its file in configs/dataset. `text`: the columns that are shown. `words`: label -> the table's.
 
     `choices`: the columns of each row's own choices, where it has them. `shots`: rows to train on, where no official
-    few-shot file says it. `test_is_drawn`: from the one file that there is.
+    few-shot file says it. `test_is_drawn`: from the one file that there is. `folds`: instead of a test file.
     """
 
     name: str
@@ -41,6 +43,7 @@ class EnglishSet:
     shots: int | None = None
     test_is_drawn: bool = False
     asked: str = LABEL  # the label's column, named in the prompt
+    folds: int | None = None
 
 
 NLI = ("premise", "hypothesis")
@@ -63,6 +66,22 @@ SETS = (
                test_is_drawn=True, asked="sentiment"),
     EnglishSet("MRPC", "t0/mrpc", ("sentence1", "sentence2"), {"not_equivalent": "not equivalent"}, shots=32),
 )  # fmt: skip
+RAFT = tuple(
+    EnglishSet(f"RAFT {task}", f"raft/{task}", columns, asked="Label", folds=5)
+    for task, columns in {  # in the order of RAFT's prompts
+        "ade_corpus_v2": ("Sentence",),
+        "banking_77": ("Query",),
+        "terms_of_service": ("Sentence",),
+        "tai_safety_research": ("Title", "Abstract_Note", "Publication_Title", "Item_Type", "Publication_Year"),
+        "neurips_impact_statement_risks": ("Impact_statement", "Paper_title"),
+        "overruling": ("Sentence",),
+        "systematic_review_inclusion": ("Title", "Abstract", "Journal"),
+        "one_stop_english": ("Article",),
+        "tweet_eval_hate": ("Tweet",),
+        "twitter_complaints": ("Tweet_text",),
+        "semiconductor_org_types": ("Organization_name", "Paper_title"),
+    }.items()
+)
 # for choosing settings: none of their test rows are in the comparison
 TREC_TRAINING_PART = replace(next(which for which in SETS if which.name == "TREC"), name="TREC, training part",
                              test_is_drawn=True)  # fmt: skip
@@ -79,13 +98,30 @@ class Tables:
     sha256: str  # of both files
 
 
-def tables_of(which: EnglishSet, seed: int, data_dir: Path, folder: Path) -> Tables:
-    """Writes them below `folder`; the test rows are the same for all seeds. A label that no row to train on happens to
-    have is told besides, as a user would."""
-    config = compose(f"dataset={which.dataset}", f"data_dir={data_dir}")
-    spec = load_spec(config)
-    train, test = _split(which, spec, seed, data_dir)
-    where = folder / f"{which.name.lower().replace(' ', '_')}_{seed}"
+def tables_of(which: EnglishSet, seed: int, data_dir: Path, folder: Path) -> list[Tables]:
+    """Writes them below `folder`: one pair, of which the test rows are the same for all seeds, or one for each fold.
+
+    A label that no row to train on happens to have is told besides, as a user would.
+    """
+    spec = load_spec(complete(compose(f"dataset={which.dataset}", f"data_dir={data_dir}")))
+    name = f"{which.name.lower().replace(' ', '_')}_{seed}"
+    if which.folds is None:
+        return [_written(which, spec, *_split(which, spec, seed, data_dir), folder / name)]
+    parts = in_folds(list(load_split(spec, "train", data_dir)), which.folds, seed)
+    return [_written(which, spec, train, test, folder / f"{name}_{fold}") for fold, (train, test) in enumerate(parts)]
+
+
+def in_folds(examples: Sequence[Example], folds: int, seed: int) -> list[tuple[Sequence[Example], Sequence[Example]]]:
+    """Of each fold the examples to train on and to test on; each label is spread as evenly as it can be."""
+    order = random.Random(f"{seed}/folds").sample(examples, len(examples))
+    order.sort(key=lambda example: (example.label is None, example.label))  # stable: at random within a label
+    tests = [order[fold::folds] for fold in range(folds)]
+    return [([e for other in tests if other is not test for e in other], test) for test in tests]
+
+
+def _written(
+    which: EnglishSet, spec: DatasetSpec, train: Sequence[Example], test: Sequence[Example], where: Path
+) -> Tables:
     paths = where / "train.jsonl", where / "test.jsonl"
     rows_of_part = [[_row(which, spec, example) for example in examples] for examples in (train, test)]
     for path, rows in zip(paths, rows_of_part, strict=True):

@@ -9,10 +9,11 @@ import pytest
 from scripts.english.__main__ import main, planned
 from scripts.english.classical import bag_of_words, classify, commonest
 from scripts.english.contenders import COMMONEST, EMBEDDINGS, SETFIT, TRAINED, Contender
-from scripts.english.job import Job, make
+from scripts.english.job import Job, make, pooled
 from scripts.english.report import write_report
-from scripts.english.sets import SETS, EnglishSet, own_tables, tables_of
+from scripts.english.sets import RAFT, SETS, EnglishSet, in_folds, own_tables, tables_of
 from tfew.comparison.rows import Row, as_json_lines, load_rows
+from tfew.schema import Example
 
 ROWS = [
     {"text": "good", "a": "fine", "b": "poor", "label": "fine"},
@@ -49,7 +50,39 @@ def test_the_order_is_seeds_then_contenders_then_sets() -> None:
     assert {job.set_name for job in jobs if job.contender.name == "LoRA"} == {"RTE"}
 
 
-def row(variant: str, right: str, seed: int = 0, **settings: float) -> Row:
+def test_sets_in_folds_have_one_seed_and_the_cheaper_contenders() -> None:
+    own = {"part": "comparison", "sets": "RTE,RAFT overruling", "only": "", "seeds": "1,2"}
+    of_raft = [job for job in planned(own, with_sentence_models=True) if job.set_name != "RTE"]
+    assert {job.seed for job in of_raft} == {1}
+    assert {job.contender.name for job in of_raft} == {
+        COMMONEST, "TF-IDF + LR", "zero-shot", TRAINED, EMBEDDINGS, SETFIT, "in context, 4",
+    }  # fmt: skip
+
+
+def test_folds_part_the_examples_and_spread_each_label() -> None:
+    examples = [Example(number, {}, int(number < 8)) for number in range(30)]
+    folds = in_folds(examples, 4, seed=0)
+    assert sorted(e.idx for _, test in folds for e in test) == list(range(30))
+    for train, test in folds:
+        assert sorted(e.idx for e in (*train, *test)) == list(range(30))
+        assert sum(e.label == 1 for e in test) == 2
+    assert [[e.idx for e in test] for _, test in in_folds(examples, 4, seed=1)] != [
+        [e.idx for e in test] for _, test in folds
+    ]
+
+
+def test_the_row_of_a_set_in_folds_counts_each_test_row_once() -> None:
+    parts = [row(TRAINED, "1110", rows_sha256="a", training_flops=1.0), row(TRAINED, "01", rows_sha256="b")]
+    parts[1].settings["training_flops"] = 2.0
+    whole = pooled(parts)
+    assert (whole.right, whole.accuracy, whole.seconds["train"]) == ("111001", pytest.approx(4 / 6), 16.0)
+    assert whole.accuracy_by_norm["sum"] == pytest.approx(4 / 6)
+    assert whole.settings["training_flops"] == 3.0
+    assert whole.settings["rows_sha256"] not in ("a", "b")
+    assert pooled(parts[:1]) is parts[0]
+
+
+def row(variant: str, right: str, seed: int = 0, **settings: float | str) -> Row:
     accuracy = right.count("1") / len(right)
     known = dict.fromkeys(("steps", "batch_size", "shots", "eval_rows", "lr", "score_norm"))
     return Row(
@@ -90,11 +123,21 @@ def test_a_run_and_a_classifier_have_the_same_rows(tmp_path: Path) -> None:
 def test_test_rows_are_the_same_for_all_seeds_and_none_is_trained_on(
     which: EnglishSet, real_data: Path, tmp_path: Path
 ) -> None:
-    first, second = (tables_of(which, seed, real_data, tmp_path) for seed in (0, 1))
+    (first,), (second,) = (tables_of(which, seed, real_data, tmp_path) for seed in (0, 1))
     assert first.test.read_text() == second.test.read_text()
     assert first.train.read_text() != second.train.read_text()
     assert not set(first.train.read_text().splitlines()) & set(first.test.read_text().splitlines())
     assert len(first.test.read_text().splitlines()) <= 300
+
+
+@pytest.mark.real_data
+@pytest.mark.parametrize("which", RAFT, ids=lambda which: which.name)
+def test_each_of_raft_s_fifty_rows_is_tested_on_once(which: EnglishSet, real_data: Path, tmp_path: Path) -> None:
+    folds = tables_of(which, 0, real_data, tmp_path)
+    train, test = ([getattr(tables, part).read_text().splitlines() for tables in folds] for part in ("train", "test"))
+    assert [len(lines) for lines in test] == [10] * 5
+    every = sorted(line for lines in test for line in lines)
+    assert all(sorted(train[fold] + test[fold]) == every for fold in range(5))
 
 
 @pytest.mark.real_data
