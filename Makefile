@@ -5,7 +5,7 @@ PIP := $(VENV)/bin/pip install --disable-pip-version-check
 # installed first if TORCH=cpu: if PyTorch's index is reachable, pip prefers its build named +cpu of the same release
 CPU_TORCH := $(shell grep '^torch==' requirements.txt) --extra-index-url https://download.pytorch.org/whl/cpu
 
-.PHONY: help docs links audit env english demo_english english_table setfit release fitting_python demo demo_full mini_t0 mini_t0_table mini_tables mini_icl accept test test_full test_gpu drills check bench dockerfile always
+.PHONY: help docs links audit env english demo_english english_table setfit release fitting_python demo demo_full mini_t0 mini_t0_table mini_tables mini_icl accept test test_full test_gpu test_quantized drills check bench dockerfile always
 .DEFAULT_GOAL := help
 
 help:  ## list the targets
@@ -99,6 +99,10 @@ test_full: $(READY)  ## all tests; ARGS='-m "not drill"': as in CI
 
 test_gpu: $(READY)  ## tests for a GPU; without one, those that also run on a CPU
 	$(RUN) -m pytest -n 0 -v -rs tests/gpu
+
+test_quantized: $(READY)  ## tests of model.dtype=int8|nf4, with torchao in a folder of its own
+	$(PIP) --quiet --no-deps --upgrade --target $(VENV)-torchao torchao==0.18.0
+	PYTHONPATH=$(VENV)-torchao $(RUN) -m pytest tests/test_quantization.py
 
 drills: $(READY)  ## the longest tests: killed runs and sweeps, a million prompts; latest result: evidence/drills.md
 	$(RUN) -m pytest -m drill --durations=0

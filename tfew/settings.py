@@ -49,7 +49,7 @@ class ModelSettings(Settings):
     path: str | None
     revision: str
     tokenizer: str | None
-    dtype: Literal["auto", "bfloat16", "float32"]
+    dtype: Literal["auto", "bfloat16", "float32", "int8", "nf4"]
     gguf_file: str | None = None
     tokenizer_revision: str = "main"
     commit: str | None = None

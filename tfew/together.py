@@ -126,6 +126,7 @@ def _build(first: Job) -> "Trainable":
         build_method,
         build_tokenizer,
     )
+    from tfew.models.execution import quantize_model
     from tfew.models.loaded_model import Trainable, parameter_count
     from tfew.models.weights_sample import weights_sample_sha256
 
@@ -138,6 +139,7 @@ def _build(first: Job) -> "Trainable":
     model = build_backbone(config, prompt_tokenizer.tokenizer, device, method)
     execution = build_execution(config, device, method)
     sample = weights_sample_sha256(model)
+    quantize_model(config, model, device)
     return Trainable(model, prompt_tokenizer, execution, parameter_count(model), method, sample)
 
 

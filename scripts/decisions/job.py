@@ -69,7 +69,8 @@ def make(job: Job, data_dir: Path, runs: Path, overrides: Sequence[str]) -> Reco
 
 def _tables(name: str, seed: int, rows: int, data_dir: Path, runs: Path) -> Tables:
     which = next(which for which in ENGLISH if which.name == name)
-    return tables_of(replace(which, shots=rows), seed, data_dir, runs / f"tables_{rows}")
+    (tables,) = tables_of(replace(which, shots=rows), seed, data_dir, runs / f"tables_{rows}")
+    return tables
 
 
 def _scored(predictor: Predictor, tables: Tables) -> Scored:

@@ -41,6 +41,7 @@ CONTENDERS = (
     in_context(4, "calibrated"),
     Contender(LM_ONLY, "train", ("loss=lm",), in_folds=False),
     in_context(1),
+    *(Contender(f"{TRAINED}, {dtype}", "train", (f"model.dtype={dtype}",), sets=FOUR) for dtype in ("int8", "nf4")),
     Contender("LoRA", "train", ("method=lora", "steps=100", "optimizer=adamw", "optimizer.lr=1e-3"), sets=FOUR),
     Contender("full fine-tuning", "train", ("method=full", "optimizer=adamw", "optimizer.lr=3e-5"), sets=FOUR),
 )

@@ -36,7 +36,7 @@ def cost_report(
 
     With `load`, real steps of the real model are measured, too. Raises UserError if that cannot fit the device.
     """
-    plan = make_plan(blueprint)
+    plan, run = make_plan(blueprint), blueprint.execution
     memory = memory_of(plan.device)
     if load is not None and (reason := too_large(plan, memory)):
         raise UserError(reason)
@@ -59,7 +59,7 @@ def cost_report(
         **_parameters(plan),
         "steps": blueprint.training.steps,
         "device": plan.device_name,
-        "dtype": str(blueprint.execution.dtype).removeprefix("torch."),
+        "dtype": ", ".join(filter(None, (run.quantization, str(run.dtype).removeprefix("torch.")))),
         "lengths": lengths,
         "assumed_tokens": None if lengths else assumed_tokens,
         "batches": {what: _sizes(batch) for what, batch in batches.items()},

@@ -12,8 +12,8 @@ from safetensors.torch import save
 from tfew.costs.dry_run import Counted, make_gradients, score, scoring_pass, training_step
 from tfew.costs.memory_forecast import SCORING, TRAINING, Plan
 from tfew.methods.base import adapter_parameters
-from tfew.models.build import optimizer_from
 from tfew.models.loaded_model import Trainable
+from tfew.models.optimizer_builder import optimizer_from
 from tfew.schema import Batch
 
 ROUNDS = 3  # of which the median is taken, after one that is not counted

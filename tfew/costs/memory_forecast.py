@@ -29,8 +29,9 @@ from tfew.devices.memory import DeviceMemory, memory_of
 from tfew.errors import UserError
 from tfew.methods.base import Method, adapter_parameters, attach
 from tfew.models.blueprint import Blueprint
-from tfew.models.build import optimizer_from
 from tfew.models.loaded_model import parameter_count
+from tfew.models.optimizer_builder import optimizer_from
+from tfew.models.quantization import saved_bytes
 from tfew.ranking.score_methods import prompts_to_score
 from tfew.runs.units import format_bytes
 from tfew.schema import Batch, Prompt
@@ -92,11 +93,13 @@ def make_plan(blueprint: Blueprint, trains: bool = True) -> Plan:
     execution = blueprint.execution
     model = blueprint.shape().to(execution.dtype).requires_grad_(False)
     parameters, weight_bytes = parameter_count(model), _bytes(model)
+    saved = saved_bytes(model, execution.quantization) if execution.quantization else 0
     method = copy.deepcopy(blueprint.method)
     if method is not None:
         with torch.random.fork_rng(devices=[]):
             attach(method, model)
     adapter_bytes = _bytes(model) - weight_bytes
+    weight_bytes -= saved
     model = without_numbers(model, execution.device)
     trained = list(adapter_parameters(model).values()) if trains else []
     optimizer = _optimizer_bytes(blueprint.optimizer, trained)
@@ -265,7 +268,8 @@ def _alternatives(plan: Plan, memory_bytes: float) -> str:
     fixed, trains_base = plan.fixed, plan.method is not None and plan.method.trains_base
     ways = ["a smaller model="]
     is_float32 = plan.blueprint.execution.dtype == torch.float32
-    if is_float32 and not trains_base and fixed.total_bytes - fixed.weight_bytes / 2 <= memory_bytes:
+    is_quantized = plan.blueprint.execution.quantization is not None
+    if is_float32 and not (trains_base or is_quantized) and fixed.total_bytes - fixed.weight_bytes / 2 <= memory_bytes:
         ways.append("model.dtype=bfloat16")
     if fixed.gradient_bytes + fixed.optimizer_bytes > fixed.weight_bytes / 2:
         ways.append("a method= that trains less")

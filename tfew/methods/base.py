@@ -30,6 +30,7 @@ class Method(ABC):
     # whether weights of the base model itself are trained: bfloat16 is too coarse for small steps, so on a GPU the base
     # is then float32 under autocast, as in the official code
     trains_base = False
+    takes_quantized = True  # whether it works beside `model.dtype=int8|nf4`: it reads no weight of a linear layer
     needs_mask = False  # whether to call `compute_mask`, a pass over the training examples
     merges = True  # whether `merge` results in a plain model
     may_be_zero: ClassVar[tuple[str, ...]] = ()  # whole-number arguments that may be 0; all others are at least 1

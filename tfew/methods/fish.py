@@ -30,6 +30,7 @@ class FISH(Method):
     """`keep` is the fraction of all parameters that is trained."""
 
     trains_base = True
+    takes_quantized = False
     needs_mask = True
 
     def __init__(self, keep: float) -> None:

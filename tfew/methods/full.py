@@ -13,6 +13,7 @@ class Full(Method):
     """Unfreezes everything. Tied weights are one parameter: counted, trained and stored once."""
 
     trains_base = True
+    takes_quantized = False
 
     def attach(self, model: nn.Module) -> None:
         model.requires_grad_(True)

@@ -36,6 +36,7 @@ class SAID(Method):
     """`dimensions` is the budget: the shared vector gets it less one for each parameter's scale, and less one more."""
 
     may_be_zero = ("seed",)
+    takes_quantized = False
 
     def __init__(self, dimensions: int, seed: int) -> None:
         self.dimensions = dimensions

@@ -3,6 +3,8 @@
 * build: builds model, tokenizer and method from the configuration
 * execution: device and dtype
 * method_builder, method_recipes: builds a method from the keys of its YAML; finds the YAML for given keys
+* optimizer_builder: an optimiser from its settings
+* quantization: frozen weights in 8 or 4 bits
 * loaded_model: `LoadedModel`, and the device and dtype it is computed with
 * blueprint: description of a run before anything is loaded
 * backbone: loads and checks checkpoints

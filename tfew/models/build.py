@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from hydra.utils import get_class
 from omegaconf import DictConfig
 from torch import Tensor, nn
 
@@ -25,9 +24,18 @@ from tfew.models.backbone import is_encoder_decoder, load_model, load_tokenizer,
 from tfew.models.base_check import base_of, check_base, check_weights, unlike_base
 from tfew.models.blueprint import Blueprint
 from tfew.models.checkpoint_path import checkpoint_path, tokenizer_path
-from tfew.models.execution import build_device, build_execution, shards_weights, uses_zero3, weight_dtype
+from tfew.models.execution import (
+    build_device,
+    build_execution,
+    quantization,
+    quantize_model,
+    shards_weights,
+    uses_zero3,
+    weight_dtype,
+)
 from tfew.models.loaded_model import LoadedModel, Trainable, parameter_count
 from tfew.models.method_builder import make_method, method_arguments
+from tfew.models.optimizer_builder import optimizer_from
 from tfew.models.scoring_rule import with_scoring_rule
 from tfew.models.shapes import shape_at, shape_like, shape_of_config
 from tfew.models.weights_sample import weights_sample_sha256
@@ -61,6 +69,7 @@ def build_trainable(config: DictConfig, prompt_tokenizer: PromptTokenizer | None
     model = build_backbone(config, prompt_tokenizer.tokenizer, device, method)
     base_parameters, sample = parameter_count(model), weights_sample_sha256(model)
     note_sample(config, sample)
+    quantize_model(config, model, device)
     attach_method(config, method, model, prompt_tokenizer.tokenizer)
     shard_model(config, model, device, method)
     execution = build_execution(config, device, method)
@@ -76,8 +85,10 @@ def build_for_scoring(
     base_parameters, sample = parameter_count(model), weights_sample_sha256(model)
     if method is not None and adapter is not None:
         check_weights(adapter, sample, config)
-        attach_saved(adapter, method, model)
     note_sample(config, sample)
+    quantize_model(config, model, device)
+    if method is not None and adapter is not None:
+        attach_saved(adapter, method, model)
     shard_model(config, model, device, method)
     execution = build_execution(config, device, method)
     return LoadedModel(model, prompt_tokenizer, execution, base_parameters, method, sample)
@@ -111,7 +122,8 @@ def tokenizer_for(
 def build_backbone(config: DictConfig, tokenizer: Any, device: torch.device, method: Method | None = None) -> nn.Module:
     """The frozen model on its device (see `shard_model`): a checkpoint, or random weights of the shape `model.arch`.
 
-    The dtype of the weights depends on the method that will be attached (None: no method).
+    The dtype of the weights depends on the method that will be attached (None: no method). A model to be quantised
+    (see `quantize_model`) is on the CPU.
     """
     _check_model(config)
     dtype = weight_dtype(config, device, method)
@@ -129,7 +141,7 @@ def build_backbone(config: DictConfig, tokenizer: Any, device: torch.device, met
     if shards_weights(config):  # what remains is done in `shard_model`
         convert_what_stays(model, dtype)
         return model
-    return model.to(device)
+    return model if quantization(config) else model.to(device)
 
 
 def shard_model(config: DictConfig, model: nn.Module, device: torch.device, method: Method | None) -> None:
@@ -220,16 +232,6 @@ def _checked_init_adapter(config: DictConfig) -> Path:
 
 def make_optimizer(config: DictConfig, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
     return optimizer_from(resolved(config.optimizer), parameters)
-
-
-def optimizer_from(description: Mapping[str, Any], parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
-    """`description`: the class as `_target_`, and its arguments."""
-    arguments = dict(description)
-    target = arguments.pop("_target_")
-    try:
-        return get_class(target)(parameters, **arguments)
-    except (TypeError, ValueError, ImportError) as error:
-        raise UserError(f"optimizer= {target} does not take these settings ({arguments}): {error}.") from error
 
 
 def saved_method(folder: Path, config: DictConfig) -> tuple[str, Method]:

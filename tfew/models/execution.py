@@ -2,12 +2,14 @@
 
 import torch
 from omegaconf import DictConfig
+from torch import nn
 
 from tfew.devices.cpu import warn_of_slow_bfloat16
 from tfew.devices.distributed import local_rank_and_size, world_size
 from tfew.errors import UserError
 from tfew.methods.base import Method
 from tfew.models.loaded_model import Execution
+from tfew.models.quantization import QUANTIZED, quantize
 
 
 def build_execution(config: DictConfig, device: torch.device, method: Method | None) -> Execution:
@@ -21,6 +23,7 @@ def build_execution(config: DictConfig, device: torch.device, method: Method | N
         shards_weights(config),
         config.engine,
         memory_bytes(config),
+        quantization(config),
     )
 
 
@@ -55,8 +58,37 @@ def uses_autocast(config: DictConfig, device: torch.device, method: Method | Non
     )
 
 
+def quantization(config: DictConfig) -> str | None:
+    """ "int8" or "nf4", the form of linear layers' frozen weights; None: they have `weight_dtype` as well."""
+    return config.model.dtype if config.model.dtype in QUANTIZED else None
+
+
+def check_quantization(config: DictConfig, method: Method | None) -> None:
+    """Raises UserError for combinations that are not possible, or were never tried."""
+    if (kind := quantization(config)) is None:
+        return
+    if method is not None and not method.takes_quantized:
+        raise UserError(
+            f"model.dtype={kind} freezes the weights of linear layers, which method={config.method.name} changes: use"
+            " another method=, or model.dtype=bfloat16."
+        )
+    if world_size() > 1:
+        raise UserError(
+            f"model.dtype={kind} is for one device, and this run has {world_size()}: set trainer.devices=1, or"
+            " model.dtype=bfloat16."
+        )
+
+
+def quantize_model(config: DictConfig, model: nn.Module, device: torch.device) -> None:
+    """With `model.dtype=int8|nf4`, before a method is attached, and after the base's weights were compared."""
+    if kind := quantization(config):
+        quantize(model, kind, device)
+
+
 def weight_dtype(config: DictConfig, device: torch.device, method: Method | None) -> torch.dtype:
-    """bfloat16 on a GPU (T5 in float16 overflows), float32 on a CPU and where autocast works over float32 weights."""
-    if config.model.dtype != "auto":
+    """bfloat16 on a GPU (T5 in float16 overflows), float32 on a CPU and where autocast works over float32 weights. Of
+    quantised weights, their dtype when decoded. Raises UserError if they cannot be quantised."""
+    check_quantization(config, method)
+    if config.model.dtype in ("bfloat16", "float32"):
         return {"bfloat16": torch.bfloat16, "float32": torch.float32}[config.model.dtype]
     return torch.bfloat16 if device.type == "cuda" and not uses_autocast(config, device, method) else torch.float32

@@ -14,11 +14,12 @@ class Execution:
     """Device, dtype and memory settings with which a process runs a model."""
 
     device: torch.device
-    dtype: torch.dtype  # of the frozen weights
+    dtype: torch.dtype  # of the frozen weights, when they are decoded if they are quantised
     uses_autocast: bool
     is_sharded: bool  # each process holds a part of the weights, so that all go through the model together
     engine: str
     memory_bytes: float | None  # beside the weights; None: as much as there is
+    quantization: str | None = None  # "int8" or "nf4", of the linear layers' frozen weights
 
     def autocast(self) -> torch.autocast:
         """The context that forward passes run in."""

@@ -272,6 +272,11 @@ def load_predictor(find_run: FindRun, adapters: Adapters, merge: bool = False) -
     loaded = run.load_model()
     if merge and loaded.method is None:
         raise UserError("merge=true folds an adapter into the model, but there is none: set adapter=.")
+    if merge and loaded.execution.quantization:
+        raise UserError(
+            f"merge=true changes the model's weights, which model.dtype={loaded.execution.quantization} holds in few"
+            " bits: set merge=false, or model.dtype=auto."
+        )
     if merge and loaded.method is not None:
         merge_adapter(loaded.method, loaded.model)
     predictor = Predictor(find_run, run, loaded, merged=merge)
