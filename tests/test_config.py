@@ -75,7 +75,36 @@ def test_settings_that_there_are_not(override: str, message: str) -> None:
 def test_what_a_root_configuration_has_is_known() -> None:
     for name in ("train", "evaluate", "predict", "preview", "serve", "cost", "convert", "paper"):
         for key in compose(config_name=name):
-            check_keys([f"{key}=x"], name)
+            check_keys([f"{key}=null"], name)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("dataset=raft/x", "Unknown dataset 'raft/x' (dataset=)"),
+        ("model=tiny,t0_4b", "Unknown model 't0_4b' (model=). Did you mean 't0_3b'?"),
+        ("+experiment=rte.yml", "Unknown experiment 'rte.yml' (+experiment=). Did you mean 'rte'?"),
+    ],
+)
+def test_an_option_that_a_group_does_not_have(override: str, message: str) -> None:
+    with pytest.raises(UserError) as raised:
+        check_keys([override], "train")
+    assert str(raised.value).startswith(message)
+    assert "base'" not in str(raised.value).replace("bart_base'", "").replace("flan_t5_base'", "")
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["dataset=raft/overruling", "method=ia3,lora", "+experiment=rte.yaml", "logger=null"],
+        ["hydra/launcher=joblib"],
+        ["model=choice(tiny,t0)", "method=glob(l*)"],
+        ["--config-dir=mine", "model=own"],
+        ["hydra.searchpath=[file://mine]", "model=own"],
+    ],
+)
+def test_options_that_exist_or_may_exist_elsewhere(overrides: list[str]) -> None:
+    check_keys(overrides, "train")
 
 
 def test_three_commands_on_a_table_with_an_awkward_name(tmp_path: Path) -> None:

@@ -267,7 +267,7 @@ def test_a_column_of_texts_is_found(caplog: pytest.LogCaptureFixture) -> None:
         (TEXTS, LABELS, {"model": "mini_t"}, r"Unknown model 'mini_t' .* Did you mean 'mini_t0'\?"),
         (TEXTS, LABELS, {"experiment": "lokal"}, r"Unknown experiment 'lokal' .* Did you mean 'local'\?"),
         (TEXTS, LABELS, {"method": "ia4"}, r"Unknown method 'ia4' .* Did you mean 'ia3'\?"),
-        (TEXTS, LABELS, {"settings": {"loss": "lmm"}}, "Could not find 'loss/lmm'"),
+        (TEXTS, LABELS, {"settings": {"loss": "lmm"}}, r"Unknown loss 'lmm' \(loss=\)"),
         (TEXTS, LABELS, {"settings": {"stepz": 2}}, r"stepz= is not a setting\. Did you mean steps=\?"),
         (TEXTS, LABELS, {"settings": {"steps": 2}}, "settings= names steps, which is also given as a parameter"),
         (TEXTS, LABELS, {"settings": {"data": "x"}}, "settings= names data, which a classifier sets itself"),

@@ -1,4 +1,4 @@
-"""A command line before anything heavy is imported: `--help`, settings that were renamed, names that are no settings.
+"""A command line before anything heavy is imported: `--help`, renamed settings, settings and options that do not exist.
 
 `tfew COMMAND` looks at it before it imports the command, and `python -m tfew.COMMAND` before Hydra composes.
 """
@@ -7,15 +7,19 @@ import re
 import sys
 from collections.abc import Sequence
 from functools import cache
+from pathlib import Path
 
 from tfew.environment.config_folder import CONFIGS
 from tfew.environment.help_text import command_settings, groups_with, short_help
 from tfew.environment.versions import check_versions
-from tfew.errors import UserError, nearest
+from tfew.errors import UserError, nearest, unknown_value_error
 
 APPENDED = ("experiment", "sweep")  # groups that are in no defaults list
 FREE = ("dataset", "hydra")  # groups that also have keys which are not in their files
 KEY = re.compile(r"([A-Za-z_]\w*):")  # in YAML
+PART = "base"  # an option that others include, and nobody names
+OPTION = re.compile(r"[\w./-]+")  # neither null in quotes, nor a function of Hydra's grammar
+OTHER_FOLDERS = ("--config-dir", "-cd", "--config-path", "-cp", "hydra.searchpath")  # may have options of their own
 # renamed settings: {old: new}. The old name works for one more release, with a warning
 RENAMED: dict[str, str] = {"method.layers": "method.targets", "method.linears": "method.targets"}
 # settings of older adapters that methods still accept, but that no file of configs/method has
@@ -61,7 +65,8 @@ def with_new_names(arguments: Sequence[str]) -> list[str]:
 
 
 def check_keys(overrides: Sequence[str], config_name: str) -> None:
-    """Raises UserError for an unknown setting, and suggests the nearest one."""
+    """Raises UserError for an unknown setting or an unknown option of a group, and suggests the nearest one."""
+    _check_options(overrides)
     known = _keys(config_name)
     for override in overrides:
         key, equals, value = override.partition("=")
@@ -81,10 +86,40 @@ def check_keys(overrides: Sequence[str], config_name: str) -> None:
             raise UserError(f"{key}= is not a setting.{question} --help all lists them.")
 
 
+def _check_options(overrides: Sequence[str]) -> None:
+    """Of `model=NAME`, `+experiment=NAME` and the like; in a sweep, of each name."""
+    if any(override.lstrip("+").startswith(OTHER_FOLDERS) for override in overrides):
+        return
+    for override in overrides:
+        group, equals, value = override.partition("=")
+        group = group.lstrip("+")
+        if not equals or group not in _groups() or not all(map(OPTION.fullmatch, names := value.split(","))):
+            continue
+        options = option_names(group)
+        for name in names:
+            if name != "null" and name.removesuffix(".yaml") not in options:
+                known = [option for option in options if option.rpartition("/")[2] != PART]
+                raise unknown_value_error(group, name, known, f"{'+' * (group in APPENDED)}{group}=")
+
+
+@cache
+def _groups() -> frozenset[str]:
+    """Those whose options are all ours: of hydra= others have some."""
+    return frozenset(path.name for path in CONFIGS.iterdir() if path.is_dir() and path.name != "hydra")
+
+
+def option_names(group: str) -> list[str]:
+    return sorted(path.relative_to(CONFIGS / group).with_suffix("").as_posix() for path in _files(group))
+
+
+def _files(group: str) -> list[Path]:
+    return list((CONFIGS / group).rglob("*.yaml"))
+
+
 @cache
 def _keys(config_name: str) -> frozenset[str]:
     """Settings and groups at the top level of this configuration."""
-    groups = {path.name for path in CONFIGS.iterdir() if path.is_dir() and path.name not in APPENDED}
+    groups = {*_groups(), "hydra"} - {*APPENDED}
     return frozenset({"defaults", *groups, *(name.partition(".")[0] for name in command_settings(config_name))})
 
 
@@ -93,5 +128,5 @@ def _keys_below(group: str) -> frozenset[str]:
     """All keys in a group's files, and of that group in the root configurations; empty if any key is allowed."""
     if group in FREE:
         return frozenset()
-    files = [*(CONFIGS / group).rglob("*.yaml"), *CONFIGS.glob("*.yaml")]
+    files = [*_files(group), *CONFIGS.glob("*.yaml")]
     return frozenset(key for file in files for key in KEY.findall(file.read_text(encoding="utf-8")))

@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from tfew.config import CONFIGS, compose
+from tfew.config import compose
 from tfew.data.cells import shown
+from tfew.environment.command_line import option_names
 from tfew.errors import UserError, unknown_value_error
 from tfew.estimator.classes import as_pairs
 
@@ -22,8 +23,8 @@ MAX_SEED = 2**31 - 1
 def as_settings(parameters: Mapping[str, Any]) -> dict[str, Any]:
     """Settings by key. Raises UserError for parameters that the estimator does not accept."""
     for group in ("experiment", "method"):
-        if (name := parameters[group]) is not None:
-            _check_option(group, name, _options(group))
+        if (name := parameters[group]) is not None and name not in (names := option_names(group)):
+            raise unknown_value_error(group, name, names, f"{group}=")
     given = {
         RENAMED.get(name, name): _value(name, value)
         for name, value in parameters.items()
@@ -34,7 +35,6 @@ def as_settings(parameters: Mapping[str, Any]) -> dict[str, Any]:
 
 def held_out(experiment: str) -> dict[str, Any]:
     """`folds` and `validation` of an experiment's own."""
-    _check_option("experiment", experiment, _options("experiment"))
     config = compose(f"+experiment={experiment}")
     return {"folds": config.folds, "validation": config.validation}
 
@@ -73,23 +73,12 @@ def _model(model: str | Path | None) -> dict[str, str]:
     """Settings for a name of the project's list, or for a folder, a file or a Hub repository."""
     if model is None:
         return {}
-    names = _options("model")
+    names = option_names("model")
     if str(model) in names:
         return {"model": str(model)}
     if "/" not in str(model) and not Path(model).exists():
-        _check_option("model", str(model), names, "; or a folder, or OWNER/NAME on the Hub")
+        raise unknown_value_error("model", model, names, "model=; or a folder, or OWNER/NAME on the Hub")
     return {"model.path": str(model)}
-
-
-def _options(group: str) -> list[str]:
-    """The option names of a configuration group."""
-    folder = CONFIGS / group
-    return sorted(path.relative_to(folder).with_suffix("").as_posix() for path in folder.rglob("*.yaml"))
-
-
-def _check_option(group: str, name: str, names: list[str], remedy: str = "") -> None:
-    if name not in names:
-        raise unknown_value_error(group, name, names, f"{group}={remedy}")
 
 
 def _others(settings: Any, given: Mapping[str, Any]) -> dict[str, Any]:
