@@ -172,6 +172,8 @@ def test_a_run_trains_saves_and_predicts(kind: str, tmp_path: Path) -> None:
     labels = [result.label for result in predictor(texts)]
     assert set(labels) <= {"yes", "no"}
     assert len(Predictor.load(record.folder, "model.dtype=float32")(texts)) == 2  # the same base model
+    two = Predictor.load({"one": record.folder, "other": record.folder})
+    assert [two(texts, task=task)[0].label for task in ("one", "other")] == labels[:1] * 2
     with pytest.raises(UserError, match="merge=true changes the model's weights"):
         Predictor.load(record.folder, "merge=true")
     given = [f"adapter={record.folder}", "to=merged", f"output={tmp_path / 'plain'}"]

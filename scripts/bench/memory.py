@@ -35,13 +35,17 @@ def training_bytes(name: str, choices: int) -> int:
         encode(make_prompts(Workload(2, 8, True, 1), prompt_tokenizer), prompt_tokenizer), prompt_tokenizer.pad_id
     )
     training_step(name, model, small, optimizer)  # one-time allocations of a first step
-    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # resets the peak (Linux)
-    before = _status_bytes("VmRSS")
+    reset_peak()
+    before = status_bytes("VmRSS")
     training_step(name, model, batch, optimizer)
-    return _status_bytes("VmHWM") - before
+    return status_bytes("VmHWM") - before
 
 
-def _status_bytes(field: str) -> int:
+def reset_peak() -> None:
+    Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+
+
+def status_bytes(field: str) -> int:
     lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
 

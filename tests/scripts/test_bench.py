@@ -10,7 +10,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from scripts.bench import report, service, step_profile
+from scripts.bench import report, service, size, step_profile
 from scripts.bench.case import cases
 from scripts.bench.contenders import CONTENDERS, batches, prepared, score
 from scripts.bench.gpu_wheels import PACKAGE, PRESENT, needed
@@ -82,8 +82,8 @@ def filled(folder: Path, quick: bool) -> Measured:
         case.seconds = {name: [3.0, 4.0, 4.0] for name in rivals} | {"ours": [1.0, 2.0, 1.0]}
         case.share = [0.5, 0.6, 0.9]
         measured.add(case)
-    for name, size in (("official", 4_000_000), ("ours", 1_000_000)):
-        measured.add_memory(name, 20, size)
+    for name, taken in (("official", 4_000_000), ("ours", 1_000_000)):
+        measured.add_memory(name, 20, taken)
     measured.add_starts({"imports": [5.0, 6.0, 7.0], "first step": [7.5, 7.0, 8.0]})
     return measured
 
@@ -185,3 +185,24 @@ def test_wheels_for_a_gpu_machine_are_what_it_lacks() -> None:
 def test_no_script_has_the_name_of_a_module_of_pythons(folder: str) -> None:
     """A script that is run by its path puts its folder first, and torch imports cProfile, which imports profile."""
     assert not {path.stem for path in (ROOT / folder).glob("*.py")} & sys.stdlib_module_names - {"__init__", "__main__"}
+
+
+def test_cost_against_size_is_measured_once_and_has_its_exponent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    calls = tmp_path / "calls"  # a file: each point is measured in a process of its own
+
+    def cost(size: int) -> tuple[float, int]:
+        with calls.open("a") as file:
+            file.write(f"{size}\n")
+        return size**1.5, 1_000_000 * size
+
+    monkeypatch.setattr(size, "SCALES", {"things": ((10, 100, 1000), cost)})
+    given = [f"records={tmp_path / 'size.jsonl'}", "most=100"]
+    assert size.main(given) == 0
+    assert size.main(given) == 0
+    assert calls.read_text().split() == ["10", "100"]
+    assert "| things | 10, 100 | 31.6, 1e+03 | 1.50 | 10, 100 |" in capsys.readouterr().out
+    assert size.main(given[:1]) == 0
+    assert calls.read_text().split() == ["10", "100", "1000"]
+    assert "1.50" in (tmp_path / "SIZE.md").read_text()
