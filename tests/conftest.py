@@ -195,6 +195,7 @@ def _csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
 
 LONG_TESTS = Path(__file__).with_name("long_tests.txt")  # each that took SLOW_SECONDS or more, and how many
 SLOW_SECONDS, DRILL_SECONDS = 0.3, 2.0  # from here on not run by `make test`, not by CI
+REPEATED_SECONDS = 0.5  # from here on not run by CI with other parameters than a test's quickest ones
 _seconds: "Counter[str]" = Counter()
 
 
@@ -206,9 +207,14 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What takes long is left out by how long it took: see tests/README.md."""
     lines = LONG_TESTS.read_text(encoding="utf-8").splitlines()
     seconds = {name: float(taken) for taken, _, name in (line.partition(" ") for line in lines)}
+    quickest: dict[str, float] = {}
+    for item in items:
+        function = item.nodeid.partition("[")[0]
+        quickest[function] = min(quickest.get(function, DRILL_SECONDS), seconds.get(item.nodeid, 0.0))
     for item in items:
         taken = seconds.get(item.nodeid, 0.0)
-        if taken >= DRILL_SECONDS and item.get_closest_marker("ci") is None:
+        repeated = taken > max(REPEATED_SECONDS, quickest[item.nodeid.partition("[")[0]])
+        if (taken >= DRILL_SECONDS or repeated) and item.get_closest_marker("ci") is None:
             item.add_marker("drill")
         if taken >= SLOW_SECONDS or item.get_closest_marker("drill") is not None:
             item.add_marker("slow")
