@@ -18,6 +18,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,10 @@ from tfew.cli import run_script
 from tfew.comparison.tables import as_markdown
 from tfew.config import local_path
 from tfew.data.tokenization import collate
+from tfew.devices.cpu import keep_freed_memory
 from tfew.files.atomic import write_atomically
 from tfew.paper.runs import load_runs
+from tfew.runs.records import load_record, save_record
 
 OWN = {"records": "evidence/size.jsonl", "only": "", "most": "1000000"}
 PASSES = 3
@@ -114,6 +117,7 @@ def training(workload: Workload) -> Cost:
 
 
 def _fastest(call: Callable[[Any], object], small: object, given: object) -> Cost:
+    keep_freed_memory()  # as commands do
     call(small)  # one-time allocations
     reset_peak()
     before, seconds = status_bytes("VmRSS"), []
@@ -141,13 +145,10 @@ def reading(runs: int) -> Cost:
     with tempfile.TemporaryDirectory() as folder:
         where = Path(folder)
         (run,) = _trained(where)
-        record = json.loads((run / "result.json").read_text())
+        record = load_record(run)
         for name in ("few/run", *(f"many/{number}" for number in range(runs))):
             (where / name).mkdir(parents=True)
-            for file in run.iterdir():
-                if file.is_file() and file.name != "result.json":
-                    os.link(file, where / name / file.name)
-            (where / name / "result.json").write_text(json.dumps({**record, "name": Path(name).name}))
+            save_record(where / name, replace(record, name=Path(name).name))
         return _fastest(load_runs, where / "few", where / "many")
 
 
