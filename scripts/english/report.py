@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean
 
-from scripts.english.contenders import CONTENDERS, TRAINED, Contender
+from scripts.english.contenders import COMMONEST, CONTENDERS, EMBEDDINGS, SETFIT, TRAINED, WORDS, Contender
 from scripts.english.sets import RAFT
 from tfew.comparison.numbers import Comparison, Interval
 from tfew.comparison.plots import COLORS, INK, PNG, blank_figure, draw_accuracies, figure_bytes, plain_axes, plot_style
@@ -15,6 +15,7 @@ from tfew.files.atomic import write_atomically, write_bytes_atomically
 from tfew.runs.records import short_commit
 
 ZERO_SHOT, IN_CONTEXT = "zero-shot", "in context"
+DRAWN = (COMMONEST, WORDS, ZERO_SHOT, TRAINED, EMBEDDINGS, SETFIT, "in context, 4")  # the others are in the table
 
 
 def write_report(records: Path) -> str:
@@ -25,8 +26,7 @@ def write_report(records: Path) -> str:
     comparison = Comparison([row for row in rows if row.dataset not in in_folds])
     write_atomically(folder / "TABLE.md", _page(comparison, raft))
     if comparison.rows:
-        first = comparison.datasets[0]
-        drawn = Comparison([row for row in comparison.rows if comparison.rows_of(row.variant, first)])  # its legend
+        drawn = Comparison([row for row in comparison.rows if row.variant in DRAWN])
         draw_accuracies(drawn, folder / "accuracy.png", "SmolLM2-135M-Instruct, few labelled rows: what is right")
         _draw_costs(comparison, folder / "costs.png")
     return "\n\n".join(as_text(accuracy_cells(part)) for part in (comparison, raft) if part.rows)
@@ -156,10 +156,10 @@ def _costs(comparison: Comparison) -> list[list[str]]:
 
 def _draw_costs(comparison: Comparison, path: Path) -> None:
     """Accuracy against FLOPs of a prediction, a panel for each set with several numbers of shots in context."""
-    sets = [d for d in comparison.datasets if sum(name.startswith(IN_CONTEXT) for name in _runs(comparison, d)) > 1]
+    names = [v for v in comparison.variants if v.startswith(IN_CONTEXT) and "calibrated" not in v]
+    sets = [d for d in comparison.datasets if len(_runs(comparison, d).keys() & {*names}) > 1]
     if not sets:
         return
-    names = [v for v in comparison.variants if v.startswith(IN_CONTEXT) and "calibrated" not in v]
     shown = [ZERO_SHOT, *names, TRAINED]
     with plot_style():
         figure, panels = blank_figure(7.0, 0.8 + 1.7 * len(sets), len(sets))
