@@ -149,6 +149,10 @@ def test_without_torchao_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setitem(__import__("sys").modules, "torchao.quantization", None)
     with pytest.raises(UserError, match=r'pip install "tfew\[quantized\]"'):
         quantize(tiny("t5"), "int8", CPU)
+    monkeypatch.setattr("tfew.models.build.build_backbone", lambda *_: pytest.fail("the model was loaded first"))
+    config = checked(compose("model=mini_t0", "model.dtype=int8", "dataset=rte"))
+    with pytest.raises(UserError, match=r'pip install "tfew\[quantized\]"'):
+        build_for_scoring(config, build_tokenizer(config))
 
 
 @pytest.mark.parametrize("kind", QUANTIZED)

@@ -30,6 +30,7 @@ from tfew.comparison.tables import as_markdown
 from tfew.config import local_path
 from tfew.data.tokenization import collate
 from tfew.devices.cpu import keep_freed_memory
+from tfew.errors import unknown_value_error
 from tfew.files.atomic import write_atomically
 from tfew.paper.runs import load_runs
 from tfew.runs.records import load_record, save_record
@@ -43,7 +44,11 @@ def main(arguments: Sequence[str]) -> int:
     if "--help" in arguments:
         print(__doc__)
         return 0
-    own = {**OWN, **dict(argument.split("=", 1) for argument in arguments)}
+    own = {**OWN, **{key: value for key, _, value in (argument.partition("=") for argument in arguments)}}
+    if unknown := own.keys() - OWN.keys():
+        raise unknown_value_error("setting", min(unknown), OWN, "scripts.bench.size")
+    if own["only"] and own["only"] not in SCALES:
+        raise unknown_value_error("scale", own["only"], SCALES, "only=")
     path = Path(own["records"])
     points = [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
     done = {(point["scale"], point["size"]) for point in points}

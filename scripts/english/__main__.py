@@ -22,7 +22,7 @@ from scripts.english.sets import RAFT, SETS, TREC_TRAINING_PART, EnglishSet
 from tfew.cli import run_script
 from tfew.comparison.rows import as_json_lines, load_rows
 from tfew.comparison.runs import silence_output
-from tfew.errors import UserError
+from tfew.errors import UserError, unknown_value_error
 from tfew.files.atomic import write_atomically
 
 CHOICE_SEED = 100
@@ -59,6 +59,7 @@ def planned(own: dict[str, str], with_sentence_models: bool) -> list[Job]:
         chosen_on: list[EnglishSet | str] = ["reviews", "intents", TREC_TRAINING_PART]
         jobs = [Job(contender, which, CHOICE_SEED) for contender in CANDIDATES for which in chosen_on]
         return [job for job in jobs if own["only"] in ("", job.contender.name)]
+    _check_names(own)
     sets = [which for which in (*SETS, *RAFT) if not own["sets"] or which.name in own["sets"].split(",")]
     left_out = () if with_sentence_models else (EMBEDDINGS, SETFIT)
     contenders = [c for c in CONTENDERS if c.name not in left_out and own["only"] in ("", c.name)]
@@ -72,6 +73,14 @@ def planned(own: dict[str, str], with_sentence_models: bool) -> list[Job]:
         if contender.sets is None or which.name in contender.sets
         if which.folds is None or (contender.in_folds and seed == seeds[0])
     ]
+
+
+def _check_names(own: dict[str, str]) -> None:
+    for key, known in (("sets", (*SETS, *RAFT)), ("only", CONTENDERS)):
+        names = [one.name for one in known]
+        for name in own[key].split(",") if key == "sets" else [own[key]]:
+            if name and name not in names:
+                raise unknown_value_error("name", name, names, f"{key}=")
 
 
 def make_all(

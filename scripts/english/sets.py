@@ -17,6 +17,7 @@ from tfew.config import compose, local_path
 from tfew.data.dataset import DatasetSpec
 from tfew.data.fewshot import draw, few_shot_examples
 from tfew.data.sources import load_split
+from tfew.data.split import normalized, stratified_folds
 from tfew.dataset_config import complete
 from tfew.files.atomic import write_atomically
 from tfew.schema import Example
@@ -107,16 +108,18 @@ def tables_of(which: EnglishSet, seed: int, data_dir: Path, folder: Path) -> lis
     name = f"{which.name.lower().replace(' ', '_')}_{seed}"
     if which.folds is None:
         return [_written(which, spec, *_split(which, spec, seed, data_dir), folder / name)]
-    parts = in_folds(list(load_split(spec, "train", data_dir)), which.folds, seed)
+    parts = in_folds(load_split(spec, "train", data_dir), which.text, which.folds, seed)
     return [_written(which, spec, train, test, folder / f"{name}_{fold}") for fold, (train, test) in enumerate(parts)]
 
 
-def in_folds(examples: Sequence[Example], folds: int, seed: int) -> list[tuple[Sequence[Example], Sequence[Example]]]:
-    """Of each fold the examples to train on and to test on; each label is spread as evenly as it can be."""
-    order = random.Random(f"{seed}/folds").sample(examples, len(examples))
-    order.sort(key=lambda example: (example.label is None, example.label))  # stable: at random within a label
-    tests = [order[fold::folds] for fold in range(folds)]
-    return [([e for other in tests if other is not test for e in other], test) for test in tests]
+def in_folds(
+    examples: Sequence[Example], columns: Sequence[str], folds: int, seed: int
+) -> list[tuple[Sequence[Example], Sequence[Example]]]:
+    """Of each fold the examples to train on and to test on; examples of the same text are in one fold."""
+    texts = [normalized(" ".join(str(example.fields[column]) for column in columns)) for example in examples]
+    fold_of_row = stratified_folds([example.label for example in examples], folds, seed, texts)
+    placed = list(zip(examples, fold_of_row, strict=True))
+    return [([e for e, at in placed if at != fold], [e for e, at in placed if at == fold]) for fold in range(folds)]
 
 
 def _written(

@@ -13,6 +13,7 @@ from scripts.english.job import Job, make, pooled
 from scripts.english.report import write_report
 from scripts.english.sets import RAFT, SETS, EnglishSet, in_folds, own_tables, tables_of
 from tfew.comparison.rows import Row, as_json_lines, load_rows
+from tfew.errors import UserError
 from tfew.schema import Example
 
 ROWS = [
@@ -50,6 +51,13 @@ def test_the_order_is_seeds_then_contenders_then_sets() -> None:
     assert {job.set_name for job in jobs if job.contender.name == "LoRA"} == {"RTE"}
 
 
+@pytest.mark.parametrize(("key", "value"), [("sets", "RTE,RAFT overuling"), ("only", "IA3")])
+def test_a_name_that_is_none_is_refused(key: str, value: str) -> None:
+    own = {"part": "comparison", "sets": "", "only": "", "seeds": "0", key: value}
+    with pytest.raises(UserError, match=f"^Unknown .*{key}="):
+        planned(own, with_sentence_models=True)
+
+
 def test_sets_in_folds_have_one_seed_and_the_cheaper_contenders() -> None:
     own = {"part": "comparison", "sets": "RTE,RAFT overruling", "only": "", "seeds": "1,2"}
     of_raft = [job for job in planned(own, with_sentence_models=True) if job.set_name != "RTE"]
@@ -60,13 +68,14 @@ def test_sets_in_folds_have_one_seed_and_the_cheaper_contenders() -> None:
 
 
 def test_folds_part_the_examples_and_spread_each_label() -> None:
-    examples = [Example(number, {}, int(number < 8)) for number in range(30)]
-    folds = in_folds(examples, 4, seed=0)
+    examples = [Example(number, {"text": str(max(number, 1))}, int(number < 8)) for number in range(30)]
+    folds = in_folds(examples, ["text"], 4, seed=0)
     assert sorted(e.idx for _, test in folds for e in test) == list(range(30))
     for train, test in folds:
         assert sorted(e.idx for e in (*train, *test)) == list(range(30))
         assert sum(e.label == 1 for e in test) == 2
-    assert [[e.idx for e in test] for _, test in in_folds(examples, 4, seed=1)] != [
+        assert len({0, 1} & {e.idx for e in test}) in (0, 2)  # of the same text
+    assert [[e.idx for e in test] for _, test in in_folds(examples, ["text"], 4, seed=1)] != [
         [e.idx for e in test] for _, test in folds
     ]
 

@@ -27,6 +27,7 @@ from tfew.models.checkpoint_path import checkpoint_path, tokenizer_path
 from tfew.models.execution import (
     build_device,
     build_execution,
+    check_quantizer,
     quantization,
     quantize_model,
     shards_weights,
@@ -66,6 +67,7 @@ def build_trainable(config: DictConfig, prompt_tokenizer: PromptTokenizer | None
     """With this tokenizer if it is already built; raises UserError if model, method and settings do not fit."""
     device, method = build_device(config), build_method(config)
     prompt_tokenizer = prompt_tokenizer or build_tokenizer(config)
+    check_quantizer(config)
     model = build_backbone(config, prompt_tokenizer.tokenizer, device, method)
     base_parameters, sample = parameter_count(model), weights_sample_sha256(model)
     note_sample(config, sample)
@@ -81,6 +83,7 @@ def build_for_scoring(
 ) -> LoadedModel:
     """The bare model, or the model with the adapter in this folder, whose method this is (see `saved_method`)."""
     device = build_device(config)
+    check_quantizer(config)
     model = build_backbone(config, prompt_tokenizer.tokenizer, device, method)
     base_parameters, sample = parameter_count(model), weights_sample_sha256(model)
     if method is not None and adapter is not None:

@@ -9,7 +9,7 @@ from tfew.devices.distributed import local_rank_and_size, world_size
 from tfew.errors import UserError
 from tfew.methods.base import Method
 from tfew.models.loaded_model import Execution
-from tfew.models.quantization import QUANTIZED, quantize
+from tfew.models.quantization import QUANTIZED, quantize, torchao_for
 
 
 def build_execution(config: DictConfig, device: torch.device, method: Method | None) -> Execution:
@@ -77,6 +77,12 @@ def check_quantization(config: DictConfig, method: Method | None) -> None:
             f"model.dtype={kind} is for one device, and this run has {world_size()}: set trainer.devices=1, or"
             " model.dtype=bfloat16."
         )
+
+
+def check_quantizer(config: DictConfig) -> None:
+    """Raises UserError if `quantize_model` will lack its library: to be known before a large model is loaded."""
+    if kind := quantization(config):
+        torchao_for(kind)
 
 
 def quantize_model(config: DictConfig, model: nn.Module, device: torch.device) -> None:

@@ -66,12 +66,18 @@ def quantize(model: nn.Module, kind: str, device: torch.device) -> None:
             module._buffers[name] = None if buffer is None else buffer.to(device)
 
 
-def quantizable(model: Any) -> Iterator[nn.Linear]:
+def quantizable(model: nn.Module) -> Iterator[nn.Linear]:
     """Every `nn.Linear` but the output layer, and but small ones that have no whole blocks."""
-    kept = {id(layer.weight) for layer in (model.get_input_embeddings(), model.get_output_embeddings()) if layer}
+    kept = _kept(model)
     for module in model.modules():
         if type(module) is nn.Linear and id(module.weight) not in kept and module.weight.numel() % BLOCK == 0:
             yield module
+
+
+def _kept(model: Any) -> set[int]:
+    """The parameters of embeddings and output layer, by id."""
+    ends = filter(None, (model.get_input_embeddings(), model.get_output_embeddings()))
+    return {id(parameter) for layer in ends for parameter in layer.parameters()}
 
 
 def saved_bytes(model: nn.Module, kind: str) -> int:
@@ -82,9 +88,8 @@ def saved_bytes(model: nn.Module, kind: str) -> int:
     return saved - max((layer.weight.nbytes for layer in layers), default=0)
 
 
-def _check_share(model: Any, layers: list[nn.Linear], kind: str) -> None:
-    kept = {id(p) for layer in (model.get_input_embeddings(), model.get_output_embeddings()) if layer
-            for p in layer.parameters()}  # fmt: skip
+def _check_share(model: nn.Module, layers: list[nn.Linear], kind: str) -> None:
+    kept = _kept(model)
     total = sum(parameter.numel() for parameter in model.parameters() if id(parameter) not in kept)
     share = sum(layer.weight.numel() for layer in layers) / max(total, 1)
     if share < LEAST_SHARE:
@@ -95,7 +100,7 @@ def _check_share(model: Any, layers: list[nn.Linear], kind: str) -> None:
 
 
 def _encoded(weight: Tensor, kind: str) -> Tensor:
-    torchao = _torchao(kind)
+    torchao = torchao_for(kind)
     if kind == NF4:
         encoded: Tensor = torchao.to_nf4(weight, BLOCK, _scale_block(weight.numel()))
         return encoded
@@ -117,7 +122,8 @@ def _encoded_bytes(layer: nn.Linear, kind: str) -> int:
     return weights // 2 + scales + scales // _scale_block(weights) * layer.weight.element_size()
 
 
-def _torchao(kind: str) -> Any:
+def torchao_for(kind: str) -> Any:
+    """The module `torchao.quantization`; raises UserError if it is not installed."""
     try:
         import torchao.quantization
     except ImportError as error:
