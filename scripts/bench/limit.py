@@ -48,11 +48,11 @@ def useful_flops(shape: str, input_lengths: Sequence[int], prefixes: int) -> flo
     tokens = sum(input_lengths)
     squares = sum(length**2 for length in input_lengths)
     per_example = prefixes / len(input_lengths)
-    prompt_tokenizer = tokens * (4 * width * inner + 3 * width * wide) + squares * 2 * inner
+    encoder = tokens * (4 * width * inner + 3 * width * wide) + squares * 2 * inner
     cross = tokens * 2 * width * inner + tokens * per_example * 2 * inner
     decoder = prefixes * (6 * width * inner + 3 * width * wide)
     head = prefixes * width * ROWS
-    return 2.0 * (arch["num_layers"] * prompt_tokenizer + arch["num_decoder_layers"] * (cross + decoder) + head)
+    return 2.0 * (arch["num_layers"] * encoder + arch["num_decoder_layers"] * (cross + decoder) + head)
 
 
 def _of_decoder_only(arch: Mapping[str, int], input_lengths: Sequence[int], prefixes: int) -> float:

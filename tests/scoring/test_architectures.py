@@ -11,8 +11,8 @@ from tfew.data.tokenization import TokenizedPrompt, collate
 from tfew.errors import UserError
 from tfew.schema import Batch
 from tfew.scoring.context import Context
-from tfew.scoring.decoder_start import decoder_start_id
 from tfew.scoring.score import PACKED, PLAIN, scoring_mode, token_logprob, way_of_scoring
+from tfew.scoring.text_config import decoder_start_id
 
 # what cannot be scored in rows that hold several choices, and why
 STATES_RUN_ON = {

@@ -46,7 +46,7 @@ def test_one_row_is_one_group() -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "way"), [("llama", DECODER_ONLY), ("gpt2", DECODER_ONLY), ("bart", SEQ2SEQ), ("umt5", SEQ2SEQ)]
+    ("name", "way"), [("stablelm", DECODER_ONLY), ("biogpt", DECODER_ONLY), ("bart", SEQ2SEQ), ("umt5", SEQ2SEQ)]
 )
 def test_groups_change_neither_scores_nor_gradients(name: str, way: str, monkeypatch: pytest.MonkeyPatch) -> None:
     model, batch = tiny(name).eval(), ragged_batch(5, examples=9)
@@ -74,7 +74,7 @@ def test_groups_change_neither_scores_nor_gradients(name: str, way: str, monkeyp
         torch.testing.assert_close(mine, other, atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize("name", ["llama", "bart"])
+@pytest.mark.parametrize("name", ["llama", "stablelm", "bart"])
 def test_a_group_without_choices_scores_nothing(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """As where choices are scored in parts, and some examples have few."""
     monkeypatch.setitem(chunks.PASS_TOKENS, "cpu", 0)

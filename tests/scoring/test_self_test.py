@@ -8,11 +8,10 @@ from tests.scoring.test_architectures import long_batch, made
 from tests.scoring.test_engines import lively
 from tfew.errors import UserError
 from tfew.scoring import fast_decoder_only, fast_encoder_decoder, prefix_layout
-from tfew.scoring.decoder_start import decoder_start_id
 from tfew.scoring.output_head import OwnHead, output_head
 from tfew.scoring.score import DECODER_ONLY, PLAIN, SEQ2SEQ, plain_token_logprob, scoring_mode, way_of_scoring
 from tfew.scoring.self_test import BEYOND, made_up_batch, window_exceeded
-from tfew.scoring.text_config import text_config, windows
+from tfew.scoring.text_config import decoder_start_id, text_config, windows
 
 WINDOWED = ["gemma3", "mistral", "gpt_oss", "cohere2", "qwen2", "t5gemma"]
 

@@ -39,8 +39,7 @@ def in_groups_of_like_length(logprob: Callable[[Batch], Tensor], batch: Batch, m
     """
     length_B = batch.input_mask.sum(-1) + batch.choice_mask.sum((1, 2))
     device = next(model.parameters()).device  # in a forecast the batch is on another device
-    pass_tokens = PASS_TOKENS.get(device.type, PASS_TOKENS["cuda"])
-    groups = [] if isinstance(model, FSDPModule) else length_groups(length_B.tolist(), pass_tokens)
+    groups = [] if isinstance(model, FSDPModule) else length_groups(length_B.tolist(), pass_tokens(device))
     if len(groups) < 2:
         return logprob(batch)
     scored = []
@@ -55,6 +54,10 @@ def in_groups_of_like_length(logprob: Callable[[Batch], Tensor], batch: Batch, m
 
 def _of_no_choice(part: Batch) -> Tensor:
     return torch.zeros(part.choice_mask.shape, device=part.choice_mask.device)
+
+
+def pass_tokens(device: torch.device) -> int:
+    return PASS_TOKENS.get(device.type, PASS_TOKENS["cuda"])
 
 
 def length_groups(lengths: list[int], pass_tokens: int) -> list[list[int]]:

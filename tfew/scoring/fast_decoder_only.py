@@ -1,8 +1,10 @@
 """Decoder-only models: an input and all its choices in one row, so that the input is computed once.
 
 After the input come the prefixes of its choices, each at the position that it has in its own choice. A mask lets each
-attend to the input and to the earlier tokens of its choice only, within the window of a layer. The row ends with
-padding.
+attend to the input and to the earlier tokens of its choice only, within the window of a layer.
+
+Only attention needs such rows: all else is computed on packed tokens, without padding, if the model allows it
+(`tfew.scoring.packed_attention`); otherwise on rows that end with padding.
 
 Not every model accepts positions and masks (ALiBi, recurrent layers, windows that go by places in the row), and there
 are too many kinds to list. `supports` tests it (`tfew.scoring.self_test`).
@@ -25,6 +27,7 @@ from tfew.schema import Batch
 from tfew.scoring.chunks import in_groups_of_like_length
 from tfew.scoring.context import Context, KeptInputs, kept_cache, layers_of, new_cache
 from tfew.scoring.output_head import output_head
+from tfew.scoring.packed_attention import can_be_packed, pack, packed_attention
 from tfew.scoring.plain import plain_token_logprob
 from tfew.scoring.prefix_layout import RIGHT, Masks, Sees, known_kinds, lay_out, layer_masks
 from tfew.scoring.prefixes import Prefixes
@@ -36,9 +39,11 @@ log = logging.getLogger(__name__)
 
 
 class Supported(NamedTuple):
-    """Whether this engine agrees with the plain one: with choices after their input, and after a cached prefix."""
+    """Whether this engine agrees with the plain one: with choices after their input, such rows packed, and choices
+    after a cached prefix."""
 
     rows: bool
+    packed: bool
     context: bool
 
 
@@ -66,16 +71,39 @@ def supports(model: Any, plain: Callable[[Any, Batch], Tensor], batch: Batch | N
 
 def _try(model: Any, plain: Callable[[Any, Batch], Tensor], window: int) -> Supported:
     fits = known_kinds(model) is not None and _takes_positions(model)
-    fits = fits and agrees_with_plain(model, plain, token_logprob, window)
-    return Supported(fits, fits and agrees_with_plain(model, plain, _with_new_context, window))
+    packed = fits and can_be_packed(model) and agrees_with_plain(model, plain, _packed, window)
+    fits = packed or (fits and agrees_with_plain(model, plain, _in_rows, window))
+    return Supported(fits, packed, fits and agrees_with_plain(model, plain, _with_new_context, window))
 
 
-def token_logprob(model: Any, batch: Batch, sees: Sees = RIGHT) -> Tensor:
-    """`tfew.scoring.score.token_logprob` of a model that `supports` accepts; `sees`: another mask."""
-    return in_groups_of_like_length(partial(_in_rows, model, sees=sees), batch, model)
+def token_logprob(model: Any, batch: Batch) -> Tensor:
+    """`tfew.scoring.score.token_logprob` of a model that `supports` accepts."""
+    supported = _supported.get(model, {}).get(window_exceeded(model, batch))
+    if supported is not None and supported.packed and not _recomputes_layers(model):
+        return _packed(model, batch)
+    return in_groups_of_like_length(partial(_in_rows, model), batch, model)
 
 
-def _in_rows(model: Any, batch: Batch, sees: Sees) -> Tensor:
+def _recomputes_layers(model: Any) -> bool:
+    """Whether layers run once more in the backward pass: they would get transformers' own attention there."""
+    return model.training and any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
+
+
+def _packed(model: Any, batch: Batch, sees: Sees = RIGHT) -> Tensor:
+    laid = lay_out(batch, sees.mask)
+    packed = pack(laid)
+
+    def masks_of_rows(example_R: Tensor, width: int) -> Masks:
+        sees_RWW, position_RW = laid.sees_BKK[example_R, :width, :width], laid.position_BK[example_R, :width]
+        return layer_masks(model, sees_RWW, position_RW, position_RW, dtype(model), sees.windows)
+
+    ids_1E, position_1E = (of_BK[packed.example_E, packed.place_E][None] for of_BK in (laid.ids_BK, laid.position_BK))
+    with task_routing(batch.tasks_of(packed.example_E)), packed_attention(model, packed):
+        state_1ED = _states(model, ids_1E, position_1E, packed.masks(masks_of_rows))
+    return _logprob(model, batch, laid.tree, state_1ED[0, packed.packed_BK[laid.tree.example_M, laid.token_position_M]])
+
+
+def _in_rows(model: Any, batch: Batch, sees: Sees = RIGHT) -> Tensor:
     laid = lay_out(batch, sees.mask)
     masks = layer_masks(model, laid.sees_BKK, laid.position_BK, laid.position_BK, dtype(model), sees.windows)
     with task_routing(batch.task_id):

@@ -24,11 +24,11 @@ from torch import Tensor, nn
 from tfew.schema import Batch
 from tfew.scoring.chunks import in_chunks, in_groups_of_like_length
 from tfew.scoring.context import KeptInputs
-from tfew.scoring.decoder_start import decoder_start_id
 from tfew.scoring.output_head import output_head
 from tfew.scoring.prefix_layout import FULL, RIGHT, Masks, Sees, added, known_kinds, lay_out, layer_masks
 from tfew.scoring.routing import task_routing
 from tfew.scoring.self_test import agrees_with_plain, dtype, window_exceeded
+from tfew.scoring.text_config import decoder_start_id
 from tfew.scoring.vocabulary import token_logprob_of_states
 
 log = logging.getLogger(__name__)

@@ -32,10 +32,10 @@ from tfew.kernels.attention import Rows, attention_with_dropout, rows_of_like_le
 from tfew.schema import Batch
 from tfew.scoring.chunks import in_chunks
 from tfew.scoring.context import KeptInputs
-from tfew.scoring.decoder_start import decoder_start_id
 from tfew.scoring.packing import Packing, packing, packing_by_row
 from tfew.scoring.prefixes import prefixes
 from tfew.scoring.routing import task_routing
+from tfew.scoring.text_config import decoder_start_id
 from tfew.scoring.vocabulary import token_logprob_of_states
 
 log = logging.getLogger(__name__)

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, pad
 
 from tfew.schema import Batch
-from tfew.scoring.decoder_start import decoder_start_id
 from tfew.scoring.padding import BOTH, NOWHERE, decoding_of, padding_of
 from tfew.scoring.routing import task_routing
+from tfew.scoring.text_config import decoder_start_id
 
 
 def plain_token_logprob(model: nn.Module, batch: Batch) -> Tensor:

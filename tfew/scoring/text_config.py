@@ -1,4 +1,4 @@
-"""The configuration of the part of a model that generates text.
+"""The configuration of the part of a model that generates text, and the token that it starts from.
 
 A model for images and text, or one composed of two models, has vocabulary, widths and windows in a nested
 configuration (`text_config`, `decoder`).
@@ -6,6 +6,8 @@ configuration (`text_config`, `decoder`).
 
 import re
 from typing import Any
+
+from tfew.errors import UserError
 
 WINDOW = re.compile(
     r"(?!max_|num_|n_).*window(_size|_len)?|local_attention|attention_chunk_size|floor_scale|index_topk"
@@ -45,5 +47,30 @@ def windows(model: Any) -> list[int]:
     return sorted(found)
 
 
+def decoder_start_id(model: Any) -> int:
+    """`decoder_start_token_id` of the configuration, of the decoder's or of the generation's, else bos, else padding.
+
+    T5's relatives have no bos and start from padding. Raises UserError if there is none of these.
+    """
+    config = model.config
+    parts = [part for part in (getattr(config, name, None) for name in ("decoder", "text_config")) if part is not None]
+    holders = [config, *parts, getattr(model, "generation_config", None)]
+    starts = [_token(holder, "decoder_start_token_id") for holder in holders]
+    starts += [_token(holder, "bos_token_id") for holder in (*parts, config)]
+    starts.append(_token(config, "pad_token_id"))
+    found = next((start for start in starts if start is not None), None)
+    if found is None:
+        raise UserError(
+            f"{type(model).__name__} does not say which token an answer starts from: its config.json needs"
+            " decoder_start_token_id (or bos_token_id)."
+        )
+    return found
+
+
 def _is_size(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool) and value > 0
+
+
+def _token(holder: Any, name: str) -> int | None:
+    value = getattr(holder, name, None)
+    return int(value[0] if isinstance(value, list) else value) if value not in (None, []) else None

@@ -21,8 +21,8 @@ from transformers import (
 
 from tests.models import ragged_batch, tiny_t5
 from tfew.errors import UserError
-from tfew.scoring.decoder_start import decoder_start_id
 from tfew.scoring.score import token_logprob
+from tfew.scoring.text_config import decoder_start_id
 
 GEMMA: dict[str, Any] = {
     "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "head_dim": 8,
