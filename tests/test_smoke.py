@@ -70,7 +70,7 @@ def test_preview_as_text(made_data: Path, capsys: pytest.CaptureFixture[str]) ->
     preview(compose("+experiment=copa", f"data_dir={made_data}", *TINY, "n=1", "max_tokens=60", config_name="preview"))
     out = capsys.readouterr().out
     assert "==== copa train, row" in out
-    assert re.search(r"-- template 'best_option': 60 tokens, \d+ CUT OFF", out)
+    assert re.search(r"-- template 'best_option': 60 tokens, \d+ TRUNCATED", out)
     assert "'It rained all day.': 19 tokens" in out
     assert len(re.findall(r"^ \* ", out, re.MULTILINE)) == 8  # the right choice of each template
     assert "All 8 rows give a prompt." in out

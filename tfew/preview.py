@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def preview(config: DictConfig) -> list[dict[str, Any]]:
-    """Prints, for the first n rows and every template, text, choices, token ids, lengths, and what was cut."""
+    """Prints, for the first n rows and every template, text, choices, token ids, lengths, and what was truncated."""
     from tfew.checks.finding import report
     from tfew.checks.task_check import check_task, is_checked
     from tfew.costs.run_estimate import announce
@@ -154,8 +154,8 @@ def _as_text(description: dict[str, Any]) -> str:
     cut, cut_choices = description["cut_tokens"], description["cut_choice_tokens"]
     lines = [
         f"-- template {description['template']!r}: {len(description['input_ids'])} tokens"
-        + (f", {cut} CUT OFF" if cut else "")
-        + (f"; {cut_choices} tokens CUT OFF from choices" if cut_choices else "")
+        + (f", {cut} TRUNCATED" if cut else "")
+        + (f"; {cut_choices} tokens of choices TRUNCATED" if cut_choices else "")
         + ("; in the chat template" if description["chat"] else "")
         + ("; choices without end-of-text" if description["eos"] == "exclude" else ""),
         description["input"],

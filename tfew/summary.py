@@ -118,7 +118,7 @@ def print_summary(record: RunRecord, path: Path) -> None:
     if record.mixture and record.mixture["left_out"]:
         print(f"  left out of the mixture: {', '.join(record.mixture['left_out'])}")
     if counts.get("cut_prompts"):
-        print(f"  {counts['cut_prompts']} of {counts['prompts']} prompts did not fit max_tokens and were cut.")
+        print(f"  {counts['cut_prompts']} of {counts['prompts']} prompts did not fit max_tokens and were truncated.")
     if counts.get("empty_renders"):
         print(f"  {counts['empty_renders']} times a template rendered nothing for a row and was skipped.")
     if scored := describe_scoring(record.scoring):

@@ -1,6 +1,6 @@
 """Benchmarks this project against what users would otherwise run: `make bench`, or
 
-    python -m scripts.bench             everything: some 40 minutes on two cores
+    python -m scripts.bench             everything: about an hour on two cores
     python -m scripts.bench quick       ours and the official recipe on few sizes, two rounds: under five minutes
 
 Contenders alternate within each round, so that other load on the machine affects all alike. Each case is saved in

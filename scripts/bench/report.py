@@ -9,11 +9,13 @@ from pathlib import Path
 import torch
 import transformers
 
-from scripts.bench.case import Case
+from scripts.bench.case import SMOLLM2, Case
 from scripts.bench.measured import Measured
 from tfew.files.atomic import write_atomically
 
 RESULTS, FIGURE = (Path(__file__).with_name(name) for name in ("RESULTS.md", "results.png"))
+LENGTHS = {"small": 128, SMOLLM2: 80}  # of the inputs in the panels by number of choices
+SHOWN = {"small": "T5-small", SMOLLM2: "SmolLM2-135M"}
 SECTIONS = {
     "scoring": "Scoring: seconds, and how many times faster ours is (lowest to highest of the rounds)",
     "training step": "A training step of 8 examples, all three losses",
@@ -96,14 +98,16 @@ def _memory(memory: Mapping[tuple[str, int], int]) -> str:
 
 
 def _draw(cases: Sequence[Case], path: Path) -> None:
-    """How many times faster ours is against the number of choices, and against the length of inputs."""
+    """How many times faster ours is: against the number of choices, for both kinds of model; and against the length."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(11, 4.2), layout="constrained")
-    panels = figure.subplots(1, 3)
-    small = [case for case in cases if case.shape == "small" and not case.workload.even]
-    for panel, what in zip(panels[:2], SECTIONS, strict=False):
-        chosen = [case for case in small if case.what == what and case.workload.length == 128]
+    figure = Figure(figsize=(14, 4.2), layout="constrained")
+    panels = figure.subplots(1, 4)
+    by_shape = {shape: [case for case in cases if case.shape == shape and not case.workload.even] for shape in LENGTHS}
+    drawn = [("scoring", "small"), ("scoring", SMOLLM2), ("training step", "small")]
+    for panel, (what, shape) in zip(panels[:3], drawn, strict=True):
+        length = LENGTHS[shape]
+        chosen = [case for case in by_shape[shape] if case.what == what and case.workload.length == length]
         for name in dict.fromkeys(name for case in chosen for name in case.seconds if name != "ours"):
             points = [(case.workload.choices, case.ratio(name)) for case in chosen if name in case.seconds]
             x, ratios = zip(*points, strict=True)
@@ -111,18 +115,23 @@ def _draw(cases: Sequence[Case], path: Path) -> None:
             spread = [[r[1] - r[0] for r in ratios], [r[2] - r[1] for r in ratios]]
             panel.errorbar(x, middle, yerr=spread, marker="o", capsize=3, label=name)
         panel.set(
-            xscale="log", yscale="log", xlabel="answer choices", ylabel="times faster", title=f"{what}, 128 tokens"
-        )
+            xscale="log", yscale="log", xlabel="answer choices", ylabel="times faster",
+            title=f"{what}, {SHOWN[shape]}, {length} tokens",
+        )  # fmt: skip
         panel.set_xticks([2, 4, 20, 77], ["2", "4", "20", "77"], minor=False)
-        panel.set_yticks([1, 2, 5, 10, 20], ["1", "2", "5", "10", "20"])
+        panel.set_yticks([1, 2, 5, 10, 20, 50], ["1", "2", "5", "10", "20", "50"])
+        panel.set_ylim(0.9, 60)
         panel.minorticks_off()
         panel.axhline(1, color="grey", linewidth=0.8)
         panel.legend(frameon=False)
-    for choices in dict.fromkeys(case.workload.choices for case in small):
-        chosen = [case for case in small if case.what == "scoring" and case.workload.choices == choices]
-        lengths = [case.workload.length for case in chosen]
-        panels[2].plot(lengths, [case.ratio("official")[1] for case in chosen], marker="o", label=f"{choices} choices")
-    panels[2].set(xlabel="input tokens on average", ylabel="times faster than official", title="scoring, by length")
-    panels[2].axhline(1, color="grey", linewidth=0.8)
-    panels[2].legend(frameon=False)
+    scored = [case for case in by_shape["small"] if case.what == "scoring"]
+    for choices in dict.fromkeys(case.workload.choices for case in scored):
+        chosen = [case for case in scored if case.workload.choices == choices]
+        if len(chosen) > 1:
+            lengths = [case.workload.length for case in chosen]
+            ratios = [case.ratio("official")[1] for case in chosen]
+            panels[3].plot(lengths, ratios, marker="o", label=f"{choices} choices")
+    panels[3].set(xlabel="input tokens on average", ylabel="times faster than official", title="scoring, T5-small")
+    panels[3].axhline(1, color="grey", linewidth=0.8)
+    panels[3].legend(frameon=False)
     figure.savefig(path, dpi=110)

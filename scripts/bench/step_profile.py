@@ -1,10 +1,11 @@
-"""Where the time of a training step goes, by kind of operation:
+"""Where the time of a training step, or of scoring, goes, by kind of operation:
 
     python -m scripts.bench.step_profile                         T5-small's shape, 2 choices
     python -m scripts.bench.step_profile --shape base --choices 2 4 20
     python -m scripts.bench.step_profile --shape smollm2_135m --length 80
+    python -m scripts.bench.step_profile --scoring
 
-Each line is a kind of operation, with its milliseconds in a step; "Python and dispatch" is what is left beside all of
+Each line is a kind of operation, with its milliseconds in a step, or in scoring as many examples; "Python and dispatch" is what is left beside all of
 them. The rate of a large matrix product, in the same run, tells how close the step is to the machine's limit.
 """
 
@@ -18,7 +19,7 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 
 from scripts.bench.case import TRAINED
-from scripts.bench.contenders import CONTENDERS, make_optimizer, prepared, training_step
+from scripts.bench.contenders import CONTENDERS, make_optimizer, prepared, score, training_step
 from scripts.bench.limit import matmul_flops_per_second, useful_flops
 from scripts.bench.workload import Workload, encode, make_encoder, make_prompts
 from tfew.data.tokenization import collate
@@ -72,29 +73,35 @@ def main() -> None:
     parser.add_argument("--choices", type=int, nargs="+", default=[2])
     parser.add_argument("--length", type=int, default=128)
     parser.add_argument("--contenders", nargs="+", choices=CONTENDERS, default=["official", "ours"])
+    parser.add_argument("--scoring", action="store_true", help="scoring instead of a training step")
     parser.add_argument("--operations", action="store_true", help="list the single operations, too")
     options = parser.parse_args()
     keep_freed_memory()  # as tfew's commands do, here for all
     for choices in options.choices:
-        print(table(options.shape, choices, options.length, options.contenders, options.operations), flush=True)
+        workload = Workload(choices, options.length, False, TRAINED)
+        print(table(options.shape, workload, options.contenders, options.scoring, options.operations), flush=True)
 
 
-def table(shape: str, choices: int, length: int, contenders: Sequence[str], operations: bool = False) -> str:
+def table(
+    shape: str, workload: Workload, contenders: Sequence[str], scoring: bool = False, operations: bool = False
+) -> str:
     """A column for each contender, in Markdown."""
     prompt_tokenizer = make_encoder()
-    items = encode(make_prompts(Workload(choices, length, False, TRAINED), prompt_tokenizer), prompt_tokenizer)
+    items = encode(make_prompts(workload, prompt_tokenizer), prompt_tokenizer)
     batch = collate(items, prompt_tokenizer.pad_id)
-    flops = 2 * useful_flops(shape, [len(item.input_ids) for item in items], len(prefixes(batch).depth_M))
+    flops = (1 if scoring else 2) * useful_flops(shape, [len(item.input_ids) for item in items], len(prefixes(batch).depth_M))
     columns: dict[str, dict[str, float]] = {}
     for name in contenders:
         model = prepared(name, shape)
-        step = partial(training_step, name, model, batch, make_optimizer(model))
+        step: Callable[[], object] = partial(training_step, name, model, batch, make_optimizer(model))
+        if scoring:
+            step = partial(score, name, model, items, prompt_tokenizer.pad_id)
         seconds, by_kind, by_name = kinds_of_time(step)
         share = flops / seconds / matmul_flops_per_second(torch.device("cpu"), torch.float32)
         columns[name] = {"a step": seconds * 1e3, SHARE: 100 * share, **by_kind}
         columns[name] |= by_name if operations else {}
     lines = [
-        f"| {shape}, {choices} choices, {length} tokens | {' | '.join(columns)} |",
+        f"| {'scoring' if scoring else 'training step'}, {shape}, {workload} | {' | '.join(columns)} |",
         f"|---|{'---:|' * len(columns)}",
     ]
     for row in dict.fromkeys(row for column in columns.values() for row in column):

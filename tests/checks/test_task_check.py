@@ -145,8 +145,8 @@ def test_a_script_that_the_vocabulary_cannot_read() -> None:
 def test_how_much_is_cut() -> None:
     long = [f"text {number}" + " text of the table" * 20 for number in range(6)]
     (line,) = said(task(TEXTS[:6] + long, [0, 1] * 6), 16)
-    assert line.startswith("warning: 6 of 12 rows are longer than max_tokens=16 and are cut, by 7")
-    assert "max_tokens=128 cuts nothing" in line
+    assert line.startswith("warning: 6 of 12 rows are longer than max_tokens=16 and are truncated, by 7")
+    assert "max_tokens=128 truncates nothing" in line
     assert not said(task(TEXTS[:6] + long, [0, 1] * 6), 128)
 
 

@@ -128,14 +128,15 @@ def test_other_code_or_versions_are_measured_anew(tmp_path: Path) -> None:
     assert Measured.open("some", tmp_path).cases == []
 
 
-def test_where_a_steps_time_goes() -> None:
-    lines = step_profile.table("tiny", 2, 16, ["official", "ours"]).splitlines()
-    assert lines[0] == "| tiny, 2 choices, 16 tokens | official | ours |"
+@pytest.mark.parametrize("scoring", [False, True])
+def test_where_a_steps_time_goes(scoring: bool) -> None:
+    lines = step_profile.table("tiny", Workload(2, 16, False, 8), ["official", "ours"], scoring).splitlines()
+    assert lines[0].startswith("| scoring, tiny, 2 choices" if scoring else "| training step, tiny, 2 choices")
     numbers = {
         cells[1].strip(): [float(cell) for cell in cells[2:4]] for cells in (line.split("|") for line in lines[2:])
     }
     assert numbers["matrix products"][0] > 0
-    assert numbers["random numbers of dropout"][1] > 0
+    assert scoring != (numbers.get("random numbers of dropout", [0, 0])[1] > 0)
     for place in (0, 1):
         parts = [values[place] for name, values in numbers.items() if name not in ("a step", step_profile.SHARE)]
         assert sum(parts) > 0.5 * numbers["a step"][place]

@@ -189,14 +189,15 @@ def _cut(prompts: Sequence[Prompt], prompt_tokenizer: "PromptTokenizer", rows: i
         longest = max(len(item.input_ids) + item.cut_tokens for item in cut)
         yield Finding(
             False,
-            f"{len(cut)} of {of} are longer than max_tokens={prompt_tokenizer.max_tokens} and are cut, by"
+            f"{len(cut)} of {of} are longer than max_tokens={prompt_tokenizer.max_tokens} and are truncated, by"
             f" {100 * lost / total:.0f} % of all tokens",
-            f"max_tokens={-(-longest // ROUNDED_TO) * ROUNDED_TO} cuts nothing, and takes more memory and time",
+            f"max_tokens={-(-longest // ROUNDED_TO) * ROUNDED_TO} truncates nothing, and takes more memory and time",
         )
     if choices := [item for item in items if item.cut_choice_tokens]:
         yield Finding(
             False,
-            f"choices of {len(choices)} of {of} are longer than max_tokens={prompt_tokenizer.max_tokens} and are cut",
+            f"choices of {len(choices)} of {of} are longer than max_tokens={prompt_tokenizer.max_tokens} and are"
+            " truncated",
             "a larger max_tokens=, or shorter choices",
         )
 

@@ -164,13 +164,13 @@ def _assumed_or_measured(found: Mapping[str, Any]) -> list[str]:
 
 
 def lengths_as_text(lengths: Mapping[str, Any]) -> list[str]:
-    lines = [f"{'tokens':<34}{'prompts':>9}{'rows':>7}{'median':>9}{'mean':>9}{'cut':>6}"]
+    lines = [f"{'tokens':<34}{'prompts':>9}{'rows':>7}{'median':>9}{'mean':>9}{'truncated':>11}"]
     for what, length in lengths.items():
         for kind, name in (("query", "with all choices"), ("shot", "with the right choice")):
             if (spread := length[kind]) is not None:
                 lines.append(
                     f"{what + ', ' + name:<34}{length['prompts']:>9,}{length['rows']:>7,}{spread['median']:>9,.1f}"
-                    f"{spread['mean']:>9,.1f}{length['cut_prompts']:>6,}"
+                    f"{spread['mean']:>9,.1f}{length['cut_prompts']:>11,}"
                 )
     return lines
 

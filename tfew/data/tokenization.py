@@ -230,8 +230,8 @@ class PromptTokenizer:
         kept = sum(map(len, parts[::2])) + len(self._before) + len(self._behind)
         if self.max_tokens - kept < len(prompt.cuttable):
             raise UserError(
-                f"Template {prompt.template!r} of {prompt.dataset} has {kept} tokens besides the texts that may be cut,"
-                f" which leaves no room for them: max_tokens={self.max_tokens} is too small."
+                f"Template {prompt.template!r} of {prompt.dataset} has {kept} tokens besides the texts that may be"
+                f" truncated, which leaves no room for them: max_tokens={self.max_tokens} is too small."
             )
         return even_limit([len(part) for part in parts[1::2]], self.max_tokens - kept)
 

@@ -72,8 +72,8 @@ def _most_confused(names: Sequence[str], confusion: Sequence[Sequence[int]]) -> 
 def _settings(metrics: Mapping[str, Any], counts: Mapping[str, int], config: Mapping[str, Any]) -> Iterator[str]:
     if counts.get("cut_prompts"):
         yield (
-            f"{counts['cut_prompts']} of {counts['prompts']} prompts were cut at max_tokens={config['max_tokens']}:"
-            " a larger max_tokens= shows the model more of them."
+            f"{counts['cut_prompts']} of {counts['prompts']} prompts were truncated at"
+            f" max_tokens={config['max_tokens']}: a larger max_tokens= shows the model more of them."
         )
     if "tuning" not in metrics and (config.get("folds") or config.get("validation")):
         yield "tune=true tries other numbers of steps and learning rates on the same held-out rows."
