@@ -129,8 +129,8 @@ def _draw(cases: Sequence[Case], path: Path) -> None:
         chosen = [case for case in scored if case.workload.choices == choices]
         if len(chosen) > 1:
             lengths = [case.workload.length for case in chosen]
-            ratios = [case.ratio("official")[1] for case in chosen]
-            panels[3].plot(lengths, ratios, marker="o", label=f"{choices} choices")
+            middle = [case.ratio("official")[1] for case in chosen]
+            panels[3].plot(lengths, middle, marker="o", label=f"{choices} choices")
     panels[3].set(xlabel="input tokens on average", ylabel="times faster than official", title="scoring, T5-small")
     panels[3].axhline(1, color="grey", linewidth=0.8)
     panels[3].legend(frameon=False)

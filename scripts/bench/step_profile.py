@@ -5,8 +5,9 @@
     python -m scripts.bench.step_profile --shape smollm2_135m --length 80
     python -m scripts.bench.step_profile --scoring
 
-Each line is a kind of operation, with its milliseconds in a step, or in scoring as many examples; "Python and dispatch" is what is left beside all of
-them. The rate of a large matrix product, in the same run, tells how close the step is to the machine's limit.
+Each line is a kind of operation, with its milliseconds in a step, or in scoring as many examples; "Python and dispatch"
+is what is left beside all of them. The rate of a large matrix product, in the same run, tells how close the step is to
+the machine's limit.
 """
 
 import time
@@ -89,7 +90,9 @@ def table(
     prompt_tokenizer = make_encoder()
     items = encode(make_prompts(workload, prompt_tokenizer), prompt_tokenizer)
     batch = collate(items, prompt_tokenizer.pad_id)
-    flops = (1 if scoring else 2) * useful_flops(shape, [len(item.input_ids) for item in items], len(prefixes(batch).depth_M))
+    flops = (1 if scoring else 2) * useful_flops(
+        shape, [len(item.input_ids) for item in items], len(prefixes(batch).depth_M)
+    )
     columns: dict[str, dict[str, float]] = {}
     for name in contenders:
         model = prepared(name, shape)

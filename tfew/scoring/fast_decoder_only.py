@@ -39,8 +39,10 @@ log = logging.getLogger(__name__)
 
 
 class Supported(NamedTuple):
-    """Whether this engine agrees with the plain one: with choices after their input, such rows packed, and choices
-    after a cached prefix."""
+    """Where this engine agrees with the plain one.
+
+    rows: choices after their input; packed: such rows without padding; context: choices after a cached prefix
+    """
 
     rows: bool
     packed: bool
@@ -72,14 +74,14 @@ def supports(model: Any, plain: Callable[[Any, Batch], Tensor], batch: Batch | N
 def _try(model: Any, plain: Callable[[Any, Batch], Tensor], window: int) -> Supported:
     fits = known_kinds(model) is not None and _takes_positions(model)
     packed = fits and can_be_packed(model) and agrees_with_plain(model, plain, _packed, window)
-    fits = packed or (fits and agrees_with_plain(model, plain, _in_rows, window))
-    return Supported(fits, packed, fits and agrees_with_plain(model, plain, _with_new_context, window))
+    rows = packed or (fits and agrees_with_plain(model, plain, _in_rows, window))  # what is packed needs no padding
+    return Supported(rows, packed, rows and agrees_with_plain(model, plain, _with_new_context, window))
 
 
 def token_logprob(model: Any, batch: Batch) -> Tensor:
     """`tfew.scoring.score.token_logprob` of a model that `supports` accepts."""
     supported = _supported.get(model, {}).get(window_exceeded(model, batch))
-    if supported is not None and supported.packed and not _recomputes_layers(model):
+    if supported is not None and supported.packed and can_be_packed(model) and not _recomputes_layers(model):
         return _packed(model, batch)
     return in_groups_of_like_length(partial(_in_rows, model), batch, model)
 
@@ -90,12 +92,20 @@ def _recomputes_layers(model: Any) -> bool:
 
 
 def _packed(model: Any, batch: Batch, sees: Sees = RIGHT) -> Tensor:
+    is_scored_B = batch.choice_mask.any(-1).any(-1)
+    if not is_scored_B.all():
+        found_BCT = torch.zeros(batch.choice_mask.shape, device=batch.choice_mask.device)
+        if is_scored_B.any():
+            found_BCT[is_scored_B] = _packed(model, batch.chosen(is_scored_B), sees)
+        return found_BCT
     laid = lay_out(batch, sees.mask)
     packed = pack(laid)
 
-    def masks_of_rows(example_R: Tensor, width: int) -> Masks:
-        sees_RWW, position_RW = laid.sees_BKK[example_R, :width, :width], laid.position_BK[example_R, :width]
-        return layer_masks(model, sees_RWW, position_RW, position_RW, dtype(model), sees.windows)
+    def masks_of_rows(example_R: Tensor) -> Masks:
+        rows = lay_out(
+            batch.chosen(example_R), sees.mask
+        )  # not a part of `laid`, whose rows are as long as the longest
+        return layer_masks(model, rows.sees_BKK, rows.position_BK, rows.position_BK, dtype(model), sees.windows)
 
     ids_1E, position_1E = (of_BK[packed.example_E, packed.place_E][None] for of_BK in (laid.ids_BK, laid.position_BK))
     with task_routing(batch.tasks_of(packed.example_E)), packed_attention(model, packed):

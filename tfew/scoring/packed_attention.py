@@ -2,7 +2,7 @@
 
 Projections, feed-forward and norms work token by token, so they need no rows. Attention does: it puts the examples into
 rows, those of similar length together, and its result is packed again. transformers looks a model's attention function
-up by the name in its configuration; within `packed_attention` that name is `NAME`.
+up by the name in its configuration; within `packed_attention` that name is `PACKED`.
 """
 
 from collections.abc import Callable, Iterator
@@ -21,8 +21,8 @@ from tfew.scoring.packing import Packing, packing
 from tfew.scoring.prefix_layout import Masks, PrefixLayout
 from tfew.scoring.text_config import text_config
 
-NAME, WITHIN_ROWS = "tfew_packed", "sdpa"
-ALIGNED = 16  # elements; a GPU's kernels refuse masks that start anywhere
+PACKED, WITHIN_ROWS = "tfew_packed", "sdpa"
+ALIGNED = 16  # elements: the memory-efficient kernel of a GPU refuses a mask that starts anywhere
 
 
 @dataclass(frozen=True)
@@ -33,9 +33,15 @@ class Group:
     rows: Packing
 
     @property
-    def mask_size(self) -> int:
+    def tokens(self) -> int:
         rows, width = self.rows.shape
-        return rows * width * width
+        return rows * width if self.rows.row_position_E is None else len(self.rows.row_position_E)
+
+    @property
+    def mask_size(self) -> int:
+        """Elements of the group's mask, up to where the next group's starts."""
+        rows, width = self.rows.shape
+        return -(-rows * width * width // ALIGNED) * ALIGNED
 
 
 @dataclass(frozen=True)
@@ -43,14 +49,13 @@ class PackedExamples:
     """E packed tokens, group by group: the example and the place in its row of each, and `packed_BK`, their inverse."""
 
     groups: list[Group]
-    tokens_of_group: list[int]
     example_E: Tensor
     place_E: Tensor
     packed_BK: Tensor
 
-    def masks(self, mask_of_rows: Callable[[Tensor, int], Masks]) -> Masks:
-        """`mask_of_rows(example_R, width)` of all groups, `[R, 1, W, W]`, one behind another as `[1, 1, 1, X]`."""
-        of_groups = [mask_of_rows(group.example_R, group.rows.shape[1]) for group in self.groups]
+    def masks(self, mask_of_rows: Callable[[Tensor], Masks]) -> Masks:
+        """`mask_of_rows(example_R)` of all groups, `[R, 1, W, W]`, one behind another as `[1, 1, 1, X]`."""
+        of_groups = [mask_of_rows(group.example_R) for group in self.groups]
         if isinstance(of_groups[0], dict):
             return {kind: _joined([masks[kind] for masks in of_groups]) for kind in of_groups[0]}  # type: ignore[index]
         return _joined(of_groups)  # type: ignore[arg-type]
@@ -75,41 +80,47 @@ def pack(laid: PrefixLayout) -> PackedExamples:
     example_E, place_E = torch.cat(example_of_group), torch.cat(place_of_group)
     packed_BK = torch.zeros(laid.mask_BK.shape, dtype=torch.long, device=length_B.device)
     packed_BK[example_E, place_E] = torch.arange(len(example_E), device=length_B.device)
-    return PackedExamples(groups, [len(place_E) for place_E in place_of_group], example_E, place_E, packed_BK)
+    return PackedExamples(groups, example_E, place_E, packed_BK)
 
 
-_packed: ContextVar[PackedExamples] = ContextVar("packed")
+_current: ContextVar[PackedExamples] = ContextVar("current")
 
 
 @contextmanager
 def packed_attention(model: Any, packed: PackedExamples) -> Iterator[None]:
-    """A context in which the model's attention gets one row of these tokens and masks of `PackedExamples.masks`."""
-    ALL_ATTENTION_FUNCTIONS.register(NAME, _attend)
-    config, before = text_config(model), _packed.set(packed)
-    config._attn_implementation = NAME
+    """A context in which the model's attention gets one row of these tokens and masks of `PackedExamples.masks`.
+
+    For one thread at a time: the model's configuration is changed.
+    """
+    ALL_ATTENTION_FUNCTIONS.register(PACKED, _attend)
+    config = text_config(model)
+    before = config._attn_implementation
+    reset = _current.set(packed)
+    config._attn_implementation_internal = PACKED  # the public name would set nested configurations, too
     try:
         yield
     finally:
-        config._attn_implementation = WITHIN_ROWS
-        _packed.reset(before)
+        config._attn_implementation_internal = before
+        _current.reset(reset)
 
 
 def _attend(
     module: Any, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor, **settings: Any
 ) -> tuple[Tensor, None]:
     """`query`, `key` and `value` `[1, heads, E, D]` to `[1, E, heads, D]`."""
-    packed = _packed.get()
-    of_groups = zip(*(_tokens(x).split(packed.tokens_of_group) for x in (query, key, value)), strict=True)
-    masks = attention_mask.flatten().split([group.mask_size + -group.mask_size % ALIGNED for group in packed.groups])
+    groups = _current.get().groups
+    tokens = [group.tokens for group in groups]
+    of_groups = zip(*(_tokens(x).split(tokens) for x in (query, key, value)), strict=True)
+    masks = attention_mask.flatten().split([group.mask_size for group in groups])
     attend, heads = ALL_ATTENTION_FUNCTIONS[WITHIN_ROWS], (query.shape[1], key.shape[1], value.shape[1])
     attended = []
-    for group, states, mask in zip(packed.groups, of_groups, masks, strict=True):
-        (rows, width), size = group.rows.shape, group.mask_size
+    for group, states, mask in zip(groups, of_groups, masks, strict=True):
+        rows, width = group.rows.shape
         q, k, v = (
             group.rows.unpack(x).unflatten(-1, (count, -1)).transpose(1, 2)
             for x, count in zip(states, heads, strict=True)
         )
-        result_RWHD = attend(module, q, k, v, mask[:size].view(rows, 1, width, width), **settings)[0]
+        result_RWHD = attend(module, q, k, v, mask[: rows * width * width].view(rows, 1, width, width), **settings)[0]
         attended.append(group.rows.pack(result_RWHD.flatten(2)))
     return torch.cat(attended).unflatten(-1, (heads[0], -1))[None], None
 

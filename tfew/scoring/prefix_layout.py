@@ -10,6 +10,7 @@ chunk; positions are those in a token's own text, not in the row. transformers a
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
@@ -27,18 +28,27 @@ Masks = Tensor | dict[str, Tensor]
 class PrefixLayout:
     """Inputs and the prefixes of their choices in rows of K places; `token_position_M` is the end of each prefix.
 
-    `sees_BKK`: which keys (last) each query sees, apart from layers' windows; `mask_BK` is false at padding.
+    `mask_BK` is false at padding.
     """
 
     tree: Prefixes
+    length_B: Tensor
     token_position_M: Tensor
     ids_BK: Tensor
     position_BK: Tensor
     mask_BK: Tensor
-    sees_BKK: Tensor
+    visible: "Visible"
+
+    @cached_property
+    def sees_BKK(self) -> Tensor:
+        """Which keys (last) each query sees, apart from layers' windows."""
+        return self.visible(self.tree, self.length_B, self.token_position_M, self.ids_BK.shape[1])
 
 
-def lay_out(batch: Batch, mask: Callable[[Prefixes, Tensor, Tensor, int], Tensor]) -> PrefixLayout:
+Visible = Callable[[Prefixes, Tensor, Tensor, int], Tensor]
+
+
+def lay_out(batch: Batch, visible: Visible) -> PrefixLayout:
     tree = prefixes(batch)
     length_B = batch.input_mask.sum(-1)
     first_M = torch.searchsorted(tree.example_M, torch.arange(len(batch), device=length_B.device))[tree.example_M]
@@ -54,8 +64,7 @@ def lay_out(batch: Batch, mask: Callable[[Prefixes, Tensor, Tensor, int], Tensor
     ids_BK[at] = tree.last_token_M[follows]
     position_BK[at] = (length_B[tree.example_M] + tree.depth_M - 1)[follows]
     mask_BK = token_position_K < (length_B + torch.bincount(tree.example_M, minlength=len(batch)) - 1)[:, None]
-    sees_BKK = mask(tree, length_B, token_position_M, width)
-    return PrefixLayout(tree, token_position_M, ids_BK, position_BK, mask_BK, sees_BKK)
+    return PrefixLayout(tree, length_B, token_position_M, ids_BK, position_BK, mask_BK, visible)
 
 
 def own_prefixes(tree: Prefixes, length_B: Tensor, token_position_M: Tensor, width: int) -> Tensor:
@@ -80,7 +89,7 @@ def whole_row(tree: Prefixes, length_B: Tensor, token_position_M: Tensor, width:
 class Sees(NamedTuple):
     """What tokens of a row see: a mask, and whether layers' windows apply."""
 
-    mask: Callable[[Prefixes, Tensor, Tensor, int], Tensor]
+    mask: Visible
     windows: bool = True
 
 
