@@ -77,6 +77,7 @@ def test_each_row_is_held_out_once_with_all_its_questions(predictions: list[Pred
     assert [p.label for p in predictions] == [int(q in row["tags"]) for row in ROWS for q in ("late", "praise")]
 
 
+@pytest.mark.ci
 def test_numbers_are_those_of_the_predictions_by_the_other_folds_thresholds(
     record: RunRecord, predictions: list[Prediction]
 ) -> None:
@@ -308,6 +309,7 @@ def test_several_workers_write_lists(record: RunRecord, tmp_path: Path) -> None:
     assert all(isinstance(json.loads(line)["label"], list) for line in lines)
 
 
+@pytest.mark.ci
 def test_a_parquet_file_keeps_its_lists(tmp_path: Path) -> None:
     """Trained and predicted from Parquet with lists of labels: the same as from CSV with labels joined."""
     tables = {"csv": written(tmp_path / "rows.csv", ROWS), "parquet": tmp_path / "rows.parquet"}
@@ -323,6 +325,7 @@ def test_a_parquet_file_keeps_its_lists(tmp_path: Path) -> None:
     assert [row["label"] for row in rows] == [list(labelled.label_set or ()) for labelled in found]
 
 
+@pytest.mark.ci
 def test_settings_are_chosen_by_micro_f1(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tuning, "MULTIPLES", ((1, 1), (2, 1)))
     record = trained(written(tmp_path / "rows.csv", ROWS), tmp_path, "folds=2", "tune=true")
@@ -332,6 +335,7 @@ def test_settings_are_chosen_by_micro_f1(tmp_path: Path, monkeypatch: pytest.Mon
     assert record.config["steps"] == found["settings"][found["chosen"]]["steps"]
 
 
+@pytest.mark.ci
 def test_tasks_trained_together_are_those_trained_alone(tmp_path: Path) -> None:
     sets = written(tmp_path / "sets.csv", ROWS)
     options = ("folds=null", "validation=0.25", "model.arch.dropout_rate=0")

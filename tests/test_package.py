@@ -65,6 +65,7 @@ def test_the_wheel_has_the_package_and_the_configurations(wheel: Path) -> None:
     assert {"tfew/mini_t0/checkpoint/model.safetensors", "tfew/data/official_splits/rte.json"} < found
 
 
+@pytest.mark.ci
 def test_what_the_wheel_says_of_itself(wheel: Path) -> None:
     with zipfile.ZipFile(wheel) as archive:
         (folder,) = {name.partition("/")[0] for name in archive.namelist()} - {"tfew"}

@@ -195,7 +195,7 @@ def test_a_decoder_reads_each_text_once_for_all_labels() -> None:
     with counted(model.base_model) as seen:
         token_logprob(model, batch, "fast")
     prefixes = sum(len(words) for words in ([20], [30, 31], [40, 41, 42])) + 2 * LABELS
-    assert seen == [len(ITEMS) * (max(len(one.input_ids) for one in ITEMS) + prefixes)]
+    assert seen == [sum(len(one.input_ids) for one in ITEMS) + len(ITEMS) * prefixes]
     with counted(model.base_model) as seen:
         token_logprob(model, batch, "plain")
     assert sum(seen) > 2 * LABELS * sum(len(one.input_ids) for one in ITEMS)
