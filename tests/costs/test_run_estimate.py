@@ -147,6 +147,7 @@ def test_steps_that_take_three_times_as_long_as_estimated_are_warned_of(
     assert ("as long as estimated" in caplog.text) == warned
 
 
+@pytest.mark.ci
 def test_the_estimate_of_a_run_is_what_its_steps_are_compared_with(
     table: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -60,6 +60,7 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
 """
 
 
+@pytest.mark.ci
 @pytest.mark.skipif(sys.platform != "linux", reason="mallopt is glibc's")
 def test_memory_that_is_kept_needs_no_pages_from_the_system() -> None:
     def faults(how: str) -> int:
@@ -113,6 +114,7 @@ print(os.waitpid(child, 0)[1])
 """
 
 
+@pytest.mark.ci
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="a service starts its processes otherwise here")
 def test_a_process_that_looked_can_be_forked() -> None:
     """With more than one thread the child hangs in its first product, until the alarm (signal 14)."""

@@ -63,6 +63,7 @@ def test_rows_and_gradients_are_those_of_torchs_attention(
         torch.testing.assert_close(mine, other)
 
 
+@pytest.mark.ci
 def test_gradients_with_dropout_are_the_finite_differences() -> None:
     rows = rows_of_like_length(QUERIES, KEYS, HEADS)
     bias = biases(rows, torch.randn(HEADS, 7, 7, dtype=torch.double))

@@ -203,6 +203,7 @@ def test_no_label_set_of_a_held_out_family_is_one_of_pre_training(leaks: Leaks) 
     assert not ours & leaks.labels
 
 
+@pytest.mark.ci
 def test_the_scan_finds_a_leak(leaks: Leaks) -> None:
     prompt = next(prompts("commits", "eval", 1))
     row = Rows(FAMILIES["commits"], "eval", 0, 1)[0]

@@ -70,6 +70,7 @@ def test_every_method_gets_its_whole_gradient(method: str) -> None:
         torch.testing.assert_close(by_rows[key], torchs[key], msg=lambda text, key=key: f"{key}: {text}")
 
 
+@pytest.mark.ci
 def test_dropout_in_attention_has_the_same_mean() -> None:
     """Half of all probabilities dropped, 300 times: no mean log-probability is 4.5 standard errors from torch's."""
     model = in_training(with_ia3(tiny_t5()), 0.5)

@@ -128,6 +128,7 @@ def test_other_code_or_versions_are_measured_anew(tmp_path: Path) -> None:
     assert Measured.open("some", tmp_path).cases == []
 
 
+@pytest.mark.ci
 @pytest.mark.parametrize("scoring", [False, True])
 def test_where_a_steps_time_goes(scoring: bool) -> None:
     lines = step_profile.table("tiny", Workload(2, 16, False, 8), ["official", "ours"], scoring).splitlines()

@@ -57,6 +57,7 @@ def _of_no_choice(part: Batch) -> Tensor:
 
 
 def pass_tokens(device: torch.device) -> int:
+    """What one more pass costs on this device, in tokens of padding."""
     return PASS_TOKENS.get(device.type, PASS_TOKENS["cuda"])
 
 

@@ -102,9 +102,8 @@ def _packed(model: Any, batch: Batch, sees: Sees = RIGHT) -> Tensor:
     packed = pack(laid)
 
     def masks_of_rows(example_R: Tensor) -> Masks:
-        rows = lay_out(
-            batch.chosen(example_R), sees.mask
-        )  # not a part of `laid`, whose rows are as long as the longest
+        # not a part of `laid`, whose rows are all as long as the longest
+        rows = lay_out(batch.chosen(example_R), sees.mask)
         return layer_masks(model, rows.sees_BKK, rows.position_BK, rows.position_BK, dtype(model), sees.windows)
 
     ids_1E, position_1E = (of_BK[packed.example_E, packed.place_E][None] for of_BK in (laid.ids_BK, laid.position_BK))

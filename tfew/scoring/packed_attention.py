@@ -68,6 +68,7 @@ def can_be_packed(model: Any) -> bool:
 
 
 def pack(laid: PrefixLayout) -> PackedExamples:
+    """Each row of `laid` needs at least one token."""
     length_B = laid.mask_BK.sum(-1)
     groups, example_of_group, place_of_group = [], [], []
     for indices in length_groups(length_B.tolist(), pass_tokens(length_B.device)):
