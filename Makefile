@@ -5,6 +5,9 @@ PIP := $(VENV)/bin/pip install --disable-pip-version-check
 # installed first if TORCH=cpu: if PyTorch's index is reachable, pip prefers its build named +cpu of the same release
 CPU_TORCH := $(shell grep '^torch==' requirements.txt) --extra-index-url https://download.pytorch.org/whl/cpu
 
+# set in many containers: each of the tests' processes would compile what it imports anew
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: help docs links audit env english demo_english english_table setfit release fitting_python demo demo_full mini_t0 mini_t0_table mini_tables mini_icl accept test test_full test_gpu test_quantized drills check bench dockerfile always
 .DEFAULT_GOAL := help
 
