@@ -2,10 +2,11 @@
 
     python -m scripts.bench             everything: about an hour on two cores
     python -m scripts.bench quick       ours and the official recipe on few sizes, two rounds: under five minutes
+    python -m scripts.bench shots       in-context learning with a decoder-only model alone
 
 Contenders alternate within each round, so that other load on the machine affects all alike. Each case is saved in
 runs/bench as soon as it is measured: if interrupted, the same command continues with the next. The full benchmark
-writes scripts/bench/RESULTS.md and the figure beside it; quick writes runs/bench/quick.md.
+writes scripts/bench/RESULTS.md and the figure beside it; a part writes runs/bench/quick.md or shots.md.
 """
 
 import subprocess
@@ -21,7 +22,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from scripts.bench.case import HARNESS, TRAINED, Case, cases
+from scripts.bench.case import HARNESS, PARTS, TRAINED, Case, cases
 from scripts.bench.contenders import CONTENDERS, make_optimizer, prepared, score, training_step
 from scripts.bench.limit import matmul_flops_per_second, useful_flops
 from scripts.bench.measured import Measured
@@ -40,36 +41,35 @@ SLOW_SECONDS = 12  # slower contenders are measured in the first round only
 
 def main() -> None:
     parser = ArgumentParser(description=__doc__, formatter_class=RawDescriptionHelpFormatter)
-    parser.add_argument("quick", nargs="?", choices=["quick"])
-    quick = parser.parse_args().quick is not None
+    parser.add_argument("part", nargs="?", choices=PARTS, default="all")
+    part = parser.parse_args().part
     keep_freed_memory()  # as tfew's commands do, here for all
-    measured = Measured.open("quick" if quick else "all")
-    rounds = 2 if quick else 3
-    prompt_tokenizer = make_encoder()
+    measured = Measured.open(part)
+    rounds = 2 if part == "quick" else 3
     with ExitStack() as stack:
 
         @cache
         def rival(shape: str) -> Callable[[list[Prompt]], float]:
-            return stack.enter_context(harness(make_model(shape), prompt_tokenizer.tokenizer)).seconds
+            return stack.enter_context(harness(make_model(shape), make_encoder().tokenizer)).seconds
 
-        for case, rivals in tqdm(cases(quick), desc="Cases", unit="case"):
+        for case, rivals in tqdm(cases(part), desc="Cases", unit="case"):
             if not measured.has(case):
                 with measured.timed():
-                    _measure(case, rivals, rival, rounds, prompt_tokenizer)
+                    _measure(case, rivals, rival, rounds)
                 measured.add(case)
                 write_report(measured, rounds, measured.path.with_suffix(".md"))
-    if not quick:
+    if part == "all":
         for choices in (2, 4, 20):
             for name in CONTENDERS:
                 if (name != "peft" or choices < 20) and (name, choices) not in measured.memory:
                     with measured.timed():
                         bytes_ = _printed_number("scripts.bench.memory", name, str(choices))
                     measured.add_memory(name, choices, bytes_)
-    if not measured.starts:
+    if not measured.starts and part != "shots":
         with measured.timed():
-            found = starts(1 if quick else 5)
+            found = starts(1 if part == "quick" else 5)
         measured.add_starts(found)
-    path, figure = (measured.path.with_suffix(".md"), None) if quick else (RESULTS, FIGURE)
+    path, figure = (RESULTS, FIGURE) if part == "all" else (measured.path.with_suffix(".md"), None)
     write_report(measured, rounds, path, figure)
     measured.finish()
     print(f"\n{path.read_text(encoding='utf-8')}\nwritten to {path}")
@@ -80,8 +80,8 @@ def _measure(
     rivals: tuple[str, ...],
     rival: Callable[[str], Callable[[list[Prompt]], float]],
     rounds: int,
-    prompt_tokenizer: PromptTokenizer,
 ) -> None:
+    prompt_tokenizer = make_encoder(case.shape)
     prompts = make_prompts(case.workload, prompt_tokenizer)
     items = encode(prompts, prompt_tokenizer)
     calls: dict[str, Callable[[], float]] = {}
@@ -102,7 +102,8 @@ def _measure(
 
 def _flops(case: Case, items: list[TokenizedPrompt]) -> float:
     def scoring(of: list[TokenizedPrompt]) -> float:
-        return useful_flops(case.shape, [len(i.input_ids) for i in of], len(prefixes(collate(of, 0)).depth_M))
+        lengths, prefix_count = [i.length for i in of], len(prefixes(collate(of, 0)).depth_M)
+        return useful_flops(case.shape, lengths, prefix_count, len(of[0].context_ids))
 
     training = 2 * scoring(items[:TRAINED])
     return {"scoring": scoring(items), "training step": training}.get(case.what, STEPS * training + scoring(items))

@@ -37,12 +37,23 @@ class Case:
         return ratios[0], statistics.median(ratios), ratios[-1]
 
 
-def cases(quick: bool) -> list[tuple[Case, tuple[str, ...]]]:
+Planned = list[tuple[Case, tuple[str, ...]]]  # cases, each with its contenders besides ours
+PARTS = ("all", "quick", "shots")
+
+
+def cases(part: str = "all") -> Planned:
     """What is measured, and by whom; rivals that are slow only at the middle length."""
-    return _quick() if quick else [*_of_t5(), *_of_smollm2()]
+    return {"quick": _quick, "shots": _of_shots, "all": lambda: [*_of_t5(), *_of_smollm2(), *_of_shots()]}[part]()
 
 
-def _quick() -> list[tuple[Case, tuple[str, ...]]]:
+def _of_shots() -> Planned:
+    """In-context learning: the same 4 or 32 solved examples before each query, 96 to 130 and 770 to 850 tokens."""
+    sizes = ((2, 4), (2, 32), (20, 4))
+    shown = [Workload(choices, 24, False, 32 if shots == 4 else 16, shots) for choices, shots in sizes]
+    return [(Case("scoring", SMOLLM2, workload), ("official", HARNESS)) for workload in shown]
+
+
+def _quick() -> Planned:
     small = [Case("scoring", "small", Workload(choices, 128, False, EXAMPLES[choices])) for choices in (2, 20)]
     small += [Case("training step", "small", Workload(choices, 128, False, TRAINED)) for choices in (2, 4)]
     smollm2 = [Case("scoring", SMOLLM2, Workload(choices, 80, False, OF_SMOLLM2[choices])) for choices in (2, 20)]
@@ -50,8 +61,8 @@ def _quick() -> list[tuple[Case, tuple[str, ...]]]:
     return [(case, ("official",)) for case in [*small, *smollm2]]
 
 
-def _of_t5() -> list[tuple[Case, tuple[str, ...]]]:
-    found: list[tuple[Case, tuple[str, ...]]] = []
+def _of_t5() -> Planned:
+    found: Planned = []
     for choices, examples in EXAMPLES.items():
         for length in (64, 128, 256) if choices in (2, 20) else (128,):
             rivals: tuple[str, ...] = ("official", "peft", HARNESS) if length == 128 else ("official",)
@@ -69,9 +80,9 @@ def _of_t5() -> list[tuple[Case, tuple[str, ...]]]:
     return found
 
 
-def _of_smollm2() -> list[tuple[Case, tuple[str, ...]]]:
+def _of_smollm2() -> Planned:
     """Inputs as long as RTE's, and short ones as in tables of one's own."""
-    found: list[tuple[Case, tuple[str, ...]]] = []
+    found: Planned = []
     for choices, examples in OF_SMOLLM2.items():
         rivals = ("official", "peft", HARNESS) if choices < 77 else ("official", HARNESS)
         found.append((Case("scoring", SMOLLM2, Workload(choices, 80, False, examples)), rivals))

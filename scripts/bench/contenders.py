@@ -11,6 +11,7 @@ lm-evaluation-harness runs in its own environment: `scripts/bench/harness.py`.
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
+from functools import partial
 from typing import Any
 
 import torch
@@ -23,6 +24,7 @@ from tfew.kernels.dropout import fast_dropout
 from tfew.methods.base import adapter_parameters, attach
 from tfew.models.method_builder import make_method
 from tfew.schema import Batch
+from tfew.scoring.context import Context
 from tfew.scoring.losses import T_FEW, counts, loss_terms
 from tfew.scoring.score import rank_scores, scoring_mode, token_logprob
 
@@ -34,8 +36,8 @@ def official(model: nn.Module, batch: Batch) -> Tensor:
     return token_logprob(model, batch, "plain")
 
 
-def ours(model: nn.Module, batch: Batch) -> Tensor:
-    return token_logprob(model, batch, "fast")
+def ours(model: nn.Module, batch: Batch, context: Context | None = None) -> Tensor:
+    return token_logprob(model, batch, "fast", context=context)
 
 
 def peft(model: Any, batch: Batch) -> Tensor:
@@ -89,17 +91,18 @@ def prepared(name: str, shape: str) -> nn.Module:
 
 def batches(name: str, items: Sequence[TokenizedPrompt], pad_id: int) -> Iterator[Batch]:
     if name == "ours":
-        items = sorted(items, key=lambda item: -len(item.input_ids))
+        items = sorted(items, key=lambda item: -item.length)
     for start in range(0, len(items), BATCH):
         yield collate(items[start : start + BATCH], pad_id)
 
 
 def score(name: str, model: nn.Module, items: Sequence[TokenizedPrompt], pad_id: int) -> list[list[float]]:
+    logprob = partial(ours, context=Context()) if name == "ours" else CONTENDERS[name]
     with scoring_mode(model):
         return [
             scores
             for batch in batches(name, items, pad_id)
-            for scores in rank_scores(CONTENDERS[name](model, batch), batch.choice_mask, "token").tolist()
+            for scores in rank_scores(logprob(model, batch), batch.choice_mask, "token").tolist()
         ]
 
 

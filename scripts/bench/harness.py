@@ -19,7 +19,7 @@ def main(folder: str) -> None:
 
         with open(f"{folder}/config.json", encoding="utf-8") as file:
             backend = "seq2seq" if json.load(file).get("is_encoder_decoder") else "causal"
-        model = HFLM(pretrained=folder, backend=backend, batch_size=16, max_length=512, device="cpu", dtype="float32")
+        model = HFLM(pretrained=folder, backend=backend, batch_size=16, max_length=2048, device="cpu", dtype="float32")
     print("ready", flush=True)
     for line in sys.stdin:
         with open(f"{folder}/{line.strip()}", encoding="utf-8") as file:

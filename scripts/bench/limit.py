@@ -34,15 +34,16 @@ DECODER_ONLY: dict[str, dict[str, int]] = {  # Llama's architecture, with groupe
 }  # fmt: skip
 
 
-def useful_flops(shape: str, input_lengths: Sequence[int], prefixes: int) -> float:
+def useful_flops(shape: str, input_lengths: Sequence[int], prefixes: int, context: int = 0) -> float:
     """Floating-point operations of the matrix products that scoring these needs: no padding, nothing twice.
 
     Two per multiply-add; `prefixes`: different prefixes of all choices. Attention's products are counted at each
     text's own length; softmax, norms and activations are not counted. A training step of (IA)³ needs twice as many:
-    gradients of activations, and none of the frozen weights.
+    gradients of activations, and none of the frozen weights. `context`: tokens that all inputs of a decoder-only model
+    begin with, computed once.
     """
     if shape in DECODER_ONLY:
-        return _of_decoder_only(DECODER_ONLY[shape], input_lengths, prefixes)
+        return _of_decoder_only(DECODER_ONLY[shape], input_lengths, prefixes, context)
     arch = SHAPES[shape]
     width, inner, wide = arch["d_model"], arch["num_heads"] * HEAD_WIDTH, arch["d_ff"]
     tokens = sum(input_lengths)
@@ -55,13 +56,14 @@ def useful_flops(shape: str, input_lengths: Sequence[int], prefixes: int) -> flo
     return 2.0 * (arch["num_layers"] * encoder + arch["num_decoder_layers"] * (cross + decoder) + head)
 
 
-def _of_decoder_only(arch: Mapping[str, int], input_lengths: Sequence[int], prefixes: int) -> float:
+def _of_decoder_only(arch: Mapping[str, int], input_lengths: Sequence[int], prefixes: int, context: int) -> float:
     """Tokens of inputs see those before them, prefixes of choices all of their input, whose end the empty one is."""
     width, wide, heads = arch["hidden_size"], arch["intermediate_size"], arch["num_attention_heads"]
     of_keys = width // heads * arch["num_key_value_heads"]
     behind = prefixes / len(input_lengths) - 1
-    tokens = sum(length + behind for length in input_lengths)
-    seen = sum(length * (length + 1) / 2 + behind * length for length in input_lengths)
+    again = (len(input_lengths) - 1) * context  # of all inputs but one
+    tokens = sum(length + behind for length in input_lengths) - again
+    seen = sum(length * (length + 1) / 2 + behind * length for length in input_lengths) - again * (context + 1) / 2
     layer = tokens * (2 * width * width + 2 * width * of_keys + 3 * width * wide) + seen * 2 * width
     return 2.0 * (arch["num_hidden_layers"] * layer + prefixes * width * arch["vocab_size"])
 

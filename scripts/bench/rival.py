@@ -13,6 +13,7 @@ from typing import Any
 import torch
 import transformers
 
+from tfew.data.tokenization import shot_text
 from tfew.schema import Prompt
 
 VERSION = "0.4.13"
@@ -31,7 +32,7 @@ class Harness:
 
     def score(self, prompts: Sequence[Prompt]) -> tuple[float, list[float]]:
         """Seconds, and one sum of log-probabilities for each choice of each prompt."""
-        pairs = [(prompt.input, choice) for prompt in prompts for choice in prompt.choices]
+        pairs = [(_shown(prompt), choice) for prompt in prompts for choice in prompt.choices]
         (self.folder / "requests.json").write_text(json.dumps(pairs), encoding="utf-8")
         assert self.process.stdin is not None
         self.process.stdin.write("requests.json\n")
@@ -63,6 +64,10 @@ def harness(model: Any, tokenizer: Any) -> Iterator[Harness]:
         finally:
             process.kill()
             process.wait()
+
+
+def _shown(prompt: Prompt) -> str:
+    return "".join(shot_text(*shot) for shot in prompt.shots) + prompt.input
 
 
 def _environment() -> Path:

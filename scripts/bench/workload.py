@@ -5,7 +5,7 @@ texts; the model's embeddings and head still have T5's 32,128 rows (SmolLM2's 49
 """
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -23,15 +23,20 @@ LONGEST = {2: 1, 4: 31, 20: 3, 77: 6}  # words of a choice: yes/no, endings of a
 
 @dataclass(frozen=True)
 class Workload:
-    """`even`: all inputs have `length` tokens; else they have a quarter to seven quarters of it, as real texts do."""
+    """`even`: all inputs have `length` tokens; else they have a quarter to seven quarters of it, as real texts do.
+
+    `shots`: solved examples of such lengths before each input, the same for all.
+    """
 
     choices: int
     length: int
     even: bool
     examples: int
+    shots: int = 0
 
     def __str__(self) -> str:
-        return f"{self.choices} choices, {self.length} tokens{' each' if self.even else ' on average'}"
+        length = f"{self.length} tokens{' each' if self.even else ' on average'}"
+        return f"{self.choices} choices, {length}" + (f", {self.shots} shots" if self.shots else "")
 
 
 def make_model(shape: str) -> nn.Module:
@@ -42,8 +47,9 @@ def make_model(shape: str) -> nn.Module:
         return LlamaForCausalLM(LlamaConfig(**DECODER_ONLY[shape], tie_word_embeddings=True, rope_theta=1e5)).eval()
 
 
-def make_encoder() -> PromptTokenizer:
-    return PromptTokenizer(load_tokenizer(str(checkpoint()), "main"), max_tokens=512)
+def make_encoder(shape: str = "") -> PromptTokenizer:
+    tokenizer = load_tokenizer(str(checkpoint()), "main")
+    return PromptTokenizer(tokenizer, max_tokens=512, decoder_only=shape in DECODER_ONLY)
 
 
 def checkpoint() -> Path:
@@ -57,12 +63,13 @@ def make_prompts(workload: Workload, prompt_tokenizer: PromptTokenizer) -> list[
     count, longest = workload.choices, LONGEST[workload.choices]
     labels = _labels(source, words, count, longest)
     prompts = []
-    for idx in range(workload.examples):
+    for idx in range(workload.shots + workload.examples):
         low, high = (workload.length,) * 2 if workload.even else (workload.length // 4, workload.length * 7 // 4)
         text = " ".join(source.choices(words, k=source.randint(low, high) - 1))
         choices = labels if longest < 10 else _labels(source, words, count, longest)
         prompts.append(Prompt("bench", "words", idx, text, choices, source.randrange(count)))
-    return prompts
+    shots = tuple((prompt.input, prompt.choices[prompt.label or 0]) for prompt in prompts[: workload.shots])
+    return [replace(prompt, shots=shots) for prompt in prompts[workload.shots :]]
 
 
 def encode(prompts: list[Prompt], prompt_tokenizer: PromptTokenizer) -> list[TokenizedPrompt]:

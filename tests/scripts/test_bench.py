@@ -19,6 +19,7 @@ from scripts.bench.measured import Measured
 from scripts.bench.workload import Workload, encode, make_encoder, make_model, make_prompts
 from tests.commands import run_command
 from tfew.data.tokenization import collate
+from tfew.scoring.context import Context
 from tfew.scoring.prefixes import prefixes
 from tfew.scoring.score import scoring_mode, token_logprob
 
@@ -45,6 +46,22 @@ def test_useful_operations_are_those_that_torch_counts(choices: int, shape: str,
     assert counter.get_total_flops() == pytest.approx(formula, rel=part)
 
 
+def test_a_context_is_useful_once() -> None:
+    """The first call computes context and queries, the second its queries alone."""
+    prompt_tokenizer = make_encoder("smollm2_tiny")
+    items = encode(make_prompts(Workload(2, 40, True, 4, shots=4), prompt_tokenizer), prompt_tokenizer)
+    model, context, counted, prefix_count = make_model("smollm2_tiny"), Context(), 0, 0
+    for number, batch in enumerate([collate(items[:2], 0), collate(items[:2], 0), collate(items[2:], 0)]):
+        with scoring_mode(model), sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+            token_logprob(model, batch, context=context if number else None)  # what is tried out once a model
+        counted += counter.get_total_flops() if number else 0
+        prefix_count += len(prefixes(batch).depth_M) if number else 0
+    lengths, shared = [item.length for item in items], len(items[0].context_ids)
+    assert shared > 150
+    assert counted == pytest.approx(useful_flops("smollm2_tiny", lengths, prefix_count, shared), rel=0.1)
+    assert useful_flops("smollm2_tiny", lengths, prefix_count) > 1.5 * counted
+
+
 def test_texts_have_the_lengths_they_should() -> None:
     prompt_tokenizer = make_encoder()
     for choices, longest in {2: 2, 4: 32, 20: 4, 77: 7}.items():
@@ -59,10 +76,10 @@ def test_texts_have_the_lengths_they_should() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated:FutureWarning")  # peft 0.21.2
-@pytest.mark.parametrize("shape", ["tiny", "smollm2_tiny"])
-def test_contenders_compute_the_same_scores(shape: str) -> None:
-    prompt_tokenizer = make_encoder()
-    items = encode(make_prompts(Workload(4, 32, False, 6), prompt_tokenizer), prompt_tokenizer)
+@pytest.mark.parametrize(("shape", "shots"), [("tiny", 0), ("smollm2_tiny", 0), ("smollm2_tiny", 5)])
+def test_contenders_compute_the_same_scores(shape: str, shots: int) -> None:
+    prompt_tokenizer = make_encoder(shape)
+    items = encode(make_prompts(Workload(4, 32, False, 6, shots), prompt_tokenizer), prompt_tokenizer)
     scores = {}
     for name in CONTENDERS:
         model = prepared(name, shape)
@@ -70,15 +87,15 @@ def test_contenders_compute_the_same_scores(shape: str) -> None:
             batch.input_ids[b, batch.input_mask[b]].tolist() for batch in batches(name, items, 0) for b in range(6)
         ]
         by_text = {tuple(text): row for text, row in zip(order, score(name, model, items, 0), strict=True)}
-        scores[name] = torch.tensor([by_text[tuple(item.input_ids)] for item in items])
+        scores[name] = torch.tensor([by_text[(*item.context_ids, *item.input_ids)] for item in items])
     torch.testing.assert_close(scores["ours"], scores["official"], atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(scores["peft"], scores["official"], atol=1e-5, rtol=1e-5)
     assert scores["ours"].std() > 0.01
 
 
-def filled(folder: Path, quick: bool) -> Measured:
+def filled(folder: Path, part: str = "all") -> Measured:
     measured = Measured.open("some", folder)
-    for case, rivals in cases(quick):
+    for case, rivals in cases(part):
         case.seconds = {name: [3.0, 4.0, 4.0] for name in rivals} | {"ours": [1.0, 2.0, 1.0]}
         case.share = [0.5, 0.6, 0.9]
         measured.add(case)
@@ -90,7 +107,7 @@ def filled(folder: Path, quick: bool) -> Measured:
 
 def test_the_report(tmp_path: Path) -> None:
     path, figure = tmp_path / "RESULTS.md", tmp_path / "results.png"
-    report.write_report(filled(tmp_path, quick=False), 3, path, figure)
+    report.write_report(filled(tmp_path), 3, path, figure)
     text = path.read_text()
     assert "| 20 | 4 | 1 | 0.25 |" in text
     assert "**3.00x** (2.00 to 4.00)" in text
@@ -103,7 +120,7 @@ def test_the_report(tmp_path: Path) -> None:
 
 def test_a_report_of_what_is_there_so_far(tmp_path: Path) -> None:
     measured = Measured.open("some", tmp_path)
-    (case, _) = cases(quick=True)[0]
+    (case, _) = cases("quick")[0]
     case.seconds, case.share = {"official": [2.0], "ours": [1.0]}, [0.5]
     measured.add(case)
     report.write_report(measured, 2, tmp_path / "some.md")
@@ -111,10 +128,10 @@ def test_a_report_of_what_is_there_so_far(tmp_path: Path) -> None:
 
 
 def test_a_stopped_benchmark_goes_on_and_a_finished_one_begins_anew(tmp_path: Path) -> None:
-    measured = filled(tmp_path, quick=True)
+    measured = filled(tmp_path, "quick")
     again = Measured.open("some", tmp_path)
-    assert all(again.has(case) for case, _ in cases(quick=True))
-    assert not again.has(cases(quick=False)[-1][0])
+    assert all(again.has(case) for case, _ in cases("quick"))
+    assert not again.has(cases()[-1][0])
     assert (again.memory, again.starts) == (measured.memory, measured.starts)
     assert [vars(case) for case in again.cases] == [vars(case) for case in measured.cases]
     again.finish()
@@ -122,7 +139,7 @@ def test_a_stopped_benchmark_goes_on_and_a_finished_one_begins_anew(tmp_path: Pa
 
 
 def test_other_code_or_versions_are_measured_anew(tmp_path: Path) -> None:
-    measured = filled(tmp_path, quick=True)
+    measured = filled(tmp_path, "quick")
     first, *others = measured.path.read_text().splitlines(keepends=True)
     measured.path.write_text("".join([first.replace('"torch": "', '"torch": "9.'), *others]))
     assert Measured.open("some", tmp_path).cases == []
