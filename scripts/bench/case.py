@@ -47,9 +47,8 @@ def cases(part: str = "all") -> Planned:
 
 
 def _of_shots() -> Planned:
-    """In-context learning: the same 4 or 32 solved examples before each query, 96 to 130 and 770 to 850 tokens."""
-    sizes = ((2, 4), (2, 32), (20, 4))
-    shown = [Workload(choices, 24, False, 32 if shots == 4 else 16, shots) for choices, shots in sizes]
+    """In-context learning: the same solved examples before each query."""
+    shown = [Workload(2, 24, False, examples, shots) for examples, shots in ((32, 4), (16, 32))]
     return [(Case("scoring", SMOLLM2, workload), ("official", HARNESS)) for workload in shown]
 
 
