@@ -23,6 +23,7 @@ from tfew.config import CONFIGS, LAUNCHER_NOTE, compose, with_quoted_values
 from tfew.dataset_config import HUB_ID, on_other_rows
 from tfew.devices.distributed import is_main_process
 from tfew.environment.command_line import check_command_line
+from tfew.environment.cores import watch_others
 from tfew.errors import UserError
 from tfew.files.hub_adapter import local_adapter
 from tfew.files.hub_files import DATASETS, commit_of
@@ -94,6 +95,7 @@ def _end_with(sentence: str, error: Exception) -> NoReturn:
 
 
 def _start(main: Callable[[], Any], config_name: str) -> Any:
+    watch_others()
     _messages_to_stderr()
     check_command_line(config_name)
     try:

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -22,18 +23,28 @@ def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     return tmp_path
 
 
-def busy(machine: Path, monkeypatch: pytest.MonkeyPatch, ticks: dict[int, int]) -> None:
-    """While it waits for a second, core N is busy for `ticks[N]` hundredths of one."""
+def busy(machine: Path, monkeypatch: pytest.MonkeyPatch, ticks: dict[int, int]) -> Callable[[float, float], None]:
+    """While it waits for a second, core N is busy for `ticks[N]` hundredths of one; or when the returned function lets
+    seconds pass, of which this process computes for some."""
 
     def statistics(added: dict[int, int]) -> str:
         rows = [f"cpu{core} {100 + added.get(core, 0)} 10 10 5000 7 1 1 0 0 0" for core in range(8)]
         return HEAD + "\n".join(rows) + "\nintr 12345\n"
 
     (machine / "stat").write_text(statistics({}))
-    times = iter([0.0, 1.0])
+    clock = {"monotonic": 0.0, "process_time": 0.0}
+
+    def passes(seconds: float, own: float) -> None:
+        clock["monotonic"] += seconds
+        clock["process_time"] += own
+        (machine / "stat").write_text(statistics(ticks))
+
+    monkeypatch.setattr(cores, "_first_sample", None)
     monkeypatch.setattr(cores.os, "sysconf", lambda name: 100)
-    monkeypatch.setattr(cores.time, "monotonic", lambda: next(times))
-    monkeypatch.setattr(cores.time, "sleep", lambda seconds: (machine / "stat").write_text(statistics(ticks)))
+    monkeypatch.setattr(cores.time, "monotonic", lambda: clock["monotonic"])
+    monkeypatch.setattr(cores.time, "process_time", lambda: clock["process_time"])
+    monkeypatch.setattr(cores.time, "sleep", lambda seconds: passes(1.0, 0.0) if seconds > 0 else None)
+    return passes
 
 
 @pytest.mark.parametrize(
@@ -52,6 +63,15 @@ def test_cores_that_others_use_are_not_free(
 ) -> None:
     busy(machine, monkeypatch, ticks)
     assert cores.free_cores() == free
+
+
+def test_its_own_work_since_the_start_is_not_others(machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    passes = busy(machine, monkeypatch, {0: 400, 1: 400})
+    cores.watch_others()
+    passes(4.0, 4.0)  # imports on one core, no more waiting
+    assert cores.busy_cores() == 1.0
+    passes(cores.RECENT_SECONDS, 0.0)  # too long ago: waits again
+    assert cores.busy_cores() == 0.0
 
 
 @pytest.mark.parametrize(
@@ -75,13 +95,14 @@ def test_a_containers_quota(
 
 
 @pytest.mark.skipif(not Path("/proc/stat").is_file(), reason="Linux counts the time of its cores in /proc/stat")
-def test_a_process_that_computes_is_counted() -> None:
+def test_a_process_that_computes_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     (core, *_) = os.sched_getaffinity(0)
     spin = f"import os\nos.sched_setaffinity(0, {{{core}}})\nprint('there', flush=True)\nwhile True: pass"
     allowed = os.sched_getaffinity(0)
     with subprocess.Popen([sys.executable, "-c", spin], stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout is not None
         assert other.stdout.readline() == "there\n"
+        monkeypatch.setattr(cores, "_first_sample", None)
         os.sched_setaffinity(0, {core})  # of this core alone: what else runs here is not counted
         try:
             assert (cores.busy_cores(1.0) or 0) > 0.5

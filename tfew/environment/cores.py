@@ -3,10 +3,13 @@
 import os
 import time
 from pathlib import Path
+from typing import NamedTuple
 
 CPU_QUOTAS = (Path("/sys/fs/cgroup/cpu.max"), Path("/sys/fs/cgroup/cpu/cpu.cfs_quota_us"))  # of cgroups 2 and 1
 QUOTA_PERIOD = Path("/sys/fs/cgroup/cpu/cpu.cfs_period_us")
 STATISTICS = Path("/proc/stat")  # of a core: user, nice, system, idle, waiting for a disk, interrupts (two), ...
+RECENT_SECONDS = 30.0
+_first_sample: "Sample | None" = None
 
 
 def usable_cores() -> float:
@@ -32,18 +35,43 @@ def load_average() -> float | None:
     return os.getloadavg()[0] if hasattr(os, "getloadavg") else None
 
 
-def busy_cores(seconds: float = 0.15) -> float | None:
-    """Average number of this process's cores that other processes keep busy during this time; None: not counted.
+class Sample(NamedTuple):
+    """Taken by `process` at `monotonic`: seconds in which these cores were busy so far, `own` of them with it."""
 
-    This process must be idle meanwhile. (The load average would include processes that have just ended.)
+    process: int
+    monotonic: float
+    busy: float
+    own: float
+
+
+def watch_others() -> None:
+    """Begins to count what other processes use, so that `busy_cores` need not wait once the imports are done."""
+    global _first_sample
+    _first_sample = _sample()
+
+
+def busy_cores(seconds: float = 0.15) -> float | None:
+    """Average number of this process's cores that other processes keep busy; None: not counted.
+
+    Since `watch_others`, if that was less than `RECENT_SECONDS` ago, at least during `seconds`. (The load average would
+    include processes that have just ended.)
     """
-    before = _busy_seconds()
-    if before is None:
+    now, before = _sample(), _first_sample
+    if now is None:
         return None
-    started = time.monotonic()
-    time.sleep(seconds)
-    after = _busy_seconds()
-    return None if after is None else max(0.0, after - before) / (time.monotonic() - started)
+    if before is None or before.process != now.process or now.monotonic - before.monotonic > RECENT_SECONDS:
+        before = now
+    time.sleep(max(0.0, before.monotonic + seconds - time.monotonic()))
+    after = _sample()
+    if after is None:
+        return None
+    of_others = after.busy - before.busy - (after.own - before.own)
+    return max(0.0, of_others) / (after.monotonic - before.monotonic)
+
+
+def _sample() -> Sample | None:
+    busy = _busy_seconds()
+    return None if busy is None else Sample(os.getpid(), time.monotonic(), busy, time.process_time())
 
 
 def _busy_seconds() -> float | None:

@@ -18,7 +18,7 @@ import torch
 import transformers
 from huggingface_hub.errors import StrictDataclassError
 from torch import nn
-from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer, ByT5Tokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 from transformers.models.t5.modeling_t5 import T5Attention
 
 from tfew.config import local_path
@@ -50,6 +50,8 @@ def checkpoint_config(path: str, revision: str, trusted: str | None = None) -> A
 def load_tokenizer(path: str | None, revision: str, decoder_only: bool = False, trusted: str | None = None) -> Any:
     """The tokenizer at `path`, a folder or Hub id; None gives ByT5's byte tokenizer, which needs no files."""
     if path is None:
+        from transformers import ByT5Tokenizer  # not for every start: imports sentencepiece
+
         tokenizer = ByT5Tokenizer()
     else:
         tokenizer = _from_pretrained(AutoTokenizer, path, revision, "model.tokenizer", trusted)
