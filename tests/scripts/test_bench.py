@@ -10,7 +10,7 @@ import torch
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from scripts.bench import report, service, size, step_profile
+from scripts.bench import compiled, report, service, size, step_profile
 from scripts.bench.case import cases
 from scripts.bench.contenders import CONTENDERS, batches, prepared, score
 from scripts.bench.gpu_wheels import PACKAGE, PRESENT, needed
@@ -225,3 +225,11 @@ def test_cost_against_size_is_measured_once_and_has_its_exponent(
     assert size.main(given[:1]) == 0
     assert calls.read_text().split() == ["10", "100", "1000"]
     assert "1.50" in (tmp_path / "SIZE.md").read_text()
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script_method` is deprecated:DeprecationWarning")  # torch 2.13's own
+@pytest.mark.parametrize(("shape", "parts"), [("tiny", 2 * 2 + 2 * 3 + 2 + 4), ("smollm2_tiny", 2 * 3 + 1)])
+def test_norms_and_feed_forwards_are_compiled(shape: str, parts: int) -> None:
+    """Of T5 a norm before each part of a layer and one at the end of each stack; of Llama two a layer and one."""
+    model = compiled.with_compiled_parts(prepared("ours", shape))
+    assert sum(module._compiled_call_impl is not None for module in model.modules()) == parts

@@ -4,6 +4,8 @@ A layer keeps its weight and becomes an instance of a subclass: transformers rea
 a wrapper module would break it. The frozen base must stay identical bit for bit.
 """
 
+from functools import cache
+
 from torch import nn
 
 from tfew.errors import UserError
@@ -11,8 +13,13 @@ from tfew.errors import UserError
 
 def swap_class(layer: nn.Module, mixin: type) -> None:
     """Makes the layer an instance of `mixin` and its own class: the mixin's forward may call super()'s."""
-    kind = type(layer)
-    layer.__class__ = type(f"{mixin.__name__}{kind.__name__}", (mixin, kind), {})
+    layer.__class__ = _extended(mixin, type(layer))
+
+
+@cache
+def _extended(mixin: type, kind: type) -> type:
+    """The same class for all layers of a kind: torch.compile recompiles for each class."""
+    return type(f"{mixin.__name__}{kind.__name__}", (mixin, kind), {})
 
 
 def train_layer_norms(model: nn.Module) -> None:
