@@ -75,6 +75,28 @@ def test_a_mistake_and_help_import_nothing_heavy(arguments: list[str]) -> None:
     assert ("nosuch= is not a setting." in result.stderr) == (result.returncode == 1) == ("nosuch=1" in arguments)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["train", "steps=abc"], "steps=abc is not a whole number"),
+        (["evaluate", "adapter=nowhere"], "adapter=nowhere does not exist."),
+        (["predict", "adapter=nowhere", "input=a.csv", "output=b.csv"], "adapter=nowhere does not exist."),
+        (["predict", "input=nowhere.csv", "output=b.csv"], "input=nowhere.csv does not exist."),
+        (["predict", "input=nowhere/*.csv", "output=b.csv"], "input=nowhere/*.csv matches no file."),
+        (["predict", "input=tests/", "output=b.doc"], "Unknown file ending '.doc' (output=b.doc)."),
+        (["serve", "adapter=nowhere"], "adapter=nowhere does not exist."),
+        (["preview", "+experiment=rte", "data_dir=nowhere"], "data_dir=nowhere does not exist."),
+        (["cost", "engine=quick"], "'quick' (engine=)"),
+    ],
+    ids=str,
+)
+def test_a_wrong_value_is_found_before_torch_is_imported(arguments: list[str], sentence: str) -> None:
+    code = f"import sys; sys.argv = {['tfew', *arguments]}; from tfew.__main__ import main\ntry:\n  main()\nfinally:\n"
+    result = run("-c", f"{code}  print('imported:', *sorted({{'torch', 'transformers'}} & {{*sys.modules}}))")
+    assert sentence in result.stderr
+    assert (result.stdout.splitlines()[-1], result.returncode) == ("imported:", 1)
+
+
 def test_a_setting_of_an_old_name_works_and_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(command_line, "RENAMED", {"old.n_steps": "steps", "opt": "optimizer"})
     given = [

@@ -214,11 +214,17 @@ def _check_paths(config: DictConfig) -> None:
             )
     if config.data_dir is not None and not Path(config.data_dir).is_dir():
         raise UserError(f"data_dir={config.data_dir} does not exist.")
+    check_adapters(config)
+
+
+def check_adapters(config: DictConfig) -> None:
+    """Raises UserError where an adapter's folder is missing; those on the Hub are not looked for."""
     for key in ADAPTERS:
         value = OmegaConf.select(config, key)
-        if value is not None and not value.startswith(HUB) and not Path(value).is_dir():
-            reason = "is a file, not a run or adapter folder" if Path(value).exists() else "does not exist"
-            raise UserError(f"{key}={value} {reason}.")
+        if value is None or str(value).startswith(HUB) or (path := Path(str(value)).expanduser()).is_dir():
+            continue
+        reason = "is a file, not a run or adapter folder" if path.exists() else "does not exist"
+        raise UserError(f"{key}={value} {reason}.")
     _check_gguf(config)
     # a folder is told from a Hub id by its form, so that a misspelt folder is not looked up on the Hub
     for key in MODEL_FILES:

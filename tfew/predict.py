@@ -5,7 +5,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,11 +14,12 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from tfew.cli import command
+from tfew.config import check_adapters
 from tfew.decisions.request import THRESHOLDS, DecisionSettings
 from tfew.errors import UserError, unknown_value_error
 from tfew.files.hub_adapter import local_adapter
 from tfew.files.partial_file import PartialFile, check_output_file
-from tfew.pieces.input_files import absolute, find_files, names_many
+from tfew.pieces.input_files import InputFile, absolute, find_files, names_many
 from tfew.pieces.piece_output import PieceOutput, is_folder
 from tfew.pieces.worker_choice import WorkerChoice
 from tfew.prediction.result_rows import ResultRows, bad_rows_file, kind_of_output, suggestions_file
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("tfew.predict")  # __name__ is __main__ under python -m
 HEAD_BYTES = 2**16  # of the input, to recognise it when resuming
+Folders = Mapping[str, str | Path] | None  # of the tasks of adapters=
 PATHS = ("adapter", "model.path", "model.tokenizer")  # made absolute, since workers may run in other folders
 
 
@@ -43,12 +45,26 @@ def predict(config: DictConfig, overrides: Sequence[str] = ()) -> "Progress":
     """Labels the rows of `config.input` into `config.output`; `overrides`: of the command line."""
     source, target = str(config.input), str(config.output)
     wanted = _check_settings(config)
-    if config.ray is not None or config.trainer.devices != 1 or names_many(source) or is_folder(target):
-        return _predict_in_pieces(config, overrides, wanted)
-    _check(config, source, target)
     folders = None if config.adapters is None else task_folders(Path(str(config.adapters)).expanduser())
+    if config.ray is not None or config.trainer.devices != 1 or names_many(source) or is_folder(target):
+        output, files = _check_pieces(config, source, target)
+        label = partial(_in_pieces, config, overrides, wanted, folders, output, files)
+    else:
+        _check(config, source, target)
+        label = partial(_in_one_piece, config, overrides, folders)
 
     # heavy imports only now, after the request was checked
+    from tfew.devices.cpu import free_cores_only
+
+    with free_cores_only(config.trainer.accelerator):
+        progress = label()
+    for folder in [config.adapter] if folders is None else folders.values():
+        if folder is not None:
+            _warn_of_weak_adapter(local_adapter(folder))
+    return progress
+
+
+def _in_one_piece(config: DictConfig, overrides: Sequence[str], folders: Folders) -> "Progress":
     from tfew.prediction.bulk_predict import BulkPrediction
     from tfew.prediction.doubt import doubt_lines, drift_references
     from tfew.prediction.input_rows import InputForm, check_columns
@@ -56,6 +72,7 @@ def predict(config: DictConfig, overrides: Sequence[str] = ()) -> "Progress":
     from tfew.prediction.predictor import load_predictor
     from tfew.prediction.saved_run import saved_run
 
+    source, target = str(config.input), str(config.output)
     find_run = partial(saved_run, config, overrides)
     predictor = load_predictor(find_run, config.adapter if folders is None else folders, config.merge)
     started = time.monotonic()
@@ -88,15 +105,10 @@ def predict(config: DictConfig, overrides: Sequence[str] = ()) -> "Progress":
     print_summary(progress, labelling.results.left_out, doubt, target, bad_rows, time.monotonic() - started)
     for line in [] if suggestions is None else suggestions.lines():
         print(f"  {line}")
-    for folder in [config.adapter] if folders is None else folders.values():
-        if folder is not None:
-            _warn_of_weak_adapter(local_adapter(folder))
     return progress
 
 
-def _predict_in_pieces(config: DictConfig, overrides: Sequence[str], wanted: WorkerChoice) -> "Progress":
-    """`predict` with several workers, for many files, or into a folder (`tfew.pieces`)."""
-    source, target = str(config.input), str(config.output)
+def _check_pieces(config: DictConfig, source: str, target: str) -> tuple[PieceOutput, list[InputFile]]:
     for key in ("suggest", *THRESHOLDS):
         if config[key] is not None:
             raise UserError(
@@ -106,14 +118,21 @@ def _predict_in_pieces(config: DictConfig, overrides: Sequence[str], wanted: Wor
     output = PieceOutput(target, config.parts)
     files = find_files(source, config.format)
     output.check(source, files, config.overwrite)
-    folders = None if config.adapters is None else task_folders(Path(str(config.adapters)).expanduser())
+    return output, files
 
+
+def _in_pieces(
+    config: DictConfig, overrides: Sequence[str], wanted: WorkerChoice, folders: Folders, output: PieceOutput,
+    files: list[InputFile],
+) -> "Progress":  # fmt: skip
+    """With several workers, for many files, or into a folder (`tfew.pieces`)."""
     from tfew.pieces.labeller import PieceLabeller, Request
     from tfew.pieces.labelling_job import LabellingJob
     from tfew.prediction.label_summary import print_summary
     from tfew.prediction.predictor import load_predictor
     from tfew.prediction.saved_run import saved_run
 
+    source, target = str(config.input), str(config.output)
     config = config.copy()
     config.trainer.devices = 1  # per worker
     for key in PATHS:
@@ -132,9 +151,6 @@ def _predict_in_pieces(config: DictConfig, overrides: Sequence[str], wanted: Wor
     finally:
         job.close()
     print_summary(progress, job.left_out, [], target, output.bad_rows, time.monotonic() - started)
-    for folder in [config.adapter] if folders is None else folders.values():
-        if folder is not None:
-            _warn_of_weak_adapter(local_adapter(folder))
     return progress
 
 
@@ -191,6 +207,7 @@ def _check_settings(config: DictConfig) -> WorkerChoice:
     """Checks settings; raises UserError for all mistakes that can be found before a model is loaded."""
     if config.adapter is not None and config.adapters is not None:
         raise UserError("adapter= is one task's adapter, adapters= those of many: give one of them.")
+    check_adapters(config)
     if config.bad_rows not in ("stop", "skip"):
         raise unknown_value_error("value", config.bad_rows, ("stop", "skip"), "bad_rows=")
     if config.format is not None and config.format not in FILE_FORMATS:
@@ -257,10 +274,7 @@ def _identity(source: str) -> dict[str, Any]:
 
 @command("predict")
 def main(config: DictConfig) -> "Progress":
-    from tfew.devices.cpu import free_cores_only
-
-    with free_cores_only(config.trainer.accelerator):
-        return predict(config, HydraConfig.get().overrides.task)
+    return predict(config, HydraConfig.get().overrides.task)
 
 
 if __name__ == "__main__":

@@ -25,12 +25,6 @@ if TYPE_CHECKING:
 
 def preview(config: DictConfig) -> list[dict[str, Any]]:
     """Prints, for the first n rows and every template, text, choices, token ids, lengths, and what was truncated."""
-    from tfew.checks.finding import report
-    from tfew.checks.task_check import check_task, is_checked
-    from tfew.costs.run_estimate import announce
-    from tfew.models.build import build_blueprint, build_device, build_method, build_tokenizer
-    from tfew.models.checkpoint_path import is_at_hand
-
     config = complete(checked(config))
     if config.split not in ("train", "eval"):
         raise unknown_value_error("split", config.split, ("train", "eval"), "split=")
@@ -42,6 +36,14 @@ def preview(config: DictConfig) -> list[dict[str, Any]]:
     task = train_task(config) if config.split == "train" else eval_task(config)
     if task is None:
         raise UserError(f"{config.dataset.name} has no evaluation split to show; split=train shows what it trains on.")
+
+    # heavy imports only now, after the configuration and the data were checked
+    from tfew.checks.finding import report
+    from tfew.checks.task_check import check_task, is_checked
+    from tfew.costs.run_estimate import announce
+    from tfew.models.build import build_blueprint, build_device, build_method, build_tokenizer
+    from tfew.models.checkpoint_path import is_at_hand
+
     is_own = is_checked(config.dataset, task)
     if is_own and config.split == "train":
         announce(

@@ -17,6 +17,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from tfew.cli import command, overridden
+from tfew.config import check_adapters
 from tfew.decisions.request import DecisionSettings
 from tfew.environment.cores import share_of_cores
 from tfew.environment.versions import require
@@ -225,6 +226,7 @@ def _file(config: DictConfig, key: str) -> Path | None:
 def _check(config: DictConfig) -> None:
     if (config.adapter is None) == (config.adapters is None):
         raise UserError("There is nothing to serve: set adapter=runs/NAME, or adapters=tasks.json for many tasks.")
+    check_adapters(config)
     for key, (least, most) in WHOLE.items():
         if type(config[key]) is not int or not least <= config[key] <= most:
             raise UserError(f"{key}={config[key]} is not a whole number from {least} to {most}.")

@@ -5,6 +5,7 @@ a wrapper module would break it. The frozen base must stay identical bit for bit
 """
 
 from functools import cache
+from typing import Any
 
 from torch import nn
 
@@ -13,7 +14,8 @@ from tfew.errors import UserError
 
 def swap_class(layer: nn.Module, mixin: type) -> None:
     """Makes the layer an instance of `mixin` and its own class: the mixin's forward may call super()'s."""
-    layer.__class__ = _extended(mixin, type(layer))
+    kind: Any = type(layer)
+    layer.__class__ = _extended(mixin, kind)
 
 
 @cache
