@@ -648,3 +648,18 @@ def test_killed_by_a_signal_at_random_moments(runs: dict[str, Path], tmp_path: P
         run_command(*common, f"output={output}", check=True)
     assert unfinished >= 3
     assert output.read_bytes() == whole.read_bytes()
+
+
+@pytest.mark.parametrize(("path", "shown"), [("~/weights", "{home}/weights"), ("123", "123")])
+def test_a_model_in_the_home_folder_or_named_by_a_number(
+    path: str, shown: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both are looked up, and neither is there to be loaded."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "weights").mkdir()
+    (tmp_path / "in.csv").write_text("premise,hypothesis\na,b\n")
+    files = (f"input={tmp_path}/in.csv", f"output={tmp_path}/out.csv")
+    overrides = ["+experiment=rte", f"model.path={path}", *files]
+    with pytest.raises(UserError) as wrong:
+        predict(compose(*overrides, config_name="predict"), overrides)
+    assert str(wrong.value).startswith(f"model.path={shown.format(home=tmp_path)} cannot be loaded")

@@ -215,6 +215,15 @@ def _check_paths(config: DictConfig) -> None:
     if config.data_dir is not None and not Path(config.data_dir).is_dir():
         raise UserError(f"data_dir={config.data_dir} does not exist.")
     check_adapters(config)
+    _check_gguf(config)
+    # a folder is told from a Hub id by its form, so that a misspelt folder is not looked up on the Hub
+    for key in MODEL_FILES:
+        value = OmegaConf.select(config, key)
+        if value is None or (key == "model.path" and is_gguf(value)):
+            continue
+        looks_local = value.startswith((".", "/")) or value.count("/") > 1
+        if looks_local and not Path(local_path(value)).is_dir():
+            raise UserError(f"{key}={value}: there is no such folder.")
 
 
 def check_adapters(config: DictConfig) -> None:
@@ -225,15 +234,6 @@ def check_adapters(config: DictConfig) -> None:
             continue
         reason = "is a file, not a run or adapter folder" if path.exists() else "does not exist"
         raise UserError(f"{key}={value} {reason}.")
-    _check_gguf(config)
-    # a folder is told from a Hub id by its form, so that a misspelt folder is not looked up on the Hub
-    for key in MODEL_FILES:
-        value = OmegaConf.select(config, key)
-        if value is None or (key == "model.path" and is_gguf(value)):
-            continue
-        looks_local = value.startswith((".", "/")) or value.count("/") > 1
-        if looks_local and not Path(local_path(value)).is_dir():
-            raise UserError(f"{key}={value}: there is no such folder.")
 
 
 def _check_gguf(config: DictConfig) -> None:

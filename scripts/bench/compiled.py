@@ -74,14 +74,14 @@ def main() -> None:
     for shape in tqdm(LENGTHS, desc="Shapes", unit="shape"):
         for training in (False, True):
             plain, compiled = (passes(shape, training, is_compiled, device) for is_compiled in (False, True))
-            plain()  # what is tried out once a model
-            first = compiled() + compiled()
+            first = compiled() + compiled() - plain() - plain()  # each pair with what is tried out once a model
             seconds = [(plain(), compiled()) for _ in range(ROUNDS)]
             without, with_it = (median(of_kind) for of_kind in zip(*seconds, strict=True))
-            back = f"{first / (without - with_it):.0f} passes" if with_it < without else "never"
+            compiling = first + 2 * (without - with_it)
+            back = f"{compiling / (without - with_it):.0f} passes" if with_it < without else "never"
             print(
                 f"  {shape}, {'a training step' if training else 'scoring'}: {without:.2f} s, compiled {with_it:.2f}"
-                f" ({without / with_it:.2f} times as fast), compiling {first - 2 * with_it:.1f}; paid back after {back}"
+                f" ({without / with_it:.2f} times as fast), compiling {compiling:.1f}; paid back after {back}"
             )
 
 

@@ -24,15 +24,16 @@ SCRIPT = Path(__file__).with_name("harness.py")
 class Harness:
     """Scores prompts with a model that lies in a folder; the process stays, so that its start is not measured."""
 
-    def __init__(self, process: "subprocess.Popen[str]", folder: Path) -> None:
-        self.process, self.folder = process, folder
+    def __init__(self, process: "subprocess.Popen[str]", folder: Path, is_encoder_decoder: bool) -> None:
+        self.process, self.folder, self.is_encoder_decoder = process, folder, is_encoder_decoder
 
     def seconds(self, prompts: Sequence[Prompt]) -> float:
         return self.score(prompts)[0]
 
     def score(self, prompts: Sequence[Prompt]) -> tuple[float, list[float]]:
         """Seconds, and one sum of log-probabilities for each choice of each prompt."""
-        pairs = [(_shown(prompt), choice) for prompt in prompts for choice in prompt.choices]
+        space = "" if self.is_encoder_decoder else " "  # before the choice that continues a text
+        pairs = [(_shown(prompt), f"{space}{choice}") for prompt in prompts for choice in prompt.choices]
         (self.folder / "requests.json").write_text(json.dumps(pairs), encoding="utf-8")
         assert self.process.stdin is not None
         self.process.stdin.write("requests.json\n")
@@ -57,7 +58,7 @@ def harness(model: Any, tokenizer: Any) -> Iterator[Harness]:
             [str(_environment() / "bin" / "python"), str(SCRIPT), name],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
         )  # fmt: skip
-        rival = Harness(process, folder)
+        rival = Harness(process, folder, model.config.is_encoder_decoder)
         try:
             rival._line()
             yield rival

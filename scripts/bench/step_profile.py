@@ -87,7 +87,7 @@ def table(
     shape: str, workload: Workload, contenders: Sequence[str], scoring: bool = False, operations: bool = False
 ) -> str:
     """A column for each contender, in Markdown."""
-    prompt_tokenizer = make_encoder()
+    prompt_tokenizer = make_encoder(shape)
     items = encode(make_prompts(workload, prompt_tokenizer), prompt_tokenizer)
     batch = collate(items, prompt_tokenizer.pad_id)
     flops = (1 if scoring else 2) * useful_flops(

@@ -20,6 +20,7 @@ def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     monkeypatch.setattr(cores, "CPU_QUOTAS", (tmp_path / "cpu.max", tmp_path / "cpu.cfs_quota_us"))
     monkeypatch.setattr(cores, "QUOTA_PERIOD", tmp_path / "cpu.cfs_period_us")
     monkeypatch.setattr(cores, "STATISTICS", tmp_path / "stat")
+    monkeypatch.setattr(cores, "_first_sample", None)
     return tmp_path
 
 
@@ -39,7 +40,6 @@ def busy(machine: Path, monkeypatch: pytest.MonkeyPatch, ticks: dict[int, int]) 
         clock["process_time"] += own
         (machine / "stat").write_text(statistics(ticks))
 
-    monkeypatch.setattr(cores, "_first_sample", None)
     monkeypatch.setattr(cores.os, "sysconf", lambda name: 100)
     monkeypatch.setattr(cores.time, "monotonic", lambda: clock["monotonic"])
     monkeypatch.setattr(cores.time, "process_time", lambda: clock["process_time"])
@@ -65,13 +65,31 @@ def test_cores_that_others_use_are_not_free(
     assert cores.free_cores() == free
 
 
-def test_its_own_work_since_the_start_is_not_others(machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_free_cores_are_known_after_the_imports_without_waiting(machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    passes = busy(machine, monkeypatch, {0: 400, 1: 40})
+    cores.watch_others()
+    passes(4.0, 4.0)  # its own work on one core, a tenth of another's on the next
+    monkeypatch.setattr(cores.time, "sleep", lambda seconds: pytest.fail("waits"))
+    assert cores.busy_while_importing() == pytest.approx(0.1)
+    assert cores.free_cores() == 4
+
+
+def test_what_ran_during_the_imports_and_has_ended_leaves_its_cores_free(
+    machine: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     passes = busy(machine, monkeypatch, {0: 400, 1: 400})
     cores.watch_others()
-    passes(4.0, 4.0)  # imports on one core, no more waiting
-    assert cores.busy_cores() == 1.0
-    passes(cores.RECENT_SECONDS, 0.0)  # too long ago: waits again
-    assert cores.busy_cores() == 0.0
+    passes(4.0, 4.0)
+    assert cores.busy_while_importing() == 1.0
+    assert cores.free_cores() == 4  # nothing more happens while it waits
+    passes(cores.RECENT_SECONDS, 0.0)
+    assert cores.busy_while_importing() is None
+
+
+def test_statistics_that_may_not_be_read_are_none(machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (machine / "stat").mkdir()
+    cores.watch_others()
+    assert (cores.busy_while_importing(), cores.busy_cores(), cores.free_cores()) == (None, None, 4)
 
 
 @pytest.mark.parametrize(
@@ -95,14 +113,13 @@ def test_a_containers_quota(
 
 
 @pytest.mark.skipif(not Path("/proc/stat").is_file(), reason="Linux counts the time of its cores in /proc/stat")
-def test_a_process_that_computes_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_that_computes_is_counted() -> None:
     (core, *_) = os.sched_getaffinity(0)
     spin = f"import os\nos.sched_setaffinity(0, {{{core}}})\nprint('there', flush=True)\nwhile True: pass"
     allowed = os.sched_getaffinity(0)
     with subprocess.Popen([sys.executable, "-c", spin], stdout=subprocess.PIPE, text=True) as other:
         assert other.stdout is not None
         assert other.stdout.readline() == "there\n"
-        monkeypatch.setattr(cores, "_first_sample", None)
         os.sched_setaffinity(0, {core})  # of this core alone: what else runs here is not counted
         try:
             assert (cores.busy_cores(1.0) or 0) > 0.5

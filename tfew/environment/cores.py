@@ -45,23 +45,32 @@ class Sample(NamedTuple):
 
 
 def watch_others() -> None:
-    """Begins to count what other processes use, so that `busy_cores` need not wait once the imports are done."""
+    """Begins to count what other processes use, so that a command whose cores are free needs no waiting for it."""
     global _first_sample
     _first_sample = _sample()
 
 
 def busy_cores(seconds: float = 0.15) -> float | None:
-    """Average number of this process's cores that other processes keep busy; None: not counted.
+    """Average number of this process's cores that other processes keep busy during this time; None: not counted.
 
-    Since `watch_others`, if that was less than `RECENT_SECONDS` ago, at least during `seconds`. (The load average would
-    include processes that have just ended.)
+    (The load average would include processes that have just ended.)
     """
-    now, before = _sample(), _first_sample
-    if now is None:
+    before = _sample()
+    if before is None:
         return None
-    if before is None or before.process != now.process or now.monotonic - before.monotonic > RECENT_SECONDS:
-        before = now
-    time.sleep(max(0.0, before.monotonic + seconds - time.monotonic()))
+    time.sleep(seconds)
+    return _busy_since(before)
+
+
+def busy_while_importing() -> float | None:
+    """The same since `watch_others`, which includes processes that have ended; None if that was not just now."""
+    before = _first_sample
+    if before is None or before.process != os.getpid():
+        return None
+    return _busy_since(before) if time.monotonic() - before.monotonic < RECENT_SECONDS else None
+
+
+def _busy_since(before: Sample) -> float | None:
     after = _sample()
     if after is None:
         return None
@@ -76,10 +85,13 @@ def _sample() -> Sample | None:
 
 def _busy_seconds() -> float | None:
     """Busy seconds of all these cores since the machine was started."""
-    if not STATISTICS.is_file() or not hasattr(os, "sched_getaffinity"):
+    if not hasattr(os, "sched_getaffinity"):
+        return None
+    try:
+        rows = [line.split() for line in STATISTICS.read_text(encoding="utf-8").splitlines()]
+    except OSError:  # absent, or not for this user
         return None
     allowed = {f"cpu{core}" for core in os.sched_getaffinity(0)}
-    rows = [line.split() for line in STATISTICS.read_text(encoding="utf-8").splitlines()]
     busy = [sum(map(int, row[1:4])) + sum(map(int, row[6:8])) for row in rows if row and row[0] in allowed]
     return sum(busy) / os.sysconf("SC_CLK_TCK") if busy else None
 
@@ -92,5 +104,8 @@ def share_of_cores(processes: int) -> int:
 def free_cores() -> int:
     """Number of cores that this process may use and no other process uses; at least 1."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    unused = allowed - (busy_cores() or 0.0)
+    busy = busy_while_importing()
+    if busy is None or busy >= 0.5:  # would cost a thread: still so now?
+        busy = busy_cores() or 0.0
+    unused = allowed - busy
     return max(1, round(min(unused, quota_cores() or unused)))
