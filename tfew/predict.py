@@ -5,7 +5,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -45,19 +45,19 @@ def predict(config: DictConfig, overrides: Sequence[str] = ()) -> "Progress":
     """Labels the rows of `config.input` into `config.output`; `overrides`: of the command line."""
     source, target = str(config.input), str(config.output)
     wanted = _check_settings(config)
-    folders = None if config.adapters is None else task_folders(Path(str(config.adapters)).expanduser())
+    label: Callable[[Folders], Progress]
     if config.ray is not None or config.trainer.devices != 1 or names_many(source) or is_folder(target):
-        output, files = _check_pieces(config, source, target)
-        label = partial(_in_pieces, config, overrides, wanted, folders, output, files)
+        label = partial(_in_pieces, config, overrides, wanted, *_check_pieces(config, source, target))
     else:
         _check(config, source, target)
-        label = partial(_in_one_piece, config, overrides, folders)
+        label = partial(_in_one_piece, config, overrides)
+    folders = None if config.adapters is None else task_folders(Path(str(config.adapters)).expanduser())
 
     # heavy imports only now, after the request was checked
     from tfew.devices.cpu import free_cores_only
 
     with free_cores_only(config.trainer.accelerator):
-        progress = label()
+        progress = label(folders)
     for folder in [config.adapter] if folders is None else folders.values():
         if folder is not None:
             _warn_of_weak_adapter(local_adapter(folder))
@@ -122,8 +122,8 @@ def _check_pieces(config: DictConfig, source: str, target: str) -> tuple[PieceOu
 
 
 def _in_pieces(
-    config: DictConfig, overrides: Sequence[str], wanted: WorkerChoice, folders: Folders, output: PieceOutput,
-    files: list[InputFile],
+    config: DictConfig, overrides: Sequence[str], wanted: WorkerChoice, output: PieceOutput, files: list[InputFile],
+    folders: Folders,
 ) -> "Progress":  # fmt: skip
     """With several workers, for many files, or into a folder (`tfew.pieces`)."""
     from tfew.pieces.labeller import PieceLabeller, Request

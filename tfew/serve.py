@@ -55,6 +55,7 @@ def serve(config: DictConfig, overrides: Sequence[str] = ()) -> None:
     _check_reach(config)
     require("tfew.serve", "serve")
     _check_port(config.host, config.port)
+    check_adapters(config)
     folders = None if config.adapters is None else task_folders(Path(str(config.adapters)).expanduser())
 
     from tfew.service.tokens import load_tokens
@@ -226,7 +227,6 @@ def _file(config: DictConfig, key: str) -> Path | None:
 def _check(config: DictConfig) -> None:
     if (config.adapter is None) == (config.adapters is None):
         raise UserError("There is nothing to serve: set adapter=runs/NAME, or adapters=tasks.json for many tasks.")
-    check_adapters(config)
     for key, (least, most) in WHOLE.items():
         if type(config[key]) is not int or not least <= config[key] <= most:
             raise UserError(f"{key}={config[key]} is not a whole number from {least} to {most}.")
