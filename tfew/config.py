@@ -26,7 +26,15 @@ LAUNCHER_NOTE = "(?s).*is validated against ConfigStore schema with the same nam
 ADAPTERS = ("init_adapter", "adapter")
 MODEL_FILES = ("model.path", "model.tokenizer")
 PATHS = ("runs", "run_dir", "data_dir", "data", "trust_remote_code", *ADAPTERS, *MODEL_FILES)
-OTHER_PATHS = ("input", "output", "adapters", "manage")  # of some commands, which resolve them themselves
+OTHER_PATHS = (
+    "input",
+    "output",
+    "adapters",
+    "manage",
+    "token",
+    "certificate",
+    "key",
+)  # of some commands, which resolve them themselves
 LOGGER_EXTRAS = {"WandbLogger": "wandb", "TensorBoardLogger": "tensorboard"}  # the package each logger needs, by class
 MAX_NAME_BYTES = 255  # of a file or folder: no file system allows longer ones
 OWN_NAMES = ("text", "label", "labels", "choices", "template")  # which may hold any character
@@ -204,14 +212,22 @@ def _check_combinations(config: DictConfig) -> None:
         )
 
 
-def _check_paths(config: DictConfig) -> None:
+def check_path_names(config: DictConfig) -> None:
+    """Raises UserError for a path that no file can have, which Python would answer with a traceback."""
     for key in (*PATHS, *OTHER_PATHS):
         path = str(OmegaConf.select(config, key, default=""))
-        if "\0" in path or any(len(os.fsencode(part)) > MAX_NAME_BYTES for part in Path(path).parts):
+        parts = () if "://" in path else Path(path).parts  # a URL may be longer
+        if "\0" in path or any(len(os.fsencode(part)) > MAX_NAME_BYTES for part in parts):
             shown = path if len(path) < 100 else f"{path[:100]}..."
             raise UserError(
                 f"{key}={shown} is not a valid path: a name in it has a NUL, or more than {MAX_NAME_BYTES} bytes."
             )
+        if os.path.expanduser(path).startswith("~"):
+            raise UserError(f"{key}={path}: this machine has no such user; ./{path} is a file or folder of that name.")
+
+
+def _check_paths(config: DictConfig) -> None:
+    check_path_names(config)
     if config.data_dir is not None and not Path(config.data_dir).is_dir():
         raise UserError(f"data_dir={config.data_dir} does not exist.")
     check_adapters(config)
@@ -230,9 +246,10 @@ def check_adapters(config: DictConfig) -> None:
     """Raises UserError where an adapter's folder is missing; those on the Hub are not looked for."""
     for key in ADAPTERS:
         value = OmegaConf.select(config, key)
-        if value is None or str(value).startswith(HUB) or (path := Path(str(value)).expanduser()).is_dir():
+        path = os.path.expanduser(str(value))  # os.path raises nothing for an unknown user or a name too long
+        if value is None or path.startswith(HUB) or os.path.isdir(path):
             continue
-        reason = "is a file, not a run or adapter folder" if path.exists() else "does not exist"
+        reason = "is a file, not a run or adapter folder" if os.path.exists(path) else "does not exist"
         raise UserError(f"{key}={value} {reason}.")
 
 

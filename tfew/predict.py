@@ -5,7 +5,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
 from tfew.cli import command
-from tfew.config import check_adapters
+from tfew.config import check_adapters, check_path_names
 from tfew.decisions.request import THRESHOLDS, DecisionSettings
 from tfew.errors import UserError, unknown_value_error
 from tfew.files.hub_adapter import local_adapter
@@ -23,7 +23,7 @@ from tfew.pieces.input_files import InputFile, absolute, find_files, names_many
 from tfew.pieces.piece_output import PieceOutput, is_folder
 from tfew.pieces.worker_choice import WorkerChoice
 from tfew.prediction.result_rows import ResultRows, bad_rows_file, kind_of_output, suggestions_file
-from tfew.prediction.tasks_file import task_folders
+from tfew.prediction.tasks_file import Folders, task_folders
 from tfew.runs.records import load_record
 from tfew.runs.run_folder import finished_settings
 from tfew.settings import settings
@@ -37,7 +37,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("tfew.predict")  # __name__ is __main__ under python -m
 HEAD_BYTES = 2**16  # of the input, to recognise it when resuming
-Folders = Mapping[str, str | Path] | None  # of the tasks of adapters=
 PATHS = ("adapter", "model.path", "model.tokenizer")  # made absolute, since workers may run in other folders
 
 
@@ -207,6 +206,7 @@ def _check_settings(config: DictConfig) -> WorkerChoice:
     """Checks settings; raises UserError for all mistakes that can be found before a model is loaded."""
     if config.adapter is not None and config.adapters is not None:
         raise UserError("adapter= is one task's adapter, adapters= those of many: give one of them.")
+    check_path_names(config)
     check_adapters(config)
     if config.bad_rows not in ("stop", "skip"):
         raise unknown_value_error("value", config.bad_rows, ("stop", "skip"), "bad_rows=")

@@ -6,7 +6,7 @@ import os
 import socket
 import ssl
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from ipaddress import ip_address
@@ -17,12 +17,12 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from tfew.cli import command, overridden
-from tfew.config import check_adapters
+from tfew.config import check_adapters, check_path_names
 from tfew.decisions.request import DecisionSettings
 from tfew.environment.cores import share_of_cores
 from tfew.environment.versions import require
 from tfew.errors import UserError
-from tfew.prediction.tasks_file import task_folders
+from tfew.prediction.tasks_file import Folders, task_folders
 from tfew.settings import settings
 
 if TYPE_CHECKING:
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from tfew.service.shared_tasks import SharedTasks
     from tfew.service.tokens import Tokens
 
-Folders = Mapping[str, str | Path] | None  # of the tasks of adapters=
 log = logging.getLogger("tfew.serve")  # __name__ is __main__ under python -m
 LOCAL = ("localhost", "127.0.0.1", "[::1]")
 OWN_SETTINGS = (
@@ -227,6 +226,7 @@ def _file(config: DictConfig, key: str) -> Path | None:
 def _check(config: DictConfig) -> None:
     if (config.adapter is None) == (config.adapters is None):
         raise UserError("There is nothing to serve: set adapter=runs/NAME, or adapters=tasks.json for many tasks.")
+    check_path_names(config)
     for key, (least, most) in WHOLE.items():
         if type(config[key]) is not int or not least <= config[key] <= most:
             raise UserError(f"{key}={config[key]} is not a whole number from {least} to {most}.")

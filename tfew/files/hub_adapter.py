@@ -3,6 +3,7 @@
 Only the files of an adapter are downloaded: no settings of a run, and no code, whatever else is in the repository.
 """
 
+import os
 import re
 from pathlib import Path
 
@@ -23,7 +24,7 @@ def local_adapter(value: str | Path) -> Path:
     """
     text = str(value)
     if not text.startswith(HUB):
-        return Path(text).expanduser()
+        return Path(os.path.expanduser(text))  # Path.expanduser raises for an unknown user
     id, _, revision = text.removeprefix(HUB).partition("@")
     return _downloaded(check_repository(id, text), revision or "main")
 

@@ -1,11 +1,14 @@
 """The file that names many tasks and where their adapters are: {"spam": "runs/A", "topic": "runs/B"}."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from tfew.errors import UserError
 from tfew.files.hub_adapter import HUB
 from tfew.files.regular import read_text
 from tfew.files.untrusted import parse_json
+
+Folders = Mapping[str, str | Path] | None  # by task; None: a single adapter, without a file
 
 
 def task_folders(path: Path) -> dict[str, str | Path]:
