@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -197,6 +198,17 @@ def test_tasks_come_and_go(runs: dict[str, Path]) -> None:
         predictor.add("one", runs["blank"])
     with pytest.raises(UserError, match="has one adapter"):
         Predictor.load(runs["commits"], "trainer=cpu").add("two", runs["blank"])
+
+
+def test_threads_share_a_predictor(runs: dict[str, Path]) -> None:
+    """The fast engine changes the model during a batch: two batches at once raise errors."""
+    predictor = Predictor.load(runs, "trainer=cpu", "eval_batch_size=4")
+    requests = [(unlabelled(family)[:8], family) for family in FAMILIES]
+    alone = [predictor(*request) for request in requests]
+    with ThreadPoolExecutor(4) as threads:
+        answers = list(threads.map(lambda request: predictor(*request), requests * 4))
+    for labelled, expected in zip(answers, alone * 4, strict=True):
+        assert_same(labelled, expected)
 
 
 @pytest.mark.slow

@@ -5,6 +5,7 @@ import gc
 import json
 import logging
 import pickle
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -299,6 +300,26 @@ def test_a_single_text_is_no_list_of_texts(fitted: TfewClassifier) -> None:
     with pytest.raises(UserError, match=r"A list of rows is needed, but 'refund' is a single text: pass \['refund'\]"):
         fitted.predictor("refund")
     assert fitted.predictor({"text": "refund"}) == fitted.predictor(["refund"])
+
+
+def test_threads_share_a_classifier(fitted: TfewClassifier, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a web service: the first requests come at once, and the model is loaded for all of them."""
+    loads: list[str] = []
+    load = Predictor.load
+
+    def counted(folder: str) -> Predictor:
+        loads.append(folder)
+        return load(folder)
+
+    monkeypatch.setattr(Predictor, "load", counted)
+    expected = fitted.predict_proba(NEW).tolist()
+    classifier = pickle.loads(pickle.dumps(fitted))
+    loads.clear()
+    with ThreadPoolExecutor(4) as threads:
+        found = list(threads.map(lambda _: classifier.predict_proba(NEW).tolist(), range(8)))
+    assert found == [expected] * 8
+    assert len(loads) == 1
+    assert bar_options() == {}, "messages are back"
 
 
 def test_what_is_not_supported_is_not_taken() -> None:

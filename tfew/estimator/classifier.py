@@ -1,6 +1,7 @@
 """A text classifier with scikit-learn's interface, trained as by `tfew train +experiment=local_english`."""
 
 import json
+import threading
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -50,6 +51,7 @@ class TfewClassifier(ClassifierMixin, BaseEstimator):
     data frames also `feature_names_in_` and `n_features_in_`.
     """
 
+    _lock = threading.Lock()  # of the class, so that pickles have none: classifiers take turns
     _sets: SetsOut | None = None  # a class attribute for old pickles, from before rows could have several labels
 
     def __init__(
@@ -162,10 +164,11 @@ class TfewClassifier(ClassifierMixin, BaseEstimator):
     def predictor(self) -> "Predictor":
         """Labels rows of any form, one at a time or many; the base model is loaded on first access."""
         check_is_fitted(self)
-        if self._predictor is None:
-            with self._heard():
-                self._predictor = api.Predictor.load(self._run.folder)
-        return self._predictor
+        with self._lock:
+            if self._predictor is None:
+                with self._heard():
+                    self._predictor = api.Predictor.load(self._run.folder)
+            return self._predictor
 
     @property
     def record(self) -> RunRecord:
@@ -200,7 +203,7 @@ class TfewClassifier(ClassifierMixin, BaseEstimator):
         check_is_fitted(self)
         texts = as_texts(_with_columns(as_frame(X), self._columns))
         predictor = self.predictor
-        with self._heard():
+        with self._lock, self._heard():
             return predictor(texts.table().rows)
 
     def _heard(self) -> AbstractContextManager[None]:

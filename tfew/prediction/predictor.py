@@ -5,10 +5,11 @@
     predictor([...], threshold=0.8)                                  `label` is None if it is less probable
 
 Rows of different tasks share batches: each is scaled by its own task's vectors. Tasks can be added and removed between
-calls. A predictor is not thread-safe.
+calls. Threads may share a predictor: their calls wait for each other.
 """
 
 import dataclasses
+import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -57,6 +58,7 @@ class Predictor:
         self._score = BoundedScorer(loaded.model, loaded.execution.engine, loaded.execution.memory_bytes)
         self._autocast = loaded.execution.autocast
         self._tasks: dict[str, LoadedTask] = {}
+        self._lock = threading.Lock()  # the engine changes the model while a batch is in it
 
     @classmethod
     def load(cls, adapters: str | Path | Mapping[str, str | Path], *overrides: str, **settings: Any) -> "Predictor":
@@ -81,12 +83,13 @@ class Predictor:
             raise UserError(f"A list of rows is needed, but {shown(rows)} is a single text: pass [{shown(rows)}].")
         rows = [rows] if isinstance(rows, Mapping) else list(rows)
         tasks = [task] * len(rows) if task is None or isinstance(task, str) else list(task)
-        prepared = self.prepare(list(zip(range(1, len(rows) + 1), tasks, rows, strict=True)))
-        for row in prepared:
-            if isinstance(row, UserError):
-                raise row
-        DecisionSettings(threshold=threshold).check()
-        found = self.answer([row for row in prepared if isinstance(row, Prepared)])
+        with self._lock:
+            prepared = self.prepare(list(zip(range(1, len(rows) + 1), tasks, rows, strict=True)))
+            for row in prepared:
+                if isinstance(row, UserError):
+                    raise row
+            DecisionSettings(threshold=threshold).check()
+            found = self.answer([row for row in prepared if isinstance(row, Prepared)])
         return found if threshold is None else [row.with_threshold(threshold) for row in found]
 
     @property
@@ -129,20 +132,22 @@ class Predictor:
 
     def put_task(self, name: str, read: tuple[LoadedTask, Mapping[str, Scaling]], replace: bool = False) -> None:
         """Adds a task that was read; `replace`: replaces an existing task of that name."""
-        bank = self._check_new(name, replace)
         task, scalings = read
-        before = self._tasks.get(name)
-        # a new dict each time: another thread may be reading `tasks`
-        self._tasks = {**self._tasks, name: dataclasses.replace(task, bank_index=bank.add(scalings))}
-        if before is not None and before.bank_index is not None:
-            bank.remove(before.bank_index)
+        with self._lock:
+            bank = self._check_new(name, replace)
+            before = self._tasks.get(name)
+            # a new dict each time: another thread may be reading `tasks`
+            self._tasks = {**self._tasks, name: dataclasses.replace(task, bank_index=bank.add(scalings))}
+            if before is not None and before.bank_index is not None:
+                bank.remove(before.bank_index)
 
     def remove(self, name: str) -> None:
-        task = self._known(name)
-        if self._bank is None or task.bank_index is None:
-            raise UserError("This predictor has one adapter, which cannot be removed.")
-        self._tasks = {other: found for other, found in self._tasks.items() if other != name}
-        self._bank.remove(task.bank_index)
+        with self._lock:
+            task = self._known(name)
+            if self._bank is None or task.bank_index is None:
+                raise UserError("This predictor has one adapter, which cannot be removed.")
+            self._tasks = {other: found for other, found in self._tasks.items() if other != name}
+            self._bank.remove(task.bank_index)
 
     def prepare(self, rows: Sequence[tuple[int, str | None, Row]]) -> list[Prepared | UserError]:
         """Prepares (number from 1, task, row) triples for `answer`; an error for each invalid row. Runs no model."""
@@ -155,7 +160,7 @@ class Predictor:
         return [prompts if isinstance(prompts, UserError) else next(tokenized) for prompts in rendered]
 
     def answer(self, prepared: Sequence[Prepared]) -> list[Labelled]:
-        """Labels prepared rows of all tasks, in batches of similar length, longest first."""
+        """Labels prepared rows of all tasks, in batches of similar length, longest first; in one thread at a time."""
         flat = [pair for row in prepared for pair in zip(row.prompts, row.encoded, strict=True)]
         order = sorted(range(len(flat)), key=lambda position: -len(flat[position][1].input_ids))
         batches = [
@@ -218,11 +223,9 @@ class Predictor:
         of_task: dict[str, list[Prompt]] = {}
         for prompts in rows:
             of_task.setdefault(prompts[0].dataset, []).extend(prompts)
-        encoded = {
-            name: iter(self._tasks[name].prompt_tokenizer.tokenize(prompts)) for name, prompts in of_task.items()
-        }
+        tokens = {name: iter(self._tasks[name].prompt_tokenizer.tokenize(prompts)) for name, prompts in of_task.items()}
         return [
-            Prepared(prompts[0].dataset, prompts, [next(encoded[prompts[0].dataset]) for _ in prompts])
+            Prepared(prompts[0].dataset, prompts, [next(tokens[prompts[0].dataset]) for _ in prompts])
             for prompts in rows
         ]
 
@@ -237,12 +240,11 @@ class Predictor:
     def _collated(self, items: Sequence[tuple[Prompt, TokenizedPrompt]]) -> Batch:
         return self._batch([encoded for _, encoded in items], [prompt.dataset for prompt, _ in items])
 
-    def _batch(self, encoded: Sequence[TokenizedPrompt], tasks: Sequence[str]) -> Batch:
-        """`tasks`: the task of each prompt."""
+    def _batch(self, encoded: Sequence[TokenizedPrompt], task_B: Sequence[str]) -> Batch:
         batch = collate(encoded, self._prompt_tokenizer.pad_id)
         if self._bank is None:
             return batch
-        return dataclasses.replace(batch, task_id=torch.tensor([self._tasks[task].bank_index for task in tasks]))
+        return dataclasses.replace(batch, task_id=torch.tensor([self._tasks[task].bank_index for task in task_B]))
 
     def _unconditional(self, prompts: Sequence[Prompt]) -> dict[str, dict[str, float]]:
         """Log-probabilities of choices after an empty input, for tasks whose norm needs them."""

@@ -165,7 +165,7 @@ class LabelQueue:
                 self._give_up(work)
 
     async def call(self, function: Callable[[], Any]) -> Any:
-        """Runs the function between batches: the predictor is not thread-safe. Call within `accept`."""
+        """Runs the function between batches, in the thread that alone uses the model. Call within `accept`."""
         loop = asyncio.get_running_loop()
         call = _Call(function, loop, loop.create_future())
         with self._changed:
