@@ -1,6 +1,7 @@
 """The client against the app behind the server's own connections."""
 
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 from typing import Any
 
@@ -75,6 +76,18 @@ def test_a_busy_service_is_asked_again(retries: int, monkeypatch: pytest.MonkeyP
         echo.go.set()
         filling.join()
         first.close()
+
+
+def test_threads_share_a_client() -> None:
+    queue = LabelQueue(Echo(), 100, 4)  # type: ignore[arg-type]
+    texts = [str(number) for number in range(64)]
+    with (
+        running(make_app(queue, Metrics(), LIMITS), queue, ConnectionLimits(20, 60, 60)) as (port, _),
+        Client(f"http://127.0.0.1:{port}", retries=0) as client,
+        ThreadPoolExecutor(8) as threads,
+    ):
+        found = threads.map(lambda text: client.predict([{"task": "t", "text": text}])[0]["label"], texts)
+        assert list(found) == texts
 
 
 def test_nobody_there() -> None:

@@ -4,12 +4,13 @@
         client.predict([{"task": "spam", "text": "win a prize"}])        one dictionary a row, in order
 
 Requests are retried if the service is too busy or shutting down (429, 503): labelling has no side effects, so this is
-safe. A client is not thread-safe.
+safe. A client has one connection: threads that share it wait for each other.
 """
 
 import json
 import random
 import ssl
+import threading
 import time
 import uuid
 from collections.abc import Iterable, Mapping
@@ -41,6 +42,7 @@ class Client:
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError(f"{url} is not the address of a service, such as http://127.0.0.1:8000")
         self._prefix, self._token, self._retries, self._items = parts.path.rstrip("/"), token, retries, items
+        self._lock = threading.Lock()  # a response belongs to the request before it
         self._connection = (
             HTTPConnection(parts.hostname, parts.port, timeout=timeout_seconds)
             if parts.scheme == "http"
@@ -88,7 +90,8 @@ class Client:
         data = None if body is None else json.dumps(body, allow_nan=False).encode()
         most = self._retries if retries is None else retries
         for attempt in range(most + 1):
-            status, content, pause_seconds = self._once(method, path, data, request_id)
+            with self._lock:
+                status, content, pause_seconds = self._once(method, path, data, request_id)
             if status is not None and status < 300:
                 return content
             if (status is not None and status not in RETRIED) or attempt == most:
