@@ -48,6 +48,7 @@ class RunResult:
 
 def finish(folder: Path, config: DictConfig, command: str, method_name: str, result: RunResult) -> RunRecord:
     """Writes `result.json`, prints the summary, removes the checkpoints that are no longer needed."""
+    from tfew.devices.hardware import hardware
     from tfew.devices.memory import peak_memory_bytes
 
     loaded, evaluated, fitted = result.loaded, result.evaluated, result.fitted
@@ -86,6 +87,7 @@ def finish(folder: Path, config: DictConfig, command: str, method_name: str, res
         config=resolved_with_hashes(config),
         scoring=loaded.prompt_tokenizer.rule,
         mixture=result.mixture,
+        hardware=hardware(loaded.execution.device),
     )
     if result.adapter_bytes and "calibration" in record.metrics:
         save_temperature(folder, record.metrics["calibration"], config.score.norm, record.scoring["eos"])

@@ -1,7 +1,6 @@
 """The measurements as RESULTS.md and results.png."""
 
 import datetime
-import platform
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -11,6 +10,7 @@ import transformers
 
 from scripts.bench.case import SMOLLM2, Case
 from scripts.bench.measured import Measured
+from tfew.devices.hardware import cpu_name
 from tfew.files.atomic import write_atomically
 
 RESULTS, FIGURE = (Path(__file__).with_name(name) for name in ("RESULTS.md", "results.png"))
@@ -30,7 +30,8 @@ def write_report(measured: Measured, rounds: int, path: Path, figure: Path | Non
         "# Benchmark\n",
         f"`make bench`, {datetime.date.today()}, {measured.seconds / 60:.0f} minutes, {rounds} rounds in which all took"
         " turns."
-        f" {_machine()}; torch {torch.__version__}, transformers {transformers.__version__}, float32.\n",
+        f" {cpu_name()}, {torch.get_num_threads()} threads;"
+        f" torch {torch.__version__}, transformers {transformers.__version__}, float32.\n",
         "official: the recipe of the authors' code (encoder once, its output repeated for each choice; padded; in the"
         " order of the data) under SDPA. peft: HF peft's (IA)³ and a loop over choices. lm-eval: lm-evaluation-harness"
         " 0.4.13 in its own environment, for its time. ours: `engine=fast`. Scoring begins with tokenising, for all."
@@ -55,15 +56,6 @@ def write_report(measured: Measured, rounds: int, path: Path, figure: Path | Non
         parts += [f"![ours against the others]({figure.name})\n"]
         _draw(cases, figure)
     write_atomically(path, "\n".join(parts))
-
-
-def _machine() -> str:
-    model = platform.processor() or platform.machine()
-    info = Path("/proc/cpuinfo")
-    if info.is_file():
-        names = [line.partition(":")[2].strip() for line in info.read_text().splitlines() if "model name" in line]
-        model = names[0] if names else model
-    return f"{model}, {torch.get_num_threads()} threads"
 
 
 def _table(cases: Sequence[Case]) -> str:

@@ -28,7 +28,8 @@ def again(*overrides: str) -> RunRecord:
 
 def test_a_run_is_made_again(trained: RunRecord, hub: StandIn, tmp_path: Path, caplog: Any) -> None:
     folder = shutil.copytree(trained.folder, tmp_path / trained.name)
-    save_record(folder, replace(trained, versions={**trained.versions, "torch": "1.0"}, git_commit="0" * 40))
+    other = {"versions": {**trained.versions, "torch": "1.0"}, "hardware": {**trained.hardware, "threads": "96"}}
+    save_record(folder, replace(trained, **other, git_commit="0" * 40))
     hub.repositories["models", "me/t0"].commit(t5(seed=1))
     new_process()
     with caplog.at_level(logging.INFO, logger="tfew"):
@@ -38,7 +39,7 @@ def test_a_run_is_made_again(trained: RunRecord, hub: StandIn, tmp_path: Path, c
     assert predictions(record.folder) == predictions(trained.folder)
     assert f"torch 1.0 -> {trained.versions['torch']}" in caplog.text
     assert "code 000000000000 -> " in caplog.text
-    assert "the same bytes: metrics.csv, adapter.safetensors, predictions.jsonl" in caplog.text
+    assert "the same bytes: metrics.csv, adapter.safetensors, predictions.jsonl; threads 96 -> " in caplog.text
 
 
 def test_other_weights_are_not_taken_for_it(trained: RunRecord, tmp_path: Path, train_tiny: Any) -> None:

@@ -44,7 +44,7 @@ def _body(record: RunRecord, base: str | None) -> list[str]:
         f"| trained parameters | {record.parameters['trainable']:,} of {record.parameters['total']:,} |",
         f"| data set | {_data(record)} |",
         f"| training | {record.config['steps']} steps of {record.config['batch_size']} examples,"
-        f" loss {record.loss}, seed {record.seed}, {record.seconds['train']:.0f} s |",
+        f" loss {record.loss}, seed {record.seed}, {record.seconds['train']:.0f} s{_on(record.hardware)} |",
         f"| adapter | {record.adapter_bytes:,} bytes |",
         *([f"| answers | {scored} |"] if (scored := describe_scoring(record.scoring)) else []),
         f"| run | {record.name} |",
@@ -52,6 +52,14 @@ def _body(record: RunRecord, base: str | None) -> list[str]:
         f" transformers {record.versions['transformers']} |",
         "",
     ]
+
+
+def _on(hardware: Mapping[str, str]) -> str:
+    if not hardware:
+        return ""
+    of_each = {"world_size": "processes", "threads": "threads"}
+    numbers = [f"{hardware[key]} {name}" for key, name in of_each.items() if hardware.get(key, "1") != "1"]
+    return " on " + ", ".join([hardware["device"], *numbers])
 
 
 def _noted(record: RunRecord) -> list[str]:

@@ -69,6 +69,7 @@ class RunRecord:
     # how choices were scored: eos, include or exclude; chat, whether inputs were turns of the model's chat template
     scoring: dict[str, Any] = field(default_factory=lambda: {"eos": "include", "chat": False})
     mixture: dict[str, Any] | None = None  # members: {name: {templates, available rows, rows, items}}, left_out
+    hardware: dict[str, str] = field(default_factory=dict)  # device, world_size, threads; empty: not recorded
     files: dict[str, str] = field(default_factory=dict)  # sha256 of the files beside the record
     schema_version: int = SCHEMA_VERSION
 

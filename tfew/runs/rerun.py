@@ -1,7 +1,7 @@
 """Repeats a run from its record, `rerun=runs/NAME`: its settings, with the commits and weights that it recorded."""
 
 import logging
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -61,12 +61,15 @@ def _with_later_keys(saved: dict[str, Any], default: dict[str, Any]) -> dict[str
 
 def log_differences_here(record: RunRecord) -> None:
     """Logs differences in libraries and code between the machine of the run and this one."""
-    ours, theirs = library_versions(), record.versions
-    changed = [f"{name} {theirs.get(name)} -> {ours.get(name)}" for name in ours if ours[name] != theirs.get(name)]
+    changed = _differences(record.versions, library_versions())
     commits = [short_commit(commit) if commit else "unknown" for commit in (record.git_commit, git_commit())]
     if commits[0] != commits[1]:
         changed.append(f"code {commits[0]} -> {commits[1]}")
     log.info(f"Making {record.name} again. Different here: {', '.join(changed) or 'nothing known'}.")
+
+
+def _differences(before: Mapping[str, str], after: Mapping[str, str]) -> list[str]:
+    return [f"{name} {before.get(name)} -> {after[name]}" for name in after if after[name] != before.get(name)]
 
 
 def log_comparison(before: RunRecord, after: RunRecord) -> None:
@@ -79,4 +82,5 @@ def log_comparison(before: RunRecord, after: RunRecord) -> None:
     files = "; ".join(
         f"{what}: {', '.join(names)}" for what, names in (("the same bytes", same), ("others", unlike)) if names
     )
-    log.info(f"{accuracy}{files or 'its files have no checksums'}.")
+    moved = _differences(before.hardware, after.hardware) if before.hardware else []
+    log.info(f"{accuracy}{files or 'its files have no checksums'}{'; ' if moved else ''}{', '.join(moved)}.")
