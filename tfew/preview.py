@@ -39,7 +39,7 @@ def preview(config: DictConfig) -> list[dict[str, Any]]:
 
     # heavy imports only now, after the configuration and the data were checked
     from tfew.checks.finding import report
-    from tfew.checks.task_check import check_task, is_checked
+    from tfew.checks.run_check import check_run, is_checked
     from tfew.costs.run_estimate import announce
     from tfew.models.build import build_blueprint, build_device, build_method, build_tokenizer
     from tfew.models.checkpoint_path import is_at_hand
@@ -61,7 +61,8 @@ def preview(config: DictConfig) -> list[dict[str, Any]]:
         print(_empty_renders(task))
         print(_placement(config), flush=True)
     if is_own:
-        report(check_task(task, build_tokenizer(config), config.folds, config.get("labels") is not None))
+        labels_are_named, steps = config.get("labels") is not None, config.steps if config.split == "train" else None
+        report(check_run(task, build_tokenizer(config), config.folds, labels_are_named, steps, config.batch_size))
     return shown
 
 

@@ -116,7 +116,7 @@ def _guesses(job: Job) -> Guesses:
 def _build(first: Job) -> "Trainable":
     """What the jobs share, from the settings of the first of them; the method is not attached yet."""
     from tfew.checks.finding import report
-    from tfew.checks.task_check import check_task, is_checked
+    from tfew.checks.run_check import check_run, is_checked
     from tfew.costs.memory_forecast import check_memory
     from tfew.models.build import (
         build_backbone,
@@ -134,7 +134,8 @@ def _build(first: Job) -> "Trainable":
     device, method, prompt_tokenizer = build_device(config), build_method(config), build_tokenizer(config)
     blueprint = build_blueprint(config, method, device, len(prompt_tokenizer.tokenizer))
     if is_checked(config.dataset, first.training):
-        report(check_task(first.training, prompt_tokenizer, None, config.get("labels") is not None))
+        labels_are_named = config.get("labels") is not None
+        report(check_run(first.training, prompt_tokenizer, None, labels_are_named, config.steps, config.batch_size))
     check_memory(blueprint, prompt_tokenizer, first.training, first.evaluation)  # for one job; the others need more
     model = build_backbone(config, prompt_tokenizer.tokenizer, device, method)
     execution = build_execution(config, device, method)

@@ -186,7 +186,7 @@ def _try_once(training: Task, evaluation: Task, config: DictConfig, folder: Path
 
 def _announce(config: DictConfig, training: Task, evaluation: Task | None) -> None:
     """Logs the estimated cost of a run on a user's own rows, before any request to the Hub."""
-    from tfew.checks.task_check import is_checked
+    from tfew.checks.run_check import is_checked
     from tfew.costs.run_estimate import announce
     from tfew.models.build import build_blueprint, build_device, build_method, build_tokenizer
     from tfew.models.checkpoint_path import is_at_hand
@@ -214,13 +214,16 @@ def _build(config: DictConfig, training: Task, evaluation: Task | None) -> "tupl
     None: published data sets are not checked.
     """
     from tfew.checks.finding import report
-    from tfew.checks.task_check import check_task, is_checked
+    from tfew.checks.run_check import check_run, is_checked
     from tfew.costs.memory_forecast import check_memory
     from tfew.models.build import build_blueprint, build_device, build_method, build_tokenizer, build_trainable
 
     prompt_tokenizer, findings = build_tokenizer(config), None
     if is_checked(config.dataset, training):
-        findings = report(check_task(training, prompt_tokenizer, config.folds, config.get("labels") is not None))
+        labels_are_named, steps = config.get("labels") is not None, config.steps
+        findings = report(
+            check_run(training, prompt_tokenizer, config.folds, labels_are_named, steps, config.batch_size)
+        )
     if training.mixture is None:
         prompt_tokenizer.check_cuttable_budget(training.prompts[0])
     tokens = len(prompt_tokenizer.tokenizer)

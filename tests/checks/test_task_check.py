@@ -201,6 +201,28 @@ def test_preview_and_training_say_the_same(tmp_path: Path, caplog: pytest.LogCap
     assert record.metrics["classes"].keys() == {"no", "yes"}
 
 
+@pytest.mark.parametrize(
+    ("settings", "split", "expected"),
+    [
+        ("steps=2", "train", "steps=2 of batch_size=8 train on 16 of 18 rows: steps=3 trains on every row once, and"
+         " takes 1.5 times as long."),
+        ("steps=3", "train", None),
+        ("steps=1 batch_size=18", "train", None),
+        ("steps=2 validation=0.9", "eval", None),  # rows that are not trained on
+    ],
+)  # fmt: skip
+def test_rows_that_a_training_does_not_reach(
+    settings: str, split: str, expected: str | None, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    given = ("folds=null", f"split={split}", *settings.split())
+    with caplog.at_level(logging.INFO, logger="tfew"):
+        common = ("+experiment=local_mini", f"data={rows(tmp_path / 't.jsonl', ['yes', 'no', 'no'] * 6)}")
+        preview(compose(*common, *given, config_name="preview"))
+    assert [line for line in caplog.text.splitlines() if " train on " in line] == (
+        [] if expected is None else [f"  warning: {expected}"]
+    )
+
+
 def test_published_data_sets_are_not_checked(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO, logger="tfew"):
         preview(compose("dataset=mini/complaint", "model=mini_t0", "few_shot=draw", "shots=16", config_name="preview"))

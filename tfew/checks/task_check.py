@@ -6,7 +6,7 @@ Used by preview, training and the Python API. It reads prompts as the model will
 import logging
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from tfew.checks.finding import Finding
@@ -276,8 +276,3 @@ def _tells(prompt: Prompt) -> bool:
     text = f" {' '.join(own_text(prompt).casefold().split())} "
     held = [place for place, words in enumerate(prompt.choices) if f" {words.casefold()} " in text]
     return held == [prompt.label]
-
-
-def is_checked(dataset: Mapping[str, object], task: Task) -> bool:
-    """Whether the task is a user's own table; published data sets are not checked."""
-    return task.mixture is None and (dataset.get("table") is not None or task.classes is not None)
