@@ -25,7 +25,7 @@ from tfew.comparison.runs import silence_output
 from tfew.errors import UserError, unknown_value_error
 from tfew.files.atomic import write_atomically
 
-CHOICE_SEED = 100
+CHOICE_SEED, FIRST_SEED = 100, 0
 OWN = {
     "data_dir": "", "records": "evidence/english/records.jsonl", "runs": "runs/english", "setfit": ".venv-setfit",
     "seeds": "0,1,32", "sets": "", "only": "", "part": "comparison",
@@ -53,8 +53,8 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def planned(own: dict[str, str], with_sentence_models: bool) -> list[Job]:
-    """The seeds one after the other, of each all contenders in their order, each on all sets; those in folds, which use
-    all their rows, with the first seed alone."""
+    """The seeds one after the other, of each all contenders in their order, each on all sets. Sets in folds, which use
+    all their rows, have seed 0 alone, and so have contenders without seeds."""
     if own["part"] == "settings":
         chosen_on: list[EnglishSet | str] = ["reviews", "intents", TREC_TRAINING_PART]
         jobs = [Job(contender, which, CHOICE_SEED) for contender in CANDIDATES for which in chosen_on]
@@ -68,10 +68,10 @@ def planned(own: dict[str, str], with_sentence_models: bool) -> list[Job]:
         Job(contender, which, seed)
         for seed in seeds
         for contender in contenders
-        if contender.seeded or seed == seeds[0]
+        if contender.seeded or seed == FIRST_SEED
         for which in sets
         if contender.sets is None or which.name in contender.sets
-        if which.folds is None or (contender.in_folds and seed == seeds[0])
+        if which.folds is None or (contender.in_folds and seed == FIRST_SEED)
     ]
 
 
