@@ -1,6 +1,8 @@
 """Rank classification with a saved adapter or the bare model: `python -m tfew.evaluate adapter=runs/NAME`."""
 
 import logging
+from collections.abc import Iterable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -9,6 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from tfew.cli import command, on_all_devices, with_run_settings
 from tfew.config import checked
+from tfew.data.split import normalized
 from tfew.dataset_config import complete, on_all_rows
 from tfew.devices.distributed import broadcast_object
 from tfew.errors import UserError
@@ -50,13 +53,45 @@ def _evaluate(config: DictConfig, folder: Path) -> RunRecord:
     note_commits(config)
     if evaluation is None:
         raise UserError(_nothing_to_evaluate(config))
+    if context is not None and config.dataset.get("table") is not None:  # they may be drawn from the same rows
+        evaluation = _without_shots(evaluation, context)
+    training = _training_rows(config)
+    trained_on = evaluation.rows - len(_unseen(evaluation, [] if training is None else _inputs(training)))
 
     guesses: Guesses = {}
     if config.baselines:
-        training = _training_rows(config)
-        guesses = guess_without_training(evaluation) if training is None else guess(training, evaluation)
+        # a baseline that is trained on rows of the evaluation knows their labels
+        fair = None if trained_on else training
+        guesses = guess_without_training(evaluation) if fair is None else guess(fair, evaluation)
     with on_all_devices(config, "evaluate"):
-        return broadcast_object(_run(config, folder, evaluation, context, guesses))
+        return broadcast_object(_run(config, folder, evaluation, context, guesses, trained_on))
+
+
+def _inputs(task: Task) -> list[str]:
+    return [prompt.input for prompts in task.prompts for prompt in prompts]
+
+
+def _unseen(task: Task, inputs: Iterable[str]) -> list[int]:
+    """The rows without any of these inputs."""
+    seen = set(map(normalized, inputs))
+    return [
+        row
+        for row, prompts in enumerate(task.prompts)
+        if not any(normalized(prompt.input) in seen for prompt in prompts)
+    ]
+
+
+def _without_shots(evaluation: Task, context: InContext) -> Task:
+    """Without rows that the context shows with their labels; raises UserError if none is left."""
+    rows = _unseen(evaluation, [shown for shots in context.shots.values() for shown, _ in shots])
+    if not rows:
+        raise UserError(
+            f"The context shows all {evaluation.rows} rows of {evaluation.name} with their labels, so none is left to"
+            " evaluate: show fewer with icl.shots=8, or hold some out with validation=0.25."
+        )
+    if len(rows) < evaluation.rows:
+        log.info(f"{evaluation.rows - len(rows)} of {evaluation.rows} rows are shown in the context, not evaluated.")
+    return evaluation.only(rows)
 
 
 def _training_rows(config: DictConfig) -> Task | None:
@@ -72,8 +107,25 @@ def _training_rows(config: DictConfig) -> Task | None:
     return train_task(trained) if path.is_file() and file_sha256(path) == spec.table["sha256"] else None
 
 
-def _run(config: DictConfig, folder: Path, evaluation: Task, context: InContext | None, guesses: Guesses) -> RunRecord:
-    """The job, run by each process; only the first writes."""
+def _without(evaluation: Task, seen: Iterable[str], why: str, remedy: str) -> Task:
+    """The rows whose inputs are not among `seen`, of which the model knows the answers."""
+    known = set(map(normalized, seen))
+    rows = [
+        row
+        for row, prompts in enumerate(evaluation.prompts)
+        if not any(normalized(prompt.input) in known for prompt in prompts)
+    ]
+    if not rows:
+        raise UserError(f"No row of {evaluation.name} is left to evaluate: {why}; {remedy}.")
+    if len(rows) < evaluation.rows:
+        log.warning(f"{evaluation.rows - len(rows)} of {evaluation.rows} rows are not evaluated: {why}.")
+    return evaluation.only(rows)
+
+
+def _run(
+    config: DictConfig, folder: Path, evaluation: Task, context: InContext | None, guesses: Guesses, trained_on: int
+) -> RunRecord:
+    """The job, run by each process; only the first writes. `trained_on`: how many rows the adapter knows."""
     # heavy imports only now, after the configuration and the data were checked
     from tfew.costs.memory_forecast import check_memory
     from tfew.models.build import build_blueprint, build_device, build_for_scoring, build_tokenizer, saved_method
@@ -93,6 +145,8 @@ def _run(config: DictConfig, folder: Path, evaluation: Task, context: InContext 
         save_shots(config, context.examples, folder)
     log.info(f"{folder}: {evaluation.rows} rows to evaluate.")
     evaluated = evaluate_model(loaded, evaluation, settings(EvaluationSettings, config), folder, context, guesses)
+    if trained_on:
+        evaluated = replace(evaluated, metrics={**evaluated.metrics, "trained_on": trained_on})
     return finish(folder, config, "evaluate", _method_name(config), RunResult(loaded, evaluated, predicted=evaluation))
 
 

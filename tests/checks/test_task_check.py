@@ -204,11 +204,11 @@ def test_preview_and_training_say_the_same(tmp_path: Path, caplog: pytest.LogCap
 @pytest.mark.parametrize(
     ("settings", "split", "expected"),
     [
-        ("steps=2", "train", "steps=2 of batch_size=8 train on 16 of 18 rows: steps=3 trains on every row once, and"
-         " takes 1.5 times as long."),
-        ("steps=3", "train", None),
+        ("steps=2 batch_size=5", "train", "steps=2 of batch_size=5 train on 10 of 18 rows: steps=3 is one pass over the"
+         " rows, and takes 1.5 times as long."),
+        ("steps=3 batch_size=5", "train", None),
         ("steps=1 batch_size=18", "train", None),
-        ("steps=2 validation=0.9", "eval", None),  # rows that are not trained on
+        ("steps=1 validation=0.9", "eval", None),  # rows that are not trained on
     ],
 )  # fmt: skip
 def test_rows_that_a_training_does_not_reach(

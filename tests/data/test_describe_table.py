@@ -475,6 +475,44 @@ def test_a_run_is_evaluated_on_other_tables_under_other_column_names(reviews: Pa
         _evaluated(adapter, f"runs={tmp_path}/d")
 
 
+def test_rows_that_an_adapter_was_trained_on_are_counted(
+    reviews: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of 12 rows in `reviews`; the bag of words, which would be trained on the same rows, is not compared with."""
+    adapter = tmp_path / run(f"data={reviews}", "folds=null", runs=tmp_path).name
+    new = [{**row, "review": f"Quite new: {row['review']}"} for row in REVIEWS.rows]
+    again = [{**row, "review": row["review"].upper()} for row in REVIEWS.rows[:5]]
+    for number, (rows, expected) in enumerate(((new, None), (new + again, 5))):
+        capsys.readouterr()
+        given = [f"adapter={adapter}", f"data={write(tmp_path / f'{number}.csv', rows)}", f"runs={tmp_path}/{number}"]
+        record = evaluate(with_run_settings(compose(*given, config_name="evaluate"), given))
+        assert record.counts["rows"] == len(rows), "they are evaluated, as asked"
+        assert record.metrics.get("trained_on") == expected
+        said = f"trained on {expected} of these 17 rows"
+        assert [said in text for text in (capsys.readouterr().out, (record.folder / "report.html").read_text())] == (
+            [expected is not None] * 2
+        )
+        assert ("bag of words" in record.metrics["baselines"]) == (expected is None)
+
+
+@pytest.mark.parametrize(("shots", "evaluated"), [(1, 11), (5, 7), (12, None), ("null", None)])
+def test_rows_that_the_context_shows_are_not_evaluated(
+    shots: int | str, evaluated: int | None, reviews: Path, tmp_path: Path
+) -> None:
+    given = [*TINY, f"data={reviews}", f"runs={tmp_path}", "icl.mode=ensemble", f"icl.shots={shots}"]
+    config = compose(*given, config_name="evaluate")
+    if evaluated is None:
+        with pytest.raises(UserError, match=r"shows all 12 rows of my_reviews with their labels.*icl\.shots=8"):
+            evaluate(config)
+        return
+    record = evaluate(config)
+    assert record.counts["rows"] == evaluated
+    shown = [
+        json.loads(line)["idx"] for line in next((record.folder / "few_shot").rglob("*.jsonl")).read_text().splitlines()
+    ]
+    assert sorted(shown + [p.idx for p in predictions(record.folder)]) == list(range(12))
+
+
 def test_the_bare_model_is_tried_on_all_rows(reviews: Path, tmp_path: Path) -> None:
     record = evaluate(compose(*TINY, f"data={reviews}", f"runs={tmp_path}", config_name="evaluate"))
     assert (record.method, record.counts["rows"]) == ("zero_shot", 12)
@@ -483,7 +521,7 @@ def test_the_bare_model_is_tried_on_all_rows(reviews: Path, tmp_path: Path) -> N
 def test_a_table_that_has_changed_is_another_run_and_no_longer_the_old_ones(reviews: Path, tmp_path: Path) -> None:
     first = run(f"data={reviews}", "folds=null", "validation=0.25", runs=tmp_path)
     write(reviews, [{**row, "review": row["review"] + "!"} for row in REVIEWS.rows])
-    with pytest.raises(UserError, match=r"my reviews.csv has changed since this run's settings were made from it"):
+    with pytest.raises(UserError, match=r"my reviews.csv has changed since this run's settings were inferred from it"):
         _evaluated(tmp_path / first.name, f"runs={tmp_path}")
     assert run(f"data={reviews}", "folds=null", "validation=0.25", runs=tmp_path).name != first.name
 

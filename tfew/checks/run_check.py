@@ -26,11 +26,10 @@ def check_run(
 
 
 def _rows_left_out(rows: int, steps: int, batch_size: int) -> Iterator[Finding]:
-    """A training that ends before it has taken every row."""
-    if steps * batch_size < rows:
-        every = -(-rows // batch_size)
+    """A training that ends before its first pass over the rows, which has full batches only (`StepSampler`)."""
+    if steps < (one_pass := rows // batch_size):
         yield Finding(
             False,
             f"steps={steps} of batch_size={batch_size} train on {steps * batch_size:,} of {rows:,} rows",
-            f"steps={every} trains on every row once, and takes {every / max(steps, 1):.1f} times as long",
+            f"steps={one_pass} is one pass over the rows, and takes {one_pass / max(steps, 1):.1f} times as long",
         )

@@ -115,9 +115,14 @@ def _interval(ends: Sequence[float]) -> str:
 
 
 def doubts(metrics: Mapping[str, Any], rows: int) -> list[str]:
-    """Sentences: what there are too few rows to tell; empty if there are enough."""
+    """Sentences: what these rows cannot tell; empty if there is nothing of the kind."""
     classes = metrics.get("classes", {})
     found = [] if "baselines" in metrics or "label_sets" in metrics else _against_guessing(metrics, rows)
+    if trained_on := metrics.get("trained_on"):
+        found.append(
+            f"The adapter was trained on {trained_on} of these {rows} rows, whose labels it knows: the numbers say"
+            " little about new rows."
+        )
     rare = [f"{name} ({score['rows']})" for name, score in classes.items() if 0 < score["rows"] < FEW_ROWS]
     if rare:
         listing = ", ".join(rare[:MOST_LISTED]) + (f" and {len(rare) - MOST_LISTED} more" if rare[MOST_LISTED:] else "")
