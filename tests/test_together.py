@@ -10,7 +10,7 @@ import torch
 
 from tests.commands import run_command
 from tests.test_train import folder, predictions, vectors
-from tfew import together as together_module
+from tfew import summary
 from tfew.config import compose
 from tfew.errors import UserError
 from tfew.runs.records import RunRecord
@@ -43,6 +43,8 @@ def assert_same_runs(ours: list[RunRecord], theirs: list[RunRecord]) -> None:
     """The same vectors, but for rounding, and the same folders, records, steps and predictions."""
     for mine, other in zip(ours, theirs, strict=True):
         assert mine.name == other.name
+        assert mine.counts.pop("trained_together") == len(ours)
+        assert "trained_together" not in other.counts
         here, there = folder(mine), folder(other)
         assert {p.relative_to(here) for p in here.rglob("*")} == {p.relative_to(there) for p in there.rglob("*")}
         found, expected = vectors(here), vectors(there)
@@ -148,10 +150,10 @@ def test_killed_and_continued_bit_for_bit(moment: str, tmp_path: Path, monkeypat
             finish(run, *arguments)
             raise KilledError
 
-        finish = together_module.finish
+        finish = summary.finish
         patch.setattr(joint_training.JointTraining, "_step", dying_step)
         if moment == "one is finished":
-            patch.setattr(together_module, "finish", dying_end)
+            patch.setattr(summary, "finish", dying_end)
         if moment == "while saving":
             patch.setattr(joint_training, "write_bytes_atomically", dying_save)
         with pytest.raises(KilledError):

@@ -34,7 +34,7 @@ class RunResult:
     """The results of a run: `fitted` by training, the size of the saved adapter, and the mixture, if any.
 
     `predicted`: the held-out rows, None if there were none; `findings`: of the check of the task, None if there was no
-    check.
+    check; `trained_together`: runs in the shared batches.
     """
 
     loaded: "LoadedModel"
@@ -44,6 +44,7 @@ class RunResult:
     mixture: dict[str, Any] | None = None
     predicted: Task | None = None
     findings: "Sequence[Finding] | None" = None
+    trained_together: int = 1
 
 
 def finish(folder: Path, config: DictConfig, command: str, method_name: str, result: RunResult) -> RunRecord:
@@ -69,7 +70,10 @@ def finish(folder: Path, config: DictConfig, command: str, method_name: str, res
             **(evaluated.metrics if evaluated else {}),
             **({"final_loss": fitted.final_loss} if fitted and (result.mixture or not evaluated) else {}),
         },
-        counts=evaluated.counts if evaluated else {},
+        counts={
+            **(evaluated.counts if evaluated else {}),
+            **({"trained_together": result.trained_together} if result.trained_together > 1 else {}),
+        },
         parameters={
             "trainable": method.stored_count(loaded.model) if method else 0,
             "trained": method.trained_count(loaded.model) if method and fitted else 0,

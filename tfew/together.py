@@ -106,7 +106,7 @@ def _train_jobs(jobs: Sequence[Job]) -> None:
     without_tasks(loaded.model)
     attach(loaded.method, loaded.model)
     for job, member, of_job in zip(jobs, members, guesses, strict=True):
-        _complete(job, member, loaded, seconds / len(jobs), of_job)
+        _complete(job, member, loaded, seconds, of_job, len(jobs))
 
 
 def _guesses(job: Job) -> Guesses:
@@ -205,8 +205,8 @@ def _fit(jobs: Sequence[Job], members: "Sequence[Member]", loaded: "Trainable") 
     return time.monotonic() - started
 
 
-def _complete(job: Job, member: "Member", loaded: "Trainable", seconds: float, guesses: Guesses) -> None:
-    """Adapter, evaluation and record, as a separate run has them; `seconds`: its share of the training."""
+def _complete(job: Job, member: "Member", loaded: "Trainable", seconds: float, guesses: Guesses, jobs: int) -> None:
+    """Adapter, evaluation and record, as a separate run has them; `seconds`: of the training of all `jobs`."""
     from tfew.models.adapters_io import save_adapter
     from tfew.models.base_check import base_of
     from tfew.models.build import tokenizer_for
@@ -225,8 +225,10 @@ def _complete(job: Job, member: "Member", loaded: "Trainable", seconds: float, g
     if job.evaluation is not None:
         evaluation_settings = settings(EvaluationSettings, config).in_full
         evaluated = evaluate_model(loaded, job.evaluation, evaluation_settings, folder, guesses=guesses)
-    fitted = Fitted(member.steps, member.tokens_seen, seconds, final_loss(folder / METRICS_FILE))
-    result = RunResult(loaded, evaluated, fitted, adapter_bytes, job.training.mixture, job.evaluation)
+    fitted = Fitted(member.steps, member.tokens_seen, seconds / jobs, final_loss(folder / METRICS_FILE))
+    result = RunResult(
+        loaded, evaluated, fitted, adapter_bytes, job.training.mixture, job.evaluation, trained_together=jobs
+    )
     finish(folder, config, "train", method_name(config), result)
 
 

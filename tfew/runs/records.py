@@ -57,7 +57,7 @@ class RunRecord:
     # `tfew.ranking.tuning` says of the settings that were tried. Of rows with several labels accuracy is the share of
     # rows whose set of labels is right, leading_metric is f1_micro, and label_sets has what else is known
     metrics: dict[str, Any]
-    counts: dict[str, int]  # evaluated rows, prompts, prompts cut at max_tokens, templates that rendered empty
+    counts: dict[str, int]  # evaluated rows, prompts, cut_prompts, empty_renders (of templates); trained_together: runs
     parameters: dict[str, int]  # trainable (in the saved adapter), trained (updated by training), total (base)
     flops: dict[str, float]  # training, evaluation: by the paper's formula (tfew/costs/formulas.py)
     seconds: dict[str, float]  # train, evaluate
