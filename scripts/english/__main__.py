@@ -15,7 +15,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from scripts.english.classical import classifiers
-from scripts.english.contenders import CANDIDATES, CONTENDERS, EMBEDDINGS, SETFIT
+from scripts.english.contenders import CANDIDATES, CONTENDERS, EMBEDDINGS, SETFIT, SETFIT_BALANCED
 from scripts.english.job import Job, make
 from scripts.english.report import write_report
 from scripts.english.sets import RAFT, SETS, TREC_TRAINING_PART, EnglishSet
@@ -61,7 +61,7 @@ def planned(own: dict[str, str], with_sentence_models: bool) -> list[Job]:
         return [job for job in jobs if own["only"] in ("", job.contender.name)]
     _check_names(own)
     sets = [which for which in (*SETS, *RAFT) if not own["sets"] or which.name in own["sets"].split(",")]
-    left_out = () if with_sentence_models else (EMBEDDINGS, SETFIT)
+    left_out = () if with_sentence_models else (EMBEDDINGS, SETFIT, SETFIT_BALANCED)
     contenders = [c for c in CONTENDERS if c.name not in left_out and own["only"] in ("", c.name)]
     seeds = [int(seed) for seed in own["seeds"].split(",")]
     return [

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 COMMONEST, WORDS, EMBEDDINGS, SETFIT = "commonest label", "TF-IDF + LR", "MiniLM + LR", "SetFit"
+SETFIT_BALANCED = "SetFit, balanced head"
 TRAINED, LM_ONLY = "(IA)³", "(IA)³, L_LM"
 
 
@@ -42,6 +43,7 @@ CONTENDERS = (
     Contender(LM_ONLY, "train", ("loss=lm",), in_folds=False),
     in_context(1),
     *(Contender(f"{TRAINED}, {dtype}", "train", (f"model.dtype={dtype}",), sets=FOUR) for dtype in ("int8", "nf4")),
+    Contender(SETFIT_BALANCED, sets=FOUR),
     Contender("LoRA", "train", ("method=lora", "steps=100", "optimizer=adamw", "optimizer.lr=1e-3"), sets=FOUR),
     Contender("full fine-tuning", "train", ("method=full", "optimizer=adamw", "optimizer.lr=3e-5"), sets=FOUR),
 )

@@ -87,7 +87,9 @@ def _run_row(job: Job, tables: Tables, runs: Path, overrides: Sequence[str]) -> 
     record = (train if contender.command == "train" else evaluate)(config)
     row = make_row(record, contender.name, Path(config.runs) / record.name)
     flops = {f"{stage}_flops": value for stage, value in record.flops.items()}
-    return replace(row, dataset=job.set_name, settings={**row.settings, **flops, "rows_sha256": tables.sha256})
+    precision = "bf16-mixed" if config.trainer.autocast else "32-true"
+    settings = {**row.settings, **flops, "precision": precision, "rows_sha256": tables.sha256}
+    return replace(row, dataset=job.set_name, settings=settings)
 
 
 def _test_on(config: DictConfig, tables: Tables) -> None:
@@ -116,11 +118,12 @@ def classifier_row(job: Job, tables: Tables, classifier: Classifier) -> Row:
 
 def _row_of(job: Job, tables: Tables, outcome: Outcome) -> Row:
     accuracy = sum(outcome.right) / len(outcome.right)
+    versions = {**library_versions(), **outcome.versions}
     unused = ("steps", "batch_size", "shots", "eval_rows", "lr", "score_norm")
     return Row(
         variant=job.contender.name, dataset=job.set_name, seed=job.seed, name="", model="", loss="",
         method=job.contender.name, accuracy=accuracy, accuracy_by_norm={"token": accuracy, "sum": accuracy},
         chance=outcome.chance, templates=1, right="".join(map(str, outcome.right)),
         settings={**dict.fromkeys(unused), "rows_sha256": tables.sha256}, trained_parameters=0,
-        seconds={"train": outcome.seconds, "evaluate": 0.0}, git_commit=git_commit(), versions=library_versions(),
+        seconds={"train": outcome.seconds, "evaluate": 0.0}, git_commit=git_commit(), versions=versions,
     )  # fmt: skip

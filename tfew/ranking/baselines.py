@@ -22,7 +22,9 @@ COMMONEST_SET, ALWAYS = "commonest set of labels", "every label for every row"
 WORDS_IN_TEXT, CHARACTERS_IN_WORD = 3, 15  # averages: with fewer words, or longer ones, characters are counted
 MOST_FEATURES = 50_000
 MOST_WEIGHTS = 1_000_000  # features times labels
-INVERSE_REGULARISATION = 10.0  # scikit-learn's C; with its default, 1, 50 rows get almost only the commonest label
+# of logistic regression: with scikit-learn's C=1 50 rows get almost only the commonest label; without balanced weights
+# it hardly ever predicts a rare label, and is too weak a baseline for balanced accuracy
+HEAD: Mapping[str, Any] = {"C": 10.0, "class_weight": "balanced", "max_iter": 1000}
 
 # by baseline the label of each row, as an index into the task's labels; for rows that may have several labels a number
 # per label: 1 and 0, or a probability
@@ -125,8 +127,7 @@ def bag_of_words_probabilities(
     if vectors is None or len(known) == 1:
         counts = Counter(labels)
         return known, np.array([[counts[label] / len(labels) for label in known]] * len(new_texts))
-    # balanced: otherwise it hardly ever predicts a rare label, and is too weak a baseline for balanced accuracy
-    model = LogisticRegression(C=INVERSE_REGULARISATION, class_weight="balanced", max_iter=1000)
+    model = LogisticRegression(**HEAD)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
         warnings.filterwarnings("ignore", "The number of unique classes")  # there may be many, with a row or two each

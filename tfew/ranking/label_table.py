@@ -120,8 +120,8 @@ def doubts(metrics: Mapping[str, Any], rows: int) -> list[str]:
     found = [] if "baselines" in metrics or "label_sets" in metrics else _against_guessing(metrics, rows)
     if trained_on := metrics.get("trained_on"):
         found.append(
-            f"The adapter was trained on {trained_on} of these {rows} rows, whose labels it knows: the numbers say"
-            " little about new rows."
+            f"The adapter was trained on {trained_on} of these {rows} rows: the numbers say little about new rows, and"
+            " there is no comparison with a bag of words."
         )
     rare = [f"{name} ({score['rows']})" for name, score in classes.items() if 0 < score["rows"] < FEW_ROWS]
     if rare:
