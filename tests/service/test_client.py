@@ -1,5 +1,6 @@
 """The client against the app behind the server's own connections."""
 
+import multiprocessing
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
@@ -88,6 +89,53 @@ def test_threads_share_a_client() -> None:
     ):
         found = threads.map(lambda text: client.predict([{"task": "t", "text": text}])[0]["label"], texts)
         assert list(found) == texts
+
+
+shared: dict[str, Client] = {}  # with forks, as a global variable is
+
+
+def labels_of_shared(texts: list[str]) -> list[str]:
+    return labels_of(shared["client"], texts)
+
+
+def labels_of(client: Client, texts: list[str]) -> list[str]:
+    return [client.predict([{"task": "t", "text": text}])[0]["label"] for text in texts]
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_a_forked_process_opens_its_own_connection() -> None:
+    queue = LabelQueue(Echo(), 100, 4)  # type: ignore[arg-type]
+    with (
+        running(make_app(queue, Metrics(), LIMITS), queue, ConnectionLimits(20, 60, 60)) as (port, _),
+        Client(f"http://127.0.0.1:{port}", retries=0) as client,
+    ):
+        labels_of(client, ["opens the connection"])
+        before, shared["client"] = client._connection, client
+        with multiprocessing.get_context("fork").Pool(2) as forks:
+            parts = [[f"{part} {number}" for number in range(20)] for part in range(4)]
+            assert forks.map(labels_of_shared, parts, chunksize=1) == parts
+        assert labels_of(client, ["still open"]) == ["still open"]
+        assert client._connection is before
+
+
+def test_a_response_to_another_request_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
+    queue = LabelQueue(Echo(), 20, 4)  # type: ignore[arg-type]
+    with running(make_app(queue, Metrics(), LIMITS), queue, ConnectionLimits(20, 60, 60)) as (port, _):
+        client = Client(f"http://127.0.0.1:{port}", retries=0)
+        labels_of(client, ["a"])
+        client._connection.request("GET", "/healthz")  # of a stranger who got hold of the socket
+        monkeypatch.setattr(client._connection, "request", lambda *_: None)
+        with pytest.raises(ServiceError, match="to another request"):
+            client.tasks()
+        client.close()
+
+
+@pytest.mark.parametrize("given", [{"items": 0}, {"items": -1}, {"retries": -1}, {"token": "a\nb"}, {"token": "ä"}])
+def test_arguments_that_cannot_work(given: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match="must be") as wrong:
+        Client("http://127.0.0.1:9", **given)
+    assert "token" not in given or given["token"] not in str(wrong.value), "it is a secret"
+    Client("http://127.0.0.1:9", token="of a file\n")
 
 
 def test_nobody_there() -> None:

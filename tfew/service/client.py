@@ -4,16 +4,18 @@
         client.predict([{"task": "spam", "text": "win a prize"}])        one dictionary a row, in order
 
 Requests are retried if the service is too busy or shutting down (429, 503): labelling has no side effects, so this is
-safe. A client has one connection: threads that share it wait for each other.
+safe. A client has one connection: threads that share it wait for each other, and a forked process opens its own.
 """
 
 import json
+import os
 import random
 import ssl
 import threading
 import time
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from typing import Any
 from urllib.parse import quote, urlsplit
@@ -41,15 +43,25 @@ class Client:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError(f"{url} is not the address of a service, such as http://127.0.0.1:8000")
+        if items < 1 or retries < 0:
+            raise ValueError(f"items={items} must be at least 1, and retries={retries} at least 0.")
+        token = None if token is None else token.strip()  # of a file's line
+        if token is not None and not (token.isascii() and token.isprintable()):
+            raise ValueError("token= must be a line of ASCII characters.")  # not quoted: it is a secret
         self._prefix, self._token, self._retries, self._items = parts.path.rstrip("/"), token, retries, items
-        self._lock = threading.Lock()  # a response belongs to the request before it
-        self._connection = (
-            HTTPConnection(parts.hostname, parts.port, timeout=timeout_seconds)
-            if parts.scheme == "http"
-            else HTTPSConnection(
-                parts.hostname, parts.port, timeout=timeout_seconds, context=ssl.create_default_context(cafile=cafile)
-            )
+        self._connect: Callable[[], HTTPConnection] = partial(
+            HTTPConnection, parts.hostname, parts.port, timeout=timeout_seconds
         )
+        if parts.scheme == "https":
+            context = ssl.create_default_context(cafile=cafile)
+            self._connect = partial(
+                HTTPSConnection, parts.hostname, parts.port, timeout=timeout_seconds, context=context
+            )
+        self._open()
+
+    def _open(self) -> None:
+        self._process, self._connection = os.getpid(), self._connect()
+        self._lock = threading.Lock()  # a response belongs to the request before it
 
     def __enter__(self) -> "Client":
         return self
@@ -89,6 +101,8 @@ class Client:
         request_id = uuid.uuid4().hex
         data = None if body is None else json.dumps(body, allow_nan=False).encode()
         most = self._retries if retries is None else retries
+        if self._process != os.getpid():  # a fork, which shares the socket with its parent
+            self._open()
         for attempt in range(most + 1):
             with self._lock:
                 status, content, pause_seconds = self._once(method, path, data, request_id)
@@ -110,6 +124,8 @@ class Client:
         try:
             self._connection.request(method, self._prefix + path, data, headers)
             with self._connection.getresponse() as answer:
+                if answer.headers.get("x-request-id", request_id) != request_id:
+                    raise HTTPException("the response is to another request")
                 pause = answer.headers.get("retry-after", "0")
                 return answer.status, answer.read(), float(pause) if pause.isdecimal() else 0.0
         except (OSError, HTTPException) as error:
