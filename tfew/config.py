@@ -3,6 +3,7 @@
 import copy
 import os
 import re
+import threading
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -37,6 +38,7 @@ OTHER_PATHS = (
 )  # of some commands, which resolve them themselves
 LOGGER_EXTRAS = {"WandbLogger": "wandb", "TensorBoardLogger": "tensorboard"}  # the package each logger needs, by class
 MAX_NAME_BYTES = 255  # of a file or folder: no file system allows longer ones
+_hydra_lock = threading.RLock()  # its state is the process's
 OWN_NAMES = ("text", "label", "labels", "choices", "template")  # which may hold any character
 PLAIN = re.compile(r"[A-Za-z_][\w./-]*", re.ASCII)  # text that needs no quotation marks in Hydra's grammar
 NOT_WEIGHTS = ("name", "score_norm")  # keys of loss= that are not weights of terms
@@ -120,18 +122,22 @@ def as_hydra(value: Any) -> str:
 
 @contextmanager
 def hydra_at_work() -> Iterator[None]:
-    """Inside, Hydra is initialised with this project's configurations; in a command it already is."""
+    """Inside, Hydra is initialised with this project's configurations; afterwards as the program around it had it."""
     from hydra import initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
+    from hydra.version import VersionBase
 
-    state = GlobalHydra.instance()
-    outer, state.hydra = state.hydra, None  # it is a singleton
-    try:
-        with initialize_config_dir(str(CONFIGS), version_base="1.3"), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", message=LAUNCHER_NOTE)
-            yield
-    finally:
-        state.hydra = outer
+    with _hydra_lock:
+        state, base = GlobalHydra.instance(), VersionBase.instance()
+        outer, version = state.hydra, base.version_base
+        state.hydra = None
+        try:
+            with initialize_config_dir(str(CONFIGS), version_base="1.3"), warnings.catch_warnings():
+                warnings.filterwarnings("ignore", message=LAUNCHER_NOTE)
+                yield
+        finally:
+            GlobalHydra.set_instance(state)  # initialize_config_dir leaves a copy
+            state.hydra, base.version_base = outer, version
 
 
 def checked(config: DictConfig) -> DictConfig:

@@ -120,3 +120,32 @@ def test_a_process_that_looked_can_be_forked() -> None:
     """With more than one thread the child hangs in its first product, until the alarm (signal 14)."""
     result = subprocess.run([sys.executable, "-c", FORKED], capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "0"
+
+
+FREED = """
+import sys
+import torch
+from tfew.devices.cpu import keep_freed_memory, return_freed_memory
+
+def resident_bytes():
+    return int(open("/proc/self/statm").read().split()[1]) * 4096
+
+before = resident_bytes()
+keep_freed_memory()
+kept = [torch.ones(2 * 2**20) for _ in range(60)]  # of 8 MB each
+del kept
+if sys.argv[1] == "returned":
+    return_freed_memory()
+print(resident_bytes() - before)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="mallopt is glibc's")
+def test_kept_memory_is_returned_to_the_program_afterwards() -> None:
+    def held_bytes(how: str) -> int:
+        return int(
+            subprocess.run([sys.executable, "-c", FREED, how], check=True, capture_output=True, text=True).stdout
+        )
+
+    assert held_bytes("kept") > 400e6
+    assert held_bytes("returned") < 50e6

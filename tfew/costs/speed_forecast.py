@@ -12,6 +12,7 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -76,9 +77,9 @@ def measure_speed(model: nn.Module, rows: int, device: torch.device, dtype: torc
     `model` may have shapes only.
     """
     outputs, inputs = _usual_matrix(model)
-    matrix = torch.randn(outputs, inputs, device=device, dtype=dtype)
-    states = torch.randn(max(rows, 1), inputs, device=device, dtype=dtype)
-    wide = torch.randn(max(states.numel(), LEAST_BYTES // dtype.itemsize), device=device, dtype=dtype)
+    draw = partial(torch.randn, device=device, dtype=dtype, generator=torch.Generator(device).manual_seed(0))
+    matrix, states = draw(outputs, inputs), draw(max(rows, 1), inputs)
+    wide = draw(max(states.numel(), LEAST_BYTES // dtype.itemsize))
     small = torch.zeros(8, device=device, requires_grad=True)
     with torch.no_grad():
         product_seconds = seconds_per_call(lambda: functional.linear(states, matrix), device)

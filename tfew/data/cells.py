@@ -30,7 +30,17 @@ def not_text(value: Any) -> str | None:
         return "binary data"
     if isinstance(value, Mapping):
         return "a dictionary"
+    if isinstance(value, str):
+        return None if is_utf8(value) else "half a character"
     return "a list" if isinstance(value, list | tuple | set) else None
+
+
+def is_utf8(text: str) -> bool:
+    """Whether it can be encoded: lone surrogates, as of a text that was cut within an emoji, cannot."""
+    try:
+        return text.isascii() or bool(text.encode())
+    except UnicodeEncodeError:
+        return False
 
 
 def without_point(text: str) -> str:
@@ -55,6 +65,7 @@ def shown(value: Any, most_characters: int = 40) -> str:
 def not_text_error(where: str, column: str, value: Any, kind: str) -> UserError:
     remedy = {
         "binary data": "decode it, as in df[column].str.decode('utf-8')",
+        "half a character": "replace it, as text.encode('utf-8', 'replace').decode() does",
         "a list": "join its items into one text",
         "a dictionary": "turn its keys into columns",
     }[kind]

@@ -5,7 +5,7 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 
@@ -16,6 +16,8 @@ from tfew.environment.cores import free_cores, usable_cores
 log = logging.getLogger(__name__)
 MMAP_THRESHOLD, TRIM_THRESHOLD = -3, -1  # parameters of mallopt in glibc's malloc.h
 LARGEST_MMAP_THRESHOLD, NEVER = 32 * 2**20, 2**31 - 1  # bytes, the most that glibc accepts
+# to which glibc itself raises the trim threshold, in a program whose largest allocations are of that size
+USUAL_TRIM_THRESHOLD = 2 * LARGEST_MMAP_THRESHOLD
 SLOW_BFLOAT16 = 4  # times as long as float32: no noise, the processor has no instructions for it
 
 
@@ -41,6 +43,8 @@ def free_cores_only(accelerator: str) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
+        if on_cpu:
+            return_freed_memory()
 
 
 def keep_freed_memory() -> bool:
@@ -48,10 +52,20 @@ def keep_freed_memory() -> bool:
 
     Returned memory is mapped again with a page fault per page, in every step (evidence/speed.md). The peak is the same.
     """
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
-    if mallopt is None:
-        return False
+    mallopt = _from_glibc("mallopt")
     return bool(mallopt(MMAP_THRESHOLD, LARGEST_MMAP_THRESHOLD) and mallopt(TRIM_THRESHOLD, NEVER))
+
+
+def return_freed_memory() -> None:
+    """Undoes `keep_freed_memory`, for the program around it, and returns what is free."""
+    _from_glibc("mallopt")(TRIM_THRESHOLD, USUAL_TRIM_THRESHOLD)
+    _from_glibc("malloc_trim")(0)
+
+
+def _from_glibc(name: str) -> Callable[..., int]:
+    """A function of the C library; one that returns 0 where it is another library."""
+    function: Callable[..., int] | None = getattr(ctypes.CDLL(None), name, None) if sys.platform == "linux" else None
+    return function or (lambda *_: 0)
 
 
 @cache

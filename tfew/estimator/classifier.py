@@ -201,7 +201,7 @@ class TfewClassifier(ClassifierMixin, BaseEstimator):
 
     def _labelled(self, X: Any) -> "list[Labelled]":
         check_is_fitted(self)
-        texts = as_texts(_with_columns(as_frame(X), self._columns))
+        texts = as_texts(_with_columns(as_frame(X), self._columns, hasattr(self, "feature_names_in_")))
         predictor = self.predictor
         with self._lock, self._heard():
             return predictor(texts.table().rows)
@@ -245,9 +245,9 @@ def _train(run: KeptRun, texts: Frame, labels: Frame, experiment: str, given: Ma
         raise UserError(f"{str(error).splitlines()[0]}.") from error
 
 
-def _with_columns(frame: Frame, names: Sequence[str]) -> Frame:
-    """The training columns: by name, or by position if the rows have no names."""
-    if frame.is_table and len(frame.columns) > 1:
+def _with_columns(frame: Frame, names: Sequence[str], were_named: bool) -> Frame:
+    """The training columns: by name, or by position if these rows, or those of the training, have no names."""
+    if frame.is_table and (were_named or len(frame.columns) > 1):
         return frame.only(names)
     if len(frame.columns) != len(names):
         raise UserError(f"Each row needs {len(names)} texts ({', '.join(names)}), but these have {len(frame.columns)}.")

@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 
 from tfew.errors import UserError
 from tfew.files.atomic import write_atomically
-from tfew.runs.records import RunRecord, load_record, save_record
+from tfew.runs.records import RECORD_FILE, RunRecord, load_record, save_record
 from tfew.runs.run_folder import CONFIG_FILE
 
 
@@ -30,7 +30,13 @@ class KeptRun:
     @property
     def folder(self) -> Path:
         assert self._name is not None
-        return self.root / self._name
+        folder = self.root / self._name
+        if not (folder / RECORD_FILE).is_file():
+            raise UserError(
+                f"{self.root}, the temporary folder of this classifier, has been removed (by a cleaner of temporary"
+                " files?): fit it again, and keep it with save(FOLDER) or a pickle."
+            )
+        return folder
 
     def keep(self, record: RunRecord) -> None:
         """Keeps this run, which is under `root`, and removes everything else there."""
@@ -71,7 +77,7 @@ class KeptRun:
         self._make_root()
         self._name = Path(state["name"]).name
         for name, data in state["files"].items():
-            path = self.folder / name
+            path = self.root / self._name / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(data)
 

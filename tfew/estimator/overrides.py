@@ -40,11 +40,27 @@ def held_out(experiment: str) -> dict[str, Any]:
 
 
 def _value(name: str, value: Any) -> Any:
+    if name in ("template", "choices"):
+        _refuse_references(name, value)
     if name == "choices":
         return _choices(value)
     if name == "random_state":
         return _seed(value)
     return value.item() if isinstance(value, np.generic) else value
+
+
+def _refuse_references(name: str, value: Any) -> None:
+    """Raises UserError for a text that the configuration would read as a reference to another setting."""
+    if isinstance(value, Mapping):
+        value = [*value.keys(), *value.values()]
+    if isinstance(value, list | tuple):
+        for part in value:
+            _refuse_references(name, part)
+    elif "${" in str(value):
+        raise UserError(
+            f"{name}={shown(value)} holds '${{', which refers to another setting: in a template write {{{{ '$' }}}}"
+            " for such a dollar sign, elsewhere leave it out."
+        )
 
 
 def _choices(choices: Any) -> Any:
@@ -73,6 +89,8 @@ def _model(model: str | Path | None) -> dict[str, str]:
     """Settings for a name of the project's list, or for a folder, a file or a Hub repository."""
     if model is None:
         return {}
+    if not isinstance(model, str | Path):
+        raise UserError(f"model={shown(model)} is neither a name nor a path.")
     names = option_names("model")
     if str(model) in names:
         return {"model": str(model)}

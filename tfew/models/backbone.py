@@ -8,6 +8,7 @@ ignored. So the version, the head and the keys are checked on every load.
 
 import json
 import logging
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
@@ -28,6 +29,8 @@ from tfew.files.hub_errors import cannot_be_loaded
 from tfew.files.hub_files import model_folder
 
 log = logging.getLogger(__name__)
+# transformers replaces functions of its own classes while it makes a model
+loading_lock = threading.RLock()
 INITS = ("t5", "look_up")
 # what transformers raises for files of other content: a pickle of more than tensors, a value of another type
 UNREADABLE = (OSError, ValueError, KeyError, RuntimeError, UnpicklingError, StrictDataclassError)
@@ -99,14 +102,15 @@ def load_model(path: str, revision: str, dtype: torch.dtype | str, trusted: str 
 @contextmanager
 def quiet_loading() -> Iterator[None]:
     """Silences transformers' warning, on each load of such a T5, that its head is untied; `check_head` checks that."""
-    level = transformers.logging.get_verbosity()
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        transformers.logging.set_verbosity(level)
-        transformers.logging.enable_progress_bar()
+    with loading_lock:
+        level = transformers.logging.get_verbosity()
+        transformers.logging.set_verbosity_error()
+        transformers.logging.disable_progress_bar()
+        try:
+            yield
+        finally:
+            transformers.logging.set_verbosity(level)
+            transformers.logging.enable_progress_bar()
 
 
 def window_tokens(model: nn.Module) -> int | None:
@@ -118,14 +122,14 @@ def window_tokens(model: nn.Module) -> int | None:
 def random_model(arch: Mapping[str, Any], rows: int) -> nn.Module:
     """A T5 of this shape with seeded random weights and at least `rows` embedding rows."""
     check_versions()
-    with torch.random.fork_rng(devices=[]):
+    with loading_lock, torch.random.fork_rng(devices=[]):
         torch.manual_seed(arch["init_seed"])
         return _t5(arch, rows).eval()
 
 
 def shape_of(arch: Mapping[str, Any], rows: int = 0) -> nn.Module:
     """The same model on device "meta", without memory for its weights, for counting."""
-    with torch.device("meta"):
+    with loading_lock, torch.device("meta"):
         return _t5(arch, rows).eval()
 
 

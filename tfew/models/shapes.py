@@ -11,7 +11,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
 from tfew.environment.versions import check_versions
 from tfew.errors import UserError
-from tfew.models.backbone import checkpoint_config, give_own_head, has_own_head, is_trusted, one_line
+from tfew.models.backbone import checkpoint_config, give_own_head, has_own_head, is_trusted, loading_lock, one_line
 
 
 def config_of(values: Mapping[str, Any]) -> Any:
@@ -57,7 +57,7 @@ def shape_at(path: str, revision: str, trusted: str | None = None) -> nn.Module:
 def _shape(config: Any, trust: bool) -> nn.Module:
     check_versions()
     kind = AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM
-    with torch.device("meta"):
+    with loading_lock, torch.device("meta"):
         model: nn.Module = kind.from_config(config, trust_remote_code=trust)
         if has_own_head(config):
             give_own_head(model)

@@ -3,11 +3,12 @@
 import hashlib
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, partial
 from typing import Any
 
+from tfew.data.cells import shown
 from tfew.data.tokenization import PromptTokenizer, TokenizedPrompt
 from tfew.decisions.decision import decide
 from tfew.errors import UserError
@@ -22,6 +23,7 @@ from tfew.ranking.shortlist import Shortlist, shortlist_of
 from tfew.schema import Prompt
 
 log = logging.getLogger(__name__)
+Row = Mapping[str, Any] | str
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,24 @@ class LoadedTask:
             "data": hashlib.sha256(data.encode()).hexdigest()[:16],
             **task.decision.fingerprint(),
         }
+
+
+def numbered(
+    rows: Mapping[str, Any] | Iterable[Row], task: str | Sequence[str] | None
+) -> list[tuple[int, str | None, Row]]:
+    """Rows with their numbers from 1 and their tasks, for `Predictor.prepare`; raises UserError for other types."""
+    if isinstance(rows, str):
+        raise UserError(f"A list of rows is needed, but {shown(rows)} is a single text: pass [{shown(rows)}].")
+    if not isinstance(rows, Iterable):
+        raise UserError(f"A list of rows is needed, but {shown(rows)} is none.")
+    rows = [rows] if isinstance(rows, Mapping) else list(rows)
+    for number, row in enumerate(rows, start=1):
+        if not isinstance(row, str | Mapping):
+            raise UserError(f"Row {number}, {shown(row)}, is neither a text nor a mapping of columns to values.")
+    tasks = [task] * len(rows) if task is None or isinstance(task, str) else list(task)
+    if len(tasks) != len(rows):
+        raise UserError(f"task= names {len(tasks)} tasks for {len(rows)} rows: give one for all, or one for each.")
+    return list(zip(range(1, len(rows) + 1), tasks, rows, strict=True))
 
 
 def _refuse_decisions(name: str, run: SavedRun) -> None:

@@ -18,7 +18,6 @@ from typing import Any
 import torch
 
 from tfew.config import as_hydra, compose
-from tfew.data.cells import shown
 from tfew.data.tokenization import TokenizedPrompt, collate
 from tfew.decisions.request import DecisionSettings
 from tfew.errors import UserError, shorten_list
@@ -28,7 +27,7 @@ from tfew.methods.base import merge as merge_adapter
 from tfew.methods.task_bank import Scaling, TaskBank
 from tfew.models.adapters_io import load_shapes, load_weights
 from tfew.models.loaded_model import LoadedModel
-from tfew.prediction.loaded_task import LoadedTask, Prepared, load_task
+from tfew.prediction.loaded_task import LoadedTask, Prepared, Row, load_task, numbered
 from tfew.prediction.saved_run import SavedRun, saved_run
 from tfew.prediction.task_predictor import Labelled, TaskPredictor, WrongTemplatesError
 from tfew.ranking.rank_classification import rank_classify, unconditional_sums
@@ -38,7 +37,6 @@ from tfew.scoring.score import BoundedScorer, scoring_mode
 
 Adapters = str | Path | None | Mapping[str, str | Path]  # a folder, None: the bare model; or a folder for each task
 FindRun = Callable[[str | Path | None], SavedRun]  # the run of the adapter in a folder; see `saved_run`
-Row = Mapping[str, Any] | str
 
 
 class Predictor:
@@ -79,12 +77,9 @@ class Predictor:
         `task`: the task of all rows, or one per row; optional if there is only one task. `threshold`: of the label's
         probability, overrides the tasks' own; below it `label` is None.
         """
-        if isinstance(rows, str):
-            raise UserError(f"A list of rows is needed, but {shown(rows)} is a single text: pass [{shown(rows)}].")
-        rows = [rows] if isinstance(rows, Mapping) else list(rows)
-        tasks = [task] * len(rows) if task is None or isinstance(task, str) else list(task)
+        triples = numbered(rows, task)
         with self._lock:
-            prepared = self.prepare(list(zip(range(1, len(rows) + 1), tasks, rows, strict=True)))
+            prepared = self.prepare(triples)
             for row in prepared:
                 if isinstance(row, UserError):
                     raise row

@@ -194,7 +194,8 @@ class TaskPredictor:
 
     def _as_row(self, number: int, row: Mapping[str, Any] | str) -> Mapping[str, Any]:
         if not isinstance(row, str):
-            return {key: value for key, value in row.items() if key != "idx"}  # rows are numbered here
+            is_text = "idx" in self.spec.rename  # else it is a row's number, and rows are numbered here
+            return {key: value for key, value in row.items() if key != "idx" or is_text}
         if self.text_column is None:
             columns = f"columns: {shorten_list(self.columns)}"
             raise UserError(

@@ -38,6 +38,7 @@ from tfew.scoring.losses import LossConfig, counts
 from tfew.settings import TrainingSettings, settings
 from tfew.task import Task
 from tfew.training.module import SPEED, FewShotModule
+from tfew.training.random_state import own_random_state
 from tfew.training.strategy import ExitOnSigterm, devices_of_trainer
 from tfew.training.time_left import TimeLeft
 
@@ -101,7 +102,7 @@ def fit(
     module.train()  # for dropout: from_pretrained returns a model in evaluation mode, and Lightning keeps the mode
     checkpoint = broadcast_object(last_checkpoint(folder) if is_main_process() else None)
     try:
-        with quiet_lightning():
+        with quiet_lightning(), own_random_state(device):
             trainer.fit(module, data, ckpt_path=checkpoint, weights_only=True)
     except SystemExit as error:  # Lightning converts Ctrl-C to this
         raise KeyboardInterrupt from error

@@ -38,6 +38,7 @@ from tfew.scoring.memory_budget import OUT_OF_MEMORY, saved_tensors_within, too_
 from tfew.scoring.score import token_logprob
 from tfew.training.module import SPEED, check_finite, step_seed
 from tfew.training.optim import clip_gradients
+from tfew.training.random_state import own_random_state
 
 log = logging.getLogger(__name__)
 
@@ -117,6 +118,10 @@ class JointTraining:
 
     def run(self, start: int, checkpoint_every: int) -> None:
         """Trains from step `start` to each member's end; every step is logged to the member's `metrics.csv`."""
+        with own_random_state(self.device):
+            self._run(start, checkpoint_every)
+
+    def _run(self, start: int, checkpoint_every: int) -> None:
         self.model.train()
         files = [
             [MetricsFile(member.folder / name, start) for name in (METRICS_FILE, SPEED_FILE)] for member in self.members
