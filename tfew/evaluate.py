@@ -107,21 +107,6 @@ def _training_rows(config: DictConfig) -> Task | None:
     return train_task(trained) if path.is_file() and file_sha256(path) == spec.table["sha256"] else None
 
 
-def _without(evaluation: Task, seen: Iterable[str], why: str, remedy: str) -> Task:
-    """The rows whose inputs are not among `seen`, of which the model knows the answers."""
-    known = set(map(normalized, seen))
-    rows = [
-        row
-        for row, prompts in enumerate(evaluation.prompts)
-        if not any(normalized(prompt.input) in known for prompt in prompts)
-    ]
-    if not rows:
-        raise UserError(f"No row of {evaluation.name} is left to evaluate: {why}; {remedy}.")
-    if len(rows) < evaluation.rows:
-        log.warning(f"{evaluation.rows - len(rows)} of {evaluation.rows} rows are not evaluated: {why}.")
-    return evaluation.only(rows)
-
-
 def _run(
     config: DictConfig, folder: Path, evaluation: Task, context: InContext | None, guesses: Guesses, trained_on: int
 ) -> RunRecord:

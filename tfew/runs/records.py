@@ -55,7 +55,8 @@ class RunRecord:
     # {accuracy, balanced_accuracy, f1_macro, gain: {metric, value, low, high}}}; answering: {area, rows, points: [{
     # threshold, answered, right}]}, of the surest rows; folds: accuracies; tuning: what
     # `tfew.ranking.tuning` says of the settings that were tried. Of rows with several labels accuracy is the share of
-    # rows whose set of labels is right, leading_metric is f1_micro, and label_sets has what else is known
+    # rows whose set of labels is right, leading_metric is f1_micro, and label_sets has what else is known.
+    # trained_on: how many of the rows the adapter was trained on
     metrics: dict[str, Any]
     counts: dict[str, int]  # evaluated rows, prompts, cut_prompts, empty_renders (of templates); trained_together: runs
     parameters: dict[str, int]  # trainable (in the saved adapter), trained (updated by training), total (base)

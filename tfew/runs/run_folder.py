@@ -10,7 +10,6 @@ from typing import Any, NotRequired
 from omegaconf import OmegaConf
 from typing_extensions import TypedDict
 
-from tfew.config import local_path
 from tfew.devices.distributed import barrier, is_main_process
 from tfew.errors import UserError
 from tfew.files.atomic import remove_temporary_files, write_atomically, write_error
@@ -95,9 +94,8 @@ def already_finished(folder: Path, settings: Mapping[str, Any], overwrite: bool)
 
 def _changed_model(folder: Path, settings: Mapping[str, Any]) -> Path | None:
     """A file of weights in a local folder of the base model that is newer than the run: names tell nothing of it."""
-    path = (settings.get("model") or {}).get("path")
-    base = None if path is None or not (local := Path(local_path(str(path)))).is_dir() else local
-    made = (folder / RECORD_FILE).stat().st_mtime
+    path, made = (settings.get("model") or {}).get("path"), (folder / RECORD_FILE).stat().st_mtime
+    base = None if path is None or not Path(str(path)).is_dir() else Path(str(path))
     weights = [] if base is None else [*base.glob("*.safetensors"), *base.glob("*.bin")]
     return next((file for file in sorted(weights) if file.stat().st_mtime > made), None)
 
