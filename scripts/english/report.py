@@ -178,12 +178,13 @@ def _costs(comparison: Comparison) -> list[list[str]]:
 def _draw_costs(comparison: Comparison, path: Path) -> None:
     """Accuracy against FLOPs of a prediction, a panel for each set with several numbers of shots in context."""
     names = [v for v in comparison.variants if v.startswith(IN_CONTEXT) and "calibrated" not in v]
+    names.sort(key=lambda name: int(name.rpartition(" ")[2]))
     sets = [d for d in comparison.datasets if len(_runs(comparison, d).keys() & {*names}) > 1]
     if not sets:
         return
-    shown = [ZERO_SHOT, *names, TRAINED]
+    shown, columns = [ZERO_SHOT, *names, TRAINED], min(3, len(sets))
     with plot_style():
-        figure, panels = blank_figure(7.0, 0.8 + 1.7 * len(sets), len(sets))
+        figure, panels = blank_figure(0.6 + 3 * columns, 0.9 + 1.9 * -(-len(sets) // columns), len(sets), columns)
         for axes, dataset in zip(panels, sets, strict=True):
             runs = _runs(comparison, dataset)
             for place, variant in enumerate(shown):
@@ -192,14 +193,22 @@ def _draw_costs(comparison: Comparison, path: Path) -> None:
                     axes.scatter([x], [y], s=60, color=COLORS[place % len(COLORS)], label=variant, zorder=3)
             axes.set_xscale("log")
             axes.xaxis.set_major_formatter(lambda flops, _: f"{flops:.0e}")
+            axes.set_ylim(0, 100)
             axes.axhline(100 * comparison.chance(dataset), color=INK, linewidth=1, linestyle=(0, (3, 2)))
-            axes.set_title(f"{dataset} (dashed: chance)", loc="left", fontsize=10, color=INK)
-            axes.set_ylabel("accuracy (%)", color=INK, fontsize=9)
-            axes.margins(y=0.25)
+            axes.set_title(dataset, loc="left", fontsize=10, color=INK)
             plain_axes(axes, ("bottom", "left"))
-        panels[-1].set_xlabel("FLOPs of one prediction, by the paper's formula", color=INK)
+        figure.supxlabel("FLOPs of one prediction, by the paper's formula", color=INK, fontsize=10)
+        figure.supylabel("accuracy (%); dashed: chance", color=INK, fontsize=10)
         handles = {
             label: handle for axes in panels for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
         }
-        figure.legend(handles.values(), handles, loc="outside upper center", ncols=4, frameon=False, fontsize=9)
+        listed = [variant for variant in shown if variant in handles]
+        figure.legend(
+            [handles[variant] for variant in listed],
+            listed,
+            loc="outside upper center",
+            ncols=5,
+            frameon=False,
+            fontsize=9,
+        )
     write_bytes_atomically(path, figure_bytes(figure, PNG))

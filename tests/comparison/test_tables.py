@@ -11,7 +11,7 @@ import pytest
 
 from scripts.demo import FILES, composed, main
 from tfew.comparison.numbers import Comparison
-from tfew.comparison.plots import draw_accuracies
+from tfew.comparison.plots import blank_figure, draw_accuracies
 from tfew.comparison.rows import MAX_TEMPLATES, Row, as_csv, as_json_lines, load_rows, right_by_row
 from tfew.comparison.runs import Variant, plan_runs, run_all
 from tfew.comparison.tables import accuracy_cells, as_text, norm_cells, paired_cells, report, seed_cells
@@ -259,3 +259,10 @@ def test_a_comparison_in_part_leaves_the_shipped_tables_alone(
 def test_mistakes_are_said_before_anything_runs(arguments: list[str], message: str) -> None:
     with pytest.raises(UserError, match=message):
         main(arguments)
+
+
+def test_a_grid_has_ticks_under_the_last_panel_of_each_column() -> None:
+    figure, panels = blank_figure(6, 4, panels=5, columns=3)
+    figure.canvas.draw()
+    assert [axes.get_visible() for axes in figure.axes] == [True] * 5 + [False]
+    assert [axes.xaxis.get_tick_params()["labelbottom"] for axes in panels] == [False, False, True, True, True]

@@ -31,14 +31,18 @@ def plot_style() -> Iterator[None]:
         yield
 
 
-def blank_figure(width: float, height: float, panels: int = 1) -> tuple["Figure", list[Any]]:
-    """A white figure of this size in inches, with `panels` axes below one another."""
+def blank_figure(width: float, height: float, panels: int = 1, columns: int = 1) -> tuple["Figure", list[Any]]:
+    """A white figure of this size in inches, with `panels` axes in so many columns, and invisible ones beyond them."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(width, height), dpi=150, layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
-    return figure, list(figure.subplots(panels, 1, sharex=True, squeeze=False).flat)
+    axes = list(figure.subplots(-(-panels // columns), columns, sharex=True, squeeze=False).flat)
+    for place in range(panels, len(axes)):
+        axes[place].set_visible(False)
+        axes[place - columns].tick_params(labelbottom=True)  # now the last of its column
+    return figure, axes[:panels]
 
 
 def figure_bytes(figure: "Figure", form: str) -> bytes:
