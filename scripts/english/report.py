@@ -26,10 +26,10 @@ def write_report(records: Path) -> str:
     raft = Comparison([row for row in rows if row.dataset in in_folds])
     comparison = Comparison([row for row in rows if row.dataset not in in_folds])
     write_atomically(folder / "TABLE.md", _page(comparison, raft))
-    if comparison.rows:
-        drawn = Comparison([row for row in comparison.rows if row.variant in DRAWN])
-        draw_accuracies(drawn, folder / "accuracy.png", "SmolLM2-135M-Instruct, few labelled rows: what is right")
-        _draw_costs(comparison, folder / "costs.png")
+    if drawn := [row for row in comparison.rows if row.variant in DRAWN]:
+        title = "SmolLM2-135M-Instruct, few labelled rows: what is right"
+        draw_accuracies(Comparison(drawn), folder / "accuracy.png", title)
+    _draw_costs(comparison, folder / "costs.png")
     return "\n\n".join(as_text(accuracy_cells(part)) for part in (comparison, raft) if part.rows)
 
 
