@@ -165,6 +165,7 @@ def test_killed_and_continued_bit_for_bit(moment: str, tmp_path: Path, monkeypat
     )
     cut = together(tmp_path / "cut", [0, "few_shot_seed=1 steps=5"], *options, "resume=true")
     assert started == [{"between two saves": 6, "while saving": 3, "one is finished": 10}[moment]]
+    assert [record.counts["trained_together"] for record in cut] == [2, 2]
     for ours, theirs in zip(cut, whole, strict=True):
         found, expected = vectors(folder(ours)), vectors(folder(theirs))
         assert all(found[name].equal(expected[name]) for name in expected)

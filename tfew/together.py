@@ -96,7 +96,7 @@ def _train_jobs(jobs: Sequence[Job]) -> None:
     from tfew.methods.task_bank import without_tasks
 
     loaded = _build(jobs[0])
-    members = [_member(job, loaded) for job in jobs]
+    members = [_member(job, loaded, len(jobs)) for job in jobs]
     guesses = [_guesses(job) for job in jobs]
     for job in jobs:
         note_sample(job.config, str(loaded.base_sample))
@@ -144,7 +144,7 @@ def _build(first: Job) -> "Trainable":
     return Trainable(model, prompt_tokenizer, execution, parameter_count(model), method, sample)
 
 
-def _member(job: Job, loaded: "Trainable") -> "Member":
+def _member(job: Job, loaded: "Trainable", jobs: int) -> "Member":
     from torch import nn
 
     from tfew.data.loader import FewShotDataModule
@@ -179,6 +179,7 @@ def _member(job: Job, loaded: "Trainable") -> "Member":
         clip_norm=config.clip_norm,
         seed=config.seed,
         micro_batch_size=config.micro_batch_size,
+        trained_together=jobs,
     )
 
 
@@ -226,8 +227,9 @@ def _complete(job: Job, member: "Member", loaded: "Trainable", seconds: float, g
         evaluation_settings = settings(EvaluationSettings, config).in_full
         evaluated = evaluate_model(loaded, job.evaluation, evaluation_settings, folder, guesses=guesses)
     fitted = Fitted(member.steps, member.tokens_seen, seconds / jobs, final_loss(folder / METRICS_FILE))
+    together = member.trained_together
     result = RunResult(
-        loaded, evaluated, fitted, adapter_bytes, job.training.mixture, job.evaluation, trained_together=jobs
+        loaded, evaluated, fitted, adapter_bytes, job.training.mixture, job.evaluation, trained_together=together
     )
     finish(folder, config, "train", method_name(config), result)
 

@@ -59,6 +59,7 @@ class Member:
     clip_norm: float
     seed: int
     micro_batch_size: int | None = None
+    trained_together: int = 1  # runs in the shared batches; if resumed with fewer, as many as there were before
     tokens_seen: int = 0
 
     @property
@@ -78,6 +79,7 @@ class Member:
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
             "tokens_seen": self.tokens_seen,
+            "trained_together": self.trained_together,
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -87,6 +89,7 @@ class Member:
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
         self.tokens_seen = state["tokens_seen"]
+        self.trained_together = max(self.trained_together, state.get("trained_together", 1))  # new in 0.2
 
 
 @dataclass(frozen=True)
