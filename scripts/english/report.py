@@ -177,8 +177,8 @@ def _costs(comparison: Comparison) -> list[list[str]]:
 
 def _draw_costs(comparison: Comparison, path: Path) -> None:
     """Accuracy against FLOPs of a prediction, a panel for each set with several numbers of shots in context."""
-    names = [v for v in comparison.variants if v.startswith(IN_CONTEXT) and "calibrated" not in v]
-    names.sort(key=lambda name: int(name.rpartition(" ")[2]))
+    names = [v for v in comparison.variants if v.startswith(IN_CONTEXT) and v.split()[-1].isdigit()]
+    names.sort(key=lambda name: int(name.split()[-1]))
     sets = [d for d in comparison.datasets if len(_runs(comparison, d).keys() & {*names}) > 1]
     if not sets:
         return

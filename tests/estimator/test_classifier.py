@@ -276,6 +276,9 @@ def test_a_column_of_texts_is_found(caplog: pytest.LogCaptureFixture) -> None:
         (TEXTS, LABELS, {"settings": {"data": "x"}}, "settings= names data, which a classifier sets itself"),
         (TEXTS, LABELS, {"choices": "options"}, "choices='options': a classifier has the same labels for all rows"),
         (TEXTS, LABELS, {"choices": {"good": "fine", "bad": None}}, "no words for the label 'bad'"),
+        (TEXTS, LABELS, {"choices": {"good": "fine", "bad": pd.NA}}, "no words for the label 'bad'"),
+        (TEXTS, LABELS, {"choices": ["good", None]}, "holds an empty one: give each label words"),
+        (np.ma.array(TEXTS, mask=[1] + [0] * 15), LABELS, {}, "row 1: 'text' is empty"),
         (
             TEXTS,
             [0, 1] * 8,

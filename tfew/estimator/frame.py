@@ -13,7 +13,7 @@ from tfew.errors import UserError, shorten_list, unknown_value_error
 from tfew.tables.table_reader import Table
 
 WHERE = "The data (rows counted from 1)"  # in messages
-MISSING_TYPES = ("NAType", "NaTType")  # of pandas, which may not be installed
+MISSING_TYPES = ("NAType", "NaTType", "MaskedConstant")  # of pandas, which may not be installed, and of numpy
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from tfew.data.cells import is_missing, shown
 from tfew.environment.command_line import option_names
 from tfew.errors import UserError, unknown_value_error
 from tfew.estimator.classes import as_pairs
+from tfew.estimator.frame import plain
 
 # parameters whose setting has another name, or whose None is a value of it
 RENAMED = {"lr": "optimizer.lr", "random_state": "few_shot_seed"}
@@ -65,10 +66,12 @@ def _refuse_references(name: str, value: Any) -> None:
 
 def _choices(choices: Any) -> Any:
     if isinstance(choices, Mapping):
-        if lacking := [label for label, words in choices.items() if is_missing(words)]:
+        if lacking := [label for label, words in choices.items() if is_missing(plain(words))]:
             raise UserError(f"choices= has no words for the label {shown(lacking[0])}: give some, or leave it out.")
         return as_pairs(dict(choices))
     if isinstance(choices, list | tuple):
+        if any(is_missing(plain(words)) for words in choices):
+            raise UserError(f"choices={shown(choices)} holds an empty one: give each label words.")
         return list(choices)
     raise UserError(
         f"choices={shown(choices)}: a classifier has the same labels for all rows, so choices are words for them,"
