@@ -1,9 +1,13 @@
 """`metrics.csv`: every step's loss terms, gradient norm and learning rate."""
 
 import csv
+import io
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TextIO
+
+from tfew.files.atomic import write_bytes_atomically
 
 
 class MetricsFile:
@@ -11,23 +15,19 @@ class MetricsFile:
 
     def __init__(self, path: Path, step: int) -> None:
         kept = [row for row in _whole_rows(path) if int(row["step"]) <= step]
-        self._file = path.open("w", newline="", encoding="utf-8")
-        self._writer: csv.DictWriter[str] | None = None
-        for row in kept:
-            self._write(row)
+        text = io.StringIO(newline="")
+        _write(text, kept, header=True)
+        # atomically: a kill between emptying the file and writing its rows again would lose them
+        write_bytes_atomically(path, text.getvalue().encode())
+        self._file, self._has_rows = path.open("a", newline="", encoding="utf-8"), bool(kept)
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        self._write({"step": step, **dict(sorted(values.items()))})
+        _write(self._file, [{"step": step, **dict(sorted(values.items()))}], header=not self._has_rows)
+        self._file.flush()
+        self._has_rows = True
 
     def close(self) -> None:
         self._file.close()
-
-    def _write(self, row: Mapping[str, object]) -> None:
-        if self._writer is None:
-            self._writer = csv.DictWriter(self._file, list(row))
-            self._writer.writeheader()
-        self._writer.writerow(row)
-        self._file.flush()
 
 
 def final_loss(path: Path) -> float:
@@ -35,6 +35,14 @@ def final_loss(path: Path) -> float:
     losses = [float(row["loss"]) for row in _whole_rows(path)]
     last = losses[-max(1, len(losses) // 10) :]
     return sum(last) / len(last)
+
+
+def _write(file: TextIO, rows: Sequence[Mapping[str, object]], header: bool) -> None:
+    if rows:
+        writer = csv.DictWriter(file, list(rows[0]))
+        if header:
+            writer.writeheader()
+        writer.writerows(rows)
 
 
 def _whole_rows(path: Path) -> list[dict[str, str]]:
