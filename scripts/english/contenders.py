@@ -40,6 +40,7 @@ CONTENDERS = (
     in_context(4, in_folds=True),
     in_context(16),
     in_context(4, "calibrated"),
+    in_context(16, "calibrated"),
     Contender(LM_ONLY, "train", ("loss=lm",), in_folds=False),
     in_context(1),
     *(Contender(f"{TRAINED}, {dtype}", "train", (f"model.dtype={dtype}",), sets=FOUR) for dtype in ("int8", "nf4")),
