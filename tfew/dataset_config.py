@@ -67,8 +67,11 @@ def on_other_rows(config: DictConfig) -> DictConfig:
     dataset = config.dataset
     if dataset.get("table") is None:
         raise UserError(f"data= is for runs on a table of your own; this adapter was trained on {dataset.name}.")
-    _, source = _load(config)
-    renamed = {**dataset.rename, **_renamed(config)}
+    table, source = _load(config)
+    pairs = _renamed(config)
+    renamed = {**{old: new for old, new in dataset.rename.items() if new not in pairs.values()}, **pairs}
+    if "idx" in table.columns and "idx" not in renamed:  # any column, though `idx` of an example is its number
+        renamed["idx"] = template_names([*renamed.values(), *dataset.columns, *table.columns])["idx"]
     held_out = {**dataset.held_out, "share": None}
     rows = {"train": None, "eval": None}
     _put(config, {**source, "rename": renamed, "held_out": held_out, "rows": rows})

@@ -227,3 +227,10 @@ def test_published_data_sets_are_not_checked(tmp_path: Path, caplog: pytest.LogC
     with caplog.at_level(logging.INFO, logger="tfew"):
         preview(compose("dataset=mini/complaint", "model=mini_t0", "few_shot=draw", "shots=16", config_name="preview"))
     assert not any("Check of the task" in message for message in caplog.messages)
+
+
+def test_rows_are_named_by_their_places_in_the_table() -> None:
+    """Of rows that are held out none is left, and the others' numbers stay."""
+    whole = task(["text 1", *TEXTS[1:5], "text 1"])
+    (line,) = [one for one in said(whole.only([0, 3, 5])) if "repeat" in one]
+    assert line.startswith("warning: row 6 (of 3) repeats what an earlier row shows"), line

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import shutil
 from collections import deque
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -312,3 +313,25 @@ def test_a_folder_of_something_else_is_left_alone(adapter: Path, tmp_path: Path)
     with pytest.raises(UserError, match=r"holds files that are not part of an output \(thesis.txt\)"):
         in_pieces(adapter, source, f"{tmp_path}/labels/", "overwrite=true")
     assert (tmp_path / "labels" / "thesis.txt").read_text() == "mine"
+
+
+def test_killed_while_the_parts_are_removed(adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The output is complete; nothing is resumed from the parts that are left, and the next run removes them."""
+    write_jsonl(tmp_path / "new.jsonl", list(made_rows()))
+    target, given = tmp_path / "labels.csv", (adapter, f"{tmp_path}/*.jsonl", tmp_path / "labels.csv")
+
+    def dying(folder: Path, **_: Any) -> None:
+        next(Path(folder).iterdir()).unlink()
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(shutil, "rmtree", dying)
+        with pytest.raises(KeyboardInterrupt):
+            in_pieces(*given)
+    written = target.read_bytes()
+    with pytest.raises(UserError, match="already exists: choose another, or set overwrite=true"):
+        in_pieces(*given)
+    assert target.read_bytes() == written
+    in_pieces(*given, "overwrite=true")
+    assert target.read_bytes() == written
+    assert {path.name for path in tmp_path.iterdir()} == {"new.jsonl", "labels.csv"}

@@ -135,8 +135,8 @@ def _same_choices(task: Task, prompt_tokenizer: "PromptTokenizer") -> Iterator[F
         twins = [choices[place] for place, first in enumerate(same[choices]) if same[choices].count(first) > 1]
         yield Finding(
             len(rows) == task.rows,
-            f"{rows_named(rows)} (of {task.rows}) have choices that the model cannot tell apart, since its tokenizer"
-            f" makes the same tokens of them ({_named(twins)} in row {rows[0]})",
+            f"{_rows(task, rows)} (of {task.rows}) have choices that the model cannot tell apart, since its tokenizer"
+            f" makes the same tokens of them ({_named(twins)} in {_rows(task, rows[:1])})",
             "if they mean different things, reword one of them; if they mean the same, delete one; until then no"
             " answer to such a row counts as right",
         )
@@ -179,6 +179,11 @@ def _unknown_characters(prompts: Sequence[Prompt], prompt_tokenizer: "PromptToke
         )
 
 
+def _rows(task: Task, numbers: Sequence[int]) -> str:
+    """These of the task's rows, counted from 1, by their numbers in the table, from which rows may be held out."""
+    return rows_named([task.examples[number - 1].idx + 1 for number in numbers])
+
+
 def _cut(prompts: Sequence[Prompt], prompt_tokenizer: "PromptTokenizer", rows: int) -> Iterator[Finding]:
     items = prompt_tokenizer.tokenize(prompts)
     cut = [item for item in items if item.cut_tokens]
@@ -210,7 +215,7 @@ def _duplicates(task: Task, folds: int | None) -> Iterator[Finding]:
         repeats = [number for number, group in enumerate(groups, start=1) if group != number - 1]
         yield Finding(
             False,
-            f"{rows_named(repeats)} (of {task.rows}) repeat{'s' * (len(repeats) == 1)} what an earlier row shows the"
+            f"{_rows(task, repeats)} (of {task.rows}) repeat{'s' * (len(repeats) == 1)} what an earlier row shows the"
             f" model (other columns are not compared; upper case and blanks do not count); {kept}",
             f"delete them, for they add no information; {different} different rows remain",
         )
@@ -220,7 +225,7 @@ def _duplicates(task: Task, folds: int | None) -> Iterator[Finding]:
     if torn := [group + 1 for group, found in answers.items() if len(found) > 1]:
         yield Finding(
             False,
-            f"the text of {rows_named(torn)} occurs elsewhere with another label",
+            f"the text of {_rows(task, torn)} occurs elsewhere with another label",
             "decide on one of them",
         )
 

@@ -11,6 +11,7 @@ from tfew.errors import UserError
 WHOLE = re.compile(r"([+-]?\d+)\.0+")  # a whole number, written as a float
 FRACTION = re.compile(r"[+-]?\d*\.\d*[1-9]\d*")  # a number that is not whole
 BETWEEN_WORDS = re.compile(r"(?<=\w)[\s_-]+(?=\w)|[\s_]+")
+MISSING_TYPES = ("NAType", "NaTType", "MaskedConstant")  # of pandas, which may not be installed, and of numpy
 MISSING_WORDS = {"nan", "none", "null", "n/a", "na", "#n/a", "<na>", "nil", "-", "?"}  # they may mark missing cells
 
 
@@ -20,8 +21,21 @@ def cell_text(value: Any) -> str:
 
 
 def is_missing(value: Any) -> bool:
-    """Whether it is None, NaN, or a text of blanks only."""
-    return value is None or value != value or (isinstance(value, str) and not value.strip())
+    """Whether it is None, NaN, another library's missing value, or a text of blanks only."""
+    if isinstance(value, str):
+        return not value.strip()
+    if value is None or type(value).__name__ in MISSING_TYPES:
+        return True
+    unlike = value != value  # of an array it is one, too
+    return type(unlike).__name__ in ("bool", "bool_") and bool(unlike)
+
+
+def plain(value: Any) -> Any:
+    """The value as plain Python: numpy's scalars and arrays converted, None for every missing value but a text."""
+    is_of_numpy = type(value).__module__ == "numpy"
+    if is_of_numpy and type(value).__name__ not in ("datetime64", "timedelta64"):  # these may become nanoseconds
+        value = value.tolist()
+    return None if not isinstance(value, str) and is_missing(value) else value
 
 
 def not_text(value: Any) -> str | None:

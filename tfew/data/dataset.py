@@ -72,6 +72,15 @@ class DatasetSpec:
             return self.label.names
         return tuple(names[0] for names in self.label.names) if isinstance(self.label, LabelRule) else None
 
+    def renamed(self, row: Mapping[str, Any]) -> dict[str, Any]:
+        """The row by the names in templates; a renamed column replaces another one that has its new name."""
+        taken = {self.rename[column] for column in row if column in self.rename}
+        return {
+            self.rename.get(column, column): value
+            for column, value in row.items()
+            if column in self.rename or column not in taken
+        }
+
     def check_columns(self, needed: Iterable[str], columns: Iterable[Any], where: str) -> None:
         """Raises UserError, which suggests the nearest names, if needed columns are missing after renaming."""
         columns = list(columns)
@@ -105,7 +114,7 @@ class DatasetSpec:
         `labelled` False: a row to predict. It needs no label, and a label that it has is ignored.
         """
         where = f"{where}, row {number + 1}"
-        fields = {self.rename.get(key, key): value for key, value in row.items()}
+        fields = self.renamed(row)
         rule = self.label if labelled else None
         if self.label is not None and rule is None:
             for column in self.label.columns:
@@ -156,14 +165,22 @@ class DatasetSpec:
         return found, others
 
     def _check_filled(self, fields: dict[str, Any], needed: set[str], where: str) -> None:
-        """Raises UserError for empty columns; null becomes "" in those that may be empty."""
+        """Raises UserError for empty columns; null becomes "" in those that may be empty, but for one."""
+
+        def is_empty(value: Any) -> bool:
+            return value is None or (self.table is not None and is_missing(value))
+
         for column in self.may_be_empty:
-            fields[column] = "" if fields[column] is None else fields[column]
-        for column in sorted(needed - set(self.may_be_empty)):
+            fields[column] = "" if is_empty(fields[column]) else fields[column]
+        may_be_empty = [fields[column] for column in self.may_be_empty]
+        if self.table is not None and may_be_empty and all(value == "" for value in may_be_empty):
+            raise UserError(f"{where}: all of {', '.join(map(repr, self.may_be_empty))} are empty.")
+        for column in sorted(needed):
             value = fields[column]
-            if value is None or (self.table is not None and is_missing(value)):
+            if column not in self.may_be_empty and is_empty(value):
                 raise UserError(f"{where}: {column!r} is {'null' if value is None else 'empty'}.")
-            if self.table is not None and column not in self.types and (kind := not_text(value)) is not None:
+            is_text = self.table is not None and self.types.get(column, "text") == "text"
+            if is_text and (kind := not_text(value)) is not None:
                 raise not_text_error(where, column, value, kind)
 
 

@@ -125,7 +125,7 @@ def few_shot_file(spec: DatasetSpec, seed: int, shots: int, data_dir: Path) -> P
 
 def save_few_shot(examples: Sequence[Example], path: Path) -> None:
     """The drawn rows as JSON lines in their order, each with its row number in the pool."""
-    rows = [json.dumps({**e.fields, "idx": e.idx}, ensure_ascii=False) for e in examples]
+    rows = [json.dumps({**e.fields, "idx": e.idx}, ensure_ascii=False, default=str) for e in examples]
     write_atomically(path, "\n".join(rows) + "\n")
 
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from tfew.data.cells import cell_text, shown
+from tfew.data.cells import cell_text, plain, shown
 from tfew.data.label_column import check_filled, check_single, label_names
 from tfew.errors import UserError, shorten_list
-from tfew.estimator.frame import Frame, as_frame, plain
+from tfew.estimator.frame import Frame, as_frame
 
 KINDS = {str: "texts", bool: "booleans", int: "numbers", float: "numbers"}
 

@@ -7,13 +7,12 @@ from typing import Any
 
 import numpy as np
 
-from tfew.data.cells import shown
+from tfew.data.cells import plain, shown
 from tfew.data.label_column import check_filled, check_texts
 from tfew.errors import UserError, shorten_list, unknown_value_error
 from tfew.tables.table_reader import Table
 
 WHERE = "The data (rows counted from 1)"  # in messages
-MISSING_TYPES = ("NAType", "NaTType", "MaskedConstant")  # of pandas, which may not be installed, and of numpy
 
 
 @dataclass(frozen=True)
@@ -152,16 +151,6 @@ def _of_arrow(data: Any, default: str) -> Frame:
     except (pyarrow.ArrowException, TypeError) as error:
         raise UserError(f"The data ({type(data).__name__}) cannot be read as Arrow: {error}.") from error
     return Frame({name: table[name].to_pylist() for name in table.column_names})
-
-
-def plain(value: Any) -> Any:
-    """The value as plain Python: numpy scalars converted, None for every missing value."""
-    if isinstance(value, np.datetime64 | np.timedelta64):  # whose item() may be a number of nanoseconds
-        return None if np.isnat(value) else value
-    if isinstance(value, np.generic):
-        value = value.item()
-    is_nothing = type(value).__name__ in MISSING_TYPES or (isinstance(value, float) and math.isnan(value))
-    return None if is_nothing else value
 
 
 def _as_json(value: Any) -> Any:

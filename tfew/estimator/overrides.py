@@ -7,11 +7,10 @@ from typing import Any
 import numpy as np
 
 from tfew.config import compose
-from tfew.data.cells import is_missing, shown
+from tfew.data.cells import is_missing, plain, shown
 from tfew.environment.command_line import option_names
 from tfew.errors import UserError, unknown_value_error
 from tfew.estimator.classes import as_pairs
-from tfew.estimator.frame import plain
 
 # parameters whose setting has another name, or whose None is a value of it
 RENAMED = {"lr": "optimizer.lr", "random_state": "few_shot_seed"}

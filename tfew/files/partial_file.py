@@ -8,6 +8,7 @@ import glob
 import json
 import os
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -34,6 +35,11 @@ class PartialFile:
         self.finished = saved is not None and path.is_file() and not _partial_path(path).exists()
         if not self.finished:
             check_output_file(path, overwrite)
+            if saved is None and not overwrite and (there := [side for side in self.sides if side.exists()]):
+                raise UserError(
+                    f"{there[0]} belongs to an earlier output={path}, and would be replaced: move it away, choose"
+                    " another output=, or set overwrite=true."
+                )
             self._open(saved)
 
     def _open(self, saved: Mapping[str, Any] | None) -> None:
@@ -97,7 +103,8 @@ class PartialFile:
 
     def close(self) -> None:
         for file in self._files.values():
-            file.close()
+            with suppress(OSError):  # of text that could not be written; what was committed is on the disk
+                file.close()
 
     def _load_saved(self) -> dict[str, Any] | None:
         """What to resume from, if anything."""

@@ -14,6 +14,7 @@ from tfew.prediction.result_rows import (
     SET_SIZE,
     ResultRows,
     cell,
+    output_columns,
 )
 from tfew.prediction.task_predictor import Labelled
 
@@ -70,12 +71,16 @@ class ArrowRows(ResultRows):
         text, types = pyarrow.string(), {}
         if self._input_schema is not None:
             types = {field.name: field.type for field in self._input_schema}
-        own = {LABEL: text, PROBABILITY: pyarrow.float64(), PROBABILITIES: text, SET: text}
-        own |= {SET_SIZE: pyarrow.int64(), BOUNDS: pyarrow.int64()}
-        own |= {OF_LABEL + label: pyarrow.float64() for label in self.labels or ()}
+        kinds = {LABEL: text, PROBABILITY: pyarrow.float64(), PROBABILITIES: text, SET: text}
+        kinds |= {SET_SIZE: pyarrow.int64(), BOUNDS: pyarrow.int64()}
+        kinds |= {OF_LABEL + label: pyarrow.float64() for label in self.labels or ()}
+        own, columns = {name: kinds[name] for name in self._own_columns()}, self.columns or ()
         return pyarrow.schema(
-            [(self._renamed(column), types.get(column, text)) for column in self.columns or ()]
-            + [(name, own[name]) for name in self._own_columns()]
+            [
+                (name, types.get(column, text))
+                for column, name in zip(columns, output_columns(columns, own), strict=True)
+            ]
+            + [(name, own[name]) for name in own]
         )
 
 

@@ -3,6 +3,9 @@
 The parts of a file are in FILE.parts/, which exists until the file is complete.
 """
 
+import glob
+import os
+import secrets
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -69,5 +72,12 @@ class PieceOutput:
         header = header_of(ResultRows(self.part_kind, columns, description.labels, **has))
         join_parts(self.store, reports, self.path, bad_rows_file(self.path), header, manifest.bad_rows())
         self.store.unlock()
-        shutil.rmtree(self.store.folder)
+        self._remove_parts()
         return progress
+
+    def _remove_parts(self) -> None:
+        """Renames their folder first, since a kill while it is removed would leave some of them to resume from."""
+        folder = Path(self.store.folder)
+        os.replace(folder, folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.tmp"))
+        for removed in folder.parent.glob(f".{glob.escape(folder.name)}.*.tmp"):  # also by killed processes
+            shutil.rmtree(removed, ignore_errors=True)

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import cache, partial
 from typing import Any
 
-from tfew.data.cells import shown
+from tfew.data.cells import plain, shown
 from tfew.data.tokenization import PromptTokenizer, TokenizedPrompt
 from tfew.decisions.decision import decide
 from tfew.errors import UserError
@@ -67,12 +67,20 @@ class LoadedTask:
 def numbered(
     rows: Mapping[str, Any] | Iterable[Row], task: str | Sequence[str] | None
 ) -> list[tuple[int, str | None, Row]]:
-    """Rows with their numbers from 1 and their tasks, for `Predictor.prepare`; raises UserError for other types."""
+    """Rows with their numbers from 1 and their tasks, for `Predictor.prepare`; raises UserError for other types.
+
+    A data frame or a table of Arrow is its rows.
+    """
     if isinstance(rows, str):
         raise UserError(f"A list of rows is needed, but {shown(rows)} is a single text: pass [{shown(rows)}].")
+    if hasattr(rows, "iloc") and hasattr(rows, "to_dict") and hasattr(rows, "columns"):  # of pandas
+        rows = rows.to_dict("records")
+    elif convert := getattr(rows, "to_dicts", None) or getattr(rows, "to_pylist", None):  # of polars, of Arrow
+        rows = convert()
     if not isinstance(rows, Iterable):
         raise UserError(f"A list of rows is needed, but {shown(rows)} is none.")
     rows = [rows] if isinstance(rows, Mapping) else list(rows)
+    rows = [{key: plain(value) for key, value in row.items()} if isinstance(row, Mapping) else row for row in rows]
     for number, row in enumerate(rows, start=1):
         if not isinstance(row, str | Mapping):
             raise UserError(f"Row {number}, {shown(row)}, is neither a text nor a mapping of columns to values.")

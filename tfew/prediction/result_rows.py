@@ -2,8 +2,8 @@
 
 A table has a column p_LABEL per label if all rows have the same labels; otherwise (several tasks, choices of a row's
 own) a column "probabilities" in JSON, as JSON lines always have. A column of the row with one of these names becomes
-input_NAME. Several labels of a row are a list in JSON lines; in a table they are joined by the separator of
-the training table.
+input_NAME, or input_input_NAME beside another input_NAME. Several labels of a row are a list in JSON lines; in a table
+they are joined by the separator of the training table.
 
 A row too doubtful for a label (`threshold=`) has none: an empty cell, null in JSON lines. With `sets=` there are
 set (a list in JSON, also in a table, since labels may contain any character) and set_size. Doubtful rows for a person
@@ -16,7 +16,7 @@ upper bounds, and that of the label is a lower bound (`tfew.ranking.shortlist`).
 import csv
 import io
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -76,15 +76,14 @@ class ResultRows:
         if self.columns is None:
             self.columns = list(rows[0]) if rows else []
         own = self._own_columns()
-        text = io.StringIO()
-        writer = csv.writer(text, delimiter=DELIMITERS[self.kind], lineterminator="\n")
+        text, delimiter = [], DELIMITERS[self.kind]
         if first:
-            writer.writerow([*(self._renamed(column) for column in self.columns), *own])
+            text.append(csv_line([*output_columns(self.columns, own), *own], delimiter))
         for row, of, number in zip(rows, labelled, places, strict=True):
             self.left_out |= row.keys() - self.columns
             own_cells = [cell(value) for value in self._own(of, number).values()]
-            writer.writerow([*(cell(row.get(column)) for column in self.columns), *own_cells])
-        return text.getvalue()
+            text.append(csv_line([*(cell(row.get(column)) for column in self.columns), *own_cells], delimiter))
+        return "".join(text)
 
     def _own_columns(self) -> list[str]:
         by_label = [PROBABILITIES] if self.labels is None else [OF_LABEL + label for label in self.labels]
@@ -110,20 +109,49 @@ class ResultRows:
         own = self._own(of, number)
         if of.label_set is not None:
             own[LABEL] = list(of.label_set)
-        return {**{OF_INPUT + key if key in own else key: value for key, value in row.items()}, **own}
-
-    def _renamed(self, column: str) -> str:
-        return OF_INPUT + column if column in self._own_columns() else column
+        return {**dict(zip(output_columns(row, own), row.values(), strict=True)), **own}
 
 
 def _rounded(of: Labelled) -> dict[str, float]:
     return {label: round(probability, DIGITS) for label, probability in of.probabilities.items()}
 
 
+def output_columns(columns: Collection[str], own: Collection[str]) -> list[str]:
+    """The names of a row's columns beside `own`, the added ones."""
+    names = []
+    for column in columns:
+        name = column
+        while name in own or (name != column and name in columns):
+            name = OF_INPUT + name
+        names.append(name)
+    return names
+
+
+def input_columns(columns: Collection[str], own: Collection[str]) -> dict[str, str]:
+    """Of an output with these columns: output column -> the input's column; without `own`."""
+    names = {column: column for column in columns if column not in own}
+    for name in own:
+        longest = name
+        while OF_INPUT + longest in columns:
+            longest = OF_INPUT + longest
+        if longest != name:
+            names[longest] = name
+    return names
+
+
+def csv_line(cells: Iterable[Any], delimiter: str) -> str:
+    text = io.StringIO()
+    # before 3.13 Python's writer quotes a carriage return only if lines end in one
+    csv.writer(text, delimiter=delimiter, lineterminator="\r\n").writerow(cells)
+    return text.getvalue().removesuffix("\r\n") + "\n"
+
+
 def cell(value: Any) -> Any:
     if value is None:
         return ""
-    return value if isinstance(value, str | int | float) else _dumped(value)
+    if isinstance(value, list | tuple | dict | set):
+        return _dumped(value)
+    return value if isinstance(value, str | int | float) else str(value)
 
 
 def _dumped(value: Any) -> str:

@@ -154,6 +154,6 @@ def saved_run(config: DictConfig, overrides: Sequence[str], folder: str | Path |
     config.resume = config.overwrite = False  # they concern the output, not the run
     config = checked(with_run_settings(config, overrides, PREDICTION_SETTINGS))
     settings(DecisionSettings, config).check()
-    if "text" in overridden(overrides) and config.adapter is not None:
+    if "text" in overridden(overrides) and folder is not None:
         config = with_texts_named(config)
     return SavedRun(config, None if folder is None else local_adapter(folder))

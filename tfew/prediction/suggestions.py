@@ -5,8 +5,6 @@ does not grow with the number of rows. The table has the columns of the training
 be appended to it.
 """
 
-import csv
-import io
 import json
 import logging
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,12 +22,13 @@ from tfew.prediction.result_rows import (
     BOUNDS,
     DELIMITERS,
     LABEL,
-    OF_INPUT,
     OF_LABEL,
     PROBABILITIES,
     PROBABILITY,
     SET,
     SET_SIZE,
+    csv_line,
+    input_columns,
     suggestions_file,
 )
 from tfew.prediction.saved_run import SavedRun
@@ -112,20 +111,14 @@ class Suggestions:
         else:
             probabilities = {label: float(row[OF_LABEL + label]) for label in labels}
             added = {*self._added, *(OF_LABEL + label for label in labels)}
-        own = {
-            name.removeprefix(OF_INPUT) if name.removeprefix(OF_INPUT) in added else name: value
-            for name, value in row.items()
-            if name not in added
-        }
-        return own, probabilities
+        return {name: row[column] for column, name in input_columns(row, added).items()}, probabilities
 
     def _is_labelled(self, own: Mapping[str, Any]) -> bool:
         assert self._spec.label is not None
-        column = self._spec.label.column
-        return any(not is_missing(value) for name, value in own.items() if self._spec.rename.get(name, name) == column)
+        return not is_missing(self._spec.renamed(own).get(self._spec.label.column))
 
     def _text(self, own: Mapping[str, Any]) -> str:
-        fields = {self._spec.rename.get(name, name): value for name, value in own.items()}
+        fields = self._spec.renamed(own)
         return _joined(fields, self._spec.columns or tuple(fields))
 
     def _table(self, rows: Sequence[Mapping[str, Any]]) -> str:
@@ -133,14 +126,7 @@ class Suggestions:
         assert self._spec.label is not None
         spelt = {known: name for name, known in self._trained.names.items()}
         label = spelt.get(self._spec.label.column, self._spec.label.column)
-        renamed = [
-            {
-                spelt.get(known, known): value
-                for name, value in row.items()
-                for known in [self._spec.rename.get(name, name)]
-            }
-            for row in rows
-        ]
+        renamed = [{spelt.get(name, name): value for name, value in self._spec.renamed(row).items()} for row in rows]
         found = dict.fromkeys(name for row in renamed for name in row)
         first = [] if self._trained.table is None else self._trained.table.columns
         columns = list(dict.fromkeys([*first, *found, label]))
@@ -148,12 +134,9 @@ class Suggestions:
         if self.kind == "jsonl":
             return "".join(json.dumps(row, ensure_ascii=False, default=str) + "\n" for row in filled)
         formats = {} if self._trained.table is None else self._trained.table.formats
-        text = io.StringIO()
         delimiter = formats.get(self.kind, {}).get("delimiter", DELIMITERS[self.kind])
-        writer = csv.DictWriter(text, columns, delimiter=delimiter, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(filled)
-        return text.getvalue()
+        lines = [columns, *([row[column] for column in columns] for row in filled)]
+        return "".join(csv_line(line, delimiter) for line in lines)
 
 
 def _rows(path: Path, kind: str) -> Iterator[Mapping[str, Any]]:
