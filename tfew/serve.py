@@ -53,6 +53,7 @@ def serve(config: DictConfig, overrides: Sequence[str] = ()) -> None:
     settings(DecisionSettings, config).check()
     _check_reach(config)
     require("tfew.serve", "serve")
+    _limits(config)
     _check_port(config.host, config.port)
     check_adapters(config)
     folders = None if config.adapters is None else task_folders(Path(str(config.adapters)).expanduser())
@@ -198,13 +199,13 @@ def _number(count: int, what: str) -> str:
 
 
 def _limits(config: DictConfig) -> "Limits":
-    from tfew.service.limits import Limits
+    from tfew.service.limits import Limits, host_names
 
     return Limits(
         max_items=config.max_items,
         max_body_bytes=int(config.max_body_mb * 1e6),
         timeout_seconds=config.timeout_seconds,
-        allowed_hosts=(*LOCAL, config.host, *map(str, config.allowed_hosts)),
+        allowed_hosts=(*LOCAL, config.host, *host_names(config.allowed_hosts)),
         manage=None if config.manage is None else Path(config.manage).expanduser(),
         table_rows=config.max_table_rows,
     )
@@ -234,9 +235,7 @@ def _check(config: DictConfig) -> None:
         if type(config[key]) not in (int, float) or not 0 < config[key] < float("inf"):
             raise UserError(f"{key}={config[key]} is not a number above 0.")
     if config.max_waiting < config.max_items:
-        raise UserError(
-            f"max_waiting={config.max_waiting} is below max_items={config.max_items}: no such request fits."
-        )
+        raise UserError(f"max_waiting={config.max_waiting} is below max_items={config.max_items}: no request fits.")
     if config.manage is not None and not Path(config.manage).expanduser().is_dir():
         raise UserError(f"manage={config.manage} is no folder.")
     if config.manage is not None and config.adapters is None:

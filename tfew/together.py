@@ -100,7 +100,7 @@ def _train_jobs(jobs: Sequence[Job]) -> None:
     guesses = [_guesses(job) for job in jobs]
     for job in jobs:
         note_sample(job.config, str(loaded.base_sample))
-        open_run(job.folder, resolved_with_hashes(job.config), job.config.resume)
+        open_run(job.folder, resolved_with_hashes(job.config), job.config.resume, together=True)
         save_training_rows(job.config, job.training, job.folder)
     seconds = _fit(jobs, members, loaded)
     without_tasks(loaded.model)

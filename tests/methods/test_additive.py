@@ -246,6 +246,14 @@ def test_bitfit_unfreezes_biases_that_are_there() -> None:
     assert all(n.endswith("bias") for n in trained if "norm" not in n)
 
 
+@pytest.mark.parametrize("layer_norms", ["true", "false"])
+def test_bitfit_trains_biases_that_are_there_in_float32(layer_norms: str) -> None:
+    """On a GPU; in bfloat16 a small step on a bias is rounded away."""
+    bias = torch.tensor(0.25, dtype=torch.bfloat16)
+    assert bias + torch.tensor(3e-4, dtype=torch.bfloat16) == bias
+    assert method("bitfit", f"method.layer_norms={layer_norms}").trains_base
+
+
 def adapter_weights(own: dict[str, Tensor]) -> tuple[Tensor, Tensor]:
     """The two matrices [in, out] of an adapter."""
     return own["down.weight"].T, own["up.weight"].T

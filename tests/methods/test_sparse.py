@@ -370,3 +370,19 @@ def test_said_refusals() -> None:
     attach(method, model)
     with pytest.raises(UserError, match=r"only in the model: said.vector \[133\]"):
         method.restore(model, {"said.vector": torch.zeros(5), "said.scales": torch.ones(66)})
+
+
+def test_updates_of_said_need_a_float32_base() -> None:
+    """On bfloat16 weights the sum of a weight and a small update is the weight again; so the base is float32 on a GPU,
+    where the same updates change nearly every weight."""
+    changed = {}
+    for dtype in (torch.bfloat16, torch.float32):
+        model, method = tiny_t5().to(torch.bfloat16).to(dtype), said()
+        attach(method, model)
+        torch.nn.init.normal_(model.said.vector, std=1e-3, generator=torch.Generator().manual_seed(0))
+        base = [p for name, p in model.named_parameters() if not name.startswith("said.")]
+        weights = [(p, (p + model.said.update(n)).to(dtype)) for n, p in enumerate(base) if p.ndim == 2]
+        changed[dtype] = sum(int((p != moved).sum()) for p, moved in weights) / sum(p.numel() for p, _ in weights)
+    assert changed[torch.bfloat16] < 0.1
+    assert changed[torch.float32] > 0.9
+    assert SAID.trains_base

@@ -193,3 +193,28 @@ def test_what_was_written_is_complete_after_a_failed_write(tmp_path: Path) -> No
 def test_drawn_rows_with_dates_can_be_saved(tmp_path: Path) -> None:
     save_few_shot([Example(3, {"at": date(2024, 1, 2), "text": "a"}, 0)], tmp_path / "rows.jsonl")
     assert read_jsonl(tmp_path / "rows.jsonl") == [{"at": "2024-01-02", "text": "a", "idx": 3}]
+
+
+def test_scores_that_are_no_numbers_are_no_labels(runs: dict[str, Path]) -> None:
+    """The best of NaN would be the first label, for every row."""
+    predictor = Predictor.load(runs["review"], "trainer=cpu")
+    next(iter(predictor.model.parameters())).data.fill_(float("nan"))
+    with pytest.raises(UserError, match="NaN as the score of a choice, in a row of rows: its weights"):
+        predictor(["the box"])
+
+
+def test_choices_of_rows_are_not_kept(tmp_path: Path) -> None:
+    """There may be any number of them, and each would be kept for as long as the predictor is there."""
+    data = write(
+        tmp_path / "rows.csv",
+        [{**row, "a": f"a {n}", "b": f"b {n}", "label": "ab"[n % 2]} for n, row in enumerate(ROWS)],
+    )
+    config = compose("+experiment=local_mini", "model=tiny", "trainer=cpu", "steps=2", "batch_size=4", "folds=null",
+                     "validation=null", "baselines=false", f"data={data}", "text=review", "label=label",
+                     "choices=[a,b]", f"runs={tmp_path}/runs")  # fmt: skip
+    predictor = Predictor.load(folder(train(config)), "trainer=cpu", "score.norm=pmi")
+    rows = [{"review": "the box", "a": f"a {n}", "b": f"b {n}"} for n in range(30)]
+    together, apart = predictor(rows), [predictor([row])[0] for row in rows]
+    assert [row.probabilities for row in apart] == [pytest.approx(row.probabilities, abs=1e-5) for row in together]
+    (task,) = predictor._tasks.values()
+    assert task.unconditional == {}

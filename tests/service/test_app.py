@@ -460,6 +460,9 @@ def test_the_page_brings_all_it_needs(queue: LabelQueue) -> None:
         (["adapter=.", "max_waiting=10"], "max_waiting=10 is below"),
         (["adapter=.", "manage=nowhere"], "manage=nowhere is no folder"),
         (["adapter=.", "manage=."], r"adapters=tasks\.json"),
+        (["adapter=.", "allowed_hosts=[a.org, 'lab*.org']"], r"allowed_hosts=lab\*\.org is no list of names"),
+        (["adapter=.", "allowed_hosts=a.org:8000"], "allowed_hosts=a.org:8000 is no list .* without a port"),
+        (["adapter=.", "allowed_hosts=3"], "allowed_hosts=3 is no list"),
         (["adapter=.", "host=no.such.host.example"], "cannot be listened on"),
     ],
 )

@@ -1,7 +1,9 @@
 """The client against the app behind the server's own connections."""
 
 import multiprocessing
+import socket
 import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
 from types import SimpleNamespace
 from typing import Any
@@ -61,7 +63,7 @@ def test_a_busy_service_is_asked_again(retries: int, monkeypatch: pytest.MonkeyP
         pauses.append(seconds)
         echo.go.set()  # while the client waits, it has time again
 
-    monkeypatch.setattr("tfew.service.client.time", SimpleNamespace(sleep=pause))
+    monkeypatch.setattr("tfew.service.client.time", SimpleNamespace(sleep=pause, monotonic=time.monotonic))
     with running(make_app(queue, Metrics(), LIMITS), queue, ConnectionLimits(20, 60, 60)) as (port, _):
         first = Client(f"http://127.0.0.1:{port}")
         filling = threading.Thread(target=first.predict, args=([{"text": "a"}] * 4,))
@@ -128,6 +130,21 @@ def test_a_response_to_another_request_is_not_taken(monkeypatch: pytest.MonkeyPa
         with pytest.raises(ServiceError, match="to another request"):
             client.tasks()
         client.close()
+
+
+def test_an_idle_connection_that_the_service_has_closed_is_opened_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also for a change of tasks, which is not tried again."""
+    queue = LabelQueue(Echo(), 20, 4)  # type: ignore[arg-type]
+    with (
+        running(make_app(queue, Metrics(), LIMITS), queue, ConnectionLimits(20, 60, 60)) as (port, _),
+        Client(f"http://127.0.0.1:{port}") as client,
+    ):
+        labels_of(client, ["a"])
+        client._connection.sock.shutdown(socket.SHUT_RDWR)
+        monkeypatch.setattr("tfew.service.client.IDLE_SECONDS", 0.01)
+        time.sleep(0.02)
+        with pytest.raises(ServiceError, match=r"cannot be changed over HTTP .*status 403"):
+            client.remove_task("x")
 
 
 @pytest.mark.parametrize("given", [{"items": 0}, {"items": -1}, {"retries": -1}, {"token": "a\nb"}, {"token": "ä"}])

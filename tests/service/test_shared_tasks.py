@@ -118,6 +118,39 @@ def test_what_one_cannot_read_none_has(manage: Path, replaced: str) -> None:
     asyncio.run(story())
 
 
+@pytest.mark.parametrize("error", [UserError("away"), TimeoutError(), BusyError()])
+def test_what_could_not_be_read_for_a_moment_is_read_later(
+    error: Exception, manage: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tfew.service.tasks.RETRY_SECONDS", 0.1)
+
+    async def story() -> None:
+        async with processes(manage, "a") as (a,):
+            await a.served.add("task", "one")
+        late = Process(manage, "late")
+        read, times = late.served._read, 0
+
+        async def once_away(*given: Any) -> Any:
+            nonlocal times
+            times += 1
+            if times <= 2:
+                raise error
+            return await read(*given)
+
+        late.served._read = once_away  # type: ignore[method-assign]
+        try:
+            async with late.served.kept_up():
+                assert late.has == BASE, "it starts without the task"
+                end = asyncio.get_running_loop().time() + 20
+                while "task" not in late.has and asyncio.get_running_loop().time() < end:
+                    await asyncio.sleep(0.05)
+                assert late.has == {**BASE, "task": "text of one"}
+        finally:
+            late.queue.close()
+
+    asyncio.run(story())
+
+
 def test_one_that_does_not_follow_is_waited_for_and_one_that_has_ended_is_not(
     manage: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -34,6 +34,7 @@ class BitFit(Method):
     `linears`, last name parts, is the argument of adapters saved before version 0.3.
     """
 
+    trains_base = True  # a model's own biases
     merges = False  # T5's layers have no biases to fold these into
 
     def __init__(
@@ -44,7 +45,7 @@ class BitFit(Method):
         linears: Sequence[str] | None = None,
     ) -> None:
         self.choice = MatrixChoice(targets, partial, linears, second=False)
-        self.layer_norms = self.trains_base = layer_norms
+        self.layer_norms = layer_norms
 
     def placement(self, model: nn.Module) -> Placement:
         return self.choice.placement(model)

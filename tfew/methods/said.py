@@ -35,6 +35,7 @@ BLOCK = 64  # the Walsh-Hadamard transform works on this many numbers at a time:
 class SAID(Method):
     """`dimensions` is the budget: the shared vector gets it less one for each parameter's scale, and less one more."""
 
+    trains_base = True  # in bfloat16 nearly all updates would be rounded away where they are added to the weights
     may_be_zero = ("seed",)
     takes_quantized = False
 

@@ -244,17 +244,19 @@ class Predictor:
     def _unconditional(self, prompts: Sequence[Prompt]) -> dict[str, dict[str, float]]:
         """Log-probabilities of choices after an empty input, for tasks whose norm needs them."""
         needed = {name: task for name, task in self._tasks.items() if task.task_predictor.norm == "pmi"}
+        # choices of a row's own are not kept: there may be any number of them
+        known = {name: task.unconditional if task.task_predictor.labels else {} for name, task in needed.items()}
         for name, task in needed.items():
             choices = {choice for prompt in prompts if prompt.dataset == name for choice in prompt.choices}
-            if new := sorted(choices - task.unconditional.keys()):
+            if new := sorted(choices - known[name].keys()):
 
                 def collated(encoded: list[TokenizedPrompt], name: str = name) -> Batch:
                     return self._batch(encoded, [name] * len(encoded))
 
-                task.unconditional.update(
+                known[name].update(
                     unconditional_sums(self._score, task.prompt_tokenizer.tokenize, collated, new, self.device)
                 )
-        return {name: task.unconditional for name, task in needed.items()}
+        return known
 
     def _labelled(self, row: Prepared, predictions: Sequence[Prediction]) -> Labelled:
         return self._tasks[row.task].task_predictor.labelled(row.prompts, predictions)

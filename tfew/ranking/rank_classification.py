@@ -1,11 +1,13 @@
 """Rank classification (paper section 3.1): the predicted choice is the one with the best score."""
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from tfew.errors import UserError
 from tfew.label_sets.questions import own_texts
 from tfew.ranking.norms import predicted, rescored
 from tfew.ranking.shortlist import Shortlist
@@ -27,7 +29,8 @@ def rank_classify(
 ) -> Iterator[Prediction]:
     """One prediction per prompt, in order; `batches` hold the prompts in the same order. Ties go to the first.
 
-    `unconditional`: by data set each choice's log-probability after an empty input, for the norm "pmi".
+    Raises UserError if a score is NaN. `unconditional`: by data set each choice's log-probability after an empty input,
+    for the norm "pmi".
     `shortlist`: leaves out choices that cannot be the best.
     """
     remaining = iter(prompts)
@@ -46,6 +49,11 @@ def rank_classify(
         for scores_C, tokens_C, bounds, prompt in zip(scores_BC, tokens_BC, bounds_B, remaining, strict=False):
             choices = len(prompt.choices)
             scores = tuple(scores_C[:choices])
+            if any(map(math.isnan, scores)):
+                raise UserError(
+                    f"The model gives NaN as the score of a choice, in a row of {prompt.dataset}: its weights or the"
+                    " adapter's are damaged, or their data type is too small for its numbers (try model.dtype=float32)."
+                )
             own, alone = own_texts(prompt), unconditional.get(prompt.dataset)
             prediction = predicted(
                 prompt,

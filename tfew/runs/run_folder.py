@@ -108,26 +108,29 @@ def remove_leftovers(folder: Path) -> None:
             remove_temporary_files(folder)
 
 
-def open_run(folder: Path, settings: Mapping[str, Any], resume: bool) -> None:
+def open_run(folder: Path, settings: Mapping[str, Any], resume: bool, together: bool = False) -> None:
     """Prepares the folder for the run: clears it, or with `resume` keeps it. To be called after all checks.
 
+    `together`: of `train_together=`, whose checkpoints a single run does not read, nor the other way round.
     Of several processes only the main one does so, once all have done their checks; the others wait.
     """
     barrier()
     if is_main_process():
-        _open(folder, settings, resume)
+        _open(folder, settings, resume, together)
     barrier()
 
 
-def _open(folder: Path, settings: Mapping[str, Any], resume: bool) -> None:
+def _open(folder: Path, settings: Mapping[str, Any], resume: bool, together: bool) -> None:
     remove_temporary_files(folder)
     unfinished = (folder / CONFIG_FILE).is_file() and not is_finished(folder)
     if resume and unfinished:
-        done = last_checkpoint(folder) or [
-            *(folder / CHECKPOINTS).glob(f"{JOINT_PREFIX}*.pt"),
-            *_trial_folders(folder),
-        ]
-        log.info(f"{folder} is unfinished; {'continuing' if done else 'no checkpoint yet, starting over'}.")
+        joint = any((folder / CHECKPOINTS).glob(f"{JOINT_PREFIX}*.pt"))
+        saved_alone = (folder / CHECKPOINTS).glob("step=*.ckpt")
+        alone = any(saved_alone) if together else last_checkpoint(folder) or _trial_folders(folder)
+        done, other = (joint, alone) if together else (alone, joint)
+        of_others = f"its checkpoint is of {'a run trained alone' if together else 'runs trained together'}"
+        lacks = of_others if other else "no checkpoint yet"
+        log.info(f"{folder} is unfinished; {'continuing' if done else f'{lacks}, starting over'}.")
     elif unfinished or is_finished(folder):
         kept = any((folder / CHECKPOINTS).glob("step=*.ckpt"))
         lost = " without its checkpoint, from which resume=true would have continued" if kept else ""

@@ -118,8 +118,8 @@ def _add_labelling(app: FastAPI, operations: Operations) -> None:
         started = time.monotonic()
         with operations.accept():
             answers = await operations.answers(request, [(item.task, item.content) for item in many.items])
-        shown = [queue.predictor.inputs(answer.prepared) if many.inputs else None for answer in answers]
-        with operations.refusing():
+        with operations.refusing():  # a task may have been removed since
+            shown = [queue.predictor.inputs(answer.prepared) if many.inputs else None for answer in answers]
             labels = [
                 _to_message(_under_threshold(answer.labelled, item, many), inputs)
                 for answer, item, inputs in zip(answers, many.items, shown, strict=True)

@@ -22,6 +22,7 @@ from urllib.parse import quote, urlsplit
 
 RETRIED = (429, 503)
 LONGEST_PAUSE_SECONDS = 30.0
+IDLE_SECONDS = 2.0  # after so long a connection is opened anew: the service closes one that was idle for 5
 
 
 class ServiceError(Exception):
@@ -60,7 +61,7 @@ class Client:
         self._open()
 
     def _open(self) -> None:
-        self._process, self._connection = os.getpid(), self._connect()
+        self._process, self._connection, self._used = os.getpid(), self._connect(), time.monotonic()
         self._lock = threading.Lock()  # a response belongs to the request before it
 
     def __enter__(self) -> "Client":
@@ -121,6 +122,8 @@ class Client:
             headers["content-type"] = "application/json"
         if self._token is not None:
             headers["authorization"] = f"Bearer {self._token}"
+        if time.monotonic() - self._used > IDLE_SECONDS:
+            self._connection.close()
         try:
             self._connection.request(method, self._prefix + path, data, headers)
             with self._connection.getresponse() as answer:
@@ -131,6 +134,8 @@ class Client:
         except (OSError, HTTPException) as error:
             self._connection.close()  # the next request reconnects
             return None, repr(error).encode(), 0.0
+        finally:
+            self._used = time.monotonic()
 
 
 def _detail(content: bytes) -> str:

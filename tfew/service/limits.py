@@ -1,12 +1,18 @@
 """Limits of a request's size and time; configs/serve.yaml documents each."""
 
 import asyncio
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from fastapi import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from tfew.errors import UserError
+
+HOST = re.compile(r"\*|(\*\.)?[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")  # * stands for all, or for all below a domain
 MAX_BODIES = 32  # in memory at the same time, of the largest allowed size
 
 
@@ -24,6 +30,18 @@ class Limits:
     allowed_hosts: tuple[str, ...]
     manage: Path | None
     table_rows: int = 50_000
+
+
+def host_names(allowed: Any) -> tuple[str, ...]:
+    """The Host names of `allowed_hosts=`: one, or a list; raises UserError for what is none."""
+    names = [] if allowed is None else [allowed] if isinstance(allowed, str) else allowed
+    wrong = [name for name in names if not HOST.fullmatch(str(name))] if isinstance(names, Sequence) else [allowed]
+    if wrong:
+        raise UserError(
+            f"allowed_hosts={wrong[0]} is no list of names such as [labels.example.org], without a port, or"
+            " [*.example.org] for all names below one."
+        )
+    return tuple(map(str, names))
 
 
 class BodyLimitMiddleware:

@@ -4,6 +4,7 @@ With several processes, the one that is asked answers for all: each writes its m
 """
 
 import json
+import logging
 import os
 import time
 from collections.abc import Iterable, Iterator
@@ -16,6 +17,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, G
 from prometheus_client.metrics_core import Metric
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+log = logging.getLogger(__name__)
 LATENCIES = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 
 
@@ -24,7 +26,7 @@ class Metrics:
     theirs."""
 
     def __init__(self, process: str | None = None, folder: Path | None = None) -> None:
-        self.process, self._folder = process, folder
+        self.process, self._folder, self._failed = process, folder, False
         self._registry = CollectorRegistry()
         self._requests = Counter(
             "tfew_requests", "Requests by path and status", ["path", "status"], registry=self._registry
@@ -60,13 +62,20 @@ class Metrics:
         return Response(generate_latest(_AllProcesses(self._folder)), media_type=CONTENT_TYPE_LATEST)
 
     def publish(self) -> None:
-        """Writes this process's metrics for the others; does nothing if there are none."""
+        """Writes this process's metrics for the others; does nothing if there are none. What fails is logged once."""
         if self._folder is None:
             return
         path = self._folder / f"{self.process}.json"
         temporary = path.with_suffix(".new")
-        temporary.write_text(json.dumps([_shown(family, str(self.process)) for family in self._registry.collect()]))
-        os.replace(temporary, path)
+        shown = [_shown(family, str(self.process)) for family in self._registry.collect()]
+        try:
+            temporary.write_text(json.dumps(shown))
+            os.replace(temporary, path)
+            self._failed = False
+        except OSError as error:  # labelling goes on
+            if not self._failed:
+                log.warning(f"The metrics of process {self.process} cannot be written for the others: {error}")
+            self._failed = True
 
 
 def _shown(family: Metric, process: str) -> list[Any]:

@@ -23,6 +23,7 @@ T = TypeVar("T")
 POLL_SECONDS = 0.2
 ALIVE_SECONDS = 2.0  # between heartbeats
 UNDO_SECONDS = 2.0  # time for undoing a change that one process cannot apply
+RETRY_SECONDS = 30.0  # between attempts to read a task that could not be read
 
 
 class BusyError(Exception):
@@ -73,7 +74,7 @@ class ServedTasks:
         self._loader = TaskLoader()
         self._versions = dict.fromkeys(shared.base if shared is not None else [], BASE)  # of the loaded tasks
         self._version: str | None = None  # of all of them; None: not read yet
-        self._followed = time.monotonic()
+        self._followed = self._tried = time.monotonic()
         self._failed: set[str] = set()
         self._following = asyncio.Lock()
 
@@ -123,6 +124,8 @@ class ServedTasks:
                 elif time.monotonic() - self._followed > UNDO_SECONDS:
                     for name in self._failed & self._versions.keys():  # an earlier version of the task still answers
                         await self._take_out(name)
+                if self._failed and time.monotonic() - self._tried > RETRY_SECONDS:
+                    await self._retry(state)
                 if time.monotonic() - alive > ALIVE_SECONDS:
                     await asyncio.to_thread(shared.acknowledge, str(self._version), self._failed)
                     alive = time.monotonic()
@@ -154,16 +157,30 @@ class ServedTasks:
                 if self._versions.get(name) != version:
                     await self._follow_one(name, version, state.added.get(name))
                     await asyncio.to_thread(self._shared.acknowledge, str(self._version), self._failed)  # heartbeat
-            self._version, self._followed = state.version, time.monotonic()
+            self._version = state.version
+            self._followed = self._tried = time.monotonic()
             await asyncio.to_thread(self._shared.acknowledge, state.version, self._failed)
+
+    async def _retry(self, state: SharedState) -> None:
+        """Reads the tasks again that could not be read, such as from a folder that was away for a moment."""
+        assert self._shared is not None
+        async with self._following:
+            if state.version == self._version:
+                wanted = state.wanted(self._shared.base)
+                for name in sorted(self._failed & wanted.keys()):
+                    await self._follow_one(name, wanted[name], state.added.get(name))
+            self._tried = time.monotonic()
 
     async def _follow_one(self, name: str, version: str, added: AddedTask | None) -> None:
         assert self._shared is not None
         try:
             folder = self._shared.base[name] if added is None else self._find_folder(added.folder)
             await self._put(name, await self._read(name, folder, True), True, version)
-        except UserError as error:
-            log.warning(f"The task {name!r} cannot be read as it was changed over HTTP: {error}")
+            self._failed.discard(name)
+        except (UserError, TimeoutError, BusyError) as error:
+            if name not in self._failed:
+                why = str(error) or f"its folder is too slow (timeout_seconds={self._timeout_seconds:g})"
+                log.warning(f"The task {name!r} cannot be read as it was changed over HTTP: {why}")
             self._failed.add(name)
 
     async def _publish(self, before: SharedState, after: SharedState, name: str, apply: Callable[[], Any]) -> None:
