@@ -1,6 +1,7 @@
 """Turns of clients, cancelled rows, and detection of a stuck worker."""
 
 import asyncio
+import itertools
 from typing import Any
 
 import pytest
@@ -38,6 +39,32 @@ def test_who_asks_for_one_row_does_not_wait_for_anothers_thousand() -> None:
     assert all(len(batch) <= 8 for batch in recorder.batches)
     seen = [row for batch in recorder.batches for row in batch if row not in ("b0", "c0")]
     assert seen == [f"{n}-{place}" for n in range(4) for place in range(20)], "one client's in their order"
+
+
+@pytest.mark.parametrize("as_row", [str, lambda text: {"text": text, "number": 1}])
+def test_long_texts_do_not_keep_the_others_waiting(as_row: Any) -> None:
+    """All of a text is tokenised, so a batch has some characters of each client, and of one row if it is longer."""
+    recorder = Recorder(go=False)
+    queue, long = queue_of(recorder, batch_rows=100), 2**20 - 10
+
+    async def story() -> None:
+        with queue.accept():
+            asked = [asyncio.create_task(queue.label([("t", as_row("x" * long)) for _ in range(5)], "greedy"))]
+            await asyncio.sleep(0.05)
+            middle = [("t", as_row("y" * 10_000)) for _ in range(90)]
+            others = (("middle", middle), ("b", rows("b", 1)), ("none", []))
+            asked += [asyncio.create_task(queue.label(of_other, name)) for name, of_other in others]
+            await asyncio.sleep(0)
+            recorder.go.set()
+            assert [len(found) for found in await asyncio.gather(*asked)] == [5, 90, 1, 0]
+
+    asyncio.run(story())
+    queue.close()
+    queue.join()
+    sizes = [[len(row if isinstance(row, str) else row["text"]) for row in batch] for batch in recorder.batches]
+    assert 2 in sizes[2], "the batch before has a row of each of the others"
+    assert max(map(sum, sizes)) < 2 * 2**20
+    assert sorted(itertools.chain(*sizes)) == [2, *[10_000] * 90, *[long] * 5]
 
 
 def test_one_client_cannot_fill_the_queue_for_the_others() -> None:

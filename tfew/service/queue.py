@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from tfew.prediction.task_predictor import Labelled
 
 TURNS = 4  # parts of a batch, given to clients in turn
+BATCH_CHARACTERS = 2**20  # of its texts, which are tokenised whole: some seconds; a single row may have more
 
 
 @dataclass(frozen=True)
@@ -43,15 +44,25 @@ class ClosedError(Exception):
 
 @dataclass(eq=False)
 class _LabelRequest:
-    """`taken`: the number of rows that are or were in a batch."""
+    """`characters`: of each row's texts; `taken`: the number of rows that are or were in a batch."""
 
     client: str
     rows: Sequence[tuple[str | None, Any]]
+    characters: Sequence[int]
     loop: asyncio.AbstractEventLoop
     future: "asyncio.Future[list[Answer | UserError]]"
     began: float = field(default_factory=time.monotonic)
     taken: int = 0
     answers: list[Answer | UserError] = field(default_factory=list)
+
+    def take(self, most_rows: int, most_characters: int) -> "_Part":
+        """The next rows within these limits, at least one of those left."""
+        start, left = self.taken, most_characters
+        for size in self.characters[start : start + most_rows]:
+            if size > left and self.taken > start:
+                break
+            self.taken, left = self.taken + 1, left - size
+        return _Part(self, start, self.taken)
 
 
 @dataclass(frozen=True)
@@ -153,7 +164,7 @@ class LabelQueue:
         If cancelled, rows that are not in a batch yet are dropped.
         """
         loop = asyncio.get_running_loop()
-        work = _LabelRequest(client, rows, loop, loop.create_future())
+        work = _LabelRequest(client, rows, [_characters(row) for _, row in rows], loop, loop.create_future())
         with self._changed:
             self._admit(client, len(rows))
             self._waiting.setdefault(client, deque()).append(work)
@@ -235,18 +246,19 @@ class LabelQueue:
             self._running = None
 
     def _batch(self) -> list[_Part]:
-        """The next batch: up to `batch_rows` rows, clients in turn."""
+        """The next batch: up to `batch_rows` rows and BATCH_CHARACTERS, clients in turn."""
         batch: list[_Part] = []
         room, turn = self.batch_rows, max(1, self.batch_rows // TURNS)
-        while room and self._waiting:
+        left, in_turn = BATCH_CHARACTERS, BATCH_CHARACTERS // TURNS
+        while room and left > 0 and self._waiting:
             client = next(iter(self._waiting))
             requests = self._waiting.pop(client)
             work = requests[0]
-            end = min(len(work.rows), work.taken + min(room, turn))
-            batch.append(_Part(work, work.taken, end))
-            room -= end - work.taken
-            work.taken = end
-            if end == len(work.rows):
+            part = work.take(min(room, turn), min(left, in_turn))
+            batch.append(part)
+            room -= part.end - part.start
+            left -= sum(work.characters[part.start : part.end])
+            if part.end == len(work.rows):
                 requests.popleft()
             if requests:
                 self._waiting[client] = requests  # last in turn
@@ -274,6 +286,10 @@ class LabelQueue:
                 self._give_up(work)
         if error is not None or len(work.answers) == len(work.rows):
             resolve(work.loop, work.future, work.answers, error)
+
+
+def _characters(row: Any) -> int:
+    return len(row) if isinstance(row, str) else sum(len(str(value)) for value in row.values())
 
 
 def label_rows(predictor: "Predictor", rows: Sequence[tuple[int, str | None, Any]]) -> list[Answer | UserError]:
