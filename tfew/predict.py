@@ -22,7 +22,7 @@ from tfew.files.partial_file import PartialFile, check_output_file
 from tfew.pieces.input_files import InputFile, absolute, find_files, names_many
 from tfew.pieces.piece_output import PieceOutput, is_folder
 from tfew.pieces.worker_choice import WorkerChoice
-from tfew.prediction.result_rows import ResultRows, bad_rows_file, kind_of_output, suggestions_file
+from tfew.prediction.result_rows import ResultRows, bad_rows_file, kind_of_output, review_file, suggestions_file
 from tfew.prediction.tasks_file import Folders, task_folders
 from tfew.runs.records import load_record
 from tfew.runs.run_folder import finished_settings
@@ -184,7 +184,6 @@ def _run(config: DictConfig, labelling: "BulkPrediction", source: str, target: s
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes it again at exit
             sys.exit("Standard output was closed: stopped.")
     from tfew.prediction.bulk_predict import Progress
-    from tfew.prediction.doubt import review_file
 
     path = Path(target).expanduser()
     identity = {"input": _identity(source), "format": config.format, **labelling.predictor.fingerprint()}
@@ -237,6 +236,8 @@ def _check(config: DictConfig, source: str, target: str) -> None:
     unfinished = path.with_name(f"{path.name}.partial.json").is_file()
     if not unfinished:
         check_output_file(path, config.overwrite)
+        if (listed := review_file(path)).exists() and not config.overwrite:
+            raise UserError(f"{listed} already exists, perhaps with labels filled in: move it, or set overwrite=true.")
     if source != STDIO and path.exists() and path.samefile(Path(source).expanduser()):
         raise UserError(f"output={target} would overwrite the input: choose another.")
 

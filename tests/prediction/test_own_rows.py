@@ -22,7 +22,7 @@ from tfew.evaluate import evaluate, with_run_settings
 from tfew.files.partial_file import PartialFile
 from tfew.prediction.loaded_task import Prepared, numbered
 from tfew.prediction.predictor import Predictor
-from tfew.prediction.result_rows import ResultRows
+from tfew.prediction.result_rows import ResultRows, input_columns, output_columns
 from tfew.prediction.task_predictor import Labelled
 from tfew.schema import Example
 from tfew.train import train
@@ -160,7 +160,7 @@ def test_what_a_person_wrote_beside_an_output_is_not_replaced(runs: dict[str, Pa
     review.write_text(filled := review.read_text() + "by hand\n")
     target.unlink()
     for more in ((), ("threshold=0.999",)):
-        with pytest.raises(UserError, match=r"out.csv.review.csv belongs to an earlier output=.*overwrite=true"):
+        with pytest.raises(UserError, match=r"out.csv.review.csv already exists, perhaps with labels .*overwrite=true"):
             run(*given, *more)
         assert (review.read_text(), target.exists()) == (filled, False)
         assert not list(tmp_path.glob("*.partial*"))
@@ -218,3 +218,21 @@ def test_choices_of_rows_are_not_kept(tmp_path: Path) -> None:
     assert [row.probabilities for row in apart] == [pytest.approx(row.probabilities, abs=1e-5) for row in together]
     (task,) = predictor._tasks.values()
     assert task.unconditional == {}
+
+
+def test_a_text_may_be_in_a_column_called_as_the_label_was(runs: dict[str, Path]) -> None:
+    predictor = Predictor.load(runs["review"], "trainer=cpu", "text=label")
+    assert "the box" in shown(predictor, {"label": "the box", "review": "OTHER"})
+    assert [row.label for row in predictor([{"label": "the box"}])] == [
+        row.label for row in Predictor.load(runs["review"], "trainer=cpu")(["the box"])
+    ]
+
+
+@pytest.mark.parametrize(
+    "columns", [["text"], ["label"], ["input_label", "label"], ["label", "input_input_label"], ["p_a", "input_p_a"]]
+)
+def test_added_columns_are_told_from_the_inputs(columns: list[str]) -> None:
+    own = ["label", "probability", "p_a"]
+    written = [*output_columns(columns, own), *own]
+    assert len(set(written)) == len(written)
+    assert list(input_columns(written, own).values()) == columns or "label" not in columns

@@ -27,6 +27,7 @@ from tfew.service.queue import LabelQueue
         ("labels.example.org", ("labels.example.org",)),
         ("*.example.org", ("*.example.org",)),
         ("[a.org,10.0.0.7,'*']", ("a.org", "10.0.0.7", "*")),
+        ("['[2001:db8::7]']", ("[2001:db8::7]",)),
     ],
 )
 def test_one_name_is_a_list_of_one(given: str, names: tuple[str, ...]) -> None:
@@ -38,9 +39,6 @@ def test_one_name_is_a_list_of_one(given: str, names: tuple[str, ...]) -> None:
 
 @pytest.mark.parametrize("given", ["", "a b", "a.*", "*a.org", "http://a.org", "a.org:80", ["a", ""], ["a/b"], 3, {}])
 def test_what_is_no_name(given: Any) -> None:
-    if given == {}:
-        assert host_names([]) == ()
-        return
     with pytest.raises(UserError, match=r"is no list of names such as \[labels.example.org\]"):
         host_names(given)
 

@@ -135,8 +135,8 @@ def _same_choices(task: Task, prompt_tokenizer: "PromptTokenizer") -> Iterator[F
         twins = [choices[place] for place, first in enumerate(same[choices]) if same[choices].count(first) > 1]
         yield Finding(
             len(rows) == task.rows,
-            f"{_rows(task, rows)} (of {task.rows}) have choices that the model cannot tell apart, since its tokenizer"
-            f" makes the same tokens of them ({_named(twins)} in {_rows(task, rows[:1])})",
+            f"{_rows(task, rows)} ({len(rows)} of {task.rows} rows) have choices that the model cannot tell apart,"
+            f" since its tokenizer makes the same tokens of them ({_named(twins)} in {_rows(task, rows[:1])})",
             "if they mean different things, reword one of them; if they mean the same, delete one; until then no"
             " answer to such a row counts as right",
         )
@@ -208,6 +208,7 @@ def _cut(prompts: Sequence[Prompt], prompt_tokenizer: "PromptTokenizer", rows: i
 
 
 def _duplicates(task: Task, folds: int | None) -> Iterator[Finding]:
+    task = task.only(sorted(range(task.rows), key=lambda row: task.examples[row].idx))  # drawn ones are in any order
     groups = duplicate_groups(task.prompts)
     different = len(set(groups))
     if different < task.rows:
@@ -215,8 +216,9 @@ def _duplicates(task: Task, folds: int | None) -> Iterator[Finding]:
         repeats = [number for number, group in enumerate(groups, start=1) if group != number - 1]
         yield Finding(
             False,
-            f"{_rows(task, repeats)} (of {task.rows}) repeat{'s' * (len(repeats) == 1)} what an earlier row shows the"
-            f" model (other columns are not compared; upper case and blanks do not count); {kept}",
+            f"{_rows(task, repeats)} ({len(repeats)} of {task.rows} rows) repeat{'s' * (len(repeats) == 1)} what an"
+            " earlier row shows the model (other columns are not compared; upper case and blanks do not count);"
+            f" {kept}",
             f"delete them, for they add no information; {different} different rows remain",
         )
     answers = defaultdict(set)

@@ -35,11 +35,6 @@ class PartialFile:
         self.finished = saved is not None and path.is_file() and not _partial_path(path).exists()
         if not self.finished:
             check_output_file(path, overwrite)
-            if saved is None and not overwrite and (there := [side for side in self.sides if side.exists()]):
-                raise UserError(
-                    f"{there[0]} belongs to an earlier output={path}, and would be replaced: move it away, choose"
-                    " another output=, or set overwrite=true."
-                )
             self._open(saved)
 
     def _open(self, saved: Mapping[str, Any] | None) -> None:

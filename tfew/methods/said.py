@@ -35,7 +35,9 @@ BLOCK = 64  # the Walsh-Hadamard transform works on this many numbers at a time:
 class SAID(Method):
     """`dimensions` is the budget: the shared vector gets it less one for each parameter's scale, and less one more."""
 
-    trains_base = True  # in bfloat16 nearly all updates would be rounded away where they are added to the weights
+    # as in the official code: small updates of bfloat16 weights would always be rounded away; where autocast rounds the
+    # sum of a float32 weight and its update, they are kept on average
+    trains_base = True
     may_be_zero = ("seed",)
     takes_quantized = False
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from tfew.decisions.drift import ALARM, LABEL, MASS, PROBABILITY, DriftReference, Finding
 from tfew.errors import UserError
+from tfew.prediction.result_rows import review_file
 from tfew.prediction.task_predictor import TaskPredictor
 
 if TYPE_CHECKING:
@@ -19,11 +20,6 @@ SIGNALS = {
     MASS: "the probability of all labels together",
     LABEL: "how often labels are given",
 }
-
-
-def review_file(output: Path) -> Path:
-    """The file of the rows that got no label, in their order, with the ending of the output."""
-    return output.with_name(f"{output.name}.review{output.suffix}")
 
 
 def drift_references(tasks: Mapping[str, TaskPredictor]) -> dict[str, DriftReference]:

@@ -50,6 +50,11 @@ def bad_rows_file(output: Path) -> Path:
     return output.with_name(f"{output.name}.bad.jsonl")
 
 
+def review_file(output: Path) -> Path:
+    """The file of the rows that got no label, in their order, with the ending of the output."""
+    return output.with_name(f"{output.name}.review{output.suffix}")
+
+
 class ResultRows:
     """`labels`: those shared by all rows, else None. `columns`: of the input; None: the first row's.
 
@@ -118,25 +123,19 @@ def _rounded(of: Labelled) -> dict[str, float]:
 
 def output_columns(columns: Collection[str], own: Collection[str]) -> list[str]:
     """The names of a row's columns beside `own`, the added ones."""
-    names = []
-    for column in columns:
-        name = column
-        while name in own or (name != column and name in columns):
-            name = OF_INPUT + name
-        names.append(name)
-    return names
+    return [OF_INPUT + _longest(column, columns) if column in own else column for column in columns]
 
 
 def input_columns(columns: Collection[str], own: Collection[str]) -> dict[str, str]:
     """Of an output with these columns: output column -> the input's column; without `own`."""
-    names = {column: column for column in columns if column not in own}
-    for name in own:
-        longest = name
-        while OF_INPUT + longest in columns:
-            longest = OF_INPUT + longest
-        if longest != name:
-            names[longest] = name
-    return names
+    renamed = {_longest(name, columns): name for name in own}
+    return {column: renamed.get(column, column) for column in columns if column not in own}
+
+
+def _longest(name: str, columns: Collection[str]) -> str:
+    """The column input_..._NAME with the most repetitions, maybe none."""
+    found = [column for column in columns if column.endswith(name) and not column[: -len(name)].replace(OF_INPUT, "")]
+    return max(found, key=len, default=name)
 
 
 def csv_line(cells: Iterable[Any], delimiter: str) -> str:

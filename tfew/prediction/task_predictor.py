@@ -245,8 +245,10 @@ class TaskPredictor:
         if rule is None or label is None:
             example = self.spec.example(number - 1, row, self.task, labelled=False)
         else:
-            fields = {key: value for key, value in row.items() if self.spec.rename.get(key, key) != rule.column}
-            example = self.spec.example(number - 1, {**fields, rule.column: label}, self.task)
+            spec, fields = self.spec, {k: v for k, v in row.items() if self.spec.rename.get(k, k) != rule.column}
+            if rule.column in spec.rename:  # a text's column has the name that the label's had in training
+                spec, fields = replace(spec, rename={}), spec.renamed(fields)
+            example = spec.example(number - 1, {**fields, rule.column: label}, self.task)
         return replace(example, idx=number)
 
     def _leave_out(self, name: str) -> None:

@@ -16,15 +16,17 @@ class MetricsFile:
     def __init__(self, path: Path, step: int) -> None:
         kept = [row for row in _whole_rows(path) if int(row["step"]) <= step]
         text = io.StringIO(newline="")
-        _write(text, kept, header=True)
+        _write(text, kept)
         # atomically: a kill between emptying the file and writing its rows again would lose them
         write_bytes_atomically(path, text.getvalue().encode())
-        self._file, self._has_rows = path.open("a", newline="", encoding="utf-8"), bool(kept)
+        self._file = path.open("a", newline="", encoding="utf-8")
+        self._columns = list(kept[0]) if kept else None
 
     def write(self, step: int, values: Mapping[str, float]) -> None:
-        _write(self._file, [{"step": step, **dict(sorted(values.items()))}], header=not self._has_rows)
+        row = {"step": step, **dict(sorted(values.items()))}
+        _write(self._file, [row], self._columns)
         self._file.flush()
-        self._has_rows = True
+        self._columns = self._columns or list(row)
 
     def close(self) -> None:
         self._file.close()
@@ -37,10 +39,11 @@ def final_loss(path: Path) -> float:
     return sum(last) / len(last)
 
 
-def _write(file: TextIO, rows: Sequence[Mapping[str, object]], header: bool) -> None:
+def _write(file: TextIO, rows: Sequence[Mapping[str, object]], columns: Sequence[str] | None = None) -> None:
+    """`columns`: of the header that is there; None: writes one."""
     if rows:
-        writer = csv.DictWriter(file, list(rows[0]))
-        if header:
+        writer = csv.DictWriter(file, columns or list(rows[0]))
+        if columns is None:
             writer.writeheader()
         writer.writerows(rows)
 

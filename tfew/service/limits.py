@@ -12,7 +12,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from tfew.errors import UserError
 
-HOST = re.compile(r"\*|(\*\.)?[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")  # * stands for all, or for all below a domain
+# * stands for all, or for all below a domain; an IPv6 address is in brackets
+HOST = re.compile(r"\*|\[[0-9A-Fa-f:.]+\]|(\*\.)?[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
 MAX_BODIES = 32  # in memory at the same time, of the largest allowed size
 
 

@@ -103,7 +103,7 @@ class ServedTasks:
             return
         self._shared.acknowledge("joining")  # from now on changes wait for this process
         while (state := self._shared.read()).version != self._version:
-            await self._follow(state)
+            await self._follow(state, starting=True)
         keeping = asyncio.create_task(self._keep_up(self._shared))
         try:
             yield
@@ -143,8 +143,9 @@ class ServedTasks:
         await self._follow(state)
         return state
 
-    async def _follow(self, state: SharedState) -> None:
-        """Adds, replaces and removes tasks to match the state; unreadable ones are left out."""
+    async def _follow(self, state: SharedState, starting: bool = False) -> None:
+        """Adds, replaces and removes tasks to match the state; unreadable ones are left out, at the start slow ones,
+        too, which `_keep_up` waits for."""
         assert self._shared is not None
         async with self._following:
             if state.version == self._version:
@@ -155,7 +156,7 @@ class ServedTasks:
                 await self._take_out(name)
             for name, version in wanted.items():
                 if self._versions.get(name) != version:
-                    await self._follow_one(name, version, state.added.get(name))
+                    await self._follow_one(name, version, state.added.get(name), leaves_slow_out=starting)
                     await asyncio.to_thread(self._shared.acknowledge, str(self._version), self._failed)  # heartbeat
             self._version = state.version
             self._followed = self._tried = time.monotonic()
@@ -168,18 +169,21 @@ class ServedTasks:
             if state.version == self._version:
                 wanted = state.wanted(self._shared.base)
                 for name in sorted(self._failed & wanted.keys()):
-                    await self._follow_one(name, wanted[name], state.added.get(name))
+                    await self._follow_one(name, wanted[name], state.added.get(name), leaves_slow_out=True)
             self._tried = time.monotonic()
 
-    async def _follow_one(self, name: str, version: str, added: AddedTask | None) -> None:
+    async def _follow_one(self, name: str, version: str, added: AddedTask | None, leaves_slow_out: bool) -> None:
         assert self._shared is not None
         try:
             folder = self._shared.base[name] if added is None else self._find_folder(added.folder)
             await self._put(name, await self._read(name, folder, True), True, version)
             self._failed.discard(name)
         except (UserError, TimeoutError, BusyError) as error:
+            if not (leaves_slow_out or isinstance(error, UserError)):
+                raise
             if name not in self._failed:
-                why = str(error) or f"its folder is too slow (timeout_seconds={self._timeout_seconds:g})"
+                slow = f"it takes longer than {self._timeout_seconds:g} s (timeout_seconds=)"
+                why = "another one is still being read" if isinstance(error, BusyError) else str(error) or slow
                 log.warning(f"The task {name!r} cannot be read as it was changed over HTTP: {why}")
             self._failed.add(name)
 
