@@ -337,6 +337,14 @@ def test_table_1_with_the_lengths_of_the_data_at_hand(made_data: Path, capsys: p
     assert "own" not in cost(compose("table=1", config_name="cost"))[0]
 
 
+def test_table_1_of_a_table_that_is_trained_on_whole(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_text("text,label\n" + "".join(f"some words {n},{'ab'[n % 2]}\n" for n in range(12)))
+    rows = cost(compose("table=1", "+experiment=local_mini", f"data={path}", "model=tiny", config_name="cost"))
+    assert {row["own"]["shots"] for row in rows} == {12}
+    assert "12 shots:" in capsys.readouterr().out
+
+
 def test_what_cannot_be_counted_is_said(made_mixture: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="table=1 covers one data set, but t0_mixture is a mixture"):
         cost(compose("table=1", "dataset=t0_mixture", f"data_dir={made_mixture}", config_name="cost"))

@@ -117,7 +117,8 @@ def _own_lengths(config: DictConfig) -> "tuple[CostLengths, list[str]] | None":
 
     lengths = measured_lengths(_tokenizer(config), training, evaluation)
     trained, query = lengths["training"], lengths.get("evaluation", lengths["training"])["query"]
-    own = CostLengths(query["median"], trained["shot"]["median"], config.shots, trained["query"]["median"])
+    shots = training.rows if config.shots is None else config.shots
+    own = CostLengths(query["median"], trained["shot"]["median"], shots, trained["query"]["median"])
     return own, lengths_as_text(lengths)
 
 

@@ -169,9 +169,10 @@ def _warn_of_weak_adapter(folder: Path) -> None:
     weak = {name: scores["gain"] for name, scores in metrics.get("baselines", {}).items() if scores["gain"]["low"] <= 0}
     if weak:
         name, gain = next(iter(weak.items()))
+        guessed = name if name.startswith("every ") else f"the {name}"
         low, high = (100 * gain[end] for end in ("low", "high"))
         log.warning(
-            f"Warning: on the held-out rows of its own training {folder} was not significantly better than the {name}"
+            f"Warning: on the held-out rows of its own training {folder} was not significantly better than {guessed}"
             f" (95 % interval of the difference {low:.1f} to {high:.1f} points): check some labels by hand."
         )
 

@@ -13,7 +13,7 @@ import pytest
 import tfew
 from tests.estimator.test_classifier import QUICK, TEXTS
 from tfew.errors import UserError
-from tfew.estimator.frame import as_frame, as_texts
+from tfew.estimator.frame import as_frame, as_texts, check_has_texts
 
 COLUMNS = {"text": ["a café", "two"], "stars": [5, None]}
 ARROW = pyarrow.table(COLUMNS)
@@ -120,7 +120,7 @@ def numbers() -> Iterator[int]:
 )  # fmt: skip
 def test_other_data_are_refused(data: Any, sentence: str) -> None:
     with pytest.raises(UserError, match=sentence):
-        as_texts(as_frame(data))
+        check_has_texts(as_texts(as_frame(data)))
 
 
 def test_numbers_of_a_class_label_come_back_and_the_model_says_their_names() -> None:

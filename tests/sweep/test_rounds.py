@@ -179,7 +179,7 @@ def test_a_process_that_dies_costs_another_round_and_one_that_keeps_dying_is_giv
     out = capsys.readouterr().out
     assert f"Sweep of 4 runs in {tmp_path}/: 3 made, 0 finished before, 1 failed, in 0:00:0" in out
     assert "FAILED: few_shot_seed=1: killed 3 times, or a process beside it was: out of memory?\n" in out
-    assert "1 runs failed. The same command continues: finished runs are skipped." in out
+    assert "1 run failed. The same command continues: finished runs are skipped." in out
 
 
 def test_runs_of_another_process_are_waited_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -17,10 +17,10 @@ from tfew.decisions.decision import Decision, decide
 from tfew.decisions.request import DecisionSettings
 from tfew.environment.verbosity import quiet
 from tfew.errors import UserError
-from tfew.estimator.classes import Classes, as_labels, check_as_many, check_labels, check_named, find_classes
-from tfew.estimator.frame import WHERE, Frame, as_frame, as_texts
+from tfew.estimator.classes import as_labels, check_as_many, check_labels, check_named, find_classes
+from tfew.estimator.frame import WHERE, Frame, as_frame, as_texts, check_has_texts
 from tfew.estimator.kept_run import KeptRun
-from tfew.estimator.label_sets import SetsOut, as_lists, find_label_sets, sets_out
+from tfew.estimator.label_sets import SetsOut, as_lists, find_label_sets, sets_out, values_by_name
 from tfew.estimator.overrides import as_settings
 from tfew.estimator.report import Report
 from tfew.runs.records import RunRecord
@@ -91,9 +91,10 @@ class TfewClassifier(ClassifierMixin, BaseEstimator):
         """Trains on these texts and labels; raises UserError if they cannot be used for training."""
         given = as_settings(self.get_params(deep=False))
         texts, labels = as_texts(as_frame(X)), as_labels(y)
+        check_has_texts(texts)
         check_as_many(labels, len(texts))
         sets = find_label_sets(labels, given)
-        by_name = {}
+        by_name, values, separator = {}, values_by_name(labels), given.get("separator")
         if sets is None:
             by_name = check_labels(labels)
             check_named(by_name, self.choices, given.get("labels"))
@@ -108,8 +109,8 @@ class TfewClassifier(ClassifierMixin, BaseEstimator):
         self._predictor: Predictor | None = None
         self._columns = list(texts.columns)
         names = record.config["dataset"]["label"]["names"]
-        self._sets = None if sets is None else sets_out(sets, names)
-        self._classes = find_classes(by_name, names) if sets is None else Classes(np.array(names), tuple(names))
+        self._sets = None if sets is None else sets_out(sets, names, separator, values)
+        self._classes = find_classes(by_name, names) if self._sets is None else self._sets.classes
         self.classes_ = self._classes.values_C
         self._name_features(texts)
         return self
@@ -154,11 +155,10 @@ class TfewClassifier(ClassifierMixin, BaseEstimator):
             return float(super().score(X, y, sample_weight))
         labels = as_labels(y)
         check_as_many(labels, len(as_frame(X)))
-        of_each = len(labels.columns) > 1
-        found = find_label_sets(labels, {"multi_label": True, "labels": None if of_each else list(sets.names)})
-        assert found is not None  # `fit` found several labels per row
-        has_RK, given_RK = sets.matrix(found.rows), sets.matrix([row.label_set or () for row in self._labelled(X)])
-        return float(np.average((has_RK == given_RK).all(-1), weights=sample_weight))
+        right = [
+            set(has) == set(row.label_set or ()) for has, row in zip(sets.read(labels), self._labelled(X), strict=True)
+        ]
+        return float(np.average(right, weights=sample_weight))
 
     @property
     def predictor(self) -> "Predictor":

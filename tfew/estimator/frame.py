@@ -57,14 +57,21 @@ def as_frame(data: Any, default: str = "text") -> Frame:
 
 
 def as_texts(frame: Frame) -> Frame:
-    """The cells as prompts show them; raises UserError for rows without a text, and for cells that are not texts."""
+    """The cells as prompts show them; raises UserError for rows without a text, and for cells that are not texts.
+
+    A whole number is shown without a point: pandas makes floats of a column in which one cell is missing.
+    """
     table = frame.table()
     check_filled(table, table.columns)
     check_texts(table, table.columns)
+    return replace(frame, columns={name: list(map(_as_json, cells)) for name, cells in frame.columns.items()})
+
+
+def check_has_texts(frame: Frame) -> None:
+    """Raises UserError for a table of other values only."""
     if not any(isinstance(cell, str) for cells in frame.columns.values() for cell in cells):
         first = shown(next(iter(frame.columns.values()))[0])
         raise UserError(f"The data hold no text, only values such as {first}: this classifier reads texts.")
-    return replace(frame, columns={name: list(map(_as_json, cells)) for name, cells in frame.columns.items()})
 
 
 def _frame(data: Any, default: str) -> Frame:
@@ -154,7 +161,9 @@ def _of_arrow(data: Any, default: str) -> Frame:
 
 
 def _as_json(value: Any) -> Any:
-    """Dates and the like as texts; values that JSON can write unchanged."""
+    """Dates and the like as texts, whole floats as whole numbers; other values that JSON can write unchanged."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
     is_plain = (
         value is None or isinstance(value, str | bool | int) or (isinstance(value, float) and math.isfinite(value))
     )

@@ -19,7 +19,7 @@ OWN_FILES = re.compile(
 
 def check_output_path(path: Path, overwrite: bool, folder: bool) -> Path:
     """The absolute path; raises UserError if it may not be written to."""
-    path = path.absolute()
+    path = path.resolve()  # a link stays one
     if path.exists() and path.is_dir() != folder:
         raise UserError(f"output={path} is a {'file' if folder else 'folder'}, not a {'folder' if folder else 'file'}.")
     content = list(path.iterdir()) if path.is_dir() else []
@@ -58,4 +58,4 @@ def atomic_replacement(target: Path) -> Iterator[Path]:
         raise UserError(f"output={target} cannot be written ({error.strerror or error}): choose another.") from error
     finally:
         for left in (new, old):
-            shutil.rmtree(left) if left.is_dir() else left.unlink(missing_ok=True)
+            shutil.rmtree(left) if left.is_dir() and not left.is_symlink() else left.unlink(missing_ok=True)

@@ -36,7 +36,9 @@ TRAINING: dict[str, Facet] = {
     "steps": setting("steps"),
     "learning rate": setting("optimizer", "lr"),
     "batch": setting("batch_size"),
+    "weight decay": setting("optimizer", "weight_decay"),
 }
+READING: dict[str, Facet] = {"tokens": setting("max_tokens"), "rows": setting("eval_rows")}
 
 
 def variant_names(records: Sequence[RunRecord], titles: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -52,7 +54,11 @@ def variant_names(records: Sequence[RunRecord], titles: Mapping[str, str] | None
     names = {}
     for (model, _, method), group in groups.items():
         trained = group[0].command == "train"
-        differing = _differing(group, {**(TRAINING if trained else {}), **SCORING})
+        arguments = sorted(
+            {key for record in group for key in record.config.get("method") or {}} - {"name", "_target_"}
+        )
+        own = {key.replace("_", " "): setting("method", key) for key in arguments}
+        differing = _differing(group, {**(own | TRAINING if trained else {}), **SCORING, **READING})
         again = " (evaluated again)" if group[0].config.get("adapter") is not None else ""
         stem = f"{model}: " * many_models + (titles or {}).get(method, method) + again
         for record in group:

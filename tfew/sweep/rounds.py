@@ -73,7 +73,7 @@ class Sweep:
             if self.state.log_path(job).is_file():
                 print(f"          its log: {self.state.log_path(job)}")
         if failed:
-            print(f"  {len(failed)} runs failed. {CONTINUE_HINT}", flush=True)
+            print(f"  {len(failed)} run{'s' * (len(failed) != 1)} failed. {CONTINUE_HINT}", flush=True)
         self._clean_up(list(failed))
         return not failed
 
