@@ -236,9 +236,12 @@ def _check(config: DictConfig, source: str, target: str) -> None:
     path = Path(target).expanduser()
     unfinished = path.with_name(f"{path.name}.partial.json").is_file()
     if not unfinished:
+        for listed in (review_file(path), *([] if config.suggest is None else [suggestions_file(path)])):
+            if listed.exists() and not config.overwrite:
+                raise UserError(
+                    f"{listed} already exists, perhaps with labels filled in: move it, or set overwrite=true."
+                )
         check_output_file(path, config.overwrite)
-        if (listed := review_file(path)).exists() and not config.overwrite:
-            raise UserError(f"{listed} already exists, perhaps with labels filled in: move it, or set overwrite=true.")
     if source != STDIO and path.exists() and path.samefile(Path(source).expanduser()):
         raise UserError(f"output={target} would overwrite the input: choose another.")
 
@@ -253,10 +256,6 @@ def _check_suggest(config: DictConfig, target: str) -> None:
         raise UserError("suggest= names rows for one task's table, and adapters= has many: set adapter=.")
     if target == STDIO:
         raise UserError("suggest= reads the whole output, so it must be a file: set output=FILE.")
-    path = Path(target).expanduser()
-    listed = suggestions_file(path)
-    if listed.exists() and not config.overwrite and not path.with_name(f"{path.name}.partial.json").is_file():
-        raise UserError(f"{listed} already exists, perhaps with labels filled in: move it, or set overwrite=true.")
 
 
 def _named(source: str) -> str:

@@ -176,6 +176,6 @@ def test_variants_are_named_by_what_differs_on_one_data_set() -> None:
     ranks = [record("rte", seed, [70.0], method="lora", config={"method": {"rank": 1 + 63 * seed}}) for seed in (0, 1)]
     assert list(variant_names(ranks).values()) == ["lora, rank 1", "lora, rank 64"]
     read = [record("rte", seed, [70.0], config={"max_tokens": 64 + seed}) for seed in (0, 1)]
-    assert list(variant_names(read).values()) == ["ia3, tokens 64", "ia3, tokens 65"]
+    assert list(variant_names(read).values()) == ["ia3, max_tokens 64", "ia3, max_tokens 65"]
     both = [record("rte", 0, [70.0]), record("rte", 0, [70.0], model="t0")]
     assert list(variant_names(both, {"ia3": "(IA)^3"}).values()) == ["t0_3b: (IA)^3", "t0: (IA)^3"]

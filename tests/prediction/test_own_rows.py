@@ -102,6 +102,16 @@ def test_data_frames_are_their_rows(runs: dict[str, Path]) -> None:
     assert [row.label for row in single(texts)] == [row.label for row in single(list(texts))]
 
 
+def test_a_missing_cell_of_a_data_frame_changes_no_other(runs: dict[str, Path]) -> None:
+    """pandas makes floats of whole numbers then, which a file does not."""
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame({"title": [2001, None], "review": ["the box"] * 2, "share": [0.5, None]})
+    (_, _, row), (_, _, other) = numbered(frame, None)
+    assert row == {"title": 2001, "review": "the box", "share": 0.5}
+    assert other == {"title": None, "review": "the box", "share": None}
+    assert "2001.0" not in shown(Predictor.load(runs["[title,review]"], "trainer=cpu"), dict(row))
+
+
 def test_missing_cells_of_any_library_are_as_in_training(runs: dict[str, Path]) -> None:
     numpy, pandas = pytest.importorskip("numpy"), pytest.importorskip("pandas")
     predictor = Predictor.load(runs["[title,review]"], "trainer=cpu")

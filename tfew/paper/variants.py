@@ -38,7 +38,7 @@ TRAINING: dict[str, Facet] = {
     "batch": setting("batch_size"),
     "weight decay": setting("optimizer", "weight_decay"),
 }
-READING: dict[str, Facet] = {"tokens": setting("max_tokens"), "rows": setting("eval_rows")}
+READING: dict[str, Facet] = {"max_tokens": setting("max_tokens"), "eval_rows": setting("eval_rows")}
 
 
 def variant_names(records: Sequence[RunRecord], titles: Mapping[str, str] | None = None) -> dict[str, str]:

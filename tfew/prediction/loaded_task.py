@@ -74,7 +74,7 @@ def numbered(
     if isinstance(rows, str):
         raise UserError(f"A list of rows is needed, but {shown(rows)} is a single text: pass [{shown(rows)}].")
     if hasattr(rows, "iloc") and hasattr(rows, "to_dict") and hasattr(rows, "columns"):  # of pandas
-        rows = rows.to_dict("records")
+        rows = _with_whole_numbers(rows).to_dict("records")
     elif convert := getattr(rows, "to_dicts", None) or getattr(rows, "to_pylist", None):  # of polars, of Arrow
         rows = convert()
     if not isinstance(rows, Iterable):
@@ -88,6 +88,13 @@ def numbered(
     if len(tasks) != len(rows):
         raise UserError(f"task= names {len(tasks)} tasks for {len(rows)} rows: give one for all, or one for each.")
     return list(zip(range(1, len(rows) + 1), tasks, rows, strict=True))
+
+
+def _with_whole_numbers(frame: Any) -> Any:
+    """pandas makes floats of a column of whole numbers in which a cell is missing; a file of the same rows has none."""
+    floats = [name for name in frame.columns if getattr(frame[name], "dtype", None) == "float64"]
+    whole = [name for name in floats if frame[name].hasnans and (frame[name].dropna() % 1 == 0).all()]
+    return frame.astype(dict.fromkeys(whole, "Int64"))
 
 
 def _refuse_decisions(name: str, run: SavedRun) -> None:
