@@ -70,7 +70,7 @@ def command(config_name: str) -> Callable[[Callable[[DictConfig], Any]], Callabl
                 if HydraConfig.get().mode == RunMode.MULTIRUN:
                     if "resume" in config:  # interrupted runs can be resumed
                         config.resume = not config.overwrite
-                    return run_job(partial(function, config), Path(str(config.get("runs"))).expanduser())
+                    return run_job(partial(function, config))
                 return function(config)
             except UserError as error:
                 _end_with(str(error), error)

@@ -21,7 +21,7 @@ from tfew.ranking.baselines import Guesses, guess
 from tfew.runs.identity import differences, method_name, resolved_with_hashes, run_name, run_path
 from tfew.runs.noted import keep_to, note_commits, note_sample
 from tfew.runs.records import RunRecord, load_record
-from tfew.runs.run_folder import METRICS_FILE, already_finished, open_run, remove_leftovers, saved_settings
+from tfew.runs.run_folder import METRICS_FILE, already_finished, asked_for, open_run, remove_leftovers, saved_settings
 from tfew.runs.run_lock import lock_run
 from tfew.settings import EvaluationSettings, settings
 from tfew.task import Task, eval_task, save_training_rows, train_task
@@ -79,6 +79,8 @@ def train_together(configs: Sequence[DictConfig]) -> list[RunRecord]:
                     note_commits(config)
         if jobs:
             _train_jobs(jobs)
+    made = {job.folder for job in jobs}
+    asked_for.update({folder: folder in made for folder in folders})
     records = [load_record(folder) for folder in folders]
     for folder in folders:
         remove_leftovers(folder)

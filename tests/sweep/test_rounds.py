@@ -14,7 +14,7 @@ import pytest
 from tfew import train as train_module
 from tfew.errors import UserError
 from tfew.runs.records import RunRecord, load_record, save_record
-from tfew.runs.run_folder import run_once
+from tfew.runs.run_folder import asked_for, run_once
 from tfew.runs.run_lock import LOCK_FILE, RunLocked, lock_file
 from tfew.sweep import bar, job, rounds
 from tfew.sweep.job import run_job
@@ -83,7 +83,7 @@ def raising(error: BaseException) -> Callable[[], Any]:
 def test_what_a_job_raises_is_written_down(
     error: BaseException, expected: Outcome, state: SweepState, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert run_job(raising(error), SimpleNamespace(runs="runs")) is None  # type: ignore[arg-type]
+    assert run_job(raising(error)) is None
     assert state.outcome(3) == expected
     assert state.running_jobs() == state.dead_jobs() == []
     assert capsys.readouterr() == ("", ""), "jobs are quiet"
@@ -96,7 +96,7 @@ def test_what_a_job_raises_is_written_down(
 
 def test_ctrl_c_is_no_failure_of_the_job(state: SweepState) -> None:
     with pytest.raises(KeyboardInterrupt):
-        run_job(raising(KeyboardInterrupt()), Path("runs"))
+        run_job(raising(KeyboardInterrupt()))
     assert state.outcome(3) is None
 
 
@@ -111,7 +111,7 @@ def test_ctrl_c_that_something_made_an_error_of_is_no_failure(state: SweepState)
             raise ImportError("half of a module") from error
 
     with pytest.raises(KeyboardInterrupt):
-        run_job(interrupted, Path("runs"))
+        run_job(interrupted)
     assert state.outcome(3) is None
     assert signal.getsignal(signal.SIGINT) == signal.default_int_handler
 
@@ -128,19 +128,24 @@ def test_made_found_and_settled(state: SweepState, tmp_path: Path) -> None:
 
         return run_once(tmp_path / "run", {}, overwrite=False, make=save)
 
-    assert run_job(make, tmp_path) == record("run")
+    assert run_job(make) == record("run")
     assert calls == [[3]], "marked as running meanwhile"
     assert state.outcome(3) == Outcome(MADE, str(tmp_path / "run"))
-    assert run_job(make, tmp_path) is None
+    assert run_job(make) is None
     assert len(calls) == 1, "a job is not done again in the next round"
     state.reset(3)
-    assert run_job(lambda: record("run"), tmp_path) == record("run")
+
+    def find() -> RunRecord:
+        asked_for[tmp_path / "run"] = False
+        return record("run")
+
+    assert run_job(find) == record("run")
     assert state.outcome(3) == Outcome(FOUND, str(tmp_path / "run"))
     assert not state.log_path(3).exists()
 
 
 def test_what_makes_no_run_may_speak(state: SweepState, capsys: pytest.CaptureFixture[str]) -> None:
-    run_job(lambda: print("a table"), Path("runs"))
+    run_job(lambda: print("a table"))
     assert capsys.readouterr().out == "a table\n"
 
 
@@ -183,7 +188,7 @@ def test_a_process_that_dies_costs_another_round_and_one_that_keeps_dying_is_giv
 
 
 def test_runs_of_another_process_are_waited_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Job 0's run is finished by its owner; job 1's is given up, and done here in a second round."""
+    """Job 0's run is finished by its owner, and found in a second round; job 1's is given up, and made there."""
     theirs = [tmp_path / "a", tmp_path / "b"]
     owners = [lock_file(folder / LOCK_FILE) for folder in theirs]
     for owner in owners:
@@ -193,12 +198,11 @@ def test_runs_of_another_process_are_waited_for(tmp_path: Path, capsys: pytest.C
     def work(state: SweepState, number: int) -> None:
         tries.append(number)
         if tries.count(number) > 1 or number == 2:
-            state.settle(number, Outcome(MADE))
+            state.settle(number, Outcome(FOUND if number == 0 else MADE))
             return
         state.settle(number, Outcome(BUSY, str(theirs[number])))
 
     def later(_: float) -> None:
-        save_record(theirs[0], record("a"))
         for owner in owners:
             owner.__exit__(None, None, None)
         owners.clear()
@@ -206,7 +210,7 @@ def test_runs_of_another_process_are_waited_for(tmp_path: Path, capsys: pytest.C
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(rounds.time, "sleep", later)
         run_in_rounds(in_a_round(tmp_path, 3, work))
-    assert tries == [0, 1, 2, 1]
+    assert tries == [0, 1, 2, 0, 1]
     assert ": 2 made, 1 finished before, 0 failed, in" in capsys.readouterr().out
     assert not (tmp_path / ".sweep").exists()
 
@@ -325,3 +329,21 @@ def test_values_that_cannot_be_are_failures_of_their_jobs(
     assert "1 made, 0 finished before, 1 failed" in out
     assert "FAILED: steps=0: steps=0 is not a whole number of at least 1.\n" in out
     assert "its log" not in out, "the sentence says all"
+
+
+@pytest.mark.slow
+def test_runs_of_one_job_and_runs_made_again_are_counted_where_they_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A job of train_together= has several folders; the folder of rerun= is not in the runs= of the command."""
+    monkeypatch.chdir(tmp_path)
+    together = (*QUICK, "train_together=[0,5]")
+    for made, found in ((1, 0), (0, 1)):
+        assert sweep(monkeypatch, *together) == 0
+        assert f": {made} made, {found} finished before, 0 failed" in capsys.readouterr().out
+    run = next(Path("runs").rename("first").glob("*-s5-*"))
+    for made, found in ((1, 0), (0, 1)):
+        assert sweep(monkeypatch, f"rerun={run}") == 0
+        out = capsys.readouterr().out
+        assert f": {made} made, {found} finished before, 0 failed" in out
+        assert load_record(next(Path("reruns").glob("*"))).accuracy_in_words in out

@@ -37,7 +37,7 @@ FOLD_FILE = "fold.json"  # the fold's evaluation; written last
 ADAPTER_FILES = ("adapter.safetensors", "adapter.json", "temperature.json")
 # and CONFIG_FILE
 OWN_FILES = (RECORD_FILE, PREDICTIONS_FILE, METRICS_FILE, MIXTURE_FILE, REPORT_FILE, *ADAPTER_FILES)
-made_here: set[Path] = set()  # folders of runs made by this process, without those it found finished
+asked_for: dict[Path, bool] = {}  # folders of runs that this process was asked for: whether it made them
 LOGGER_FOLDERS = ("tensorboard", "wandb")
 
 
@@ -58,9 +58,10 @@ def run_once(
         with lock_run(folder) if is_main_process() else nullcontext():
             if not already_finished(folder, settings, overwrite):  # another process may have finished it meanwhile
                 record = make(folder)
-                made_here.add(folder.resolve())
+                asked_for[folder] = True
                 return record
     record = load_record(folder)
+    asked_for[folder] = False
     remove_leftovers(folder)
     return record
 

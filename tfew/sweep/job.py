@@ -14,18 +14,15 @@ from hydra.core.hydra_config import HydraConfig
 
 from tfew.errors import UserError
 from tfew.runs.records import RunRecord
-from tfew.runs.run_folder import made_here
+from tfew.runs.run_folder import asked_for
 from tfew.runs.run_lock import RunLocked
 from tfew.sweep.state import BUSY, FAILED, FOUND, MADE, Outcome, SweepState
 
 state: SweepState | None = None  # of the sweep that this process runs jobs of; tfew/sweep/callback.py sets it
 
 
-def run_job(function: Callable[[], Any], runs: Path) -> Any:
-    """Calls the command and records the outcome; None if it failed, or was settled before.
-
-    `runs`: the root of the runs.
-    """
+def run_job(function: Callable[[], Any]) -> Any:
+    """Calls the command and records the outcome; None if it failed, or was settled before."""
     if state is None:
         return function()
     number = int(HydraConfig.get().job.num)
@@ -33,7 +30,7 @@ def run_job(function: Callable[[], Any], runs: Path) -> Any:
     if before is not None and before.settled:
         return None
     with state.job_lock(number):
-        result, outcome = _attempt(function, runs, state.log_path(number))
+        result, outcome = _attempt(function, state.log_path(number))
         state.settle(number, outcome)
     if outcome.status == MADE and not isinstance(result, RunRecord):  # a command whose result is its output
         print(state.log_path(number).read_text(encoding="utf-8"), end="", flush=True)
@@ -43,12 +40,11 @@ def run_job(function: Callable[[], Any], runs: Path) -> Any:
     return result
 
 
-def _attempt(function: Callable[[], Any], runs: Path, log: Path) -> tuple[Any, Outcome]:
+def _attempt(function: Callable[[], Any], log: Path) -> tuple[Any, Outcome]:
     with _redirect_output(log), _record_interrupts() as interrupts:
-        made_here.clear()
+        asked_for.clear()
         try:
-            result = function()
-            return result, _outcome(result, runs)
+            return function(), _outcome()
         except RunLocked as error:
             return None, Outcome(BUSY, str(error.folder))
         except UserError as error:
@@ -60,11 +56,10 @@ def _attempt(function: Callable[[], Any], runs: Path, log: Path) -> tuple[Any, O
             return None, Outcome(FAILED, error=f"{type(error).__name__}: {' '.join(str(error).split())}")
 
 
-def _outcome(result: Any, runs: Path) -> Outcome:
-    if not isinstance(result, RunRecord):
-        return Outcome(MADE)
-    folder = runs / result.name
-    return Outcome(MADE if folder.resolve() in made_here else FOUND, str(folder))
+def _outcome() -> Outcome:
+    """Of a job that ended well; with its folder if it is of a single run."""
+    status = MADE if not asked_for or any(asked_for.values()) else FOUND
+    return Outcome(status, str(next(iter(asked_for))) if len(asked_for) == 1 else None)
 
 
 @contextlib.contextmanager

@@ -18,7 +18,7 @@ from typing import Any
 from hydra.errors import CompactHydraException
 
 from tfew.errors import UserError
-from tfew.runs.records import RECORD_FILE, load_record
+from tfew.runs.records import load_record
 from tfew.runs.run_lock import LOCK_FILE, is_locked, lock_file
 from tfew.sweep.bar import POLL_SECONDS, SweepBar
 from tfew.sweep.state import BUSY, FAILED, FOUND, MADE, OWNER, Outcome, SweepState
@@ -103,7 +103,10 @@ class Sweep:
         return ", ".join([*parts, f"{left} left"] if left else parts) + f", in {took}"
 
     def _wait_for_others(self) -> int:
-        """Waits for runs that other processes were making when their jobs started; returns how many there were."""
+        """Waits for runs that other processes were making when their jobs started; returns how many there were.
+
+        Their jobs start again: the run is finished then, or given up, and a job may have others to make.
+        """
         busy = {}
         for job in range(len(self._names)):
             outcome = self.state.outcome(job)
@@ -113,10 +116,7 @@ class Sweep:
             self._bar.set_note("waiting for another process")
             while is_locked(run / LOCK_FILE):
                 time.sleep(POLL_SECONDS)
-            if (run / RECORD_FILE).is_file():
-                self.state.settle(job, Outcome(FOUND, str(run)))
-            else:
-                self.state.reset(job)
+            self.state.reset(job)
         self._bar.set_note("")
         return len(busy)
 
