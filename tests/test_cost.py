@@ -48,6 +48,8 @@ def test_lengths_are_tokens_with_all_choices_and_with_the_right_one() -> None:
     assert found.shot == Spread((9 + 11) / 2, (9 + 11) / 2)
     assert measure([[prompt("x", "y", label=None)]], BYTES).shot is None
     assert measure([[prompt("x" * 300, "y")]], BYTES).cut_prompts == 1
+    lists = prompt("four", "no", "yes", "no", "yes", label=None, questions=("p", "q"), answers=(0, 1))
+    assert measure([[lists]], BYTES).shot == Spread(5 + 3 + 4, 5 + 3 + 4)
     many = measure([[prompt("x" * (1 + i % 2), "y")] for i in range(5000)], BYTES)
     assert many.rows == 1000
 
@@ -362,3 +364,20 @@ def test_measuring_does_not_load_what_cannot_fit(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr("tfew.costs.cost_report.memory_of", lambda device: DeviceMemory(1000, 1000))
     with pytest.raises(UserError, match="tiny does not fit this CPU"):
         cost(compose("model=tiny", "trainer=cpu", "measure=true", config_name="cost"))
+
+
+@pytest.mark.parametrize("loss", ["lm", "tfew"])
+def test_a_loss_of_the_right_choice_alone_costs_its_tokens_alone(loss: str, train_tiny: Callable[..., Any]) -> None:
+    """Every step sees all rows, in their one wording: the forecast is what the run counted."""
+    common = (
+        "dataset=mini/commits",
+        "few_shot=draw",
+        "model=tiny",
+        "steps=4",
+        "trainer=cpu",
+        "shots=8",
+        "batch_size=8",
+    )
+    given = (*common, "templates=single", "templates.name=wording 1", f"loss={loss}", "dataset.generator.eval=12")
+    (row,) = cost(compose(*given, config_name="cost"))
+    assert row["flops"]["formula"]["training_run"] == pytest.approx(train_tiny(*given).flops["training"], rel=1e-6)

@@ -50,7 +50,8 @@ def cost_report(
             SCORING: assumed_batch(blueprint.evaluation.eval_batch_size, assumed_tokens),
         }
     counted = _counted(plan, batches)
-    mean_tokens = lengths[TRAINING]["query"]["mean"] if lengths else assumed_tokens
+    kind = "query" if blueprint.loss.compares_choices else "shot"  # what a step computes
+    mean_tokens = lengths[TRAINING][kind]["mean"] if lengths else assumed_tokens
     evaluation_tokens = None
     if evaluation is not None:
         evaluation_tokens = sum(map(len, evaluation.prompts)) * lengths[EVALUATION]["query"]["mean"]

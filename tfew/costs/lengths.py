@@ -22,8 +22,8 @@ class Spread:
 class Lengths:
     """Tokens of prompts as the model sees them: truncated at max_tokens, with end-of-text; numbers of prompts and rows.
 
-    `query` is an input with all its choices, which is what ranking computes; `shot` an input with its right choice,
-    which is an example's length in a context; None where no right choice is known.
+    `query` is an input with all its choices, which is what ranking computes; `shot` an input with its right choice (of
+    each of its questions), which is an example's length in a context; None where no right choice is known.
     """
 
     rows: int
@@ -38,7 +38,7 @@ def measure(prompts: Sequence[Sequence[Prompt]], prompt_tokenizer: PromptTokeniz
     step = max(1, len(prompts) / MOST_ROWS)
     rows = [prompts[int(number * step)] for number in range(min(len(prompts), MOST_ROWS))]
     encoded = prompt_tokenizer.tokenize([prompt for row in rows for prompt in row])
-    shots = [len(item.input_ids) + len(item.choice_ids[item.label]) for item in encoded if item.label >= 0]
+    shots = [tokens for item in encoded if (tokens := _tokens_with_right_choice(item)) is not None]
     return Lengths(
         rows=len(rows),
         prompts=len(encoded),
@@ -48,14 +48,18 @@ def measure(prompts: Sequence[Sequence[Prompt]], prompt_tokenizer: PromptTokeniz
     )
 
 
-def longest_training_batch(prompts: Sequence[Sequence[Prompt]], prompt_tokenizer: PromptTokenizer, size: int) -> Batch:
+def longest_training_batch(
+    prompts: Sequence[Sequence[Prompt]], prompt_tokenizer: PromptTokenizer, size: int, compares_choices: bool = True
+) -> Batch:
     """The longest prompts of the longest rows: a step trains on different rows, each with one of its templates.
 
-    Of very many rows, an evenly spaced sample is used.
+    Of very many rows, an evenly spaced sample is used. `compares_choices`: of the loss; if false, a step computes only
+    the right choices.
     """
     step = max(1, len(prompts) / MOST_ROWS)
     rows = [prompts[int(number * step)] for number in range(min(len(prompts), max(size, MOST_ROWS)))]
-    return _longest([max(row, key=_characters) for row in rows], prompt_tokenizer, size)
+    batch = _longest([max(row, key=_characters) for row in rows], prompt_tokenizer, size)
+    return batch if compares_choices else batch.right_choices()
 
 
 def longest_scoring_batch(prompts: Sequence[Prompt], prompt_tokenizer: PromptTokenizer, size: int) -> Batch:
@@ -79,6 +83,16 @@ def assumed_batch(size: int, query_tokens: int, choices: int = 2, choice_tokens:
 
 def tokens_of(item: TokenizedPrompt) -> int:
     return item.length + sum(map(len, item.choice_ids))
+
+
+def _tokens_with_right_choice(item: TokenizedPrompt) -> int | None:
+    """None if it is not known."""
+    labels = item.labels or (item.label,)
+    if min(labels) < 0:
+        return None
+    choices = len(item.choice_ids) // len(labels)  # of a question
+    right = [item.choice_ids[question * choices + label] for question, label in enumerate(labels)]
+    return item.length + sum(map(len, right))
 
 
 def _longest(prompts: Sequence[Prompt], prompt_tokenizer: PromptTokenizer, size: int) -> Batch:

@@ -141,7 +141,9 @@ def longest_batches(
     batches = {}
     if training is not None:
         batch_size = -(-blueprint.training.batch_size // world_size())
-        batches[TRAINING] = longest_training_batch(training.prompts, prompt_tokenizer, batch_size)
+        batches[TRAINING] = longest_training_batch(
+            training.prompts, prompt_tokenizer, batch_size, blueprint.loss.compares_choices
+        )
     if evaluation is not None:
         options = blueprint.evaluation
         prompts = [

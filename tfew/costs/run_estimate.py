@@ -109,8 +109,9 @@ def estimate(
     if prompt_tokenizer is None:
         batch, share = _assumed(prompts, batch_size, max_tokens)
     else:
-        batch = longest_training_batch(training.prompts, prompt_tokenizer, batch_size)
-        share = _share(batch, prompts, prompt_tokenizer)
+        compares = blueprint.loss.compares_choices
+        batch = longest_training_batch(training.prompts, prompt_tokenizer, batch_size, compares)
+        share = _share(batch, prompts, prompt_tokenizer, compares)
     with CountedOperations() as counting:
         step = training_step(plan.model, batch.to(plan.device), plan.optimizer, plan.recipe)
     execution = blueprint.execution
@@ -149,9 +150,12 @@ def _scoring_seconds(
     return speed.seconds(work) * len(scored) / size
 
 
-def _share(batch: Batch, prompts: Sequence[Prompt], prompt_tokenizer: PromptTokenizer) -> float:
+def _share(
+    batch: Batch, prompts: Sequence[Prompt], prompt_tokenizer: PromptTokenizer, all_choices: bool = True
+) -> float:
     """Tokens of an average batch as a share of this batch's, which is the longest."""
-    usual = measure([[prompt] for prompt in prompts], prompt_tokenizer).query.mean
+    lengths = measure([[prompt] for prompt in prompts], prompt_tokenizer)
+    usual = (lengths.query if all_choices or lengths.shot is None else lengths.shot).mean
     return usual * len(batch) / int(batch.input_mask.sum() + batch.choice_mask.sum())
 
 
