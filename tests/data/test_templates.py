@@ -1,5 +1,6 @@
 """Templates against promptsource itself, and errors of templates."""
 
+import json
 import random
 import subprocess
 import sys
@@ -13,6 +14,7 @@ from tfew.config import compose
 from tfew.data.sources import load_split
 from tfew.data.templates import InlineTemplate, load_templates, select_templates
 from tfew.errors import UserError
+from tfew.evaluate import evaluate
 from tfew.schema import Example
 from tfew.task import eval_task, load_spec, train_task
 
@@ -103,6 +105,21 @@ def test_random_evaluation_draws_one_template_per_example(made_data: Path) -> No
 
     assert drawn(0) == drawn(0) != drawn(1)
     assert len(set(drawn(0))) > 3
+
+
+def test_accuracy_of_random_templates_is_that_of_all_rows(made_data: Path, tmp_path: Path) -> None:
+    """Not the median of templates, each of which has a few of the rows."""
+    given = ("+experiment=rte", f"data_dir={made_data}", "model=tiny", "trainer=cpu", "templates.eval=random")
+    record = evaluate(compose(*given, f"runs={tmp_path}", config_name="evaluate"))
+    rows = [json.loads(line) for line in (tmp_path / record.name / "predictions.jsonl").read_text().splitlines()]
+    assert len({row["template"] for row in rows}) > 3
+    right = [row["predicted"] == row["label"] for row in rows]
+    assert 0 < sum(right) < len(right)
+    metrics = record.metrics
+    assert metrics["accuracy"] == metrics["accuracy_by_norm"]["token"] == sum(right) / len(right)
+    assert metrics["templates"] == {"drawn at random": {"accuracy": metrics["accuracy"], "rows": len(rows)}}
+    low, high = metrics["accuracy_interval"]
+    assert low < metrics["accuracy"] < high
 
 
 def example(**fields: Any) -> Example:

@@ -36,6 +36,7 @@ from tfew.settings import EvaluationSettings
 from tfew.task import InContext, Task
 
 log = logging.getLogger(__name__)
+DRAWN_TEMPLATES = "drawn at random"  # in place of a template
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,10 @@ def metrics_of(task: Task, answers: Sequence[Answer], norm: str, guesses: Guesse
     """The metrics of `tfew.ranking.metrics` for these answers; empty if no label is known.
 
     With a single template also `baselines`: by name, the result of `tfew.ranking.baselines.compare` on `guesses`.
+    Rows with one template each, drawn at random, are one group: no template has enough of them to stand for itself.
     """
+    if task.drawn:
+        answers = [answer.as_of(DRAWN_TEMPLATES) for answer in answers]
     if task.several:
         return summarise_label_sets(task, [answer.under(norm) for answer in answers], guesses)
     unknown = task.unknown_labels

@@ -62,6 +62,9 @@ class Answer:
     def template(self) -> str:
         return self.members[0].template
 
+    def as_of(self, template: str) -> "Answer":
+        return replace(self, members=tuple(replace(member, template=template) for member in self.members))
+
     @property
     def choices(self) -> int:
         return len(self.members[0].scores)
