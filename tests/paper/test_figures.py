@@ -177,5 +177,13 @@ def test_variants_are_named_by_what_differs_on_one_data_set() -> None:
     assert list(variant_names(ranks).values()) == ["lora, rank 1", "lora, rank 64"]
     read = [record("rte", seed, [70.0], config={"max_tokens": 64 + seed}) for seed in (0, 1)]
     assert list(variant_names(read).values()) == ["ia3, max_tokens 64", "ia3, max_tokens 65"]
+    warm = [record("rte", seed, [70.0], config={"warmup_ratio": 0.5 * (seed > 1)}) for seed in (0, 1, 2)]
+    assert list(variant_names(warm).values()) == [*["ia3, warmup_ratio 0.0"] * 2, "ia3, warmup_ratio 0.5"]
+    adamw, adafactor = {"_target_": "torch.optim.AdamW", "eps": 0}, {"_target_": "transformers.Adafactor", "decay": 1}
+    steps = [record("rte", n, [70.0], config={"optimizer": one}) for n, one in enumerate((adamw, adafactor))]
+    assert list(variant_names(steps).values()) == [f"ia3, optimizer {o['_target_']}" for o in (adamw, adafactor)]
+    places = {"seed": 1, "data_dir": "b", "trainer": {"strategy": "ddp"}, "dataset": {"name": "rte"}}
+    same = [record("rte", 0, [70.0]), record("rte", 1, [70.0], config=places)]
+    assert set(variant_names(same).values()) == {"ia3"}
     both = [record("rte", 0, [70.0]), record("rte", 0, [70.0], model="t0")]
     assert list(variant_names(both, {"ia3": "(IA)^3"}).values()) == ["t0_3b: (IA)^3", "t0: (IA)^3"]

@@ -333,6 +333,9 @@ def test_what_is_not_comparable_stays_out() -> None:
     assert not any("eval_rows" in note for note in table.notes)
     partly = RunRecord(**{**vars(good), "config": {"eval_rows": 10}})
     assert make_table("4", [partly]).notes[-1].startswith("1 of the runs here were evaluated on their first rows only")
+    assert not any("differ" in note for note in table.notes)
+    mixed = [record("rte", seed, [80.0], config={"warmup_ratio": 0.1 * seed}) for seed in (0, 1)]
+    assert make_table("4", mixed).notes[-1] == "Runs of one cell differ in more than their seed: warmup_ratio."
 
 
 def test_names_are_those_of_the_configuration() -> None:

@@ -93,6 +93,10 @@ def _check_one_cell(records: Sequence[RunRecord]) -> None:
         )
 
 
+def is_pretrained(record: RunRecord) -> bool:
+    return record.config.get("init_adapter") is not None
+
+
 def order_seed(record: RunRecord) -> int | None:
     """The seed of the order of in-context shots; None without a context."""
     settings = record.config.get("icl") or {}

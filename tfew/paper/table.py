@@ -1,13 +1,14 @@
 """A table of the paper made from records: each cell ours, the paper's, and the difference (`tfew.paper.cells`)."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tfew.errors import unknown_value_error
-from tfew.paper.cells import ACCURACY, Cell, has_metric, make_average, make_cell, template_scores
+from tfew.paper.cells import ACCURACY, Cell, has_metric, is_pretrained, make_average, make_cell, template_scores
 from tfew.paper.reference import AVERAGE, specs
 from tfew.paper.table_1 import table_1
+from tfew.paper.variants import differing_settings
 from tfew.runs.records import RunRecord
 
 FLOPS, BYTES = "flops", "bytes"
@@ -51,12 +52,13 @@ def make_table(number: str, records: Sequence[RunRecord], model: str | None = No
     columns, metric = _columns(spec, [r for r in records if r.model == shown and _comparable(r)]), _metric(spec)
     # averages over other data sets cannot be compared with the paper's
     printed_in = spec.get("printed_averages", number) if columns == _paper_columns(spec) else None
-    cells = {}
+    cells, apart = {}, set[str]()
     for name, runs in by_row.items():
         of = {column: [record for record in runs if record.dataset == column] for column in columns}
         row = {column: make_cell(number, name, column, of[column], metric) for column in columns}
         cells[name] = {**row, AVERAGE: make_average(printed_in, name, row)}
-    notes = (*spec.get("notes", ()), *_notes_on_runs([r for r in mine if r.dataset in columns], metric))
+        apart.update(*map(differing_settings, of.values()))
+    notes = (*spec.get("notes", ()), *_notes_on_runs([r for r in mine if r.dataset in columns], metric, apart))
     return Table(number, spec["title"], shown, columns, cells, notes)
 
 
@@ -132,20 +134,19 @@ def _matches(record: RunRecord, select: Mapping[str, Any]) -> bool:
     return all(select[key] == value for key, value in has.items() if key in select)
 
 
-def is_pretrained(record: RunRecord) -> bool:
-    return record.config.get("init_adapter") is not None
-
-
 def _comparable(record: RunRecord, metric: str = ACCURACY) -> bool:
     """Whether a run has scores per template: mixtures and randomly drawn templates do not."""
     each = (record.config.get("templates") or {}).get("eval", "each") == "each"
     return each and bool(template_scores(record, metric))
 
 
-def _notes_on_runs(records: Sequence[RunRecord], metric: str) -> list[str]:
+def _notes_on_runs(records: Sequence[RunRecord], metric: str, apart: Collection[str]) -> list[str]:
+    """`apart`: settings in which runs of one cell differ."""
     partly = sum(record.config.get("eval_rows") is not None for record in records)
     without = sum(not has_metric(record, metric) for record in records)
     notes = [f"{partly} of the runs here were evaluated on their first rows only (eval_rows=)."] if partly else []
     if without:
         notes.append(f"{without} of the runs here have no {metric}: their accuracy stands in its place.")
+    if apart:
+        notes.append(f"Runs of one cell differ in more than their seed: {', '.join(sorted(apart))}.")
     return notes

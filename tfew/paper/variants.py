@@ -2,12 +2,22 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from itertools import chain
 from typing import Any
 
-from tfew.paper.table import is_pretrained
+from tfew.paper.cells import is_pretrained
+from tfew.runs.identity import WEIGHT_HASHES, flatten, identity
 from tfew.runs.records import RunRecord
 
 Facet = Callable[[RunRecord], Any]
+# sections and settings in which runs of one variant may differ: seeds, where data and weights are, and what changes
+# rounding at most
+SHARED_BY_A_VARIANT = {
+    "name", "dataset", "data", "data_dir", "model", "adapter", "init_adapter", WEIGHT_HASHES, "trainer",
+    "few_shot_seed", "seed", "eval_seed", "icl.order_seed", "eval_batch_size", "checkpoint_every",
+}  # fmt: skip
+ALSO_COMPARED = {"model.dtype", "trainer.autocast"}
+CLASS = "._target_"
 
 
 def setting(*keys: str) -> Facet:
@@ -45,7 +55,8 @@ def variant_names(records: Sequence[RunRecord], titles: Mapping[str, str] | None
     """Run name -> variant name; runs that differ only in seeds share one. `titles` renames methods.
 
     A setting is part of the name only if runs of one method differ in it on the same data set: one that differs between
-    data sets anyway, such as the number of shots, does not distinguish variants.
+    data sets anyway, such as the number of shots, does not distinguish variants. Settings without a facet are added, by
+    their keys, to names that runs with different ones would share.
     """
     many_models = len({record.model for record in records}) > 1
     groups = defaultdict(list)
@@ -65,18 +76,53 @@ def variant_names(records: Sequence[RunRecord], titles: Mapping[str, str] | None
             names[record.name] = ", ".join(
                 [stem, *(_format_setting(name, facet(record)) for name, facet in differing.items())]
             )
-    return names
+    return _told_apart(records, names)
 
 
 def _differing(records: Sequence[RunRecord], facets: Mapping[str, Facet]) -> dict[str, Facet]:
-    by_dataset = defaultdict(list)
-    for record in records:
-        by_dataset[record.dataset].append(record)
+    groups = _by_dataset(records)
     return {
         name: facet
         for name, facet in facets.items()
-        if any(len({str(facet(record)) for record in group}) > 1 for group in by_dataset.values())
+        if any(len({str(facet(record)) for record in group}) > 1 for group in groups)
     }
+
+
+def _by_dataset(records: Sequence[RunRecord]) -> list[list[RunRecord]]:
+    groups = defaultdict(list)
+    for record in records:
+        groups[record.dataset].append(record)
+    return list(groups.values())
+
+
+def _told_apart(records: Sequence[RunRecord], names: Mapping[str, str]) -> dict[str, str]:
+    by_name = defaultdict(list)
+    for record in records:
+        by_name[names[record.name]].append(record)
+    apart = {}
+    for name, group in by_name.items():
+        keys = sorted(set(chain.from_iterable(map(differing_settings, _by_dataset(group)))))
+        facets = {key.removesuffix(CLASS): setting(*key.split(".")) for key in keys}
+        for record in group:
+            values = [_format_setting(key, facet(record)) for key, facet in facets.items()]
+            apart[record.name] = ", ".join([name, *values])
+    return apart
+
+
+def differing_settings(records: Sequence[RunRecord]) -> set[str]:
+    """The dotted keys of settings that change results in which these runs differ, without seeds and places.
+
+    Of a section with different classes, the class alone.
+    """
+    settings = [dict(flatten(identity(record.config))) for record in records]
+    keys = {
+        key
+        for key in chain.from_iterable(settings)
+        if key in ALSO_COMPARED or not {key, key.partition(".")[0]} & SHARED_BY_A_VARIANT
+    }
+    found = {key for key in keys if len({str(one.get(key)) for one in settings}) > 1}
+    sections = {key.removesuffix(CLASS) for key in found if key.endswith(CLASS)}
+    return {key for key in found if key.endswith(CLASS) or key.rpartition(".")[0] not in sections}
 
 
 def _format_setting(name: str, value: Any) -> str:

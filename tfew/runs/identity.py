@@ -141,7 +141,7 @@ def resolved_with_hashes(config: DictConfig) -> dict[str, Any]:
 
 def differences(ours: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
     """Dotted keys whose values differ, as "key: theirs there, ours here"."""
-    flat_ours, flat_theirs = dict(_flatten(ours)), dict(_flatten(theirs))
+    flat_ours, flat_theirs = dict(flatten(ours)), dict(flatten(theirs))
     keys = sorted(flat_ours.keys() | flat_theirs.keys())
     return [
         f"{key}: {flat_theirs.get(key)} there, {flat_ours.get(key)} here"
@@ -150,9 +150,10 @@ def differences(ours: dict[str, Any], theirs: dict[str, Any]) -> list[str]:
     ]
 
 
-def _flatten(node: Any, prefix: str = "") -> Iterable[tuple[str, Any]]:
+def flatten(node: Any, prefix: str = "") -> Iterable[tuple[str, Any]]:
+    """Dotted keys and values of nested settings."""
     if not isinstance(node, dict):
         yield prefix, node
         return
     for key, value in node.items():
-        yield from _flatten(value, f"{prefix}.{key}" if prefix else str(key))
+        yield from flatten(value, f"{prefix}.{key}" if prefix else str(key))
