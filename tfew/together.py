@@ -19,10 +19,11 @@ from tfew.dataset_config import complete
 from tfew.errors import UserError
 from tfew.ranking.baselines import Guesses, guess
 from tfew.runs.identity import differences, method_name, resolved_with_hashes, run_name, run_path
-from tfew.runs.noted import keep_to, note_commits, note_sample
+from tfew.runs.noted import keep_to, note_commits, note_rows, note_sample
 from tfew.runs.records import RunRecord, load_record
 from tfew.runs.run_folder import METRICS_FILE, already_finished, asked_for, open_run, remove_leftovers, saved_settings
 from tfew.runs.run_lock import lock_run
+from tfew.schema import Example
 from tfew.settings import EvaluationSettings, settings
 from tfew.task import Task, eval_task, save_training_rows, train_task
 
@@ -43,6 +44,10 @@ class Job:
     folder: Path
     training: Task
     evaluation: Task | None
+
+    @property
+    def rows(self) -> dict[str, Sequence[Example]]:
+        return {"training": self.training.examples, "evaluation": self.evaluation.examples if self.evaluation else []}
 
 
 def settings_of_each(overrides: Sequence[str], together: Any) -> list[DictConfig]:
@@ -75,8 +80,10 @@ def train_together(configs: Sequence[DictConfig]) -> list[RunRecord]:
                 if not _is_finished(config, folder):  # another process may have finished it meanwhile
                     if config.resume and (saved := saved_settings(folder)) is not None:
                         keep_to(config, saved)
-                    jobs.append(Job(config, folder, train_task(config), eval_task(config)))
+                    job = Job(config, folder, train_task(config), eval_task(config))
                     note_commits(config)
+                    note_rows(config, **job.rows)
+                    jobs.append(job)
         if jobs:
             _train_jobs(jobs)
     made = {job.folder for job in jobs}

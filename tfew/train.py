@@ -22,7 +22,7 @@ from tfew.ranking.baselines import guess, guess_in_folds
 from tfew.ranking.tuning import Setting, settings_to_try
 from tfew.runs.identity import method_name, resolved_with_hashes, run_name, run_path
 from tfew.runs.model_source import model_source
-from tfew.runs.noted import keep_to, note_commits
+from tfew.runs.noted import keep_to, note_commits, note_rows
 from tfew.runs.records import RunRecord
 from tfew.runs.rerun import log_comparison, log_differences_here, settings_again
 from tfew.runs.run_folder import open_run, run_once, saved_settings
@@ -71,6 +71,7 @@ def _train(config: DictConfig, folder: Path) -> RunRecord:
         run = partial(_train_and_evaluate, config, folder, training, evaluation)
     _announce(config, training, evaluation)
     note_commits(config)  # after all data, so that errors in them come first
+    note_rows(config, training=training.examples, evaluation=[] if evaluation is None else evaluation.examples)
     with on_all_devices(config, "train"):
         return broadcast_object(run())
 

@@ -1,10 +1,11 @@
-"""What a run records about its model and data: commits on the Hub, and a digest of the base's weights.
+"""What a run records about its model and data: commits on the Hub, and digests of the base's weights and of the rows.
 
 It is stored in the settings, so that they identify the same files later, but does not change a run's name: the same
 run on another day is the same run.
 """
 
-from collections.abc import Iterator, Mapping
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -14,8 +15,10 @@ from tfew.files.hub import hub_id
 from tfew.files.hub_errors import cannot_be_loaded
 from tfew.files.hub_files import DATASETS, MODELS, commit_of, known_commit
 from tfew.runs.model_source import model_source, tokenizer_revision
+from tfew.schema import Example
 
 COMMIT, TOKENIZER_COMMIT, SAMPLE = "commit", "tokenizer_commit", "weights_sample_sha256"
+ROWS = "rows_sha256"  # by what they are for
 OF_MODEL = (COMMIT, TOKENIZER_COMMIT, SAMPLE)
 REVISIONS = {COMMIT: ("revision",), TOKENIZER_COMMIT: ("tokenizer_revision", "tokenizer")}  # keys set instead
 
@@ -23,7 +26,8 @@ REVISIONS = {COMMIT: ("revision",), TOKENIZER_COMMIT: ("tokenizer_revision", "to
 def is_noted(key: str) -> bool:
     """Whether a dotted key of the settings is one of these records."""
     group, _, last = key.rpartition(".")
-    return (group == "model" and last in OF_MODEL) or (group.startswith("dataset.") and key.endswith(f".hub.{COMMIT}"))
+    of_data = group.startswith("dataset.") and key.endswith(f".hub.{COMMIT}")
+    return (group == "model" and last in OF_MODEL) or of_data or group == ROWS
 
 
 def note_commits(config: DictConfig) -> None:
@@ -62,12 +66,26 @@ def note_sample(config: DictConfig, sha256: str) -> None:
     note(config, f"model.{SAMPLE}", sha256)
 
 
-def note(config: DictConfig, key: str, value: str | None) -> None:
+def note_rows(config: DictConfig, **rows: Sequence[Example]) -> None:
+    """Records a digest of these rows; raises UserError if the run to resume was begun with others."""
+    for use, examples in rows.items():
+        digest = hashlib.sha256("\n".join(map(repr, examples)).encode()).hexdigest()
+        if (before := OmegaConf.select(config, f"{ROWS}.{use}")) not in (None, digest):
+            raise UserError(
+                f"The {use} rows of {config.dataset.name} are not those that this run was begun with (sha256"
+                f" {digest[:12]}, and was {before[:12]}): restore their files, or start over with resume=false."
+            )
+        note(config, f"{ROWS}.{use}", digest)
+
+
+def note(config: DictConfig, key: str, value: Any) -> None:
     OmegaConf.update(config, key, value, force_add=True)
 
 
 def keep_to(config: DictConfig, saved: Mapping[str, Any]) -> None:
     """Copies into `config`, in place, what an unfinished run with these settings has recorded."""
+    if saved.get(ROWS):
+        note(config, ROWS, saved[ROWS])
     for key in OF_MODEL:
         if (value := saved["model"].get(key)) is not None:
             note(config, f"model.{key}", value)

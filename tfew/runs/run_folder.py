@@ -88,17 +88,24 @@ def already_finished(folder: Path, settings: Mapping[str, Any], overwrite: bool)
         )
     if is_finished(folder):
         log.info(f"{folder} is finished; skipped (overwrite=true redoes it).")
-        if newer := _changed_model(folder, settings):
+        if newer := _changed_file(folder, settings):
             log.warning(f"{newer} has changed since that run was finished: overwrite=true makes it anew.")
     return is_finished(folder)
 
 
-def _changed_model(folder: Path, settings: Mapping[str, Any]) -> Path | None:
-    """A file of weights in a local folder of the base model that is newer than the run: names tell nothing of it."""
+def _changed_file(folder: Path, settings: Mapping[str, Any]) -> Path | None:
+    """A file that is newer than the run, of those of which a run's name tells only the place.
+
+    These are the weights in a local folder of the base model, and the data sets in data_dir.
+    """
     path, made = (settings.get("model") or {}).get("path"), (folder / RECORD_FILE).stat().st_mtime
     base = None if path is None or not Path(str(path)).is_dir() else Path(str(path))
-    weights = [] if base is None else [*base.glob("*.safetensors"), *base.glob("*.bin")]
-    return next((file for file in sorted(weights) if file.stat().st_mtime > made), None)
+    files = [] if base is None else [*base.glob("*.safetensors"), *base.glob("*.bin")]
+    if (data_dir := settings.get("data_dir")) is not None:
+        members = (settings["dataset"].get("members") or {}).values()
+        named = strings([dataset.get("files") for dataset in (settings["dataset"], *members)])
+        files += [file for name in named if (file := Path(str(data_dir)) / name).is_file()]
+    return next((file for file in sorted(files) if file.stat().st_mtime > made), None)
 
 
 def remove_leftovers(folder: Path) -> None:

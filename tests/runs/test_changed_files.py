@@ -1,0 +1,78 @@
+"""Runs whose base model or data, in a local folder, have changed since: their names cannot tell."""
+
+import os
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from omegaconf import DictConfig
+
+from tests.hub.repositories import t5
+from tfew.config import compose
+from tfew.errors import UserError
+from tfew.together import train_together
+from tfew.train import train
+from tfew.training import fit
+
+
+def test_newer_weights_are_warned_of(tmp_path: Path, train_tiny: Any, caplog: pytest.LogCaptureFixture) -> None:
+    base = tmp_path / "base"
+    base.mkdir()
+    for name, data in t5().items():
+        (base / name).write_bytes(data)
+    given = (f"model.path={base}", "dataset.generator.eval=4", "steps=1")
+    record = train_tiny(*given)
+    train_tiny(*given)
+    assert not [message for message in caplog.messages if "has changed since" in message]
+    later = time.time() + 10
+    os.utime(base / "model.safetensors", (later, later))
+    assert train_tiny(*given) == record
+    assert f"{base}/model.safetensors has changed since that run was finished: overwrite=true" in caplog.text
+
+
+def quick(data: Path, *overrides: str) -> DictConfig:
+    given = ("+experiment=rte", f"data_dir={data}", "model=tiny", "trainer=cpu", "few_shot=draw", "shots=4", "steps=2")
+    return compose(*given, "eval_rows=4", "batch_size=4", *overrides)
+
+
+def reverse_lines(path: Path) -> None:
+    path.write_text("".join(reversed(path.read_text().splitlines(keepends=True))))
+
+
+def test_newer_data_are_warned_of(made_data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    data = shutil.copytree(made_data, tmp_path / "data")
+    given = quick(data, f"runs={tmp_path}/runs")
+    record = train(given)
+    caplog.clear()
+    assert train(given) == record
+    assert not [message for message in caplog.messages if "has changed since" in message]
+    changed = next(data.rglob("RTE/val.jsonl"))
+    reverse_lines(changed)
+    later = time.time() + 10
+    os.utime(changed, (later, later))
+    assert train(given) == record
+    assert f"{changed} has changed since that run was finished: overwrite=true" in caplog.text
+
+
+@pytest.mark.parametrize("make", [train, lambda config: train_together([config])], ids=["alone", "together"])
+@pytest.mark.parametrize("split", ["train", "val"])
+def test_a_run_is_not_resumed_on_other_rows(
+    made_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Callable[[DictConfig], Any], split: str
+) -> None:
+    data = shutil.copytree(made_data, tmp_path / "data")
+    given = quick(data, f"runs={tmp_path}/runs", "resume=true")
+    with monkeypatch.context() as patch:
+        patch.setattr(fit, "fit", lambda *_: 1 / 0)
+        patch.setattr("tfew.together._fit", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            make(given.copy())
+    changed = next(data.rglob(f"RTE/{split}.jsonl"))
+    reverse_lines(changed)
+    use = {"train": "training", "val": "evaluation"}[split]
+    with pytest.raises(UserError, match=rf"The {use} rows of rte are not those that this run was begun with .*resume"):
+        make(given.copy())
+    reverse_lines(changed)
+    make(given.copy())
