@@ -203,10 +203,12 @@ def test_broken_run_folders_are_named(train_tiny: Train, tmp_path: Path) -> None
             over_run(path)
 
 
-def test_training_can_start_from_an_adapter(train_tiny: Train) -> None:
+def test_training_can_start_from_an_adapter(train_tiny: Train, caplog: pytest.LogCaptureFixture) -> None:
     first = train_tiny("steps=10")
+    assert "trains nothing" not in caplog.text
     still = train_tiny("steps=1", f"init_adapter={folder(first)}")  # the first step has learning rate 0
     assert_close(folder(first), folder(still), atol=0)
+    assert "steps=1 trains nothing, since the warm-up begins at 0: steps=2 or more, or warmup_ratio=0." in caplog.text
     moved = train_tiny("steps=3", f"init_adapter={folder(first)}")
     with pytest.raises(AssertionError):
         assert_close(folder(first), folder(moved), atol=1e-6)

@@ -69,6 +69,10 @@ def _train(config: DictConfig, folder: Path) -> RunRecord:
                 f"tune=true chooses by at least {CHOICE_FOLDS} held-out rows: a larger validation=, or folds=5."
             )
         run = partial(_train_and_evaluate, config, folder, training, evaluation)
+    if config.steps == 1 and config.warmup_ratio > 0:
+        log.warning(
+            "Warning: steps=1 trains nothing, since the warm-up begins at 0: steps=2 or more, or warmup_ratio=0."
+        )
     _announce(config, training, evaluation)
     note_commits(config)  # after all data, so that errors in them come first
     note_rows(config, training=training.examples, evaluation=[] if evaluation is None else evaluation.examples)

@@ -28,6 +28,7 @@ def test_at_most_six_settings_the_given_one_first() -> None:
     }  # fmt: skip
     assert settings_to_try(100, 3e-3, tune=False) == tried[:1]
     assert [s.steps for s in settings_to_try(1, 0.1)] == [1, 1, 1, 2, 2], "half a step is the whole one again"
+    assert [s.steps for s in settings_to_try(2, 0.1)] == [2, 2, 2, 4, 4], "a single step trains nothing"
 
 
 def test_of_equal_values_the_lower_loss_and_then_the_first() -> None:

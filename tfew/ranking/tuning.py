@@ -33,7 +33,8 @@ def settings_to_try(steps: int, lr: float, tune: bool = True) -> list[Setting]:
     """At most six, all different, the given one first; without `tune` that alone."""
     if not tune:
         return [Setting(steps, lr)]
-    others = [Setting(max(1, round(steps * more)), float(f"{lr * faster:.2g}")) for more, faster in MULTIPLES[1:]]
+    fewest = min(steps, 2)  # the first step's learning rate is 0
+    others = [Setting(max(fewest, round(steps * more)), float(f"{lr * faster:.2g}")) for more, faster in MULTIPLES[1:]]
     return list(dict.fromkeys([Setting(steps, lr), *others]))
 
 
