@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -21,9 +22,10 @@ from tfew.config import compose
 from tfew.errors import UserError
 from tfew.evaluate import evaluate, with_run_settings
 from tfew.label_sets.thresholds import best_threshold
-from tfew.models.adapters_io import load_thresholds
+from tfew.models.adapters_io import load_thresholds, save_temperature
 from tfew.prediction.predictor import Predictor
 from tfew.ranking import tuning
+from tfew.ranking.label_set_table import other_lines
 from tfew.runs.card import model_card
 from tfew.runs.records import RunRecord
 from tfew.schema import Prediction
@@ -165,6 +167,37 @@ def test_other_rows_are_evaluated_and_unknown_labels_count(record: RunRecord, tm
     given.append("labels=strict")
     with pytest.raises(UserError, match="row 6: 'torn' in column 'tags' is none of late, praise"):
         evaluate(with_run_settings(compose(*given, config_name="evaluate"), given))
+
+
+@pytest.mark.parametrize("saved_at", [(1.0, 0.5), (3.0, 0.4), (0.4, 0.62)])
+def test_an_evaluation_decides_as_prediction_does(
+    saved_at: tuple[float, float], record: RunRecord, tmp_path: Path
+) -> None:
+    """By the saved temperature and thresholds, whatever the evaluated rows would choose."""
+    temperature, threshold = saved_at
+    adapter = tmp_path / "adapter"
+    shutil.copytree(folder(record), adapter)
+    calibration = {"temperature": temperature, "ece_calibrated": 0.1, "thresholds": {"late": threshold, "praise": 0.5}}
+    save_temperature(adapter, calibration, "token")
+    data = written(tmp_path / "rows.csv", ROWS)
+    given = [f"adapter={adapter}", f"data={data}", f"runs={tmp_path}", "trainer=cpu"]
+    evaluated = evaluate(with_run_settings(compose(*given, config_name="evaluate"), given))
+    found = Predictor.load(adapter, "trainer=cpu")([row["text"] for row in ROWS])
+    lines = (folder(evaluated) / "predictions.jsonl").read_text().splitlines()
+    by_row: dict[int, set[str | None]] = {idx: set() for idx in range(len(ROWS))}
+    for prediction in map(Prediction.from_json, lines):
+        by_row[prediction.idx] |= {prediction.question} if prediction.predicted else set()
+    assert list(by_row.values()) == [set(labelled.label_set or ()) for labelled in found]
+    has, gives = (
+        np.array([[name in labels for name in ("late", "praise")] for labels in rows])
+        for rows in ([row["tags"].split(";") for row in ROWS], [labelled.label_set or () for labelled in found])
+    )
+    metrics = evaluated.metrics
+    assert metrics["f1_micro"] == pytest.approx(f1_score(has, gives, average="micro", zero_division=0))
+    assert metrics["accuracy"] == pytest.approx(accuracy_score(has, gives))
+    assert metrics["calibration"]["temperature"] == temperature
+    assert metrics["calibration"]["thresholds"] == {"late": threshold, "praise": 0.5}
+    assert "the adapter's saved thresholds, as tfew predict does" in " ".join(other_lines(metrics))
 
 
 def test_validation_yes_and_no_columns_and_the_service(tmp_path: Path) -> None:

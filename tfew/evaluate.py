@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
@@ -17,7 +18,7 @@ from tfew.devices.distributed import broadcast_object
 from tfew.errors import UserError
 from tfew.files.checksums import file_sha256
 from tfew.files.hub_adapter import local_adapter
-from tfew.models.adapters_io import adapter_description
+from tfew.models.adapters_io import adapter_description, load_temperature, load_thresholds
 from tfew.ranking.baselines import Guesses, guess, guess_without_training
 from tfew.runs.identity import resolved_with_hashes, run_name, run_path
 from tfew.runs.noted import note_commits
@@ -25,6 +26,9 @@ from tfew.runs.records import IN_CONTEXT, ZERO_SHOT, RunRecord
 from tfew.runs.run_folder import open_run, run_once, saved_settings
 from tfew.settings import EvaluationSettings, settings
 from tfew.task import InContext, Task, eval_task, in_context, load_spec, save_shots, train_task
+
+if TYPE_CHECKING:
+    from tfew.ranking.label_set_summary import SavedDecision
 
 log = logging.getLogger("tfew.evaluate")  # __name__ is __main__ under python -m
 
@@ -129,10 +133,22 @@ def _run(
     if context is not None:
         save_shots(config, context.examples, folder)
     log.info(f"{folder}: {evaluation.rows} rows to evaluate.")
-    evaluated = evaluate_model(loaded, evaluation, settings(EvaluationSettings, config), folder, context, guesses)
+    of_evaluation = settings(EvaluationSettings, config)
+    saved = None
+    if evaluation.several and adapter is not None and of_evaluation.score.method == "direct":  # predict has no other
+        saved = _saved_decision(adapter, of_evaluation.score.norm, loaded.prompt_tokenizer.rule["eos"])
+    evaluated = evaluate_model(loaded, evaluation, of_evaluation, folder, context, guesses, saved)
     if trained_on:
         evaluated = replace(evaluated, metrics={**evaluated.metrics, "trained_on": trained_on})
     return finish(folder, config, "evaluate", _method_name(config), RunResult(loaded, evaluated, predicted=evaluation))
+
+
+def _saved_decision(adapter: Path, norm: str, eos: str) -> "SavedDecision | None":
+    """How the adapter decides on new rows; None if nothing is saved for this norm and `eos`."""
+    from tfew.ranking.label_set_summary import SavedDecision
+
+    thresholds = load_thresholds(adapter, norm, eos)
+    return None if thresholds is None else SavedDecision(load_temperature(adapter, norm, eos) or 1.0, thresholds)
 
 
 def _nothing_to_evaluate(config: DictConfig) -> str:

@@ -21,7 +21,7 @@ from tfew.models.backbone import window_tokens
 from tfew.models.loaded_model import LoadedModel
 from tfew.ranking.baselines import Guesses, compare
 from tfew.ranking.icl import COMBINATIONS, Answer, Shots, fitting_shots, in_contexts
-from tfew.ranking.label_set_summary import summarise_label_sets
+from tfew.ranking.label_set_summary import SavedDecision, decided, summarise_label_sets
 from tfew.ranking.metrics import summarise, summarise_members
 from tfew.ranking.per_label_metrics import label_places, summarise_classes
 from tfew.ranking.rank_classification import rank_classify, unconditional_sums
@@ -56,14 +56,17 @@ def evaluate_model(
     folder: Path,
     context: InContext | None = None,
     guesses: Guesses | None = None,
+    saved: SavedDecision | None = None,
 ) -> Evaluated:
     """Scores every prompt of the task, after the shots of `context`, and writes `predictions.jsonl` in their order.
 
-    `guesses`: the baselines' predictions for the same rows, to compare with.
+    `guesses`: the baselines' predictions for the same rows, to compare with. `saved`: how the adapter decides which
+    labels a row is given, if rows may have several; None: thresholds are chosen here.
     """
     started = time.monotonic()
     ranked = rank(loaded, task, settings, context)
-    write_predictions(folder, [answer.under(settings.score.norm) for answer in ranked.answers])
+    predictions = [answer.under(settings.score.norm) for answer in ranked.answers]
+    write_predictions(folder, predictions if saved is None else decided(task, predictions, saved))
     counts = {
         "rows": task.rows,
         "prompts": sum(map(len, task.prompts)),
@@ -72,11 +75,17 @@ def evaluate_model(
         **({"dropped_shots": ranked.dropped_shots} if context else {}),
     }
     tokens = sum(item.length + sum(map(len, item.choice_ids)) for item in ranked.encoded)
-    metrics = metrics_of(task, ranked.answers, settings.score.norm, guesses)
+    metrics = metrics_of(task, ranked.answers, settings.score.norm, guesses, saved)
     return Evaluated(metrics, counts, tokens, time.monotonic() - started)
 
 
-def metrics_of(task: Task, answers: Sequence[Answer], norm: str, guesses: Guesses | None = None) -> dict[str, Any]:
+def metrics_of(
+    task: Task,
+    answers: Sequence[Answer],
+    norm: str,
+    guesses: Guesses | None = None,
+    saved: SavedDecision | None = None,
+) -> dict[str, Any]:
     """The metrics of `tfew.ranking.metrics` for these answers; empty if no label is known.
 
     With a single template also `baselines`: by name, the result of `tfew.ranking.baselines.compare` on `guesses`.
@@ -85,7 +94,7 @@ def metrics_of(task: Task, answers: Sequence[Answer], norm: str, guesses: Guesse
     if task.drawn:
         answers = [answer.as_of(DRAWN_TEMPLATES) for answer in answers]
     if task.several:
-        return summarise_label_sets(task, [answer.under(norm) for answer in answers], guesses)
+        return summarise_label_sets(task, [answer.under(norm) for answer in answers], guesses, saved)
     unknown = task.unknown_labels
     if all(answer.label is None for answer in answers) and not unknown:
         return {}

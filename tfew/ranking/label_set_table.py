@@ -25,17 +25,27 @@ def other_lines(metrics: Mapping[str, Any]) -> list[str]:
     """The other metrics, and the effect of thresholds."""
     low, high = metrics["accuracy_interval"]
     sets = metrics["label_sets"]
-    same, default = sets["same_rows"]["f1_micro"], sets["at_default"]["f1_micro"]
+    same, default = _percent(sets["same_rows"]["f1_micro"]), _percent(sets["at_default"]["f1_micro"])
     interval = f"95 % interval {100 * low:.1f} to {100 * high:.1f}"
     lines = [
         f"macro-F1 {_percent(metrics['f1_macro'])}; whole set of labels right {_percent(metrics['accuracy'])}"
         f" ({interval}); {sets['labels_a_row']:.1f} labels a row",
-        f"each row was labelled by thresholds chosen on other rows; with {DEFAULT:g} for all labels micro-F1 is"
-        f" {_percent(default)}; with the saved ones, chosen on these same rows, {_percent(same)}, which is optimistic",
+        _by_saved(sets, default)
+        if "cross_fitted" in sets
+        else f"each row was labelled by thresholds chosen on other rows; with {DEFAULT:g} for all labels micro-F1 is"
+        f" {default}; with thresholds chosen on these same rows, {same}, which is optimistic",
     ]
     if few := sets["shared_threshold"]:
         lines.append(f"labels that fewer than {FEWEST} rows have, or lack, share one threshold: {', '.join(few)}")
     return lines
+
+
+def _by_saved(sets: Mapping[str, Any], default: str) -> str:
+    return (
+        "each row was labelled by the adapter's saved thresholds, as tfew predict does; with thresholds chosen on other"
+        f" rows of this table micro-F1 is {_percent(sets['cross_fitted']['f1_micro'])}; with {DEFAULT:g} for all"
+        f" labels, {default}"
+    )
 
 
 def passes_line(labels: int, engine: str, passes: int) -> str:
