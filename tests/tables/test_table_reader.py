@@ -6,6 +6,8 @@ import gzip
 import io
 import json
 import random
+import re
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -107,6 +109,21 @@ def test_excel(tmp_path: Path) -> None:
     damaged[60:400] = bytes(340)
     with pytest.raises(UserError, match=r"u\.xlsx cannot be read as an Excel workbook.*save it as CSV"):
         read_table(written(tmp_path / "u.xlsx", bytes(damaged)))
+
+
+def test_excel_beyond_the_size_that_the_file_declares(tmp_path: Path) -> None:
+    openpyxl = pytest.importorskip("openpyxl")
+    book = openpyxl.Workbook()
+    for row in (["text", "label"], *([f"text {number}", "ab"[number % 2]] for number in range(9))):
+        book.active.append(row)
+    book.save(tmp_path / "whole.xlsx")
+    declared = re.compile(rb'<dimension ref="A1:B10"')
+    with zipfile.ZipFile(tmp_path / "whole.xlsx") as whole, zipfile.ZipFile(tmp_path / "t.xlsx", "w") as file:
+        for name in whole.namelist():
+            file.writestr(name, declared.sub(b'<dimension ref="A1:A4"', whole.read(name)))
+    table = read_table(tmp_path / "t.xlsx")
+    assert (table.columns, table.rows) == (["text", "label"], read_table(tmp_path / "whole.xlsx").rows)
+    assert len(table.rows) == 9
 
 
 def test_excel_without_its_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

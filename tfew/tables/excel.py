@@ -28,6 +28,8 @@ class ExcelStream(RowStream):
         self._book = _workbook(path, self._file)
         sheets: list[Any] = self._book.worksheets
         self._sheet = sheets[0] if sheets else None
+        if self._sheet is not None:
+            self._sheet.reset_dimensions()  # the size that the file declares: cells beyond it would be left out
         others = shorten_list(sheet.title for sheet in sheets[1:])
         self._notes = [f"only its first sheet, {sheets[0].title!r}, is read, not {others}"] if len(sheets) > 1 else []
         try:
