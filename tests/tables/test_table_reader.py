@@ -152,6 +152,28 @@ def test_quotation_marks_that_quote_nothing(tmp_path: Path) -> None:
     assert table.formats == {}
 
 
+@pytest.mark.parametrize("rows", [3, 500])
+@pytest.mark.parametrize("header", ["Notes (a, b)", "notes"])
+@pytest.mark.parametrize("ending", ["csv", "tsv"])
+def test_quoted_cells_that_all_hold_the_delimiter(ending: str, header: str, rows: int, tmp_path: Path) -> None:
+    """Without quoting every line has the same number of cells, too, and more of them."""
+    delimiter = {"csv": ", ", "tsv": "\t"}[ending]
+    wanted = [{header.replace(", ", delimiter): f"x{row}{delimiter}y", "review": f"cup {row}"} for row in range(rows)]
+    file = io.StringIO(newline="")
+    writer = csv.DictWriter(file, list(wanted[0]), delimiter=delimiter[0])
+    writer.writeheader()
+    writer.writerows(wanted)
+    table = read_table(written(tmp_path / f"t.{ending}", file.getvalue().encode()))
+    assert (table.rows, table.formats) == (wanted, {})
+
+
+def test_quotation_marks_that_quote_nothing_in_a_long_file(tmp_path: Path) -> None:
+    rows = [{"text": '"Great" film' if row % 50 == 7 else f"film {row}", "label": "1"} for row in range(400)]
+    data = "text\tlabel\n" + "".join(f"{row['text']}\t1\n" for row in rows)
+    table = read_table(written(tmp_path / "t.tsv", data.encode()))
+    assert (table.rows, table.formats) == (rows, {"tsv": {"delimiter": "\t", "quoting": False}})
+
+
 @pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
 def test_what_the_csv_library_writes_is_read_back(delimiter: str, tmp_path: Path) -> None:
     draw = random.Random(0)

@@ -17,7 +17,8 @@ NAMES = {"\t": "a tab", ",": "','", ";": "';'", "|": "'|'"}
 def detect_dialect(lines: Sequence[str], usual: str, is_whole: bool) -> Format:
     """The dialect that parses these lines without an error into the most columns; ties go to the plainest.
 
-    Some tables, mostly .tsv, do not use quoting: there a quotation mark is an ordinary character. `usual`: the
+    Some tables, mostly .tsv, do not use quoting: there a quotation mark is an ordinary character. That is assumed only
+    if no dialect with quoting fits, for it makes more columns of a quoted cell that holds the delimiter. `usual`: the
     delimiter implied by the file's ending; a tab allows no other. `is_whole`: whether these are all lines.
     """
     lines = [line for line in lines if line.strip()]
@@ -29,11 +30,14 @@ def detect_dialect(lines: Sequence[str], usual: str, is_whole: bool) -> Format:
     header = lines[0] if lines else ""
     forms = [
         Format(delimiter=delimiter, quoting=quoting, skip_blanks=skip != _has_blanks(header, delimiter))
-        for skip, quoting, delimiter in product((False, True), (True, False), delimiters)
+        for quoting, skip, delimiter in product((True, False), (False, True), delimiters)
     ]
     columns = [_count_columns(lines, form, is_whole) for form in forms]
-    if max(columns, default=0) > 1:
-        return forms[columns.index(max(columns))]
+    half = len(forms) // 2
+    for start in (0, half):  # those with quoting, then those without
+        of_half = columns[start : start + half]
+        if max(of_half) > 1:
+            return forms[start + of_half.index(max(of_half))]
     likely = max(delimiters, key=header.count)
     return Format(delimiter=likely, skip_blanks=_has_blanks(header, likely))
 
@@ -47,13 +51,14 @@ def _has_blanks(header: str, delimiter: str) -> bool:
 def _count_columns(lines: Sequence[str], form: Format, is_whole: bool) -> int:
     """The number of columns of these lines in this dialect; 0 if lines differ or cannot be parsed."""
     widths: set[int] = set()
+    reader = csv.reader(lines, **csv_options(form))
     try:
-        for row in csv.reader(lines, **csv_options(form)):
+        for row in reader:
             widths |= {len(row)} if any(cell.strip() for cell in row) or len(row) > 1 else set()
             if any(_is_quoted(cell, form) for cell in row):
                 return 0
     except csv.Error:
-        if is_whole:  # otherwise the sample may end in the middle of a cell
+        if is_whole or reader.line_num < len(lines):  # the sample may end in the middle of a cell
             return 0
     return widths.pop() if len(widths) == 1 else 0
 
