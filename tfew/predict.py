@@ -77,8 +77,8 @@ def _in_one_piece(config: DictConfig, overrides: Sequence[str], folders: Folders
     started = time.monotonic()
     stream = InputForm.of(predictor, config.format).open(source if source == STDIO else str(Path(source).expanduser()))
     try:
-        if stream.notes:
-            log.info(f"{_named(source)}: {'; '.join(stream.notes)}.")
+        if noted := list(stream.notes):
+            log.info(f"{_named(source)}: {'; '.join(noted)}.")
         check_columns(predictor, stream, _named(source), None if folders is None else str(config.task_column))
         labels = None if folders is not None else next(iter(predictor.tasks.values())).labels
         has = {"sets": config.sets is not None, "bounds": predictor.shortlist is not None}
@@ -97,6 +97,8 @@ def _in_one_piece(config: DictConfig, overrides: Sequence[str], folders: Folders
         suggestions = _suggestions(config, find_run, target)
         labelling.before_finish = None if suggestions is None else suggestions.write
         progress = _run(config, labelling, source, target)
+        if late := [note for note in stream.notes if note not in noted]:
+            log.info(f"{_named(source)}: {'; '.join(late)}.")
     finally:
         stream.close()
     doubt = list(doubt_lines(progress, labelling, None if target == STDIO else Path(target)))

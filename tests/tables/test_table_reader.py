@@ -174,6 +174,32 @@ def test_quotation_marks_that_quote_nothing_in_a_long_file(tmp_path: Path) -> No
     assert (table.rows, table.formats) == (rows, {"tsv": {"delimiter": "\t", "quoting": False}})
 
 
+@pytest.mark.parametrize("first", [3, 300])
+def test_stray_quotation_marks_of_a_tab_separated_table_join_no_rows(first: int, tmp_path: Path) -> None:
+    rows = [{"text": f"text {row}", "label": "p"} for row in range(400)]
+    rows[first]["text"], rows[first + 10]["text"] = '"Great, 5', "height 5'2\""
+    data = "text\tlabel\n" + "".join(f"{row['text']}\tp\n" for row in rows)
+    table = read_table(written(tmp_path / "t.tsv", data.encode()))
+    assert (table.rows, table.formats) == (rows, {"tsv": {"delimiter": "\t", "quoting": False}})
+
+
+def test_stray_quotation_marks_after_the_sample_decide_about_quoting(tmp_path: Path) -> None:
+    data = "text,label\n" + "film,1\n" * 300 + '"Great" film,1\n' + "film,1\n" * 9
+    table = read_table(written(tmp_path / "t.csv", data.encode()))
+    assert (len(table.rows), table.rows[300]["text"]) == (310, '"Great" film')
+    assert table.notes == ["quotation marks read as plain characters"]
+
+
+def test_rows_that_quotation_marks_join_are_named(tmp_path: Path) -> None:
+    lines = ["text,label", *["film,1"] * 300, '"Great,1', "film,1", 'screen of 5",1', "film,1"]
+    table = read_table(written(tmp_path / "t.csv", "\n".join(lines).encode()))
+    assert table.rows[300]["text"].endswith("Great,1\nfilm,1\nscreen of 5")
+    (note,) = table.notes
+    assert note.startswith("row 301 is lines 302 to 304, joined by quotation marks, though each has 2 cells")
+    usual = b'text,label\n"two lines\nand more",1\n"one\ntwo, three",1\n'
+    assert read_table(written(tmp_path / "u.csv", usual)).notes == []
+
+
 @pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
 def test_what_the_csv_library_writes_is_read_back(delimiter: str, tmp_path: Path) -> None:
     draw = random.Random(0)

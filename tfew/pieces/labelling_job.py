@@ -146,9 +146,9 @@ class LabellingJob:
 
     def _report(self, report: Report) -> None:
         self.left_out.update(report.left_out)
-        if report.notes and not self._noted & {*report.notes}:
-            self._noted |= {*report.notes}
-            log.info(f"{report.path}: {'; '.join(report.notes)}.")
+        if new := [note for note in report.notes if note not in self._noted]:
+            self._noted |= {*new}
+            log.info(f"{report.path}: {'; '.join(new)}.")
         if self._columns is None and report.labelled and self._request.part_kind != "jsonl":
             self._columns = report.columns
 

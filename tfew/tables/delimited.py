@@ -8,7 +8,16 @@ from typing import Any
 
 from tfew.errors import UserError
 from tfew.tables.byte_lines import UTF_8, ByteSource
-from tfew.tables.dialect import SAMPLE_LINES, SEPARATOR_LINE, csv_options, describe_delimiter, detect_dialect
+from tfew.tables.dialect import (
+    QUOTE,
+    SAMPLE_LINES,
+    SEPARATOR_LINE,
+    are_whole_rows,
+    csv_options,
+    describe_delimiter,
+    detect_dialect,
+    detect_quoting,
+)
 from tfew.tables.formats import Format, apply_format
 from tfew.tables.rows import Row, StreamedRow
 from tfew.tables.text_lines import LineStream
@@ -41,7 +50,7 @@ class TableStream(LineStream):
             )
         csv.field_size_limit(MAX_CELL_CHARACTERS)
         super().__init__(source, kind, None if form is None else form.encoding)
-        self.is_described, self._empty_lines = form is not None, 0
+        self.is_described, self._empty_lines, self._joined = form is not None, 0, ""
         self.form = self._detected() if form is None else form
         self.header = self._read_header()
         check_header(self.name, self.header)
@@ -52,11 +61,15 @@ class TableStream(LineStream):
         lines = io.StringIO(head, newline="").readlines()
         if not self._head_is_whole and len(lines) > 1 and not lines[-1].endswith("\n"):
             del lines[-1]  # it may be incomplete
-        is_whole = self._head_is_whole and len(lines) < SAMPLE_LINES
-        return detect_dialect(lines[:SAMPLE_LINES], USUAL[self.kind], is_whole)
+        sample, rest = lines[:SAMPLE_LINES], lines[SAMPLE_LINES:]
+        form = detect_dialect(sample, USUAL[self.kind], self._head_is_whole and not rest)
+        if not any(QUOTE in line for line in sample) and any(QUOTE in line for line in rest):
+            form = detect_quoting(lines, form, self._head_is_whole)
+        return form
 
     @property
     def notes(self) -> Sequence[str]:
+        """`RowStream.notes`; one is of rows that were read."""
         if self.is_described:
             return super().notes
         found = list(super().notes)
@@ -68,6 +81,8 @@ class TableStream(LineStream):
             found.append("blanks after a separator removed")
         if self._empty_lines:
             found.append(f"{self._empty_lines} empty line{'s' * (self._empty_lines > 1)} above the header")
+        if self._joined:
+            found.append(self._joined)
         return found
 
     @property
@@ -113,9 +128,19 @@ class TableStream(LineStream):
                 yield self._row(None, f"cannot be read: {error}")
                 continue
             if len(row) > 1 or (row and (row[0].strip() or len(self.header) == 1)):
+                if not self._joined and are_whole_rows(self._row_lines, self.form, len(self.header)):
+                    self._joined = self._describe_joined()
                 yield self._row(*self._to_row(row))
             else:
                 self._start_row()
+
+    def _describe_joined(self) -> str:
+        row, last, lines = self._place.row + 1, self._place.line, len(self._row_lines)
+        return (
+            f"row {row} is lines {last - lines + 1} to {last}, joined by quotation marks, though each has"
+            f" {len(self.header)} cells: if they are rows, a cell that begins with a quotation mark must be quoted, and"
+            " its own marks doubled"
+        )
 
     def _to_row(self, cells: Sequence[str]) -> tuple[Row | None, str | None]:
         if len(cells) != len(self.header):

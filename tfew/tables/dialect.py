@@ -3,12 +3,14 @@
 import csv
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import product
 from typing import Any
 
 from tfew.tables.formats import Format
 
 DELIMITERS = (",", ";", "\t", "|")
+QUOTE = '"'
 SAMPLE_LINES = 200  # from which the dialect is detected
 SEPARATOR_LINE = re.compile(r'"?sep=(.)"?\s*', re.IGNORECASE)  # which Excel reads and writes above the header
 NAMES = {"\t": "a tab", ",": "','", ";": "';'", "|": "'|'"}
@@ -42,6 +44,20 @@ def detect_dialect(lines: Sequence[str], usual: str, is_whole: bool) -> Format:
     return Format(delimiter=likely, skip_blanks=_has_blanks(header, likely))
 
 
+def detect_quoting(lines: Sequence[str], form: Format, is_whole: bool) -> Format:
+    """The form found in a sample without quotation marks, or without quoting if only that parses these lines, too."""
+    lines = [line for line in lines if line.strip()]
+    if lines and SEPARATOR_LINE.fullmatch(lines[0]):
+        lines = lines[1:]
+    plain = replace(form, quoting=False)
+    return plain if not _count_columns(lines, form, is_whole) and _count_columns(lines, plain, is_whole) > 1 else form
+
+
+def are_whole_rows(lines: Sequence[str], form: Format, columns: int) -> bool:
+    """Whether these lines, which were read as one row, would each be a row of their own without quoting."""
+    return len(lines) > 1 < columns and all(line.count(form.delimiter) == columns - 1 for line in lines)
+
+
 def _has_blanks(header: str, delimiter: str) -> bool:
     """Whether each delimiter of the header is followed by a blank."""
     later = header.rstrip("\r\n").split(delimiter)[1:]
@@ -49,11 +65,17 @@ def _has_blanks(header: str, delimiter: str) -> bool:
 
 
 def _count_columns(lines: Sequence[str], form: Format, is_whole: bool) -> int:
-    """The number of columns of these lines in this dialect; 0 if lines differ or cannot be parsed."""
+    """The number of columns of these lines in this dialect; 0 if lines differ or cannot be parsed.
+
+    Also 0 if a quotation mark joins whole rows of a tab-separated table, which is often written without quoting.
+    """
     widths: set[int] = set()
-    reader = csv.reader(lines, **csv_options(form))
+    reader, start = csv.reader(lines, **csv_options(form)), 0
     try:
         for row in reader:
+            if form.delimiter == "\t" and are_whole_rows(lines[start : reader.line_num], form, len(row)):
+                return 0
+            start = reader.line_num
             widths |= {len(row)} if any(cell.strip() for cell in row) or len(row) > 1 else set()
             if any(_is_quoted(cell, form) for cell in row):
                 return 0
@@ -67,7 +89,7 @@ def _is_quoted(cell: str, form: Format) -> bool:
     """Whether a cell is still in quotation marks that this dialect should have removed: then it is the wrong one."""
     if form.quoting:
         cell = cell[1:] if cell.startswith(" ") and not form.skip_blanks else ""
-    return len(cell) > 1 and cell[0] == cell[-1] == '"'
+    return len(cell) > 1 and cell[0] == cell[-1] == QUOTE
 
 
 def csv_options(form: Format) -> dict[str, Any]:

@@ -36,7 +36,7 @@ class RowStream(ABC):
 
     @property
     def notes(self) -> Sequence[str]:
-        """What is unusual about how the file is read, in words."""
+        """What is unusual about how the file is read, in words; more may be found while it is read."""
         return ()
 
     @property
