@@ -112,6 +112,21 @@ def test_a_quotation_mark_that_is_never_closed_is_a_bad_row(tmp_path: Path) -> N
     assert [row.problem for row in rows] == [None, "cannot be read: unexpected end of data"]
 
 
+def test_what_has_no_name_is_left_out_with_a_note(tmp_path: Path) -> None:
+    openpyxl = pytest.importorskip("openpyxl")
+    book = openpyxl.Workbook()
+    for row in ((None, "text"), (7, "one"), (8, "two", None, "beyond")):
+        book.active.append(row)
+    book.save(tmp_path / "t.xlsx")
+    paths = [written(tmp_path / "t.csv", ",text\n7,one\n8,two\n"), str(tmp_path / "t.xlsx")]
+    streams = [open_stream(path, None, None) for path in paths]
+    for stream in streams:
+        assert list(stream.notes) == ["column 1, which has no name in the header, is left out"]
+        assert [row.row for row in stream.rows(StreamPosition())] == [{"text": "one"}, {"text": "two"}]
+        stream.close()
+    assert list(streams[1].notes)[1:] == ["cells beyond the header's last column are left out, first in row 2"]
+
+
 @pytest.mark.parametrize(
     ("name", "data", "options", "message"),
     [

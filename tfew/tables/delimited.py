@@ -38,6 +38,12 @@ def check_header(name: str, header: Sequence[str]) -> None:
         raise UserError(f"{name} has two columns called {twice!r}: rename one.")
 
 
+def unnamed_note(header: Sequence[str]) -> list[str]:
+    """A note about a column without a name, which rows do not have: in prediction it is not in the output either."""
+    places = [place for place, column in enumerate(header, start=1) if not column]
+    return [f"column {place}, which has no name in the header, is left out" for place in places]
+
+
 class TableStream(LineStream):
     """`form`: as a data set's YAML describes it; None: a table of unknown dialect."""
 
@@ -71,8 +77,8 @@ class TableStream(LineStream):
     def notes(self) -> Sequence[str]:
         """`RowStream.notes`; one is of rows that were read."""
         if self.is_described:
-            return super().notes
-        found = list(super().notes)
+            return [*super().notes, *unnamed_note(self.header)]
+        found = [*super().notes, *unnamed_note(self.header)]
         if self.form.delimiter != USUAL[self.kind]:
             found.append(f"separated by {describe_delimiter(self.form.delimiter)}")
         if not self.form.quoting:

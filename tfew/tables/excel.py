@@ -8,7 +8,7 @@ from typing import Any, BinaryIO
 
 from tfew.environment.versions import require
 from tfew.errors import UserError, shorten_list
-from tfew.tables.delimited import check_header
+from tfew.tables.delimited import check_header, unnamed_note
 from tfew.tables.rows import Row, RowStream, StreamedRow, StreamPosition
 
 MAX_UNPACKED_BYTES = 2**31  # a small file could fill any memory
@@ -38,11 +38,14 @@ class ExcelStream(RowStream):
         except UserError:
             self.close()
             raise
+        self._notes += unnamed_note(self._header)
+        self._beyond = ""
         self.columns = [column for column in self._header if column]
 
     @property
     def notes(self) -> Sequence[str]:
-        return self._notes
+        """`RowStream.notes`; one is of rows that were read."""
+        return [*self._notes, *([self._beyond] if self._beyond else [])]
 
     def close(self) -> None:
         self._book.close()
@@ -51,6 +54,8 @@ class ExcelStream(RowStream):
     def rows(self, start: StreamPosition) -> Iterator[StreamedRow]:
         for number, cells in enumerate(self._filled(), start=0):
             if number > start.row:
+                if not self._beyond and any(cell is not None for cell in cells[len(self._header) :]):
+                    self._beyond = f"cells beyond the header's last column are left out, first in row {number}"
                 yield StreamedRow(StreamPosition(number, number, number), self._to_row(cells))
 
     def _read_header(self) -> list[str]:
@@ -71,7 +76,7 @@ class ExcelStream(RowStream):
             raise _unreadable(self._path, error) from error
 
     def _to_row(self, cells: Sequence[Any]) -> Row:
-        """Cells as CSV would have them; cells beyond the header's columns are dropped, having no name."""
+        """Cells as CSV would have them; those beyond the header's columns have no name, and are left out."""
         filled = [*cells, *[None] * (len(self._header) - len(cells))]
         return {column: _plain(cell) for column, cell in zip(self._header, filled, strict=False) if column}
 
