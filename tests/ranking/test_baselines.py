@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import random
 import sys
 from collections.abc import Sequence
@@ -269,6 +270,26 @@ def test_a_label_that_the_task_does_not_have_is_an_error_of_the_baselines_too() 
     metrics = metrics_of(made, answers, "token", {"commonest label": [0] * 12})
     assert metrics["baselines"]["commonest label"]["accuracy"] == metrics["accuracy"] == 5 / 12
     assert metrics["baselines"]["commonest label"]["balanced_accuracy"] == metrics["balanced_accuracy"] == 1 / 3
+
+
+def test_the_curve_counts_a_label_that_the_task_does_not_have_as_an_error() -> None:
+    """The most confident rows are all of it; the expected counts by a loop over the rows."""
+    made = task(labels=[0, 1] * 6)
+    unknown = (9, 10, 11)
+    for row in unknown:
+        made.examples[row] = replace(made.examples[row], label=None, unknown_label="new")  # type: ignore[index]
+    answers = [
+        Answer.of(Prediction("d", "t", n, None if n in unknown else n % 2, 0, (n - 12.0, -20.0), (1, 1)), "sum")
+        for n in range(12)
+    ]
+    answering = metrics_of(made, answers, "sum")["answering"]
+    assert answering["rows"] == 12
+    sure = [1 / (1 + math.exp(-(n + 8.0))) for n in range(12)]
+    right = [n not in unknown and n % 2 == 0 for n in range(12)]
+    for point in answering["points"]:
+        answered = [n for n in range(12) if sure[n] >= point["threshold"]]
+        assert (point["answered"], point["right"]) == (len(answered), sum(right[n] for n in answered))
+    assert answering["points"][0]["right"] / 12 == metrics_of(made, answers, "sum")["accuracy"]
 
 
 def test_several_templates_are_not_compared() -> None:

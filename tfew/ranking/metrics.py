@@ -9,7 +9,7 @@ import numpy as np
 from tfew.decisions.curve import summarise_curve
 from tfew.ranking.icl import Answer
 from tfew.ranking.per_label_metrics import wilson_interval
-from tfew.ranking.temperature import aligned, calibration, probabilities
+from tfew.ranking.temperature import calibration, top_and_right
 from tfew.schema import Prediction
 
 
@@ -53,8 +53,8 @@ def summarise(answers: Sequence[Answer], norm: str, unknown: Collection[int] = (
 
     accuracy_interval: of a single template, the 95 % interval of its accuracy. chance is the accuracy of guessing among
     each prompt's own choices; rows in `unknown` (their `idx`) have another label, and are errors. accuracy_by_norm has
-    the accuracy under each norm; calibration is from `tfew.ranking.temperature`; answering, for rows with a label
-    among the choices, from `tfew.decisions.curve`.
+    the accuracy under each norm; calibration is from `tfew.ranking.temperature`, of rows with a label
+    among the choices; answering, of all with a label, from `tfew.decisions.curve`.
     """
     by_template = defaultdict(list)
     for answer in answers:
@@ -86,11 +86,9 @@ def summarise(answers: Sequence[Answer], norm: str, unknown: Collection[int] = (
         "chance": chance,
         "templates": templates,
         "calibration": found,
-        **({"answering": _answering(predictions, found["temperature"])} if found["rows"] else {}),
+        **({"answering": _answering(predictions, found["temperature"], unknown)} if found["rows"] else {}),
     }
 
 
-def _answering(predictions: Sequence[Prediction], temperature: float) -> dict[str, Any]:
-    _, scores_RMC, label_R = aligned(predictions)
-    probability_RC = probabilities(scores_RMC, temperature)
-    return summarise_curve(probability_RC.max(-1), probability_RC.argmax(-1) == label_R)
+def _answering(predictions: Sequence[Prediction], temperature: float, unknown: Collection[int]) -> dict[str, Any]:
+    return summarise_curve(*top_and_right(predictions, temperature, unknown))

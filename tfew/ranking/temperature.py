@@ -9,7 +9,8 @@ the predicted choice, the mean over rows of |accuracy - mean probability| of the
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -129,6 +130,22 @@ def aligned(predictions: Sequence[Prediction]) -> tuple[list[int], np.ndarray, n
     rows = {idx: {p.template: p.scores for p in group} for idx, group in kept.items() if group}
     label_R = np.array([_last_same(labels[idx], kept[idx][0].same) for idx in rows], np.int64)
     return [idx for idx, _ in rows], stacked(rows), label_R
+
+
+def top_and_right(
+    predictions: Sequence[Prediction], temperature: float, unknown: Collection[int] = ()
+) -> tuple[np.ndarray, np.ndarray]:
+    """`[R]` and `[R]`, of the rows with a label: the probability of the predicted choice, and whether it is right.
+
+    `unknown`: the `idx` of rows whose label is not among the choices, so that no prediction is right.
+    """
+    any_label = [replace(p, label=0) if p.label is None and p.idx in unknown else p for p in predictions]
+    idx, scores_RMC, label_R = aligned(any_label)
+    if not idx:
+        return np.empty(0), np.empty(0, bool)
+    probability_RC = probabilities(scores_RMC, temperature)
+    known_R = ~np.isin(np.array(idx, np.int64), list(unknown))
+    return probability_RC.max(-1), (probability_RC.argmax(-1) == label_R) & known_R
 
 
 def _last_same(label: int | None, same: Sequence[int] | None) -> int | None:

@@ -8,7 +8,7 @@ import logging
 import math
 import shlex
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +21,14 @@ from tfew.decisions.curve import curve_of, in_words, points_of
 from tfew.files.atomic import write_atomically
 from tfew.ranking.label_set_table import other_lines
 from tfew.ranking.label_table import doubts, verdicts
-from tfew.ranking.temperature import CALIBRATION_ROWS, aligned, calibrated_probabilities, probabilities, reliability
+from tfew.ranking.temperature import (
+    CALIBRATION_ROWS,
+    aligned,
+    calibrated_probabilities,
+    probabilities,
+    reliability,
+    top_and_right,
+)
 from tfew.ranking.tuning import tuning_verdict
 from tfew.report.advice import advice
 from tfew.report.confusion import Confusion, confusion_of
@@ -108,7 +115,9 @@ def make_page(
         calibration=calibration,
         calibration_rows=CALIBRATION_ROWS,
         bins=_reliability(predictions),
-        answering=_answering(predictions, calibration.get("temperature", 1.0)),
+        answering=_answering(
+            predictions, calibration.get("temperature", 1.0), task.unknown_labels if task and not task.several else ()
+        ),
         answering_words=in_words(metrics["answering"]) if "answering" in metrics else "",
         hardest=hardest_rows(task, predictions, calibration.get("temperature", 1.0)) if task else [],
         findings=findings,
@@ -189,13 +198,12 @@ def _reliability(predictions: Sequence[Prediction]) -> dict[str, list[Bin]]:
     return {name: _bins(probability_RC, label_R) for name, probability_RC in found.items()}
 
 
-def _answering(predictions: Sequence[Prediction], temperature: float) -> list[tuple[float, float]]:
+def _answering(
+    predictions: Sequence[Prediction], temperature: float, unknown: Collection[int]
+) -> list[tuple[float, float]]:
     """Coverage and accuracy at every threshold; empty if it is the same for all rows."""
-    _, scores_RMC, label_R = aligned(predictions)
-    if not len(label_R):
-        return []
-    probability_RC = probabilities(scores_RMC, temperature)
-    points = points_of(curve_of(probability_RC.max(-1), probability_RC.argmax(-1) == label_R))
+    top_R, right_R = top_and_right(predictions, temperature, unknown)
+    points = points_of(curve_of(top_R, right_R)) if len(top_R) else ()
     return list(points) if len(points) > 1 else []
 
 
