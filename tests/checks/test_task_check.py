@@ -162,6 +162,8 @@ def test_duplicates_rare_labels_and_imbalance() -> None:
         "warning: 13 of 14 rows are 'good', so always saying it is right in 93 %: look at balanced accuracy and"
         " macro-F1 rather than at accuracy, and bring more rows of 'bad'.",
     ]
+    (line, *_) = said(task(["text 1"] * 4 + TEXTS[2:], [0, 0, 0, 0, *[0] * 10]))
+    assert "; validation= and folds= keep them together: delete them" in line, "whether or not one of them is set"
 
 
 def test_labels_without_rows() -> None:

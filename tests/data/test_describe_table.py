@@ -13,10 +13,12 @@ from tests.test_train import vectors
 from tfew.config import checked, compose
 from tfew.data.describe_table import TableOptions, describe_table
 from tfew.data.infer_columns import MAX_LABEL_CHARACTERS, infer_label_column
+from tfew.data.split import held_out_rows
 from tfew.dataset_config import complete
 from tfew.errors import UserError
 from tfew.evaluate import evaluate, with_run_settings
 from tfew.runs.card import model_card
+from tfew.runs.identity import run_name
 from tfew.schema import Prediction
 from tfew.tables.table_reader import Table, read_table
 from tfew.task import eval_task, load_spec, train_task
@@ -329,6 +331,22 @@ def test_a_promptsource_template_by_name(tmp_path: Path) -> None:
     write(path, [{"text": f"film {i}", "liked": "abc"[i % 3]} for i in range(9)])
     with pytest.raises(UserError, match=r"answers with .*, in this order; the labels of films are a, b, c"):
         train_task(section(f"data={path}", "label=liked", f'template="imdb/{name}"'))
+
+
+def test_of_repeated_rows_a_quarter_is_held_out_and_earlier_runs_keep_theirs(tmp_path: Path) -> None:
+    rows = [{"text": f"film {number}", "label": "ab"[number % 2]} for number in range(24)] * 2
+    given = (f"data={write(tmp_path / 'films.csv', rows)}", "folds=null", "validation=0.25")
+    config = section(*given)
+    training, held_out = train_task(config), eval_task(config)
+    assert held_out is not None
+    assert (training.rows, held_out.rows) == (36, 12)
+    assert not {row[0].input for row in training.prompts} & {row[0].input for row in held_out.prompts}
+    earlier = OmegaConf.create(OmegaConf.to_container(config))
+    del earlier.dataset.held_out["grouped"]
+    assert run_name(earlier) == run_name(config)
+    drawn = held_out_rows([number % 2 for number in range(48)], [number % 24 for number in range(48)], 0.25, 0)
+    assert 0 < len(drawn) < 12
+    assert train_task(earlier).rows == 48 - len(drawn)
 
 
 def test_a_quarter_of_the_rows_is_held_out(reviews: Path) -> None:

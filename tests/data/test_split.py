@@ -5,7 +5,14 @@ from collections import Counter
 
 import pytest
 
-from tfew.data.split import held_out_rows, rare_labels, stratified_folds, stratified_parts, stratified_sample
+from tfew.data.split import (
+    held_out_groups,
+    held_out_rows,
+    rare_labels,
+    stratified_folds,
+    stratified_parts,
+    stratified_sample,
+)
 
 
 def made(seed: int) -> list[str]:
@@ -68,6 +75,39 @@ def test_rows_that_say_the_same_are_never_on_both_sides(seed: int) -> None:
     assert any(row ^ 1 not in drawn for row in drawn), "the plain draw separates some"
     assert not any((row in held_out) != (row ^ 1 in held_out) for row in range(len(labels) // 2 * 2))
     assert held_out_rows(labels, range(len(labels)), 0.25, seed) == drawn
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_without_repeated_rows_groups_are_drawn_as_rows_are(seed: int) -> None:
+    labels = made(seed)
+    for share in (0.1, 0.25, 0.5):
+        rows = held_out_rows(labels, range(len(labels)), share, seed)
+        assert held_out_groups(labels, range(len(labels)), share, seed) == rows
+
+
+@pytest.mark.parametrize("copies", [2, 3, 4])
+@pytest.mark.parametrize("seed", range(6))
+def test_of_repeated_rows_the_share_is_held_out(copies: int, seed: int) -> None:
+    different = 48 // copies
+    labels = [row % 2 for row in range(different)] * copies
+    contents = list(range(different)) * copies
+    rows = held_out_groups(labels, contents, 0.25, seed)
+    assert abs(len(rows) - 12) < copies
+    assert {contents.count(contents[row]) for row in rows} == {copies}
+    assert not {contents[row] for row in rows} & {contents[row] for row in range(48) if row not in rows}
+    of_label = Counter(labels[row] for row in rows)
+    assert abs(of_label[0] - of_label[1]) <= copies
+
+
+@pytest.mark.parametrize("seed", range(30))
+def test_groups_of_any_size_and_label(seed: int) -> None:
+    labels = made(seed)
+    draw = random.Random(seed)
+    contents = [draw.randint(0, len(labels) // 2) for _ in labels]  # some rows of a group have other labels
+    rows = set(held_out_groups(labels, contents, 0.25, seed))
+    assert not {contents[row] for row in rows} & {contents[row] for row in range(len(labels)) if row not in rows}
+    assert {labels[row] for row in range(len(labels)) if row not in rows} == set(labels)
+    assert len(rows) < 0.25 * len(labels) + max(Counter(contents).values()) / 2 + 0.5
 
 
 def several_labels(rows: int = 60, seed: int = 0) -> list[tuple[str, ...]]:

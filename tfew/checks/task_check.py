@@ -212,7 +212,7 @@ def _duplicates(task: Task, folds: int | None) -> Iterator[Finding]:
     groups = duplicate_groups(task.prompts)
     different = len(set(groups))
     if different < task.rows:
-        kept = "cross-validation keeps them in the same fold" if folds else "validation= keeps them on one side"
+        kept = "cross-validation keeps them in the same fold" if folds else "validation= and folds= keep them together"
         repeats = [number for number, group in enumerate(groups, start=1) if group != number - 1]
         yield Finding(
             False,

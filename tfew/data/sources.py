@@ -6,7 +6,7 @@ from pathlib import Path
 
 from tfew.data.dataset import DatasetSpec
 from tfew.data.labels import LabelSetRule
-from tfew.data.split import held_out_rows, held_out_sets, normalized
+from tfew.data.split import held_out_groups, held_out_rows, held_out_sets, normalized
 from tfew.errors import UserError
 from tfew.files.checksums import file_sha256
 from tfew.schema import Example
@@ -20,8 +20,8 @@ log = logging.getLogger(__name__)
 def load_split(spec: DatasetSpec, split: str, data_dir: Path | None, labelled: bool = True) -> Sequence[Example]:
     """All examples of the split "train" (the pool that shots are drawn from), "eval", or another that the files have.
 
-    With `held_out`, "eval" is the rows held out of the training pool, and "train" the rest, including drawn rows that
-    duplicate an undrawn one. Rows of the Hub, and generated ones, are read lazily.
+    With `held_out`, "eval" is the rows held out of the training pool, and "train" the rest; rows with the same content
+    are on one side. Rows of the Hub, and generated ones, are read lazily.
     """
     if not spec.held_out or not spec.held_out["share"] or split not in ("train", "eval"):
         return _load_whole_split(spec, split, data_dir, labelled)
@@ -32,7 +32,10 @@ def load_split(spec: DatasetSpec, split: str, data_dir: Path | None, labelled: b
         drawn = set(held_out_sets([example.labels or () for example in pool], contents, share, seed))
     else:
         strata = [example.label if spec.classes else None for example in pool]
-        drawn = set(held_out_rows(strata, contents, share, seed))
+        draw = (
+            held_out_groups if spec.held_out.get("grouped") else held_out_rows
+        )  # runs of earlier versions: the latter
+        drawn = set(draw(strata, contents, share, seed))
     if not drawn:
         raise UserError(
             f"validation={spec.held_out['share']} of {len(pool)} rows holds out no row, or only duplicates of"

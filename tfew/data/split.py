@@ -41,7 +41,17 @@ def stratified_sample(labels: Sequence[Hashable], share: float, seed: int) -> li
 
     At least one row of every label is left out of the sample, to train on.
     """
-    order = _stratified_order(labels, seed)
+    take = _rows_to_take(labels, share)
+    drawn = []
+    for row in _stratified_order(labels, seed):
+        if take[labels[row]]:
+            take[labels[row]] -= 1
+            drawn.append(row)
+    return sorted(drawn)
+
+
+def _rows_to_take(labels: Sequence[Hashable], share: float) -> dict[Hashable, int]:
+    """How many rows of each label a sample of this share has."""
     count = Counter(labels)
     wanted = round(share * len(labels))
     exact = {label: share * rows for label, rows in count.items()}
@@ -50,16 +60,45 @@ def stratified_sample(labels: Sequence[Hashable], share: float, seed: int) -> li
     for label in by_remainder:
         if sum(take.values()) < wanted and take[label] < count[label] - 1:
             take[label] += 1
-    drawn = []
+    return take
+
+
+def held_out_groups(labels: Sequence[Hashable], contents: Sequence[Hashable], share: float, seed: int) -> list[int]:
+    """`stratified_sample` that draws rows of equal content together; without such rows it is the same.
+
+    As near to the share as whole groups allow. At least one row of every label is left out of the sample.
+    """
+    order, lacks, left = _stratified_order(labels, seed), Counter(_rows_to_take(labels, share)), Counter(labels)
+    members: dict[Hashable, list[int]] = defaultdict(list)
     for row in order:
-        if take[labels[row]]:
-            take[labels[row]] -= 1
-            drawn.append(row)
-    return sorted(drawn)
+        members[contents[row]].append(row)
+    counts = {content: Counter(labels[row] for row in rows) for content, rows in members.items()}
+    drawn: dict[Hashable, None] = {}
+
+    def draw(content: Hashable) -> None:
+        drawn[content] = None
+        lacks.subtract(counts[content])
+        left.subtract(counts[content])
+
+    for content, own in counts.items():  # in the order of their first rows
+        if all(lacks[label] >= rows for label, rows in own.items()):
+            draw(content)
+    for label in sorted(lacks, key=lambda label: -lacks[label]):  # groups that are larger than what their label lacks
+        if (missing := sum(lacks.values())) <= 0:
+            break
+        for content, own in counts.items():
+            is_nearer = content not in drawn and own[label] and own.total() < 2 * missing
+            if is_nearer and all(left[other] > rows for other, rows in own.items()):
+                draw(content)
+                break
+    return sorted(row for content in drawn for row in members[content])
 
 
 def held_out_rows(labels: Sequence[Hashable], contents: Sequence[Hashable], share: float, seed: int) -> list[int]:
-    """`stratified_sample` without rows whose content also occurs outside the sample: those are trained on."""
+    """`stratified_sample` without rows whose content also occurs outside the sample: those are trained on.
+
+    Only for runs of earlier versions, whose rows these are: of a table with many repeated rows hardly any is left.
+    """
     drawn = stratified_sample(labels, share, seed)
     sample = set(drawn)
     trained_on = {content for row, content in enumerate(contents) if row not in sample}

@@ -27,7 +27,7 @@ INTRODUCED: Mapping[str, Any] = {
     "model.gguf_file": None, "model.package": None, "model.config": None,
     "score.eos": "auto", "score.shortlist": None, "prompt.chat": False,
     "labels": None, "list_labels": None, "dataset.lists": {}, "baselines": True, "tune": False,
-    "multi_label": "auto", "separator": None, "dataset.answers": ["no", "yes"],
+    "multi_label": "auto", "separator": None, "dataset.answers": ["no", "yes"], "dataset.held_out.grouped": True,
 }  # fmt: skip
 FORMER = Path(__file__).with_name("former_settings.yaml")  # removed settings: class -> argument -> its default
 SAME_NUMBERS = ("ddp", "fsdp")  # values of trainer.strategy with which many devices give the result of one
