@@ -59,7 +59,7 @@ def _evaluate(config: DictConfig, folder: Path) -> RunRecord:
         raise UserError(_nothing_to_evaluate(config))
     if context is not None and config.dataset.get("table") is not None:  # they may be drawn from the same rows
         evaluation = _without_shots(evaluation, context)
-    training = _training_rows(config)
+    training, has_changed = _training_rows(config)
     trained_on = evaluation.rows - len(_unseen(evaluation, [] if training is None else _inputs(training)))
 
     guesses: Guesses = {}
@@ -68,7 +68,8 @@ def _evaluate(config: DictConfig, folder: Path) -> RunRecord:
         fair = None if trained_on else training
         guesses = guess_without_training(evaluation) if fair is None else guess(fair, evaluation)
     with on_all_devices(config, "evaluate"):
-        return broadcast_object(_run(config, folder, evaluation, context, guesses, trained_on))
+        known = None if has_changed else trained_on
+        return broadcast_object(_run(config, folder, evaluation, context, guesses, known))
 
 
 def _inputs(task: Task) -> list[str]:
@@ -98,23 +99,29 @@ def _without_shots(evaluation: Task, context: InContext) -> Task:
     return evaluation.only(rows)
 
 
-def _training_rows(config: DictConfig) -> Task | None:
-    """The rows of a table that the adapter was trained on; None if they are missing or have changed."""
+def _training_rows(config: DictConfig) -> tuple[Task | None, bool]:
+    """The rows of a table that the adapter was trained on, None if they are not known; and whether the table has
+    changed, so that they are not."""
     saved = None if config.adapter is None else saved_settings(Path(config.adapter))
     if saved is None or saved["dataset"].get("members") is not None:
-        return None
+        return None, False
     trained = OmegaConf.create(saved)
     spec = load_spec(trained)
     if not spec.classes or spec.table is None or spec.table["sha256"] is None or not spec.files["train"]:
-        return None
+        return None, False
     path = Path(str(spec.files["train"][0]))
-    return train_task(trained) if path.is_file() and file_sha256(path) == spec.table["sha256"] else None
+    if not path.is_file():
+        return None, False
+    has_changed = file_sha256(path) != spec.table["sha256"]
+    return None if has_changed else train_task(trained), has_changed
 
 
 def _run(
-    config: DictConfig, folder: Path, evaluation: Task, context: InContext | None, guesses: Guesses, trained_on: int
-) -> RunRecord:
-    """The job, run by each process; only the first writes. `trained_on`: how many rows the adapter knows."""
+    config: DictConfig, folder: Path, evaluation: Task, context: InContext | None, guesses: Guesses,
+    trained_on: int | None,
+) -> RunRecord:  # fmt: skip
+    """The job, run by each process; only the first writes. `trained_on`: how many rows the adapter knows, None if that
+    cannot be told."""
     # heavy imports only now, after the configuration and the data were checked
     from tfew.costs.memory_forecast import check_memory
     from tfew.models.build import build_blueprint, build_device, build_for_scoring, build_tokenizer, saved_method
@@ -138,7 +145,7 @@ def _run(
     if evaluation.several and adapter is not None and of_evaluation.score.method == "direct":  # predict has no other
         saved = _saved_decision(adapter, of_evaluation.score.norm, loaded.prompt_tokenizer.rule["eos"])
     evaluated = evaluate_model(loaded, evaluation, of_evaluation, folder, context, guesses, saved)
-    if trained_on:
+    if trained_on != 0:
         evaluated = replace(evaluated, metrics={**evaluated.metrics, "trained_on": trained_on})
     return finish(folder, config, "evaluate", _method_name(config), RunResult(loaded, evaluated, predicted=evaluation))
 

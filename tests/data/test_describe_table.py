@@ -511,6 +511,15 @@ def test_rows_that_an_adapter_was_trained_on_are_counted(
             [expected is not None] * 2
         )
         assert ("bag of words" in record.metrics["baselines"]) == (expected is None)
+    write(reviews, [*REVIEWS.rows, *new])
+    capsys.readouterr()
+    given = [f"adapter={adapter}", f"data={reviews}", f"runs={tmp_path}/grown"]
+    record = evaluate(with_run_settings(compose(*given, config_name="evaluate"), given))
+    assert record.metrics["trained_on"] is None, "of which rows it was is not known"
+    said = f"has changed since, so it cannot be told how many of these {2 * len(new)} rows it was trained on"
+    assert said in capsys.readouterr().out
+    assert said in (record.folder / "report.html").read_text()
+    assert "bag of words" not in record.metrics["baselines"]
 
 
 @pytest.mark.parametrize(("shots", "evaluated"), [(1, 11), (5, 7), (12, None), ("null", None)])

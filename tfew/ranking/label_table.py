@@ -123,6 +123,12 @@ def doubts(metrics: Mapping[str, Any], rows: int) -> list[str]:
             f"The adapter was trained on {trained_on} of these {rows} rows: the numbers say little about new rows, and"
             " there is no comparison with a bag of words."
         )
+    elif "trained_on" in metrics:
+        found.append(
+            "The table that the adapter was trained on has changed since, so it cannot be told how many of these"
+            f" {rows} rows it was trained on: of those the numbers say little, and there is no comparison with a bag of"
+            " words."
+        )
     rare = [f"{name} ({score['rows']})" for name, score in classes.items() if 0 < score["rows"] < FEW_ROWS]
     if rare:
         listing = ", ".join(rare[:MOST_LISTED]) + (f" and {len(rare) - MOST_LISTED} more" if rare[MOST_LISTED:] else "")

@@ -56,7 +56,7 @@ class RunRecord:
     # threshold, answered, right}]}, of the surest rows; folds: accuracies; tuning: what
     # `tfew.ranking.tuning` says of the settings that were tried. Of rows with several labels accuracy is the share of
     # rows whose set of labels is right, leading_metric is f1_micro, and label_sets has what else is known.
-    # trained_on: how many of the rows the adapter was trained on
+    # trained_on: how many of the rows the adapter was trained on, None if its table has changed, so none can tell
     metrics: dict[str, Any]
     counts: dict[str, int]  # evaluated rows, prompts, cut_prompts, empty_renders (of templates); trained_together: runs
     parameters: dict[str, int]  # trainable (in the saved adapter), trained (updated by training), total (base)
