@@ -62,6 +62,22 @@ def test_one_label_a_row(cells: list[Any]) -> None:
     assert found(cells) is None
 
 
+@pytest.mark.parametrize(
+    "cells",
+    [
+        ["1,5", "2,5", "3,5", "1", "2", "3", "5", "1,5"],
+        ["1,5", "2,5", "1,0", "2,0", "1,5", "2,0"],
+        ["-1,5", "+2,5", "-1", "+2", "5", "5"],
+    ],
+)
+def test_decimal_commas_separate_nothing(cells: list[str]) -> None:
+    assert found(cells) is None
+    with_colons = [cell.replace(",", ";") for cell in cells]
+    assert found(with_colons) is not None, "no number has a semicolon"
+    assert rows(cells, several=True)[0] == cells[0].split(","), "if the user says that there are several"
+    assert found([*cells, "1,5,2"]) is not None, "no number has two commas"
+
+
 def test_what_was_found_is_said_with_what_says_otherwise() -> None:
     (note,) = found(["x;y", "y", "x"]).notes  # type: ignore[union-attr]
     assert note == (

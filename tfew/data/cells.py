@@ -10,6 +10,7 @@ from tfew.errors import UserError
 
 WHOLE = re.compile(r"([+-]?\d+)\.0+")  # a whole number, written as a float
 FRACTION = re.compile(r"[+-]?\d*\.\d*[1-9]\d*")  # a number that is not whole
+DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+")  # a number as much of Europe writes it
 BETWEEN_WORDS = re.compile(r"(?<=\w)[\s_-]+(?=\w)|[\s_]+")
 MISSING_TYPES = ("NAType", "NaTType", "MaskedConstant")  # of pandas, which may not be installed, and of numpy
 MISSING_WORDS = {"nan", "none", "null", "n/a", "na", "#n/a", "<na>", "nil", "-", "?"}  # they may mark missing cells

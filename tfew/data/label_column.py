@@ -4,7 +4,17 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from tfew.data.cells import FRACTION, alike_key, cell_text, is_missing, not_text, not_text_error, shown, without_point
+from tfew.data.cells import (
+    DECIMAL_COMMA,
+    FRACTION,
+    alike_key,
+    cell_text,
+    is_missing,
+    not_text,
+    not_text_error,
+    shown,
+    without_point,
+)
 from tfew.data.labels import SEPARATORS, match_label
 from tfew.data.layout import humanize
 from tfew.errors import UserError, shorten_list
@@ -90,12 +100,14 @@ def check_single(table: Table, label: str) -> None:
 def find_separator(cells: Iterable[Any]) -> tuple[str, str] | None:
     """The separator between several labels in these cells, and an example cell; None if each holds one label.
 
-    Most cells with the separator must hold labels that also occur elsewhere.
+    Most cells with the separator must hold labels that also occur elsewhere, and some must be no decimal number as 1,5.
     """
     distinct = dict.fromkeys(cell_text(cell) for cell in cells)
     for separator in SEPARATORS:
         joined = [(parts, name) for name in distinct if len(parts := _parts(name, separator)) > 1]
         uses = Counter(part for name in distinct for part in set(_parts(name, separator)))
+        if separator == "," and all(DECIMAL_COMMA.fullmatch(name) for _, name in joined):
+            continue
         known = [name for parts, name in joined if all(uses[part] > 1 for part in parts)]
         if known and 2 * len(known) >= len(joined):
             return separator, known[0]
