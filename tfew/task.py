@@ -130,12 +130,12 @@ def in_context(config: DictConfig) -> InContext | None:
     templates = select_templates(load_templates(spec.prompts), config.templates.use, config.templates.name)
     shots = {}
     for template in templates:
-        rendered = [template.render(spec.name, example) for example in examples]
+        rendered = [template.render(spec.name, example, spec.row_number(example)) for example in examples]
         shots[template.name] = tuple((p.input, p.choices[p.label]) for p in rendered if p and p.label is not None)
         if not shots[template.name]:
             raise UserError(
                 f"Template {template.name!r} of {spec.name} renders none of the {wanted} shots: choose others"
-                " (templates=) or more shots (icl.shots=)."
+                f" ({'templates=' if spec.table is None else 'template='}) or more shots (icl.shots=)."
             )
     return InContext(examples, shots)
 
@@ -268,15 +268,16 @@ def _render(
     """`labelled`: leave out renders without a known right choice, as if empty."""
     if not templates:
         raise UserError(f"{spec.name} has no template that fits templates.use; try templates=all.")
-    renders = [[render(spec, template, example) for template in templates] for example in examples]
+    renders = [
+        [render(spec, template, example, spec.row_number(example)) for template in templates] for example in examples
+    ]
     prompts = [
         [prompt for prompt in row if prompt is not None and (prompt.has_label or not labelled)] for row in renders
     ]
     for example, row in zip(examples, prompts, strict=True):
         if not row:
-            raise UserError(
-                f"Every template of {spec.name} renders row {example.idx} empty; choose others: templates=."
-            )
+            remedy = "choose others: templates=" if spec.table is None else "fill in its columns, or change template="
+            raise UserError(f"Every template of {spec.name} renders row {spec.row_number(example)} empty; {remedy}.")
         if spec.classes and not row[0].questions:
             _check_order(spec, example, row)
     empty = sum(map(len, renders)) - sum(map(len, prompts))

@@ -349,6 +349,31 @@ def test_of_repeated_rows_a_quarter_is_held_out_and_earlier_runs_keep_theirs(tmp
     assert train_task(earlier).rows == 48 - len(drawn)
 
 
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        (
+            "{% if title %}{{ title }}: {{ text }}{% endif %}",
+            r"Every template of films renders row 7 empty; fill in its columns, or change template=\.",
+        ),
+        (
+            "{{ title[0] }} {{ text }}",
+            r"template= of films, row 7 cannot be rendered: UndefinedError: str object has no",
+        ),
+        (
+            "{{ text.split()[0] }} {{ text.nothing }}",
+            r"template= of films, row 1 cannot.*'str object' has",
+        ),
+        ("{{ title }} {% for %}", r"^template= cannot be used: it is not valid Jinja"),
+    ],
+)
+def test_errors_of_a_template_name_the_tables_row_and_the_setting(template: str, message: str, tmp_path: Path) -> None:
+    rows = [{"title": f"T{n}" * (n != 6), "text": f"film {n}", "liked": "yn"[n % 2]} for n in range(12)]
+    path = write(tmp_path / "films.csv", rows)
+    with pytest.raises(UserError, match=message):
+        train_task(section(f"data={path}", "label=liked", f'template="{template}"', "folds=null"))
+
+
 def test_a_quarter_of_the_rows_is_held_out(reviews: Path) -> None:
     config = section(f"data={reviews}", "folds=null", "validation=0.25")
     training, held_out = train_task(config), eval_task(config)

@@ -72,6 +72,10 @@ class DatasetSpec:
             return self.label.names
         return tuple(names[0] for names in self.label.names) if isinstance(self.label, LabelRule) else None
 
+    def row_number(self, example: Example) -> int:
+        """An example's row in messages; those of a user's own table count from 1."""
+        return example.idx + (self.table is not None)
+
     def renamed(self, row: Mapping[str, Any]) -> dict[str, Any]:
         """The row by the names in templates; a renamed column replaces another one that has its new name."""
         taken = {self.rename[column] for column in row if column in self.rename}

@@ -22,7 +22,7 @@ from tfew.data.label_column import (
 )
 from tfew.data.layout import escape_interpolation, humanize, layout_template, template_names
 from tfew.data.row_choices import infer_choices, list_name, with_list
-from tfew.data.templates import InlineTemplate, find_promptsource
+from tfew.data.templates import OWN, InlineTemplate, find_promptsource
 from tfew.errors import UserError, shorten_list, unknown_value_error
 from tfew.tables.table_reader import Table
 
@@ -239,9 +239,9 @@ def custom_prompts(
     """The columns that `template=` uses, `dataset.prompts`, and the one promptsource template that it names."""
     if "{{" in template or "{%" in template:
         jinja = escape_interpolation(template)
-        text = _template_columns(table, InlineTemplate("own", jinja, []).columns, label, rename)
+        text = _template_columns(table, InlineTemplate(OWN, jinja, []).columns, label, rename)
         cut = [rename.get(column, column) for column in text if column != labels.choices_column]
-        prompt = {"name": "own", "jinja": jinja, "answer_choices": _answer_choices(labels, rename), "cut": cut}
+        prompt = {"name": OWN, "jinja": jinja, "answer_choices": _answer_choices(labels, rename), "cut": cut}
         return text, [prompt], None
     collection, single, columns = find_promptsource(template)
     given = {"answer_choices", "label"}  # a promptsource template renders its target from them

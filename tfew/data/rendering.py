@@ -24,6 +24,9 @@ class Cuttable(str):
     __slots__ = ()
 
 
+Cuttable.__module__, Cuttable.__name__ = "builtins", "str"  # errors name the type, and a user knows it as a text
+
+
 def _cuttable_operation(name: str) -> Any:
     def operation(self: Cuttable, *arguments: Any) -> Cuttable:
         return Cuttable(getattr(str, name)(self, *arguments))

@@ -19,6 +19,7 @@ from tfew.errors import UserError, shorten_list, unknown_value_error
 from tfew.files.untrusted import validated
 from tfew.schema import Example, Prompt
 
+OWN = "own"  # the name of a template that a user has set
 Rendered = tuple[str, str | None, list[str], tuple[tuple[int, int], ...]]
 
 
@@ -39,9 +40,12 @@ class Template(ABC):
         """Input, target (None: the label's choice), answer choices (empty: a template for generation), and the spans
         of the input that may be truncated."""
 
-    def render(self, dataset: str, example: Example) -> Prompt | None:
-        """The prompt; None if the template does not apply to the row: empty input (COPA's are one-sided) or target."""
-        where = self._where(dataset, example)
+    def render(self, dataset: str, example: Example, number: int | None = None) -> Prompt | None:
+        """The prompt; None if the template does not apply to the row: empty input (COPA's are one-sided) or target.
+
+        `number`: of the row, for messages; None: its `idx`.
+        """
+        where = self._where(dataset, example.idx if number is None else number)
         text, target, choices, cuttable = self._render_checked(example, where)
         if not text or (target == "" and example.label is not None):
             return None
@@ -56,7 +60,7 @@ class Template(ABC):
 
     def render_target(self, dataset: str, example: Example) -> Prompt | None:
         """A generation prompt: the right answer is the only choice. None if input or answer is empty."""
-        text, target, choices, cuttable = self._render_checked(example, self._where(dataset, example))
+        text, target, choices, cuttable = self._render_checked(example, self._where(dataset, example.idx))
         if target is None and example.label is not None and example.label < len(choices):
             target = choices[example.label]
         if not (text and target):
@@ -73,8 +77,9 @@ class Template(ABC):
             reason = str(error).rstrip(".")
             raise UserError(f"{where} cannot be rendered: {type(error).__name__}: {reason}.") from error
 
-    def _where(self, dataset: str, example: Example) -> str:
-        return f"Template {self.name!r} of {dataset}, row {example.idx}"
+    def _where(self, dataset: str, number: int) -> str:
+        what = "template=" if self.name == OWN else f"Template {self.name!r}"  # of a user's own: the setting
+        return f"{what} of {dataset}, row {number}"
 
 
 class PromptsourceTemplate(Template):
@@ -115,9 +120,9 @@ class InlineTemplate(Template):
     ) -> None:
         self.name = name
         self.cut = list(cut or ())
-        self._input = _compile(jinja, f"template {name!r}")
+        self._input = _compile(jinja, "template=" if name == OWN else f"The template {name!r}")
         self._choices = (
-            _compile(answer_choices, f"answer choices of {name!r}")
+            _compile(answer_choices, f"The answer choices of {name!r}")
             if isinstance(answer_choices, str)
             else list(answer_choices)
         )
@@ -224,7 +229,7 @@ def _compile(source: str, what: str) -> SafeTemplate:
     try:
         return SafeTemplate(source)
     except RenderError as error:
-        raise UserError(f"The {what} cannot be used: {str(error).rstrip('.')}.") from error
+        raise UserError(f"{what} cannot be used: {str(error).rstrip('.')}.") from error
 
 
 @cache

@@ -23,9 +23,12 @@ def has_label_sets(spec: DatasetSpec) -> bool:
     return isinstance(spec.label, LabelSetRule)
 
 
-def render(spec: DatasetSpec, template: Template, example: Example) -> Prompt | None:
-    """The row's prompt by this template; if it may have several labels, with a question for each."""
-    prompt = template.render(spec.name, example)
+def render(spec: DatasetSpec, template: Template, example: Example, number: int | None = None) -> Prompt | None:
+    """The row's prompt by this template; if it may have several labels, with a question for each.
+
+    `number`: as in `Template.render`.
+    """
+    prompt = template.render(spec.name, example, number)
     return prompt if prompt is None or not has_label_sets(spec) else with_questions(prompt, spec, example.labels)
 
 
