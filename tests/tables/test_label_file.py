@@ -1,5 +1,6 @@
 """Files that list labels."""
 
+import logging
 from pathlib import Path
 
 import pytest
@@ -50,6 +51,18 @@ def test_what_is_no_list_of_labels(name: str, text: str, message: str, tmp_path:
     (tmp_path / name).write_text(text)
     with pytest.raises(UserError, match=message):
         read_labels(tmp_path / name)
+
+
+def test_the_line_that_is_taken_for_the_header_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "tfew")
+    path = tmp_path / "a.csv"
+    path.write_text("mixed\nlost\nlate\n")
+    assert read_labels(path) == ["lost", "late"]
+    assert caplog.messages == [f"{path}: its first line, 'mixed', is the header; 2 labels below it."]
+    caplog.clear()
+    (tmp_path / "a.yaml").write_text("- mixed\n- lost\n")
+    assert read_labels(tmp_path / "a.yaml") == ["mixed", "lost"]
+    assert not caplog.messages
 
 
 def test_choices_and_labels_take_a_file(tmp_path: Path) -> None:

@@ -1,9 +1,10 @@
 """A file that lists labels: their names, and in an optional second column their words.
 
-A table (.csv, .tsv, .jsonl, .parquet, .xlsx) has a row for each label; its first column is the name, the second the
-words. YAML (.yaml, .yml) is {name: words, ...}, or a list of names.
+A table (.csv, .tsv, .jsonl, .parquet, .xlsx) has a row for each label, below the header; its first column is the name,
+the second the words. YAML (.yaml, .yml) is {name: words, ...}, or a list of names.
 """
 
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +12,13 @@ import yaml
 
 from tfew.errors import UserError
 from tfew.files.regular import read_text
-from tfew.tables.stream import is_table
+from tfew.tables.stream import file_ending, is_table
 from tfew.tables.table_reader import read_table
 
+log = logging.getLogger(__name__)
+
 YAML = (".yaml", ".yml")
+WITH_HEADER = (".csv", ".tsv", ".xlsx", ".xlsm")  # its first line may be missing, and a label be taken for it
 
 
 def is_label_file(name: str) -> bool:
@@ -44,6 +48,9 @@ def _of_table(path: Path) -> dict[str, str] | list[str]:
         for column in table.columns:
             if row[column] is None or not str(row[column]).strip():
                 raise UserError(f"{path}, row {number}: {column!r} is empty.")
+    if file_ending(path.name) in WITH_HEADER:
+        header, count = ", ".join(map(repr, table.columns)), len(table.rows)
+        log.info(f"{path}: its first line, {header}, is the header; {count} label{'s' * (count > 1)} below it.")
     rows = [[str(row[column]).strip() for column in table.columns] for row in table.rows]
     names = [row[0] for row in rows]
     if len(table.columns) == 1 or len(set(names)) < len(names):
