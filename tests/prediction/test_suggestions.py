@@ -121,6 +121,26 @@ def test_a_training_table_that_is_gone_is_said(adapter: Path, tmp_path: Path, ca
     assert list(rows[0]) == ["by", "note", "extra", "topic"]
 
 
+def test_a_training_table_that_has_grown_is_read_as_it_is(
+    adapter: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its new rows, one with a new label and one without any, are not suggested again."""
+    table = Path(json.loads((adapter / "result.json").read_text())["config"]["data"])
+    before = table.read_bytes()
+    caplog.set_level(logging.INFO, "tfew")
+    pool = write(tmp_path / "new.csv", POOL[:7])
+    labels = ("good", "quite new", "")
+    new = [{"id": 0, "note": row["note"], "topic": topic, "by": ""} for row, topic in zip(POOL, labels, strict=False)]
+    try:
+        write(table, [*TRAINED, *new])
+        rows = suggested(adapter, pool, tmp_path / "out.csv")
+    finally:
+        table.write_bytes(before)
+    assert {row["note"] for row in rows} == {row["note"] for row in POOL[3:7]}
+    assert f"{table} has changed since training; suggest= leaves out the rows that it has now" in caplog.text
+    assert "data=" not in caplog.text
+
+
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [

@@ -17,6 +17,7 @@ from tfew.data.sources import is_local, load_split
 from tfew.decisions.suggest import Candidate, Candidates, kept_for, most_useful, uncertainty
 from tfew.errors import UserError
 from tfew.files.atomic import write_atomically
+from tfew.files.checksums import file_sha256
 from tfew.label_sets.questions import has_label_sets
 from tfew.prediction.result_rows import (
     BOUNDS,
@@ -166,12 +167,19 @@ def _trained(run: SavedRun) -> Trained:
     data_dir = None if run.config.data_dir is None else Path(str(run.config.data_dir))
     # as in training: the new rows' columns may have other names
     trained_on = replace(spec, rename=names, held_out=None)
+    path, has_changed = None, False
+    if spec.table is not None and spec.files["train"]:
+        path = Path(spec.files["train"][0])
+        sha256 = file_sha256(path) if path.is_file() else spec.table["sha256"]
+        if has_changed := sha256 != spec.table["sha256"]:
+            log.info(f"Note: {path} has changed since training; suggest= leaves out the rows that it has now.")
+            trained_on = replace(trained_on, table={**spec.table, "sha256": sha256})
     try:
         if spec.table is None and not is_local(trained_on, "train", data_dir):
             raise UserError("they are not on this machine")
-        examples = load_split(trained_on, "train", data_dir)
+        examples = load_split(trained_on, "train", data_dir, labelled=not has_changed)  # new rows may lack a label
         texts = [_joined(example.fields, spec.columns or tuple(example.fields)) for example in examples]
-        table = read_table(Path(spec.files["train"][0])) if spec.table is not None and spec.files["train"] else None
+        table = None if path is None else read_table(path)
     except UserError as error:
         log.info(f"Note: suggest= cannot read the training rows, and may suggest some of them ({error})")
         return Trained((), None, names)

@@ -97,7 +97,7 @@ def summarise_label_sets(
     templates = Counter(prediction.template for prediction in predictions)
     per_template = {name: {"accuracy": numbers["accuracy"], "rows": len(by_row)} for name in sorted(templates)}
     right = int(right_sets(has_RK, all_labels(given_RK)).sum())
-    summary = {
+    summary: dict[str, Any] = {
         **numbers,
         "accuracy_interval": wilson_interval(right, len(by_row)),
         "accuracy_iqr": 0.0,
