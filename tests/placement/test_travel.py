@@ -11,7 +11,7 @@ import torch
 from peft.utils import TRANSFORMERS_MODELS_TO_IA3_TARGET_MODULES_MAPPING as PEFT_DEFAULTS
 from torch import Tensor, nn
 
-from tests.architectures import NAMES, one_of_each_kind, tiny
+from tests.architectures import DECODERS, NAMES, decoder, one_of_each_kind, tiny
 from tests.placement.test_architectures import HYBRID, NEEDS_IMAGES, REFUSED
 from tfew.errors import UserError
 from tfew.methods.base import Method, adapter_parameters, attach, merge
@@ -92,6 +92,37 @@ def test_merged_into_a_plain_model(method: Callable[[str], Method], name: str) -
         return
     merge(made, model)
     assert type(model) is type(tiny(name))
+    torch.testing.assert_close(logits(model), expected, rtol=1e-3, atol=1e-3)
+
+
+SHARED = {"layers_block_type": ["hybrid", "mamba", "hybrid"], "hybrid_layer_ids": [0, 2], "num_hidden_layers": 3}
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "method", "weight"),
+    [
+        ("zamba2", {**DECODERS["zamba2"], **SHARED}, IA3(partial=True), r"\.layers\.2\.shared_transformer\."),
+        ("zamba2", {**DECODERS["zamba2"], **SHARED}, LoRA(2, 0.1, False, partial=True), r"\.layers\.2\.shared_tran"),
+        ("llama", {"tie_word_embeddings": True}, LoRA(2, 0.1, False, targets=["lm_head"]), r"model\.embed_tokens\.w"),
+    ],
+)
+def test_a_shared_weight_is_not_merged(name: str, changes: dict[str, Any], method: Method, weight: str) -> None:
+    """Refused before anything changes: the output afterwards is that of the unmerged adapter."""
+    model = decoder(name, changes)
+    attach(method, model)
+    expected = logits(stirred(model, 0.1)).detach()
+    with pytest.raises(
+        UserError, match=rf"cannot be merged .* has one weight for .*{weight}.* Use the adapter unmerged"
+    ):
+        merge(method, model)
+    assert torch.equal(logits(model), expected)
+
+
+def test_a_tied_head_beside_the_adapter_is_merged() -> None:
+    model, method = decoder("llama", {"tie_word_embeddings": True}), lora("llama")
+    attach(method, model)
+    expected = logits(stirred(model, 0.1)).detach()
+    merge(method, model)
     torch.testing.assert_close(logits(model), expected, rtol=1e-3, atol=1e-3)
 
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from tfew.errors import UserError, shorten_list
-from tfew.methods.merging import check_plain
+from tfew.methods.merging import check_plain, check_unshared
 from tfew.methods.peft_format import PeftAdapter
 from tfew.methods.task_bank import Scaler, Scaling
 from tfew.placement.report import Placement
@@ -151,6 +151,7 @@ def attach(method: Method, model: nn.Module) -> None:
 
 def merge(method: Method, model: nn.Module) -> None:
     """Folds the adapter in and makes the model a plain one of its class; raises UserError if that is impossible."""
+    check_unshared(type(method).__name__, model)
     method.merge(model)
     check_plain(type(method).__name__, model)
 

@@ -1,4 +1,5 @@
-"""Folds an adapter into plain weights, one layer at a time, and checks that nothing else of it remains.
+"""Folds an adapter into plain weights, one layer at a time, and checks that each weight can hold its update, and that nothing else
+of it remains.
 
 Computed in float32 whatever the weight's dtype, so a float32 weight is exact up to rounding.
 """
@@ -42,6 +43,28 @@ def restore_class(layer: nn.Module, *names: str) -> None:
     for name in names:
         delattr(layer, name)
     layer.__class__ = kind
+
+
+def check_unshared(method: str, model: nn.Module) -> None:
+    """Raises UserError if a weight that holds an adapter is also the weight of another module: a tied output head, or
+    layers that share their matrices. The update would be in both, or once from each.
+    """
+    modules = dict(model.named_modules())
+    owners: dict[int, list[str]] = {}
+    for name, module in modules.items():
+        for own, parameter in module.named_parameters(recurse=False):
+            owners.setdefault(id(parameter), []).append(f"{name}.{own}")
+    for module in modules.values():
+        parameters = list(module.parameters(recurse=False))
+        if not any(parameter.requires_grad for parameter in parameters):
+            continue
+        for names in (owners[id(parameter)] for parameter in parameters if not parameter.requires_grad):
+            if len(names) > 1:
+                raise UserError(
+                    f"The method {method} cannot be merged into a plain checkpoint (to=merged): {type(model).__name__}"
+                    f" has one weight for {shorten_list(names, 4)}, so it cannot hold the adapter of one of them. Use"
+                    " the adapter unmerged."
+                )
 
 
 def check_plain(method: str, model: nn.Module) -> None:
