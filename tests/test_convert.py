@@ -171,6 +171,15 @@ def test_peft_ia3_on_the_linear_branch_through_us(tmp_path: Path) -> None:
     assert_same_and_moved(imported("ia3", tmp_path, tiny_t5), theirs, tiny_t5())
 
 
+@pytest.mark.parametrize(("name", "branch", "second"), [("gated", "wi_1", "wo"), ("llama", "up_proj", "down_proj")])
+def test_peft_ia3_on_both_matrices_of_a_gated_feed_forward(name: str, branch: str, second: str, tmp_path: Path) -> None:
+    keys = ["k", "v"] if name == "gated" else ["k_proj", "v_proj"]
+    config = peft.IA3Config(target_modules=[*keys, branch, second], feedforward_modules=[second])
+    theirs = stir(peft.get_peft_model(MODELS[name](), config))
+    theirs.save_pretrained(tmp_path)
+    assert_same_and_moved(imported("ia3", tmp_path, MODELS[name]), theirs, MODELS[name]())
+
+
 @pytest.mark.parametrize("name", MODELS)
 def test_ia3_comes_back_bit_for_bit(name: str, tmp_path: Path) -> None:
     method, make = method_of("ia3"), MODELS[name]
@@ -209,6 +218,23 @@ def test_peft_lora_through_us(name: str, rslora: bool, tmp_path: Path) -> None:
     theirs = stir(peft.get_peft_model(make(), config), spread=0.05)  # well conditioned, so that rounding stays small
     theirs.save_pretrained(tmp_path)
     assert_same_and_moved(imported("lora", tmp_path, make), theirs, make())
+
+
+@pytest.mark.parametrize("start", ["pissa", "pissa_niter_4", "olora"])
+def test_a_peft_lora_that_changed_its_base_is_refused_until_peft_converts_it(start: str, tmp_path: Path) -> None:
+    config = peft.LoraConfig(r=3, target_modules=["q_proj", "v_proj"], init_lora_weights=start)
+    theirs = peft.get_peft_model(llama(), config)
+    theirs.peft_config["default"].init_lora_weights = True  # as peft's documentation has it for a later conversion
+    theirs.save_pretrained(tmp_path / "start")
+    theirs.peft_config["default"].init_lora_weights = start
+    stir(theirs, spread=0.05)
+    theirs.save_pretrained(tmp_path / "changed")
+    theirs.peft_config["default"].init_lora_weights = True
+    expected = logits(theirs)
+    with pytest.raises(UserError, match=rf"init_lora_weights={start}, for which peft changes .* save it with peft as"):
+        imported("lora", tmp_path / "changed", llama)
+    theirs.save_pretrained(tmp_path / "plain", path_initial_model_for_weight_conversion=str(tmp_path / "start"))
+    torch.testing.assert_close(logits(imported("lora", tmp_path / "plain", llama)), expected, **CLOSE)
 
 
 @pytest.mark.parametrize("name", ["gated", "relu"])

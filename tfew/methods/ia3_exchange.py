@@ -10,6 +10,7 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from tfew.errors import UserError, shorten_list
@@ -77,9 +78,14 @@ class IA3Exchange(Method):
         except UserError:  # this model has no such placement, or peft has no form for it
             return None
         moved = dict(vectors)
-        for name, (module, (_, width)) in slots.items():  # a gate's vector may be on either of the two matrices
+        for name, (
+            module,
+            (_, width),
+        ) in slots.items():  # a gate's vector may be on either of the two matrices, or on both
             if module != name and name in moved and moved[name].shape == (width, 1):
-                moved[module] = moved.pop(name).T
+                other = moved.get(module, torch.ones(1, width))
+                if other.shape == (1, width):
+                    moved[module] = moved.pop(name).T.float() * other.float()
         if {name: tuple(vector.shape) for name, vector in moved.items()} != dict(slots.values()):
             return None
         found = {}

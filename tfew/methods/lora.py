@@ -39,6 +39,8 @@ NOT_OURS = (
     "velora_config",
     "monteclora_config",
 )
+# beginnings of peft's init_lora_weights with which it changes the base's weights, so that W + BA starts as W
+CHANGES_BASE = ("pissa", "corda", "olora", "loftq", "lora_ga")
 
 
 class LowRank(nn.Module):
@@ -140,6 +142,12 @@ class LoRA(Method):
         """The file determines rank, layers and whether layer norms are trained; missing norms are the model's own."""
         if strange := [f"{key}={adapter.config[key]}" for key in NOT_OURS if adapter.config.get(key)]:
             raise UserError(f"This adapter is a LoRA of a kind that only peft has ({', '.join(strange)}).")
+        if str(start := adapter.config.get("init_lora_weights")).lower().startswith(CHANGES_BASE):
+            raise UserError(
+                f"This adapter was made with init_lora_weights={start}, for which peft changes the base model's own"
+                " weights, so it does not fit the unchanged base: save it with peft as a plain LoRA"
+                " (path_initial_model_for_weight_conversion=)."
+            )
         rank = int(number(adapter, "r"))
         # B is rescaled from alpha / r, or rslora's alpha / sqrt r, since this method divides by r
         scale = number(adapter, "lora_alpha") * (rank**0.5 if adapter.config.get("use_rslora") else 1)

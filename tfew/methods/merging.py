@@ -1,5 +1,5 @@
-"""Folds an adapter into plain weights, one layer at a time, and checks that each weight can hold its update, and that nothing else
-of it remains.
+"""Folds an adapter into plain weights, one layer at a time; checks that each weight can hold its update, and that
+nothing else of it remains.
 
 Computed in float32 whatever the weight's dtype, so a float32 weight is exact up to rounding.
 """
