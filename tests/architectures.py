@@ -108,7 +108,7 @@ DECODERS: dict[str, dict[str, Any]] = {
 }  # fmt: skip
 # those that need nothing but COMMON
 PLAIN_DECODERS = [
-    "apertus1p5_text", "beam", "bert", "bert-generation", "cohere2_moe", "ernie", "exaone_moe", "flint",
+    "apertus1p5_text", "beam", "bert", "bert-generation", "cohere2_moe", "dory", "ernie", "exaone_moe", "flint",
     "gemma4_unified_text", "granite_swa", "granitemoe_swa", "hrm_text", "hy_v3", "hyperclovax", "jais2", "kolibri1",
     "laguna", "lfm3", "megatron-bert", "mellum", "mimo_v2_flash", "minimax_m2", "ministral3", "moshi", "olmo_hybrid",
     "roberta", "roformer", "solar_open", "trocr", "whisper", "prophetnet",

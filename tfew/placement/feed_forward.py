@@ -26,7 +26,7 @@ FEED_FORWARDS = {
     "output": ("intermediate",),
 }
 # (gate, linear branch, second matrix): scaling the branch's output is scaling the second matrix's input, if nothing
-# but the product with the activated gate is in between
+# but the product with the activated gate is in between: a norm, which may have no weights, would cancel it
 GATED = (("wi_0", "wi_1", "wo"), ("gate_proj", "up_proj", "down_proj"))
 NO_FEED_FORWARD = re.compile(r"(^|[._])(router|gate|indexer|(layer)?norm|adapter)s?([._]|$)")
 
@@ -69,8 +69,9 @@ def find_feed_forward(name: str, module: nn.Module) -> list[FeedForward]:
 def _inner_activation(name: str, module: nn.Module, first: list[str], second: str) -> Place:
     size = features(module.get_submodule(second))[0]
     with_numbers = {child for child, part in module.named_children() if any(True for _ in part.parameters())}
+    norms = {child for child, part in module.named_children() if "Norm" in type(part).__name__}
     for gate, branch, last in GATED:
-        if with_numbers == {gate, branch, last}:
+        if with_numbers | norms == {gate, branch, last}:
             return Place(f"{name}.{branch}", "outputs", FEED_FORWARD, size)
     return Place(f"{name}.{second}", "inputs", FEED_FORWARD, size)
 
