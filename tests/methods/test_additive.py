@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from transformers import BartConfig, BartForConditionalGeneration
 
+from tests.architectures import tiny
 from tests.models import ragged_batch, t5_of_t0_3b_shape, tiny_t5
 from tfew.config import compose, resolved
 from tfew.errors import UserError
@@ -19,6 +20,7 @@ from tfew.methods.adapter import Adapter
 from tfew.methods.base import Method, adapter_parameters, attach
 from tfew.methods.compacter import Compacter, PHMLinear
 from tfew.models.backbone import give_own_head
+from tfew.models.build import attach_weights
 from tfew.models.method_builder import NOT_ARGUMENTS, make_method
 from tfew.runs.identity import with_former_settings
 from tfew.scoring.score import scoring_mode, token_logprob
@@ -224,6 +226,40 @@ def test_bitfit_maths(feed_forward: str) -> None:
         for x, y in seen[layer]:
             expected = x @ own["weight"].T + (own["added_bias"] if chosen else 0)
             torch.testing.assert_close(y, expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["llama", "gemma3", "qwen3_vl", "t5gemma2", "bert", "nemotron"])
+def test_layernorm_trains_the_norms_that_text_runs_through(name: str) -> None:
+    """Also in an output head (BERT), or of a class called LayerNorm1P (Nemotron); none of a tower for images."""
+    model, run = tiny(name), set()
+    attach(method("layernorm"), model)
+    for part in model.modules():
+        if "Norm" in type(part).__name__:
+            part.register_forward_hook(lambda part, *_: run.update(part.parameters(recurse=False)))
+    ids = torch.arange(3, 12)[None]
+    model(input_ids=ids, **({"decoder_input_ids": ids} if model.config.is_encoder_decoder else {}))  # type: ignore[operator, union-attr]
+    assert set(adapter_parameters(model).values()) == run
+
+
+@pytest.mark.parametrize("name", ["gemma3", "t5gemma2"])
+def test_an_adapter_with_norms_of_a_tower_is_restored(name: str) -> None:
+    """As earlier versions saved it; what else the file has is refused as before."""
+    kind, model, again = method("layernorm"), tiny(name), tiny(name)
+    attach(kind, model)
+    stored = kind.stored(moved(model))
+    towers = {n: p for n, p in model.named_parameters() if "vision_tower" in n and "layer_norm1" in n}
+    assert towers
+    attach_weights(kind, again, {**stored, **towers})
+    assert all(torch.equal(again.get_parameter(n), tensor) for n, tensor in stored.items())
+    with pytest.raises(UserError, match=r"Only in the file: .*patch_embedding"):
+        attach_weights(kind, again, {**stored, **{n: p for n, p in model.named_parameters() if "vision_tower" in n}})
+
+
+@pytest.mark.parametrize("name", ["olmo", "nanochat"])
+def test_norms_without_weights_are_nothing_to_train(name: str) -> None:
+    with pytest.raises(UserError, match=r"method=layernorm trains layer norms, and \w+ has none with weights"):
+        attach(method("layernorm"), tiny(name))
+    attach(method("bitfit"), tiny(name))
 
 
 def test_bitfit_is_the_model_with_biases_in_its_linear_layers() -> None:

@@ -16,8 +16,10 @@ from torch import Tensor, nn
 from tfew.errors import UserError, shorten_list
 from tfew.methods.merging import check_plain, check_unshared
 from tfew.methods.peft_format import PeftAdapter
+from tfew.methods.surgery import is_layer_norm
 from tfew.methods.task_bank import Scaler, Scaling
 from tfew.placement.report import Placement
+from tfew.placement.structure import beside_text
 
 
 class Method(ABC):
@@ -61,7 +63,7 @@ class Method(ABC):
 
     def restore(self, model: nn.Module, weights: Mapping[str, Tensor]) -> None:
         """Loads `stored` weights; raises UserError if names or shapes do not fit."""
-        check_fit(adapter_parameters(model), weights)
+        check_fit(adapter_parameters(model), _without_untrained(model, weights))
         _allocate(model)
         with torch.no_grad():
             for name, parameter in adapter_parameters(model).items():
@@ -71,7 +73,7 @@ class Method(ABC):
         """Raises UserError if `restore` would not accept these names or shapes. The method is attached to `model`; its
         parameters and these tensors may be on device "meta".
         """
-        check_fit(adapter_parameters(model), stored)
+        check_fit(adapter_parameters(model), _without_untrained(model, stored))
 
     def for_restoring(self) -> "Method":
         """The method to attach before `restore`: parameters that are trained but not stored take no memory."""
@@ -167,6 +169,19 @@ def _allocate(model: nn.Module) -> None:
         if parameter.is_meta:
             layer, _, last = name.rpartition(".")
             setattr(model.get_submodule(layer), last, nn.Parameter(torch.empty_like(parameter, device="cpu")))
+
+
+def _without_untrained(model: nn.Module, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Without layer norms outside the text model: earlier versions saved them, though no text had changed them."""
+    if set(weights) <= set(adapter_parameters(model)):
+        return dict(weights)
+    norms = {
+        f"{name}.{own}": parameter.shape
+        for name in beside_text(model)
+        if is_layer_norm(module := model.get_submodule(name))
+        for own, parameter in module.named_parameters(recurse=False)
+    }
+    return {name: tensor for name, tensor in weights.items() if norms.get(name) != tensor.shape}
 
 
 def check_fit(expected: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> None:

@@ -6,7 +6,7 @@ The norms are the model's own; see `full.py` for their dtype on a GPU.
 from torch import nn
 
 from tfew.errors import UserError
-from tfew.methods.base import Method
+from tfew.methods.base import Method, adapter_parameters
 from tfew.methods.surgery import train_layer_norms
 
 
@@ -16,7 +16,10 @@ class LayerNorm(Method):
     trains_base = True
 
     def attach(self, model: nn.Module) -> None:
+        none = UserError(f"method=layernorm trains layer norms, and {type(model).__name__} has none with weights.")
         try:
             train_layer_norms(model)
         except UserError as error:  # its advice does not apply here: this method needs them
-            raise UserError(f"method=layernorm trains layer norms, and {type(model).__name__} has none.") from error
+            raise none from error
+        if not adapter_parameters(model):
+            raise none

@@ -4,12 +4,14 @@ A layer keeps its weight and becomes an instance of a subclass: transformers rea
 a wrapper module would break it. The frozen base must stay identical bit for bit.
 """
 
+import re
 from functools import cache
 from typing import Any
 
 from torch import nn
 
 from tfew.errors import UserError
+from tfew.placement.structure import beside_text
 
 
 def swap_class(layer: nn.Module, mixin: type) -> None:
@@ -25,9 +27,22 @@ def _extended(mixin: type, kind: type) -> type:
 
 
 def train_layer_norms(model: nn.Module) -> None:
-    """Unfreezes every layer norm, as the official configurations of most methods do."""
-    norms = [module for module in model.modules() if type(module).__name__.endswith(("LayerNorm", "RMSNorm"))]
+    """Unfreezes every layer norm of the text model, as the official configurations of most methods do.
+
+    Raises UserError if there is none; one without weights counts.
+    """
+    norms = {name: module for name, module in model.named_modules() if is_layer_norm(module)}
     if not norms:
         raise UserError(f"{type(model).__name__} has no layer norms to train; set method.layer_norms=false.")
-    for norm in norms:
-        norm.requires_grad_(True)
+    for name in norms.keys() - beside_text(model):
+        norms[name].requires_grad_(True)
+
+
+def is_layer_norm(module: nn.Module) -> bool:
+    """By its class: FooLayerNorm, FooLayerNorm1P, but not FooRMSNormGated, the last step of a state-space layer, nor
+    FooLayerNormHead, which contains layers.
+    """
+    kind = type(module).__name__
+    if kind.endswith(("LayerNorm", "RMSNorm")):
+        return True
+    return bool(re.search("LayerNorm|RMSNorm", kind)) and "Gated" not in kind and not any(module.named_children())

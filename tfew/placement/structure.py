@@ -73,6 +73,15 @@ def _layers(model: Any) -> list[Layer]:
     return list(found.values())
 
 
+def beside_text(model: Any) -> set[str]:
+    """Names of the base model's modules outside its text part, such as towers for images and projections of them; they
+    do not run on text. The output head is no part of the base model.
+    """
+    text = {id(module) for _, root in _text_roots(model) for module in root.modules()}
+    base = {id(module) for module in model.base_model.modules()}
+    return {name for name, module in model.named_modules() if id(module) in base - text}
+
+
 def _looks_like_a_part(name: str, module: nn.Module) -> bool:
     """Whether this has matrices of its own and is named attention or experts: if not recognised, it is reported."""
     holds = bool(linears_of(module)) or (is_matrix(module) and not isinstance(module, LINEAR))
