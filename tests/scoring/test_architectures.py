@@ -1,17 +1,18 @@
 """Every architecture of `tests.architectures`: both engines against one unpadded sequence at a time."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from tests.architectures import ENCODER_DECODER, NAMES, one_of_each_kind, tiny
+from tests.architectures import ENCODER_DECODER, NAMES, decoder, one_of_each_kind, tiny
 from tfew.data.tokenization import TokenizedPrompt, collate
 from tfew.errors import UserError
 from tfew.schema import Batch
 from tfew.scoring.context import Context
-from tfew.scoring.score import PACKED, PLAIN, scoring_mode, token_logprob, way_of_scoring
+from tfew.scoring.score import DECODER_ONLY, PACKED, PLAIN, scoring_mode, token_logprob, way_of_scoring
 from tfew.scoring.text_config import decoder_start_id
 
 # what cannot be scored in rows that hold several choices, and why
@@ -120,6 +121,52 @@ def test_a_common_beginning_changes_nothing(name: str) -> None:
             scores = token_logprob(model, part, "fast", context=context)
             torch.testing.assert_close(scores, expected[: len(part)], atol=TOLERANCE, rtol=0)
     assert len(context.ids_K) == (0 if name in {"dory", "mllama"} else 24)
+
+
+LIMIT = 26
+LONGROPE = {"rope_type": "longrope", "short_factor": [1.0] * 8, "long_factor": [4.0] * 8, "factor": 8.0}
+ROTARY: dict[str, tuple[str, dict[str, Any]]] = {
+    "longrope": ("phi3", {"rope_parameters": {**LONGROPE, "original_max_position_embeddings": LIMIT},
+        "original_max_position_embeddings": LIMIT, "sliding_window": None}),
+    "dynamic": ("llama", {"rope_parameters": {"rope_type": "dynamic", "factor": 4.0},
+        "max_position_embeddings": LIMIT}),
+}  # fmt: skip
+for _, settings in ROTARY.values():
+    settings["rope_parameters"]["rope_theta"] = 10000.0
+
+
+def each_in_a_new_model(kind: str, batch: Batch) -> Tensor:
+    """`one_at_a_time`, with a new model for each: dynamic angles depend on the longest text that a model has seen."""
+    found_BCT = torch.zeros(batch.choice_mask.shape)
+    for b, c in batch.choice_mask.any(-1).nonzero().tolist():
+        only_BCT = torch.zeros_like(batch.choice_mask)
+        only_BCT[b, c] = batch.choice_mask[b, c]
+        found_BCT += one_at_a_time(decoder(*ROTARY[kind]), replace(batch, choice_mask=only_BCT))
+    return found_BCT
+
+
+@pytest.mark.parametrize("kind", ROTARY)
+def test_a_score_does_not_depend_on_longer_texts_beside_or_before_it(
+    kind: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Rotary angles that change beyond a limit: texts on both sides of it, a longer and a shorter batch in between."""
+    model, mixed, beyond = decoder(*ROTARY[kind]), batch_with_context(), batch_with_context().part(slice(2, 3))
+    generator = torch.Generator().manual_seed(5)
+    at_limit = made([[*tokens(LIMIT - 3, generator), 1]], [[[5, 1], [7, 1]]])
+    caplog.set_level("INFO")
+    with scoring_mode(model):
+        expected = each_in_a_new_model(kind, mixed)
+        for engine in ("fast", "plain"):
+            for batch, theirs in ((beyond, expected[2:]), (at_limit, None), (mixed, expected), (mixed, expected)):
+                scores = token_logprob(model, batch, engine, context=Context())
+                theirs = each_in_a_new_model(kind, batch) if theirs is None else theirs
+                torch.testing.assert_close(scores, theirs, atol=TOLERANCE, rtol=0)
+            context = Context()
+            for batch in (made([[*tokens(19, generator), 1]], [[[5, 1]]]), mixed.part(slice(0, 1)), mixed):
+                scores = token_logprob(model, batch, engine, context=context)
+                torch.testing.assert_close(scores, each_in_a_new_model(kind, batch), atol=TOLERANCE, rtol=0)
+    assert [way_of_scoring(model, batch, "fast") for batch in (at_limit, mixed)] == [DECODER_ONLY, PLAIN]
+    assert sum("has other rotary positions in texts of more than 26" in r.message for r in caplog.records) == 1
 
 
 @pytest.mark.parametrize("name", one_of_each_kind(name for name in SCORED if name not in ONE_WAY_ONLY))

@@ -5,7 +5,8 @@ Assumptions that do not hold for all models:
 * no token sees later tokens: false for models that were trained to fill in words, which are rejected
 * masked padding before a text does not change its scores: false if states run through padding (RWKV, RecurrentGemma),
   or positions are counted from the row's start (Bart's decoder) or from 2 (RoBERTa's)
-* nor does padding after it: false if scores depend on the length of a row (ProphetNet)
+* nor does padding after it: false if scores depend on the length of a row (ProphetNet; rotary angles that depend on
+  the longest text, beyond their limit)
 * a decoder with the encoder's states as input equals the whole model: false for FSMT, which then sees later tokens
 """
 
@@ -13,7 +14,7 @@ import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
-from weakref import WeakKeyDictionary
+from weakref import WeakKeyDictionary, WeakSet
 
 import torch
 from torch import Tensor, nn
@@ -21,7 +22,8 @@ from torch import Tensor, nn
 from tfew.errors import UserError
 from tfew.schema import Batch
 from tfew.scoring.routing import task_routing
-from tfew.scoring.self_test import agreement, is_fake, made_up_batch, window_exceeded
+from tfew.scoring.self_test import agreement, is_fake, made_up_batch, rope_limit_exceeded, window_exceeded
+from tfew.scoring.text_config import rope_limit
 
 log = logging.getLogger(__name__)
 SHORTER, FLOOR = 4, 1e-5  # difference in length of the made-up texts; tolerance of logits
@@ -38,6 +40,7 @@ class Decoding(NamedTuple):
 
 
 _decoding: "WeakKeyDictionary[nn.Module, Decoding]" = WeakKeyDictionary()
+_beyond_limit: "WeakSet[nn.Module]" = WeakSet()  # those of which it was logged
 _padding: "WeakKeyDictionary[nn.Module, dict[int, str]]" = WeakKeyDictionary()
 
 
@@ -57,7 +60,26 @@ def padding_of(model: Any, batch: Batch, logits: RowLogits) -> str:
                 f"Note: {type(model).__name__} cannot be given texts that are padded; texts of equal length are scored"
                 " together."
             )
+    if rope_limit_exceeded(model, batch):
+        if model not in _beyond_limit:
+            _beyond_limit.add(model)
+            log.info(
+                f"Note: {type(model).__name__} has other rotary positions in texts of more than {rope_limit(model)}"
+                " tokens; batches with one are scored by engine=plain, texts of equal length together."
+            )
+        return NOWHERE
     return known[window]
+
+
+@contextmanager
+def own_rotary_positions(model: Any) -> Iterator[None]:
+    """For a forward pass beyond `rope_limit`: "dynamic" angles would stay those of the longest text so far."""
+    try:
+        yield
+    finally:
+        for module in model.modules():
+            for name in [name for name in vars(module) if name.endswith("max_seq_len_cached")]:
+                setattr(module, name, 0)
 
 
 def _try(model: Any, window: int, logits: RowLogits) -> str:

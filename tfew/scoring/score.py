@@ -24,6 +24,7 @@ from tfew.scoring.chunks import in_chunks
 from tfew.scoring.context import Context, KeptInputs
 from tfew.scoring.memory_budget import halves, joined, scoring_bytes, too_little
 from tfew.scoring.plain import plain_token_logprob as plain_token_logprob  # the reference, re-exported
+from tfew.scoring.self_test import rope_limit_exceeded
 
 log = logging.getLogger(__name__)
 ENGINES = ("fast", "plain")
@@ -62,7 +63,7 @@ def token_logprob(
 
 def way_of_scoring(model: Any, batch: Batch, engine: str) -> str:
     """ "plain", or the fast engine for such a model and texts as long as the batch's; a fallback is logged once."""
-    if engine != ENGINES[0]:
+    if engine != ENGINES[0] or rope_limit_exceeded(model, batch):
         return PLAIN
     if not model.config.is_encoder_decoder:
         return DECODER_ONLY if fast_decoder_only.supports(model, plain_token_logprob, batch) else PLAIN

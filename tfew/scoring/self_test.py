@@ -14,7 +14,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 
 from tfew.schema import Batch
 from tfew.scoring.prefix_layout import BEYOND_WINDOWS, RIGHT, TOO_MUCH
-from tfew.scoring.text_config import text_config, windows
+from tfew.scoring.text_config import rope_limit, text_config, windows
 
 # the largest accepted difference from the plain engine, as a share of the difference with a wrong mask: in float32,
 # and in 16 bits
@@ -32,6 +32,16 @@ def window_exceeded(model: Any, batch: Batch | None) -> int:
     length_B = batch.choice_mask.sum((1, 2))
     longest = int((length_B + (1 if model.config.is_encoder_decoder else batch.input_mask.sum(-1))).max())
     return max((size for size in sizes if size < longest), default=0)
+
+
+def rope_limit_exceeded(model: Any, batch: Batch) -> bool:
+    """Whether some input and choice of a decoder-only model are together beyond `rope_limit`: texts of unlike length
+    must then not share a forward pass.
+    """
+    limit = None if model.config.is_encoder_decoder else rope_limit(model)
+    if limit is None or is_fake(model):
+        return False
+    return int((batch.input_mask.sum(-1) + batch.choice_mask.sum(-1).max(-1).values).max()) > limit
 
 
 def agrees_with_plain(model: Any, plain: Callable[[Any, Batch], Tensor], way: Way, window: int = 0) -> bool:

@@ -47,6 +47,24 @@ def windows(model: Any) -> list[int]:
     return sorted(found)
 
 
+def rope_limit(model: Any) -> int | None:
+    """The number of tokens beyond which rotary angles depend on the longest text of a forward pass; None if they never
+    do.
+
+    "longrope" has other angles for all texts then, and "dynamic" ones by the length itself.
+    """
+    config = text_config(model)
+    rope = getattr(config, "rope_parameters", None) or {}
+    limits = []
+    for part in (rope, *rope.values()):  # for all layers, or by their kind
+        kind = str(part.get("rope_type")) if isinstance(part, dict) else ""
+        if kind == "longrope":
+            limits.append(part.get("original_max_position_embeddings"))
+        elif "dynamic" in kind:
+            limits.append(getattr(config, "max_position_embeddings", None))
+    return min((limit for limit in limits if limit), default=None)
+
+
 def decoder_start_id(model: Any) -> int:
     """`decoder_start_token_id` of the configuration, of the decoder's or of the generation's, else bos, else padding.
 
