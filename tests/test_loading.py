@@ -1,15 +1,21 @@
-"""Incomplete tokenizers and checkpoints: an error message, or the missing part is added."""
+"""Incomplete tokenizers and checkpoints, texts too long for them: an error message, or the missing part is added."""
 
 import json
 import logging
+import re
 from pathlib import Path
 
 import pytest
-from transformers import GemmaTokenizer, PreTrainedTokenizerFast
+from transformers import GemmaTokenizer, GPT2Config, GPT2LMHeadModel, PreTrainedTokenizerFast
 
+from tests.made_tokenizers import make_tokenizer
+from tfew.config import compose
 from tfew.errors import UserError
+from tfew.evaluate import evaluate
 from tfew.models.backbone import load_tokenizer
 from tfew.models.shapes import shape_at
+from tfew.prediction.predictor import Predictor
+from tfew.train import train
 
 VOCABULARY = ["<pad>", "<eos>", "<bos>", "<unk>", "a", "b", "▁", "▁a", "ab"]
 
@@ -50,3 +56,30 @@ def test_a_configuration_with_values_of_another_type(values: dict[str, object], 
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama", **values}))
     with pytest.raises(UserError, match=r"cannot be loaded"):
         shape_at(str(tmp_path), "main")
+
+
+def test_a_text_longer_than_the_table_of_positions_is_refused_before_the_start(made_data: Path, tmp_path: Path) -> None:
+    config = GPT2Config(n_embd=32, n_head=4, n_layer=2, n_positions=48, vocab_size=384, bos_token_id=1, eos_token_id=1)
+    GPT2LMHeadModel(config).save_pretrained(tmp_path / "base")
+    make_tokenizer("gpt2").save_pretrained(tmp_path / "base")
+    given = [
+        "+experiment=cb", "templates=single", "templates.name='can we infer'", "few_shot=draw", "shots=8", "steps=1",
+        "batch_size=4", "eval_rows=4", "trainer=cpu", f"model.path={tmp_path}/base", f"data_dir={made_data}",
+        f"runs={tmp_path}/runs",
+    ]  # fmt: skip
+    message = (
+        r"An input and its choice of \d+ tokens: GPT2LMHeadModel has positions for 48\. Set max_tokens=(\d+) or less"
+    )
+    with pytest.raises(UserError, match=message) as refused:
+        train(compose(*given))
+    assert not (tmp_path / "runs").exists() or not [*(tmp_path / "runs").rglob("adapter*")]
+    enough = int(re.findall(r"max_tokens=(\d+)", str(refused.value))[0])
+    with pytest.raises(UserError, match=message):
+        train(compose(*given, f"max_tokens={enough + 2}"))  # one more than fits, as its choice's last token is not read
+    record = train(compose(*given, f"max_tokens={enough}"))
+    longer = (f"adapter={record.folder}", "max_tokens=256")
+    with pytest.raises(UserError, match=message):
+        evaluate(compose(*given[:5], *given[7:], *longer, config_name="evaluate"))
+    predictor = Predictor.load(record.folder, "trainer=cpu", "max_tokens=256")
+    with pytest.raises(UserError, match=message):
+        predictor({"premise": "long " * 50, "hypothesis": "x"})

@@ -104,7 +104,7 @@ def _train_jobs(jobs: Sequence[Job]) -> None:
     from tfew.methods.base import attach
     from tfew.methods.task_bank import without_tasks
 
-    loaded = _build(jobs[0])
+    loaded = _build(jobs)
     members = [_member(job, loaded, len(jobs)) for job in jobs]
     guesses = [_guesses(job) for job in jobs]
     for job in jobs:
@@ -122,10 +122,11 @@ def _guesses(job: Job) -> Guesses:
     return {} if job.evaluation is None or not job.config.baselines else guess(job.training, job.evaluation)
 
 
-def _build(first: Job) -> "Trainable":
+def _build(jobs: Sequence[Job]) -> "Trainable":
     """What the jobs share, from the settings of the first of them; the method is not attached yet."""
     from tfew.checks.finding import report
     from tfew.checks.run_check import check_run, is_checked
+    from tfew.costs.lengths import check_lengths
     from tfew.costs.memory_forecast import check_memory
     from tfew.models.build import (
         build_backbone,
@@ -139,12 +140,15 @@ def _build(first: Job) -> "Trainable":
     from tfew.models.loaded_model import Trainable, parameter_count
     from tfew.models.weights_sample import weights_sample_sha256
 
-    config = first.config
+    first, config = jobs[0], jobs[0].config
     device, method, prompt_tokenizer = build_device(config), build_method(config), build_tokenizer(config)
     blueprint = build_blueprint(config, method, device, len(prompt_tokenizer.tokenizer))
     if is_checked(config.dataset, first.training):
         labels_are_named = config.get("labels") is not None
         report(check_run(first.training, prompt_tokenizer, None, labels_are_named, config.steps, config.batch_size))
+    check_lengths(
+        blueprint.shape(), prompt_tokenizer, *(task for job in jobs for task in (job.training, job.evaluation))
+    )
     check_memory(blueprint, prompt_tokenizer, first.training, first.evaluation)  # for one job; the others need more
     model = build_backbone(config, prompt_tokenizer.tokenizer, device, method)
     execution = build_execution(config, device, method)

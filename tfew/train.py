@@ -220,6 +220,7 @@ def _build(config: DictConfig, training: Task, evaluation: Task | None) -> "tupl
     """
     from tfew.checks.finding import report
     from tfew.checks.run_check import check_run, is_checked
+    from tfew.costs.lengths import check_lengths
     from tfew.costs.memory_forecast import check_memory
     from tfew.models.build import build_blueprint, build_device, build_method, build_tokenizer, build_trainable
 
@@ -233,6 +234,7 @@ def _build(config: DictConfig, training: Task, evaluation: Task | None) -> "tupl
         prompt_tokenizer.check_cuttable_budget(training.prompts[0])
     tokens = len(prompt_tokenizer.tokenizer)
     blueprint = build_blueprint(config, build_method(config), build_device(config), tokens)
+    check_lengths(blueprint.shape(), prompt_tokenizer, training, evaluation)
     check_memory(blueprint, prompt_tokenizer, training, evaluation)
     return build_trainable(config, prompt_tokenizer), findings
 

@@ -14,7 +14,9 @@ from tfew.errors import UserError
 from tfew.methods.base import attach
 from tfew.methods.ia3 import IA3
 from tfew.methods.lora import LoRA
+from tfew.models.backbone import window_tokens
 from tfew.placement import backbone_rules
+from tfew.placement.position_table import position_tables
 from tfew.placement.report import whole_layers
 from tfew.placement.structure import layers
 
@@ -140,3 +142,26 @@ def test_the_vision_part_of_a_model_gets_nothing() -> None:
 def test_a_part_that_is_not_known_stays_in_the_line(without: Callable[[str], None]) -> None:
     without("prophetnet")
     assert ", without prophetnet.decoder.layers.0.self_attn" in IA3(partial=True).placement(tiny("prophetnet")).line
+
+
+@pytest.mark.parametrize(
+    "name", ["gpt2", "gptj", "ctrl", "opt", "roberta", "marian", "bart", "fsmt", "llama", "gemma3"]
+)
+def test_a_table_of_positions_ends_where_the_model_does(name: str) -> None:
+    """A text as long as the table runs, a longer one does not; without a table no length is too long."""
+    model: Any = tiny(name)
+    tables = position_tables(model)
+    for part, table in enumerate(tables):
+
+        def runs(length: int, key: str = ("input_ids", "decoder_input_ids")[part]) -> bool:
+            ids = torch.full((1, 9), 5)
+            inputs = {"input_ids": ids, **({"decoder_input_ids": ids} if len(tables) == 2 else {})}
+            try:
+                model(**{**inputs, key: torch.full((1, length), 5)}, use_cache=False)
+            except (IndexError, RuntimeError):
+                return False
+            return True
+
+        assert runs(300) if table is None else [runs(table), runs(table + 1)] == [True, False]
+    assert (tables[0] is None) == (name in {"fsmt", "llama", "gemma3"})
+    assert window_tokens(model) == (127 if name == "roberta" else 128)

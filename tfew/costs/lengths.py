@@ -5,8 +5,12 @@ from dataclasses import dataclass
 from itertools import chain
 from statistics import mean, median
 
+from torch import nn
+
 from tfew.data.tokenization import PromptTokenizer, TokenizedPrompt, collate
+from tfew.placement.position_table import position_tables, within_window
 from tfew.schema import Batch, Prompt
+from tfew.task import Task
 
 MOST_ROWS = 1000  # whose lengths are measured; of more rows, an evenly spaced sample of this size
 CANDIDATES = 8  # times the batch size: the longest by characters, from which the longest by tokens are selected
@@ -46,6 +50,17 @@ def measure(prompts: Sequence[Sequence[Prompt]], prompt_tokenizer: PromptTokeniz
         query=_spread(map(tokens_of, encoded)),
         shot=_spread(shots) if shots else None,
     )
+
+
+def check_lengths(model: nn.Module, prompt_tokenizer: PromptTokenizer, *tasks: Task | None) -> None:
+    """Raises UserError if a text is longer than the model's table of positions; `model` may have shapes only.
+
+    The texts of a mixture, which may be very many, are not checked.
+    """
+    if any(position_tables(model)):
+        own = [task for task in tasks if task is not None and task.mixture is None]
+        prompts = [prompt for task in own for row in task.prompts for prompt in row]
+        within_window(model, prompt_tokenizer.tokenize(prompts))
 
 
 def longest_training_batch(

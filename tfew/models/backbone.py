@@ -27,6 +27,8 @@ from tfew.environment.versions import check_versions
 from tfew.errors import UserError, shorten_list
 from tfew.files.hub_errors import cannot_be_loaded
 from tfew.files.hub_files import model_folder
+from tfew.placement.position_table import position_tables
+from tfew.scoring.text_config import text_config
 
 log = logging.getLogger(__name__)
 # transformers replaces functions of its own classes while it makes a model
@@ -114,9 +116,11 @@ def quiet_loading() -> Iterator[None]:
 
 
 def window_tokens(model: nn.Module) -> int | None:
-    """Maximum sequence length, from the table of position embeddings; None for relative positions (T5)."""
-    window: int | None = getattr(model.config, "max_position_embeddings", None)
-    return window
+    """Maximum length of an input, with a choice in a decoder-only model: that of the configuration, and of the table of
+    positions; None for relative positions (T5).
+    """
+    limits = [getattr(text_config(model), "max_position_embeddings", None), position_tables(model)[0]]
+    return min((limit for limit in limits if limit is not None), default=None)
 
 
 def random_model(arch: Mapping[str, Any], rows: int) -> nn.Module:

@@ -4,6 +4,7 @@
 * attention, feed_forward: recognise these modules
 * backbone_rules: rules of configs/backbone for attention and feed-forward classes whose structure is ambiguous
 * places: a vector's place, and helpers for linear layers
+* position_table: tables of positions, beyond which a model cannot be run
 * named_layers: layers named by the user, by full name or pattern
 * legacy_names: placement by lists of names, for adapters saved before version 0.3
 * report: where a method is, in one line and as a table; errors for layers without a place

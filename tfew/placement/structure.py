@@ -52,7 +52,7 @@ def layers(model: Any) -> list[Layer]:
 
 def _layers(model: Any) -> list[Layer]:
     found: dict[str, Layer] = {}
-    for root_name, root in _text_roots(model):
+    for root_name, root in text_roots(model):
         modules = [
             (layer, name, module)
             for name, module in root.named_modules(prefix=root_name)
@@ -77,7 +77,7 @@ def beside_text(model: Any) -> set[str]:
     """Names of the base model's modules outside its text part, such as towers for images and projections of them; they
     do not run on text. The output head is no part of the base model.
     """
-    text = {id(module) for _, root in _text_roots(model) for module in root.modules()}
+    text = {id(module) for _, root in text_roots(model) for module in root.modules()}
     base = {id(module) for module in model.base_model.modules()}
     return {name for name, module in model.named_modules() if id(module) in base - text}
 
@@ -96,7 +96,8 @@ def _is_known(name: str, layer: Layer) -> bool:
     return any(f"{name}.".startswith(f"{part}.") or f"{part}.".startswith(f"{name}.") for part in parts)
 
 
-def _text_roots(model: Any) -> Iterator[tuple[str, nn.Module]]:
+def text_roots(model: Any) -> Iterator[tuple[str, nn.Module]]:
+    """Names and modules of the text part: the encoder's and the decoder's, or the decoder-only model's."""
     names = {id(module): name for name, module in model.named_modules()}
     roots = [model.get_encoder(), model.get_decoder()] if model.config.is_encoder_decoder else [model.get_decoder()]
     for root in map(_text_part, roots):

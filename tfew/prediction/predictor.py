@@ -27,6 +27,7 @@ from tfew.methods.base import merge as merge_adapter
 from tfew.methods.task_bank import Scaling, TaskBank
 from tfew.models.adapters_io import load_shapes, load_weights
 from tfew.models.loaded_model import LoadedModel
+from tfew.placement.position_table import within_window
 from tfew.prediction.loaded_task import LoadedTask, Prepared, Row, load_task, numbered
 from tfew.prediction.saved_run import SavedRun, saved_run
 from tfew.prediction.task_predictor import Labelled, TaskPredictor, WrongTemplatesError
@@ -218,7 +219,8 @@ class Predictor:
         of_task: dict[str, list[Prompt]] = {}
         for prompts in rows:
             of_task.setdefault(prompts[0].dataset, []).extend(prompts)
-        tokens = {name: iter(self._tasks[name].prompt_tokenizer.tokenize(prompts)) for name, prompts in of_task.items()}
+        found = {name: self._tasks[name].prompt_tokenizer.tokenize(prompts) for name, prompts in of_task.items()}
+        tokens = {name: iter(within_window(self.model, encoded)) for name, encoded in found.items()}
         return [
             Prepared(prompts[0].dataset, prompts, [next(tokens[prompts[0].dataset]) for _ in prompts])
             for prompts in rows

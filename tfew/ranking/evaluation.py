@@ -19,6 +19,7 @@ from tfew.files.atomic import write_atomically
 from tfew.label_sets.questions import by_question
 from tfew.models.backbone import window_tokens
 from tfew.models.loaded_model import LoadedModel
+from tfew.placement.position_table import within_window
 from tfew.ranking.baselines import Guesses, compare
 from tfew.ranking.icl import COMBINATIONS, Answer, Shots, fitting_shots, in_contexts
 from tfew.ranking.label_set_summary import SavedDecision, decided, summarise_label_sets
@@ -146,7 +147,7 @@ def rank(loaded: LoadedModel, task: Task, settings: EvaluationSettings, context:
         for prompt in prompts
     ]
     unique = list(dict.fromkeys(query for contexts in queries for group in contexts for query in group))
-    encoded = loaded.prompt_tokenizer.tokenize(unique)
+    encoded = within_window(loaded.model, loaded.prompt_tokenizer.tokenize(unique))
     with scoring_mode(loaded.model), loaded.execution.autocast():
         shortlist = shortlist_of(settings.score, mode, loaded.execution.is_sharded)
         if shortlist is not None and task.several:
