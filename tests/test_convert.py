@@ -34,7 +34,7 @@ from tfew.errors import UserError
 from tfew.methods.base import Method, adapter_parameters, attach, merge
 from tfew.methods.peft_format import PeftAdapter, target_names
 from tfew.models.adapters_io import adapter_description
-from tfew.models.build import attach_saved, saved_method
+from tfew.models.build import attach_saved, build_shape, saved_method
 from tfew.models.foreign_adapters import read_peft, read_tensors, write_peft, write_tensors
 from tfew.models.method_builder import make_method
 
@@ -393,6 +393,31 @@ def test_peft_adapters_that_do_not_fit_are_refused(tmp_path: Path) -> None:
     refused(PeftAdapter({"peft_type": "LORA", "r": "8"}, {}), r"adapter_config.json says r='8', which is not a number")
     refused(PeftAdapter({"peft_type": "PROMPT_TUNING"}, {}), r"peft uses the encoder's half only of a PROMPT_TUNING")
     refused(PeftAdapter({"peft_type": "MULTITASK_PROMPT_TUNING"}, {}), r"prompt tuning needs prompt_embeddings")
+
+
+@pytest.mark.parametrize(
+    ("base", "noted"), [("someone/other-135M", True), ("huggingfacetb/smollm2-135m", False), (None, False), (7, False)]
+)
+def test_another_base_in_a_peft_folder_is_noted(
+    base: Any, noted: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with torch.device("meta"):
+        model = build_shape(compose("model=smollm2_135m", config_name="convert"))
+    method = method_of("ia3")
+    attach(method, model)
+    adapter = method.to_peft(model)
+    ones = {key: torch.ones(tensor.shape) for key, tensor in adapter.tensors.items()}
+    write_peft(tmp_path, PeftAdapter(adapter.config, ones), base)
+    convert(request(f"adapter={tmp_path}", "to=tfew", f"output={tmp_path}/out", "model=smollm2_135m"))
+    notes = [r.message for r in caplog.records if "says that it was trained on someone/other-135M" in r.message]
+    assert len(notes) == noted
+
+
+def test_merged_weights_have_the_models_dtype(train_tiny: Callable[..., Any], tmp_path: Path) -> None:
+    run = run_folder(train_tiny, "steps=1")
+    for given, dtype in (([], torch.float32), (["model.dtype=bfloat16"], torch.bfloat16)):
+        folder = convert(request(f"adapter={run}", "to=merged", f"output={tmp_path}/{dtype}", *given))
+        assert {tensor.dtype for tensor in load_file(folder / "model.safetensors").values()} == {dtype}
 
 
 @pytest.mark.slow

@@ -2,7 +2,7 @@
 
 Any adapter is first attached to its base model and written from there, so that every conversion runs the method's own
 checks. The model's shapes are enough for that; weights are loaded only if they are written (to=merged), or if a method
-stores changes of them. Runs on the CPU and in float32, where merging loses least.
+stores changes of them. Runs on the CPU, so merged weights are float32, where merging loses least, or of model.dtype=.
 """
 
 import logging
@@ -179,13 +179,14 @@ def _load_tfew(config: DictConfig, source: Path) -> Loaded:
 
 
 def _load_peft(config: DictConfig, source: Path) -> Loaded:
-    from tfew.models.base_check import base_of
+    from tfew.models.base_check import base_of, note_other_base
     from tfew.models.build import attach_weights
     from tfew.models.foreign_adapters import read_peft
     from tfew.models.method_builder import make_method, method_arguments
     from tfew.models.method_recipes import named_recipe, recipe_for_peft
 
     adapter = read_peft(source)
+    note_other_base(source, adapter.config.get("base_model_name_or_path"), config)
     recipe = recipe_for_peft(resolved(config.method), adapter.config.get("peft_type"))
     method = make_method(recipe)
     model, tokenizer = _base(config, method)

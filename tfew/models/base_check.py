@@ -100,6 +100,15 @@ def check_weights(folder: Path, sample: str, config: DictConfig) -> None:
     log.info(f"Note: {folder} was trained on {unlike}.")
 
 
+def note_other_base(folder: Path, theirs: Any, config: DictConfig) -> None:
+    """Logs that an adapter of another library names another base (`theirs`, from its settings) on the Hub; it may be a
+    copy of the same model.
+    """
+    ours = hub_id(config.model.path)
+    if ours and isinstance(theirs, str) and hub_id(theirs) and theirs.lower() != ours.lower():
+        log.warning(f"Note: {folder} says that it was trained on {theirs}, and not on {ours} (model=).")
+
+
 def other_base_error(folder: Path, unlike: str) -> UserError:
     return UserError(
         f"{folder} was trained on {unlike}: its vectors belong to that model alone. base=any uses it on this one"
