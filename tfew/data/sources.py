@@ -32,9 +32,8 @@ def load_split(spec: DatasetSpec, split: str, data_dir: Path | None, labelled: b
         drawn = set(held_out_sets([example.labels or () for example in pool], contents, share, seed))
     else:
         strata = [example.label if spec.classes else None for example in pool]
-        draw = (
-            held_out_groups if spec.held_out.get("grouped") else held_out_rows
-        )  # runs of earlier versions: the latter
+        # runs of earlier versions lack `grouped`
+        draw = held_out_groups if spec.held_out.get("grouped") else held_out_rows
         drawn = set(draw(strata, contents, share, seed))
     if not drawn:
         raise UserError(

@@ -78,10 +78,8 @@ class IA3Exchange(Method):
         except UserError:  # this model has no such placement, or peft has no form for it
             return None
         moved = dict(vectors)
-        for name, (
-            module,
-            (_, width),
-        ) in slots.items():  # a gate's vector may be on either of the two matrices, or on both
+        # a gate's vector may be on either of the two matrices, or on both
+        for name, (module, (_, width)) in slots.items():
             if module != name and name in moved and moved[name].shape == (width, 1):
                 other = moved.get(module, torch.ones(1, width))
                 if other.shape == (1, width):
