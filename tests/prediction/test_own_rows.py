@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import logging
 import subprocess
 import sys
 from datetime import date
@@ -57,6 +58,20 @@ def shown(predictor: Predictor, row: dict[str, Any]) -> str:
 def accuracy(runs: dict[str, Path], data: Path, target: Path, *overrides: str) -> float:
     given = [f"adapter={runs['review']}", f"data={data}", "trainer=cpu", f"run_dir={target}", *overrides]
     return evaluate(with_run_settings(compose(*given, config_name="evaluate"), given)).metrics["accuracy"]
+
+
+def test_what_is_left_out_and_which_rows_are_joined_is_said(
+    runs: dict[str, Path], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The one before the rows are read, the other after."""
+    caplog.set_level(logging.INFO, "tfew")
+    new = tmp_path / "new.csv"
+    new.write_text(',review\n1,"the box is\n2,it rains"\n3,no one came\n')
+    run(f"adapter={runs['review']}", f"input={new}", f"output={tmp_path}/out.csv")
+    assert [row["review"] for row in read_csv(tmp_path / "out.csv")] == ["the box is\n2,it rains", "no one came"]
+    first, second = (message for message in caplog.messages if message.startswith(str(new)))
+    assert first == f"{new}: column 1, which has no name in the header, is left out."
+    assert second.startswith(f"{new}: row 1 is lines 2 to 3, joined by quotation marks, though each has 2 cells")
 
 
 def test_a_column_named_on_the_command_line_wins_over_one_of_the_trained_name(
