@@ -146,9 +146,7 @@ def _build(jobs: Sequence[Job]) -> "Trainable":
     if is_checked(config.dataset, first.training):
         labels_are_named = config.get("labels") is not None
         report(check_run(first.training, prompt_tokenizer, None, labels_are_named, config.steps, config.batch_size))
-    check_lengths(
-        blueprint.shape(), prompt_tokenizer, *(task for job in jobs for task in (job.training, job.evaluation))
-    )
+    check_lengths(blueprint, prompt_tokenizer, *(task for job in jobs for task in (job.training, job.evaluation)))
     check_memory(blueprint, prompt_tokenizer, first.training, first.evaluation)  # for one job; the others need more
     model = build_backbone(config, prompt_tokenizer.tokenizer, device, method)
     execution = build_execution(config, device, method)

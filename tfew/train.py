@@ -234,7 +234,7 @@ def _build(config: DictConfig, training: Task, evaluation: Task | None) -> "tupl
         prompt_tokenizer.check_cuttable_budget(training.prompts[0])
     tokens = len(prompt_tokenizer.tokenizer)
     blueprint = build_blueprint(config, build_method(config), build_device(config), tokens)
-    check_lengths(blueprint.shape(), prompt_tokenizer, training, evaluation)
+    check_lengths(blueprint, prompt_tokenizer, training, evaluation)
     check_memory(blueprint, prompt_tokenizer, training, evaluation)
     return build_trainable(config, prompt_tokenizer), findings
 

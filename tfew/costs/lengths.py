@@ -5,9 +5,8 @@ from dataclasses import dataclass
 from itertools import chain
 from statistics import mean, median
 
-from torch import nn
-
 from tfew.data.tokenization import PromptTokenizer, TokenizedPrompt, collate
+from tfew.models.blueprint import Blueprint
 from tfew.placement.position_table import position_tables, within_window
 from tfew.schema import Batch, Prompt
 from tfew.task import Task
@@ -52,15 +51,15 @@ def measure(prompts: Sequence[Sequence[Prompt]], prompt_tokenizer: PromptTokeniz
     )
 
 
-def check_lengths(model: nn.Module, prompt_tokenizer: PromptTokenizer, *tasks: Task | None) -> None:
-    """Raises UserError if a text is longer than the model's table of positions; `model` may have shapes only.
+def check_lengths(blueprint: Blueprint, prompt_tokenizer: PromptTokenizer, *tasks: Task | None) -> None:
+    """Raises UserError if a text is longer than the model's table of positions.
 
     The texts of a mixture, which may be very many, are not checked.
     """
-    if any(position_tables(model)):
+    if any(position_tables(model := blueprint.shape())):
         own = [task for task in tasks if task is not None and task.mixture is None]
         prompts = [prompt for task in own for row in task.prompts for prompt in row]
-        within_window(model, prompt_tokenizer.tokenize(prompts))
+        within_window(model, prompt_tokenizer.tokenize(prompts), blueprint.execution.engine)
 
 
 def longest_training_batch(

@@ -43,26 +43,27 @@ def _positions(table: Any) -> int | None:
     return table.num_embeddings - int(getattr(table, "offset", unused))
 
 
-def within_window(model: Any, encoded: list[TokenizedPrompt]) -> list[TokenizedPrompt]:
+def within_window(model: Any, encoded: list[TokenizedPrompt], engine: str) -> list[TokenizedPrompt]:
     """The texts; raises UserError if the model has no positions for the longest of them."""
+    two = model.config.is_encoder_decoder
     for number, table in enumerate(position_tables(model)):
-        lengths = [_length(item, number, model.config.is_encoder_decoder) for item in encoded]
-        longest = max(lengths, default=0)
+        needed = [_needed(item, two, number, engine) for item in encoded]
+        longest = max(needed, default=0)
         if table is not None and longest > table:
-            own = len(encoded[lengths.index(longest)].input_ids)
-            what = (
-                "A choice" if number else "An input" if model.config.is_encoder_decoder else "An input and its choice"
-            )
+            what = ("An input" if two else "An input with its choice") if number == 0 else "A choice"
+            own = len(encoded[needed.index(longest)].input_ids) - (longest - table)
+            # one less leaves room for the token that the plain engine, to which the fast one may fall back, takes more
             raise UserError(
-                f"{what} of {longest} tokens: {type(model).__name__} has positions for {table}. Set max_tokens="
-                f"{max(2, table if number else own - (longest - table))} or less."
+                f"{what} takes {longest} positions, and {type(model).__name__} has {table}: set max_tokens="
+                f"{max(2, table if number else own if two else own - 1)} or less."
             )
     return encoded
 
 
-def _length(item: TokenizedPrompt, number: int, encoder_decoder: bool) -> int:
-    """Of the encoder's text (`number` 0), the decoder's (1), or a decoder-only model's."""
+def _needed(item: TokenizedPrompt, two: bool, number: int, engine: str) -> int:
+    """Positions of an encoder (`number` 0) and a decoder (1) where there are `two`, or of a decoder-only model."""
     choice = max(map(len, item.choice_ids), default=0)
-    if encoder_decoder:
+    if two:
         return choice if number else item.length
-    return item.length + max(0, choice - 1)  # nothing follows a choice's last token, which is not needed as input
+    # nothing follows the last token of a choice, which only the plain engine gives to the model
+    return item.length + (choice if engine == "plain" else max(0, choice - 1))

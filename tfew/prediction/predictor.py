@@ -220,7 +220,7 @@ class Predictor:
         for prompts in rows:
             of_task.setdefault(prompts[0].dataset, []).extend(prompts)
         found = {name: self._tasks[name].prompt_tokenizer.tokenize(prompts) for name, prompts in of_task.items()}
-        tokens = {name: iter(within_window(self.model, encoded)) for name, encoded in found.items()}
+        tokens = {name: iter(within_window(self.model, encoded, self._score.engine)) for name, encoded in found.items()}
         return [
             Prepared(prompts[0].dataset, prompts, [next(tokens[prompts[0].dataset]) for _ in prompts])
             for prompts in rows

@@ -147,7 +147,7 @@ def rank(loaded: LoadedModel, task: Task, settings: EvaluationSettings, context:
         for prompt in prompts
     ]
     unique = list(dict.fromkeys(query for contexts in queries for group in contexts for query in group))
-    encoded = within_window(loaded.model, loaded.prompt_tokenizer.tokenize(unique))
+    encoded = within_window(loaded.model, loaded.prompt_tokenizer.tokenize(unique), loaded.execution.engine)
     with scoring_mode(loaded.model), loaded.execution.autocast():
         shortlist = shortlist_of(settings.score, mode, loaded.execution.is_sharded)
         if shortlist is not None and task.several:
