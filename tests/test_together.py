@@ -223,3 +223,8 @@ def test_from_the_command_line(tmp_path: Path) -> None:
     assert sorted(seeds) == [0, 5]
     assert "2 runs are trained together" in result.stderr
     assert result.stdout.count("record: ") == 2
+
+
+def test_a_single_step_is_warned_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    together(tmp_path, [0], "dataset=mini/complaint", "steps=1")
+    assert "steps=1 trains nothing" in caplog.text

@@ -1,6 +1,7 @@
 """The whole configuration: composing it in code, and checking it before heavy work starts."""
 
 import copy
+import logging
 import os
 import re
 import threading
@@ -20,6 +21,7 @@ from tfew.errors import UserError, shorten_list
 from tfew.files.hub_adapter import HUB
 from tfew.settings import NotNegative, Settings, check_value, settings
 
+log = logging.getLogger(__name__)
 IN_PACKAGE = "pkg://"  # prefix of paths inside this package, wherever it is installed: the same on every machine
 # Hydra's warning that a file of configs/hydra/launcher has the name of a launcher's own schema: both are wanted
 LAUNCHER_NOTE = "(?s).*is validated against ConfigStore schema with the same name"
@@ -163,6 +165,13 @@ def check_logger(config: DictConfig) -> None:
     """Checks the logger before training; reading a run's settings must not need the library that logged it."""
     if extra := LOGGER_EXTRAS.get(str(config.logger._target_).rpartition(".")[2]):
         require(f"logger={extra}", extra)
+
+
+def warn_of_single_step(config: DictConfig) -> None:
+    if config.steps == 1 and config.warmup_ratio > 0:
+        log.warning(
+            "Warning: steps=1 trains nothing, since the warm-up begins at 0: steps=2 or more, or warmup_ratio=0."
+        )
 
 
 def resolved(config: DictConfig) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from omegaconf import DictConfig, ListConfig
 
-from tfew.config import check_logger, checked, compose, resolved
+from tfew.config import check_logger, checked, compose, resolved, warn_of_single_step
 from tfew.dataset_config import complete
 from tfew.errors import UserError
 from tfew.ranking.baselines import Guesses, guess
@@ -80,6 +80,7 @@ def train_together(configs: Sequence[DictConfig]) -> list[RunRecord]:
                 if not _is_finished(config, folder):  # another process may have finished it meanwhile
                     if config.resume and (saved := saved_settings(folder)) is not None:
                         keep_to(config, saved)
+                    warn_of_single_step(config)
                     job = Job(config, folder, train_task(config), eval_task(config))
                     note_commits(config)
                     note_rows(config, **job.rows)

@@ -14,7 +14,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from tfew.cli import command, on_all_devices, overridden
-from tfew.config import check_logger, checked, resolved
+from tfew.config import check_logger, checked, resolved, warn_of_single_step
 from tfew.dataset_config import complete
 from tfew.devices.distributed import broadcast_object, is_main_process
 from tfew.errors import UserError
@@ -55,6 +55,7 @@ def train(config: DictConfig) -> RunRecord:
 
 def _train(config: DictConfig, folder: Path) -> RunRecord:
     check_logger(config)
+    warn_of_single_step(config)
     _check_tuning(config)
     if config.resume and (saved := saved_settings(folder)) is not None:
         keep_to(config, saved)
@@ -69,10 +70,6 @@ def _train(config: DictConfig, folder: Path) -> RunRecord:
                 f"tune=true chooses by at least {CHOICE_FOLDS} held-out rows: a larger validation=, or folds=5."
             )
         run = partial(_train_and_evaluate, config, folder, training, evaluation)
-    if config.steps == 1 and config.warmup_ratio > 0:
-        log.warning(
-            "Warning: steps=1 trains nothing, since the warm-up begins at 0: steps=2 or more, or warmup_ratio=0."
-        )
     _announce(config, training, evaluation)
     note_commits(config)  # after all data, so that errors in them come first
     note_rows(config, training=training.examples, evaluation=[] if evaluation is None else evaluation.examples)

@@ -71,6 +71,9 @@ def test_columns_are_inferred_and_reported() -> None:
         "text=review (inferred); the model is not shown id",
         "the model says 'bad' for bad, 'good' for good, 'so so' for so_so",
     ]
+    stars = [{**row, "sentiment": star} for row, star in zip(REVIEWS.rows, ["1", "1,5", "2"] * 4, strict=True)]
+    notes = describe_table(Table("t.csv", REVIEWS.columns, stars), TableOptions()).notes
+    assert "'1,5' is one label, a number with a decimal comma (multi_label=true reads two)" in notes
     assert found.section["label"]["names"] == ["bad", "good", "so_so"]
     assert found.section["prompts"] == [
         {

@@ -423,6 +423,11 @@ def test_members_without_an_evaluation_split_are_not_evaluated(made_mixture: Pat
         eval_task(compose(*LOCAL, f"data_dir={made_mixture}", "dataset.evaluate=true", *kept))
 
 
+def test_a_finished_run_with_a_member_left_out_is_found(made_mixture: Path, tmp_path: Path) -> None:
+    given = (made_mixture, tmp_path / "run", "steps=2", "dataset.members.mrpc=null")
+    assert pretrain(*given) == pretrain(*given)
+
+
 def test_few_shot_training_starts_from_a_pretrained_run(made_mixture: Path, made_data: Path, tmp_path: Path) -> None:
     pretrain(made_mixture, tmp_path / "pretrained", "steps=4", "optimizer.lr=1e-2")
     common = ("+experiment=rte", "model=tiny", "trainer=cpu", "few_shot=draw", "shots=8", f"data_dir={made_data}")

@@ -182,7 +182,13 @@ def test_variants_are_named_by_what_differs_on_one_data_set() -> None:
     adamw, adafactor = {"_target_": "torch.optim.AdamW", "eps": 0}, {"_target_": "transformers.Adafactor", "decay": 1}
     steps = [record("rte", n, [70.0], config={"optimizer": one}) for n, one in enumerate((adamw, adafactor))]
     assert list(variant_names(steps).values()) == [f"ia3, optimizer {o['_target_']}" for o in (adamw, adafactor)]
-    places = {"seed": 1, "data_dir": "b", "trainer": {"strategy": "ddp"}, "dataset": {"name": "rte"}}
+    places = {
+        "seed": 1,
+        "micro_batch_size": 2,
+        "data_dir": "b",
+        "trainer": {"strategy": "ddp"},
+        "dataset": {"name": "rte"},
+    }
     same = [record("rte", 0, [70.0]), record("rte", 1, [70.0], config=places)]
     assert set(variant_names(same).values()) == {"ia3"}
     both = [record("rte", 0, [70.0]), record("rte", 0, [70.0], model="t0")]

@@ -1,5 +1,6 @@
 """Runs whose base model or data, in a local folder, have changed since: their names cannot tell."""
 
+import json
 import os
 import shutil
 import time
@@ -8,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from omegaconf import DictConfig
 
 from tests.hub.repositories import t5
 from tfew.config import compose
 from tfew.errors import UserError
 from tfew.together import train_together
-from tfew.train import train
+from tfew.train import rerun, train
 from tfew.training import fit
 
 
@@ -40,6 +42,11 @@ def quick(data: Path, *overrides: str) -> DictConfig:
 
 def reverse_lines(path: Path) -> None:
     path.write_text("".join(reversed(path.read_text().splitlines(keepends=True))))
+
+
+def reordered(line: str) -> str:
+    """The same row of JSON lines with its columns in another order."""
+    return json.dumps(dict(reversed(json.loads(line).items()))) + "\n"
 
 
 def test_newer_data_are_warned_of(made_data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -72,7 +79,47 @@ def test_a_run_is_not_resumed_on_other_rows(
     changed = next(data.rglob(f"RTE/{split}.jsonl"))
     reverse_lines(changed)
     use = {"train": "training", "val": "evaluation"}[split]
-    with pytest.raises(UserError, match=rf"The {use} rows of rte are not those that this run was begun with .*resume"):
+    with pytest.raises(
+        UserError, match=rf"The {use} rows of rte are not those that this run was begun with .*overwrite=true"
+    ):
         make(given.copy())
     reverse_lines(changed)
+    changed.write_text("".join(reordered(line) for line in changed.read_text().splitlines()))
     make(given.copy())
+
+
+def test_overwrite_starts_over_on_other_rows_and_rerun_tells_of_them(
+    made_data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    data = shutil.copytree(made_data, tmp_path / "data")
+    first = train(quick(data, f"runs={tmp_path}/runs"))
+    reverse_lines(next(data.rglob("RTE/train.jsonl")))
+    caplog.set_level("INFO")
+    overrides = (f"rerun={first.folder}", f"runs={tmp_path}/again")
+    again = rerun(compose(*overrides), overrides)
+    assert "other training rows; " in caplog.text
+    assert "other evaluation rows" not in caplog.text
+    third = train(quick(data, f"runs={tmp_path}/runs", "overwrite=true"))
+    assert third.config["rows_sha256"] == again.config["rows_sha256"] != first.config["rows_sha256"]
+
+
+def test_a_run_of_an_earlier_version_keeps_its_held_out_rows(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They were drawn in another way where a table has repeated rows."""
+    table = tmp_path / "t.csv"
+    lines = [f"it is {'good' if i % 2 else 'bad'} {i},{i % 2}\n" for i in range(24)]
+    table.write_text("".join(["text,label\n", *lines, *lines]))
+    common = ("+experiment=local", f"data={table}", "model=tiny", "trainer=cpu", "folds=null", "validation=0.25")
+    given = compose(*common, "steps=2", "batch_size=4", f"runs={tmp_path}/runs", "resume=true")
+    with monkeypatch.context() as patch:
+        patch.setattr(fit, "fit", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            train(given.copy())
+    settings = next(tmp_path.glob("runs/*/config.yaml"))
+    saved = yaml.safe_load(settings.read_text())
+    del saved["dataset"]["held_out"]["grouped"], saved["rows_sha256"]  # as an earlier version wrote it
+    settings.write_text(yaml.safe_dump(saved))
+    record = train(given.copy())
+    assert "grouped" not in record.config["dataset"]["held_out"]
+    now = train(compose(*common, "steps=2", "batch_size=4", f"runs={tmp_path}/now"))
+    assert record.counts["rows"] < now.counts["rows"] == 12
+    assert record.name == now.name

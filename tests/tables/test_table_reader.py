@@ -191,12 +191,12 @@ def test_stray_quotation_marks_after_the_sample_decide_about_quoting(tmp_path: P
 
 
 def test_rows_that_quotation_marks_join_are_named(tmp_path: Path) -> None:
-    lines = ["text,label", *["film,1"] * 300, '"Great,1', "film,1", 'screen of 5",1', "film,1"]
+    lines = ["text,label", *["film,1"] * 300, '"Great,1', "film,1", "film,1", 'screen of 5",1', "film,1"]
     table = read_table(written(tmp_path / "t.csv", "\n".join(lines).encode()))
-    assert table.rows[300]["text"].endswith("Great,1\nfilm,1\nscreen of 5")
+    assert table.rows[300]["text"].endswith("Great,1\nfilm,1\nfilm,1\nscreen of 5")
     (note,) = table.notes
-    assert note.startswith("row 301 is lines 302 to 304, joined by quotation marks, though each has 2 cells")
-    usual = b'text,label\n"two lines\nand more",1\n"one\ntwo, three",1\n'
+    assert note.startswith("row 301 is lines 302 to 305, joined by quotation marks, though each has 2 cells")
+    usual = b'text,label\n"two lines\nand more",1\n"one\ntwo, three",1\n"Dear all, hello\nit was fine",1\n'
     assert read_table(written(tmp_path / "u.csv", usual)).notes == []
 
 

@@ -12,6 +12,7 @@ from tfew.schema import Batch, Prompt
 from tfew.task import Task
 
 MOST_ROWS = 1000  # whose lengths are measured; of more rows, an evenly spaced sample of this size
+SPECIAL_TOKENS = 128  # more than a chat template and the end of a text add
 CANDIDATES = 8  # times the batch size: the longest by characters, from which the longest by tokens are selected
 
 
@@ -54,12 +55,14 @@ def measure(prompts: Sequence[Sequence[Prompt]], prompt_tokenizer: PromptTokeniz
 def check_lengths(blueprint: Blueprint, prompt_tokenizer: PromptTokenizer, *tasks: Task | None) -> None:
     """Raises UserError if a text is longer than the model's table of positions.
 
-    The texts of a mixture, which may be very many, are not checked.
+    The texts of a mixture, which may be very many, are not checked, nor those that have too few bytes.
     """
-    if any(position_tables(model := blueprint.shape())):
+    model = blueprint.shape()
+    if tables := [table for table in position_tables(model) if table is not None]:
         own = [task for task in tasks if task is not None and task.mixture is None]
-        prompts = [prompt for task in own for row in task.prompts for prompt in row]
-        within_window(model, prompt_tokenizer.tokenize(prompts), blueprint.execution.engine)
+        enough = min(tables) - SPECIAL_TOKENS  # a token is at least a byte
+        long = [p for task in own for row in task.prompts for p in row if _bytes(p) > enough]
+        within_window(model, prompt_tokenizer.tokenize(long), blueprint.execution.engine)
 
 
 def longest_training_batch(
@@ -116,6 +119,10 @@ def _longest(prompts: Sequence[Prompt], prompt_tokenizer: PromptTokenizer, size:
 
 def _characters(prompt: Prompt) -> int:
     return sum(map(len, [prompt.input, *prompt.choices, *chain.from_iterable(prompt.shots)]))
+
+
+def _bytes(prompt: Prompt) -> int:
+    return len("".join([prompt.input, *prompt.choices]).encode("utf-8", "surrogatepass"))
 
 
 def _spread(values: Iterable[int]) -> Spread:

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from tfew.data.cells import cell_text
+from tfew.data.cells import DECIMAL_COMMA, cell_text
 from tfew.data.infer_columns import infer_label_column, infer_label_encoding, infer_text_column
 from tfew.data.label_column import (
     check_filled,
@@ -193,6 +193,8 @@ def _class_labels(
     names, words = list(pairs), list(pairs.values())
     listing = ", ".join(f"{name} {count[name]}" for name in names[:MAX_LISTED])
     notes.append(f"{len(names)} labels in {len(table.rows)} rows: {listing}{', ...' * (len(names) > MAX_LISTED)}")
+    if (number := next(filter(DECIMAL_COMMA.fullmatch, names), None)) is not None:
+        notes.append(f"{number!r} is one label, a number with a decimal comma (multi_label=true reads two)")
     first = 0 if label in table.classes else None
     rule = {"column": rename.get(label, label), "names": names, "first": first, "choices": None, "by": None}
     return LabelWords(rule, names, words, None)

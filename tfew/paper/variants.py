@@ -14,7 +14,7 @@ Facet = Callable[[RunRecord], Any]
 # rounding at most
 SHARED_BY_A_VARIANT = {
     "name", "dataset", "data", "data_dir", "model", "adapter", "init_adapter", WEIGHT_HASHES, "trainer",
-    "few_shot_seed", "seed", "eval_seed", "icl.order_seed", "eval_batch_size", "checkpoint_every",
+    "few_shot_seed", "seed", "eval_seed", "icl.order_seed", "eval_batch_size", "micro_batch_size", "checkpoint_every",
 }  # fmt: skip
 ALSO_COMPARED = {"model.dtype", "trainer.autocast"}
 CLASS = "._target_"

@@ -6,6 +6,7 @@ run on another day is the same run.
 
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
@@ -69,11 +70,12 @@ def note_sample(config: DictConfig, sha256: str) -> None:
 def note_rows(config: DictConfig, **rows: Sequence[Example]) -> None:
     """Records a digest of these rows; raises UserError if the run to resume was begun with others."""
     for use, examples in rows.items():
-        digest = hashlib.sha256("\n".join(map(repr, examples)).encode()).hexdigest()
+        ordered = (replace(example, fields=dict(sorted(example.fields.items()))) for example in examples)
+        digest = hashlib.sha256("\n".join(map(repr, ordered)).encode("utf-8", "surrogatepass")).hexdigest()
         if (before := OmegaConf.select(config, f"{ROWS}.{use}")) not in (None, digest):
             raise UserError(
                 f"The {use} rows of {config.dataset.name} are not those that this run was begun with (sha256"
-                f" {digest[:12]}, and was {before[:12]}): restore their files, or start over with resume=false."
+                f" {digest[:12]}, and was {before[:12]}): restore their files, or start over with overwrite=true."
             )
         note(config, f"{ROWS}.{use}", digest)
 
@@ -86,6 +88,8 @@ def keep_to(config: DictConfig, saved: Mapping[str, Any]) -> None:
     """Copies into `config`, in place, what an unfinished run with these settings has recorded."""
     if saved.get(ROWS):
         note(config, ROWS, saved[ROWS])
+    if saved["dataset"].get("held_out"):  # how an earlier version drew them
+        OmegaConf.update(config, "dataset.held_out", saved["dataset"]["held_out"], merge=False)
     for key in OF_MODEL:
         if (value := saved["model"].get(key)) is not None:
             note(config, f"model.{key}", value)

@@ -10,6 +10,7 @@ from omegaconf import DictConfig, OmegaConf
 from tfew.config import resolved
 from tfew.errors import UserError
 from tfew.runs.identity import WEIGHT_HASHES, resolved_with_hashes
+from tfew.runs.noted import ROWS
 from tfew.runs.records import RunRecord, git_commit, library_versions, load_record, short_commit
 from tfew.runs.run_folder import ADAPTER_FILES, METRICS_FILE, PREDICTIONS_FILE, finished_settings
 
@@ -40,7 +41,7 @@ def settings_again(config: DictConfig, named: Collection[str]) -> tuple[RunRecor
         raise UserError(
             f"{other[0]}= would make another run than rerun={folder}; allowed with it are: {', '.join(MAY_CHANGE)}."
         )
-    hashes = saved.pop(WEIGHT_HASHES, None)
+    hashes, _ = saved.pop(WEIGHT_HASHES, None), saved.pop(ROWS, None)
     again = OmegaConf.create(_with_later_keys(saved, resolved(config)))
     for key in (*MAY_CHANGE[1:], *named):
         if key in named or key in ("runs", "run_dir", "resume", "overwrite"):
@@ -73,6 +74,8 @@ def _differences(before: Mapping[str, str], after: Mapping[str, str]) -> list[st
 
 
 def log_comparison(before: RunRecord, after: RunRecord) -> None:
+    rows = (before.config.get(ROWS) or {}), (after.config.get(ROWS) or {})
+    changed = "".join(f"other {use} rows; " for use, digest in rows[0].items() if digest != rows[1].get(use))
     same = [name for name in COMPARED if name in before.files and before.files[name] == after.files.get(name)]
     unlike = [name for name in COMPARED if name in before.files and name not in same]
     numbers = [
@@ -83,4 +86,4 @@ def log_comparison(before: RunRecord, after: RunRecord) -> None:
         f"{what}: {', '.join(names)}" for what, names in (("the same bytes", same), ("others", unlike)) if names
     )
     moved = _differences(before.hardware, after.hardware) if before.hardware else []
-    log.info(f"{accuracy}{files or 'its files have no checksums'}{'; ' if moved else ''}{', '.join(moved)}.")
+    log.info(f"{accuracy}{changed}{files or 'its files have no checksums'}{'; ' if moved else ''}{', '.join(moved)}.")

@@ -102,7 +102,7 @@ def _changed_file(folder: Path, settings: Mapping[str, Any]) -> Path | None:
     base = None if path is None or not Path(str(path)).is_dir() else Path(str(path))
     files = [] if base is None else [*base.glob("*.safetensors"), *base.glob("*.bin")]
     if (data_dir := settings.get("data_dir")) is not None:
-        members = (settings["dataset"].get("members") or {}).values()
+        members = filter(None, (settings["dataset"].get("members") or {}).values())
         named = strings([dataset.get("files") for dataset in (settings["dataset"], *members)])
         files += [file for name in named if (file := Path(str(data_dir)) / name).is_file()]
     return next((file for file in sorted(files) if file.stat().st_mtime > made), None)

@@ -12,7 +12,7 @@ from tfew.tables.dialect import (
     QUOTE,
     SAMPLE_LINES,
     SEPARATOR_LINE,
-    are_whole_rows,
+    are_joined_by_mistake,
     csv_options,
     describe_delimiter,
     detect_dialect,
@@ -134,7 +134,7 @@ class TableStream(LineStream):
                 yield self._row(None, f"cannot be read: {error}")
                 continue
             if len(row) > 1 or (row and (row[0].strip() or len(self.header) == 1)):
-                if not self._joined and are_whole_rows(self._row_lines, self.form, len(self.header)):
+                if not self._joined and are_joined_by_mistake(self._row_lines, self.form, len(self.header)):
                     self._joined = self._describe_joined()
                 yield self._row(*self._to_row(row))
             else:

@@ -11,6 +11,7 @@ from tfew.tables.formats import Format
 
 DELIMITERS = (",", ";", "\t", "|")
 QUOTE = '"'
+CHANCE = 3  # delimiters in a cell of several lines that may be in the places of columns
 SAMPLE_LINES = 200  # from which the dialect is detected
 SEPARATOR_LINE = re.compile(r'"?sep=(.)"?\s*', re.IGNORECASE)  # which Excel reads and writes above the header
 NAMES = {"\t": "a tab", ",": "','", ";": "';'", "|": "'|'"}
@@ -56,6 +57,11 @@ def detect_quoting(lines: Sequence[str], form: Format, is_whole: bool) -> Format
 def are_whole_rows(lines: Sequence[str], form: Format, columns: int) -> bool:
     """Whether these lines, which were read as one row, would each be a row of their own without quoting."""
     return len(lines) > 1 < columns and all(line.count(form.delimiter) == columns - 1 for line in lines)
+
+
+def are_joined_by_mistake(lines: Sequence[str], form: Format, columns: int) -> bool:
+    """`are_whole_rows`, and hardly by chance: cells seldom hold tabs, nor the same number of commas in each line."""
+    return are_whole_rows(lines, form, columns) and (form.delimiter == "\t" or len(lines) * (columns - 1) > CHANCE)
 
 
 def _has_blanks(header: str, delimiter: str) -> bool:
