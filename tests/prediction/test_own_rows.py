@@ -66,12 +66,13 @@ def test_what_is_left_out_and_which_rows_are_joined_is_said(
     """The one before the rows are read, the other after."""
     caplog.set_level(logging.INFO, "tfew")
     new = tmp_path / "new.csv"
-    new.write_text(',review\n1,"the box is\n2,it rains"\n3,no one came\n')
+    new.write_text(',review\n1,"the box is\n2,it rains\n3,it snows\n4,it ends"\n5,no one came\n')
     run(f"adapter={runs['review']}", f"input={new}", f"output={tmp_path}/out.csv")
-    assert [row["review"] for row in read_csv(tmp_path / "out.csv")] == ["the box is\n2,it rains", "no one came"]
+    reviews = [row["review"] for row in read_csv(tmp_path / "out.csv")]
+    assert reviews == ["the box is\n2,it rains\n3,it snows\n4,it ends", "no one came"]
     first, second = (message for message in caplog.messages if message.startswith(str(new)))
     assert first == f"{new}: column 1, which has no name in the header, is left out."
-    assert second.startswith(f"{new}: row 1 is lines 2 to 3, joined by quotation marks, though each has 2 cells")
+    assert second.startswith(f"{new}: row 1 is lines 2 to 5, joined by quotation marks, though each has 2 cells")
 
 
 def test_a_column_named_on_the_command_line_wins_over_one_of_the_trained_name(
