@@ -34,8 +34,8 @@ class Task:
 
     `examples` are those rows, none for training on a mixture, whose rows are read on demand. `mixture`, if there is
     one, has each member's contribution and the members left out. `classes` are the labels as spelt in the data, if they
-    mean the same in every row; `several`: a row may have any number of them. `drawn`: each row has one template only,
-    drawn at random.
+    mean the same in every row; `several`: a row may have any number of them. `random_template`: each row has one,
+    drawn at random (`templates.eval=random`).
     """
 
     name: str
@@ -45,7 +45,7 @@ class Task:
     mixture: dict[str, Any] | None = None
     classes: tuple[str, ...] | None = None
     several: bool = False
-    drawn: bool = False
+    random_template: bool = False
 
     @property
     def rows(self) -> int:
@@ -201,7 +201,7 @@ def eval_task(config: DictConfig) -> Task | None:
         [prompts for task in tasks for prompts in task.prompts],
         sum(task.empty_renders for task in tasks),
         {"members": {task.name: {"rows": task.rows} for task in tasks}, "left_out": without},
-        drawn=any(task.drawn for task in tasks),
+        random_template=any(task.random_template for task in tasks),
     )
 
 
@@ -219,7 +219,7 @@ def _eval_single(config: DictConfig, spec: DatasetSpec, data_dir: Path | None) -
         [random.Random(f"{config.eval_seed}/{example.idx}").choice(prompts)]
         for example, prompts in zip(task.examples, task.prompts, strict=True)
     ]
-    return replace(task, prompts=drawn, drawn=True)
+    return replace(task, prompts=drawn, random_template=True)
 
 
 def unlabelled_task(config: DictConfig) -> Task:

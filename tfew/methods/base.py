@@ -19,7 +19,7 @@ from tfew.methods.peft_format import PeftAdapter
 from tfew.methods.surgery import is_layer_norm
 from tfew.methods.task_bank import Scaler, Scaling
 from tfew.placement.report import Placement
-from tfew.placement.structure import beside_text
+from tfew.placement.structure import outside_text
 
 
 class Method(ABC):
@@ -177,7 +177,7 @@ def _without_untrained(model: nn.Module, weights: Mapping[str, Tensor]) -> dict[
         return dict(weights)
     norms = {
         f"{name}.{own}": parameter.shape
-        for name in beside_text(model)
+        for name in outside_text(model)
         if is_layer_norm(module := model.get_submodule(name))
         for own, parameter in module.named_parameters(recurse=False)
     }

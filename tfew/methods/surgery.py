@@ -11,7 +11,7 @@ from typing import Any
 from torch import nn
 
 from tfew.errors import UserError
-from tfew.placement.structure import beside_text
+from tfew.placement.structure import outside_text
 
 
 def swap_class(layer: nn.Module, mixin: type) -> None:
@@ -34,7 +34,7 @@ def train_layer_norms(model: nn.Module) -> None:
     norms = {name: module for name, module in model.named_modules() if is_layer_norm(module)}
     if not norms:
         raise UserError(f"{type(model).__name__} has no layer norms to train; set method.layer_norms=false.")
-    for name in norms.keys() - beside_text(model):
+    for name in norms.keys() - outside_text(model):
         norms[name].requires_grad_(True)
 
 

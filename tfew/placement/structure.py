@@ -73,7 +73,7 @@ def _layers(model: Any) -> list[Layer]:
     return list(found.values())
 
 
-def beside_text(model: Any) -> set[str]:
+def outside_text(model: Any) -> set[str]:
     """Names of the base model's modules outside its text part, such as towers for images and projections of them; they
     do not run on text. The output head is no part of the base model.
     """

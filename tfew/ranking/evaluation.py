@@ -92,8 +92,8 @@ def metrics_of(
     With a single template also `baselines`: by name, the result of `tfew.ranking.baselines.compare` on `guesses`.
     Rows with one template each, drawn at random, are one group: no template has enough of them to stand for itself.
     """
-    if task.drawn:
-        answers = [answer.as_of(DRAWN_TEMPLATES) for answer in answers]
+    if task.random_template:
+        answers = [answer.with_template(DRAWN_TEMPLATES) for answer in answers]
     if task.several:
         return summarise_label_sets(task, [answer.under(norm) for answer in answers], guesses, saved)
     unknown = task.unknown_labels

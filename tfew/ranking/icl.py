@@ -62,7 +62,7 @@ class Answer:
     def template(self) -> str:
         return self.members[0].template
 
-    def as_of(self, template: str) -> "Answer":
+    def with_template(self, template: str) -> "Answer":
         return replace(self, members=tuple(replace(member, template=template) for member in self.members))
 
     @property

@@ -5,6 +5,7 @@ run on another day is the same run.
 """
 
 import hashlib
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -20,6 +21,7 @@ from tfew.schema import Example
 
 COMMIT, TOKENIZER_COMMIT, SAMPLE = "commit", "tokenizer_commit", "weights_sample_sha256"
 ROWS = "rows_sha256"  # by what they are for
+ADDRESS = re.compile(" at 0x[0-9a-fA-F]+")  # in memory, of a cell that is an object, such as an image
 OF_MODEL = (COMMIT, TOKENIZER_COMMIT, SAMPLE)
 REVISIONS = {COMMIT: ("revision",), TOKENIZER_COMMIT: ("tokenizer_revision", "tokenizer")}  # keys set instead
 
@@ -71,7 +73,8 @@ def note_rows(config: DictConfig, **rows: Sequence[Example]) -> None:
     """Records a digest of these rows; raises UserError if the run to resume was begun with others."""
     for use, examples in rows.items():
         ordered = (replace(example, fields=dict(sorted(example.fields.items()))) for example in examples)
-        digest = hashlib.sha256("\n".join(map(repr, ordered)).encode("utf-8", "surrogatepass")).hexdigest()
+        text = ADDRESS.sub("", "\n".join(map(repr, ordered)))
+        digest = hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()
         if (before := OmegaConf.select(config, f"{ROWS}.{use}")) not in (None, digest):
             raise UserError(
                 f"The {use} rows of {config.dataset.name} are not those that this run was begun with (sha256"

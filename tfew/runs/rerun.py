@@ -74,8 +74,7 @@ def _differences(before: Mapping[str, str], after: Mapping[str, str]) -> list[st
 
 
 def log_comparison(before: RunRecord, after: RunRecord) -> None:
-    rows = (before.config.get(ROWS) or {}), (after.config.get(ROWS) or {})
-    changed = "".join(f"other {use} rows; " for use, digest in rows[0].items() if digest != rows[1].get(use))
+    changed = "other rows; " if before.config.get(ROWS) not in (None, after.config.get(ROWS)) else ""
     same = [name for name in COMPARED if name in before.files and before.files[name] == after.files.get(name)]
     unlike = [name for name in COMPARED if name in before.files and name not in same]
     numbers = [

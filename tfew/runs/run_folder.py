@@ -209,6 +209,7 @@ class _Settings(TypedDict, total=False):
     fidelity: dict[str, Any]
     score: dict[str, Any]
     icl: dict[str, Any]
+    rows_sha256: dict[str, str]
 
 
 def saved_settings(folder: Path) -> dict[str, Any] | None:

@@ -72,7 +72,7 @@ def padding_of(model: Any, batch: Batch, logits: RowLogits) -> str:
 
 
 @contextmanager
-def own_rotary_positions(model: Any) -> Iterator[None]:
+def resetting_rotary_positions(model: Any) -> Iterator[None]:
     """For a forward pass beyond `rope_limit`: "dynamic" angles would stay those of the longest text so far."""
     try:
         yield

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, pad
 
 from tfew.schema import Batch
-from tfew.scoring.padding import BOTH, NOWHERE, decoding_of, own_rotary_positions, padding_of
+from tfew.scoring.padding import BOTH, NOWHERE, decoding_of, padding_of, resetting_rotary_positions
 from tfew.scoring.routing import task_routing
 from tfew.scoring.text_config import decoder_start_id
 
@@ -76,7 +76,7 @@ def _decoder_only_logits(model: Any, batch: Batch, example_N: Tensor, target_NT:
         length, tokens = divmod(lengths, base)
         part = replace(batch, input_ids=batch.input_ids[:, :length], input_mask=batch.input_mask[:, :length])
         target_RT, mask_RT = target_NT[row_R, :tokens], mask_NT[row_R, :tokens]
-        with own_rotary_positions(model):
+        with resetting_rotary_positions(model):
             logits = _continued(model, part, example_N[row_R], target_RT, mask_RT, counted=False)
         return pad(logits, (0, 0, 0, base - 1 - tokens))
 
